@@ -1,0 +1,1 @@
+"""Early-exit transformer classifiers in the style of scikit-learn."""

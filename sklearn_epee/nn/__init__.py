@@ -1,0 +1,1 @@
+"""Everything that imports torch: backbones, network, training, engine and store."""
