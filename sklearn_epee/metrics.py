@@ -1,0 +1,521 @@
+"""Scorers for classifiers with early exits, and rules to choose among exit policies.
+
+Accuracy says what an exit policy costs; the speed-up ratio says what it saves. The functions
+here measure both for a fitted early-exit classifier, also when it is the last step of a
+:class:`~sklearn.pipeline.Pipeline` or sits inside a search object, a
+:class:`~sklearn.frozen.FrozenEstimator` or another wrapper, at any depth.
+
+The speed-up ratio is ``1 - sum(exit layers) / (n_samples * n_layers)`` [1]_: 0 where every
+sample goes through all layers, 0.5 where half of the layers are saved. A "2x" style factor
+is ``1 / (1 - ratio)``.
+
+References
+----------
+.. [1] "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+   arXiv:2503.02053.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+__all__ = [
+    "exit_scores",
+    "refit_accuracy_at_speedup",
+    "refit_fastest_within",
+    "speedup_ratio",
+    "speedup_score",
+]
+
+RefitRule = Callable[[Mapping[str, Any]], int]
+
+# Means over folds that are equal on paper differ in their last digits.
+_TIE = 1e-9
+
+
+def speedup_ratio(
+    exit_layers: ArrayLike, n_layers: int, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Compute the share of layers saved: 1 - sum(exit_layers) / (n_samples * n_layers).
+
+    Parameters
+    ----------
+    exit_layers : array-like of shape (n_samples,) of int
+        Layer at which each sample left, from 1 to `n_layers`.
+    n_layers : int
+        Number of layers M of the network.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights.
+
+    Returns
+    -------
+    ratio : float
+        From 0 (no sample left early) to 1 - 1 / M (all left at layer 1).
+
+    Raises
+    ------
+    TypeError
+        If the layers are not integers.
+    ValueError
+        If there is no sample, or a layer is not in 1..M.
+
+    References
+    ----------
+    "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+    arXiv:2503.02053.
+
+    Examples
+    --------
+    >>> from sklearn_epee.metrics import speedup_ratio
+    >>> speedup_ratio([1, 2, 3], n_layers=4)
+    0.5
+    """
+    layers = _check_exit_layers(exit_layers, n_layers)
+    if sample_weight is None:
+        # Sums of integers are exact, so that equal policies score equally.
+        return 1.0 - float(layers.sum()) / (len(layers) * int(n_layers))
+    weight = _check_weights(sample_weight, layers)
+    return 1.0 - float(np.average(layers, weights=weight)) / int(n_layers)
+
+
+def speedup_score(
+    estimator: Any, X: Any, y: Any = None, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Score a fitted early-exit classifier with its speed-up ratio on `X`.
+
+    It is a scorer, to be passed as it is: ``scoring=speedup_score``, or inside a dict,
+    ``scoring={"accuracy": "accuracy", "speedup": speedup_score}``. Where both accuracy and
+    speed-up are wanted, ``scoring=exit_scores`` predicts once instead of twice.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier with early exits, or a pipeline, search object or wrapper
+        around one.
+    X : array-like of shape (n_samples, ...)
+        Samples, as `estimator` takes them.
+    y : ignored
+        Present because scorers are called with it.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights.
+
+    Returns
+    -------
+    ratio : float
+        See :func:`speedup_ratio`. Higher is faster.
+
+    Raises
+    ------
+    TypeError
+        If there is no classifier with early exits inside `estimator`.
+    sklearn.exceptions.NotFittedError
+        If `estimator` is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.base import BaseEstimator
+    >>> from sklearn.utils import Bunch
+    >>> from sklearn_epee.metrics import speedup_score
+    >>> class SignAtLayerOneOrFour(BaseEstimator):
+    ...     def fit(self, X, y):
+    ...         self.n_layers_ = 4
+    ...         return self
+    ...
+    ...     def predict_with_exits(self, X):
+    ...         X = np.asarray(X)
+    ...         return Bunch(labels=np.sign(X), exit_layer=np.where(abs(X) > 9, 1, 4))
+    ...
+    ...     def predict_exit_layer(self, X):
+    ...         return self.predict_with_exits(X).exit_layer
+    >>> classifier = SignAtLayerOneOrFour().fit([-1, 1], [-1, 1])
+    >>> speedup_score(classifier, [10, -1, 2, -20])
+    0.375
+    """
+    del y
+    classifier, X = _unwrap(estimator, X)
+    layers = classifier.predict_exit_layer(X)
+    return speedup_ratio(layers, classifier.n_layers_, sample_weight=sample_weight)
+
+
+# With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
+# for this method of their own scorer class, plain functions included.
+vars(speedup_score)["_accept_sample_weight"] = lambda: True
+
+
+def exit_scores(
+    estimator: Any, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> dict[str, float]:
+    """Measure accuracy and speed-up of a fitted early-exit classifier in one pass.
+
+    It returns a dict, which scikit-learn takes as several scores:
+    ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier with early exits, or a pipeline, search object or wrapper
+        around one.
+    X : array-like of shape (n_samples, ...)
+        Samples, as `estimator` takes them.
+    y : array-like of shape (n_samples,)
+        True labels.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights.
+
+    Returns
+    -------
+    scores : dict of str to float
+        `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`;
+        `macro_f1`, the mean F1 score over the classes in `y` and in the predictions;
+        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M.
+
+    Raises
+    ------
+    TypeError
+        If there is no classifier with early exits inside `estimator`.
+    sklearn.exceptions.NotFittedError
+        If `estimator` is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.base import BaseEstimator
+    >>> from sklearn.utils import Bunch
+    >>> from sklearn_epee.metrics import exit_scores
+    >>> class SignAtLayerOneOrFour(BaseEstimator):
+    ...     def fit(self, X, y):
+    ...         self.n_layers_ = 4
+    ...         return self
+    ...
+    ...     def predict_with_exits(self, X):
+    ...         X = np.asarray(X)
+    ...         return Bunch(labels=np.sign(X), exit_layer=np.where(abs(X) > 9, 1, 4))
+    >>> classifier = SignAtLayerOneOrFour().fit([-1, 1], [-1, 1])
+    >>> scores = exit_scores(classifier, [10, -1, 2, -20], [1, -1, -1, -1])
+    >>> scores["accuracy"], scores["speedup"], scores["mean_exit_layer"]
+    (0.75, 0.375, 2.5)
+    """
+    y_true = column_or_1d(y, warn=True)
+    classifier, inner_X, rewritten = _unwrap_fully(estimator, X)
+    result = classifier.predict_with_exits(inner_X)
+    y_pred = estimator.predict(X) if rewritten else result.labels
+    check_consistent_length(y_true, y_pred, sample_weight)
+    n_layers = int(classifier.n_layers_)
+    speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=sample_weight)
+    scores = _label_scores(y_true, y_pred, sample_weight)
+    return {**scores, "speedup": speedup, "mean_exit_layer": n_layers * (1.0 - speedup)}
+
+
+def refit_accuracy_at_speedup(
+    min_speedup: float, *, metric: str = "accuracy", speedup: str = "speedup"
+) -> RefitRule:
+    """Choose the most accurate exit policy that is at least this fast.
+
+    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
+    scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
+    candidates equally accurate the fastest is chosen, of those the first one.
+
+    Parameters
+    ----------
+    min_speedup : float in [0, 1)
+        Smallest mean speed-up ratio over the folds that is accepted.
+    metric : str, default="accuracy"
+        Name of the score to maximise, one of the keys of `scoring`.
+    speedup : str, default="speedup"
+        Name of the speed-up ratio among the scores.
+
+    Returns
+    -------
+    rule : callable
+        Takes ``cv_results_`` and returns the index of the chosen candidate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Here, if `min_speedup` is not a number in [0, 1); when the search applies the rule,
+        if a score is missing or no candidate is fast enough.
+
+    See Also
+    --------
+    refit_fastest_within : The fastest policy within a tolerance of the best score.
+
+    Examples
+    --------
+    >>> from sklearn_epee.metrics import refit_accuracy_at_speedup
+    >>> cv_results = {
+    ...     "mean_test_accuracy": [0.90, 0.88, 0.80],
+    ...     "mean_test_speedup": [0.10, 0.45, 0.70],
+    ... }
+    >>> refit_accuracy_at_speedup(0.4)(cv_results)
+    1
+    """
+    _check_number("min_speedup", min_speedup, 1)
+    return _AccuracyAtSpeedup(float(min_speedup), metric=metric, speedup=speedup)
+
+
+def refit_fastest_within(
+    tolerance: float, *, metric: str = "accuracy", speedup: str = "speedup"
+) -> RefitRule:
+    """Choose the fastest exit policy whose score is close to the best one.
+
+    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
+    scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
+    candidates equally fast the most accurate is chosen, of those the first one.
+
+    "Best" is the best candidate of the search. Have ``tau=0, patience=None`` among them to
+    compare with the network at full depth.
+
+    Parameters
+    ----------
+    tolerance : float in [0, inf)
+        How much lower than the best mean score over the folds is accepted; 0.01 is one
+        point of accuracy.
+    metric : str, default="accuracy"
+        Name of the score to keep, one of the keys of `scoring`. Higher is better.
+    speedup : str, default="speedup"
+        Name of the speed-up ratio among the scores.
+
+    Returns
+    -------
+    rule : callable
+        Takes ``cv_results_`` and returns the index of the chosen candidate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Here, if `tolerance` is not a number in [0, inf); when the search applies the rule, if
+        a score is missing.
+
+    See Also
+    --------
+    refit_accuracy_at_speedup : The best score among policies that are fast enough.
+
+    Examples
+    --------
+    >>> from sklearn_epee.metrics import refit_fastest_within
+    >>> cv_results = {
+    ...     "mean_test_accuracy": [0.90, 0.88, 0.80],
+    ...     "mean_test_speedup": [0.10, 0.45, 0.70],
+    ... }
+    >>> refit_fastest_within(0.03)(cv_results)
+    1
+    """
+    _check_number("tolerance", tolerance, np.inf)
+    return _FastestWithin(float(tolerance), metric=metric, speedup=speedup)
+
+
+@dataclass(frozen=True)
+class _AccuracyAtSpeedup:
+    """The rule of :func:`refit_accuracy_at_speedup`."""
+
+    min_speedup: float
+    metric: str
+    speedup: str
+
+    def __call__(self, cv_results: Mapping[str, Any]) -> int:
+        """Return the index of the chosen candidate."""
+        scores = _mean_test(cv_results, self.metric)
+        speedups = _mean_test(cv_results, self.speedup)
+        valid = _valid_candidates(scores, speedups)
+        eligible = valid & (speedups >= self.min_speedup - _TIE)
+        if not eligible.any():
+            fastest = int(np.where(valid, speedups, -np.inf).argmax())
+            raise ValueError(
+                f"No candidate reaches a speed-up ratio of min_speedup={self.min_speedup}: the "
+                f"largest is {speedups[fastest]:.4f}, of candidate {fastest}"
+                f"{_describe(cv_results, fastest)}. Ask for less, or offer a larger tau or a "
+                "smaller patience."
+            )
+        return _best(eligible, scores, speedups)
+
+
+@dataclass(frozen=True)
+class _FastestWithin:
+    """The rule of :func:`refit_fastest_within`."""
+
+    tolerance: float
+    metric: str
+    speedup: str
+
+    def __call__(self, cv_results: Mapping[str, Any]) -> int:
+        """Return the index of the chosen candidate."""
+        scores = _mean_test(cv_results, self.metric)
+        speedups = _mean_test(cv_results, self.speedup)
+        valid = _valid_candidates(scores, speedups)
+        close = valid & (scores >= scores[valid].max() - self.tolerance - _TIE)
+        return _best(close, speedups, scores)
+
+
+def _unwrap(estimator: Any, X: Any) -> tuple[Any, Any]:
+    """Find the classifier with early exits inside `estimator`, and `X` as it reaches it."""
+    classifier, X, _ = _unwrap_fully(estimator, X)
+    return classifier, X
+
+
+def _unwrap_fully(estimator: Any, X: Any) -> tuple[Any, Any, bool]:
+    """Do as `_unwrap`, and tell whether a wrapper on the way may change the labels."""
+    path = [type(estimator).__name__]
+    rewritten = False
+    while not _has_exits(estimator):
+        if isinstance(estimator, Pipeline):
+            if len(estimator.steps) > 1:
+                X = estimator[:-1].transform(X)
+            inner = estimator.steps[-1][1]
+        else:
+            inner, changes_labels = _inner_estimator(estimator)
+            rewritten |= changes_labels
+        if inner is None:
+            raise TypeError(_no_exits_message(path))
+        estimator = inner
+        path.append(type(estimator).__name__)
+    check_is_fitted(estimator, "n_layers_")
+    return estimator, X, rewritten
+
+
+def _has_exits(estimator: Any) -> bool:
+    """Tell whether this very object answers with exit layers."""
+    # A frozen estimator shows the methods of what it holds; a step further is the plain one.
+    if isinstance(estimator, FrozenEstimator):
+        return False
+    return hasattr(estimator, "predict_with_exits")
+
+
+def _inner_estimator(estimator: Any) -> tuple[Any, bool]:
+    """Return the one fitted estimator inside a wrapper, and whether labels may differ."""
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator, False
+    if hasattr(estimator, "best_estimator_"):  # any search object
+        return estimator.best_estimator_, False
+    if hasattr(estimator, "estimator_"):  # a tuned or fixed threshold, for example
+        return estimator.estimator_, True
+    calibrated: Any = getattr(estimator, "calibrated_classifiers_", ())
+    if len(calibrated) == 1:
+        return calibrated[0].estimator, True
+    if getattr(estimator, "refit", True) is False and hasattr(estimator, "cv_results_"):
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted with refit=False and holds no fitted "
+            "estimator to measure; fit it with refit=True or a refit rule."
+        )
+    if hasattr(estimator, "estimator") and hasattr(estimator, "fit"):
+        check_is_fitted(estimator)  # a wrapper that is not fitted yet, or one that has many
+    return None, False
+
+
+def _no_exits_message(path: list[str]) -> str:
+    """Say where the search for a classifier with early exits ended."""
+    return (
+        "estimator must be a classifier with early exits (one with a method predict_with_exits), "
+        "or a pipeline, search object or wrapper around a single one; "
+        f"got {' > '.join(path)}."
+    )
+
+
+def _label_scores(
+    y_true: NDArray[Any], y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> dict[str, float]:
+    """Score predicted labels, without a warning for classes a small fold lacks."""
+    common = {"sample_weight": sample_weight, "average": "macro", "zero_division": np.nan}
+    recall = recall_score(y_true, y_pred, labels=np.unique(y_true), **common)
+    return {
+        "accuracy": float(accuracy_score(y_true, y_pred, sample_weight=sample_weight)),
+        "balanced_accuracy": float(recall),
+        "macro_f1": float(f1_score(y_true, y_pred, **common)),
+    }
+
+
+def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:
+    """Refuse anything but one layer in 1..M for each of at least one sample."""
+    if isinstance(n_layers, bool) or not isinstance(n_layers, Integral):
+        raise TypeError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
+    if n_layers < 1:
+        raise ValueError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
+    layers = np.asarray(exit_layers)
+    if layers.ndim != 1 or layers.size == 0:
+        raise ValueError(
+            f"exit_layers must have shape (n_samples,) with n_samples >= 1; got {layers.shape}."
+        )
+    if layers.dtype.kind not in "iu":
+        raise TypeError(f"exit_layers must be integers; got dtype {layers.dtype}.")
+    if layers.min() < 1 or layers.max() > n_layers:
+        raise ValueError(
+            f"exit_layers must lie between 1 and n_layers={n_layers}; "
+            f"got values from {layers.min()} to {layers.max()}."
+        )
+    return layers
+
+
+def _check_weights(sample_weight: ArrayLike, layers: NDArray[Any]) -> NDArray[np.floating]:
+    """Refuse weights that do not fit the samples."""
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != layers.shape:
+        raise ValueError(
+            f"sample_weight must have shape {layers.shape}, one weight a sample; "
+            f"got {weight.shape}."
+        )
+    if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
+        raise ValueError("sample_weight must be finite, >= 0 and not all zero.")
+    return weight
+
+
+def _check_number(name: str, value: Any, below: float) -> None:
+    """Refuse anything but a number in [0, below)."""
+    message = f"{name} must be a number in [0, {below}); got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(message)
+    if not 0 <= float(value) < below:
+        raise ValueError(message)
+
+
+def _mean_test(cv_results: Mapping[str, Any], name: str) -> NDArray[np.floating]:
+    """Return the mean test score of this name for every candidate."""
+    column = f"mean_test_{name}"
+    if column not in cv_results:
+        names = [key.removeprefix("mean_test_") for key in cv_results if _is_mean(key)]
+        raise ValueError(
+            f"The rule reads the score {name!r}, but cv_results_ has only {names}. Search with "
+            "scoring=exit_scores, or give the rule the names in your dict of scorers "
+            "(metric=..., speedup=...)."
+        )
+    return np.asarray(cv_results[column], dtype=np.float64)
+
+
+def _is_mean(column: str) -> bool:
+    return column.startswith("mean_test_")
+
+
+def _valid_candidates(
+    scores: NDArray[np.floating], speedups: NDArray[np.floating]
+) -> NDArray[np.bool_]:
+    """Mark the candidates that have both scores."""
+    valid = ~(np.isnan(scores) | np.isnan(speedups))
+    if not valid.any():
+        raise ValueError(
+            f"No candidate to choose from: all {len(scores)} have a NaN score. Search with "
+            "error_score='raise' to see why."
+        )
+    return valid
+
+
+def _best(
+    eligible: NDArray[np.bool_], first: NDArray[np.floating], second: NDArray[np.floating]
+) -> int:
+    """Return the first eligible candidate with the largest `first`, then `second`."""
+    tied = eligible & (first >= first[eligible].max() - _TIE)
+    tied &= second >= second[tied].max() - _TIE
+    return int(tied.argmax())
+
+
+def _describe(cv_results: Mapping[str, Any], index: int) -> str:
+    """Name the parameters of a candidate, where the results have them."""
+    return f" ({cv_results['params'][index]})" if "params" in cv_results else ""
