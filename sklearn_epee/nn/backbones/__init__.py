@@ -1,0 +1,16 @@
+"""One small adapter a transformer family: embed, keys-values, rows, pool; and loading checkpoints."""
+
+from sklearn_epee.nn.backbones._adapter import BackboneAdapter
+from sklearn_epee.nn.backbones._loading import empty_backbone, load_backbone, load_config
+from sklearn_epee.nn.backbones._pooling_hint import checkpoint_pooling
+from sklearn_epee.nn.backbones._registry import adapter_for, known_families
+
+__all__ = [
+    "BackboneAdapter",
+    "adapter_for",
+    "checkpoint_pooling",
+    "empty_backbone",
+    "known_families",
+    "load_backbone",
+    "load_config",
+]

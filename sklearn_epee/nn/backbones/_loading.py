@@ -1,0 +1,333 @@
+"""Backbones from a checkpoint folder, a hub id or a configuration, with every weight accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch.overrides import TorchFunctionMode
+from transformers import CLIPConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from sklearn_epee.nn.backbones._adapter import BackboneAdapter
+from sklearn_epee.nn.backbones._registry import adapter_class_for
+
+__all__ = ["empty_backbone", "load_backbone", "load_config"]
+
+# What reading damaged or foreign files raises, in transformers, safetensors, torch.load and pickle.
+_READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+# Parameters that the forward pass of an adapter never reads.
+_UNUSED = ("pooler", "embeddings.mask_token")
+
+# Buffers that older versions of transformers saved.
+_OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(masked_)?bias$")
+
+
+def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedConfig:
+    """Read the configuration of a backbone and check that it can be used.
+
+    Parameters
+    ----------
+    source : str, Path or transformers.PretrainedConfig
+        A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a whole CLIP model
+        the configuration of the vision tower is taken.
+    kind : {"text", "image"}
+        What the backbone is to read.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Of one of the known families.
+
+    Raises
+    ------
+    TypeError
+        If `source` is none of the above.
+    ValueError
+        If there is no configuration there or it cannot be read, the family is unknown or of the other kind
+        (the message lists the known ones), or an option of it is not supported.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig
+    >>> from sklearn_epee.nn.backbones import load_config
+    >>> load_config(ViTConfig(), "image").model_type
+    'vit'
+    >>> load_config(ViTConfig(), "text")
+    Traceback (most recent call last):
+    ...
+    ValueError: backbone: 'vit' is an image family; expected one of the text families: bert, ...
+    """
+    if isinstance(source, PretrainedConfig):
+        config = source
+        adapter_class = adapter_class_for(config.model_type, kind)
+    elif isinstance(source, str | Path):
+        adapter_class, config = _read_config(source, kind)
+    else:
+        raise TypeError(
+            "backbone must be a folder, a hub id or a transformers configuration, "
+            f"got {type(source).__name__}."
+        )
+    if isinstance(config, CLIPConfig):
+        config = config.vision_config
+    adapter_class.check_config(config)
+    return config
+
+
+def load_backbone(source: str | Path | PretrainedConfig, kind: str) -> PreTrainedModel:
+    """Load the base model of a checkpoint, or make one with fresh weights from a configuration.
+
+    Parameters
+    ----------
+    source : str, Path or transformers.PretrainedConfig
+        A checkpoint folder or a hub id: its pretrained weights. A configuration object: fresh weights, drawn from
+        torch's global generator with the configuration's own `initializer_range`.
+    kind : {"text", "image"}
+        What the backbone is to read.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In float32 and evaluation mode, on the CPU, without pooler and task heads.
+
+    Raises
+    ------
+    TypeError
+        If `source` is of another type.
+    ValueError
+        If the configuration is refused (see `load_config`), there are no weights or they cannot be read, keys are missing or
+        of another shape, or there are keys that are neither the backbone's nor a known task head's. The message
+        lists the keys.
+
+    Notes
+    -----
+    A checkpoint whose keys carry a prefix that transformers does not know (one saved from a wrapper class, for example) would
+    otherwise load as random weights, silently.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from sklearn_epee.nn.backbones import load_backbone
+    >>> config = BertConfig(
+    ...     vocab_size=20,
+    ...     hidden_size=8,
+    ...     num_hidden_layers=2,
+    ...     num_attention_heads=2,
+    ...     intermediate_size=16,
+    ... )
+    >>> type(load_backbone(config, "text")).__name__
+    'BertModel'
+    """
+    config = load_config(source, kind)
+    adapter_class = adapter_class_for(config.model_type, kind)
+    model = (
+        _build(adapter_class, config)
+        if isinstance(source, PretrainedConfig)
+        else _read_weights(source, adapter_class, config)
+    )
+    return model.eval()
+
+
+def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
+    """Make the architecture of a configuration without drawing weights.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        Of one of the known families.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In float32 and evaluation mode. Its parameters are uninitialised memory, to be filled by `load_state_dict`; buffers that a
+        state dict does not carry (position ids) are right. torch's random generator is not advanced.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is refused (see `load_config`).
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from sklearn_epee.nn.backbones import empty_backbone, load_backbone
+    >>> config = BertConfig(
+    ...     vocab_size=20,
+    ...     hidden_size=8,
+    ...     num_hidden_layers=2,
+    ...     num_attention_heads=2,
+    ...     intermediate_size=16,
+    ... )
+    >>> model = empty_backbone(config)
+    >>> model.load_state_dict(load_backbone(config, "text").state_dict())
+    <All keys matched successfully>
+    """
+    adapter_class = adapter_class_for(config.model_type)
+    config = load_config(config, adapter_class.kind)
+    with _SkipRandomFill():
+        model = _build(adapter_class, config)
+    return model.eval()
+
+
+class _SkipRandomFill(TorchFunctionMode):
+    """Leave memory as it is where weights would be drawn; other threads are not affected."""
+
+    _fills = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_})
+    _draws = frozenset({torch.randn, torch.rand})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],  # noqa: ARG002 - torch calls it so
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in self._fills:
+            return args[0]
+        if func in self._draws:
+            return torch.empty(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
+    model_class = getattr(transformers, adapter_class.model_class)
+    # A model keeps and changes its configuration; the caller's object stays as it was.
+    return model_class(copy.deepcopy(config), **adapter_class.model_options).float()
+
+
+def _describe(source: str | Path) -> str:
+    """Say what a source is, so that a message can begin with it."""
+    kind = "folder" if _is_local(source) else "hub id"
+    return f"backbone: the {kind} {str(source)!r}"
+
+
+def _is_local(source: str | Path) -> bool:
+    text = str(source)
+    return isinstance(source, Path) or Path(text).exists() or text.startswith((".", "/", "~", "\\"))
+
+
+def _read_config(source: str | Path, kind: str) -> tuple[type[BackboneAdapter], PretrainedConfig]:
+    """Read `config.json` of a folder or a hub repository."""
+    where = _describe(source)
+    if _is_local(source) and not (Path(source) / "config.json").is_file():
+        problem = "has no config.json" if Path(source).is_dir() else "does not exist"
+        raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
+    with _quiet(), _read_failure(source, "configuration"):
+        raw, _ = PretrainedConfig.get_config_dict(str(source))
+    model_type = raw.get("model_type")
+    adapter_class = adapter_class_for(model_type, kind)
+    name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
+    with _quiet(), _read_failure(source, "configuration"):
+        return adapter_class, getattr(transformers, name).from_dict(raw)
+
+
+def _read_weights(
+    source: str | Path, adapter_class: type[BackboneAdapter], config: PretrainedConfig
+) -> PreTrainedModel:
+    model_class = getattr(transformers, adapter_class.model_class)
+    with _quiet(), _read_failure(source, "weights"):
+        model, report = model_class.from_pretrained(
+            str(source),
+            config=copy.deepcopy(config),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **adapter_class.model_options,
+        )
+    _check_report(source, adapter_class, model_class.base_model_prefix, report)
+    return model
+
+
+def _check_report(
+    source: str | Path, adapter_class: type[BackboneAdapter], prefix: str, report: dict[str, Any]
+) -> None:
+    """Refuse a load that left a weight of the backbone out, or a key of the checkpoint unexplained."""
+    missing = [key for key in report["missing_keys"] if not _starts_with(key, _UNUSED, prefix)]
+    unexpected = [
+        key
+        for key in report["unexpected_keys"]
+        if not _starts_with(key, adapter_class.head_keys, prefix) and not _OLD_BUFFERS.search(key)
+    ]
+    mismatched = [
+        f"{key} {tuple(found)} instead of {tuple(expected)}"
+        for key, found, expected in report["mismatched_keys"]
+    ]
+    problems = [
+        f"{len(keys)} {label}: {_listed(keys)}"
+        for label, keys in (
+            ("keys of the backbone are missing", missing),
+            ("keys have another shape than config.json says", mismatched),
+            ("keys belong neither to the backbone nor to a known head", unexpected),
+        )
+        if keys
+    ]
+    problems.extend(str(message) for message in report.get("error_msgs") or ())
+    if problems:
+        raise ValueError(
+            f"{_describe(source)} does not hold the weights of a {adapter_class.family} backbone. "
+            + "; ".join(problems)
+            + "."
+        )
+
+
+def _starts_with(key: str, names: Iterable[str], prefix: str) -> bool:
+    """Whether a key lies under one of the names, with or without the base model's prefix."""
+    bare = key.removeprefix(f"{prefix}.")
+    return any(bare == name or bare.startswith(f"{name}.") for name in names)
+
+
+def _listed(keys: Iterable[str], limit: int = 8) -> str:
+    ordered = sorted(keys)
+    more = len(ordered) - limit
+    return ", ".join(ordered[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def _read_failure(source: str | Path, what: str) -> Iterator[None]:
+    """Turn what reading a checkpoint raises into a ValueError that says what to do."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        advice = (
+            f"The {what} there are absent, damaged or of another format."
+            if _is_local(source)
+            else "Without a network, pass the path of a local checkpoint folder instead."
+        )
+        raise ValueError(
+            f"{_describe(source)}: the {what} could not be read ({type(error).__name__}: {error}). {advice}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' loading report and progress bar off the screen: what matters in it is raised."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bar:
+            transformers_logging.enable_progress_bar()
