@@ -1,4 +1,4 @@
-"""One small adapter a transformer family: embed, keys-values, rows, pool; and loading checkpoints."""
+"""Adapters of the transformer families, and loading their checkpoints."""
 
 from sklearn_epee.nn.backbones._adapter import BackboneAdapter
 from sklearn_epee.nn.backbones._loading import empty_backbone, load_backbone, load_config

@@ -26,9 +26,9 @@ class AttentionParts(NamedTuple):
 class BackboneAdapter(ABC):
     """One transformer family, layer by layer and row by row.
 
-    An adapter holds a reference to a transformers base model and computes with that model's own
-    modules. It owns no weights and no closures over modules, so that copying or pickling it together with
-    the model keeps the two in step.
+    An adapter holds a reference to a transformers base model and computes with that model's
+    own modules. It owns no weights and no closures over modules, so that copying or pickling it
+    together with the model keeps the two in step.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class BackboneAdapter(ABC):
 
     Notes
     -----
-    Layers are numbered from 1. `rows` over all positions is the whole layer: each row of a transformer layer
-    depends on the other positions only through their keys and values.
+    Layers are numbered from 1. `rows` over all positions is the whole layer: each row of a
+    transformer layer depends on the other positions only through their keys and values.
 
     Examples
     --------
@@ -84,7 +84,8 @@ class BackboneAdapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.check_config(model.config)
-        self.model = model
+        # Any: the modules of the families differ, and no type describes their attributes.
+        self.model: Any = model
 
     @classmethod
     def check_config(cls, config: PretrainedConfig) -> None:
@@ -98,7 +99,7 @@ class BackboneAdapter(ABC):
         Raises
         ------
         ValueError
-            If the configuration is a decoder with cross attention, or its positions are not absolute, and so on.
+            If it is a decoder with cross attention, for example, or its positions are relative.
         """
         unsupported = {"add_cross_attention": False, "position_embedding_type": "absolute"}
         if not cls.causal:
@@ -154,18 +155,18 @@ class BackboneAdapter(ABC):
         """Return the model's own layer modules, in order."""
 
     @abstractmethod
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         """Return the projections of a block's self-attention."""
 
     @abstractmethod
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         """Everything after the attention: output projection, residuals, feed-forward, norms."""
 
-    def _attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:  # noqa: ARG002 - for pre-norm families
-        """Return what the projections read: the hidden state itself, or its norm in pre-norm families."""
+    def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:  # noqa: ARG002 - pre-norm
+        """Return what the projections read: the hidden state, in pre-norm families its norm."""
         return hidden
 
-    def _block(self, layer: int) -> nn.Module:
+    def _block(self, layer: int) -> Any:
         if not 1 <= layer <= self.n_layers:
             raise ValueError(f"layer must be from 1 to {self.n_layers}, got {layer}.")
         return self._blocks()[layer - 1]
@@ -174,17 +175,17 @@ class BackboneAdapter(ABC):
         n, t, _ = projected.shape
         return projected.view(n, t, self.model.config.num_attention_heads, -1).transpose(1, 2)
 
-    def _query(self, block: nn.Module, normed: Tensor) -> Tensor:
+    def _query(self, block: Any, normed: Tensor) -> Tensor:
         return self._split_heads(self._attention_parts(block).query(normed))
 
-    def _key_value(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor]:
+    def _key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._attention_parts(block)
         return self._split_heads(parts.key(normed)), self._split_heads(parts.value(normed))
 
-    def _query_key_value(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _query_key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._query(block, normed), *self._key_value(block, normed)
 
-    def _attention_dropout(self, block: nn.Module) -> float:
+    def _attention_dropout(self, block: Any) -> float:
         return self._attention_parts(block).dropout
 
     def _scale(self, layer: int, head_dim: int) -> float:  # noqa: ARG002 - GPT-2 can scale by layer
@@ -213,7 +214,7 @@ class BackboneAdapter(ABC):
         block = self._block(layer)
         return self._key_value(block, self._attention_input(block, hidden))
 
-    def rows(
+    def rows(  # noqa: PLR0917 - what a layer is made of, in the order it is made
         self,
         layer: int,
         hidden_rows: Tensor,
@@ -267,7 +268,7 @@ class BackboneAdapter(ABC):
         Returns
         -------
         Tensor of shape (n, t, d)
-            The same as `rows` over all positions, with the layer's input normalised and projected once.
+            As `rows` over all positions, with the layer's input normalised and projected once.
 
         Raises
         ------
@@ -304,8 +305,8 @@ class BackboneAdapter(ABC):
         Returns
         -------
         Tensor of shape (n,), int64
-            The first real token (the class token), or for causal families the last real token, wherever the padding
-            is. 0 where there is no real token at all.
+            The first real token (the class token), or for causal families the last real token,
+            wherever the padding is. 0 where there is no real token at all.
         """
         marks = mask.to(torch.long)
         if self.anchor == "first":
@@ -317,7 +318,7 @@ class BackboneAdapter(ABC):
     def _attend(
         self,
         layer: int,
-        block: nn.Module,
+        block: Any,
         projected: tuple[Tensor, Tensor, Tensor],
         mask: Tensor,
         positions: Tensor | None,
@@ -338,7 +339,7 @@ class BackboneAdapter(ABC):
 
     def _allowed(self, mask: Tensor, positions: Tensor | None) -> tuple[Tensor | None, bool]:
         """Which keys a query may see, as SDPA's `attn_mask` and `is_causal`."""
-        # Reading the mask on another device would stall its queue at every layer; there it is always passed.
+        # Reading the mask of another device would stall its queue; there it is always passed.
         full = self.kind == "image" or (mask.device.type == "cpu" and bool(mask.all()))
         if not self.causal:
             return (None if full else mask[:, None, None, :]), False

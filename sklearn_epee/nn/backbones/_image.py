@@ -25,7 +25,7 @@ def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 
 
 class _ImageAdapter(BackboneAdapter):
-    """What the image families share: pixel batches, patches, position encodings of other image sizes."""
+    """What the image families share: pixel batches, patches, other image sizes."""
 
     kind: ClassVar[Literal["text", "image"]] = "image"
 
@@ -49,12 +49,14 @@ class _ImageAdapter(BackboneAdapter):
         patch = _pair(config.patch_size)
         if channels != config.num_channels:
             raise ValueError(
-                f"pixel_values has {channels} channels; this {self.family} backbone expects {config.num_channels}."
+                f"pixel_values has {channels} channels; this {self.family} backbone expects "
+                f"{config.num_channels}."
             )
         if any(side < step or side % step for side, step in zip(size, patch, strict=True)):
             raise ValueError(
-                f"image_size: images of {size[0]}x{size[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}; "
-                "expected a height and a width that are multiples of the patch size."
+                f"image_size: images of {size[0]}x{size[1]} pixels cannot be cut into patches of "
+                f"{patch[0]}x{patch[1]}; expected a height and a width that are multiples of the "
+                "patch size."
             )
         if tuple(size) == _pair(config.image_size):
             return False
@@ -66,9 +68,10 @@ class _ImageAdapter(BackboneAdapter):
         height, width = _pair(config.image_size)
         if height != width or not isinstance(config.patch_size, int):
             raise ValueError(
-                f"image_size: this {self.family} backbone was made for images of {height}x{width} pixels with "
-                f"patch_size={config.patch_size!r}, got {size[0]}x{size[1]}. Position encodings are interpolated to "
-                "other sizes only where the configured image is square and patch_size is one number."
+                f"image_size: this {self.family} backbone was made for images of {height}x{width} "
+                f"pixels with patch_size={config.patch_size!r}, got {size[0]}x{size[1]}. Position "
+                "encodings are interpolated to other sizes only where the configured image is "
+                "square and patch_size is one number."
             )
 
 
@@ -79,21 +82,26 @@ class ViTAdapter(_ImageAdapter):
     config_class = "ViTConfig"
     model_class = "ViTModel"
     model_options: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
-    head_keys = ("classifier", "pooler", "decoder", "embeddings.mask_token")
+    head_keys: ClassVar[tuple[str, ...]] = (
+        "classifier",
+        "pooler",
+        "decoder",
+        "embeddings.mask_token",
+    )
 
     def _blocks(self) -> nn.ModuleList:
         return self.model.layers
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention
         return AttentionParts(
             attention.q_proj, attention.k_proj, attention.v_proj, attention.attention_dropout
         )
 
-    def _attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.layernorm_before(hidden)
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = residual + block.dropout(block.attention.o_proj(attended))
         return hidden + block.dropout(block.mlp(block.layernorm_after(hidden)))
 
@@ -107,7 +115,7 @@ class DeiTAdapter(ViTAdapter):
     family = "deit"
     config_class = "DeiTConfig"
     model_class = "DeiTModel"
-    head_keys = (
+    head_keys: ClassVar[tuple[str, ...]] = (
         "classifier",
         "cls_classifier",
         "distillation_classifier",
@@ -123,7 +131,7 @@ class CLIPVisionAdapter(_ImageAdapter):
     family = "clip"
     config_class = "CLIPVisionConfig"
     model_class = "CLIPVisionModel"
-    head_keys = (
+    head_keys: ClassVar[tuple[str, ...]] = (
         "text_model",
         "text_projection",
         "visual_projection",
@@ -141,16 +149,16 @@ class CLIPVisionAdapter(_ImageAdapter):
     def _blocks(self) -> nn.ModuleList:
         return self.model.encoder.layers
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.self_attn
         return AttentionParts(
             attention.q_proj, attention.k_proj, attention.v_proj, attention.dropout
         )
 
-    def _attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.layer_norm1(hidden)
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = residual + block.self_attn.out_proj(attended)
         return hidden + block.mlp(block.layer_norm2(hidden))
 
@@ -164,15 +172,15 @@ class Dinov2Adapter(_ImageAdapter):
     family = "dinov2"
     config_class = "Dinov2Config"
     model_class = "Dinov2Model"
-    head_keys = ("classifier",)
+    head_keys: ClassVar[tuple[str, ...]] = ("classifier",)
 
-    def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:  # noqa: ARG002 - the module decides itself
+    def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:  # noqa: ARG002 - done inside
         return self.model.embeddings(pixels)
 
     def _blocks(self) -> nn.ModuleList:
         return self.model.encoder.layer
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention
         if hasattr(attention, "q_proj"):
             return AttentionParts(
@@ -181,16 +189,16 @@ class Dinov2Adapter(_ImageAdapter):
         inner = attention.attention
         return AttentionParts(inner.query, inner.key, inner.value, inner.dropout_prob)
 
-    def _attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.norm1(hidden)
 
     @staticmethod
-    def _project_attended(attention: nn.Module, attended: Tensor) -> Tensor:
+    def _project_attended(attention: Any, attended: Tensor) -> Tensor:
         if hasattr(attention, "o_proj"):
             return attention.o_proj(attended)
         return attention.output.dropout(attention.output.dense(attended))
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         projected = self._project_attended(block.attention, attended)
         hidden = residual + block.drop_path(block.layer_scale1(projected))
         expanded = block.layer_scale2(block.mlp(block.norm2(hidden)))

@@ -1,4 +1,4 @@
-"""Backbones from a checkpoint folder, a hub id or a configuration, with every weight accounted for."""
+"""Backbones from a folder, a hub id or a configuration, with every weight accounted for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
-from transformers import CLIPConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sklearn_epee.nn.backbones._adapter import BackboneAdapter
@@ -49,8 +49,8 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
     Parameters
     ----------
     source : str, Path or transformers.PretrainedConfig
-        A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a whole CLIP model
-        the configuration of the vision tower is taken.
+        A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a
+        whole CLIP model the configuration of the vision tower is taken.
     kind : {"text", "image"}
         What the backbone is to read.
 
@@ -64,8 +64,8 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
     TypeError
         If `source` is none of the above.
     ValueError
-        If there is no configuration there or it cannot be read, the family is unknown or of the other kind
-        (the message lists the known ones), or an option of it is not supported.
+        If there is no configuration there or it cannot be read, the family is unknown or of the
+        other kind (the message lists the known ones), or an option of it is not supported.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
     >>> load_config(ViTConfig(), "text")
     Traceback (most recent call last):
     ...
-    ValueError: backbone: 'vit' is an image family; expected one of the text families: bert, ...
+    ValueError: backbone: 'vit' is a family for images; expected one of the known text families: ...
     """
     if isinstance(source, PretrainedConfig):
         config = source
@@ -88,8 +88,7 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
             "backbone must be a folder, a hub id or a transformers configuration, "
             f"got {type(source).__name__}."
         )
-    if isinstance(config, CLIPConfig):
-        config = config.vision_config
+    config = getattr(config, "vision_config", config)
     adapter_class.check_config(config)
     return config
 
@@ -100,8 +99,8 @@ def load_backbone(source: str | Path | PretrainedConfig, kind: str) -> PreTraine
     Parameters
     ----------
     source : str, Path or transformers.PretrainedConfig
-        A checkpoint folder or a hub id: its pretrained weights. A configuration object: fresh weights, drawn from
-        torch's global generator with the configuration's own `initializer_range`.
+        A checkpoint folder or a hub id: its pretrained weights. A configuration object: fresh
+        weights, drawn from torch's global generator with its own `initializer_range`.
     kind : {"text", "image"}
         What the backbone is to read.
 
@@ -115,14 +114,14 @@ def load_backbone(source: str | Path | PretrainedConfig, kind: str) -> PreTraine
     TypeError
         If `source` is of another type.
     ValueError
-        If the configuration is refused (see `load_config`), there are no weights or they cannot be read, keys are missing or
-        of another shape, or there are keys that are neither the backbone's nor a known task head's. The message
-        lists the keys.
+        If the configuration is refused (see `load_config`), there are no weights or they cannot be
+        read, keys are missing or of another shape, or there are keys that are neither the
+        backbone's nor a known task head's. The message lists the keys.
 
     Notes
     -----
-    A checkpoint whose keys carry a prefix that transformers does not know (one saved from a wrapper class, for example) would
-    otherwise load as random weights, silently.
+    A checkpoint whose keys carry a prefix that transformers does not know (one saved from a wrapper
+    class, for example) would otherwise load as random weights, silently.
 
     Examples
     --------
@@ -159,8 +158,9 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     Returns
     -------
     transformers.PreTrainedModel
-        In float32 and evaluation mode. Its parameters are uninitialised memory, to be filled by `load_state_dict`; buffers that a
-        state dict does not carry (position ids) are right. torch's random generator is not advanced.
+        In float32 and evaluation mode. Its parameters are uninitialised memory, to be filled by
+        `load_state_dict`; buffers that a state dict does not carry (position ids) are right.
+        torch's random generator is not advanced.
 
     Raises
     ------
@@ -198,7 +198,7 @@ class _SkipRandomFill(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Iterable[type],  # noqa: ARG002 - torch calls it so
+        types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -261,7 +261,7 @@ def _read_weights(
 def _check_report(
     source: str | Path, adapter_class: type[BackboneAdapter], prefix: str, report: dict[str, Any]
 ) -> None:
-    """Refuse a load that left a weight of the backbone out, or a key of the checkpoint unexplained."""
+    """Refuse a load that left out a weight of the backbone or a key of the checkpoint."""
     missing = [key for key in report["missing_keys"] if not _starts_with(key, _UNUSED, prefix)]
     unexpected = [
         key
@@ -314,13 +314,14 @@ def _read_failure(source: str | Path, what: str) -> Iterator[None]:
             else "Without a network, pass the path of a local checkpoint folder instead."
         )
         raise ValueError(
-            f"{_describe(source)}: the {what} could not be read ({type(error).__name__}: {error}). {advice}"
+            f"{_describe(source)}: the {what} could not be read "
+            f"({type(error).__name__}: {error}). {advice}"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' loading report and progress bar off the screen: what matters in it is raised."""
+    """Keep transformers' report and progress bar off the screen: what matters there is raised."""
     verbosity = transformers_logging.get_verbosity()
     had_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

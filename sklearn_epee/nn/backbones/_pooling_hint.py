@@ -35,8 +35,8 @@ def checkpoint_pooling(source: str | Path | PretrainedConfig) -> str | None:
 
     References
     ----------
-    .. [1] Reimers and Gurevych, "Sentence-BERT", 2019, and the `modules.json` and `1_Pooling/config.json` files of
-       the sentence-transformers library.
+    .. [1] Reimers and Gurevych, "Sentence-BERT", 2019; the files `modules.json` and
+       `1_Pooling/config.json` of the sentence-transformers library.
 
     Examples
     --------

@@ -75,17 +75,13 @@ def known_families(kind: str | None = None) -> list[str]:
 def adapter_class_for(model_type: str | None, kind: str | None = None) -> type[BackboneAdapter]:
     """Return the adapter class of a transformers model type, of the given kind."""
     adapter = _BY_MODEL_TYPE.get(model_type or "")
-    known = ", ".join(known_families(kind))
-    article = f"{kind} families" if kind else "families"
+    expected = " ".join(filter(None, ["one of the known", kind, "families:"]))
+    expected += " " + ", ".join(known_families(kind))
     if adapter is None:
-        raise ValueError(
-            f"backbone: unknown family {model_type!r}; the known {article} are {known}."
-        )
+        raise ValueError(f"backbone: unknown family {model_type!r}; expected {expected}.")
     if kind not in (None, adapter.kind):
         raise ValueError(
-            f"backbone: {model_type!r} is an {adapter.kind} family; expected one of the {article}: {known}."
-            if adapter.kind == "image"
-            else f"backbone: {model_type!r} is a {adapter.kind} family; expected one of the {article}: {known}."
+            f"backbone: {model_type!r} is a family for {adapter.kind}s; expected {expected}."
         )
     return adapter
 
@@ -106,8 +102,8 @@ def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
     Raises
     ------
     ValueError
-        If the family is unknown, the model is not the family's base model (a model with a task head, for example), or its
-        configuration has an option that is not supported.
+        If the family is unknown, the model is not the family's base model (but has a task head, for
+        example), or its configuration has an option that is not supported.
 
     Examples
     --------
@@ -123,8 +119,8 @@ def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
     adapter_class = adapter_class_for(_model_type(model.config))
     if type(model).__name__ != adapter_class.model_class:
         raise ValueError(
-            f"backbone: expected the base model {adapter_class.model_class} of the {adapter_class.family} "
-            f"family, got {type(model).__name__}."
+            f"backbone: expected the base model {adapter_class.model_class} of the "
+            f"{adapter_class.family} family, got {type(model).__name__}."
         )
     return adapter_class(model)
 

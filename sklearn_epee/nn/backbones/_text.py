@@ -35,8 +35,8 @@ class _TextAdapter(BackboneAdapter):
         ids = batch["input_ids"]
         if self.max_length is not None and ids.shape[1] > self.max_length:
             raise ValueError(
-                f"input_ids has {ids.shape[1]} tokens a row; this {self.family} backbone has positions for at most "
-                f"{self.max_length}. Lower max_length."
+                f"input_ids has {ids.shape[1]} tokens a row; this {self.family} backbone has "
+                f"positions for at most {self.max_length}. Lower max_length."
             )
         attention_mask = batch.get("attention_mask")
         mask = (
@@ -51,7 +51,7 @@ class _TextAdapter(BackboneAdapter):
         return inputs, mask
 
     def _position_ids(self, mask: Tensor) -> Tensor:
-        """Number the real tokens from 0, so that padding on either side changes nothing."""
+        """Return numbers of the real tokens from 0: padding on either side changes nothing."""
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -66,16 +66,16 @@ class BertAdapter(_TextAdapter):
     config_class = "BertConfig"
     model_class = "BertModel"
     model_options: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
-    head_keys = ("cls", "classifier", "qa_outputs", "pooler")
+    head_keys: ClassVar[tuple[str, ...]] = ("cls", "classifier", "qa_outputs", "pooler")
 
     def _blocks(self) -> nn.ModuleList:
         return self.model.encoder.layer
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention.self
         return AttentionParts(attention.query, attention.key, attention.value, attention.dropout.p)
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.attention.output(attended, residual)
         return block.output(block.intermediate(hidden), hidden)
 
@@ -86,7 +86,7 @@ class RobertaAdapter(BertAdapter):
     family = "roberta"
     config_class = "RobertaConfig"
     model_class = "RobertaModel"
-    head_keys = ("lm_head", "classifier", "qa_outputs", "pooler")
+    head_keys: ClassVar[tuple[str, ...]] = ("lm_head", "classifier", "qa_outputs", "pooler")
 
     @property
     def _padding_index(self) -> int:
@@ -108,7 +108,7 @@ class ElectraAdapter(BertAdapter):
     config_class = "ElectraConfig"
     model_class = "ElectraModel"
     model_options: ClassVar[Mapping[str, Any]] = {}
-    head_keys = (
+    head_keys: ClassVar[tuple[str, ...]] = (
         "discriminator_predictions",
         "generator_predictions",
         "generator_lm_head",
@@ -130,7 +130,7 @@ class DistilBertAdapter(_TextAdapter):
     config_class = "DistilBertConfig"
     model_class = "DistilBertModel"
     has_token_types = False
-    head_keys = (
+    head_keys: ClassVar[tuple[str, ...]] = (
         "vocab_transform",
         "vocab_layer_norm",
         "vocab_projector",
@@ -142,30 +142,36 @@ class DistilBertAdapter(_TextAdapter):
     def _blocks(self) -> nn.ModuleList:
         return self.model.transformer.layer
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention
         return AttentionParts(
             attention.q_lin, attention.k_lin, attention.v_lin, attention.dropout.p
         )
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.sa_layer_norm(block.attention.out_lin(attended) + residual)
-        # ff_chunk is the feed-forward itself; the module's own call cuts the rows into chunks of a fixed length.
+        # ff_chunk is the feed-forward itself; the module's own call cuts the rows into chunks.
         return block.output_layer_norm(block.ffn.ff_chunk(hidden) + hidden)
 
 
 class AlbertAdapter(_TextAdapter):
     """ALBERT (Lan et al., 2020): groups of layers share their weights.
 
-    Where a group repeats several layers (`inner_group_num`), each repetition counts as a layer, as in the
-    hidden states that transformers returns.
+    Where a group repeats several layers (`inner_group_num`), each repetition counts as a layer, as
+    in the hidden states that transformers returns.
     """
 
     family = "albert"
     config_class = "AlbertConfig"
     model_class = "AlbertModel"
     model_options: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
-    head_keys = ("predictions", "sop_classifier", "classifier", "qa_outputs", "pooler")
+    head_keys: ClassVar[tuple[str, ...]] = (
+        "predictions",
+        "sop_classifier",
+        "classifier",
+        "qa_outputs",
+        "pooler",
+    )
 
     @property
     def n_layers(self) -> int:
@@ -179,7 +185,7 @@ class AlbertAdapter(_TextAdapter):
     def _blocks(self) -> nn.ModuleList:
         return self.model.encoder.albert_layer_groups
 
-    def _block(self, layer: int) -> nn.Module:
+    def _block(self, layer: int) -> Any:
         if not 1 <= layer <= self.n_layers:
             raise ValueError(f"layer must be from 1 to {self.n_layers}, got {layer}.")
         config = self.model.config
@@ -187,13 +193,13 @@ class AlbertAdapter(_TextAdapter):
         group = int(step / (config.num_hidden_layers / config.num_hidden_groups))
         return self._blocks()[group].albert_layers[inner]
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention
         return AttentionParts(
             attention.query, attention.key, attention.value, attention.attention_dropout.p
         )
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         attention = block.attention
         projected = attention.output_dropout(attention.dense(attended))
         hidden = attention.LayerNorm(residual + projected)
@@ -212,7 +218,13 @@ class GPT2Adapter(_TextAdapter):
     config_class = "GPT2Config"
     model_class = "GPT2Model"
     has_token_types = False
-    head_keys = ("lm_head", "score", "multiple_choice_head", "classifier", "qa_outputs")
+    head_keys: ClassVar[tuple[str, ...]] = (
+        "lm_head",
+        "score",
+        "multiple_choice_head",
+        "classifier",
+        "qa_outputs",
+    )
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, mask = self._inputs(batch)
@@ -223,29 +235,29 @@ class GPT2Adapter(_TextAdapter):
     def _blocks(self) -> nn.ModuleList:
         return self.model.h
 
-    def _attention_parts(self, block: nn.Module) -> AttentionParts:
+    def _attention_parts(self, block: Any) -> AttentionParts:
         fused = block.attn.c_attn
         return AttentionParts(fused, fused, fused, block.attn.attn_dropout.p)
 
-    def _attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.ln_1(hidden)
 
-    def _columns(self, block: nn.Module, normed: Tensor, start: int, stop: int) -> Tensor:
+    def _columns(self, block: Any, normed: Tensor, start: int, stop: int) -> Tensor:
         """Multiply by some columns only of the joint query-key-value matrix."""
         fused = block.attn.c_attn
         flat = normed.reshape(-1, normed.shape[-1])
         product = torch.addmm(fused.bias[start:stop], flat, fused.weight[:, start:stop])
         return product.view(*normed.shape[:-1], stop - start)
 
-    def _query(self, block: nn.Module, normed: Tensor) -> Tensor:
+    def _query(self, block: Any, normed: Tensor) -> Tensor:
         return self._split_heads(self._columns(block, normed, 0, self.hidden_size))
 
-    def _key_value(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor]:
+    def _key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
         width = self.hidden_size
         key, value = self._columns(block, normed, width, 3 * width).split(width, dim=-1)
         return self._split_heads(key), self._split_heads(value)
 
-    def _query_key_value(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _query_key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = block.attn.c_attn(normed).split(self.hidden_size, dim=-1)
         return self._split_heads(query), self._split_heads(key), self._split_heads(value)
 
@@ -254,7 +266,7 @@ class GPT2Adapter(_TextAdapter):
         scale = head_dim**-0.5 if config.scale_attn_weights else 1.0
         return scale / layer if config.scale_attn_by_inverse_layer_idx else scale
 
-    def _finish(self, block: nn.Module, attended: Tensor, residual: Tensor) -> Tensor:
+    def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         attention = block.attn
         hidden = residual + attention.resid_dropout(attention.c_proj(attended))
         return hidden + block.mlp(block.ln_2(hidden))

@@ -1,0 +1,218 @@
+"""Tiny configurations and complete checkpoint folders of every backbone family, for the whole test suite."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TEXT_FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "gpt2")
+IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers")
+
+# Words that the tokenizers know whole; anything else in ASCII is spelt with letters.
+WORDS = tuple(
+    "the a patient takes took stopped starts never daily vitamin iron zinc melatonin supplement dose "
+    "pain rash severe mild after before started with without history of and no was is given drug".split()
+)
+
+HIDDEN = 32
+MAX_TOKENS = 64
+IMAGE_SIZE = 16
+PATCH_SIZE = 4
+
+_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+
+
+def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedConfig:
+    """Return a configuration of hidden size 32 with few layers; `overrides` are its own options."""
+    layers = {"num_hidden_layers": n_layers, "num_attention_heads": 4, "hidden_size": HIDDEN}
+    wide = layers | {"intermediate_size": 2 * HIDDEN}
+    tokens = {"max_position_embeddings": MAX_TOKENS}
+    pixels = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    pieces = {"vocab_size": len(_wordpieces())} | tokens | wide
+    byte_level = {"vocab_size": len(_byte_vocab(_ROBERTA_SPECIALS)[0])}
+    name, options = {
+        "bert": ("BertConfig", pieces),
+        # Positions of RoBERTa start after its padding index, 1.
+        "roberta": (
+            "RobertaConfig",
+            wide | byte_level | {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1},
+        ),
+        "electra": ("ElectraConfig", pieces | {"embedding_size": HIDDEN // 2}),
+        "distilbert": ("DistilBertConfig", _distilbert_options(pieces)),
+        "albert": (
+            "AlbertConfig",
+            wide | tokens | {"vocab_size": len(_unigrams()), "embedding_size": HIDDEN // 2},
+        ),
+        "gpt2": ("GPT2Config", _gpt2_options(n_layers)),
+        "vit": ("ViTConfig", wide | pixels),
+        "deit": ("DeiTConfig", wide | pixels),
+        "clip": ("CLIPVisionConfig", wide | pixels),
+        "dinov2": ("Dinov2Config", layers | pixels | {"mlp_ratio": 2}),
+        "dinov2_with_registers": (
+            "Dinov2WithRegistersConfig",
+            layers | pixels | {"mlp_ratio": 2, "num_register_tokens": 2},
+        ),
+    }[family]
+    return getattr(transformers, name)(**(options | overrides))
+
+
+def _distilbert_options(pieces: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": pieces["vocab_size"],
+        "max_position_embeddings": MAX_TOKENS,
+        "dim": HIDDEN,
+        "hidden_dim": 2 * HIDDEN,
+        "n_heads": 4,
+        "n_layers": pieces["num_hidden_layers"],
+    }
+
+
+def _gpt2_options(n_layers: int) -> dict[str, Any]:
+    vocab, _ = _byte_vocab(_GPT2_SPECIALS)
+    end = vocab["<|endoftext|>"]
+    return {
+        "vocab_size": len(vocab),
+        "n_positions": MAX_TOKENS,
+        "n_embd": HIDDEN,
+        "n_head": 4,
+        "n_layer": n_layers,
+        "n_inner": 2 * HIDDEN,
+        "bos_token_id": end,
+        "eos_token_id": end,
+    }
+
+
+def make_checkpoint(
+    family: str, folder: str | Path, *, n_layers: int = 3, seed: int = 0, **overrides: Any
+) -> Path:
+    """Write a complete checkpoint: random weights, and a tokenizer or an image processor.
+
+    The base model is saved with its pooler, and of CLIP both towers, as published checkpoints are.
+    """
+    folder = Path(folder)
+    config = tiny_config(family, n_layers, **overrides)
+    if family == "clip":
+        text = {"hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 4}
+        text |= {"intermediate_size": HIDDEN, "vocab_size": 64, "bos_token_id": 1}
+        text |= {"eos_token_id": 2, "pad_token_id": 0}
+        config = transformers.CLIPConfig(text_config=text, vision_config=config.to_dict())
+    model = transformers.AutoModel.from_config(config)
+    randomise(model, seed)
+    model.save_pretrained(folder)
+    if family in TEXT_FAMILIES:
+        tiny_tokenizer(family).save_pretrained(folder)
+    else:
+        _write_image_processor(family, folder)
+    return folder
+
+
+def randomise(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """Draw weights at a scale that makes each layer change its input, unlike freshly initialised ones."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name.lower() or "ln_" in name or "lambda" in name:
+                parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
+            elif parameter.ndim < 2:
+                parameter.copy_(0.2 * noise)
+            elif "embedding" in name or "token" in name or "wte" in name or "wpe" in name:
+                parameter.copy_(0.7 * noise)
+            else:
+                fan_in = parameter[0].numel() if parameter.ndim > 2 else min(parameter.shape)
+                parameter.copy_(1.5 * noise / fan_in**0.5)
+    return model
+
+
+def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
+    """Return a small tokenizer of the family's own kind: GPT-2's has no padding token, as the real one."""
+    length = {"model_max_length": MAX_TOKENS}
+    if family in {"bert", "electra"}:
+        return transformers.BertTokenizerFast(vocab=_wordpieces(), **length)
+    if family == "distilbert":
+        return transformers.DistilBertTokenizerFast(vocab=_wordpieces(), **length)
+    if family == "albert":
+        return transformers.AlbertTokenizerFast(vocab=_unigrams(), **length)
+    specials = _GPT2_SPECIALS if family == "gpt2" else _ROBERTA_SPECIALS
+    name = "GPT2TokenizerFast" if family == "gpt2" else "RobertaTokenizerFast"
+    vocab, merges = _byte_vocab(specials)
+    return getattr(transformers, name)(vocab=vocab, merges=merges, **length)
+
+
+_GPT2_SPECIALS = ("<|endoftext|>",)
+_ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def _wordpieces() -> dict[str, int]:
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    spelt = [*_CHARACTERS, *(f"##{character}" for character in _CHARACTERS)]
+    words = [word for word in WORDS if len(word) > 1]
+    return {piece: index for index, piece in enumerate([*specials, *spelt, *words])}
+
+
+def _unigrams() -> list[tuple[str, float]]:
+    specials = [(piece, 0.0) for piece in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")]
+    characters = [(character, -8.0) for character in ("▁", *_CHARACTERS)]
+    return [*specials, *characters, *((f"▁{word}", -4.0) for word in WORDS)]
+
+
+def _byte_vocab(specials: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return a byte-level BPE that joins the words of `WORDS` letter by letter, from the left."""
+    tokens = [*specials, *sorted(ByteLevel.alphabet())]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        # Byte-level BPE writes a space as this letter.
+        joined = "Ġ"
+        for letter in word:
+            if (joined, letter) not in merges:
+                merges.append((joined, letter))
+                tokens.append(joined + letter)
+            joined += letter
+    return {token: index for index, token in enumerate(tokens)}, merges
+
+
+def _write_image_processor(family: str, folder: Path) -> None:
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    settings: dict[str, Any] = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 2,
+        "size": side,
+    }
+    crop = {"do_center_crop": True, "crop_size": side, "resample": 3}
+    if family == "deit":
+        settings |= {"image_processor_type": "DeiTImageProcessor"} | crop
+    if family == "clip":
+        settings |= {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True} | crop
+        settings["size"] = {"shortest_edge": IMAGE_SIZE}
+    if family.startswith("dinov2"):
+        settings |= {"image_processor_type": "BitImageProcessor"} | crop
+        settings["size"] = {"shortest_edge": IMAGE_SIZE + 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def random_batch(family: str, n: int = 4, *, seed: int = 0, side: str = "right") -> dict[str, Any]:
+    """Return a batch of random token ids of different lengths, padded on one side, or random pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    if family in IMAGE_FAMILIES:
+        shape = (n, 3, IMAGE_SIZE, IMAGE_SIZE)
+        return {"pixel_values": torch.randn(shape, generator=generator)}
+    config = tiny_config(family)
+    lengths = [3 + (5 * row) % 9 for row in range(n)]
+    pad = config.pad_token_id or 0
+    ids = torch.randint(5, config.vocab_size, (n, max(lengths)), generator=generator)
+    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    mask = mask.flip(1) if side == "left" else mask
+    return {"input_ids": ids.masked_fill(~mask, pad), "attention_mask": mask.long()}
