@@ -367,7 +367,7 @@ def _unwrap_fully(estimator: Any, X: Any) -> tuple[Any, Any, bool]:
     """Do as `_unwrap`, and tell whether a wrapper on the way may change the labels."""
     path = [type(estimator).__name__]
     rewritten = False
-    while not _has_exits(estimator):
+    while not hasattr(estimator, "predict_with_exits"):
         if isinstance(estimator, Pipeline):
             if len(estimator.steps) > 1:
                 X = estimator[:-1].transform(X)
@@ -381,14 +381,6 @@ def _unwrap_fully(estimator: Any, X: Any) -> tuple[Any, Any, bool]:
         path.append(type(estimator).__name__)
     check_is_fitted(estimator, "n_layers_")
     return estimator, X, rewritten
-
-
-def _has_exits(estimator: Any) -> bool:
-    """Tell whether this very object answers with exit layers."""
-    # A frozen estimator shows the methods of what it holds; a step further is the plain one.
-    if isinstance(estimator, FrozenEstimator):
-        return False
-    return hasattr(estimator, "predict_with_exits")
 
 
 def _inner_estimator(estimator: Any) -> tuple[Any, bool]:
@@ -425,8 +417,9 @@ def _label_scores(
     y_true: NDArray[Any], y_pred: ArrayLike, sample_weight: ArrayLike | None
 ) -> dict[str, float]:
     """Score predicted labels, without a warning for classes a small fold lacks."""
+    # Undefined recalls, of classes that are predicted but not there, are left out of the mean.
     common = {"sample_weight": sample_weight, "average": "macro", "zero_division": np.nan}
-    recall = recall_score(y_true, y_pred, labels=np.unique(y_true), **common)
+    recall = recall_score(y_true, y_pred, **common)
     return {
         "accuracy": float(accuracy_score(y_true, y_pred, sample_weight=sample_weight)),
         "balanced_accuracy": float(recall),

@@ -183,6 +183,13 @@ def test_exit_scores_weigh_samples(classifier, data):
     assert weighted == pytest.approx(repeated)
 
 
+def test_a_class_without_weight_does_not_count(classifier, data):
+    X, y = data
+    there = y == "no"
+    weighted = exit_scores(classifier, X, y, sample_weight=there.astype(float))
+    assert weighted == pytest.approx(exit_scores(classifier, X[there], y[there]))
+
+
 def test_a_fold_without_a_class_gives_no_warning(classifier, data):
     X, y = data
     one_class = y == "no"
@@ -442,7 +449,9 @@ def test_ties_go_to_the_other_score_and_then_to_the_first():
     results = table([0.8, 0.9, 0.9, 0.9], [0.3, 0.2, 0.3, noisy])
     assert refit_accuracy_at_speedup(0.1)(results) == 2
     assert refit_fastest_within(0.5)(results) == 2
-    assert refit_accuracy_at_speedup(0.3)(table([0.9], [0.1 + 0.2 - 1e-12])) == 0
+    assert refit_accuracy_at_speedup(0.3)(table([0.9], [0.3 - 1e-12])) == 0
+    nearly = table([0.9, 0.9 - 1e-15], [0.1, 0.2])
+    assert refit_accuracy_at_speedup(0.1)(nearly) == 1
 
 
 def test_candidates_with_nan_are_passed_over():
