@@ -24,7 +24,7 @@ References
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,6 +104,14 @@ def check_tau(tau: Any) -> float:
     if not 0 <= threshold < np.inf:  # false for NaN too
         raise ValueError(f"tau must be a real number in [0, inf); got {tau!r}.")
     return threshold
+
+
+@overload
+def check_patience(patience: Any, n_layers: int) -> int: ...
+
+
+@overload
+def check_patience(patience: Any, n_layers: None = None) -> int | None: ...
 
 
 def check_patience(patience: Any, n_layers: int | None = None) -> int | None:
@@ -235,12 +243,13 @@ def check_exit_loss_weights(
 
 def _check_weight_array(weights: Any, n_layers: int) -> NDArray[Any]:
     """Refuse an array that cannot weight the M exits."""
-    array = np.asarray(weights)
+    expected = f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights"
+    try:
+        array = np.asarray(weights)
+    except ValueError as error:  # nested lists of different lengths
+        raise ValueError(f"{expected}; got {weights!r}.") from error
     if array.dtype.kind not in "iuf":
-        raise TypeError(
-            f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights; "
-            f"got {weights!r} of type {type(weights).__name__}."
-        )
+        raise TypeError(f"{expected}; got {weights!r} of type {type(weights).__name__}.")
     if array.shape != (n_layers,):
         raise ValueError(
             f"exit_loss_weights must hold one weight for each of the {n_layers} layers; "

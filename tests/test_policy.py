@@ -409,6 +409,7 @@ def test_exit_loss_weights(value, expected):
         ("rising", ValueError, "got 'rising'"),
         ([1, 2], ValueError, r"each of the 3 layers.*\(2,\)"),
         ([[1, 2, 3]], ValueError, r"\(1, 3\)"),
+        ([[1], [2, 3]], ValueError, r"exit_loss_weights must be .* got \[\[1\], \[2, 3\]\]"),
         ([1, -1, 1], ValueError, "finite, >= 0 and not all zero"),
         ([1, np.nan, 1], ValueError, "finite, >= 0 and not all zero"),
         ([0, 0, 0], ValueError, "finite, >= 0 and not all zero"),
