@@ -1,4 +1,4 @@
-"""Tiny configurations and complete checkpoint folders of every backbone family, for the whole test suite."""
+"""Tiny configurations and complete checkpoint folders of every backbone family."""
 
 from __future__ import annotations
 
@@ -16,9 +16,39 @@ TEXT_FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "gpt2")
 IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers")
 
 # Words that the tokenizers know whole; anything else in ASCII is spelt with letters.
-WORDS = tuple(
-    "the a patient takes took stopped starts never daily vitamin iron zinc melatonin supplement dose "
-    "pain rash severe mild after before started with without history of and no was is given drug".split()
+WORDS = (
+    "the",
+    "a",
+    "patient",
+    "takes",
+    "took",
+    "stopped",
+    "starts",
+    "never",
+    "daily",
+    "vitamin",
+    "iron",
+    "zinc",
+    "melatonin",
+    "supplement",
+    "dose",
+    "pain",
+    "rash",
+    "severe",
+    "mild",
+    "after",
+    "before",
+    "started",
+    "with",
+    "without",
+    "history",
+    "of",
+    "and",
+    "no",
+    "was",
+    "is",
+    "given",
+    "drug",
 )
 
 HIDDEN = 32
@@ -114,7 +144,7 @@ def make_checkpoint(
 
 
 def randomise(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """Draw weights at a scale that makes each layer change its input, unlike freshly initialised ones."""
+    """Draw weights at a scale that makes every layer change its input, unlike fresh ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -132,7 +162,7 @@ def randomise(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
 
 
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
-    """Return a small tokenizer of the family's own kind: GPT-2's has no padding token, as the real one."""
+    """Return a small tokenizer of the family's kind: GPT-2's has no padding token, as the real."""
     length = {"model_max_length": MAX_TOKENS}
     if family in {"bert", "electra"}:
         return transformers.BertTokenizerFast(vocab=_wordpieces(), **length)
@@ -204,7 +234,7 @@ def _write_image_processor(family: str, folder: Path) -> None:
 
 
 def random_batch(family: str, n: int = 4, *, seed: int = 0, side: str = "right") -> dict[str, Any]:
-    """Return a batch of random token ids of different lengths, padded on one side, or random pixels."""
+    """Return random token ids of different lengths, padded on one side, or random pixels."""
     generator = torch.Generator().manual_seed(seed)
     if family in IMAGE_FAMILIES:
         shape = (n, 3, IMAGE_SIZE, IMAGE_SIZE)

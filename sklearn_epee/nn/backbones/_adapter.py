@@ -147,7 +147,8 @@ class BackboneAdapter(ABC):
         Raises
         ------
         ValueError
-            If the sequence is longer than the positions allow, or the image size does not fit the patches.
+            If the sequence is longer than the positions allow, or the image's size or number of
+            channels does not fit.
         """
 
     @abstractmethod

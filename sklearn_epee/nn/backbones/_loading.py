@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -43,12 +45,12 @@ _UNUSED = ("pooler", "embeddings.mask_token")
 _OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(masked_)?bias$")
 
 
-def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedConfig:
+def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PretrainedConfig:
     """Read the configuration of a backbone and check that it can be used.
 
     Parameters
     ----------
-    source : str, Path or transformers.PretrainedConfig
+    source : str, path-like or transformers.PretrainedConfig
         A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a
         whole CLIP model the configuration of the vision tower is taken.
     kind : {"text", "image"}
@@ -81,7 +83,7 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
     if isinstance(source, PretrainedConfig):
         config = source
         adapter_class = adapter_class_for(config.model_type, kind)
-    elif isinstance(source, str | Path):
+    elif isinstance(source, str | os.PathLike):
         adapter_class, config = _read_config(source, kind)
     else:
         raise TypeError(
@@ -93,12 +95,12 @@ def load_config(source: str | Path | PretrainedConfig, kind: str) -> PretrainedC
     return config
 
 
-def load_backbone(source: str | Path | PretrainedConfig, kind: str) -> PreTrainedModel:
+def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PreTrainedModel:
     """Load the base model of a checkpoint, or make one with fresh weights from a configuration.
 
     Parameters
     ----------
-    source : str, Path or transformers.PretrainedConfig
+    source : str, path-like or transformers.PretrainedConfig
         A checkpoint folder or a hub id: its pretrained weights. A configuration object: fresh
         weights, drawn from torch's global generator with its own `initializer_range`.
     kind : {"text", "image"}
@@ -215,25 +217,33 @@ def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> Pr
     return model_class(copy.deepcopy(config), **adapter_class.model_options).float()
 
 
-def _describe(source: str | Path) -> str:
+def _describe(source: str | os.PathLike[str]) -> str:
     """Say what a source is, so that a message can begin with it."""
     kind = "folder" if _is_local(source) else "hub id"
-    return f"backbone: the {kind} {str(source)!r}"
+    return f"backbone: the {kind} {os.fspath(source)!r}"
 
 
-def _is_local(source: str | Path) -> bool:
-    text = str(source)
-    return isinstance(source, Path) or Path(text).exists() or text.startswith((".", "/", "~", "\\"))
+def _is_local(source: str | os.PathLike[str]) -> bool:
+    text = os.fspath(source)
+    return (
+        isinstance(source, os.PathLike)
+        or Path(text).exists()
+        or text.startswith((".", "/", "~", "\\"))
+    )
 
 
-def _read_config(source: str | Path, kind: str) -> tuple[type[BackboneAdapter], PretrainedConfig]:
+def _read_config(
+    source: str | os.PathLike[str], kind: str
+) -> tuple[type[BackboneAdapter], PretrainedConfig]:
     """Read `config.json` of a folder or a hub repository."""
     where = _describe(source)
     if _is_local(source) and not (Path(source) / "config.json").is_file():
         problem = "has no config.json" if Path(source).is_dir() else "does not exist"
         raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
     with _quiet(), _read_failure(source, "configuration"):
-        raw, _ = PretrainedConfig.get_config_dict(str(source))
+        if _is_local(source):
+            _check_object(Path(source) / "config.json")
+        raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
@@ -241,13 +251,19 @@ def _read_config(source: str | Path, kind: str) -> tuple[type[BackboneAdapter], 
         return adapter_class, getattr(transformers, name).from_dict(raw)
 
 
+def _check_object(path: Path) -> None:
+    found = type(json.loads(path.read_text(encoding="utf-8"))).__name__
+    if found != "dict":
+        raise ValueError(f"config.json holds a {found}, not an object")
+
+
 def _read_weights(
-    source: str | Path, adapter_class: type[BackboneAdapter], config: PretrainedConfig
+    source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
 ) -> PreTrainedModel:
     model_class = getattr(transformers, adapter_class.model_class)
     with _quiet(), _read_failure(source, "weights"):
         model, report = model_class.from_pretrained(
-            str(source),
+            os.fspath(source),
             config=copy.deepcopy(config),
             dtype=torch.float32,
             output_loading_info=True,
@@ -259,7 +275,10 @@ def _read_weights(
 
 
 def _check_report(
-    source: str | Path, adapter_class: type[BackboneAdapter], prefix: str, report: dict[str, Any]
+    source: str | os.PathLike[str],
+    adapter_class: type[BackboneAdapter],
+    prefix: str,
+    report: dict[str, Any],
 ) -> None:
     """Refuse a load that left out a weight of the backbone or a key of the checkpoint."""
     missing = [key for key in report["missing_keys"] if not _starts_with(key, _UNUSED, prefix)]
@@ -273,11 +292,11 @@ def _check_report(
         for key, found, expected in report["mismatched_keys"]
     ]
     problems = [
-        f"{len(keys)} {label}: {_listed(keys)}"
+        f"{label} ({len(keys)}): {_listed(keys)}."
         for label, keys in (
-            ("keys of the backbone are missing", missing),
-            ("keys have another shape than config.json says", mismatched),
-            ("keys belong neither to the backbone nor to a known head", unexpected),
+            ("Keys of the backbone are missing", missing),
+            ("Keys have another shape than config.json says", mismatched),
+            ("Keys belong neither to the backbone nor to a known head", unexpected),
         )
         if keys
     ]
@@ -285,8 +304,7 @@ def _check_report(
     if problems:
         raise ValueError(
             f"{_describe(source)} does not hold the weights of a {adapter_class.family} backbone. "
-            + "; ".join(problems)
-            + "."
+            + " ".join(problems)
         )
 
 
@@ -303,19 +321,21 @@ def _listed(keys: Iterable[str], limit: int = 8) -> str:
 
 
 @contextlib.contextmanager
-def _read_failure(source: str | Path, what: str) -> Iterator[None]:
+def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Turn what reading a checkpoint raises into a ValueError that says what to do."""
     try:
         yield
     except _READ_ERRORS as error:
         advice = (
-            f"The {what} there are absent, damaged or of another format."
+            f"Expected the complete {what} of a checkpoint in transformers' format."
             if _is_local(source)
             else "Without a network, pass the path of a local checkpoint folder instead."
         )
+        # The first line says what happened; the rest is often advice for another library.
+        reason = (str(error).strip() or "the file ends too early").splitlines()[0]
         raise ValueError(
-            f"{_describe(source)}: the {what} could not be read "
-            f"({type(error).__name__}: {error}). {advice}"
+            f"{_describe(source)}: could not read the {what} "
+            f"({type(error).__name__}: {reason}). {advice}"
         ) from error
 
 

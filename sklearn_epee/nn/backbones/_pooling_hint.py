@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ _MODES = {
 }
 
 
-def checkpoint_pooling(source: str | Path | PretrainedConfig) -> str | None:
+def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str | None:
     """Read how the vectors of a sentence-transformers checkpoint were pooled.
 
     Parameters
     ----------
-    source : str, Path or transformers.PretrainedConfig
+    source : str, path-like or transformers.PretrainedConfig
         A folder or a hub id. A configuration object says nothing about pooling.
 
     Returns
@@ -80,12 +81,12 @@ def _mode(pooling: Any) -> str | None:
     return _MODES.get(on[0]) if len(on) == 1 else None
 
 
-def _read_json(source: str | Path, name: str) -> Any:
+def _read_json(source: str | os.PathLike[str], name: str) -> Any:
     """Read a JSON file of a folder, or of a hub repository when it can be had; None otherwise."""
     path: str | Path | None = Path(source) / name
     if not Path(source).is_dir():
         path = cached_file(
-            str(source),
+            os.fspath(source),
             name,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,

@@ -191,7 +191,8 @@ class AlbertAdapter(_TextAdapter):
         config = self.model.config
         step, inner = divmod(layer - 1, config.inner_group_num)
         group = int(step / (config.num_hidden_layers / config.num_hidden_groups))
-        return self._blocks()[group].albert_layers[inner]
+        groups: Any = self._blocks()
+        return groups[group].albert_layers[inner]
 
     def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention
