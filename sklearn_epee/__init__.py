@@ -1,1 +1,43 @@
 """Early-exit transformer classifiers in the style of scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .metrics import (
+    exit_scores,
+    refit_accuracy_at_speedup,
+    refit_fastest_within,
+    speedup_ratio,
+    speedup_score,
+)
+
+if TYPE_CHECKING:
+    from ._image import EPEEImageClassifier
+    from ._text import EPEEClassifier
+
+__all__ = [
+    "EPEEClassifier",
+    "EPEEImageClassifier",
+    "__version__",
+    "exit_scores",
+    "refit_accuracy_at_speedup",
+    "refit_fastest_within",
+    "speedup_ratio",
+    "speedup_score",
+]
+
+# The estimators need torch and transformers, which take seconds to import.
+_LOADED_WHEN_NEEDED = {"EPEEClassifier": "._text", "EPEEImageClassifier": "._image"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOADED_WHEN_NEEDED:
+        return getattr(importlib.import_module(_LOADED_WHEN_NEEDED[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,211 @@
+"""Validation of samples: texts and images in every form that is accepted, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Text = str | tuple[str, str]
+Images = NDArray[Any] | list[NDArray[Any]]
+
+_TEXTS = (
+    "a list, tuple, array or Series of str, or pairs of str as an (n, 2) array, a two-column frame "
+    "or a list of pairs"
+)
+_IMAGES = (
+    "an array of shape (n, height, width) or (n, height, width, channels), a sequence of arrays or "
+    "PIL images, or rows of flattened images together with image_shape"
+)
+
+
+def as_texts(X: Any) -> list[Text]:
+    """Give texts or pairs of texts as a list of str or of tuples of two str.
+
+    Parameters
+    ----------
+    X : list, tuple, ndarray, pandas or polars Series or DataFrame
+
+    Returns
+    -------
+    list of str or list of tuple of str
+
+    Raises
+    ------
+    TypeError
+        If an element is not a text; the message says which.
+    ValueError
+        If there are no texts, or texts and pairs are mixed.
+    """
+    rows = _rows_of(X)
+    if not rows:
+        raise ValueError(
+            f"X holds no texts (0 sample(s)) while a minimum of 1 is required; expected {_TEXTS}."
+        )
+    if isinstance(rows[0], str):
+        return [_text(row, f"X[{i}]") for i, row in enumerate(rows)]
+    return [_pair(row, i) for i, row in enumerate(rows)]
+
+
+def is_paired(texts: Sequence[Text]) -> bool:
+    """Tell whether texts are pairs."""
+    return isinstance(texts[0], tuple)
+
+
+def _rows_of(X: Any) -> list[Any]:
+    if isinstance(X, (str, bytes)):
+        raise TypeError(f"X is a single {type(X).__name__}; expected {_TEXTS}. Wrap it in a list.")
+    if hasattr(X, "iter_rows"):
+        rows = list(X.iter_rows())
+    elif hasattr(X, "itertuples"):
+        rows = list(X.itertuples(index=False, name=None))
+    elif isinstance(X, np.ndarray):
+        rows = _array_rows(X)
+    elif hasattr(X, "to_list"):
+        rows = X.to_list()
+    elif isinstance(X, Iterable) and not isinstance(X, (dict, set)):
+        rows = list(X)
+    else:
+        raise TypeError(f"X is of type {type(X).__name__}; expected {_TEXTS}.")
+    # A frame or array of one column holds single texts.
+    if rows and isinstance(rows[0], tuple) and all(len(row) == 1 for row in rows):
+        return [row[0] for row in rows]
+    return rows
+
+
+def _array_rows(X: NDArray[Any]) -> list[Any]:
+    if X.ndim not in (1, 2):
+        raise ValueError(f"X is an array of shape {X.shape}; expected {_TEXTS}.")
+    return X.tolist() if X.ndim == 1 else [tuple(row) for row in X.tolist()]
+
+
+def _text(value: Any, place: str) -> str:
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(
+        f"{place} is {_shown(value)} of type {type(value).__name__}, not a text; "
+        f"expected {_TEXTS}. Missing texts can be given as the empty string ''."
+    )
+
+
+def _pair(value: Any, i: int) -> tuple[str, str]:
+    if i and isinstance(value, str):
+        raise ValueError(f"X mixes pairs and single texts: X[0] is a pair, X[{i}] is {value!r}.")
+    if not isinstance(value, (tuple, list, np.ndarray)):
+        _text(value, f"X[{i}]")
+    if len(value) != 2:
+        raise TypeError(
+            f"X[{i}] is a {type(value).__name__} of {len(value)} elements; expected {_TEXTS}."
+        )
+    return _text(value[0], f"X[{i}][0]"), _text(value[1], f"X[{i}][1]")
+
+
+def as_images(X: Any, image_shape: Sequence[int] | None) -> Images:
+    """Give images as arrays with a channel axis at the end, uint8 or float32.
+
+    Parameters
+    ----------
+    X : ndarray or sequence
+        (n, h, w), (n, h, w, c), rows (n, h*w*c) with ``image_shape``, or a sequence of arrays or
+        PIL images, which may differ in height and width.
+    image_shape : tuple of int or None
+        (h, w) or (h, w, c) of flattened rows.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w, c) or list of ndarray of shape (h, w, c)
+
+    Raises
+    ------
+    TypeError
+        If an element is not an image.
+    ValueError
+        If there are no images, one has no pixels or pixels that are not finite, or the channel
+        counts differ.
+    """
+    if isinstance(X, (str, bytes, dict, set)) or not (
+        hasattr(X, "__array__") or isinstance(X, Iterable)
+    ):
+        raise TypeError(f"X is of type {type(X).__name__}; expected {_IMAGES}.")
+    if hasattr(X, "__array__"):
+        array = np.asarray(X)
+        if array.dtype != object:
+            return _check_stack(array, image_shape)
+        X = array
+    images = [_single(image, i) for i, image in enumerate(X)]
+    if not images:
+        raise ValueError(_no_images())
+    channels = {image.shape[-1] for image in images}
+    if len(channels) > 1:
+        raise ValueError(f"X mixes images of {sorted(channels)} channels; expected one count.")
+    return images
+
+
+def _check_stack(array: NDArray[Any], image_shape: Sequence[int] | None) -> NDArray[Any]:
+    if array.ndim and not len(array):
+        raise ValueError(_no_images())
+    if array.ndim == 2:
+        array = _unflatten(array, image_shape)
+    if array.ndim not in (3, 4):
+        raise ValueError(f"X is an array of shape {array.shape}; expected {_IMAGES}.")
+    return _check_pixels(array if array.ndim == 4 else array[..., np.newaxis], "X")
+
+
+def _unflatten(array: NDArray[Any], image_shape: Sequence[int] | None) -> NDArray[Any]:
+    if image_shape is None:
+        raise ValueError(
+            f"X is an array of shape {array.shape}; rows of flattened images need "
+            "image_shape=(height, width) or (height, width, channels)."
+        )
+    if array.shape[1] != np.prod(image_shape):
+        raise ValueError(
+            f"X has {array.shape[1]} features a row, but image_shape={tuple(image_shape)} makes "
+            f"{np.prod(image_shape)}."
+        )
+    return array.reshape(len(array), *image_shape)
+
+
+def _single(image: Any, i: int) -> NDArray[Any]:
+    if getattr(image, "mode", None) in ("1", "P"):
+        # Bits and palette indices are not intensities.
+        image = image.convert("RGB" if image.mode == "P" else "L")
+    if isinstance(image, (str, bytes)) or not (
+        hasattr(image, "__array__") or hasattr(image, "__array_interface__")
+    ):
+        raise TypeError(
+            f"X[{i}] is {_shown(image)} of type {type(image).__name__}, not an image; "
+            f"expected {_IMAGES}."
+        )
+    array = np.asarray(image)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"X[{i}] is an array of shape {array.shape}; expected (height, width) or "
+            "(height, width, channels)."
+        )
+    return _check_pixels(array if array.ndim == 3 else array[..., np.newaxis], f"X[{i}]")
+
+
+def _check_pixels(pixels: NDArray[Any], place: str) -> NDArray[Any]:
+    if 0 in pixels.shape:
+        raise ValueError(f"{place} has the shape {pixels.shape}: images without pixels.")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{place} has pixels of type {pixels.dtype}; expected uint8 or floating point."
+        )
+    values = pixels.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{place} contains NaN or infinity among its pixels.")
+    return values
+
+
+def _no_images() -> str:
+    return f"X holds no images (0 sample(s)) while a minimum of 1 is required; expected {_IMAGES}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,218 @@
+"""Encoded samples and how they are cut into batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+# Sorting by length inside pools of this many batches keeps padding low and batches random.
+POOL_BATCHES = 32
+# Positions (samples x padded length) of an automatic prediction batch: enough rows for the matrix
+# products to run at full speed, few enough to stay in the processor's caches.
+AUTO_POSITIONS = 4096
+AUTO_MAX_SAMPLES = 256
+
+
+class EncodedSamples(Protocol):
+    """Samples turned into the numbers a backbone reads, without padding."""
+
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        ...
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Give the padded input tensors of some samples."""
+        ...
+
+
+class EncodedTexts:
+    """Token ids of texts, ragged, with optional segment ids.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (total length,), int32
+        Token ids of all texts one after the other, special tokens included.
+    lengths : ndarray of shape (n,), int64
+        Number of tokens of each text, at least 1.
+    segments : ndarray of shape (total length,), int8, or None
+        Segment ids where the backbone reads them.
+    pad_id : int
+        Fills the end of shorter rows; masked everywhere.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        segments: NDArray[np.int8] | None,
+        pad_id: int,
+    ) -> None:
+        self.lengths = lengths
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._ids = ids
+        self._segments = segments
+        self._pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Pad some texts on the right to the longest of them."""
+        lengths = self.lengths[rows]
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        source = (self._starts[rows][:, None] + np.arange(lengths.max()))[mask]
+        tensors = {
+            "input_ids": _filled(mask, self._ids[source], self._pad_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+        if self._segments is not None:
+            tensors["token_type_ids"] = _filled(mask, self._segments[source], 0)
+        return tensors
+
+
+class EncodedImages:
+    """Images as the caller gave them, turned into pixel tensors batch by batch.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, h, w, c) or list of ndarrays of shape (h, w, c)
+        uint8 or float32.
+    transform : callable
+        Turns some images into a tensor (n, c, h, w) of normalised pixels. Called for every batch
+        anew: prepared at a backbone's size, a data set can be a thousand times its own size.
+    n_positions : int
+        Positions the backbone makes of one image.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[Any] | list[NDArray[Any]],
+        transform: Callable[[Sequence[NDArray[Any]]], Tensor],
+        n_positions: int,
+    ) -> None:
+        self._images = images
+        self._transform = transform
+        self.lengths = np.full(len(images), n_positions, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Prepare some images."""
+        return {"pixel_values": self._transform([self._images[row] for row in rows])}
+
+
+class LabelledSamples(Dataset):
+    """Encoded samples with labels and weights, as the training loop reads them.
+
+    Parameters
+    ----------
+    samples : EncodedSamples
+    labels : ndarray of shape (n,), int64
+        Class indices 0..K-1.
+    weights : ndarray of shape (n,), float32
+        Weight of each sample in the loss, 1 on average.
+    """
+
+    def __init__(
+        self, samples: EncodedSamples, labels: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> None:
+        self.samples = samples
+        self.labels = torch.from_numpy(labels)
+        self.weights = torch.from_numpy(weights)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> int:
+        # Only the row number: a batch is gathered and padded at once, in `collate`.
+        return row
+
+    def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Make one training batch of row numbers."""
+        index = np.asarray(rows)
+        return self.samples.batch(index), (self.labels[index], self.weights[index])
+
+
+class ShuffledByLength(Sampler[list[int]]):
+    """Random batches of samples of similar length, new in every epoch.
+
+    Samples are shuffled, cut into pools of `POOL_BATCHES` batches, sorted by length inside a
+    pool, cut into batches, and the batches of a pool are shuffled.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,)
+        Length of each sample in positions.
+    batch_size : int
+        Samples a batch; the last batch may be smaller.
+    rng : numpy.random.Generator
+        Source of the order; consumed once per epoch.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+    ) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._rng = rng
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._lengths) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._rng.permutation(len(self._lengths))
+        batches: list[list[int]] = []
+        for pool in _cut(order, self._batch_size * POOL_BATCHES):
+            by_length = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches.extend(cut.tolist() for cut in _cut(by_length, self._batch_size))
+        return iter([batches[i] for i in self._rng.permutation(len(batches))])
+
+
+def batches_by_length(
+    lengths: NDArray[np.int64], batch_size: int | str
+) -> Iterator[NDArray[np.intp]]:
+    """Cut samples into batches of similar length, the longest first.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,)
+        Length of each sample in positions.
+    batch_size : int or "auto"
+        Samples a batch; ``"auto"`` sizes batches by positions instead.
+
+    Yields
+    ------
+    ndarray of int
+        Row numbers of one batch.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        if batch_size == "auto":
+            fitting = AUTO_POSITIONS // max(1, int(lengths[order[start]]))
+            size = min(max(1, fitting), AUTO_MAX_SAMPLES)
+        else:
+            size = int(batch_size)
+        yield order[start : start + size]
+        start += size
+
+
+def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:
+    """Write values into the True places of a mask, row by row; the rest is ``fill``."""
+    padded = np.full(mask.shape, fill, dtype=np.int64)
+    padded[mask] = values
+    return torch.from_numpy(padded)
+
+
+def _cut(values: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

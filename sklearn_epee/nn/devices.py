@@ -1,0 +1,84 @@
+"""Where and in which precision a network runs."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn the ``device`` parameter into a torch device that is really there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes a CUDA GPU if there is one, then Apple's MPS, then the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or absent.
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
+        ) from error
+    _check_present(resolved)
+    return resolved
+
+
+def _check_present(device: torch.device) -> None:
+    present = ["cpu"]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    present += ["mps"] if torch.backends.mps.is_available() else []
+    name = str(device)
+    if name not in present and not (name == "cuda" and torch.cuda.device_count()):
+        raise ValueError(
+            f"device={name!r} is not available on this machine; available: {present}. "
+            "device='auto' takes the best of them."
+        )
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Give the precision of the forward and backward pass in training.
+
+    ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere.
+    Weights, gradients of the weights and the loss stay in float32 either way.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+    return getattr(torch, precision)
+
+
+def prediction_dtype(precision: str) -> torch.dtype:
+    """Give the precision of the backbone in prediction.
+
+    ``"auto"`` is float32: in bfloat16 a sample's probabilities move in the third digit with the
+    shape of the batch it shares, and a decision must not depend on a sample's neighbours.
+    """
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 products run in hardware on the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return any(
+            getattr(torch.cpu, probe, lambda: False)()
+            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+    return False

@@ -1,0 +1,275 @@
+"""The multi-exit module: a transformer backbone with a classifier head after every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .backbones import BackboneAdapter, adapter_for, empty_backbone
+
+POOLINGS = ("cls", "mean", "cls+mean", "last")
+
+
+class ExitHead(nn.Module):
+    """Classifier after one layer: optional dense + tanh, dropout, linear.
+
+    Parameters
+    ----------
+    in_features : int
+        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"``.
+    n_classes : int
+        Number of classes K.
+    dense_size : int or None
+        Width of the dense + tanh stage; None leaves it out (families whose final LayerNorm
+        already prepares the pooled row).
+    dropout : float
+        Dropout probability in front of the last linear map.
+    """
+
+    def __init__(
+        self, in_features: int, n_classes: int, dense_size: int | None, dropout: float
+    ) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, dense_size) if dense_size else None
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(dense_size or in_features, n_classes)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled rows (n, in_features) to logits (n, n_classes), in float32."""
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(self.dropout(pooled))
+
+
+class MultiExitNetwork(nn.Module):
+    """A backbone of M layers and M exit heads.
+
+    Parameters
+    ----------
+    backbone : PreTrainedModel
+        Base model of a known family, without heads.
+    n_classes : int
+        Number of classes K.
+    pooling : {"cls", "mean", "cls+mean", "last"}
+        What a head reads of the hidden states (n, t, d).
+    dropout : float
+        Dropout probability of the heads.
+
+    Attributes
+    ----------
+    backbone : PreTrainedModel
+    heads : nn.ModuleList of ExitHead
+    adapter : BackboneAdapter
+        Runs the backbone layer by layer.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, n_classes: int, pooling: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.n_classes = n_classes
+        self.pooling = pooling
+        self.dropout = dropout
+        self._adapter = adapter_for(backbone)
+        check_pooling(pooling, self._adapter)
+        width = self._adapter.hidden_size
+        # Pre-norm families end in a LayerNorm of their own; the others get a dense + tanh pooler.
+        dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
+        features = 2 * width if pooling == "cls+mean" else width
+        self.heads = nn.ModuleList(
+            ExitHead(features, n_classes, dense, dropout) for _ in range(self.n_layers)
+        )
+        self._initialise_heads()
+
+    def _initialise_heads(self) -> None:
+        scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
+        for module in self.heads.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=scale)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def adapter(self) -> BackboneAdapter:
+        """The adapter of this network's own backbone."""
+        return self._adapter
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self._adapter.n_layers
+
+    @property
+    def needs_layer_below(self) -> bool:
+        """Whether the head of layer m also reads layer m - 1."""
+        return self.pooling == "cls+mean"
+
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+        """Logits of one exit.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        hidden : Tensor of shape (n, t, d)
+            Output of the layer.
+        below : Tensor of shape (n, t, d)
+            Output of the layer below; read only with pooling ``"cls+mean"``.
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+
+        Returns
+        -------
+        Tensor of shape (n, K), float32
+        """
+        pooled = self._pool(hidden, below, mask).float()
+        with _without_autocast(pooled.device.type):
+            return self.heads[layer - 1](pooled)
+
+    def _pool(self, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "mean":
+            return masked_mean(self._adapter.pool(hidden), mask)
+        if self.pooling == "last":
+            positions = last_real_positions(mask)
+            rows = hidden[torch.arange(len(hidden), device=hidden.device), positions]
+            return self._adapter.pool(rows.unsqueeze(1)).squeeze(1)
+        first = self._adapter.pool(hidden[:, :1]).squeeze(1)
+        if self.pooling == "cls+mean":
+            return torch.cat([first, masked_mean(self._adapter.pool(below), mask).to(first)], dim=1)
+        return first
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Logits of every exit, (n, M, K) float32, with gradients."""
+        hidden, mask = self._adapter.embed(batch)
+        logits = []
+        for layer in range(1, self.n_layers + 1):
+            below, hidden = hidden, self._adapter.layer(layer, hidden, mask)
+            logits.append(self.exit_logits(layer, hidden, below, mask))
+        return torch.stack(logits, dim=1)
+
+    def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> MultiExitNetwork:
+        """Give this network in evaluation mode on a device, the backbone in ``dtype``.
+
+        The network itself is returned if it is there already; heads stay in float32.
+        """
+        weight = next(self.parameters())
+        if weight.device == device and weight.dtype == dtype and not self.training:
+            return self
+        copy = rebuild_network(self._recipe(), self.state_dict()).to(device)
+        # Through the base class: transformers wraps the method and hides its signature.
+        nn.Module.to(copy.backbone, dtype=dtype)
+        return copy.eval()
+
+    def _recipe(self) -> dict[str, Any]:
+        config = self.backbone.config.to_dict()
+        # The folder a checkpoint was read from says nothing about the network.
+        config.pop("_name_or_path", None)
+        return {
+            "config": config,
+            "n_classes": self.n_classes,
+            "pooling": self.pooling,
+            "dropout": self.dropout,
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., MultiExitNetwork], tuple[dict[str, Any], bytes]]:
+        # Configuration and raw weights, not module objects: loads under another version of
+        # transformers, without the device it was trained on, and each weight is stored once.
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        return _unpickle_network, (self._recipe(), safetensors.torch.save(weights))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MultiExitNetwork:
+        copy = rebuild_network(self._recipe(), self.state_dict())
+        memo[id(self)] = copy
+        return copy.train(self.training)
+
+
+def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
+    """Make a network from its recipe and weights, in evaluation mode on the weights' device."""
+    config = config_from_dict(recipe["config"])
+    network = MultiExitNetwork(
+        empty_backbone(config), recipe["n_classes"], recipe["pooling"], recipe["dropout"]
+    )
+    device = next(iter(weights.values())).device
+    network.to(device).load_state_dict(weights)
+    return network.eval()
+
+
+def _unpickle_network(recipe: dict[str, Any], weights: bytes) -> MultiExitNetwork:
+    return rebuild_network(recipe, safetensors.torch.load(weights))
+
+
+def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
+    """Turn the dictionary of a transformers config into the config object again."""
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+
+
+def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
+    """Refuse a pooling that makes no sense for a family.
+
+    Raises
+    ------
+    ValueError
+        ``"cls"`` with a causal decoder, whose position 0 sees only itself; ``"last"`` with
+        images, which have no last token.
+    """
+    if adapter.causal and pooling in ("cls", "cls+mean"):
+        raise ValueError(
+            f"pooling={pooling!r} reads position 0, which in a causal decoder such as "
+            f"{adapter.family!r} sees only itself; use pooling='last', 'mean' or 'auto'."
+        )
+    if adapter.kind == "image" and pooling == "last":
+        raise ValueError(
+            f"pooling='last' reads the last token, which images do not have ({adapter.family!r}); "
+            "use pooling='cls', 'mean', 'cls+mean' or 'auto'."
+        )
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
+    weights = mask.unsqueeze(-1).float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def last_real_positions(mask: Tensor) -> Tensor:
+    """Index of the last real token of each row, under either padding side."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return (mask.long() * positions).argmax(dim=1)
+
+
+def parameter_groups(
+    network: MultiExitNetwork, learning_rate: float, head_learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters for AdamW: heads apart, no decay on biases and normalisation."""
+    groups = []
+    for parameters, rate in (
+        (network.backbone.named_parameters(), learning_rate),
+        (network.heads.named_parameters(), head_learning_rate),
+    ):
+        decayed, plain = _split_by_decay(parameters)
+        groups.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
+        groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def _split_by_decay(
+    parameters: Iterator[tuple[str, nn.Parameter]],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for _, parameter in parameters:
+        if parameter.requires_grad:
+            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    return decayed, plain
+
+
+def _without_autocast(device_type: str) -> Any:
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

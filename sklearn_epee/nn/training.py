@@ -1,0 +1,354 @@
+"""Training of the multi-exit network: the skorch net, the joint loss, the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from numpy.typing import NDArray
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler, PassthroughScoring, PrintLog
+from skorch.helper import predefined_split
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .batching import LabelledSamples, ShuffledByLength
+from .network import MultiExitNetwork, parameter_groups
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything that shapes the training of a given network on given samples."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+    exit_weights: NDArray[np.float64]
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    early_stopping: bool
+    n_iter_no_change: int
+    callbacks: list[Any] = field(default_factory=list)
+    verbose: int = 0
+
+
+class TrainingMemoryError(MemoryError):
+    """The device ran out of memory in training; the message says what to change."""
+
+
+class DivergedError(ValueError):
+    """The loss or its gradient became NaN or infinite before any good step was made."""
+
+
+class _NotFiniteError(Exception):
+    """Ends the training loop at a step whose loss or gradient is not finite."""
+
+
+class JointExitLoss(nn.Module):
+    """Weighted mean over exits of the cross-entropy, sum_m w_m CE(y, p_m) / sum_m w_m.
+
+    Parameters
+    ----------
+    exit_weights : ndarray of shape (M,)
+        Weight w_m of each exit.
+
+    References
+    ----------
+    EPEE, arXiv 2503.02053.
+    """
+
+    exit_weights: Tensor
+
+    def __init__(self, exit_weights: NDArray[np.float64]) -> None:
+        super().__init__()
+        weights = torch.tensor(exit_weights, dtype=torch.float32)
+        self.register_buffer("exit_weights", weights / weights.sum())
+
+    def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
+        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
+        labels_per_exit = labels.unsqueeze(1).expand(-1, logits.shape[1])
+        losses = functional.cross_entropy(
+            logits.float().transpose(1, 2), labels_per_exit, reduction="none"
+        )
+        return (sample_weights * (losses * self.exit_weights).sum(1)).mean()
+
+
+class ExitNet(skorch.NeuralNetClassifier):
+    """The skorch net that trains a `MultiExitNetwork`; ``predict_proba`` is the last exit's.
+
+    Parameters
+    ----------
+    network : MultiExitNetwork
+        Trained in place.
+    plan : TrainingPlan
+    n_classes : int
+    """
+
+    def __init__(self, module: Any, *, plan: TrainingPlan | None = None, **kwargs: Any) -> None:
+        self.plan = plan
+        super().__init__(module, **kwargs)
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        kept = ("epoch_timer", "train_loss", "valid_loss")
+        standard = [pair for pair in super()._default_callbacks if pair[0] in kept]
+        return [*standard, ("valid_acc", PassthroughScoring("valid_acc", lower_is_better=False))]
+
+    def initialize_optimizer(self, *_: Any, **__: Any) -> ExitNet:
+        """Set up AdamW with the heads' own learning rate and no decay on biases and norms."""
+        plan = self._require_plan()
+        groups = parameter_groups(
+            self.module_, plan.learning_rate, plan.head_learning_rate, plan.weight_decay
+        )
+        self.optimizer_ = torch.optim.AdamW(groups)
+        return self
+
+    def get_iterator(self, dataset: LabelledSamples, training: bool = False) -> DataLoader:
+        """Load batches of similar length, shuffled in training."""
+        plan = self._require_plan()
+        if not training:
+            return DataLoader(dataset, batch_size=plan.batch_size, collate_fn=dataset.collate)
+        order = ShuffledByLength(
+            dataset.samples.lengths, plan.batch_size, np.random.default_rng(plan.seed)
+        )
+        return DataLoader(dataset, batch_sampler=order, collate_fn=dataset.collate)
+
+    def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Tensor:
+        """Run the network in the plan's precision."""
+        with _autocast(torch.device(self.device), self._require_plan().dtype):
+            return super().infer(x, **fit_params)
+
+    def get_loss(
+        self,
+        y_pred: Tensor,
+        y_true: tuple[Tensor, Tensor],
+        X: Any = None,  # noqa: ARG002 - skorch's signature
+        training: bool = False,  # noqa: ARG002
+    ) -> Tensor:
+        """Joint loss of a batch."""
+        labels, weights = (part.to(y_pred.device) for part in y_true)
+        return self.criterion_(y_pred, labels, weights)
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Forward and backward; ends the training at a loss or gradient that is not finite."""
+        step = super().train_step_single(batch, **fit_params)
+        norm = nn.utils.clip_grad_norm_(
+            self.module_.parameters(), self._require_plan().max_grad_norm
+        )
+        # The optimiser has not moved yet: the weights are still those of the last good step.
+        if not (torch.isfinite(step["loss"]) and torch.isfinite(norm)):
+            raise _NotFiniteError
+        self.n_steps_ += 1
+        return step
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Loss and last-exit accuracy of a held-out batch."""
+        step = super().validation_step(batch, **fit_params)
+        labels = batch[1][0].to(step["y_pred"].device)
+        hits = (step["y_pred"][:, -1].argmax(1) == labels).float().mean()
+        self.history.record_batch("valid_acc", hits.item())
+        return step
+
+    def fit_loop(self, *args: Any, **kwargs: Any) -> ExitNet:
+        """Train; an interrupt or a loss that is not finite keeps what was learned so far."""
+        self.n_steps_ = 0
+        self.stopped_by_ = None
+        try:
+            super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt:
+            self.stopped_by_ = "interrupt"
+        except _NotFiniteError:
+            self.stopped_by_ = "not finite"
+        return self
+
+    def _require_plan(self) -> TrainingPlan:
+        if self.plan is None:
+            raise RuntimeError("This net was made without a training plan.")
+        return self.plan
+
+
+class TrainingBar(Callback):
+    """One progress bar for a whole training, with the loss of the running epoch."""
+
+    def on_train_begin(self, net: ExitNet, X: LabelledSamples | None = None, **_: Any) -> None:
+        """Open the bar."""
+        plan = net._require_plan()
+        total = plan.max_epochs * -(-len(X or []) // plan.batch_size)
+        self.bar_ = tqdm(total=total, desc="training", unit="batch", leave=True)
+
+    def on_batch_end(self, net: ExitNet, training: bool = False, **_: Any) -> None:
+        """Move the bar."""
+        if training:
+            self.bar_.update()
+            loss = net.history[-1]["batches"][-1]["train_loss"]
+            self.bar_.set_postfix(epoch=len(net.history), loss=f"{loss:.3f}", refresh=False)
+
+    def on_train_end(self, net: ExitNet, **_: Any) -> None:  # noqa: ARG002 - skorch's signature
+        """Close the bar."""
+        self.bar_.close()
+
+
+def train_network(
+    network: MultiExitNetwork,
+    train: LabelledSamples,
+    valid: LabelledSamples | None,
+    plan: TrainingPlan,
+) -> ExitNet:
+    """Train a network in place with the joint loss of all exits.
+
+    Parameters
+    ----------
+    network : MultiExitNetwork
+    train : LabelledSamples
+    valid : LabelledSamples or None
+        Held-out samples for the history and for early stopping.
+    plan : TrainingPlan
+
+    Returns
+    -------
+    ExitNet
+        Holds the trained network, without optimiser state.
+
+    Raises
+    ------
+    DivergedError
+        If the loss is not finite at the very first step.
+    TrainingMemoryError
+        If the device runs out of memory.
+    """
+    steps_per_epoch = -(-len(train) // plan.batch_size)
+    net = ExitNet(
+        _given,
+        module__network=network,
+        plan=plan,
+        criterion=JointExitLoss,
+        criterion__exit_weights=plan.exit_weights,
+        classes=list(range(network.n_classes)),
+        max_epochs=plan.max_epochs,
+        train_split=predefined_split(valid) if valid is not None else None,
+        predict_nonlinearity=_last_exit_probabilities,
+        callbacks=_callbacks(plan, steps_per_epoch),
+        device=str(plan.device),
+        verbose=plan.verbose,
+    )
+    with reproducible(plan.seed, plan.device):
+        try:
+            net.fit(train, None)
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingMemoryError(_memory_message(plan)) from error
+    _check_progress(net)
+    return _trim(net)
+
+
+def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
+    schedule = WarmupThenDecay(plan.warmup_ratio, plan.max_epochs * steps_per_epoch)
+    callbacks: list[Any] = [
+        (
+            "schedule",
+            LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=schedule, step_every="batch"),
+        )
+    ]
+    if plan.early_stopping:
+        stop = EarlyStopping(
+            monitor="valid_loss", patience=plan.n_iter_no_change, load_best=True, sink=_silent
+        )
+        callbacks.append(("early_stopping", stop))
+    if plan.verbose >= 1:
+        callbacks.append(("progress", TrainingBar()))
+    if plan.verbose >= 2:
+        callbacks.append(("print_log", PrintLog()))
+    return callbacks + list(plan.callbacks)
+
+
+class WarmupThenDecay:
+    """Factor of the learning rate: up linearly, then down linearly to zero.
+
+    Parameters
+    ----------
+    warmup_ratio : float
+        Share of the steps spent going up.
+    n_steps : int
+        Steps in all.
+    """
+
+    def __init__(self, warmup_ratio: float, n_steps: int) -> None:
+        self.n_warmup = math.ceil(warmup_ratio * n_steps)
+        self.n_steps = n_steps
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step counted from 0."""
+        if step < self.n_warmup:
+            return (step + 1) / (self.n_warmup + 1)
+        return max(0.0, (self.n_steps - step) / max(1, self.n_steps - self.n_warmup))
+
+
+@contextmanager
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the block and leave the caller's random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def _check_progress(net: ExitNet) -> None:
+    if net.stopped_by_ == "not finite" and net.n_steps_ == 0:
+        raise DivergedError(
+            "The loss is NaN or infinite at the first training step. Check the weights of the "
+            "backbone and the inputs, and lower learning_rate."
+        )
+
+
+def _trim(net: ExitNet) -> ExitNet:
+    """Drop what only training needs; the history stays."""
+    history = net.history_
+    net.history_ = type(history)()
+    net.trim_for_prediction()
+    net.history_ = history
+    # User callbacks may hold anything; the fitted net does not keep them.
+    net.plan = TrainingPlan(**{**vars(net.plan), "callbacks": []})
+    return net
+
+
+def _given(network: MultiExitNetwork) -> MultiExitNetwork:
+    return network
+
+
+def _last_exit_probabilities(logits: Tensor) -> Tensor:
+    return torch.softmax(logits[:, -1], dim=-1)
+
+
+def _silent(*_: Any) -> None:
+    """Swallow the messages of a callback whose outcome the history records."""
+
+
+def _memory_message(plan: TrainingPlan) -> str:
+    return (
+        f"The device {plan.device} ran out of memory in training with batch_size="
+        f"{plan.batch_size}. Lower batch_size or max_length / image_size, use "
+        "precision='bfloat16', choose a smaller backbone, or train with device='cpu'."
+    )
