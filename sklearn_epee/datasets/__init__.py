@@ -1,0 +1,23 @@
+"""Data sets: loaders of real ones, and a generator that needs no download."""
+
+from sklearn_epee.datasets._ddi2013 import load_ddi2013
+from sklearn_epee.datasets._git import load_git
+from sklearn_epee.datasets._health_advice import load_health_advice
+from sklearn_epee.datasets._medmnist import (
+    load_breastmnist,
+    load_pathmnist_subset,
+    load_pneumoniamnist,
+)
+from sklearn_epee.datasets._phee import load_phee
+from sklearn_epee.datasets._supplement_notes import make_supplement_notes
+
+__all__ = [
+    "load_breastmnist",
+    "load_ddi2013",
+    "load_git",
+    "load_health_advice",
+    "load_pathmnist_subset",
+    "load_phee",
+    "load_pneumoniamnist",
+    "make_supplement_notes",
+]

@@ -1,0 +1,94 @@
+"""Read text sets laid out as `<name>/{train,dev,test}.csv.gz`."""
+
+import csv
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils import Bunch
+from sklearn.utils._optional_dependencies import check_pandas_support
+
+from sklearn_epee.datasets._loading import data_file, subsets_of
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """What is known of a text set before its files are read."""
+
+    name: str
+    columns: tuple[str, ...]
+    target_names: tuple[str, ...]
+    description: str
+
+
+def load_text_set(
+    text_set: TextSet,
+    *,
+    subset: str,
+    data_home: str | os.PathLike[str] | None,
+    as_frame: bool,
+    return_X_y: bool,
+) -> Any:
+    """Load one text set as a `Bunch`, or as `(data, target)`."""
+    table: dict[str, list[str]] = {}
+    for part in subsets_of(subset):
+        path = data_file(data_home, f"{text_set.name}/{part}.csv.gz")
+        for column, values in _read_table(path, text_set).items():
+            table.setdefault(column, []).extend(values)
+    frame = None
+    data: Any = table["text"]
+    target: Any = np.array(table["label"])
+    if as_frame:
+        pandas = check_pandas_support(f"load_{text_set.name} with as_frame=True")
+        # Columns that only one part has (a later release may add some) are left out.
+        full = {name: v for name, v in table.items() if len(v) == len(target)}
+        frame = pandas.DataFrame(full)
+        data, target = frame["text"], frame["label"]
+    if return_X_y:
+        return data, target
+    return Bunch(
+        data=data,
+        target=target,
+        target_names=np.array(text_set.target_names),
+        frame=frame,
+        DESCR=text_set.description,
+    )
+
+
+def _read_table(path: Path, text_set: TextSet) -> dict[str, list[str]]:
+    """Read one file into columns, refusing what does not fit the layout."""
+    rows = _read_rows(path)
+    header = next(rows, [])
+    missing = [column for column in text_set.columns if column not in header]
+    if missing:
+        raise ValueError(f"{path} must have the columns {missing}; got the columns {header}.")
+    table: dict[str, list[str]] = {column: [] for column in header}
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path} must have {len(header)} fields in each row, as in its header; "
+                f"got {len(row)} in row {number}."
+            )
+        for column, value in zip(header, row, strict=True):
+            table[column].append(value)
+    if not table["text"]:
+        raise ValueError(f"{path} must have at least one row below its header; got none.")
+    unknown = sorted(set(table["label"]) - set(text_set.target_names))
+    if unknown:
+        raise ValueError(
+            f"{path} must have labels among {list(text_set.target_names)}; got also {unknown}."
+        )
+    return table
+
+
+def _read_rows(path: Path) -> Iterator[list[str]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            yield from csv.reader(file, strict=True)
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a gzip-compressed UTF-8 CSV file; {error}.") from error

@@ -1,0 +1,56 @@
+"""What the loaders of real data sets share: their parameters and the folder of the files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sklearn.utils._param_validation import StrOptions
+
+ENVIRONMENT_VARIABLE = "SKLEARN_EPEE_DATA"
+SUBSETS = ("train", "dev", "test")
+
+LOADER_CONSTRAINTS: dict[str, list[Any]] = {
+    "subset": [StrOptions({*SUBSETS, "all"})],
+    "data_home": [str, os.PathLike, None],
+    "as_frame": ["boolean"],
+    "return_X_y": ["boolean"],
+}
+
+_LAYOUT = (
+    "The folder is expected to hold <name>/train.csv.gz, dev.csv.gz and test.csv.gz for the text "
+    "sets (ddi2013, git, health_advice, phee) and medmnist/<name>.npz for the image sets "
+    "(breastmnist, pathmnist_subset, pneumoniamnist)."
+)
+
+
+def subsets_of(subset: str) -> tuple[str, ...]:
+    """Return the parts that make up `subset`, in the order of the rows."""
+    return SUBSETS if subset == "all" else (subset,)
+
+
+def data_file(data_home: str | os.PathLike[str] | None, relative: str) -> Path:
+    """Return the existing file `relative` of the data folder."""
+    folder = _data_folder(data_home)
+    path = folder / relative
+    if not path.is_file():
+        raise FileNotFoundError(f"data_home {str(folder)!r} has no file {relative!r}. {_LAYOUT}")
+    return path
+
+
+def _data_folder(data_home: str | os.PathLike[str] | None) -> Path:
+    origin = "data_home"
+    if data_home is None:
+        origin = f"data_home (from the environment variable {ENVIRONMENT_VARIABLE})"
+        data_home = os.environ.get(ENVIRONMENT_VARIABLE)
+        if not data_home:
+            raise ValueError(
+                f"data_home is None and the environment variable {ENVIRONMENT_VARIABLE} is not "
+                "set; pass the folder of the data as data_home, or set the variable to it. "
+                f"{_LAYOUT}"
+            )
+    folder = Path(data_home).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{origin} must be an existing folder; got {str(folder)!r}. {_LAYOUT}"
+        )
+    return folder

@@ -1,0 +1,21 @@
+"""Skip the examples of the loaders where their data is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sklearn_epee.datasets._loading import ENVIRONMENT_VARIABLE
+
+_FOLDER = Path(__file__).parent
+_NEED_NO_DATA = {"_supplement_notes.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the doctests of this folder that read real data."""
+    if os.environ.get(ENVIRONMENT_VARIABLE):
+        return
+    skip = pytest.mark.skip(reason=f"{ENVIRONMENT_VARIABLE} does not name a folder of data")
+    for item in items:
+        if item.path.parent == _FOLDER and item.path.name not in _NEED_NO_DATA:
+            item.add_marker(skip)
