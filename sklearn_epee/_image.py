@@ -34,9 +34,149 @@ from .nn.network import MultiExitNetwork
 
 
 class EPEEImageClassifier(BaseEPEEClassifier):
-    """Transformer classifier for images that answers each image at the first sure layer.
+    r"""Transformer classifier for images that answers each image at the first layer that is sure.
 
-    PARAMETERS_PLACEHOLDER
+    A vision transformer is fine-tuned with a classifier after every layer. In prediction each
+    image leaves at the first layer m whose normalised entropy is below `tau`, or at which
+    `patience` consecutive layers agree (EPEE [1]_), so that easy images cost a few layers and only
+    hard ones the whole depth.
+
+    Parameters
+    ----------
+    backbone : str, path-like, transformers config or None, default=None
+        A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
+        architecture with fresh weights. None: a compact ViT (6 layers of width 128) trained from
+        scratch, its patches suited to the image size. Families: CLIP (vision tower), DeiT,
+        DINOv2, ViT.
+    image_processor : str, path-like, processor object or None, default=None
+        None takes the checkpoint's own; without a checkpoint images are standardised by the
+        channel statistics of the training images.
+    image_size : int, (height, width) or None, default=None
+        Size in pixels that the backbone reads; images are resized to it. None: the checkpoint's
+        own size; from scratch, the size of the training images (their median where they differ,
+        at most 224).
+    image_shape : (height, width) or (height, width, channels) or None, default=None
+        Shape of an image where X holds flattened images as rows.
+    tau : float, default=0.1
+        Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
+        is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
+        1 always does. Can be changed after `fit`.
+    patience : int or None, default=None
+        A sample also leaves once this many consecutive layers, the current one included, predict
+        the same class: 1 leaves at layer 1, and None stands for the number of layers M, which
+        leaves the decision to the entropy alone. PABEE, PCEE-BERT, ElasticBERT and the paper's own
+        code count agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed
+        after `fit`.
+    exit_ensemble : {None, "mean", "weighted"}, default=None
+        What a sample answers with: the probabilities of the exit it takes (None), the mean over
+        the exits it visited, or their mean weighted by `exit_loss_weights`. When it leaves does
+        not change. Can be changed after `fit`.
+    pooling : {"auto", "cls", "mean", "cls+mean", "last"}, default="auto"
+        What the head of layer m reads: the first position, the mean over real positions, the first
+        position beside the mean of the layer below, or the last real token. "auto" is
+        "cls" for checkpoints and "mean" from scratch; "last" is for texts.
+    exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
+            default="ascending"
+        Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
+        at inference, as in the paper.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training data. "auto" sees small data sets more often, see Notes.
+    batch_size : int or "auto", default="auto"
+        Samples a training step.
+    learning_rate : float or "auto", default="auto"
+        Peak learning rate of the backbone, reached after a linear warm-up and followed by a linear
+        decay to 0.
+    head_learning_rate : float or "auto", default="auto"
+        The same for the heads.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of AdamW; biases and normalisation are exempt.
+    warmup_ratio : float, default=0.1
+        Share of the training steps in which the learning rate rises.
+    dropout : float or "auto", default="auto"
+        Dropout in the heads. The backbone keeps its own.
+    class_weight : "balanced", dict or None, default=None
+        Weights of the classes in the loss, as in scikit-learn.
+    validation_fraction : float, default=0.0
+        Share of the training data held out (stratified) to report ``valid_loss`` and
+        ``valid_acc`` in `history_`. Nothing is held out unless this is set.
+    early_stopping : bool, default=False
+        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
+        back to the best weights. Needs `validation_fraction` above 0.
+    n_iter_no_change : int, default=3
+        Epochs without improvement before an early stop.
+    callbacks : list of skorch callbacks or None, default=None
+        Called in training.
+    warm_start : bool, default=False
+        Continue from the fitted network at the next `fit` instead of starting again.
+    predict_batch_size : int or "auto", default="auto"
+        Samples a prediction batch; "auto" sizes batches by positions. Never changes an answer.
+    device : str, default="auto"
+        "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        "auto" trains in bfloat16 where the hardware multiplies it natively, with float32 weights
+        and loss, and predicts in float32, where a sample's answer does not depend on its batch.
+        "bfloat16" predicts in it as well.
+    memory : "auto", str, path-like, joblib.Memory or None, default="auto"
+        Where trained networks are kept so that a search over `tau` and `patience` trains each one
+        once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
+        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs;
+        files there are pickles, so it must be a folder you trust. None trains every time.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
+        bit on the same machine and number of threads. With None every fit draws anew, except that
+        the clones made by one search share a draw, so that policies are compared on the same
+        network.
+    verbose : int, default=0
+        1 shows a progress bar in training, 2 also prints a line per epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    n_layers_ : int
+        Number of layers M of the backbone, and of exits.
+    net_ : skorch.NeuralNetClassifier
+        The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
+    history_ : skorch.history.History
+        Losses and times per epoch.
+    n_iter_ : int
+        Epochs run.
+
+    Notes
+    -----
+    After layer m a head maps the pooled hidden state to class probabilities, and training
+    minimises the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
+    trained network answers for every `tau`, `patience` and budget.
+
+    "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
+
+    ============ =============== ============ =============== ========== ==========================
+    backbone     `learning_rate` heads' rate  `batch_size`    `dropout`  `max_epochs`
+    ============ =============== ============ =============== ========== ==========================
+    checkpoint   5e-05           0.0005       16              0          1200 steps, 3 to 8
+    from scratch 0.001           0.001        32              0          1500 steps, 3 to 40
+    ============ =============== ============ =============== ========== ==========================
+
+    X is an array (n, h, w) or (n, h, w, c), a sequence of arrays or PIL images of any sizes, or
+    rows of flattened images together with `image_shape`. uint8 pixels are read as 0..255; floats
+    as they are (from 0 to 1 for a checkpoint's processor).
+
+    References
+    ----------
+    .. [1] "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+       arXiv:2503.02053.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_epee import EPEEImageClassifier
+    >>> digits = load_digits()
+    >>> clf = EPEEImageClassifier(tau=0.2, max_epochs=1, random_state=0)
+    >>> clf = clf.fit(digits.images[:100], digits.target[:100])
+    >>> clf.predict(digits.images[:5]).shape
+    (5,)
+    >>> clf.set_params(patience=1).predict_exit_layer(digits.images[:5])
+    array([1, 1, 1, 1, 1])
     """
 
     _kind = "image"
