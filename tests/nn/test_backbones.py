@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_every_layer_equals_transformers(family, options):
         else:
             final, target = final[mask], result.last_hidden_state[mask]
         torch.testing.assert_close(final, target, atol=1e-5, rtol=1e-5)
-        for before, after in zip(outputs, outputs[1:], strict=False):
+        for before, after in pairwise(outputs):
             assert (after - before).abs().max() > 0.01
 
 

@@ -213,7 +213,7 @@ REFUSED_KEYS = {
     ),
     "another shape": (
         lambda state: state | {"encoder.layer.1.output.dense.bias": torch.zeros(31)},
-        r"another shape .* \(1\): encoder\.layer\.1\.output\.dense\.bias \(31,\) instead of \(32,\)",
+        r"another shape .* \(1\): .*layer\.1\.output\.dense\.bias \(31,\) instead of \(32,\)",
     ),
 }
 
@@ -237,14 +237,12 @@ def test_the_trap_of_a_wrapper_class_in_every_family(family, tmp_path):
 def test_each_single_missing_weight_is_noticed(family, tmp_path):
     make_checkpoint(family, tmp_path, n_layers=1)
     state = load_file(tmp_path / "model.safetensors")
-    model = load_backbone(tmp_path, kind_of(family))
-    needed = sorted(weights_of(model))[:: 5 if family != "clip" else 9]
-    for name in needed:
-        # A file may name a module otherwise than this version of transformers does.
-        keys = [key for key in state if key.endswith(name)]
-        if not keys:
-            continue
-        rename(tmp_path, lambda _, gone=keys[0]: {k: v for k, v in state.items() if k != gone})
+    unused = (*DROPPED, "text_model.", "text_projection", "visual_projection", "logit_scale")
+    keys = sorted(key for key in state if not key.startswith(unused))[::4]
+    assert len(keys) >= 5
+    for gone in keys:
+        rest = {key: value for key, value in state.items() if key != gone}
+        rename(tmp_path, lambda _, rest=rest: rest)
         with pytest.raises(ValueError, match=r"missing \(1\)"):
             load_backbone(tmp_path, kind_of(family))
 
@@ -346,7 +344,7 @@ def test_unknown_families_and_families_of_the_other_kind_are_refused(folder):
     with pytest.raises(ValueError, match=f"'vit' is a family for images; .*text families: {known}"):
         load_config(tiny_config("vit"), "text")
     with pytest.raises(
-        ValueError, match="'gpt2' is a family for texts; .*image families: vit, deit"
+        ValueError, match=r"'gpt2' is a family for texts; .*image families: vit, deit"
     ):
         load_config(tiny_config("gpt2"), "image")
     with pytest.raises(ValueError, match="unknown family 't5'"):
@@ -404,7 +402,7 @@ def test_a_configuration_gives_fresh_weights_by_the_seed(family):
 def test_fresh_weights_have_the_configured_spread(family):
     wide = load_backbone(tiny_config(family, initializer_range=0.3), kind_of(family))
     part = {"bert": "key.weight", "gpt2": "c_attn.weight", "vit": "k_proj.weight"}[family]
-    spread = [p.std() for name, p in wide.named_parameters() if name.endswith(part)]
+    spread = [p.std().item() for name, p in wide.named_parameters() if name.endswith(part)]
     assert np.allclose(spread, 0.3, rtol=0.15)
 
 
@@ -427,26 +425,20 @@ def test_an_empty_backbone_filled_equals_the_original(family):
 def test_an_empty_backbone_does_not_keep_other_threads_from_drawing_weights():
     config = tiny_config("bert")
     stop = threading.Event()
-    drawn = []
+    spreads = []
 
     def draw():
-        while not stop.is_set():
-            drawn.append(float(load_backbone(config, "text").pooler_free_std()))
+        while not stop.is_set() or not spreads:
+            model = load_backbone(config, "text")
+            spreads.append(model.encoder.layer[0].attention.self.query.weight.std().item())
 
-    def std(model):
-        return model.encoder.layer[0].attention.self.query.weight.std()
-
-    transformers.BertModel.pooler_free_std = std
     thread = threading.Thread(target=draw)
     thread.start()
-    try:
-        for _ in range(20):
-            empty_backbone(config)
-    finally:
-        stop.set()
-        thread.join()
-        del transformers.BertModel.pooler_free_std
-    assert np.allclose(drawn, 0.02, rtol=0.2)
+    for _ in range(20):
+        empty_backbone(config)
+    stop.set()
+    thread.join()
+    assert np.allclose(spreads, 0.02, rtol=0.2)
 
 
 def test_the_configuration_of_clip_is_that_of_its_vision_tower():

@@ -186,16 +186,18 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     """
     adapter_class = adapter_class_for(config.model_type)
     config = load_config(config, adapter_class.kind)
-    with _SkipRandomFill():
+    with _FloatsWithoutMemory():
         model = _build(adapter_class, config)
-    return model.eval()
+    return model._apply(_with_memory).eval()
 
 
-class _SkipRandomFill(TorchFunctionMode):
-    """Leave memory as it is where weights would be drawn; other threads are not affected."""
+class _FloatsWithoutMemory(TorchFunctionMode):
+    """Make float tensors on the meta device, where filling them costs nothing.
 
-    _fills = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_})
-    _draws = frozenset({torch.randn, torch.rand})
+    Integers, which are position ids and the like, are made as usual. Only this thread is affected.
+    """
+
+    _factories = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
 
     def __torch_function__(
         self,
@@ -204,11 +206,15 @@ class _SkipRandomFill(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in self._fills:
-            return args[0]
-        if func in self._draws:
-            return torch.empty(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        dtype = kwargs.get("dtype")
+        if func in self._factories and (dtype is None or dtype.is_floating_point):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _with_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
