@@ -297,8 +297,11 @@ def normalized_entropy(proba: Tensor) -> Tensor:
 
 def float32_threshold(tau: float) -> float:
     """Give the float32 number that float32 entropies are below exactly where they are below tau."""
-    rounded = np.float32(tau)
-    return float(np.nextafter(rounded, np.float32(np.inf)) if rounded < tau else rounded)
+    # Entropies end at 1: a larger tau is as good as 2, and does not overflow.
+    rounded = np.float32(min(tau, 2.0))
+    # As Python floats: NumPy would round tau to float32 before it compares.
+    below = float(rounded) < tau
+    return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
 
 
 def _compact(hidden: Tensor, mask: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:

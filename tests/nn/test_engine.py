@@ -1,0 +1,438 @@
+"""The engine answers as the policy on arrays does, sample by sample, and runs nothing in vain."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sklearn_epee import policy
+from sklearn_epee.nn.backbones import load_backbone
+from sklearn_epee.nn.batching import EncodedImages, EncodedTexts
+from sklearn_epee.nn.engine import Engine, ExitPolicy, Exits, float32_threshold, normalized_entropy
+from sklearn_epee.nn.network import MultiExitNetwork
+from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, TEXT_FAMILIES, randomise, tiny_config
+
+FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
+N_LAYERS, N_CLASSES, N_SAMPLES = 4, 3, 19
+# How close to a threshold two orders of summation may fall on different sides.
+CLOSE = 1e-5
+ENSEMBLES = (None, "mean", "weighted")
+
+
+def poolings(family: str) -> tuple[str, ...]:
+    if family == "gpt2":
+        return ("last", "mean")
+    return ("cls", "mean", "cls+mean", "last")[: 3 if family in IMAGE_FAMILIES else 4]
+
+
+ALL_NETWORKS = [(family, pooling) for family in FAMILIES for pooling in poolings(family)]
+
+
+def make_network(family: str, pooling: str, n_classes: int = N_CLASSES) -> MultiExitNetwork:
+    """Random weights at a scale where layers disagree and entropies spread over [0, 1]."""
+    kind = "text" if family in TEXT_FAMILIES else "image"
+    backbone = randomise(load_backbone(tiny_config(family, N_LAYERS), kind), seed=3)
+    network = MultiExitNetwork(backbone, n_classes, pooling, dropout=0.5)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for head in network.heads:
+            scale = 1.5 / head.out.in_features**0.5
+            if head.dense is not None:
+                scale = 4 / head.out.in_features**0.5
+                head.dense.weight.normal_(0, head.dense.in_features**-0.5, generator=generator)
+            head.out.weight.normal_(0, 1.5 * scale, generator=generator)
+            head.out.bias.normal_(0, 0.3, generator=generator)
+    return network.eval()
+
+
+def make_samples(family: str, n: int = N_SAMPLES, order: Sequence[int] | None = None):
+    """Random texts of 1 to 14 tokens, or random images, in an order."""
+    rng = np.random.default_rng(5)
+    order = range(n) if order is None else order
+    if family in IMAGE_FAMILIES:
+        images = rng.normal(size=(n, IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
+        return EncodedImages(images[list(order)], images_to_tensor, n_positions=17)
+    rows = [rng.integers(5, 100, 1 + (7 * i) % 14, dtype=np.int32) for i in range(n)]
+    rows = [rows[i] for i in order]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    return EncodedTexts(np.concatenate(rows), lengths, None, pad_id=0)
+
+
+def images_to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def exit_policy(tau: float, patience: int | None = None, ensemble: str | None = None) -> ExitPolicy:
+    weights = np.arange(1, N_LAYERS + 1, dtype=np.float64)
+    return ExitPolicy(tau, N_LAYERS if patience is None else patience, ensemble, weights)
+
+
+def oracle(staged: np.ndarray, rule: ExitPolicy) -> policy.PolicyResult:
+    return policy.apply_policy(staged, rule.tau, rule.patience, rule.exit_ensemble, "ascending")
+
+
+def undecided(staged: np.ndarray, rule: ExitPolicy, last_visited: np.ndarray) -> np.ndarray:
+    """Samples that floating point may send elsewhere at one of the layers they visited."""
+    entropies = policy.normalized_entropy(staged)
+    top_two = np.sort(staged, axis=-1)[..., -2:]
+    near = (abs(entropies - rule.tau) < CLOSE) | (top_two[..., 1] - top_two[..., 0] < CLOSE)
+    visited = np.arange(1, staged.shape[1] + 1) <= last_visited[:, None]
+    return (near & visited).any(axis=1)
+
+
+def assert_equal_answers(found: Exits, staged: np.ndarray, rule: ExitPolicy) -> None:
+    expected = oracle(staged, rule)
+    last_visited = np.maximum(found.exit_layer, expected.exit_layer)
+    sure = ~undecided(staged, rule, last_visited)
+    assert sure.mean() > 0.8
+    np.testing.assert_array_equal(found.exit_layer[sure], expected.exit_layer[sure])
+    np.testing.assert_allclose(found.proba[sure], expected.proba[sure], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found.entropy[sure], expected.entropy[sure], atol=1e-5, rtol=0)
+
+
+def random_policies(rng: np.random.Generator, entropies: np.ndarray) -> list[ExitPolicy]:
+    """Policies between never and always, taus among the entropies that occur."""
+    taus = [0.0, *rng.choice(entropies.ravel(), 4) + rng.normal(0, 0.02, 4), 1.5]
+    patiences = rng.integers(1, N_LAYERS + 2, len(taus))
+    ensembles = itertools.cycle(ENSEMBLES)
+    return [
+        exit_policy(max(0.0, float(tau)), int(patience), next(ensembles))
+        for tau, patience in zip(taus, patiences, strict=True)
+    ]
+
+
+@pytest.fixture
+def bert() -> tuple[MultiExitNetwork, EncodedTexts]:
+    return make_network("bert", "cls"), make_samples("bert")
+
+
+def count_rows(monkeypatch: pytest.MonkeyPatch, network: MultiExitNetwork) -> list[tuple[int, int]]:
+    """Record (layer, samples) of every layer that runs."""
+    runs: list[tuple[int, int]] = []
+    run_layer = network.adapter.layer
+
+    def counted(layer, hidden, mask):
+        runs.append((layer, len(hidden)))
+        return run_layer(layer, hidden, mask)
+
+    monkeypatch.setattr(network.adapter, "layer", counted)
+    return runs
+
+
+# ------------------------------------------------------------------------- against the oracle
+
+
+@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
+def test_dynamic_inference_equals_the_policy_on_staged_probabilities(family, pooling):
+    rng = np.random.default_rng(6)
+    engine, samples = Engine(make_network(family, pooling)), make_samples(family)
+    staged = engine.staged(samples, N_SAMPLES)
+    entropies = policy.normalized_entropy(staged)
+    # Otherwise the test would be an easy one.
+    assert (staged.argmax(-1) != staged.argmax(-1)[:, :1]).any()
+    assert entropies.max() - entropies.min() > 0.3
+    for rule, batch_size in itertools.product(
+        random_policies(rng, entropies), (1, 7, N_SAMPLES, "auto")
+    ):
+        assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+
+
+@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
+def test_neighbours_order_and_padding_do_not_matter(family, pooling):
+    engine = Engine(make_network(family, pooling))
+    order = np.random.default_rng(7).permutation(N_SAMPLES)
+    staged = engine.staged(make_samples(family), 1)
+    rule = exit_policy(float(np.median(policy.normalized_entropy(staged))), 3, "weighted")
+    assert_equal_answers(
+        engine.dynamic(make_samples(family, order=order), rule, 5), staged[order], rule
+    )
+    lonely = make_samples(family, order=order[:1])
+    assert_equal_answers(engine.dynamic(lonely, rule), staged[order[:1]], rule)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_all_policies_on_one_network(bert, ensemble):
+    network, samples = bert
+    engine = Engine(network)
+    staged = engine.staged(samples)
+    taus = np.quantile(policy.normalized_entropy(staged), [0.1, 0.35, 0.6, 0.9])
+    for tau, patience in itertools.product([0.0, *taus, 1.0], range(1, N_LAYERS + 2)):
+        rule = exit_policy(float(tau), patience, ensemble)
+        assert_equal_answers(engine.dynamic(samples, rule, 4), staged, rule)
+
+
+def test_an_ensemble_does_not_move_the_exit(bert):
+    engine, samples = Engine(bert[0]), bert[1]
+    alone, mean, weighted = (
+        engine.dynamic(samples, exit_policy(0.4, 3, ensemble)) for ensemble in ENSEMBLES
+    )
+    np.testing.assert_array_equal(alone.exit_layer, mean.exit_layer)
+    np.testing.assert_array_equal(alone.exit_layer, weighted.exit_layer)
+    np.testing.assert_array_equal(alone.entropy, mean.entropy)
+    later = alone.exit_layer > 1
+    assert later.any()
+    assert abs(alone.proba[later] - mean.proba[later]).max() > 1e-3
+    assert abs(weighted.proba[later] - mean.proba[later]).max() > 1e-3
+
+
+def test_visited_exits_without_weight_leave_the_exits_own_answer(bert):
+    engine, samples = Engine(bert[0]), bert[1]
+    late = replace(exit_policy(0.4, 2, "weighted"), exit_weights=np.array([0.0, 0, 0, 1]))
+    staged = engine.staged(samples)
+    expected = policy.apply_policy(staged, 0.4, 2, "weighted", [0, 0, 0, 1])
+    np.testing.assert_allclose(engine.dynamic(samples, late).proba, expected.proba, atol=1e-5)
+
+
+# --------------------------------------------------------------- the rules in their special cases
+
+
+def test_an_entropy_equal_to_tau_does_not_leave(bert):
+    engine, samples = Engine(bert[0]), bert[1]
+    # patience=1: everybody leaves at layer 1, so these are the entropies compared there.
+    entropies = engine.dynamic(samples, exit_policy(0.0, 1), N_SAMPLES).entropy
+    for row, entropy in enumerate(entropies):
+        at = engine.dynamic(samples, exit_policy(float(entropy)), N_SAMPLES)
+        above = float(np.nextafter(np.float64(entropy), 2))
+        over = engine.dynamic(samples, exit_policy(above), N_SAMPLES)
+        assert at.exit_layer[row] > 1
+        assert over.exit_layer[row] == 1
+        np.testing.assert_array_equal(at.exit_layer == 1, entropies < entropy)
+
+
+@given(st.floats(0, 2), st.floats(0, 1, width=32))
+def test_the_float32_threshold_decides_as_the_float64_tau(tau, entropy):
+    threshold = float32_threshold(tau)
+    assert float(np.float32(threshold)) == threshold
+    assert (np.float32(entropy) < np.float32(threshold)) == (float(entropy) < tau)
+    at = float32_threshold(float(entropy))
+    assert not np.float32(entropy) < np.float32(at)
+
+
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=6))
+def test_entropy_in_torch_is_entropy_on_arrays(logits):
+    proba = torch.softmax(torch.tensor([logits], dtype=torch.float32), -1)
+    found = normalized_entropy(proba)
+    assert 0 <= found.item() <= 1
+    np.testing.assert_allclose(found, policy.normalized_entropy(proba.numpy()), atol=1e-6)
+
+
+def test_tau_zero_is_patience_only(bert):
+    engine, samples = Engine(bert[0]), bert[1]
+    predicted = engine.staged(samples).argmax(-1)
+    for patience in range(1, N_LAYERS + 1):
+        found = engine.dynamic(samples, exit_policy(0.0, patience)).exit_layer
+        for labels, exit_layer in zip(predicted, found, strict=True):
+            agreeing, layer = 1, 1
+            while agreeing < patience and layer < N_LAYERS:
+                agreeing = agreeing + 1 if labels[layer] == labels[layer - 1] else 1
+                layer += 1
+            assert exit_layer == layer
+
+
+def test_patience_of_all_layers_is_entropy_only(bert):
+    engine, samples = Engine(bert[0]), bert[1]
+    entropies = policy.normalized_entropy(engine.staged(samples))
+    for tau in np.quantile(entropies, [0.2, 0.5, 0.8]) + 3 * CLOSE:
+        sure = np.hstack([entropies[:, :-1] < tau, np.ones((N_SAMPLES, 1), bool)])
+        for patience in (N_LAYERS, N_LAYERS + 5):
+            found = engine.dynamic(samples, exit_policy(float(tau), patience))
+            np.testing.assert_array_equal(found.exit_layer, sure.argmax(1) + 1)
+
+
+@pytest.mark.parametrize(("tau", "patience"), [(0.0, 1), (1.01, 4), (1e300, 4)])
+def test_policies_that_always_leave_at_layer_1(bert, monkeypatch, tau, patience):
+    network, samples = bert
+    runs = count_rows(monkeypatch, network)
+    found = Engine(network).dynamic(samples, exit_policy(tau, patience), N_SAMPLES)
+    assert (found.exit_layer == 1).all()
+    assert runs == [(1, N_SAMPLES)]
+
+
+def test_a_single_class_has_no_entropy():
+    engine = Engine(make_network("bert", "mean", n_classes=1))
+    found = engine.dynamic(make_samples("bert"), exit_policy(0.5))
+    assert (found.exit_layer == 1).all()
+    assert (found.proba == 1).all()
+    assert (found.entropy == 0).all()
+
+
+# ------------------------------------------------------------------------------ what is computed
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_finished_samples_leave_the_batch(family, monkeypatch):
+    network, samples = make_network(family, poolings(family)[0]), make_samples(family)
+    rule = exit_policy(0.3, 3)
+    runs = count_rows(monkeypatch, network)
+    exit_layer = Engine(network).dynamic(samples, rule, N_SAMPLES).exit_layer
+    staying = [
+        (layer, int((exit_layer >= layer).sum())) for layer in range(1, exit_layer.max() + 1)
+    ]
+    assert runs == staying
+    assert len({n for _, n in staying}) > 1
+
+
+def test_columns_that_only_finished_samples_filled_are_dropped(bert, monkeypatch):
+    network, samples = bert
+    widths: list[tuple[int, int]] = []
+    run_layer = network.adapter.layer
+
+    def measured(layer, hidden, mask):
+        widths.append((hidden.shape[1], int(mask.sum(1).max())))
+        return run_layer(layer, hidden, mask)
+
+    monkeypatch.setattr(network.adapter, "layer", measured)
+    Engine(network).dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
+    assert all(width == longest for width, longest in widths)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N_SAMPLES, "auto"])
+@pytest.mark.parametrize("family", ["albert", "gpt2", "dinov2"])
+def test_budgeted_is_staged_at_that_layer_and_stops_there(family, batch_size, monkeypatch):
+    network, samples = make_network(family, "mean"), make_samples(family)
+    engine = Engine(network)
+    staged = engine.staged(samples, N_SAMPLES)
+    runs = count_rows(monkeypatch, network)
+    for layer in range(1, N_LAYERS + 1):
+        runs.clear()
+        found = engine.budgeted(samples, layer, batch_size)
+        np.testing.assert_allclose(found, staged[:, layer - 1], atol=1e-5, rtol=0)
+        for number in range(1, N_LAYERS + 1):
+            rows = sum(n for layer_run, n in runs if layer_run == number)
+            assert rows == (N_SAMPLES if number <= layer else 0)
+
+
+def test_staged_is_one_pass(bert, monkeypatch):
+    network, samples = bert
+    runs = count_rows(monkeypatch, network)
+    staged = Engine(network).staged(samples, N_SAMPLES)
+    assert runs == [(layer, N_SAMPLES) for layer in range(1, N_LAYERS + 1)]
+    assert staged.shape == (N_SAMPLES, N_LAYERS, N_CLASSES)
+    assert staged.dtype == np.float32
+    np.testing.assert_allclose(staged.sum(-1), 1, atol=1e-6)
+
+
+def test_only_heads_that_can_matter_are_read(bert, monkeypatch):
+    network, samples = bert
+    read: list[int] = []
+    exit_logits = network.exit_logits
+
+    def counted(layer, hidden, below, mask):
+        read.append(layer)
+        return exit_logits(layer, hidden, below, mask)
+
+    monkeypatch.setattr(network, "exit_logits", counted)
+    engine = Engine(network)
+    engine.budgeted(samples, 3, N_SAMPLES)
+    engine.dynamic(samples, exit_policy(0.0, N_LAYERS), N_SAMPLES)
+    assert read == [3, N_LAYERS]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_staged_probabilities_are_those_of_the_training_forward(family):
+    network, samples = make_network(family, "mean"), make_samples(family)
+    staged = Engine(network).staged(samples, 5)
+    with torch.no_grad():
+        logits = network(**samples.batch(np.arange(N_SAMPLES)))
+    np.testing.assert_allclose(staged, torch.softmax(logits, -1), atol=1e-5, rtol=0)
+
+
+# --------------------------------------------------------------------------------- out of memory
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, network: MultiExitNetwork, limit: int) -> list:
+    sizes: list[int] = []
+    embed = network.adapter.embed
+
+    def limited(batch):
+        n = len(next(iter(batch.values())))
+        if n > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(n)
+        return embed(batch)
+
+    monkeypatch.setattr(network.adapter, "embed", limited)
+    return sizes
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8])
+def test_out_of_memory_halves_the_batch_with_one_warning(bert, monkeypatch, limit):
+    network, samples = bert
+    engine, rule = Engine(network), exit_policy(0.3, 3, "mean")
+    staged = engine.staged(samples)
+    expected = engine.dynamic(samples, rule)
+    sizes = limit_memory(monkeypatch, network, limit)
+    with pytest.warns(RuntimeWarning, match=r"ran out of memory .* batch of \d+ samples") as seen:
+        found = engine.dynamic(samples, rule, 9)
+    assert len(seen) == 1
+    assert "predict_batch_size" in str(seen[0].message)
+    assert sum(sizes) == N_SAMPLES
+    assert max(sizes) <= limit
+    np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+    np.testing.assert_allclose(found.proba, expected.proba, atol=1e-5)
+    with pytest.warns(RuntimeWarning, match="ran out of memory"):
+        np.testing.assert_allclose(engine.staged(samples), staged, atol=1e-5)
+
+
+def test_out_of_memory_in_the_middle_of_a_batch_forgets_the_failed_attempt(bert, monkeypatch):
+    network, samples = bert
+    engine, rule = Engine(network), exit_policy(0.3, 3, "weighted")
+    expected = engine.dynamic(samples, rule)
+    run_layer = network.adapter.layer
+
+    def limited(layer, hidden, mask):
+        if layer == 3 and len(hidden) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return run_layer(layer, hidden, mask)
+
+    monkeypatch.setattr(network.adapter, "layer", limited)
+    with pytest.warns(RuntimeWarning, match="ran out of memory"):
+        found = engine.dynamic(samples, rule, N_SAMPLES)
+    np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+    np.testing.assert_allclose(found.proba, expected.proba, atol=1e-5)
+
+
+def test_a_single_sample_that_does_not_fit_is_an_error(bert, monkeypatch):
+    network, samples = bert
+    limit_memory(monkeypatch, network, 0)
+    with (
+        pytest.warns(RuntimeWarning, match="ran out of memory"),
+        pytest.raises(torch.cuda.OutOfMemoryError),
+    ):
+        Engine(network).staged(samples)
+
+
+# -------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_close_and_answers_in_float32(family):
+    network, samples = make_network(family, "mean"), make_samples(family)
+    staged = Engine(network).staged(samples)
+    half = Engine(network.to_inference_copy(torch.device("cpu"), torch.bfloat16))
+    found = half.staged(samples)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    assert np.median(abs(found - staged)) < 0.02
+    exits = half.dynamic(samples, exit_policy(0.3, 3))
+    assert set(exits.exit_layer) <= set(range(1, N_LAYERS + 1))
+
+
+def test_prediction_is_silent_and_does_not_touch_the_network(bert):
+    network, samples = bert
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Engine(network).dynamic(samples, exit_policy(0.3, 2, "mean"), 4)
+    assert not network.training
+    assert all(value.grad is None for value in network.parameters())
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
