@@ -238,7 +238,7 @@ def test_each_single_missing_weight_is_noticed(family, tmp_path):
     make_checkpoint(family, tmp_path, n_layers=1)
     state = load_file(tmp_path / "model.safetensors")
     unused = (*DROPPED, "text_model.", "text_projection", "visual_projection", "logit_scale")
-    keys = sorted(key for key in state if not key.startswith(unused))[::4]
+    keys = sorted(key for key in state if not key.startswith(unused))[::3]
     assert len(keys) >= 5
     for gone in keys:
         rest = {key: value for key, value in state.items() if key != gone}
@@ -462,16 +462,14 @@ def test_the_tokenizer_of_a_checkpoint_fits_its_backbone(family, tmp_path):
     assert len(pair) > len(tokenizer("zinc")["input_ids"])
 
 
-# Compared with transformers before 5.20, which needs torchvision for AutoImageProcessor.
-@pytest.mark.skipif(
-    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 20),
-    reason="image processors of older versions of transformers need torchvision",
-)
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_the_image_processor_of_a_checkpoint_fits_its_backbone(family, tmp_path):
     pytest.importorskip("PIL")
     make_checkpoint(family, tmp_path, n_layers=1)
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    except ImportError:
+        pytest.skip("image processors of older versions of transformers need torchvision")
     pixels = processor([np.zeros((20, 30, 3), np.uint8)], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
 
