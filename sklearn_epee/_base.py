@@ -601,14 +601,14 @@ def _given(value: Any, default: Any) -> Any:
 
 
 def _is_complete(trained: _Trained) -> bool:
-    return trained.net.stopped_by_ is None
+    return trained.net.stopped_by_ in (None, "early stopping")
 
 
 def _warn_if_not_finite(net: ExitNet) -> None:
     if net.stopped_by_ == "not finite":
         warnings.warn(
             f"The loss or its gradient became NaN or infinite at training step {net.n_steps_ + 1}; "
-            "training stopped there and keeps the weights of the step before. Lower "
+            "training stopped there and keeps the last weights that gave a finite loss. Lower "
             "learning_rate or raise warmup_ratio.",
             ConvergenceWarning,
             stacklevel=5,

@@ -56,6 +56,20 @@ class _NotFiniteError(Exception):
     """Ends the training loop at a step whose loss or gradient is not finite."""
 
 
+class _WeightsCopy:
+    """A copy of a module's weights at its latest `keep`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._live = [parameter.detach() for parameter in module.parameters()]
+        self._kept = [weight.clone() for weight in self._live]
+
+    def keep(self) -> None:
+        torch._foreach_copy_(self._kept, self._live)
+
+    def restore(self) -> None:
+        torch._foreach_copy_(self._live, self._kept)
+
+
 class JointExitLoss(nn.Module):
     """Weighted mean over exits of the cross-entropy, sum_m w_m CE(y, p_m) / sum_m w_m.
 
@@ -148,9 +162,10 @@ class ExitNet(skorch.NeuralNetClassifier):
         norm = nn.utils.clip_grad_norm_(
             self.module_.parameters(), self._require_plan().max_grad_norm
         )
-        # The optimiser has not moved yet: the weights are still those of the last good step.
         if not (torch.isfinite(step["loss"]) and torch.isfinite(norm)):
             raise _NotFiniteError
+        # The optimiser has not moved yet: these are the weights that gave the finite loss.
+        self.last_good_.keep()
         self.n_steps_ += 1
         return step
 
@@ -166,13 +181,22 @@ class ExitNet(skorch.NeuralNetClassifier):
         """Train; an interrupt or a loss that is not finite keeps what was learned so far."""
         self.n_steps_ = 0
         self.stopped_by_ = None
+        self.last_good_ = _WeightsCopy(self.module_)
         try:
             super().fit_loop(*args, **kwargs)
         except KeyboardInterrupt:
-            self.stopped_by_ = "interrupt"
+            # skorch's early stopping ends the loop in the way Ctrl-C does.
+            self.stopped_by_ = "early stopping" if self._stopped_early() else "interrupt"
         except _NotFiniteError:
+            self.last_good_.restore()
             self.stopped_by_ = "not finite"
+        finally:
+            del self.last_good_
         return self
+
+    def _stopped_early(self) -> bool:
+        stoppers = (found for _, found in self.callbacks_ if isinstance(found, EarlyStopping))
+        return any(found.misses_ >= found.patience for found in stoppers)
 
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:
