@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import joblib
 from filelock import FileLock
+from transformers.utils import cached_file
 
 from sklearn_epee import _version
 
@@ -238,13 +239,30 @@ def source_identity(source: Any) -> Any:
         return None
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return folder_digest(path) if path.is_dir() else str(source)
+        return folder_digest(path) if path.is_dir() else _hub_identity(str(source))
     backend = getattr(source, "backend_tokenizer", None)
     if backend is not None:
         return backend.to_str(), sorted(map(str, source.init_kwargs.items()))
     if hasattr(source, "to_json_string"):
         return type(source).__qualname__, source.to_json_string()
     return source
+
+
+def _hub_identity(name: str) -> str:
+    """Give a hub id with the commit it stands for now; the id alone if the hub is out of reach."""
+    try:
+        config = cached_file(
+            name,
+            "config.json",
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        # Not a valid id: loading the backbone will say so.
+        return name
+    # The hub's cache names a folder after each commit.
+    return name if config is None else f"{name}@{Path(config).parent.name}"
 
 
 def folder_digest(folder: Path) -> str:
