@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def tokenize(
         first, second = [text[0] for text in texts], [text[1] for text in texts]
     else:
         first, second = list(texts), None  # type: ignore[arg-type]
-    with _TOKENIZER_LOCK:
+    with _TOKENIZER_LOCK, _settings_kept(tokenizer):
         return dict(
             tokenizer(
                 first,
@@ -138,6 +139,23 @@ def tokenize(
                 **options,
             )
         )
+
+
+@contextmanager
+def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Put back the truncation and padding that a call sets: the tokenizer may be the user's."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        if backend.truncation != truncation:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        if backend.padding != padding:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
