@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .backbones import BackboneAdapter, SkipRandomFill, adapter_for, empty_backbone
+from .backbones import BackboneAdapter, adapter_for, empty_backbone
 
 POOLINGS = ("cls", "mean", "cls+mean", "last")
 
@@ -194,11 +194,12 @@ def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Multi
     """Make a network from its recipe and weights, in evaluation mode on the weights' device."""
     config = config_from_dict(recipe["config"])
     backbone = empty_backbone(config)
-    # The heads' draws would be overwritten, and move the caller's random state.
-    with SkipRandomFill():
+    # Heads drawn anew would be overwritten, and would move the caller's random state.
+    with torch.device("meta"):
         network = MultiExitNetwork(
             backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"]
         )
+    network.heads.to_empty(device="cpu")
     device = next(iter(weights.values())).device
     network.to(device).load_state_dict(weights)
     return network.eval()

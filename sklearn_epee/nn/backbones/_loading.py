@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from sklearn_epee.nn.backbones._adapter import BackboneAdapter
 from sklearn_epee.nn.backbones._registry import adapter_class_for
 
-__all__ = ["SkipRandomFill", "empty_backbone", "load_backbone", "load_config"]
+__all__ = ["empty_backbone", "load_backbone", "load_config"]
 
 # What reading damaged or foreign files raises, in transformers, safetensors, torch.load and pickle.
 _READ_ERRORS = (
