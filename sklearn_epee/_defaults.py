@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# About 1 / sqrt(width). The customary 0.02 suits widths near 1000; a network of width 128 that
+# starts with it needs many epochs before it learns anything from a small data set.
+SCRATCH_INITIALIZER_RANGE = 0.08
+
 
 @dataclass(frozen=True)
 class TrainingDefaults:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, PretrainedConfig, ViTConfig
 
+from sklearn_epee._defaults import SCRATCH_INITIALIZER_RANGE
+
 from .batching import EncodedImages
 
 Images = NDArray[Any] | list[NDArray[Any]]
@@ -204,6 +206,7 @@ def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:
         num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
+        initializer_range=SCRATCH_INITIALIZER_RANGE,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+
+from sklearn_epee._defaults import SCRATCH_INITIALIZER_RANGE
 
 from .batching import EncodedTexts
 
@@ -208,13 +211,8 @@ def learn_wordpiece(
     """
     special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     special.insert(min(pad_id, len(special)), "[PAD]")
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a token, no password
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
-    )
-    backend.train_from_iterator(_parts(texts), trainer)
+    backend = _wordpiece(_learn_pieces(texts, vocab_size, special))
+    backend.add_special_tokens(special)
     marks = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
@@ -230,6 +228,52 @@ def learn_wordpiece(
     )
 
 
+def _wordpiece(vocab: dict[str, int]) -> Tokenizer:
+    backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # noqa: S106 - no password
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def _learn_pieces(texts: Sequence[Text], vocab_size: int, special: list[str]) -> dict[str, int]:
+    """Learn WordPiece entries whose ids depend on nothing but the texts.
+
+    The trainer numbers the characters inside words in the order of a hash map that is seeded anew
+    each time, and breaks ties between pairs by these numbers. So a first pass without merges finds
+    the characters, and the second is told to number them before everything else.
+    """
+    alphabet = None
+    pieces = _train_pieces(texts, 0, special, alphabet)
+    if len(pieces) > vocab_size:
+        alphabet = _frequent_characters(texts, max(0, vocab_size - len(special)) // 2)
+        pieces = _train_pieces(texts, 0, special, alphabet)
+    inner = sorted(piece for piece in pieces if piece.startswith("##"))
+    return _train_pieces(texts, vocab_size, [*special, *inner], alphabet)
+
+
+def _train_pieces(
+    texts: Sequence[Text], vocab_size: int, first: list[str], alphabet: list[str] | None
+) -> dict[str, int]:
+    bounds: dict[str, Any] = {}
+    if alphabet is not None:
+        bounds = {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False, **bounds
+    )
+    backend = _wordpiece({})
+    backend.train_from_iterator(_parts(texts), trainer)
+    return backend.get_vocab()
+
+
+def _frequent_characters(texts: Sequence[Text], limit: int) -> list[str]:
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts: Counter[str] = Counter()
+    for text in _parts(texts):
+        counts.update(normalizer.normalize_str(text))
+    ranked = sorted((-n, character) for character, n in counts.items() if not character.isspace())
+    return [character for _, character in ranked[:limit]]
+
+
 def compact_text_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
     """Give the architecture that is trained from scratch: BERT with 6 layers of width 128."""
     return BertConfig(
@@ -238,6 +282,7 @@ def compact_text_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> 
         num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
+        initializer_range=SCRATCH_INITIALIZER_RANGE,
         max_position_embeddings=max_length,
         pad_token_id=tokenizer.pad_token_id or 0,
     )
