@@ -105,13 +105,15 @@ def _check_part(
             f"{path}: {prefix}_images must be uint8 of shape ({shape}); "
             f"got {images.dtype} of shape {images.shape}."
         )
+    if len(images) == 0:
+        raise ValueError(f"{path}: {prefix}_images must hold at least one image; got none.")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images), 1):
         raise ValueError(
             f"{path}: {prefix}_labels must be integers of shape ({len(images)}, 1), one for each "
             f"of {prefix}_images; got {labels.dtype} of shape {labels.shape}."
         )
     n_classes = len(image_set.class_names)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
+    if not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(
             f"{path}: {prefix}_labels must be in 0..{n_classes - 1}; "
             f"got {labels.min()}..{labels.max()}."
