@@ -24,20 +24,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If the device is unknown or absent.
     """
-    if isinstance(device, str) and device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
     try:
-        resolved = torch.device(device)
+        resolved = torch.device(_best_device() if device == "auto" else device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"device={device!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
         ) from error
     _check_present(resolved)
+    if resolved.type == "cuda" and resolved.index is None:
+        # Tensors name their GPU by number; so that the two compare equal.
+        return torch.device("cuda", torch.cuda.current_device())
     return resolved
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _check_present(device: torch.device) -> None:
