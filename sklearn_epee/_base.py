@@ -256,9 +256,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             for name, value in self.get_params(deep=False).items()
             if name not in self._not_shaping and name not in self._sources
         }
-        cls = type(self)
         return training_key({
-            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "class": type(self),
             "parameters": shaping,
             "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
             "device": str(device),

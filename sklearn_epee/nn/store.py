@@ -18,11 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cloudpickle
 import joblib
 from filelock import FileLock
 from transformers.utils import cached_file
 
 from sklearn_epee import _version
+
+from .fingerprint import fingerprint
 
 Trained = TypeVar("Trained")
 
@@ -98,7 +101,8 @@ class NetworkStore:
         return pickle.loads(payload)  # noqa: S301 - written by this class into a private folder
 
     def _keep(self, key: str, trained: Any) -> None:
-        payload = pickle.dumps(trained, protocol=pickle.HIGHEST_PROTOCOL)
+        # Also tokenizers and processors whose class a notebook or a script defines.
+        payload = cloudpickle.dumps(trained, protocol=pickle.HIGHEST_PROTOCOL)
         if not self._make_room(len(payload)):
             return
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
@@ -216,10 +220,14 @@ def training_key(parts: dict[str, Any]) -> str | None:
     """Fingerprint everything that shapes a training; None if a part cannot be fingerprinted."""
     versions = {name: version(name) for name in _SHAPING_PACKAGES}
     try:
-        return joblib.hash(
-            {"versions": versions, "own version": _version.__version__, **parts}, hash_name="sha1"
+        return fingerprint({"versions": versions, "own version": _version.__version__, **parts})
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        warnings.warn(
+            "A parameter holds something that cannot be fingerprinted, so the trained network is "
+            f"not kept and a search will train it again for every exit policy: {error}",
+            RuntimeWarning,
+            stacklevel=2,
         )
-    except (pickle.PicklingError, TypeError, AttributeError):
         return None
 
 
