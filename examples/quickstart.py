@@ -111,7 +111,10 @@ def print_exits(classifier, X, y):
     majority = Counter(y.tolist()).most_common(1)[0][1] / len(y)
     print(f"{len(y)} test samples, {n_layers} layers, majority class {majority:.3f}\n")
     policies = (FULL_DEPTH, *POLICIES)
-    rows = [exit_scores(classifier.set_params(**policy), X, y) for policy in policies]
+    with warnings.catch_warnings():
+        # Every pass over the same texts would repeat how many of them are cut off.
+        warnings.filterwarnings("ignore", message=".*longer than max_length")
+        rows = [exit_scores(classifier.set_params(**policy), X, y) for policy in policies]
     header = f"{'tau':>6} {'patience':>8} {'accuracy':>9} {'macro-F1':>9}"
     print(f"{header} {'speed-up ratio':>15} {'factor':>7} {'mean exit layer':>16}")
     for policy, scores in zip(policies, rows, strict=True):
@@ -216,8 +219,6 @@ def print_versions():
 def main():
     arguments = parse_arguments()
     start = time.perf_counter()
-    # Each prediction says how many texts it cut off; here they are always the same ones.
-    warnings.filterwarnings("once", message=".*longer than max_length")
     print_versions()
     settings = {"random_state": arguments.random_state, "verbose": 1}
     if arguments.epochs is not None:
