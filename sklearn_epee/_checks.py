@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,12 @@ def _rows_of(X: Any) -> list[Any]:
         rows = _array_rows(X)
     elif hasattr(X, "to_list"):
         rows = X.to_list()
-    elif isinstance(X, Iterable) and not isinstance(X, (dict, set)):
+    elif isinstance(X, Iterable) and not isinstance(X, (Mapping, Set)):
         rows = list(X)
     else:
         raise TypeError(f"X is of type {type(X).__name__}; expected {_TEXTS}.")
     # A frame or array of one column holds single texts.
-    if rows and isinstance(rows[0], tuple) and all(len(row) == 1 for row in rows):
+    if rows and all(isinstance(row, tuple) and len(row) == 1 for row in rows):
         return [row[0] for row in rows]
     return rows
 
@@ -83,17 +84,29 @@ def _array_rows(X: NDArray[Any]) -> list[Any]:
 
 def _text(value: Any, place: str) -> str:
     if isinstance(value, str):
-        return str(value)
+        return _encodable(str(value), place)
     raise TypeError(
         f"{place} is {_shown(value)} of type {type(value).__name__}, not a text; "
         f"expected {_TEXTS}. Missing texts can be given as the empty string ''."
     )
 
 
+def _encodable(text: str, place: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{place} is {_shown(text)}, which is not valid Unicode ({error}); read it again "
+                "with the right encoding, or with errors='replace'."
+            ) from error
+    return text
+
+
 def _pair(value: Any, i: int) -> tuple[str, str]:
     if i and isinstance(value, str):
         raise ValueError(f"X mixes pairs and single texts: X[0] is a pair, X[{i}] is {value!r}.")
-    if not isinstance(value, (tuple, list, np.ndarray)):
+    if not (isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim)):
         _text(value, f"X[{i}]")
     if len(value) != 2:
         raise TypeError(
@@ -125,13 +138,13 @@ def as_images(X: Any, image_shape: Sequence[int] | None) -> Images:
         If there are no images, one has no pixels or pixels that are not finite, or the channel
         counts differ.
     """
-    if isinstance(X, (str, bytes, dict, set)) or not (
+    if isinstance(X, (str, bytes, Mapping, Set)) or not (
         hasattr(X, "__array__") or isinstance(X, Iterable)
     ):
         raise TypeError(f"X is of type {type(X).__name__}; expected {_IMAGES}.")
     if hasattr(X, "__array__"):
         array = np.asarray(X)
-        if array.dtype != object:
+        if array.dtype != object or not array.ndim:
             return _check_stack(array, image_shape)
         X = array
     images = [_single(image, i) for i, image in enumerate(X)]
@@ -159,18 +172,25 @@ def _unflatten(array: NDArray[Any], image_shape: Sequence[int] | None) -> NDArra
             f"X is an array of shape {array.shape}; rows of flattened images need "
             "image_shape=(height, width) or (height, width, channels)."
         )
-    if array.shape[1] != np.prod(image_shape):
+    sides = [side for side in image_shape if isinstance(side, Integral) and side >= 1]
+    if len(sides) != len(image_shape) or len(sides) not in (2, 3):
+        raise ValueError(
+            f"image_shape={image_shape!r} is not valid; expected (height, width) or "
+            "(height, width, channels), integers >= 1."
+        )
+    if array.shape[1] != np.prod(sides):
         raise ValueError(
             f"X has {array.shape[1]} features a row, but image_shape={tuple(image_shape)} makes "
-            f"{np.prod(image_shape)}."
+            f"{np.prod(sides)}."
         )
     return array.reshape(len(array), *image_shape)
 
 
 def _single(image: Any, i: int) -> NDArray[Any]:
-    if getattr(image, "mode", None) in ("1", "P"):
-        # Bits and palette indices are not intensities.
-        image = image.convert("RGB" if image.mode == "P" else "L")
+    # Bits and palette indices are not intensities.
+    intensities = {"1": "L", "P": "RGB", "PA": "RGBA"}.get(str(getattr(image, "mode", None)))
+    if intensities and hasattr(image, "convert"):
+        image = image.convert(intensities)
     if isinstance(image, (str, bytes)) or not (
         hasattr(image, "__array__") or hasattr(image, "__array_interface__")
     ):
@@ -196,7 +216,8 @@ def _check_pixels(pixels: NDArray[Any], place: str) -> NDArray[Any]:
         raise TypeError(
             f"{place} has pixels of type {pixels.dtype}; expected uint8 or floating point."
         )
-    values = pixels.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = pixels.astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"{place} contains NaN or infinity among its pixels.")
     return values
