@@ -266,14 +266,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         return _defaults.SCRATCH_IMAGE
 
     def _build(self, samples: Images, n_classes: int) -> tuple[ImageEncoder, MultiExitNetwork]:
-        n_channels = samples[0].shape[-1]
-        if self.backbone is None:
-            size = as_size(self.image_size) if self.image_size else common_size(samples)
-            source: Any = compact_image_config(size, n_channels)
-        else:
-            source = copy.deepcopy(self.backbone)
+        source = self._source(samples)
         config = load_config(source, "image")
-        _check_channels(n_channels, config)
+        _check_channels(samples[0].shape[-1], config)
         processor = self._processor()
         size = self._size_for(config, processor)
         encoder = self._encoder_for(samples, config, processor, size)
@@ -281,6 +276,12 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         defaults = self._training_defaults()
         pooling = defaults.pooling if self.pooling == "auto" else self.pooling
         return encoder, MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
+
+    def _source(self, samples: Images) -> Any:
+        if self.backbone is not None:
+            return copy.deepcopy(self.backbone)
+        size = self._wanted_size(self._processor()) or common_size(samples)
+        return compact_image_config(size, samples[0].shape[-1])
 
     def _processor(self) -> Any:
         if self.image_processor is not None:
@@ -290,10 +291,14 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         return None
 
     def _size_for(self, config: PretrainedConfig, processor: Any) -> tuple[int, int]:
-        if self.backbone is not None and self.image_size is not None:
+        # A compact network was made for the wanted size, rounded up to whole patches.
+        made_to_measure = self.backbone is None
+        return (None if made_to_measure else self._wanted_size(processor)) or config_size(config)
+
+    def _wanted_size(self, processor: Any) -> tuple[int, int] | None:
+        if self.image_size is not None:
             return as_size(self.image_size)
-        made = processor_size(processor) if processor is not None else None
-        return made or config_size(config)
+        return processor_size(processor) if processor is not None else None
 
     def _encoder_for(
         self, samples: Images, config: PretrainedConfig, processor: Any, size: tuple[int, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def to_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
 def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
     """Give pixels as float32; uint8 is divided by 255, floats stay as they are."""
     if images.dtype == np.uint8:
-        return images.astype(np.float32) / 255
+        return images.astype(np.float32) / np.float32(255)
     return images.astype(np.float32)
 
 
@@ -139,7 +140,7 @@ def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.
     variance = np.maximum(np.asarray(squares / count) - mean**2, 0)
     # A constant channel carries nothing; dividing by 1 leaves it at zero.
     std = np.asarray(np.where(variance > 1e-12, np.sqrt(variance), 1.0))
-    return np.float32(mean), np.float32(std)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
 def load_image_processor(source: Any, *, argument: str) -> Any:
@@ -147,11 +148,18 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
 
     Raises
     ------
+    TypeError
+        If it is none of these.
     ValueError
         If there is none to be found.
     """
-    if not isinstance(source, str) and not hasattr(source, "__fspath__"):
+    if callable(source):
         return source
+    if not isinstance(source, str) and not hasattr(source, "__fspath__"):
+        raise TypeError(
+            f"{argument} must be a folder, a hub id or an image processor of transformers; got "
+            f"{type(source).__name__}."
+        )
     try:
         return AutoImageProcessor.from_pretrained(str(source), backend="pil")
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
@@ -215,12 +223,20 @@ def config_size(config: PretrainedConfig) -> tuple[int, int]:
     return as_size(config.image_size)
 
 
-def as_size(value: int | Sequence[int]) -> tuple[int, int]:
-    """Give an image size as (height, width)."""
-    if isinstance(value, (int, np.integer)):
-        return int(value), int(value)
-    height, width = value
-    return int(height), int(width)
+def as_size(value: Any) -> tuple[int, int]:
+    """Give an image size as (height, width).
+
+    Raises
+    ------
+    ValueError
+        If it is neither one integer nor two, or one is below 1.
+    """
+    sides: tuple[Any, ...] = (value, value) if isinstance(value, Integral) else tuple(value)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+        raise ValueError(
+            f"image_size={value!r} is not valid; expected an integer >= 1 or (height, width)."
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:
