@@ -7,7 +7,7 @@ import os
 import secrets
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -70,9 +70,11 @@ class _TrainingData:
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
 
-    def encoded(self, encoder: Any, rows: NDArray[np.intp]) -> LabelledSamples:
+    def labelled(
+        self, encode: Callable[[Any], EncodedSamples], rows: NDArray[np.intp]
+    ) -> LabelledSamples:
         """Encode some of the samples for the training loop."""
-        samples = encoder.encode(_take(self.samples, rows))
+        samples = encode(_take(self.samples, rows))
         return LabelledSamples(samples, self.labels[rows], self.weights[rows])
 
 
@@ -284,9 +286,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         device = resolve_device(self.device)
         samples = _take(data.samples, train)
         encoder, network = self._start(samples, len(data.classes), seed, device)
-        encoded = [data.encoded(encoder, rows) for rows in (train, valid) if len(rows)]
+        to_learn = data.labelled(encoder.encode_for_training, train)
+        to_watch = data.labelled(encoder.encode, valid) if len(valid) else None
         plan = self._plan(len(train), network.n_layers, device, seed)
-        net = train_network(network, encoded[0], encoded[1] if len(valid) else None, plan)
+        net = train_network(network, to_learn, to_watch, plan)
         _warn_if_not_finite(net)
         return _Trained(encoder, net, plan.exit_weights)
 

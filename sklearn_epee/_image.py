@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from transformers import PretrainedConfig
 
 from . import _defaults
@@ -57,6 +57,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         at most 224).
     image_shape : (height, width) or (height, width, channels) or None, default=None
         Shape of an image where X holds flattened images as rows.
+    augment : bool or "auto", default="auto"
+        Whether a training image is rotated (up to 10 degrees), scaled (10 %), shifted (8 % of its
+        side) and toned (contrast and brightness, 0.2 standard deviations) at random each time it is
+        seen; never mirrored. "auto" does so from scratch, and not with a checkpoint.
     tau : float, default=0.1
         Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
@@ -187,6 +191,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         "image_processor": "no_validation",
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "image_shape": [tuple, list, None],
+        "augment": [StrOptions({"auto"}), "boolean"],
     }
 
     def __init__(
@@ -196,6 +201,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         image_processor: Any = None,
         image_size: int | tuple[int, int] | None = None,
         image_shape: tuple[int, ...] | None = None,
+        augment: bool | str = "auto",
         tau: float = 0.1,
         patience: int | None = None,
         exit_ensemble: str | None = None,
@@ -225,6 +231,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.image_processor = image_processor
         self.image_size = image_size
         self.image_shape = image_shape
+        self.augment = augment
         self.tau = tau
         self.patience = patience
         self.exit_ensemble = exit_ensemble
@@ -283,6 +290,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         size = self._wanted_size(self._processor()) or common_size(samples)
         return compact_image_config(size, samples[0].shape[-1])
 
+    def _augments(self) -> bool:
+        if self.augment == "auto":
+            return not isinstance(self.backbone, (str, os.PathLike))
+        return bool(self.augment)
+
     def _processor(self) -> Any:
         if self.image_processor is not None:
             return load_image_processor(self.image_processor, argument="image_processor")
@@ -312,6 +324,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
             mean=mean,
             std=std,
             processor=processor,
+            augments=self._augments(),
         )
 
     def __sklearn_tags__(self) -> Tags:

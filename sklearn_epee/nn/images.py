@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, PretrainedConfig, ViTConfig
 
 from sklearn_epee._defaults import SCRATCH_INITIALIZER_RANGE
 
+from .augmentation import jitter
 from .batching import EncodedImages
 
 Images = NDArray[Any] | list[NDArray[Any]]
@@ -41,6 +42,8 @@ class ImageEncoder:
         Statistics of the training images; None with a processor.
     processor : image processor of transformers or None
         Prepares the images if given.
+    augments : bool, default=False
+        Whether training images are changed a little each time they are seen.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ImageEncoder:
         mean: NDArray[np.float32] | None = None,
         std: NDArray[np.float32] | None = None,
         processor: Any = None,
+        augments: bool = False,
     ) -> None:
         self.size = size
         self.n_channels = n_channels
@@ -61,10 +65,19 @@ class ImageEncoder:
         self._n_positions = n_positions
         self._mean = mean
         self._std = std
+        self._augments = augments
 
     def encode(self, images: Images) -> EncodedImages:
         """Wrap images for batching; pixels are prepared batch by batch."""
         return EncodedImages(images, self.transform, self._n_positions)
+
+    def encode_for_training(self, images: Images) -> EncodedImages:
+        """Wrap training images, which come out a little different each time if so wished."""
+        transform = self._transform_and_jitter if self._augments else self.transform
+        return EncodedImages(images, transform, self._n_positions)
+
+    def _transform_and_jitter(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        return jitter(self.transform(images))
 
     def transform(self, images: Sequence[NDArray[Any]]) -> Tensor:
         """Prepare some images (h, w, c) as one float tensor (n, c, h, w)."""

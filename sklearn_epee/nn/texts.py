@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections import Counter
@@ -94,6 +95,10 @@ class TextEncoder:
             self.tokenizer.pad_token_id or 0,
         )
 
+    def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
+        """Turn training texts into token ids; nothing about them is random."""
+        return self.encode(texts)
+
     def _encode_chunk(self, chunk: Sequence[Text]) -> dict[str, Any]:
         rows = tokenize(
             self.tokenizer,
@@ -175,6 +180,8 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
 
     Raises
     ------
+    TypeError
+        If it is none of these.
     ValueError
         If there is none to be found.
     """
@@ -182,6 +189,11 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
         return source
     if isinstance(source, Tokenizer):
         return PreTrainedTokenizerFast(tokenizer_object=source)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"{argument} must be a folder, a hub id or a tokenizer of transformers or tokenizers; "
+            f"got {type(source).__name__}."
+        )
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
