@@ -218,9 +218,8 @@ def _is_alive(pid: int) -> bool:
 
 def training_key(parts: dict[str, Any]) -> str | None:
     """Fingerprint everything that shapes a training; None if a part cannot be fingerprinted."""
-    versions = {name: version(name) for name in _SHAPING_PACKAGES}
     try:
-        return fingerprint({"versions": versions, "own version": _version.__version__, **parts})
+        return fingerprint({"versions": _versions(), **parts})
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         warnings.warn(
             "A parameter holds something that cannot be fingerprinted, so the trained network is "
@@ -229,6 +228,11 @@ def training_key(parts: dict[str, Any]) -> str | None:
             stacklevel=2,
         )
         return None
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return (_version.__version__, *map(version, _SHAPING_PACKAGES))
 
 
 def source_identity(source: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tqdm.auto import tqdm
 
 from .batching import LabelledSamples, ShuffledByLength
 from .network import MultiExitNetwork, parameter_groups
+
+_SEEDING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -323,8 +326,9 @@ class WarmupThenDecay:
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and leave the caller's random state as it was."""
     devices = [device] if device.type == "cuda" else []
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices):
+    # torch has one random state for all threads.
+    with _SEEDING, torch.random.fork_rng(devices):
+        deterministic = torch.are_deterministic_algorithms_enabled()
         torch.manual_seed(seed)
         if device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)

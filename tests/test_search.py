@@ -1,0 +1,590 @@
+"""Searches over exit policies train one network a fold, and what the store of networks keeps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - what it is for
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_score,
+)
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from skorch.callbacks import Callback
+
+from sklearn_epee import exit_scores, speedup_score
+from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
+from sklearn_epee.nn.store import NetworkStore
+
+from .checkpoints import make_checkpoint
+from .conftest import tiny_image_classifier, tiny_text_classifier
+
+SIX = {"tau": [0.0, 0.3, 0.9], "patience": [1, None]}
+SIXTY = {"tau": np.linspace(0, 1, 20), "patience": [1, 2, None]}
+
+
+class Trainings(Callback):
+    """Counts trainings in a file, so that those of other processes count too."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def on_train_begin(self, net, **kwargs):
+        with Path(self.path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    @property
+    def count(self):
+        path = Path(self.path)
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def trainings(tmp_path):
+    return Trainings(tmp_path / "trainings")
+
+
+def classifier(trainings, **parameters):
+    """A classifier as users make it: nothing set about randomness or memory."""
+    defaults = {"max_epochs": 1, "random_state": None, "callbacks": [trainings]}
+    return tiny_text_classifier(**(defaults | parameters))
+
+
+def weights(fitted):
+    return fitted.net_.module_.state_dict()
+
+
+def same_weights(first, second):
+    pairs = zip(weights(first).values(), weights(second).values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+# ------------------------------------------------------------------- five networks and one more
+
+
+@pytest.mark.parametrize("grid", [SIX, SIXTY], ids=["6", "60"])
+def test_a_grid_over_policies_trains_one_network_a_fold(trainings, notes, grid):
+    GridSearchCV(classifier(trainings), grid, cv=5).fit(*notes)
+    assert trainings.count == 5 + 1
+
+
+def test_images_as_well(trainings, digits):
+    estimator = tiny_image_classifier(max_epochs=1, random_state=None, callbacks=[trainings])
+    GridSearchCV(estimator, SIX, cv=3).fit(*digits)
+    assert trainings.count == 3 + 1
+
+
+def test_two_workers_and_importable_classes(trainings, notes):
+    # `Trainings` is such a class. Other processes find the networks that one of them trained.
+    search = GridSearchCV(classifier(trainings), SIXTY, cv=5, n_jobs=2).fit(*notes)
+    assert trainings.count == 5 + 1
+    workers = set(Path(trainings.path).read_text().split())
+    assert str(os.getpid()) in workers
+    assert len(workers) >= 2
+    assert len(search.cv_results_["params"]) == 60
+
+
+# A program as users write it, with classes of its own, run as a script and from standard input;
+# there, as in a notebook, nothing can import the classes and no file holds their source.
+PROGRAM = """
+import os, sys
+from skorch.callbacks import Callback
+from sklearn.model_selection import GridSearchCV
+from transformers import BertConfig
+from sklearn_epee import EPEEClassifier
+from sklearn_epee.datasets import make_supplement_notes
+
+class Trainings(Callback):
+    def on_train_begin(self, net, **kwargs):
+        super().on_train_begin(net, **kwargs)
+        print("trained", file=open(os.environ["TRAININGS"], "a"))
+
+class MyClassifier(EPEEClassifier):
+    pass
+
+def count():
+    return len(open(os.environ["TRAININGS"]).readlines())
+
+if __name__ == "__main__":
+    X, y = make_supplement_notes(40, random_state=0)
+    config = BertConfig(vocab_size=200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=16, max_position_embeddings=128)
+    for n_jobs, n_points in ((1, 6), (2, 6), (2, 60))[: int(sys.argv[1])]:
+        estimator = MyClassifier(config, max_epochs=1, callbacks=[Trainings()])
+        grid = {"tau": [i / n_points for i in range(n_points // 2)], "patience": [1, None]}
+        open(os.environ["TRAININGS"], "w").close()
+        GridSearchCV(estimator, grid, cv=5, n_jobs=n_jobs).fit(X, y)
+        print(n_points, "points,", n_jobs, "jobs:", count(), "trainings")
+"""
+
+SEARCHES = [(6, 1), (6, 2), (60, 2)]
+
+
+@pytest.mark.parametrize(("source", "n_searches"), [("script", 3), ("notebook", 2)])
+def test_models_defined_in_a_script_or_a_notebook(source, n_searches, tmp_path):
+    temporary = tmp_path / "tmp"
+    left_behind = temporary / "sklearn-epee-4194305-aaaa"  # no process can have this number
+    of_somebody = temporary / f"sklearn-epee-{os.getpid()}-bbbb"
+    for folder in (left_behind, of_somebody):
+        folder.mkdir(parents=True)
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    ran = run_python(
+        *([str(script)] if source == "script" else ["-"]),
+        str(n_searches),
+        input=PROGRAM if source == "notebook" else None,
+        TRAININGS=str(tmp_path / "trainings"),
+        TMPDIR=str(temporary),
+    )
+    assert ran.returncode == 0, ran.stderr
+    expected = [f"{points} points, {jobs} jobs: 6 trainings" for points, jobs in SEARCHES]
+    assert ran.stdout.splitlines() == expected[:n_searches]
+    # The store goes with its process, and takes along what killed processes left.
+    assert list(temporary.glob("sklearn-epee-*")) == [of_somebody]
+
+
+def run_python(*arguments, input=None, **environment):  # noqa: A002 - as in subprocess.run
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        input=input,
+        env=os.environ | {"PYTHONPATH": str(root)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_threads_train_as_one_after_the_other(trainings, notes):
+    estimator = classifier(trainings, random_state=0, dropout=0.5)
+    grid = {"tau": [0.0, 0.5]}
+    with joblib.parallel_config("threading", n_jobs=3):
+        threaded = GridSearchCV(estimator, grid, cv=3, scoring="neg_log_loss").fit(*notes)
+    assert trainings.count == 3 + 1
+    estimator.set_params(memory=None)
+    alone = GridSearchCV(estimator, grid, cv=3, scoring="neg_log_loss").fit(*notes)
+    for name in ("split0_test_score", "split1_test_score", "split2_test_score"):
+        assert_array_equal(threaded.cv_results_[name], alone.cv_results_[name])
+
+
+# ------------------------------------------------------------------------- other kinds of search
+
+
+def test_what_is_learned_differently_is_trained_differently(trainings, notes):
+    grid = {"learning_rate": [1e-4, 1e-3], **SIX}
+    GridSearchCV(classifier(trainings), grid, cv=3).fit(*notes)
+    assert trainings.count == 2 * 3 + 1
+
+
+def test_randomized_search(trainings, notes):
+    space = {"tau": list(np.linspace(0, 1, 50)), "patience": [1, 2, None]}
+    search = RandomizedSearchCV(classifier(trainings), space, n_iter=12, cv=3, random_state=0)
+    search.fit(*notes)
+    assert trainings.count == 3 + 1
+
+
+def test_halving_search_trains_once_a_fold_and_round(trainings, notes):
+    search = HalvingGridSearchCV(
+        classifier(trainings), SIX, cv=2, min_resources=20, factor=2, random_state=0
+    ).fit(*notes)
+    assert search.n_iterations_ == 2
+    assert trainings.count == 2 * 2 + 1
+
+
+def test_nested_cross_validation(trainings, notes):
+    inner = GridSearchCV(classifier(trainings), SIX, cv=3)
+    cross_val_score(inner, *notes, cv=2)
+    assert trainings.count == 2 * (3 + 1)
+
+
+def test_a_pipeline_around_the_classifier(trainings, notes):
+    pipeline = make_pipeline(FunctionTransformer(without_marks), classifier(trainings))
+    grid = {f"epeeclassifier__{name}": values for name, values in SIX.items()}
+    search = GridSearchCV(
+        pipeline, grid, cv=3, scoring=exit_scores, refit=refit_fastest_within(0.05)
+    ).fit(*notes)
+    assert trainings.count == 3 + 1
+    results = search.cv_results_
+    best = results["mean_test_accuracy"].max()
+    close = results["mean_test_accuracy"] >= best - 0.05 - 1e-9
+    assert results["mean_test_speedup"][search.best_index_] == pytest.approx(
+        results["mean_test_speedup"][close].max()
+    )
+    assert isinstance(search.best_estimator_, Pipeline)
+    assert 0 <= speedup_score(search, notes[0]) < 1
+    assert exit_scores(search, *notes)["accuracy"] == np.mean(search.predict(notes[0]) == notes[1])
+
+
+def without_marks(texts):
+    return [text.replace(";", " ").replace(".", " ") for text in texts]
+
+
+def test_accuracy_at_a_speedup_is_found_among_the_scores(trainings, notes):
+    search = GridSearchCV(
+        classifier(trainings),
+        SIX,
+        cv=3,
+        scoring=exit_scores,
+        refit=refit_accuracy_at_speedup(0.3),
+    ).fit(*notes)
+    assert trainings.count == 3 + 1
+    assert search.cv_results_["mean_test_speedup"][search.best_index_] >= 0.3
+    # patience=1 leaves at the first of three layers; tau=0 and patience=None never leave early.
+    speedups = dict(zip(map(str, search.cv_results_["params"]), speedup_means(search), strict=True))
+    assert speedups[str({"patience": 1, "tau": 0.0})] == pytest.approx(2 / 3)
+    assert speedups[str({"patience": None, "tau": 0.0})] == 0
+
+
+def speedup_means(search):
+    return search.cv_results_["mean_test_speedup"]
+
+
+def test_scorers_side_by_side(trainings, notes):
+    scoring = {
+        "accuracy": "accuracy",
+        "speedup": speedup_score,
+        "wrong": make_scorer(lambda y, labels: float(np.mean(y != labels))),
+    }
+    search = GridSearchCV(classifier(trainings), SIX, cv=3, scoring=scoring, refit="speedup")
+    search.fit(*notes)
+    assert trainings.count == 3 + 1
+    assert search.best_params_["patience"] == 1
+    results = search.cv_results_
+    np.testing.assert_allclose(results["mean_test_accuracy"], 1 - results["mean_test_wrong"])
+
+
+def test_sample_weights_reach_the_folds(trainings, notes):
+    search = GridSearchCV(classifier(trainings), SIX, cv=3)
+    search.fit(*notes, sample_weight=np.linspace(0.5, 1.5, len(notes[1])))
+    assert trainings.count == 3 + 1
+
+
+# ------------------------------------------------------------------------------------ randomness
+
+
+def test_searches_draw_anew_and_so_do_fits_by_hand(trainings, notes):
+    estimator = classifier(trainings)
+    searches = [GridSearchCV(estimator, {"tau": [0.0, 0.5]}, cv=2).fit(*notes) for _ in range(2)]
+    assert not same_weights(*(search.best_estimator_ for search in searches))
+    assert trainings.count == 2 * 3
+    first = clone(estimator).fit(*notes)
+    second = clone(first).fit(*notes)
+    before = dict(weights(first))
+    first.fit(*notes)
+    assert not same_weights(first, second)
+    assert not all(torch.equal(before[name], part) for name, part in weights(first).items())
+    refitted = searches[0].best_estimator_
+    before = {name: part.clone() for name, part in weights(refitted).items()}
+    refitted.fit(*notes)
+    assert not all(torch.equal(before[name], part) for name, part in weights(refitted).items())
+
+
+@pytest.mark.parametrize("seed", [0, np.random.RandomState(0)], ids=["int", "RandomState"])
+def test_a_seed_given_by_hand_is_shared_by_the_clones_too(trainings, notes, seed):
+    GridSearchCV(classifier(trainings, random_state=seed), SIX, cv=3).fit(*notes)
+    assert trainings.count == 3 + 1
+
+
+def test_a_hit_equals_a_fresh_fit_bit_for_bit(trainings, notes, tmp_path):
+    trained_always = classifier(trainings, random_state=0, memory=None, dropout=0.3, max_epochs=2)
+    kept = clone(trained_always).set_params(memory=tmp_path / "kept")
+    fitted = [clone(estimator).fit(*notes) for estimator in (trained_always, kept, kept)]
+    assert trainings.count == 2
+    fitted.append(clone(trained_always).fit(*notes))
+    assert trainings.count == 3
+    for other in fitted[1:]:
+        assert same_weights(fitted[0], other)
+        assert_array_equal(fitted[0].predict_proba(notes[0]), other.predict_proba(notes[0]))
+        assert_array_equal(fitted[0].history_[:, "train_loss"], other.history_[:, "train_loss"])
+        assert other.n_iter_ == 2
+    other_seed = clone(trained_always).set_params(random_state=1).fit(*notes)
+    assert not same_weights(fitted[0], other_seed)
+
+
+def test_estimators_of_one_hit_are_independent(trainings, notes, tmp_path):
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept")
+    first, second = (clone(estimator).fit(*notes) for _ in range(2))
+    assert trainings.count == 1
+    for part in weights(first).values():
+        part.zero_()
+    assert not same_weights(first, second)
+
+
+# --------------------------------------------------------------------------------------- the key
+
+
+@pytest.fixture
+def remembered(trainings, notes, tmp_path):
+    """An estimator with a disk memory that has been fitted once, and the number of trainings."""
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept")
+    estimator.fit(*notes)
+    assert trainings.count == 1
+    return estimator
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"tau": 0.7},
+        {"patience": 2},
+        {"exit_ensemble": "mean"},
+        {"predict_batch_size": 3},
+        {"device": "cpu"},
+        {"verbose": 1},
+    ],
+    ids=lambda parameters: next(iter(parameters)),
+)
+def test_what_acts_after_training_is_not_in_the_key(remembered, trainings, notes, parameters):
+    again = clone(remembered).set_params(**parameters).fit(*notes)
+    assert trainings.count == 1
+    assert same_weights(again, remembered)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"learning_rate": 3e-4},
+        {"head_learning_rate": 3e-4},
+        {"weight_decay": 0.1},
+        {"warmup_ratio": 0.9},
+        {"dropout": 0.4},
+        {"max_epochs": 2},
+        {"batch_size": 7},
+        {"pooling": "cls"},
+        {"exit_loss_weights": "uniform"},
+        {"class_weight": {"started": 2.0}},
+        {"validation_fraction": 0.2},
+        {"max_length": 16},
+        {"random_state": 1},
+    ],
+    ids=lambda parameters: next(iter(parameters)),
+)
+def test_what_shapes_training_is_in_the_key(remembered, trainings, notes, parameters):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*longer than max_length")
+        again = clone(remembered).set_params(**parameters).fit(*notes)
+    assert trainings.count == 2
+    assert not (
+        weights(again).keys() == weights(remembered).keys()
+        and all(
+            torch.equal(part, other)
+            for part, other in zip(
+                weights(again).values(), weights(remembered).values(), strict=True
+            )
+            if part.shape == other.shape
+        )
+    )
+
+
+def test_data_labels_and_weights_are_in_the_key(remembered, trainings, notes):
+    X, y = notes
+    clone(remembered).fit([*X[:-1], X[-1] + " x"], y)
+    assert trainings.count == 2
+    other_labels = y.copy()
+    other_labels[0] = y[y != y[0]][0]
+    clone(remembered).fit(X, other_labels)
+    assert trainings.count == 3
+    clone(remembered).fit(X, y, sample_weight=np.linspace(0.5, 1.5, len(y)))
+    assert trainings.count == 4
+    clone(remembered).fit(X[::-1], y[::-1])
+    assert trainings.count == 5
+    # The same in another guise: weights all equal, texts as an array.
+    clone(remembered).fit(np.array(X, dtype=object), y.tolist(), sample_weight=np.full(len(y), 3.0))
+    assert trainings.count == 5
+
+
+def test_the_content_of_a_checkpoint_is_in_the_key_and_its_place_is_not(trainings, notes, tmp_path):
+    one = make_checkpoint("bert", tmp_path / "one", seed=0, max_position_embeddings=128)
+    moved = tmp_path / "moved"
+    shutil.copytree(one, moved)
+    estimator = classifier(
+        trainings, random_state=0, memory=tmp_path / "kept", max_length=32
+    ).set_params(backbone=str(one))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*longer than max_length")
+        estimator.fit(*notes)
+        clone(estimator).set_params(backbone=moved).fit(*notes)
+        assert trainings.count == 1
+        make_checkpoint("bert", moved, seed=1, max_position_embeddings=128)
+        clone(estimator).set_params(backbone=moved).fit(*notes)
+    assert trainings.count == 2
+
+
+def test_code_of_a_notebook_is_in_the_key(trainings, notes, tmp_path):
+    cell = "class Freeze(Callback):\n    def on_train_begin(self, net, **kwargs): {}\n"
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept")
+    for body, count in (("pass", 1), ("pass", 1), ("self.frozen = 1", 2)):
+        notebook = {"Callback": Callback, "__name__": "__main__"}
+        exec(cell.format(body), notebook)  # noqa: S102 - a notebook's cell, edited
+        clone(estimator).set_params(callbacks=[trainings, notebook["Freeze"]()]).fit(*notes)
+        assert trainings.count == count
+
+
+class Stream:
+    """Something that can be shared but not pickled."""
+
+    def __init__(self):
+        self.lines = (line for line in "abc")
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Logger(Callback):
+    def __init__(self, stream):
+        self.stream = stream
+
+
+def test_what_has_no_fingerprint_is_trained_and_said(trainings, notes, tmp_path):
+    estimator = classifier(trainings, memory=tmp_path / "kept")
+    estimator.set_params(callbacks=[trainings, Logger(Stream())])
+    with pytest.warns(RuntimeWarning, match="cannot be fingerprinted.*generator"):
+        GridSearchCV(estimator, {"tau": [0.0, 0.5]}, cv=2).fit(*notes)
+    assert trainings.count == 2 * 2 + 1
+
+
+# ----------------------------------------------------------------------------------- disk memory
+
+
+def test_memory_may_be_joblibs(trainings, notes, tmp_path):
+    for _ in range(2):
+        estimator = classifier(trainings, random_state=0, memory=joblib.Memory(tmp_path, verbose=0))
+        estimator.fit(*notes)
+    assert trainings.count == 1
+    estimator.set_params(memory=joblib.Memory(None)).fit(*notes)
+    assert trainings.count == 2
+
+
+class Killed(Trainings):
+    """Counts, and has this process killed at the third training while a certain file is there."""
+
+    def on_train_begin(self, net, **kwargs):
+        super().on_train_begin(net, **kwargs)
+        if self.count == 3 and Path(self.path).with_name("kill").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def search_with_memory(folder, X, y):
+    estimator = classifier(Killed(folder / "trainings"), random_state=0, memory=folder)
+    return GridSearchCV(estimator, SIX, cv=5).fit(X, y)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills itself by signal")
+def test_a_killed_search_continues_with_the_finished_folds(notes, tmp_path):
+    (tmp_path / "kill").touch()
+    program = (
+        "import sys; from pathlib import Path; from tests.test_search import search_with_memory;"
+        "from sklearn_epee.datasets import make_supplement_notes;"
+        "search_with_memory(Path(sys.argv[1]), *make_supplement_notes(40, random_state=0))"
+    )
+    ran = run_python("-c", program, str(tmp_path))
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    trainings = Killed(tmp_path / "trainings")
+    assert trainings.count == 3
+    (tmp_path / "kill").unlink()
+    search = search_with_memory(tmp_path, *notes)
+    # Two folds were finished; the third was lost.
+    assert trainings.count == 3 + 4
+    search_with_memory(tmp_path, *notes)
+    assert trainings.count == 3 + 4
+    assert search.best_estimator_.net_.history_
+
+
+def test_two_processes_that_ask_for_one_network_train_it_once(trainings, notes, tmp_path):
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept", max_epochs=5)
+    fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(estimator.fit)(*notes) for _ in range(2))
+    assert trainings.count == 1
+    assert same_weights(*fitted)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign"])
+def test_a_damaged_entry_is_discarded_and_trained_again(
+    remembered, trainings, notes, tmp_path, damage
+):
+    (entry,) = (tmp_path / "kept").rglob("*.network")
+    content = entry.read_bytes()
+    flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+    damaged = {"empty": b"", "cut": content[: len(content) // 2], "foreign": b"x" * 500}
+    entry.write_bytes((damaged | {"flipped": flipped})[damage])
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        again = clone(remembered).fit(*notes)
+    assert trainings.count == 2
+    assert same_weights(again, remembered)
+    clone(remembered).fit(*notes)
+    assert trainings.count == 2
+
+
+def test_a_training_that_fails_leaves_nothing_behind(trainings, notes, tmp_path):
+    class Fails(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise RuntimeError("the disk of the log is full")
+
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept")
+    estimator.set_params(callbacks=[trainings, Fails()])
+    for count in (1, 2):
+        with pytest.raises(RuntimeError, match="the log is full"):
+            clone(estimator).fit(*notes)
+        assert trainings.count == count
+    assert not list((tmp_path / "kept").rglob("*.network"))
+    assert not list((tmp_path / "kept").rglob("*.partial"))
+
+
+# ------------------------------------------------------------------------------------- the store
+
+
+def fetch(store, key, value=b"?" * 1000):
+    """Fetch a value, and tell whether it had to be made."""
+    made = []
+
+    def make():
+        made.append(key)
+        return value
+
+    assert store.fetch_or_train(key, make, lambda _: True) == value
+    return bool(made)
+
+
+def test_the_store_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path):
+    store = NetworkStore(tmp_path / "store", max_bytes=3500)
+    assert all(fetch(store, key) for key in "abc")
+    assert not fetch(store, "a")
+    assert fetch(store, "d")  # in place of b
+    assert not any(fetch(store, key) for key in "acd")
+    assert sum(path.stat().st_size for path in store.folder.glob("*.network")) <= 3500
+    assert fetch(store, "b")
+
+
+def test_a_network_larger_than_the_store_is_not_kept_and_said(tmp_path):
+    store = NetworkStore(tmp_path / "store", max_bytes=3500)
+    fetch(store, "small")
+    with pytest.warns(RuntimeWarning, match="does not fit into the temporary store.*memory="):
+        fetch(store, "large", b"?" * 5000)
+    assert not fetch(store, "small")
+
+
+def test_what_is_not_worth_keeping_is_not_kept(tmp_path):
+    store = NetworkStore(tmp_path / "store")
+    assert store.fetch_or_train("key", lambda: b"half", lambda _: False) == b"half"
+    assert fetch(store, "key", b"whole")
+
+
+def test_a_folder_without_a_bound_keeps_everything(tmp_path):
+    store = NetworkStore(tmp_path / "store")
+    assert all(fetch(store, str(key)) for key in range(20))
+    assert not any(fetch(store, str(key)) for key in range(20))
