@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -26,10 +27,14 @@ def fingerprint(value: Any) -> str:
 
     Raises
     ------
-    pickle.PicklingError, TypeError, AttributeError
+    NoFingerprintError
         If something in it cannot be pickled.
     """
     return _Fingerprint(hash_name="sha1").hash(value)
+
+
+class NoFingerprintError(ValueError):
+    """Something cannot be fingerprinted."""
 
 
 class _Fingerprint(NumpyHasher):
@@ -45,6 +50,14 @@ class _Fingerprint(NumpyHasher):
 
     def save(self, obj: Any) -> None:
         """Write one object, and what it refers to, into the fingerprint."""
+        try:
+            self._save(obj)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            # joblib takes a TypeError from inside a dict for keys without an order and goes on
+            # without what could not be pickled.
+            raise NoFingerprintError(str(error)) from error
+
+    def _save(self, obj: Any) -> None:
         if isinstance(obj, (type, FunctionType)) and _has_no_fixed_name(obj):
             self._save_definition(obj)
         elif isinstance(obj, CodeType):

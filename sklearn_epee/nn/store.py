@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 
 from sklearn_epee import _version
 
-from .fingerprint import fingerprint
+from .fingerprint import NoFingerprintError, fingerprint
 
 Trained = TypeVar("Trained")
 
@@ -220,7 +220,7 @@ def training_key(parts: dict[str, Any]) -> str | None:
     """Fingerprint everything that shapes a training; None if a part cannot be fingerprinted."""
     try:
         return fingerprint({"versions": _versions(), **parts})
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+    except NoFingerprintError as error:
         warnings.warn(
             "A parameter holds something that cannot be fingerprinted, so the trained network is "
             f"not kept and a search will train it again for every exit policy: {error}",
