@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, PretrainedConfig, ViTConfig
 
-from sklearn_epee._defaults import SCRATCH_INITIALIZER_RANGE
+from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
 from .batching import EncodedImages
@@ -227,7 +227,7 @@ def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:
         num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
-        initializer_range=SCRATCH_INITIALIZER_RANGE,
+        initializer_range=SCRATCH_IMAGE_INITIALIZER_RANGE,
     )
 
 

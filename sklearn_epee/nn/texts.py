@@ -21,8 +21,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sklearn_epee._defaults import SCRATCH_INITIALIZER_RANGE
-
 from .batching import EncodedTexts
 
 Text = str | tuple[str, str]
@@ -195,13 +193,22 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
             f"got {type(source).__name__}."
         )
     try:
-        return AutoTokenizer.from_pretrained(str(source))
+        loaded = AutoTokenizer.from_pretrained(str(source))
+        _check_not_empty(loaded)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{argument}={str(source)!r} holds no tokenizer that can be loaded; pass tokenizer= a "
             "folder with tokenizer files, a hub id that can be reached, or a tokenizer object. "
             f"transformers said: {error}"
         ) from error
+    return loaded
+
+
+def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
+    # Where the files are missing, transformers makes a tokenizer that knows no word at all.
+    known = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
+    if not known - set(tokenizer.all_special_tokens):
+        raise ValueError("there is no vocabulary.")
 
 
 def learn_wordpiece(
@@ -294,7 +301,6 @@ def compact_text_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> 
         num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
-        initializer_range=SCRATCH_INITIALIZER_RANGE,
         max_position_embeddings=max_length,
         pad_token_id=tokenizer.pad_token_id or 0,
     )
