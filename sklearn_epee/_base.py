@@ -222,6 +222,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             )
         if self.class_weight is not None:
             weights = weights * compute_sample_weight(self.class_weight, y)
+            if not (np.isfinite(weights).all() and (weights >= 0).all()):
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} must hold finite weights >= 0."
+                )
             if not weights.any():
                 raise ValueError("class_weight leaves no sample with a weight above 0.")
         weights = weights / weights.mean()
@@ -314,12 +318,18 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 rows, test_size=self.validation_fraction, stratify=labels, random_state=seed
             )
         except ValueError as error:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} cannot hold out a part of "
-                f"{len(rows)} samples in which every class is present: {error} Give more samples "
-                "of the small classes, or set validation_fraction=0 and early_stopping=False."
-            ) from error
+            raise ValueError(self._cannot_hold_out(len(rows), str(error))) from error
+        if len(np.unique(labels[train])) < len(np.unique(labels)):
+            reason = "A class would have no sample left to learn from."
+            raise ValueError(self._cannot_hold_out(len(rows), reason))
         return np.sort(train), np.sort(valid)
+
+    def _cannot_hold_out(self, n_samples: int, reason: str) -> str:
+        return (
+            f"validation_fraction={self.validation_fraction} cannot hold out a part of "
+            f"{n_samples} samples in which every class is present: {reason} Give more samples "
+            "of the small classes, or set validation_fraction=0 and early_stopping=False."
+        )
 
     def _plan(self, n_samples: int, n_layers: int, device: torch.device, seed: int) -> TrainingPlan:
         defaults = self._training_defaults()

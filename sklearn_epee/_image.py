@@ -260,7 +260,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     def _check_samples(self, X: Any, *, fitting: bool) -> Images:
         images = as_images(X, self.image_shape)
         channels = images[0].shape[-1]
-        if not fitting and channels != self._encoder.n_channels:
+        reads_on = not fitting or self._continues()
+        if reads_on and channels != self._encoder.n_channels:
             raise ValueError(
                 f"X holds images of {channels} channels, but this {type(self).__name__} was fitted "
                 f"on images of {self._encoder.n_channels} channels."

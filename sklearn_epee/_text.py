@@ -242,7 +242,8 @@ class EPEEClassifier(BaseEPEEClassifier):
 
     def _check_samples(self, X: Any, *, fitting: bool) -> list[Text]:
         texts = as_texts(X)
-        if not fitting and is_paired(texts) != self._encoder.reads_pairs:
+        reads_on = not fitting or self._continues()
+        if reads_on and is_paired(texts) != self._encoder.reads_pairs:
             names = {True: "pairs of texts", False: "single texts"}
             raise ValueError(
                 f"X holds {names[is_paired(texts)]}, but this {type(self).__name__} was fitted on "

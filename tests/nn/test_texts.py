@@ -168,6 +168,19 @@ def test_a_folder_without_a_tokenizer_is_refused(argument, tmp_path):
         load_tokenizer(tmp_path, argument=argument)
 
 
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_a_checkpoint_whose_vocabulary_is_missing_is_refused(family, tmp_path):
+    # transformers makes a tokenizer without a vocabulary of such a folder, and says nothing.
+    tiny_config(family).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no tokenizer .* there is no vocabulary"):
+        load_tokenizer(tmp_path, argument="backbone")
+    tiny_tokenizer(family).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path, argument="backbone")("zinc")["input_ids"]
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path, argument="backbone")
+
+
 @pytest.mark.parametrize("source", [5, ["a"], object()])
 def test_another_object_is_no_tokenizer(source):
     with pytest.raises(TypeError, match="tokenizer must be a folder, a hub id or a tokenizer"):
