@@ -166,7 +166,10 @@ def store_for(memory: Any, folder: Path | None) -> NetworkStore | None:
     if memory is None:
         return None
     if isinstance(memory, str) and memory == "auto":
-        return NetworkStore(folder or temporary_folder(), TEMPORARY_BYTES)
+        # An unfitted clone that was saved, or sent to another machine, outlives its folder.
+        if folder is None or not _has_living_owner(folder):
+            folder = temporary_folder()
+        return NetworkStore(folder, TEMPORARY_BYTES)
     if isinstance(memory, joblib.Memory):
         return None if memory.location is None else store_for(memory.location, folder)
     if isinstance(memory, (str, os.PathLike)):
@@ -197,9 +200,13 @@ def _remove(folder: Path, owner: int) -> None:
 
 def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
+        if not _has_living_owner(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_living_owner(folder: Path) -> bool:
+    owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+    return not owner.isdigit() or _is_alive(int(owner))
 
 
 def _is_alive(pid: int) -> bool:

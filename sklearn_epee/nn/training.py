@@ -201,6 +201,11 @@ class ExitNet(skorch.NeuralNetClassifier):
         stoppers = (found for _, found in self.callbacks_ if isinstance(found, EarlyStopping))
         return any(found.misses_ >= found.patience for found in stoppers)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # `MultiExitNetwork` writes its weights as the CPU's; with the device it was trained on,
+        # skorch would warn where that is absent.
+        return super().__getstate__() | {"device": "cpu"}
+
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:
             raise RuntimeError("This net was made without a training plan.")
