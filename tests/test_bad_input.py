@@ -121,7 +121,7 @@ PREDICTIONS = ["predict", "predict_proba", "predict_exit_layer", "predict_with_e
                "staged_predict", "staged_predict_proba"]  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------- texts
+# ------------------------------------------------------------------------------------------- texts
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_long_texts_are_cut_with_one_warning(text):
     assert len(w) == 1
 
 
-# ------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------ images
 
 
 def broken(value: float) -> np.ndarray:
@@ -261,7 +261,7 @@ def test_floats_that_a_processor_cannot_read(vit):
     refused.of_call(ValueError, "X holds float pixels", "predict", X)
 
 
-# ------------------------------------------------------------------------------------------- labels
+# ------------------------------------------------------------------------------------------ labels
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_prediction_before_fit(method):
         list(getattr(text_classifier(), method)(*arguments))
 
 
-# --------------------------------------------------------------------------------- other parameters
+# -------------------------------------------------------------------------------- other parameters
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_image_processors_that_are_none(refused_image, tmp_path):
     refused_image.of_parameter(TypeError, message, image_processor=5)
 
 
-# ---------------------------------------------------------------------------------------- backbones
+# --------------------------------------------------------------------------------------- backbones
 
 
 def damaged(source: Path, folder: Path, change: Any) -> Path:
@@ -577,7 +577,7 @@ def test_a_hub_id_without_a_network(refused_text, refused_image, monkeypatch, tm
     refused_text.of_parameter(ValueError, message, tokenizer="someone/something")
 
 
-# --------------------------------------------------------------------------------------- warm start
+# -------------------------------------------------------------------------------------- warm start
 
 
 def test_a_warm_start_with_other_data(refused_text, refused_image):
