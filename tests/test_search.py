@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - what it is for
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
@@ -213,6 +214,12 @@ def test_nested_cross_validation(trainings, notes):
     assert trainings.count == 2 * (3 + 1)
 
 
+def test_policies_inside_a_wrapper(trainings, notes):
+    calibrated = CalibratedClassifierCV(classifier(trainings), cv=2)
+    GridSearchCV(calibrated, {"estimator__tau": [0.0, 0.5, 0.9]}, cv=2).fit(*notes)
+    assert trainings.count == 2 * 2 + 2
+
+
 def test_a_pipeline_around_the_classifier(trainings, notes):
     pipeline = make_pipeline(FunctionTransformer(without_marks), classifier(trainings))
     grid = {f"epeeclassifier__{name}": values for name, values in SIX.items()}
@@ -407,6 +414,17 @@ def test_data_labels_and_weights_are_in_the_key(remembered, trainings, notes):
     # The same in another guise: weights all equal, texts as an array.
     clone(remembered).fit(np.array(X, dtype=object), y.tolist(), sample_weight=np.full(len(y), 3.0))
     assert trainings.count == 5
+
+
+def test_how_images_are_prepared_is_in_the_key(trainings, digits, tmp_path):
+    X, y = digits
+    parameters = {"callbacks": [trainings], "memory": tmp_path / "kept", "image_shape": (8, 8)}
+    estimator = tiny_image_classifier(max_epochs=1, augment=False, **parameters).fit(X, y)
+    clone(estimator).fit(X.reshape(len(X), 64), y)
+    assert trainings.count == 1
+    clone(estimator).set_params(augment=True).fit(X, y)
+    clone(estimator).fit(X[:, ::-1], y)
+    assert trainings.count == 3
 
 
 def test_the_content_of_a_checkpoint_is_in_the_key_and_its_place_is_not(trainings, notes, tmp_path):
