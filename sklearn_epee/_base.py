@@ -23,14 +23,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    assert_all_finite,
-    check_is_fitted,
-    column_or_1d,
-)
+from sklearn.utils.validation import check_is_fitted
 
+from ._checks import check_callbacks, check_labels, check_layer, check_weights
 from ._defaults import TrainingDefaults
 from .nn.batching import EncodedSamples, LabelledSamples
 from .nn.devices import prediction_dtype, resolve_device, training_dtype
@@ -115,7 +110,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
         "learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
         "head_learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [_AUTO, Interval(Real, 0, None, closed="left")],
         "warmup_ratio": [Interval(Real, 0, 1, closed="left")],
         "dropout": [_AUTO, Interval(Real, 0, 1, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
@@ -200,6 +195,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         check_tau(self.tau)
         check_patience(self.patience)
         resolve_device(self.device)
+        check_callbacks(self.callbacks)
         if self.early_stopping and not self.validation_fraction:
             raise ValueError(
                 "early_stopping=True needs samples to watch: set validation_fraction above 0 "
@@ -209,8 +205,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _check_targets(
         self, samples: Any, y: ArrayLike, sample_weight: ArrayLike | None
     ) -> _TrainingData:
-        y = _check_labels(y, len(samples), type(self).__name__)
-        weights = _check_weights(sample_weight, len(y))
+        y = check_labels(y, len(samples), type(self).__name__)
+        weights = check_weights(sample_weight, len(y))
         used = np.flatnonzero(weights)
         if len(used) < len(y):
             samples, y, weights = _take(samples, used), y[used], weights[used]
@@ -342,7 +338,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             batch_size=batch_size,
             learning_rate=learning_rate,
             head_learning_rate=_given(self.head_learning_rate, learning_rate * head_ratio),
-            weight_decay=self.weight_decay,
+            weight_decay=_given(self.weight_decay, defaults.weight_decay),
             warmup_ratio=self.warmup_ratio,
             max_grad_norm=MAX_GRAD_NORM,
             exit_weights=check_exit_loss_weights(self.exit_loss_weights, n_layers),
@@ -468,7 +464,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             If there is no such layer.
         """
         check_is_fitted(self)
-        layer = _check_layer(layer, self.n_layers_)
+        layer = check_layer(layer, self.n_layers_)
         return self._engine().budgeted(self._encode(X), layer, self._prediction_batch())
 
     def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
@@ -562,43 +558,6 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         tags.input_tags.two_d_array = False
         tags.input_tags.sparse = False
         return tags
-
-
-def _check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
-    if y is None:
-        raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-    labels = column_or_1d(y, warn=True)
-    if labels.dtype.kind in "fcO":
-        assert_all_finite(labels, input_name="y")
-    check_classification_targets(labels)
-    if len(labels) != n_samples:
-        raise ValueError(
-            f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {len(labels)}."
-        )
-    return labels
-
-
-def _check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np.float64]:
-    if sample_weight is None:
-        return np.ones(n_samples)
-    weights = _check_sample_weight(sample_weight, np.empty(n_samples), dtype=np.float64)
-    if (weights < 0).any():
-        raise ValueError(f"sample_weight must not be negative; the smallest is {weights.min():g}.")
-    if not weights.any():
-        raise ValueError("sample_weight must contain at least one non-zero number.")
-    return weights
-
-
-def _check_layer(layer: int, n_layers: int) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, Integral):
-        raise TypeError(f"layer must be an integer; got {layer!r} of type {type(layer).__name__}.")
-    resolved = int(layer) + n_layers + 1 if layer < 0 else int(layer)
-    if not 1 <= resolved <= n_layers:
-        raise ValueError(
-            f"layer={layer} does not exist; this network has layers 1 to {n_layers} "
-            f"(or -{n_layers} to -1, counted from the end)."
-        )
-    return resolved
 
 
 def _take(samples: Any, rows: NDArray[np.intp]) -> Any:

@@ -26,6 +26,8 @@ class TrainingDefaults:
         Bounds of the number of epochs.
     n_steps : int
         Optimiser steps to aim for between these bounds: small data sets are seen more often.
+    weight_decay : float
+        Decoupled weight decay of AdamW.
     dropout : float
         Dropout in the heads.
     pooling : str
@@ -38,6 +40,7 @@ class TrainingDefaults:
     min_epochs: int
     max_epochs: int
     n_steps: int
+    weight_decay: float
     dropout: float
     pooling: str
 
@@ -47,7 +50,47 @@ class TrainingDefaults:
         return min(max(wanted, self.min_epochs), self.max_epochs)
 
 
-PRETRAINED_TEXT = TrainingDefaults(5e-5, 5e-4, 16, 3, 8, 1200, 0.1, "mean")
-SCRATCH_TEXT = TrainingDefaults(1e-3, 1e-3, 32, 3, 40, 1500, 0.1, "mean")
-PRETRAINED_IMAGE = TrainingDefaults(5e-5, 5e-4, 16, 3, 8, 1200, 0.0, "cls")
-SCRATCH_IMAGE = TrainingDefaults(1e-3, 1e-3, 32, 3, 40, 1500, 0.0, "mean")
+PRETRAINED_TEXT = TrainingDefaults(
+    learning_rate=5e-5,
+    head_learning_rate=5e-4,
+    batch_size=16,
+    min_epochs=3,
+    max_epochs=8,
+    n_steps=1200,
+    weight_decay=0.01,
+    dropout=0.1,
+    pooling="mean",
+)
+SCRATCH_TEXT = TrainingDefaults(
+    learning_rate=1e-3,
+    head_learning_rate=1e-3,
+    batch_size=32,
+    min_epochs=3,
+    max_epochs=40,
+    n_steps=1500,
+    weight_decay=0.01,
+    dropout=0.1,
+    pooling="mean",
+)
+PRETRAINED_IMAGE = TrainingDefaults(
+    learning_rate=5e-5,
+    head_learning_rate=5e-4,
+    batch_size=16,
+    min_epochs=3,
+    max_epochs=8,
+    n_steps=1200,
+    weight_decay=0.01,
+    dropout=0.0,
+    pooling="cls",
+)
+SCRATCH_IMAGE = TrainingDefaults(
+    learning_rate=1e-3,
+    head_learning_rate=1e-3,
+    batch_size=32,
+    min_epochs=3,
+    max_epochs=60,
+    n_steps=1100,
+    weight_decay=0.05,
+    dropout=0.0,
+    pooling="mean",
+)

@@ -92,7 +92,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         decay to 0.
     head_learning_rate : float or "auto", default="auto"
         The same for the heads.
-    weight_decay : float, default=0.01
+    weight_decay : float or "auto", default="auto"
         Decoupled weight decay of AdamW; biases and normalisation are exempt.
     warmup_ratio : float, default=0.1
         Share of the training steps in which the learning rate rises.
@@ -211,7 +211,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
         head_learning_rate: float | str = "auto",
-        weight_decay: float = 0.01,
+        weight_decay: float | str = "auto",
         warmup_ratio: float = 0.1,
         dropout: float | str = "auto",
         class_weight: str | dict[Any, float] | None = None,
