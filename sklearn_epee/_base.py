@@ -164,7 +164,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         y : array-like of shape (n_samples,)
             Labels of any type scikit-learn accepts.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the loss; samples of weight 0 are left out.
+            Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
+            channel statistics of images take no notice of weights above 0.
 
         Returns
         -------
@@ -261,6 +262,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return training_key({
             "class": type(self),
             "parameters": shaping,
+            "defaults": self._training_defaults(),
             "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
             "device": str(device),
             "dtype": str(training_dtype(self.precision, device)),
