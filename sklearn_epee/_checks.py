@@ -1,13 +1,15 @@
-"""Validation of samples: texts and images in every form that is accepted, without torch."""
+"""Validation of what callers pass, without torch: samples in every form, labels, layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, assert_all_finite, column_or_1d
 
 Text = str | tuple[str, str]
 Images = NDArray[Any] | list[NDArray[Any]]
@@ -230,3 +232,67 @@ def _no_images() -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
+    """Give y as a 1d array of labels that can be told apart, one a sample."""
+    if y is None:
+        raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+    labels = column_or_1d(y, warn=True)
+    if labels.dtype.kind == "O":
+        _check_label_types(labels)
+    if labels.dtype.kind in "fcO":
+        assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    if len(labels) != n_samples:
+        raise ValueError(
+            f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {len(labels)}."
+        )
+    return labels
+
+
+def _check_label_types(labels: NDArray[Any]) -> None:
+    types = {type(label) for label in labels}
+    alike = [all(issubclass(kind, base) for kind in types) for base in (str, Number)]
+    if len(types) > 1 and not any(alike):
+        names = sorted(kind.__name__ for kind in types)
+        raise TypeError(
+            f"y mixes labels of the types {names}; expected labels of one type, none of them "
+            "missing."
+        )
+
+
+def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np.float64]:
+    """Give sample weights as float64, 1 each where there are none."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weights = _check_sample_weight(sample_weight, np.empty(n_samples), dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"sample_weight must not be negative; the smallest is {weights.min():g}.")
+    if not weights.any():
+        raise ValueError("sample_weight must contain at least one non-zero number.")
+    return weights
+
+
+def check_callbacks(callbacks: Sequence[Any] | None) -> None:
+    """Refuse callbacks that skorch could not call."""
+    for item in callbacks or ():
+        named = isinstance(item, tuple) and len(item) == 2
+        if not hasattr(item[1] if named else item, "on_train_begin"):
+            raise TypeError(
+                "callbacks must hold skorch callbacks or pairs of a name and a callback; "
+                f"got {item!r}."
+            )
+
+
+def check_layer(layer: int, n_layers: int) -> int:
+    """Give a layer counted from 1, whether it was counted from the start or from the end."""
+    if isinstance(layer, bool) or not isinstance(layer, Integral):
+        raise TypeError(f"layer must be an integer; got {layer!r} of type {type(layer).__name__}.")
+    resolved = int(layer) + n_layers + 1 if layer < 0 else int(layer)
+    if not 1 <= resolved <= n_layers:
+        raise ValueError(
+            f"layer={layer} does not exist; this network has layers 1 to {n_layers} "
+            f"(or -{n_layers} to -1, counted from the end)."
+        )
+    return resolved

@@ -9,6 +9,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -281,6 +282,20 @@ def test_labels_that_do_not_fit(refused_text, refused_image, y, message):
 
 
 @pytest.mark.parametrize(
+    ("y", "types"),
+    [
+        (np.array(["a", 1] * 8, dtype=object), r"\['int', 'str'\]"),
+        (np.array(["a", None] * 8, dtype=object), r"\['NoneType', 'str'\]"),
+        (pd.Series(["a", pd.NA] * 8, dtype="string"), r"\['NAType', 'str'\]"),
+        (np.array(["a", np.nan] * 8, dtype=object), r"\['float', 'str'\]"),
+    ],
+)
+def test_labels_of_mixed_types_or_missing(refused_text, y, types):
+    message = f"y mixes labels of the types {types}; expected labels of one type, none of them miss"
+    refused_text.of_fit(TypeError, message, TEXTS, y)
+
+
+@pytest.mark.parametrize(
     ("sample_weight", "message"),
     [
         (np.ones(15), r"sample_weight.shape == \(15,\), expected \(16,\)"),
@@ -439,6 +454,18 @@ def test_parameters_out_of_range_are_named(refused_text, parameters):
 )
 def test_exit_loss_weights_that_do_not_fit(refused_text, weights, error, message):
     refused_text.of_parameter(error, message, exit_loss_weights=weights)
+
+
+def test_callbacks_that_are_none(refused_text):
+    for callbacks in ([5], [("name", 5)], [print]):
+        message = "callbacks must hold skorch callbacks or pairs of a name and a callback; got"
+        refused_text.of_parameter(TypeError, message, callbacks=callbacks)
+
+
+def test_a_memory_that_cannot_be_written_to(refused_text, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    message = "memory: the folder '.*file.*' for trained networks cannot be made .* or None"
+    refused_text.of_parameter(ValueError, message, memory=tmp_path / "file")
 
 
 @pytest.mark.parametrize("memory", [joblib.Memory(None), None, "auto"])

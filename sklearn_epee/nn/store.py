@@ -72,7 +72,13 @@ class NetworkStore:
         object
             What ``train`` returned, now or on an earlier call.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"memory: the folder {str(self.folder)!r} for trained networks cannot be made "
+                f"({error}); pass memory= a folder that can be written to, or None."
+            ) from error
         with FileLock(self.folder / f"{key}.lock"):
             found = self._load(key)
             if found is not None:
