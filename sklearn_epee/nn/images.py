@@ -21,8 +21,7 @@ from .batching import EncodedImages
 Images = NDArray[Any] | list[NDArray[Any]]
 
 MAX_SCRATCH_SIDE = 224
-# (first side too large for it, patch side)
-_PATCHES = ((6, 1), (16, 2), (48, 4), (128, 8))
+_MAX_PATCH = 16
 
 
 class ImageEncoder:
@@ -206,13 +205,11 @@ def common_size(images: Images) -> tuple[int, int]:
 
 
 def suitable_patch(size: tuple[int, int]) -> int:
-    """Patch side that cuts an image into roughly 16 to 200 patches.
+    """Patch side that cuts an image into about 4 x 4 patches, more where they would pass 16 pixels.
 
-    8 x 8 pixels give 2 (16 patches), 28 x 28 give 4 (49), 64 x 64 give 8 (64) and 224 x 224
-    give 16 (196).
+    8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches).
     """
-    side = min(size)
-    return next((patch for bound, patch in _PATCHES if side < bound), 16)
+    return min(max(1, min(size) // 4), _MAX_PATCH)
 
 
 def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:

@@ -173,14 +173,14 @@ def test_images_of_different_sizes_and_types_are_resized_in_their_order():
     ("size", "patch", "n_patches"),
     [
         ((8, 8), 2, 16),
-        ((28, 28), 4, 49),
-        ((64, 64), 8, 64),
+        ((28, 28), 7, 16),
+        ((64, 64), 16, 16),
         ((224, 224), 16, 196),
         ((5, 5), 1, 25),
         ((1, 1), 1, 1),
-        ((28, 60), 4, 105),
-        ((30, 13), 2, 105),
-        ((150, 100), 8, 19 * 13),
+        ((28, 60), 7, 4 * 9),
+        ((30, 13), 3, 10 * 5),
+        ((150, 100), 16, 10 * 7),
     ],
 )
 def test_compact_networks_cut_small_images_into_small_patches(size, patch, n_patches):
