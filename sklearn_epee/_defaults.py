@@ -51,12 +51,12 @@ class TrainingDefaults:
 
 
 PRETRAINED_TEXT = TrainingDefaults(
-    learning_rate=5e-5,
-    head_learning_rate=5e-4,
+    learning_rate=1e-4,
+    head_learning_rate=1e-3,
     batch_size=16,
     min_epochs=3,
     max_epochs=8,
-    n_steps=1200,
+    n_steps=1800,
     weight_decay=0.01,
     dropout=0.1,
     pooling="mean",
