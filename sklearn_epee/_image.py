@@ -158,8 +158,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     backbone     `learning_rate` heads' rate  `batch_size`    `dropout`  `max_epochs`
     ============ =============== ============ =============== ========== ==========================
     checkpoint   5e-05           0.0005       16              0          1200 steps, 3 to 8
-    from scratch 0.001           0.001        32              0          1500 steps, 3 to 40
+    from scratch 0.001           0.001        32              0          2500 steps, 3 to 150
     ============ =============== ============ =============== ========== ==========================
+
+    The settings for checkpoints are customary ones: no pretrained image weights were at hand to
+    measure them with.
 
     X is an array (n, h, w) or (n, h, w, c), a sequence of arrays or PIL images of any sizes, or
     rows of flattened images together with `image_shape`. uint8 pixels are read as 0..255; floats

@@ -1,0 +1,31 @@
+"""What "auto" stands for, and that the documentation says so."""
+
+import pytest
+
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _defaults
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label", "defaults"),
+    [
+        (EPEEClassifier, "checkpoint", _defaults.PRETRAINED_TEXT),
+        (EPEEClassifier, "from scratch", _defaults.SCRATCH_TEXT),
+        (EPEEImageClassifier, "checkpoint", _defaults.PRETRAINED_IMAGE),
+        (EPEEImageClassifier, "from scratch", _defaults.SCRATCH_IMAGE),
+    ],
+)
+def test_the_documented_settings_are_the_ones_in_force(estimator, label, defaults):
+    rows = [line.strip() for line in estimator.__doc__.splitlines()]
+    (row,) = [line for line in rows if line.startswith(f"{label} ")]
+    values = row.removeprefix(label).split(maxsplit=4)
+    assert float(values[0]) == defaults.learning_rate
+    assert float(values[1]) == defaults.head_learning_rate
+    assert int(values[2]) == defaults.batch_size
+    assert float(values[3]) == defaults.dropout
+    steps = f"{defaults.n_steps} steps, {defaults.min_epochs} to {defaults.max_epochs}"
+    assert values[4] == steps
+
+
+@pytest.mark.parametrize(("n_samples", "epochs"), [(10, 8), (3600, 8), (7200, 4), (100_000, 3)])
+def test_small_data_sets_are_seen_more_often(n_samples, epochs):
+    assert _defaults.PRETRAINED_TEXT.epochs(n_samples, batch_size=16) == epochs
