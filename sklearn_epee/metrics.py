@@ -214,7 +214,8 @@ def exit_scores(
     n_layers = int(classifier.n_layers_)
     speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=sample_weight)
     scores = _label_scores(y_true, y_pred, sample_weight)
-    mean_exit_layer = float(np.average(result.exit_layer, weights=sample_weight))
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    mean_exit_layer = float(np.average(result.exit_layer, weights=weights))
     return {**scores, "speedup": speedup, "mean_exit_layer": mean_exit_layer}
 
 

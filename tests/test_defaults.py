@@ -1,5 +1,7 @@
 """What "auto" stands for, and that the documentation says so."""
 
+import re
+
 import pytest
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _defaults
@@ -16,7 +18,7 @@ from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _defaults
 )
 def test_the_documented_settings_are_the_ones_in_force(estimator, label, defaults):
     rows = [line.strip() for line in estimator.__doc__.splitlines()]
-    (row,) = [line for line in rows if line.startswith(f"{label} ")]
+    (row,) = [line for line in rows if re.match(rf"{label} +[0-9]", line)]
     values = row.removeprefix(label).split(maxsplit=4)
     assert float(values[0]) == defaults.learning_rate
     assert float(values[1]) == defaults.head_learning_rate

@@ -198,7 +198,12 @@ def test_a_checkpoint_at_another_image_size_interpolates_its_positions(checkpoin
 
 @pytest.mark.parametrize(
     ("size", "patch", "padded"),
-    [((8, 8), 2, (8, 8)), ((28, 28), 7, (28, 28)), ((9, 30), 2, (10, 30)), ((50, 70), 12, (60, 72))],
+    [
+        ((8, 8), 2, (8, 8)),
+        ((28, 28), 7, (28, 28)),
+        ((9, 30), 2, (10, 30)),
+        ((50, 70), 12, (60, 72)),
+    ],
 )
 def test_from_scratch_the_patches_suit_the_images(size, patch, padded):
     X = RNG.random((6, *size))

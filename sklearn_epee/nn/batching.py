@@ -154,7 +154,8 @@ class ShuffledByLength(Sampler[list[int]]):
     lengths : ndarray of shape (n,)
         Length of each sample in positions.
     batch_size : int
-        Samples a batch; the last batch may be smaller.
+        Samples a batch at most. Batches are of equal size but for one sample: a rest of two or
+        three samples would make a step of its own, at the full learning rate.
     rng : numpy.random.Generator
         Source of the order; consumed once per epoch.
     """
@@ -170,12 +171,18 @@ class ShuffledByLength(Sampler[list[int]]):
         return math.ceil(len(self._lengths) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self._rng.permutation(len(self._lengths))
-        batches: list[list[int]] = []
-        for pool in _cut(order, self._batch_size * POOL_BATCHES):
-            by_length = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches.extend(cut.tolist() for cut in _cut(by_length, self._batch_size))
-        return iter([batches[i] for i in self._rng.permutation(len(batches))])
+        batches = np.array_split(self._rng.permutation(len(self._lengths)), len(self))
+        sorted_batches: list[list[int]] = []
+        for start in range(0, len(batches), POOL_BATCHES):
+            sorted_batches.extend(self._sort_pool(batches[start : start + POOL_BATCHES]))
+        return iter([sorted_batches[i] for i in self._rng.permutation(len(batches))])
+
+    def _sort_pool(self, batches: list[NDArray[np.intp]]) -> list[list[int]]:
+        """Hand the samples of some batches out again, by length."""
+        pool = np.concatenate(batches)
+        pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+        ends = np.cumsum([len(batch) for batch in batches])
+        return [cut.tolist() for cut in np.split(pool, ends[:-1])]
 
 
 def batches_by_length(
@@ -212,7 +219,3 @@ def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:
     padded = np.full(mask.shape, fill, dtype=np.int64)
     padded[mask] = values
     return torch.from_numpy(padded)
-
-
-def _cut(values: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]
