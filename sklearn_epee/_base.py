@@ -290,7 +290,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         encoder, network = self._start(samples, len(data.classes), seed, device)
         to_learn = data.labelled(encoder.encode_for_training, train)
         to_watch = data.labelled(encoder.encode, valid) if len(valid) else None
-        plan = self._plan(len(train), network.n_layers, device, seed)
+        plan = self._plan(len(train), network, device, seed)
         net = train_network(network, to_learn, to_watch, plan)
         _warn_if_not_finite(net)
         return _Trained(encoder, net, plan.exit_weights)
@@ -329,21 +329,25 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             "of the small classes, or set validation_fraction=0 and early_stopping=False."
         )
 
-    def _plan(self, n_samples: int, n_layers: int, device: torch.device, seed: int) -> TrainingPlan:
+    def _plan(
+        self, n_samples: int, network: MultiExitNetwork, device: torch.device, seed: int
+    ) -> TrainingPlan:
         defaults = self._training_defaults()
         batch_size = min(_given(self.batch_size, defaults.batch_size), n_samples)
         learning_rate = _given(self.learning_rate, defaults.learning_rate)
         # Heads follow a backbone rate that was set by hand, in the measured proportion.
         head_ratio = defaults.head_learning_rate / defaults.learning_rate
         return TrainingPlan(
-            max_epochs=_given(self.max_epochs, defaults.epochs(n_samples, batch_size)),
+            max_epochs=_given(
+                self.max_epochs, defaults.epochs(n_samples, network.n_classes, batch_size)
+            ),
             batch_size=batch_size,
             learning_rate=learning_rate,
             head_learning_rate=_given(self.head_learning_rate, learning_rate * head_ratio),
             weight_decay=_given(self.weight_decay, defaults.weight_decay),
             warmup_ratio=self.warmup_ratio,
             max_grad_norm=MAX_GRAD_NORM,
-            exit_weights=check_exit_loss_weights(self.exit_loss_weights, n_layers),
+            exit_weights=check_exit_loss_weights(self.exit_loss_weights, network.n_layers),
             device=device,
             dtype=training_dtype(self.precision, device),
             seed=seed,

@@ -26,6 +26,8 @@ class TrainingDefaults:
         Bounds of the number of epochs.
     n_steps : int
         Optimiser steps to aim for between these bounds: small data sets are seen more often.
+    n_steps_per_class : int
+        Steps on top of that for every class: rare classes among many are learned late.
     weight_decay : float
         Decoupled weight decay of AdamW.
     dropout : float
@@ -40,23 +42,26 @@ class TrainingDefaults:
     min_epochs: int
     max_epochs: int
     n_steps: int
+    n_steps_per_class: int
     weight_decay: float
     dropout: float
     pooling: str
 
-    def epochs(self, n_samples: int, batch_size: int) -> int:
-        """Give the number of epochs for a training set of ``n_samples``."""
-        wanted = math.ceil(self.n_steps * batch_size / max(1, n_samples))
+    def epochs(self, n_samples: int, n_classes: int, batch_size: int) -> int:
+        """Give the number of epochs for a training set."""
+        n_steps = self.n_steps + self.n_steps_per_class * n_classes
+        wanted = math.ceil(n_steps * batch_size / max(1, n_samples))
         return min(max(wanted, self.min_epochs), self.max_epochs)
 
 
 PRETRAINED_TEXT = TrainingDefaults(
-    learning_rate=1e-4,
+    learning_rate=8e-5,
     head_learning_rate=1e-3,
     batch_size=16,
     min_epochs=3,
-    max_epochs=8,
-    n_steps=1800,
+    max_epochs=10,
+    n_steps=760,
+    n_steps_per_class=70,
     weight_decay=0.01,
     dropout=0.1,
     pooling="mean",
@@ -68,6 +73,7 @@ SCRATCH_TEXT = TrainingDefaults(
     min_epochs=3,
     max_epochs=40,
     n_steps=1500,
+    n_steps_per_class=0,
     weight_decay=0.01,
     dropout=0.1,
     pooling="mean",
@@ -77,8 +83,9 @@ PRETRAINED_IMAGE = TrainingDefaults(
     head_learning_rate=5e-4,
     batch_size=16,
     min_epochs=3,
-    max_epochs=8,
-    n_steps=1200,
+    max_epochs=10,
+    n_steps=760,
+    n_steps_per_class=70,
     weight_decay=0.01,
     dropout=0.0,
     pooling="cls",
@@ -90,6 +97,7 @@ SCRATCH_IMAGE = TrainingDefaults(
     min_epochs=3,
     max_epochs=150,
     n_steps=2500,
+    n_steps_per_class=0,
     weight_decay=0.05,
     dropout=0.0,
     pooling="mean",

@@ -24,10 +24,13 @@ def test_the_documented_settings_are_the_ones_in_force(estimator, label, default
     assert float(values[1]) == defaults.head_learning_rate
     assert int(values[2]) == defaults.batch_size
     assert float(values[3]) == defaults.dropout
-    steps = f"{defaults.n_steps} steps, {defaults.min_epochs} to {defaults.max_epochs}"
-    assert values[4] == steps
+    steps = f"{defaults.n_steps} + {defaults.n_steps_per_class} K steps"
+    assert values[4] == f"{steps}, {defaults.min_epochs} to {defaults.max_epochs}"
 
 
-@pytest.mark.parametrize(("n_samples", "epochs"), [(10, 8), (3600, 8), (7200, 4), (100_000, 3)])
-def test_small_data_sets_are_seen_more_often(n_samples, epochs):
-    assert _defaults.PRETRAINED_TEXT.epochs(n_samples, batch_size=16) == epochs
+@pytest.mark.parametrize(
+    ("n_samples", "n_classes", "epochs"),
+    [(10, 2, 10), (2880, 2, 5), (2880, 22, 10), (100_000, 2, 3)],
+)
+def test_small_data_sets_and_many_classes_are_seen_more_often(n_samples, n_classes, epochs):
+    assert _defaults.PRETRAINED_TEXT.epochs(n_samples, n_classes, batch_size=16) == epochs
