@@ -154,12 +154,12 @@ class EPEEImageClassifier(BaseEPEEClassifier):
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 
-    ============ =============== ============ =============== ========== ==============================
-    backbone     `learning_rate` heads' rate  `batch_size`    `dropout`  `max_epochs` (K classes)
-    ============ =============== ============ =============== ========== ==============================
-    checkpoint   5e-05           0.0005       16              0          760 + 70 K steps, 3 to 10
-    from scratch 0.001           0.001        32              0          2500 + 0 K steps, 3 to 150
-    ============ =============== ============ =============== ========== ==============================
+    ============ =============== ============ ============ ========== ==============================
+    backbone     `learning_rate` heads' rate  `batch_size` `dropout`  `max_epochs` (K classes)
+    ============ =============== ============ ============ ========== ==============================
+    checkpoint   5e-05           0.0005       16           0          760 + 70 K steps, 3 to 10
+    from scratch 0.001           0.001        32           0          2500 + 0 K steps, 3 to 150
+    ============ =============== ============ ============ ========== ==============================
 
     The settings for checkpoints are customary ones: no pretrained image weights were at hand to
     measure them with.

@@ -145,12 +145,12 @@ class EPEEClassifier(BaseEPEEClassifier):
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 
-    ============ =============== ============ =============== ========== ==============================
-    backbone     `learning_rate` heads' rate  `batch_size`    `dropout`  `max_epochs` (K classes)
-    ============ =============== ============ =============== ========== ==============================
-    checkpoint   8e-05           0.001        16              0.1        760 + 70 K steps, 3 to 10
-    from scratch 0.001           0.001        32              0.1        1500 + 0 K steps, 3 to 40
-    ============ =============== ============ =============== ========== ==============================
+    ============ =============== ============ ============ ========== ==============================
+    backbone     `learning_rate` heads' rate  `batch_size` `dropout`  `max_epochs` (K classes)
+    ============ =============== ============ ============ ========== ==============================
+    checkpoint   8e-05           0.001        16           0.1        760 + 70 K steps, 3 to 10
+    from scratch 0.001           0.001        32           0.1        1500 + 0 K steps, 3 to 40
+    ============ =============== ============ ============ ========== ==============================
 
     X is a list, tuple, array or pandas/polars Series of str; pairs of texts are an (n, 2) array, a
     two-column frame or a list of pairs.
