@@ -201,8 +201,9 @@ def test_a_checkpoint_at_another_image_size_interpolates_its_positions(checkpoin
     [
         ((8, 8), 2, (8, 8)),
         ((28, 28), 7, (28, 28)),
-        ((9, 30), 2, (10, 30)),
-        ((50, 70), 12, (60, 72)),
+        ((9, 30), 3, (9, 30)),
+        ((50, 70), 10, (50, 70)),
+        ((30, 13), 3, (30, 15)),
     ],
 )
 def test_from_scratch_the_patches_suit_the_images(size, patch, padded):

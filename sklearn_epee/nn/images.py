@@ -207,9 +207,16 @@ def common_size(images: Images) -> tuple[int, int]:
 def suitable_patch(size: tuple[int, int]) -> int:
     """Patch side that cuts an image into about 4 x 4 patches, more where they would pass 16 pixels.
 
-    8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches).
+    8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches). A
+    side near that which divides height and width is preferred, so that nothing is resized.
     """
-    return min(max(1, min(size) // 4), _MAX_PATCH)
+    wanted = min(max(1, min(size) // 4), _MAX_PATCH)
+    fitting = [
+        patch
+        for patch in range(wanted // 2 + 1, min(2 * wanted, _MAX_PATCH + 1))
+        if size[0] % patch == size[1] % patch == 0
+    ]
+    return min(fitting, key=lambda patch: (abs(patch - wanted), -patch), default=wanted)
 
 
 def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:

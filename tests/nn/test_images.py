@@ -178,9 +178,9 @@ def test_images_of_different_sizes_and_types_are_resized_in_their_order():
         ((224, 224), 16, 196),
         ((5, 5), 1, 25),
         ((1, 1), 1, 1),
-        ((28, 60), 7, 4 * 9),
+        ((28, 60), 4, 7 * 15),
         ((30, 13), 3, 10 * 5),
-        ((150, 100), 16, 10 * 7),
+        ((150, 100), 10, 15 * 10),
     ],
 )
 def test_compact_networks_cut_small_images_into_small_patches(size, patch, n_patches):
