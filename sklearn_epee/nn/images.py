@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoImageProcessor, PretrainedConfig, ViTConfig
+from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedConfig, ViTConfig
 
 from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
@@ -173,13 +174,23 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
             f"{type(source).__name__}."
         )
     try:
-        return AutoImageProcessor.from_pretrained(str(source), backend="pil")
+        return _load_pil_processor(str(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{argument}={str(source)!r} holds no image processor that can be loaded; pass "
             "image_processor= a folder with preprocessor_config.json, a hub id that can be "
             f"reached, or a processor object. transformers said: {error}"
         ) from error
+
+
+def _load_pil_processor(source: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil")
+    except ImportError:
+        # transformers 5.17 asks for torchvision even for the processors that work without it.
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        name = settings["image_processor_type"].removesuffix("Fast").removesuffix("Pil")
+        return getattr(transformers, f"{name}Pil").from_pretrained(source)
 
 
 def processor_size(processor: Any) -> tuple[int, int] | None:
