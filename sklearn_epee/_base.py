@@ -134,7 +134,6 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "device", "precision", "random_state", "warm_start",
     })  # fmt: skip
 
-    _kind: ClassVar[str]
     # Parameters that name checkpoints, tokenizers or processors.
     _sources: ClassVar[tuple[str, ...]]
 

@@ -186,7 +186,6 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     array([1, 1, 1, 1, 1])
     """
 
-    _kind = "image"
     _sources = ("backbone", "image_processor")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,

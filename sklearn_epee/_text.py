@@ -172,7 +172,6 @@ class EPEEClassifier(BaseEPEEClassifier):
     array([1, 1, 1, 1, 1])
     """
 
-    _kind = "text"
     _sources = ("backbone", "tokenizer")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedConfig, ViTConfig
 
+from sklearn_epee._checks import Images
 from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
 from .batching import EncodedImages
-
-Images = NDArray[Any] | list[NDArray[Any]]
 
 MAX_SCRATCH_SIDE = 224
 _MAX_PATCH = 16

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .batching import EncodedTexts
+from sklearn_epee._checks import Text
 
-Text = str | tuple[str, str]
+from .batching import EncodedTexts
 
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000

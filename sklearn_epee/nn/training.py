@@ -107,10 +107,11 @@ class ExitNet(skorch.NeuralNetClassifier):
 
     Parameters
     ----------
-    network : MultiExitNetwork
-        Trained in place.
+    module : callable
+        Gives the network, which is trained in place.
     plan : TrainingPlan
-    n_classes : int
+    **kwargs
+        Passed on to skorch.
     """
 
     def __init__(self, module: Any, *, plan: TrainingPlan | None = None, **kwargs: Any) -> None:
