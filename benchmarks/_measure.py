@@ -1,0 +1,67 @@
+"""Clocks and memory: competitors run in turns, medians of repetitions, nothing measured cold."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Seconds = dict[str, list[float]]
+
+
+def interleaved(
+    competitors: Mapping[str, Callable[[], Any]], repetitions: int, *, warm_up: bool = True
+) -> Seconds:
+    """Time competitors in turns, A B C A B C, so that a busy moment hits all of them.
+
+    Parameters
+    ----------
+    competitors : mapping of str to callable
+        What to run, by name, in the order of running.
+    repetitions : int
+        Rounds that count.
+    warm_up : bool, default=True
+        Run everybody once beforehand. False where the caller has done so.
+
+    Returns
+    -------
+    dict of str to list of float
+        Seconds of every repetition.
+    """
+    if warm_up:
+        for run in competitors.values():
+            run()
+    seconds: Seconds = {name: [] for name in competitors}
+    for _ in range(repetitions):
+        gc.collect()
+        for name, run in competitors.items():
+            seconds[name].append(timed(run))
+    return seconds
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one run, waiting for the GPU on both sides."""
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def quotient(seconds: Seconds, slower: str, faster: str) -> float:
+    """Median over the rounds of one competitor's time over another's in the same round."""
+    pairs = zip(seconds[slower], seconds[faster], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def medians(seconds: Seconds) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,222 @@
+"""Backbones with fresh weights, estimators on them, real texts, and exits drawn beforehand."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import AlbertConfig, BertConfig, GPT2Config, PretrainedConfig, ViTConfig
+
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
+from sklearn_epee.nn.texts import learn_wordpiece
+
+N_CLASSES = 3
+
+
+class NotMeasuredError(Exception):
+    """A row cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One backbone of a known size, and what its heads read.
+
+    Parameters
+    ----------
+    title : str
+    config : callable
+        Gives the transformers config.
+    pooling : str
+        The paper's pooling of the family.
+    kind : {"text", "image"}
+    """
+
+    title: str
+    config: Callable[[], PretrainedConfig]
+    pooling: str
+    kind: str = "text"
+
+
+def _albert_base() -> AlbertConfig:
+    # transformers' own defaults are those of the largest ALBERT.
+    return AlbertConfig(
+        embedding_size=128,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+    )
+
+
+def _minilm_sized() -> BertConfig:
+    return BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+
+
+FAMILIES = {
+    "bert": Family("BERT-base", BertConfig, "cls"),
+    "albert": Family("ALBERT-base", _albert_base, "cls"),
+    "gpt2": Family("GPT-2", GPT2Config, "last"),
+    "vit": Family("ViT-base", ViTConfig, "cls", "image"),
+    "minilm": Family("MiniLM-sized BERT", _minilm_sized, "cls"),
+}
+
+
+@functools.cache
+def data_set(name: str, subset: str) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of a real data set.
+
+    Raises
+    ------
+    NotMeasuredError
+        If its files are not there.
+    """
+    try:
+        bunch = getattr(datasets, f"load_{name}")(subset=subset)
+    except (FileNotFoundError, ValueError) as error:
+        raise NotMeasuredError(f"data set {name} is not there: {error}") from error
+    return list(bunch.data), np.asarray(bunch.target)
+
+
+def real_texts(n: int) -> list[str]:
+    """Texts of the test parts of health_advice and git in turns: mixed lengths, as they come."""
+    health, git = data_set("health_advice", "test")[0], data_set("git", "test")[0]
+    texts = [text for pair in zip(health, git, strict=False) for text in pair]
+    return (texts * -(-n // len(texts)))[:n]
+
+
+def random_images(n: int, side: int = 224) -> np.ndarray:
+    """Images of noise, (n, side, side, 3) uint8: the clock does not depend on pixels."""
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def samples(family: str, n: int) -> Any:
+    return real_texts(n) if FAMILIES[family].kind == "text" else random_images(n)
+
+
+@functools.cache
+def _tokenizer(vocab_size: int) -> Any:
+    texts = data_set("health_advice", "train")[0] + data_set("git", "train")[0]
+    return learn_wordpiece(texts, vocab_size)
+
+
+@functools.lru_cache(maxsize=1)
+def fresh_estimator(
+    family: str, pooling: str | None = None, config: PretrainedConfig | None = None
+) -> Any:
+    """Fit one step on a handful of samples: the family's architecture with nearly fresh weights.
+
+    Parameters
+    ----------
+    family : str
+        Key of `FAMILIES`.
+    pooling : str or None, default=None
+        None takes the paper's.
+    config : PretrainedConfig or None, default=None
+        Another size of the family.
+
+    Returns
+    -------
+    EPEEClassifier or EPEEImageClassifier
+    """
+    chosen = FAMILIES[family]
+    config = config or chosen.config()
+    options: dict[str, Any] = {
+        "backbone": config,
+        "pooling": pooling or chosen.pooling,
+        "max_epochs": 1,
+        "memory": None,
+        "random_state": 0,
+    }
+    y = np.arange(2 * N_CLASSES) % N_CLASSES
+    if chosen.kind == "image":
+        estimator = EPEEImageClassifier(augment=False, **options)
+        return estimator.fit(random_images(len(y), config.image_size), y)
+    estimator = EPEEClassifier(tokenizer=_tokenizer(config.vocab_size), **options)
+    return estimator.fit(real_texts(len(y)), y)
+
+
+def forced_exits(
+    n: int, n_layers: int, mean_exit: float, lengths: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """Draw exit layers with exactly the wanted mean, spread as widely as that mean allows.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    n_layers : int
+        Layers M; exits are from 1 to M.
+    mean_exit : float
+        Wanted mean, 1 to M; the sum is rounded to an integer.
+    lengths : ndarray of shape (n,) or None, default=None
+        Where given, exits are dealt out so that long samples leave no later than short ones on
+        the whole: the mean weighted by length is nearly the plain one, too.
+    seed : int, default=0
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+
+    Notes
+    -----
+    The distribution of largest entropy among those on 1..M with this mean: proportional to
+    ``ratio ** layer``. Many samples leave early and a few go all the way, as with real exits.
+    """
+    layers = np.arange(1, n_layers + 1)
+    rng = np.random.default_rng(seed)
+    exits = rng.choice(layers, size=n, p=_broadest(layers, mean_exit))
+    missing = round(mean_exit * n) - int(exits.sum())
+    while missing:
+        step = int(np.sign(missing))
+        movable = np.flatnonzero((exits + step >= 1) & (exits + step <= n_layers))
+        chosen = rng.permutation(movable)[: abs(missing)]
+        exits[chosen] += step
+        missing -= step * len(chosen)
+    if lengths is None:
+        return exits
+    deals = [rng.permutation(exits) for _ in range(200)]
+    return min(deals, key=lambda deal: abs(np.average(deal, weights=lengths) - exits.mean()))
+
+
+def _broadest(layers: np.ndarray, mean: float) -> np.ndarray:
+    """Probabilities proportional to ratio ** layer with the wanted mean, found by bisection."""
+    low, high = -20.0, 20.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        weights = np.exp(middle * (layers - (layers[-1] if middle > 0 else layers[0])))
+        proba = weights / weights.sum()
+        if proba @ layers < mean:
+            low = middle
+        else:
+            high = middle
+    return proba
+
+
+def dynamic(
+    estimator: Any, encoded: Any, batch_size: int | str, schedule: np.ndarray | None = None
+) -> Any:
+    """Run the engine alone on encoded samples, with the policy's exits or with forced ones.
+
+    Raises
+    ------
+    NotMeasuredError
+        If exits are to be forced and the engine has no way to.
+    """
+    engine, policy = estimator._engine(), estimator._policy()
+    if schedule is None:
+        return engine.dynamic(encoded, policy, batch_size)
+    if "schedule" not in inspect.signature(engine.dynamic).parameters:
+        raise NotMeasuredError("the engine takes no exit schedule")
+    return engine.dynamic(encoded, policy, batch_size, schedule=schedule)
+
+
+def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndarray:
+    """Do what ``predict(X)`` does, with forced exits."""
+    exits = dynamic(estimator, estimator._encode(X), estimator._prediction_batch(), schedule)
+    return estimator.classes_[exits.proba.argmax(axis=1)]

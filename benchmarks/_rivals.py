@@ -1,0 +1,67 @@
+"""The rivals on the same weights and inputs: transformers' own forward pass at full depth."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_epee.nn.batching import batches_by_length
+from sklearn_epee.nn.network import last_real_positions, masked_mean
+
+
+class FullDepth(nn.Module):
+    """A transformers base model run as transformers runs it, with one head on top.
+
+    Parameters
+    ----------
+    estimator : EPEEClassifier or EPEEImageClassifier
+        Fitted; its backbone and its last head are copied.
+    dtype : torch.dtype
+        Of the backbone; the head stays in float32, as in the estimator.
+    device : str
+    """
+
+    def __init__(self, estimator: Any, dtype: torch.dtype, device: str = "cpu") -> None:
+        super().__init__()
+        network = estimator.net_.module_
+        self.pooling = network.pooling
+        self.backbone = copy.deepcopy(network.backbone)
+        nn.Module.to(self.backbone, device=device, dtype=dtype)
+        self.head = copy.deepcopy(network.heads[-1]).to(device)
+        self._options = {"use_cache": False} if network.adapter.causal else {}
+        self.eval()
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Logits (n, K) of a batch."""
+        hidden = self.backbone(**batch, **self._options).last_hidden_state
+        return self.head(self._pool(hidden, batch.get("attention_mask")).float())
+
+    def _pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pooling == "last":
+            rows = torch.arange(len(hidden), device=hidden.device)
+            return hidden[rows, last_real_positions(mask.bool())]
+        if self.pooling == "mean":
+            mask = torch.ones(hidden.shape[:2]) if mask is None else mask
+            return masked_mean(hidden, mask.bool().to(hidden.device))
+        return hidden[:, 0]
+
+    @torch.inference_mode()
+    def proba(self, encoded: Any, batch_size: int | str) -> np.ndarray:
+        """Probabilities (n, K) of encoded samples, in the batches `predict` would make."""
+        out = np.empty((len(encoded), self.head.out.out_features), np.float32)
+        for rows in batches_by_length(encoded.lengths, batch_size):
+            logits = self(**self.place(encoded.batch(rows)))
+            out[rows] = torch.softmax(logits, -1).cpu().numpy()
+        return out
+
+    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move a batch to the model's device, pixels in its dtype."""
+        weight = next(self.backbone.parameters())
+        return {
+            name: part.to(weight.device, weight.dtype if part.is_floating_point() else part.dtype)
+            for name, part in batch.items()
+        }

@@ -1,0 +1,213 @@
+"""Rows on throughput: forced exits on a data set against transformers at full depth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._measure import Seconds, interleaved, quotient
+from benchmarks._models import FAMILIES, dynamic, forced_exits, fresh_estimator, samples
+from benchmarks._report import Line
+from benchmarks._rivals import FullDepth
+from benchmarks._suite import Row, Settings
+
+FULL = "transformers, full depth"
+# Of a layer's work, what a sample that leaves there does not need: all but keys and values.
+SAVED_IN_LAST_LAYER = 5 / 6
+# As shares of M.
+ALL_MEANS = (1 / 4, 1 / 3, 1 / 2, 1)
+TWO_MEANS = (1 / 3, 1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One batch size of a row.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+    n : int
+        Samples.
+    means : tuple of float
+        Mean exits, as shares of M.
+    """
+
+    batch_size: int | str
+    n: int
+    means: tuple[float, ...]
+
+
+TEXT_FLOAT32 = (
+    Block(1, 12, TWO_MEANS),
+    Block(16, 64, ALL_MEANS),
+    Block(64, 128, (1 / 3,)),
+    Block("auto", 128, ALL_MEANS),
+)
+TEXT_BFLOAT16 = (
+    Block(1, 24, TWO_MEANS),
+    Block(16, 128, ALL_MEANS),
+    Block(64, 256, TWO_MEANS),
+    Block("auto", 256, ALL_MEANS),
+)
+IMAGE_FLOAT32 = (Block(1, 4, TWO_MEANS), Block(16, 32, ALL_MEANS), Block("auto", 32, ALL_MEANS))
+IMAGE_BFLOAT16 = (
+    Block(1, 8, TWO_MEANS),
+    Block(16, 48, ALL_MEANS),
+    Block(64, 64, (1 / 3,)),
+    Block("auto", 64, ALL_MEANS),
+)
+QUICK = (Block(16, 32, (1 / 3, 1)),)
+
+
+def arithmetic_limit(n_layers: int, mean_exit: float) -> float:
+    """Speed-up if a sample that leaves at layer e pays e - 5/6 layers (one pooled row)."""
+    return n_layers / (mean_exit - SAVED_IN_LAST_LAYER)
+
+
+def throughput(
+    settings: Settings,
+    *,
+    family: str,
+    precision: str,
+    blocks: tuple[Block, ...],
+    pooling: str | None = None,
+) -> Iterator[Line]:
+    """Measure one family in one precision at several batch sizes and mean exits."""
+    estimator = fresh_estimator(family, pooling)
+    estimator.set_params(precision=precision, device=settings.device)
+    rival = FullDepth(estimator, getattr(torch, precision), settings.device)
+    check_same_answers(estimator, rival, family)
+    for block in QUICK if settings.quick else blocks:
+        yield from _block(settings, estimator, rival, family, block)
+
+
+def _block(
+    settings: Settings, estimator: Any, rival: FullDepth, family: str, block: Block
+) -> Iterator[Line]:
+    encoded = estimator._encode(samples(family, block.n))
+    n_layers = estimator.n_layers_
+    schedules = {
+        f"mean exit {fraction(share)}": forced_exits(
+            block.n, n_layers, share * n_layers, encoded.lengths
+        )
+        for share in block.means
+    }
+    competitors = {FULL: functools.partial(rival.proba, encoded, block.batch_size)}
+    for label, schedule in schedules.items():
+        competitors[label] = functools.partial(
+            dynamic, estimator, encoded, block.batch_size, schedule
+        )
+    seconds = interleaved(competitors, settings.repetitions)
+    for label, schedule in schedules.items():
+        ours_and_theirs = {FULL: seconds[FULL], "ours": seconds[label]}
+        yield speedup_line(
+            estimator, FAMILIES[family].title, block.batch_size, schedule, ours_and_theirs
+        )
+
+
+def fraction(share: float) -> str:
+    return "M" if share == 1 else f"M/{round(1 / share)}"
+
+
+def check_same_answers(estimator: Any, rival: FullDepth, family: str) -> None:
+    """Refuse to time two things that do not compute the same.
+
+    Raises
+    ------
+    AssertionError
+        If the probabilities at full depth are not the rival's.
+    """
+    encoded = estimator._encode(samples(family, 4))
+    ours = estimator._engine().budgeted(encoded, estimator.n_layers_, 4)
+    difference = np.abs(ours - rival.proba(encoded, 4)).max()
+    if difference > (1e-4 if estimator.precision == "float32" else 0.05):
+        raise AssertionError(f"{family}: probabilities differ from the rival's by {difference:.2g}")
+
+
+def speedup_line(
+    estimator: Any, title: str, batch_size: int | str, schedule: np.ndarray, seconds: Seconds
+) -> Line:
+    """Compare the wall clock with the layer count and with the arithmetic limit.
+
+    Parameters
+    ----------
+    estimator : EPEEClassifier or EPEEImageClassifier
+    title : str
+        Of the backbone.
+    batch_size : int or "auto"
+    schedule : ndarray of shape (n,)
+        Exit layers.
+    seconds : dict
+        Repetitions of `FULL` and of "ours".
+    """
+    n_layers, mean_exit = estimator.n_layers_, float(schedule.mean())
+    pooling = estimator.net_.module_.pooling
+    speedup, factor = quotient(seconds, FULL, "ours"), n_layers / mean_exit
+    # A mean-pooled exit runs its whole layer.
+    limit = factor if pooling == "mean" else arithmetic_limit(n_layers, mean_exit)
+    wanted = target(estimator, mean_exit)
+    return Line(
+        f"{title}, {pooling}, {estimator.precision}, batch {batch_size}, "
+        f"mean exit {mean_exit:.3g} of {n_layers}",
+        f"{speedup:.2f}x, layer count {factor:.2f}x, quotient {speedup / factor:.2f}, "
+        f"{speedup / limit:.0%} of the arithmetic limit {limit:.2f}x",
+        f"quotient >= {wanted:g}" if wanted else "",
+        speedup / factor >= wanted if wanted else None,
+        settings={
+            "backbone": title,
+            "pooling": pooling,
+            "precision": estimator.precision,
+            "batch_size": batch_size,
+            "n_samples": len(schedule),
+            "n_layers": n_layers,
+            "mean_exit": mean_exit,
+        },
+        values={
+            "speedup": speedup,
+            "layer_count_factor": factor,
+            "quotient": speedup / factor,
+            "arithmetic_limit": limit,
+            "share_of_limit": speedup / limit,
+        },
+        seconds=seconds,
+    )
+
+
+def target(estimator: Any, mean_exit: float) -> float | None:
+    """Quotient of speed-up and layer-count factor to reach, None where none is set."""
+    if mean_exit == estimator.n_layers_:
+        return 1.0
+    if estimator.net_.module_.pooling == "mean" or mean_exit > estimator.n_layers_ / 2:
+        return None
+    if estimator.device == "cuda":
+        return 0.9
+    return 1.2 if estimator.precision == "float32" else 1.1
+
+
+def _row(family: str, precision: str, blocks: tuple[Block, ...], suffix: str = "") -> Row:
+    pooling = "mean" if suffix == "-mean" else None
+    return Row(
+        f"throughput-{family}{suffix}-{precision}",
+        f"Throughput, {FAMILIES[family].title}, {precision}, against transformers at full depth",
+        functools.partial(
+            throughput, family=family, precision=precision, blocks=blocks, pooling=pooling
+        ),
+        in_quick=family == "bert" and precision == "bfloat16" and not suffix,
+    )
+
+
+MEAN_POOLED = (Block("auto", 128, ALL_MEANS),)
+ROWS = [
+    *(_row(family, "float32", TEXT_FLOAT32) for family in ("bert", "albert", "gpt2")),
+    _row("vit", "float32", IMAGE_FLOAT32),
+    _row("vit", "float32", (Block(64, 64, (1 / 3,)),), "-64"),
+    *(_row(family, "bfloat16", TEXT_BFLOAT16) for family in ("bert", "albert", "gpt2")),
+    _row("vit", "bfloat16", IMAGE_BFLOAT16),
+    _row("bert", "float32", MEAN_POOLED, "-mean"),
+    _row("bert", "bfloat16", MEAN_POOLED, "-mean"),
+]
