@@ -23,12 +23,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import _rows_throughput
+from benchmarks import _rows_latency, _rows_memory, _rows_rivals, _rows_throughput, _rows_training
 from benchmarks._models import NotMeasuredError
 from benchmarks._report import HEADER, Line, Results, describe, machine, table_row
 from benchmarks._suite import Row, Settings
 
-ROWS = [*_rows_throughput.ROWS]
+MODULES = (_rows_throughput, _rows_latency, _rows_rivals, _rows_training, _rows_memory)
+ROWS = [row for module in MODULES for row in module.ROWS]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -100,7 +100,8 @@ def samples(family: str, n: int) -> Any:
 
 
 @functools.cache
-def _tokenizer(vocab_size: int) -> Any:
+def shared_tokenizer(vocab_size: int) -> Any:
+    """WordPiece vocabulary learned from the training parts of health_advice and git."""
     texts = data_set("health_advice", "train")[0] + data_set("git", "train")[0]
     return learn_wordpiece(texts, vocab_size)
 
@@ -137,8 +138,16 @@ def fresh_estimator(
     if chosen.kind == "image":
         estimator = EPEEImageClassifier(augment=False, **options)
         return estimator.fit(random_images(len(y), config.image_size), y)
-    estimator = EPEEClassifier(tokenizer=_tokenizer(config.vocab_size), **options)
+    estimator = EPEEClassifier(tokenizer=shared_tokenizer(config.vocab_size), **options)
     return estimator.fit(real_texts(len(y)), y)
+
+
+def prepared(family: str, device: str, precision: str, pooling: str | None = None) -> Any:
+    """Give the family's fresh estimator, set to a device and precision, all else as by default."""
+    estimator = fresh_estimator(family, pooling)
+    return estimator.set_params(
+        device=device, precision=precision, tau=0.1, patience=None, predict_batch_size="auto"
+    )
 
 
 def forced_exits(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import Seconds, interleaved, quotient
-from benchmarks._models import FAMILIES, dynamic, forced_exits, fresh_estimator, samples
+from benchmarks._models import FAMILIES, dynamic, forced_exits, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
@@ -78,8 +78,7 @@ def throughput(
     pooling: str | None = None,
 ) -> Iterator[Line]:
     """Measure one family in one precision at several batch sizes and mean exits."""
-    estimator = fresh_estimator(family, pooling)
-    estimator.set_params(precision=precision, device=settings.device)
+    estimator = prepared(family, settings.device, precision, pooling)
     rival = FullDepth(estimator, getattr(torch, precision), settings.device)
     check_same_answers(estimator, rival, family)
     for block in QUICK if settings.quick else blocks:

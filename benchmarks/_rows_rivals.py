@@ -1,0 +1,359 @@
+"""Rows against other ways to run the model: padding, the paper's way, pipelines, onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from benchmarks._measure import Seconds, interleaved, medians, quotient
+from benchmarks._models import (
+    FAMILIES,
+    N_CLASSES,
+    NotMeasuredError,
+    data_set,
+    forced_exits,
+    predict_on_schedule,
+    prepared,
+    real_texts,
+)
+from benchmarks._report import Line
+from benchmarks._rivals import FullDepth
+from benchmarks._suite import Row, Settings
+from sklearn_epee.nn.batching import batches_by_length
+
+
+def text_family(settings: Settings) -> str:
+    """BERT-base, and a small one where everything has to end soon."""
+    return "minilm" if settings.quick else "bert"
+
+
+def third(estimator: Any, X: Any, n: int) -> np.ndarray:
+    """Draw forced exits of mean M/3 for some texts."""
+    n_layers = estimator.n_layers_
+    return forced_exits(n, n_layers, n_layers / 3, estimator._encode(X).lengths)
+
+
+# ------------------------------------------------------------------------------- mixed lengths
+
+
+class PaddedToLongest:
+    """Encoded samples that are all padded to the longest of them."""
+
+    def __init__(self, encoded: Any) -> None:
+        self._encoded = encoded
+        self._width = int(encoded.lengths.max())
+        self.lengths = np.full(len(encoded), self._width)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Pad some samples to the longest of all."""
+        tensors = self._encoded.batch(rows)
+        missing = self._width - tensors["attention_mask"].shape[1]
+        return {name: torch.nn.functional.pad(part, (0, missing)) for name, part in tensors.items()}
+
+
+def mixed_lengths(settings: Settings) -> Iterator[Line]:
+    """Measure what batches of similar length save, at full depth: nobody leaves early."""
+    precision = settings.fast_precision()
+    estimator = prepared("minilm", settings.device, precision)
+    rival = FullDepth(estimator, getattr(torch, precision), settings.device)
+    for name in ("phee", "git", "health_advice", "ddi2013"):
+        texts = data_set(name, "test")[0][: 100 if settings.quick else 500]
+        encoded = estimator._encode(texts)
+        padded = PaddedToLongest(encoded)
+        competitors = {
+            "padded": functools.partial(rival.proba, padded, 16),
+            "ours": functools.partial(
+                estimator._engine().budgeted, encoded, estimator.n_layers_, "auto"
+            ),
+        }
+        yield _padding_line(
+            name, precision, encoded, interleaved(competitors, settings.repetitions)
+        )
+
+
+def _padding_line(name: str, precision: str, encoded: Any, seconds: Seconds) -> Line:
+    speedup = quotient(seconds, "padded", "ours")
+    n, longest, mean = len(encoded), int(encoded.lengths.max()), float(encoded.lengths.mean())
+    return Line(
+        f"MiniLM-sized BERT, {precision}, full depth, {name}: {n} texts of {mean:.0f} tokens on "
+        f"average; the rival: transformers, batch 16, all padded to the longest, {longest}",
+        f"{speedup:.2f}x",
+        ">= 2x",
+        speedup >= 2,
+        settings={"data": name, "n_samples": n, "longest": longest, "mean_length": mean},
+        values={"speedup": speedup},
+        seconds=seconds,
+    )
+
+
+# ------------------------------------------------------------------------------ the paper's way
+
+
+@torch.inference_mode()
+def papers_way(rival: FullDepth, heads: Any, batch: dict[str, Tensor], exit_layer: int) -> int:
+    """One sample through transformers' BERT layers, asking a head and checking after each."""
+    backbone = rival.backbone
+    mask = batch["attention_mask"][:, None, None, :].bool()
+    hidden = backbone.embeddings(batch["input_ids"])
+    for number, (layer, head) in enumerate(zip(backbone.encoder.layer, heads, strict=True), 1):
+        output = layer(hidden, mask)
+        hidden = output[0] if isinstance(output, tuple) else output
+        proba = torch.softmax(head(hidden[:, 0].float()), -1)
+        entropy = torch.special.entr(proba).sum().item() / np.log(proba.shape[1])
+        # The entropy is read, as a decision needs it; the exit itself is forced.
+        if number >= exit_layer or entropy < 0:
+            break
+    return int(proba.argmax())
+
+
+def papers_labels(
+    estimator: Any, rival: FullDepth, texts: list[str], exits: np.ndarray, length: int
+) -> list[int]:
+    """Answer texts one by one, each padded to a length."""
+    heads = estimator.net_.module_.heads.to(rival.head.out.weight.device)
+    tokenizer = estimator._encoder.tokenizer
+    labels = []
+    for text, exit_layer in zip(texts, exits, strict=True):
+        batch = tokenizer(
+            text, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        labels.append(
+            papers_way(
+                rival, heads.to(rival.head.out.weight.device), rival.place(batch), exit_layer
+            )
+        )
+    return labels
+
+
+def paper(settings: Settings) -> Iterator[Line]:
+    """One text at a time, padded to max_length, float32, against predict by default."""
+    family = text_family(settings)
+    estimator = prepared(family, settings.device, "auto")
+    rival = FullDepth(estimator, torch.float32, settings.device)
+    n, n_paper = (48, 6) if settings.quick else (96, 12)
+    texts = real_texts(n)
+    schedule, few = third(estimator, texts, n), third(estimator, texts[:n_paper], n_paper)
+    for length in (128,) if settings.quick else (128, 512):
+        competitors = {
+            "paper": functools.partial(
+                papers_labels, estimator, rival, texts[:n_paper], few, length
+            ),
+            "ours": functools.partial(predict_on_schedule, estimator, texts, schedule),
+        }
+        seconds = interleaved(competitors, settings.repetitions)
+        # The paper's cost does not depend on the text, only on its exit: a few texts stand for all.
+        speedup = quotient(seconds, "paper", "ours") * n / n_paper
+        yield Line(
+            f"{FAMILIES[family].title}, mean exit M/3; the rival: one text at a time, float32, "
+            f"padded to {length} tokens",
+            f"{speedup:.1f}x a text",
+            ">= 10x",
+            speedup >= 10,
+            settings={"max_length": length, "n_samples": n, "n_samples_paper": n_paper},
+            values={"speedup": speedup},
+            seconds=seconds,
+        )
+
+
+# ---------------------------------------------------------------------------------- pipelines
+
+
+def as_sequence_classifier(estimator: Any) -> Any:
+    """Give a BERT estimator's backbone and last head as the classifier of transformers."""
+    network = estimator.net_.module_
+    config = type(network.backbone.config).from_dict(
+        network.backbone.config.to_dict() | {"id2label": {k: str(k) for k in range(N_CLASSES)}}
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.bert.load_state_dict(network.backbone.state_dict(), strict=False)
+    head = network.heads[-1]
+    model.bert.pooler.dense.load_state_dict(head.dense.state_dict())
+    model.classifier.load_state_dict(head.out.state_dict())
+    return model
+
+
+def transformers_pipeline(settings: Settings) -> Iterator[Line]:
+    """Run the pipeline as it is used: strings, batch_size=16, float32, the order of the data."""
+    family = text_family(settings)
+    estimator = prepared(family, settings.device, "float32")
+    classify = pipeline(
+        "text-classification",
+        model=as_sequence_classifier(estimator),
+        tokenizer=estimator._encoder.tokenizer,
+        batch_size=16,
+        device=settings.device,
+    )
+    n = 32 if settings.quick else 64
+    texts = real_texts(n)
+    schedule = third(estimator, texts, n)
+    competitors = {"pipeline": lambda: classify(texts, truncation=True)}
+    for precision in ("float32", "auto"):
+        competitors[precision] = functools.partial(
+            _predict_in, estimator, precision, texts, schedule
+        )
+    seconds = interleaved(competitors, settings.repetitions)
+    for precision in ("float32", "auto"):
+        speedup = quotient(seconds, "pipeline", precision)
+        yield Line(
+            f"{FAMILIES[family].title}, {n} texts, mean exit M/3, predict with "
+            f"precision={precision}; the rival: pipeline, batch_size=16, float32",
+            f"{speedup:.2f}x, layer count 3.00x",
+            settings={"n_samples": n, "precision": precision},
+            values={"speedup": speedup},
+            seconds={"pipeline": seconds["pipeline"], "ours": seconds[precision]},
+        )
+
+
+def _predict_in(estimator: Any, precision: str, texts: list[str], schedule: np.ndarray) -> None:
+    predict_on_schedule(estimator.set_params(precision=precision), texts, schedule)
+
+
+# -------------------------------------------------------------------------------- onnxruntime
+
+
+class _ForExport(torch.nn.Module):
+    """The full-depth model with its inputs by position, as exporters want them."""
+
+    def __init__(self, model: FullDepth) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (n, K)."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
+    """Write the model for onnxruntime, with any number of texts of any length."""
+    names = ["input_ids", "attention_mask"]
+    sizes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
+    with _quiet():
+        torch.onnx.export(
+            _ForExport(rival).eval(),
+            tuple(example[name] for name in names),
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=sizes,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow what exporters tell about themselves."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def onnx_sessions(rival: FullDepth, encoded: Any, folder: Path) -> dict[str, Any]:
+    """Sessions of onnxruntime in float32 and in dynamic int8."""
+    # Installed for this row only.
+    import onnxruntime  # noqa: PLC0415
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
+
+    plain, quantized = folder / "float32.onnx", folder / "int8.onnx"
+    export(rival, encoded.batch(np.arange(2)), plain)
+    with _quiet():
+        quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    return {
+        name: onnxruntime.InferenceSession(str(path), options, providers=providers)
+        for name, path in (("float32", plain), ("int8", quantized))
+    }
+
+
+def onnx_labels(session: Any, estimator: Any, texts: list[str]) -> np.ndarray:
+    """Labels of strings in the batches that predict would make."""
+    encoded = estimator._encode(texts)
+    out = np.empty(len(texts), np.int64)
+    for rows in batches_by_length(encoded.lengths, "auto"):
+        batch = encoded.batch(rows)
+        inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+        out[rows] = session.run(None, inputs)[0].argmax(axis=1)
+    return out
+
+
+def against_onnxruntime(settings: Settings) -> Iterator[Line]:
+    """Compare default predict with onnxruntime at full depth, both from strings to labels."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(package) is None:
+            raise NotMeasuredError(f"{package} is not installed")
+    if settings.device != "cpu":
+        raise NotMeasuredError("onnxruntime is measured on the CPU only")
+    family = text_family(settings)
+    estimator = prepared(family, settings.device, "auto")
+    n = 32 if settings.quick else 128
+    texts = real_texts(n)
+    encoded = estimator._encode(texts)
+    rival = FullDepth(estimator, torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = onnx_sessions(rival, encoded, Path(folder))
+    _check_export(rival, sessions["float32"], encoded)
+    competitors: dict[str, Any] = {
+        name: functools.partial(onnx_labels, session, estimator, texts)
+        for name, session in sessions.items()
+    }
+    schedule = third(estimator, texts, n)
+    competitors["ours"] = lambda: predict_on_schedule(estimator, texts, schedule)
+    seconds = interleaved(competitors, settings.repetitions)
+    yield _onnx_line(family, n, "int8", 3, seconds)
+    yield _onnx_line(family, n, "float32", 8, seconds)
+
+
+def _check_export(rival: FullDepth, session: Any, encoded: Any) -> None:
+    batch = encoded.batch(np.arange(3))
+    inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        difference = np.abs(rival(**batch).numpy() - session.run(None, inputs)[0]).max()
+    if difference > 1e-3:
+        raise AssertionError(f"the exported model's logits differ by {difference:.2g}")
+
+
+def _onnx_line(family: str, n: int, rival: str, wanted: int, seconds: Seconds) -> Line:
+    speedup = quotient(seconds, rival, "ours")
+    found = medians(seconds)
+    return Line(
+        f"{FAMILIES[family].title}, {n} texts, precision=auto, mean exit M/3; the rival: "
+        f"onnxruntime {'dynamic ' if rival == 'int8' else ''}{rival}, full depth, same batches",
+        f"{speedup:.2f}x ({1000 * found['ours'] / n:.1f} against {1000 * found[rival] / n:.1f} ms "
+        "a text)",
+        f">= {wanted}x",
+        speedup >= wanted,
+        settings={"n_samples": n, "rival": rival},
+        values={"speedup": speedup},
+        seconds={rival: seconds[rival], "ours": seconds["ours"]},
+    )
+
+
+ROWS = [
+    Row("onnxruntime", "Default predict at mean exit M/3 against onnxruntime", against_onnxruntime),
+    Row("mixed-lengths", "Texts of mixed length against padding all to the longest", mixed_lengths),
+    Row("papers-way", "Default predict against one sample at a time, padded", paper),
+    Row("pipeline", "predict against transformers' pipeline", transformers_pipeline),
+]

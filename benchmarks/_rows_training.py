@@ -1,0 +1,276 @@
+"""Rows on training: an epoch against transformers' Trainer, searches, size of pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pickle
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from skorch.callbacks import Callback
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from benchmarks._isolated import PeakMemory, isolated, memory_in_use
+from benchmarks._measure import interleaved, medians, quotient, synchronize
+from benchmarks._models import (
+    FAMILIES,
+    N_CLASSES,
+    NotMeasuredError,
+    data_set,
+    prepared,
+    real_texts,
+    shared_tokenizer,
+)
+from benchmarks._report import Line
+from benchmarks._suite import Row, Settings
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _base
+from sklearn_epee.nn.batching import LabelledSamples, ShuffledByLength
+from sklearn_epee.nn.texts import TextEncoder
+
+BATCH_SIZE = 16
+N_EPOCHS = 2
+GRID = {"tau": [0.0, 0.05, 0.1, 0.2, 0.4], "patience": [1, 2, 3, 4, 5, None]}
+
+# -------------------------------------------------------------------------- an epoch of training
+
+
+class OurEpochs(Callback):
+    """Seconds of every epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, net: Any, **_: Any) -> None:  # noqa: ARG002 - skorch's signature
+        """Start the clock."""
+        synchronize()
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, net: Any, **_: Any) -> None:  # noqa: ARG002
+        """Stop the clock."""
+        synchronize()
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+class TheirEpochs(TrainerCallback):
+    """Seconds of every epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        synchronize()
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        """Stop the clock."""
+        synchronize()
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+class _SameBatches(Trainer):
+    """A Trainer that is handed the batches the estimator trains on."""
+
+    def __init__(self, *args: Any, batches: DataLoader, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._batches = batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Give the batches as they are."""
+        return self._batches
+
+
+def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
+    """Fit the estimator for two epochs: seconds of the second, and bytes at the peak."""
+    epochs = OurEpochs()
+    texts, y = real_texts(n), np.arange(n) % N_CLASSES
+    config = FAMILIES[family].config()
+    estimator = EPEEClassifier(
+        config, tokenizer=shared_tokenizer(config.vocab_size), pooling=FAMILIES[family].pooling,
+        max_epochs=N_EPOCHS, batch_size=BATCH_SIZE, precision=precision, device=device,
+        memory=None, random_state=0, callbacks=[epochs],
+    )  # fmt: skip
+    before, peak = memory_in_use(device), PeakMemory(device)
+    estimator.fit(texts, y)
+    return {"seconds": epochs.seconds[-1], "bytes": peak.read() - before}
+
+
+def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
+    """Do the same with transformers' Trainer and a single head."""
+    epochs = TheirEpochs()
+    config = FAMILIES[family].config()
+    encoder = TextEncoder(
+        shared_tokenizer(config.vocab_size), config.max_position_embeddings, 1, reads_pairs=False
+    )
+    labels = (np.arange(n) % N_CLASSES).astype(np.int64)
+    data = LabelledSamples(encoder.encode(real_texts(n)), labels, np.ones(n, np.float32))
+    before, peak = memory_in_use(device), PeakMemory(device)
+    config.id2label = {k: str(k) for k in range(N_CLASSES)}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _SameBatches(
+            AutoModelForSequenceClassification.from_config(config),
+            _trainer_settings(folder, precision, device),
+            train_dataset=data,
+            batches=_trainer_batches(data),
+            callbacks=[epochs],
+        )
+        trainer.train()
+    return {"seconds": epochs.seconds[-1], "bytes": peak.read() - before}
+
+
+def _trainer_settings(folder: str, precision: str, device: str) -> TrainingArguments:
+    return TrainingArguments(
+        folder, num_train_epochs=N_EPOCHS, per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=1e-4, weight_decay=0.01, max_grad_norm=1.0, bf16=precision == "bfloat16",
+        use_cpu=device == "cpu", save_strategy="no", logging_strategy="no", report_to=[],
+        disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+    )  # fmt: skip
+
+
+def _trainer_batches(data: LabelledSamples) -> DataLoader:
+    def collate(rows: list[int]) -> dict[str, Any]:
+        inputs, (labels, _) = data.collate(rows)
+        return {**inputs, "labels": labels}
+
+    order = ShuffledByLength(data.samples.lengths, BATCH_SIZE, np.random.default_rng(0))
+    return DataLoader(data, batch_sampler=order, collate_fn=collate)
+
+
+def training(settings: Settings, *, precision: str) -> Iterator[Line]:
+    """Compare the second of two epochs and the peak of memory, each run in a process of its own."""
+    if find_spec("accelerate") is None:
+        raise NotMeasuredError("accelerate is not installed, which transformers' Trainer needs")
+    family, n = ("minilm", 64) if settings.quick else ("bert", 96)
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "Trainer": []}
+    for _ in range(1 if settings.quick else 2):
+        for name, function in (("ours", "train_ours"), ("Trainer", "train_theirs")):
+            found = isolated(
+                f"{__name__}:{function}",
+                family=family, precision=precision, device=settings.device, n=n,
+            )  # fmt: skip
+            runs[name].append(found)
+    seconds = {name: [run["seconds"] for run in found] for name, found in runs.items()}
+    mebibytes = {
+        name: statistics.median(run["bytes"] for run in found) / 2**20
+        for name, found in runs.items()
+    }
+    slower, more = quotient(seconds, "ours", "Trainer"), mebibytes["ours"] / mebibytes["Trainer"]
+    what = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
+    known = {"n_samples": n, "precision": precision}
+    yield Line(
+        f"{what}, one epoch", f"{slower:.3f}x the time of Trainer", "<= 1.05x", slower <= 1.05,
+        known, {"time_ratio": slower}, seconds,
+    )  # fmt: skip
+    yield Line(
+        f"{what}, peak memory",
+        f"{more:.3f}x ({mebibytes['ours']:.0f} against {mebibytes['Trainer']:.0f} MiB)",
+        "<= 1.1x", more <= 1.1, known, {"memory_ratio": more},
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ searches
+
+
+@contextlib.contextmanager
+def counted_trainings() -> Iterator[list[None]]:
+    """Give a list that grows by one with every network that is trained in this process."""
+    trained: list[None] = []
+    original = _base.train_network
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        trained.append(None)
+        return original(*args, **kwargs)
+
+    with mock.patch.object(_base, "train_network", count):
+        yield trained
+
+
+def grid_search(settings: Settings) -> Iterator[Line]:
+    """Search 30 policies with cv=5, against 6 plain fits and 5 full-depth passes."""
+    n = 150 if settings.quick else 600
+    X, y = data_set("phee", "train")[0][:n], data_set("phee", "train")[1][:n]
+    options = {"max_epochs": 1 if settings.quick else 3, "device": settings.device}
+    folds = StratifiedKFold(5)
+    trainings: list[int] = []
+
+    def search() -> None:
+        estimator = EPEEClassifier(**options)
+        with counted_trainings() as trained:
+            GridSearchCV(estimator, GRID, cv=folds).fit(X, y)
+        trainings.append(len(trained))
+
+    def plain() -> None:
+        splits = list(folds.split(X, y))
+        for train, test in splits:
+            fitted = EPEEClassifier(memory=None, **options).fit([X[i] for i in train], y[train])
+            list(fitted.staged_predict([X[i] for i in test]))
+        EPEEClassifier(memory=None, **options).fit(X, y)
+
+    seconds = interleaved(
+        {"search": search, "plain": plain}, settings.repetitions, warm_up=not settings.quick
+    )
+    ratio, found = quotient(seconds, "search", "plain"), medians(seconds)
+    yield Line(
+        f"compact network from scratch, {n} texts, 30 grid points, cv=5; the rival: 6 plain fits "
+        "and 5 full-depth passes",
+        f"{trainings[-1]} trainings, {ratio:.2f}x the time ({found['search']:.1f} against "
+        f"{found['plain']:.1f} s)",
+        "6 trainings, <= 1.15x",
+        set(trainings) == {6} and ratio <= 1.15,
+        settings={"n_samples": n, **options},
+        values={"trainings": trainings[-1], "time_ratio": ratio},
+        seconds=seconds,
+    )
+
+
+# -------------------------------------------------------------------------------------- pickles
+
+
+def pickle_size(settings: Settings) -> Iterator[Line]:
+    """Bytes of a pickled fitted estimator over bytes of its weights, after it has predicted."""
+    text = prepared("minilm" if settings.quick else "bert", settings.device, "auto")
+    text.predict(real_texts(4))
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    image = EPEEImageClassifier(max_epochs=1, memory=None).fit(images, np.arange(20) % N_CLASSES)
+    image.predict(images[:4])
+    title = FAMILIES["minilm" if settings.quick else "bert"].title
+    for name, estimator in ((title, text), ("compact image network", image)):
+        parameters = estimator.net_.module_.parameters()
+        weights = sum(weight.nbytes for weight in parameters)
+        ratio = len(pickle.dumps(estimator)) / weights
+        yield Line(
+            name,
+            f"{ratio:.4f}x the weights ({weights / 2**20:.1f} MiB)",
+            "<= 1.05x",
+            ratio <= 1.05,
+            values={"ratio": ratio, "weights_bytes": weights},
+        )
+
+
+ROWS = [
+    *(
+        Row(
+            f"training-{precision}",
+            f"Training an epoch against transformers' Trainer, {precision}",
+            functools.partial(training, precision=precision),
+            in_quick=precision == "bfloat16",
+        )
+        for precision in ("float32", "bfloat16")
+    ),
+    Row("grid-search", "Grid search over 30 policies, cv=5", grid_search),
+    Row("pickle", "Size of a pickled estimator against its weights", pickle_size),
+]
