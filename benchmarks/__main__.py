@@ -23,12 +23,30 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import _rows_latency, _rows_memory, _rows_rivals, _rows_throughput, _rows_training
+from benchmarks import (
+    _rows_latency,
+    _rows_memory,
+    _rows_real,
+    _rows_rivals,
+    _rows_scaling,
+    _rows_throughput,
+    _rows_training,
+    _rows_tuning,
+)
 from benchmarks._models import NotMeasuredError
 from benchmarks._report import HEADER, Line, Results, describe, machine, table_row
 from benchmarks._suite import Row, Settings
 
-MODULES = (_rows_throughput, _rows_latency, _rows_rivals, _rows_training, _rows_memory)
+MODULES = (
+    _rows_throughput,
+    _rows_latency,
+    _rows_rivals,
+    _rows_training,
+    _rows_tuning,
+    _rows_memory,
+    _rows_real,
+    _rows_scaling,
+)
 ROWS = [row for module in MODULES for row in module.ROWS]
 
 

@@ -15,6 +15,7 @@ from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
 from sklearn_epee.nn.texts import learn_wordpiece
 
 N_CLASSES = 3
+WORDS_OF_SHORT = 6
 
 
 class NotMeasuredError(Exception):
@@ -90,6 +91,13 @@ def real_texts(n: int) -> list[str]:
     return (texts * -(-n // len(texts)))[:n]
 
 
+def short_texts(n: int) -> list[str]:
+    """Texts of a few words cut out of a real data set, all of them objects of their own."""
+    words = " ".join(data_set("health_advice", "train")[0]).split()
+    starts = np.random.default_rng(0).integers(0, len(words) - WORDS_OF_SHORT, n)
+    return [" ".join(words[start : start + WORDS_OF_SHORT]) for start in starts]
+
+
 def random_images(n: int, side: int = 224) -> np.ndarray:
     """Images of noise, (n, side, side, 3) uint8: the clock does not depend on pixels."""
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
@@ -107,39 +115,45 @@ def shared_tokenizer(vocab_size: int) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def fresh_estimator(
-    family: str, pooling: str | None = None, config: PretrainedConfig | None = None
+def fresh_estimator(family: str, pooling: str | None = None) -> Any:
+    """Give `new_estimator`, keeping the last one made: families are large."""
+    return new_estimator(FAMILIES[family], pooling or FAMILIES[family].pooling)
+
+
+def new_estimator(
+    family: Family,
+    pooling: str,
+    config: PretrainedConfig | None = None,
+    n_classes: int = N_CLASSES,
 ) -> Any:
-    """Fit one step on a handful of samples: the family's architecture with nearly fresh weights.
+    """Fit one epoch on a handful of samples: the architecture with nearly fresh weights.
 
     Parameters
     ----------
-    family : str
-        Key of `FAMILIES`.
-    pooling : str or None, default=None
-        None takes the paper's.
+    family : Family
+    pooling : str
     config : PretrainedConfig or None, default=None
         Another size of the family.
+    n_classes : int, default=N_CLASSES
 
     Returns
     -------
     EPEEClassifier or EPEEImageClassifier
     """
-    chosen = FAMILIES[family]
-    config = config or chosen.config()
+    config = config or family.config()
     options: dict[str, Any] = {
         "backbone": config,
-        "pooling": pooling or chosen.pooling,
+        "pooling": pooling,
         "max_epochs": 1,
         "memory": None,
         "random_state": 0,
     }
-    y = np.arange(2 * N_CLASSES) % N_CLASSES
-    if chosen.kind == "image":
+    y = np.arange(2 * n_classes) % n_classes
+    if family.kind == "image":
         estimator = EPEEImageClassifier(augment=False, **options)
         return estimator.fit(random_images(len(y), config.image_size), y)
     estimator = EPEEClassifier(tokenizer=shared_tokenizer(config.vocab_size), **options)
-    return estimator.fit(real_texts(len(y)), y)
+    return estimator.fit(short_texts(len(y)), y)
 
 
 def prepared(family: str, device: str, precision: str, pooling: str | None = None) -> Any:

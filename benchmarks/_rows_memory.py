@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from transformers import BertConfig
 
 from benchmarks._isolated import PeakMemory, isolated, memory_in_use
-from benchmarks._models import data_set, shared_tokenizer
+from benchmarks._models import WORDS_OF_SHORT, shared_tokenizer, short_texts
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier
 
 GIB = 2**30
 MIB = 2**20
-WORDS_A_TEXT = 6
-
-
-def short_texts(n: int) -> list[str]:
-    """Texts of a few words cut out of a real data set, all of them different objects."""
-    words = " ".join(data_set("health_advice", "train")[0]).split()
-    starts = np.random.default_rng(0).integers(0, len(words) - WORDS_A_TEXT, n)
-    return [" ".join(words[start : start + WORDS_A_TEXT]) for start in starts]
 
 
 def predict_many(n: int, device: str) -> dict[str, Any]:
@@ -53,7 +44,7 @@ def memory(settings: Settings) -> Iterator[Line]:
         above = found["bytes"] - found["output"]
         bound = found["batch"] + GIB
         yield Line(
-            f"{n:,} texts of {WORDS_A_TEXT} words, 2 layers of width 64",
+            f"{n:,} texts of {WORDS_OF_SHORT} words, 2 layers of width 64",
             f"{above / MIB:.0f} MiB above inputs and outputs ({above / n:.0f} bytes a text); "
             f"4,096 texts need {found['batch'] / MIB:.0f} MiB",
             "<= 1 GiB more than a batch, at 1,000,000",

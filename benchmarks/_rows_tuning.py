@@ -1,0 +1,85 @@
+"""Row on exact tuning: every threshold and patience, once the probabilities are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from benchmarks._measure import interleaved, medians
+from benchmarks._models import NotMeasuredError
+from benchmarks._report import Line
+from benchmarks._suite import Row, Settings
+
+
+class Answered(ClassifierMixin, BaseEstimator):
+    """A fitted early-exit classifier whose probabilities are there: tuning alone takes time.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_samples, n_layers, n_classes), float32
+        X are row numbers of it.
+    tau : float, default=0.1
+    patience : int or None, default=None
+    """
+
+    def __init__(self, proba: np.ndarray, tau: float = 0.1, patience: int | None = None) -> None:
+        self.proba = proba
+        self.tau = tau
+        self.patience = patience
+
+    def fit(self, X: Any, y: Any) -> Answered:  # noqa: ARG002
+        """Learn nothing."""
+        self.classes_ = np.arange(self.proba.shape[2])
+        self.n_layers_ = self.proba.shape[1]
+        return self
+
+    def staged_predict_proba(self, X: Any) -> Iterator[np.ndarray]:
+        """Give the probabilities of every layer."""
+        yield from self.proba[np.asarray(X)].transpose(1, 0, 2)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Give the probabilities of the last layer."""
+        return self.proba[np.asarray(X), -1]
+
+
+def made_up_probabilities(n: int, n_layers: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that get surer with depth, and labels they are mostly right about."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, n)
+    sureness = np.linspace(0.5, 4, n_layers)[:, None] * rng.gamma(2, 0.5, (n, 1, 1))
+    logits = rng.normal(size=(n, n_layers, n_classes)) + sureness * np.eye(n_classes)[y][:, None]
+    return softmax(logits, axis=-1).astype(np.float32), y
+
+
+def tuning(settings: Settings) -> Iterator[Line]:
+    """Tune on 50,000 samples, 12 exits and 3 classes, the forward passes done already."""
+    try:
+        from sklearn_epee.model_selection import TunedExitPolicyClassifierCV  # noqa: PLC0415
+    except ImportError:
+        raise NotMeasuredError("TunedExitPolicyClassifierCV is not there yet") from None
+    n = 5_000 if settings.quick else 50_000
+    proba, y = made_up_probabilities(n, 12, 3)
+    rows = np.arange(n)
+    estimator = Answered(proba).fit(rows, y)
+
+    def tune() -> None:
+        TunedExitPolicyClassifierCV(estimator, cv="prefit", refit=False).fit(rows, y)
+
+    seconds = interleaved({"tuning": tune}, settings.repetitions)
+    found = medians(seconds)["tuning"]
+    yield Line(
+        f"{n:,} samples, 12 exits, 3 classes, every threshold and patience",
+        f"{found:.2f} s",
+        "<= 1 s",
+        found <= 1,
+        settings={"n_samples": n},
+        values={"seconds": found},
+        seconds=seconds,
+    )
+
+
+ROWS = [Row("tuning", "Exact tuning of the exit policy, after the forward passes", tuning)]
