@@ -25,7 +25,13 @@ from sklearn_epee.nn.batching import (
     ShuffledByLength,
     batches_by_length,
 )
-from sklearn_epee.nn.training import JointExitLoss, TrainingMemoryError, WarmupThenDecay
+from sklearn_epee.nn.training import (
+    ExitNet,
+    JointExitLoss,
+    TrainingMemoryError,
+    WarmupThenDecay,
+    _StepBack,
+)
 from tests.checkpoints import tiny_config
 
 WORDS = ("iron", "zinc", "rash", "pain", "dose", "daily", "never", "after")
@@ -512,6 +518,69 @@ def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_weights(tmp_path,
     with pytest.warns(ConvergenceWarning):
         make(max_epochs=3, memory=tmp_path, callbacks=[Weights(), Recorder(5, poison)]).fit(X, y)
     assert len(trainings) == 2
+
+
+def spoil_loss(monkeypatch: pytest.MonkeyPatch, at_step: int, spoil: Any) -> list[dict[str, Any]]:
+    """Spoil the loss of one step, with nobody but the optimiser to move the weights."""
+    steps: list[dict[str, torch.Tensor]] = []
+    get_loss = ExitNet.get_loss
+
+    def spoiled(net, *args, training=False, **kwargs):
+        loss = get_loss(net, *args, training=training, **kwargs)
+        state = net.module_.state_dict()
+        steps.append({name: value.clone() for name, value in state.items()})
+        return spoil(net, loss) if len(steps) == at_step else loss
+
+    monkeypatch.setattr(ExitNet, "get_loss", spoiled)
+    return steps
+
+
+def with_infinite_gradient(net: Any, loss: torch.Tensor) -> torch.Tensor:
+    bias = net.module_.heads[0].out.bias
+    # The square root of 0 is 0, its slope is not finite.
+    return loss + (bias - bias.detach()).sum().abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda _, loss: loss * float("nan"), lambda _, loss: loss / 0, with_infinite_gradient]
+)
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {},
+        {"learning_rate": 0.005, "head_learning_rate": 0.01, "weight_decay": 5.0},
+        {"learning_rate": 0.5},
+        {"learning_rate": 0.005, "weight_decay": 200.0},
+    ],
+)
+def test_the_last_good_weights_come_back_also_without_a_copy(monkeypatch, spoil, rates):
+    X, y = make_texts(24)
+    steps = spoil_loss(monkeypatch, 5, spoil)
+    with pytest.warns(ConvergenceWarning, match="became NaN or infinite at training step 5;"):
+        model = make(max_epochs=3, dropout=0.2, **rates).fit(X, y)
+    assert len(steps) == 5
+    found = model.net_.module_.state_dict()
+    moved = 0.0
+    for name, expected in steps[3].items():
+        # The rounding of float32 beside a weight of about 1, which normalisation has.
+        torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=2e-7)
+        moved = max(moved, (steps[4][name] - expected).abs().max().item())
+    assert moved > 1e-4
+
+
+def test_undoing_a_step_leaves_weights_without_a_gradient_alone():
+    weights = [torch.nn.Parameter(torch.tensor([0.5, -0.25])) for _ in range(3)]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=True)
+    step_back = _StepBack(optimizer)
+    for used in (weights[:2], weights[:1]):
+        optimizer.zero_grad()
+        sum(weight.square().sum() for weight in used).backward()
+        before = [weight.detach().clone() for weight in weights]
+        step_back.keep()
+        optimizer.step()
+    assert not torch.equal(weights[0], before[0])
+    step_back.restore()
+    torch.testing.assert_close([weight.detach() for weight in weights], before, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [1e5, 1e30])
