@@ -84,11 +84,27 @@ def data_set(name: str, subset: str) -> tuple[list[str], np.ndarray]:
     return list(bunch.data), np.asarray(bunch.target)
 
 
-def real_texts(n: int) -> list[str]:
-    """Texts of the test parts of health_advice and git in turns: mixed lengths, as they come."""
+@functools.cache
+def _pool() -> list[str]:
+    """Texts of the test parts of health_advice and git in turns."""
     health, git = data_set("health_advice", "test")[0], data_set("git", "test")[0]
-    texts = [text for pair in zip(health, git, strict=False) for text in pair]
-    return (texts * -(-n // len(texts)))[:n]
+    return [text for pair in zip(health, git, strict=False) for text in pair]
+
+
+def real_texts(n: int) -> list[str]:
+    """Texts of two data sets, as many of every length as there are in the whole of both.
+
+    Parameters
+    ----------
+    n : int
+        A small number stands for all 930 texts: one is taken at each of n even quantiles of the
+        length. A larger one repeats them.
+    """
+    pool = _pool()
+    whole, rest = divmod(n, len(pool))
+    by_length = np.argsort([len(text) for text in pool], kind="stable")
+    places = ((np.arange(rest) + 0.5) / max(rest, 1) * len(pool)).astype(int)
+    return pool * whole + [pool[row] for row in np.sort(by_length[places])]
 
 
 def short_texts(n: int) -> list[str]:
