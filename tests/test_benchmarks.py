@@ -1,0 +1,132 @@
+"""The benchmark suite's own bookkeeping; what it measures is not tested here."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as suite
+from benchmarks._measure import interleaved, quotient
+from benchmarks._models import NotMeasuredError, forced_exits
+from benchmarks._report import Line, Results, as_markdown
+from benchmarks._rivals import FullDepth
+from benchmarks._rows_throughput import arithmetic_limit
+from benchmarks._suite import Row
+
+
+@pytest.mark.parametrize("mean_exit", [1, 3, 4, 6, 12])
+@pytest.mark.parametrize("n", [1, 12, 128])
+def test_forced_exits_have_the_wanted_mean(mean_exit, n):
+    exits = forced_exits(n, 12, mean_exit)
+    assert exits.dtype == np.int64
+    assert exits.mean() == mean_exit
+    assert exits.min() >= 1
+    assert exits.max() <= 12
+
+
+def test_forced_exits_are_spread_and_reproducible():
+    exits = forced_exits(200, 12, 4)
+    assert len(np.unique(exits)) > 8
+    np.testing.assert_array_equal(exits, forced_exits(200, 12, 4))
+    assert (exits != forced_exits(200, 12, 4, seed=1)).any()
+
+
+def test_forced_exits_do_not_follow_the_length():
+    lengths = np.random.default_rng(0).integers(5, 200, 60)
+    exits = forced_exits(60, 12, 4, lengths)
+    assert exits.mean() == 4
+    assert np.average(exits, weights=lengths) == pytest.approx(4, abs=0.02)
+
+
+def test_competitors_run_in_turns_after_a_warm_up():
+    ran = []
+    competitors = {name: lambda name=name: ran.append(name) for name in "ABC"}
+    seconds = interleaved(competitors, 2)
+    assert "".join(ran) == "ABC" * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 2, "B": 2, "C": 2}
+
+
+def test_quotient_compares_within_a_round():
+    seconds = {"slow": [2.0, 20.0, 3.0], "fast": [1.0, 10.0, 1.0]}
+    assert quotient(seconds, "slow", "fast") == 2.0
+
+
+def test_arithmetic_limit_of_leaving_at_the_first_layer():
+    assert arithmetic_limit(12, 1) == pytest.approx(72)
+
+
+def test_rival_computes_the_same(text_classifier, texts):
+    encoded = text_classifier._encode(texts)
+    ours = text_classifier._engine().budgeted(encoded, text_classifier.n_layers_, 7)
+    theirs = FullDepth(text_classifier, torch.float32).proba(encoded, 7)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def add(results, row, *lines):
+    results.start(row, "a title", quick=False)
+    for line in lines:
+        results.add(line)
+
+
+def test_report_says_what_was_reached(tmp_path):
+    results = Results(tmp_path, "cpu")
+    add(
+        results,
+        "fast",
+        Line("batch 1 | 2", "3.0x", ">= 2x", True),
+        Line("batch 16", "1.0x", ">= 2x", False),
+        Line.not_measured("batch 64", "no time"),
+    )
+    table = (tmp_path / "results.md").read_text().splitlines()[-3:]
+    assert table[0] == r"| fast | batch 1 \| 2 | 3.0x | >= 2x | yes |"
+    assert table[1].endswith(">= 2x | no |")
+    assert table[2] == "| fast | batch 64 | not measured: no time |  |  |"
+
+
+def test_results_keep_machine_and_repetitions(tmp_path):
+    add(Results(tmp_path, "cpu"), "row", Line("c", "m", seconds={"ours": [1.0, 2.0]}))
+    row = json.loads((tmp_path / "results.json").read_text())["rows"]["row"]
+    assert row["lines"][0]["seconds"] == {"ours": [1.0, 2.0]}
+    assert row["machine"]["packages"]["torch"] == torch.__version__
+
+
+def test_a_row_measured_again_replaces_only_itself(tmp_path):
+    results = Results(tmp_path, "cpu")
+    add(results, "first", Line("old", "1"), Line("old too", "1"))
+    add(results, "second", Line("kept", "2"))
+    results = Results(tmp_path, "cpu")
+    add(results, "first", Line("new", "3"))
+    table = as_markdown(json.loads((tmp_path / "results.json").read_text())["rows"])
+    assert "new" in table
+    assert "kept" in table
+    assert "old" not in table
+
+
+def test_gpu_results_go_to_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    add(Results(tmp_path, "cuda"), "row", Line("c", "m"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "results-cuda.json",
+        "results-cuda.md",
+    ]
+
+
+def test_a_row_that_cannot_be_measured_says_why(tmp_path, capsys):
+    def lines(settings):
+        yield Line("first", "1x")
+        raise NotMeasuredError("nothing to measure with")
+
+    row = Row("sample", "A sample row", lines)
+    settings = suite.settings_from(suite.parse_args(["--quick"]))
+    suite.measure(row, settings, Results(tmp_path, "cpu"))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("| sample | first | 1x")
+    assert "not measured: nothing to measure with" in printed[1]
+
+
+def test_rows_are_chosen_by_prefix():
+    names = [row.name for row in suite.chosen_rows(["latency", "pickle"], quick=False)]
+    assert names == ["latency-bert", "latency-albert", "latency-gpt2", "latency-vit", "pickle"]
+    with pytest.raises(SystemExit, match="no row begins with"):
+        suite.chosen_rows(["latency", "nonsense"], quick=False)
