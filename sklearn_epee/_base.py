@@ -29,7 +29,8 @@ from ._checks import check_callbacks, check_labels, check_layer, check_weights
 from ._defaults import TrainingDefaults
 from .nn.batching import EncodedSamples, LabelledSamples
 from .nn.devices import prediction_dtype, resolve_device, training_dtype
-from .nn.engine import Engine, ExitPolicy, Exits
+from .nn.engine import Engine
+from .nn.leaving import ExitPolicy, Exits
 from .nn.network import MultiExitNetwork
 from .nn.store import source_identity, store_for, temporary_folder, training_key
 from .nn.training import ExitNet, TrainingPlan, reproducible, train_network
@@ -93,7 +94,7 @@ class _Engines:
         """Give the engine for a device and precision."""
         key = (device, dtype)
         if key not in self._made:
-            self._made[key] = Engine(self._network.to_inference_copy(device, dtype))
+            self._made[key] = Engine(self._network.to_inference_copy(device, torch.float32), dtype)
         return self._made[key]
 
 
@@ -524,7 +525,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             raise ValueError(
                 f"precision={self.precision!r} is unknown; expected 'auto', 'float32', 'bfloat16'."
             )
-        return self._engines.get(resolve_device(self.device), prediction_dtype(self.precision))
+        device = resolve_device(self.device)
+        return self._engines.get(device, prediction_dtype(self.precision, device))
 
     def _prediction_batch(self) -> int | str:
         size = self.predict_batch_size

@@ -117,9 +117,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     device : str, default="auto"
         "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        "auto" trains in bfloat16 where the hardware multiplies it natively, with float32 weights
-        and loss, and predicts in float32, where a sample's answer does not depend on its batch.
-        "bfloat16" predicts in it as well.
+        Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
+        the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
+        that kind, where a sample's answer does not depend on the batch it shares. It predicts in
+        float32 elsewhere. The two differ in the third digit of the probabilities.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of

@@ -136,14 +136,14 @@ def test_budgeted_and_staged_prediction_agree_and_negative_layers_count_from_the
 
 
 def test_layers_above_a_budget_never_run(fitted, samples, monkeypatch):
-    adapter = fitted.net_.module_.adapter
-    run_layer, runs = adapter.layer, []
+    backbone = fitted._engine()._backbone
+    keys_values, runs = backbone.keys_values, []
 
-    def counted(layer, hidden, mask):
+    def counted(layer, hidden):
         runs.append(layer)
-        return run_layer(layer, hidden, mask)
+        return keys_values(layer, hidden)
 
-    monkeypatch.setattr(adapter, "layer", counted)
+    monkeypatch.setattr(backbone, "keys_values", counted)
     fitted.predict_at_layer(samples, 2)
     assert set(runs) == {1, 2}
     runs.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,8 @@ from torch.utils.data import Dataset, Sampler
 # Sorting by length inside pools of this many batches keeps padding low and batches random.
 POOL_BATCHES = 32
 # Positions (samples x padded length) of an automatic prediction batch: enough rows for the matrix
-# products to run at full speed, few enough to stay in the processor's caches.
-AUTO_POSITIONS = 4096
-AUTO_MAX_SAMPLES = 256
+# products to run at full speed, few enough to stay in a processor's caches.
+AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
 
 
 class EncodedSamples(Protocol):
@@ -185,8 +185,64 @@ class ShuffledByLength(Sampler[list[int]]):
         return [cut.tolist() for cut in np.split(pool, ends[:-1])]
 
 
+@dataclass(frozen=True)
+class BatchLimit:
+    """How large a prediction batch may be.
+
+    Parameters
+    ----------
+    samples : int or None
+        At most this many samples.
+    positions : int or None
+        At most this many positions, padding included; a single sample may have more.
+    """
+
+    samples: int | None = None
+    positions: int | None = None
+
+    def size(self, length: int) -> int:
+        """Give the number of samples of a length that fit."""
+        sizes = []
+        if self.samples is not None:
+            sizes.append(self.samples)
+        if self.positions is not None:
+            sizes.append(self.positions // max(1, length))
+        return max(1, min(sizes))
+
+    def is_thin(self, n: int, length: int) -> bool:
+        """Tell whether a batch fills less than half of what it may."""
+        return 2 * n <= self.size(length)
+
+    def at_most(self, samples: int) -> BatchLimit:
+        """Give this limit with fewer samples."""
+        return replace(
+            self, samples=samples if self.samples is None else min(samples, self.samples)
+        )
+
+
+def batch_limit(
+    batch_size: int | str,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> BatchLimit:
+    """Turn the ``predict_batch_size`` parameter into a limit.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        Samples a batch; ``"auto"`` sizes batches by positions instead.
+    device : torch.device
+
+    Returns
+    -------
+    BatchLimit
+    """
+    if batch_size == "auto":
+        return BatchLimit(positions=AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"]))
+    return BatchLimit(samples=int(batch_size))
+
+
 def batches_by_length(
-    lengths: NDArray[np.int64], batch_size: int | str
+    lengths: NDArray[np.int64], limit: BatchLimit | int | str
 ) -> Iterator[NDArray[np.intp]]:
     """Cut samples into batches of similar length, the longest first.
 
@@ -194,22 +250,19 @@ def batches_by_length(
     ----------
     lengths : ndarray of shape (n,)
         Length of each sample in positions.
-    batch_size : int or "auto"
-        Samples a batch; ``"auto"`` sizes batches by positions instead.
+    limit : BatchLimit, int or "auto"
+        As `batch_limit` takes it, for a CPU.
 
     Yields
     ------
     ndarray of int
         Row numbers of one batch.
     """
+    limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        if batch_size == "auto":
-            fitting = AUTO_POSITIONS // max(1, int(lengths[order[start]]))
-            size = min(max(1, fitting), AUTO_MAX_SAMPLES)
-        else:
-            size = int(batch_size)
+        size = limit.size(int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .products import can_pack
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -66,13 +68,18 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     return getattr(torch, precision)
 
 
-def prediction_dtype(precision: str) -> torch.dtype:
+def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Give the precision of the backbone in prediction.
 
-    ``"auto"`` is float32: in bfloat16 a sample's probabilities move in the third digit with the
-    shape of the batch it shares, and a decision must not depend on a sample's neighbours.
+    ``"auto"`` is bfloat16 on a CPU that multiplies it natively, with products whose outcome for a
+    sample does not depend on the batch it shares; float32 elsewhere. On a GPU the product of a
+    row moves in its third digit with the number of rows beside it, and a decision must not
+    depend on a sample's neighbours.
     """
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if precision == "auto":
+        independent = device.type == "cpu" and has_native_bfloat16(device)
+        return torch.bfloat16 if independent and can_pack(torch.bfloat16) else torch.float32
+    return getattr(torch, precision)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -1,74 +1,81 @@
-"""Dynamic, budgeted and staged inference: one walk through the layers, three rules for leaving."""
+"""Dynamic, budgeted and staged inference: one walk through the layers, and rules for leaving."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from time import perf_counter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batching import EncodedSamples, batches_by_length
+from .batching import BatchLimit, EncodedSamples, batch_limit, batches_by_length
+from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .leaving import (
+    DynamicRule,
+    ExitPolicy,
+    Exits,
+    LeaveChances,
+    LeavingRule,
+    RecordingRule,
+    Standing,
+    joined_standings,
+)
 from .network import MultiExitNetwork
 
-
-@dataclass(frozen=True)
-class ExitPolicy:
-    """When a sample leaves and what it answers (`sklearn_epee.policy` is the array version).
-
-    Parameters
-    ----------
-    tau : float
-        A sample leaves where its normalised entropy is below this.
-    patience : int
-        ... or where this many consecutive layers, the current one included, agree.
-    exit_ensemble : {None, "mean", "weighted"}
-        How the visited exits combine into the answer.
-    exit_weights : ndarray of shape (M,)
-        Weights of the exits for ``"weighted"``.
-    """
-
-    tau: float
-    patience: int
-    exit_ensemble: str | None
-    exit_weights: NDArray[np.float64]
+# Policies whose exits are remembered to guess where samples will leave.
+_REMEMBERED_POLICIES = 64
 
 
 @dataclass(frozen=True)
-class Exits:
-    """Where samples left and with what answer, in the caller's order.
+class _Cohort:
+    """Samples that have passed the same layers and go on together.
 
     Attributes
     ----------
-    proba : ndarray of shape (n, K), float32
-    exit_layer : ndarray of shape (n,), int64
-    entropy : ndarray of shape (n,), float32
-        Normalised entropy of the exit's own head.
+    layer : int
+        Layers passed.
+    rows : ndarray of shape (n,)
+        Numbers of the samples.
+    hidden : Tensor of shape (n, t, d)
+    mask : Tensor of shape (n, t), bool
+        Real tokens; each row's come first.
+    standing : Standing or None
+        What the rule remembers of them.
     """
 
-    proba: NDArray[np.float32]
-    exit_layer: NDArray[np.int64]
-    entropy: NDArray[np.float32]
+    layer: int
+    rows: NDArray[np.intp]
+    hidden: Tensor
+    mask: Tensor
+    standing: Standing | None = None
 
+    def halves(self) -> tuple[_Cohort, _Cohort]:
+        """Cut in two."""
+        middle = len(self.rows) // 2
+        first = torch.arange(middle, device=self.mask.device)
+        second = torch.arange(middle, len(self.rows), device=self.mask.device)
+        return self._take(first, slice(0, middle)), self._take(second, slice(middle, None))
 
-class LeavingRule(Protocol):
-    """What one batch does at each layer; every batch gets a rule object of its own."""
+    def _take(self, index: Tensor, rows: slice) -> _Cohort:
+        standing = None if self.standing is None else self.standing.take(index)
+        return _Cohort(self.layer, self.rows[rows], self.hidden[index], self.mask[index], standing)
 
-    last_layer: int
-
-    def reads(self, layer: int) -> bool:
-        """Tell whether the head of this layer is needed."""
-        ...
-
-    def decide(self, layer: int, proba: Tensor) -> Tensor | None:
-        """Note the remaining samples' probabilities; give who stays, None for everybody."""
-        ...
+    @classmethod
+    def join(cls, parts: Sequence[_Cohort]) -> _Cohort:
+        """Put cohorts of the same layer together, padded to the widest."""
+        width = max(part.mask.shape[1] for part in parts)
+        return cls(
+            parts[0].layer,
+            np.concatenate([part.rows for part in parts]),
+            torch.cat([_widened(part.hidden, width) for part in parts]),
+            torch.cat([_widened(part.mask, width) for part in parts]),
+            joined_standings(part.standing for part in parts),
+        )
 
 
 class Engine:
@@ -78,16 +85,32 @@ class Engine:
     ----------
     network : MultiExitNetwork
         In evaluation mode, on its device. Never modified, so threads may share it.
+    dtype : torch.dtype, default=torch.float32
+        What the layers compute in; heads and entropies are float32.
+
+    Notes
+    -----
+    On a CPU the layers run on copies of their weights that are laid out for the processor
+    (`fast_backbone`), in either precision.
     """
 
-    def __init__(self, network: MultiExitNetwork) -> None:
+    def __init__(self, network: MultiExitNetwork, dtype: torch.dtype = torch.float32) -> None:
+        self._device = next(network.backbone.parameters()).device
+        fast = fast_backbone(network.adapter, dtype) if self._device.type == "cpu" else None
+        if fast is None:
+            network = network.to_inference_copy(self._device, dtype)
         self._network = network
-        weight = next(network.backbone.parameters())
-        self._device = weight.device
-        self._dtype = weight.dtype
+        self._backbone: LayerwiseBackbone = network.adapter if fast is None else fast
+        self._input_dtype = next(network.backbone.parameters()).dtype
+        self._costs = _RowCosts(timed=self._device.type == "cpu")
+        self._chances: OrderedDict[tuple[object, ...], LeaveChances] = OrderedDict()
 
     def dynamic(
-        self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"
+        self,
+        samples: EncodedSamples,
+        policy: ExitPolicy,
+        batch_size: int | str = "auto",
+        schedule: NDArray[np.int64] | None = None,
     ) -> Exits:
         """Let each sample leave by the policy.
 
@@ -96,20 +119,18 @@ class Engine:
         samples : EncodedSamples
         policy : ExitPolicy
         batch_size : int or "auto"
+        schedule : ndarray of shape (n,), int64, default=None
+            Layers at which samples leave instead; for benchmarks.
 
         Returns
         -------
         Exits
         """
-        n, n_classes = len(samples), self._network.n_classes
-        out = Exits(
-            np.empty((n, n_classes), np.float32), np.empty(n, np.int64), np.empty(n, np.float32)
-        )
-        self._run(
-            samples,
-            batch_size,
-            lambda rows: _DynamicRule(policy, self._network.n_layers, rows, out),
-        )
+        out = Exits.empty(len(samples), self._network.n_classes)
+        rule = DynamicRule(policy, self._network.n_layers, out, schedule)
+        scheduled = None if schedule is None else schedule.tobytes()
+        chances = self._chances_for((policy.tau, policy.patience, scheduled))
+        self._run(samples, batch_size, rule, chances)
         return out
 
     def budgeted(
@@ -129,7 +150,7 @@ class Engine:
         ndarray of shape (n, K), float32
         """
         out = np.empty((len(samples), 1, self._network.n_classes), np.float32)
-        self._run(samples, batch_size, lambda rows: _RecordingRule(layer, layer, rows, out))
+        self._run(samples, batch_size, RecordingRule(layer, layer, out))
         return out[:, 0]
 
     def staged(
@@ -148,167 +169,294 @@ class Engine:
         """
         n_layers = self._network.n_layers
         out = np.empty((len(samples), n_layers, self._network.n_classes), np.float32)
-        self._run(samples, batch_size, lambda rows: _RecordingRule(1, n_layers, rows, out))
+        self._run(samples, batch_size, RecordingRule(1, n_layers, out))
         return out
 
+    def _chances_for(self, policy: tuple[object, ...]) -> LeaveChances:
+        chances = self._chances.setdefault(policy, LeaveChances(self._network.n_layers))
+        if len(self._chances) > _REMEMBERED_POLICIES:
+            self._chances.popitem(last=False)
+        return chances
+
+    @torch.inference_mode()
     def _run(
         self,
         samples: EncodedSamples,
         batch_size: int | str,
-        make_rule: Callable[[NDArray[np.intp]], LeavingRule],
+        rule: LeavingRule,
+        chances: LeaveChances | None = None,
     ) -> None:
-        pending = deque(batches_by_length(samples.lengths, batch_size))
-        warned = False
-        limit = len(samples)
-        while pending:
-            rows = pending.popleft()
-            if len(rows) > limit:
-                pending.extendleft([rows[limit:], rows[:limit]])
-                continue
-            try:
-                self._walk(samples.batch(rows), make_rule(rows))
-                continue
-            except torch.cuda.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise
-            # Outside the handler, so that the failed attempt's tensors are free by now.
-            torch.cuda.empty_cache()
-            limit = len(rows) // 2
-            pending.appendleft(rows)
-            if not warned:
-                _warn_out_of_memory(len(rows))
-                warned = True
+        walk = _Walk(self, rule, chances, batch_limit(batch_size, self._device))
+        for rows in batches_by_length(samples.lengths, walk.limit):
+            walk.enter(samples, rows)
+        walk.drain()
 
-    @torch.inference_mode()
-    def _walk(self, batch: dict[str, Tensor], rule: LeavingRule) -> None:
-        network, adapter = self._network, self._network.adapter
-        hidden, mask = adapter.embed({name: self._place(part) for name, part in batch.items()})
-        for layer in range(1, rule.last_layer + 1):
-            below, hidden = hidden, adapter.layer(layer, hidden, mask)
-            if not rule.reads(layer):
-                continue
-            logits = network.exit_logits(layer, hidden, below, mask)
-            stay = rule.decide(layer, torch.softmax(logits, dim=-1))
-            if stay is None:
-                continue
-            if not stay.any():
-                return
-            hidden, mask = _compact(hidden, mask, stay)
+    def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> _Cohort:
+        """Embed some samples."""
+        batch = {name: self._place(part) for name, part in samples.batch(rows).items()}
+        hidden, mask = self._backbone.embed(batch)
+        return _Cohort(0, rows, hidden, mask)
+
+    def step(
+        self, cohort: _Cohort, rule: LeavingRule, chances: LeaveChances | None
+    ) -> _Cohort | None:
+        """Run one layer; give those who stay, or None if nobody does."""
+        layer = cohort.layer + 1
+        k, v = self._backbone.keys_values(layer, cohort.hidden)
+        if not rule.reads(layer):
+            hidden = self._backbone.rows(layer, cohort.hidden, k, v, cohort.mask)
+            return _Cohort(layer, cohort.rows, hidden, cohort.mask, cohort.standing)
+        if self._row_first(cohort, rule, chances):
+            return self._step_row_first(cohort, (k, v), rule, chances)
+        return self._step_whole(cohort, (k, v), rule, chances)
+
+    def _step_whole(
+        self,
+        cohort: _Cohort,
+        keys_values: tuple[Tensor, Tensor],
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+    ) -> _Cohort | None:
+        """Run all positions, then ask the head."""
+        layer, mask = cohort.layer + 1, cohort.mask
+        hidden = self._rest(layer, cohort.hidden, keys_values, mask)
+        logits = self._network.exit_logits(layer, hidden, cohort.hidden, mask, self._backbone.pool)
+        stay, standing = self._decide(cohort, logits, rule, chances)
+        if stay is None:
+            return _Cohort(layer, cohort.rows, hidden, mask, standing)
+        if not len(stay):
+            return None
+        index, width = self._index(stay), self._width(mask, stay)
+        kept = None if standing is None else standing.take(index)
+        return _Cohort(
+            layer, cohort.rows[stay], hidden[:, :width][index], mask[:, :width][index], kept
+        )
+
+    def _step_row_first(
+        self,
+        cohort: _Cohort,
+        keys_values: tuple[Tensor, Tensor],
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+    ) -> _Cohort | None:
+        """Run the position that the head reads, ask it, and run the rest for those who stay."""
+        layer, hidden, mask = cohort.layer + 1, cohort.hidden, cohort.mask
+        started = perf_counter()
+        row = self._read_row(layer, hidden, keys_values, mask)
+        self._costs.note_row(len(row), perf_counter() - started)
+        logits = self._network.row_logits(layer, row, hidden, mask, self._backbone.pool)
+        stay, standing = self._decide(cohort, logits, rule, chances)
+        rows = cohort.rows
+        if stay is not None:
+            if not len(stay):
+                return None
+            index, width = self._index(stay), self._width(mask, stay)
+            rows, standing = rows[stay], None if standing is None else standing.take(index)
+            hidden, mask = hidden[:, :width][index], mask[:, :width][index]
+            k, v = keys_values
+            keys_values = k[:, :, :width][index], v[:, :, :width][index]
+        return _Cohort(layer, rows, self._rest(layer, hidden, keys_values, mask), mask, standing)
+
+    def _read_row(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        positions = self._network.read_positions(mask)
+        samples = torch.arange(len(hidden), device=hidden.device)
+        rows = hidden[samples, positions].unsqueeze(1)
+        return self._backbone.rows(layer, rows, *keys_values, mask, positions.unsqueeze(1))[:, 0]
+
+    def _rest(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        started = perf_counter()
+        above = self._backbone.rows(layer, hidden, *keys_values, mask)
+        self._costs.note_rest(mask.numel(), perf_counter() - started)
+        return above
+
+    def _decide(
+        self,
+        cohort: _Cohort,
+        logits: Tensor,
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+    ) -> tuple[NDArray[np.intp] | None, Standing | None]:
+        layer = cohort.layer + 1
+        proba = torch.softmax(logits, dim=-1)
+        decision = rule.decide(layer, proba, cohort.rows, cohort.standing)
+        if chances is not None:
+            n = len(cohort.rows)
+            chances.note(layer, n, 0 if decision.stay is None else n - len(decision.stay))
+        return decision.stay, decision.standing
+
+    def _row_first(self, cohort: _Cohort, rule: LeavingRule, chances: LeaveChances | None) -> bool:
+        """Tell whether the head's own row should be computed before the others."""
+        layer = cohort.layer + 1
+        if not self._network.reads_one_row or not rule.may_leave(layer):
+            return False
+        if layer == rule.last_layer:
+            return True
+        chance = 0.0 if chances is None else chances.at(layer)
+        n, t = cohort.mask.shape
+        return self._costs.row_first_pays(n, t, chance)
+
+    def _index(self, stay: NDArray[np.intp]) -> Tensor:
+        return torch.from_numpy(stay).to(self._device)
+
+    def _width(self, mask: Tensor, stay: NDArray[np.intp]) -> int:
+        """Columns that one of those who stay still fills."""
+        if mask.device.type != "cpu":  # asking would stall the queue
+            return mask.shape[1]
+        return int(mask.numpy()[stay].sum(axis=1).max())
 
     def _place(self, part: Tensor) -> Tensor:
-        dtype = self._dtype if part.is_floating_point() else part.dtype
-        return part.to(self._device, dtype)
+        dtype = self._input_dtype if part.is_floating_point() else part.dtype
+        if self._device.type == "cuda":
+            part = part.pin_memory()
+        return part.to(self._device, dtype, non_blocking=True)
 
 
-class _RecordingRule:
-    """Nobody leaves before the last wanted layer; notes the probabilities of some layers."""
+class _Walk:
+    """Cohorts on their way through the layers; thin ones wait for company.
+
+    Parameters
+    ----------
+    engine : Engine
+    rule : LeavingRule
+    chances : LeaveChances or None
+    limit : BatchLimit
+        How large cohorts may be.
+    """
 
     def __init__(
-        self, first: int, last: int, rows: NDArray[np.intp], out: NDArray[np.float32]
+        self, engine: Engine, rule: LeavingRule, chances: LeaveChances | None, limit: BatchLimit
     ) -> None:
-        self.last_layer = last
-        self._first = first
-        self._rows = rows
-        self._out = out
+        self.limit = limit
+        self._engine = engine
+        self._rule = rule
+        self._chances = chances
+        self._waiting: dict[int, list[_Cohort]] = {}
+        self._warned = False
 
-    def reads(self, layer: int) -> bool:
-        return layer >= self._first
+    def enter(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> None:
+        """Take in a batch and run it until it is thin or done."""
+        most = self.limit.samples
+        if most is not None and len(rows) > most:
+            self.enter(samples, rows[:most])
+            self.enter(samples, rows[most:])
+            return
+        try:
+            cohort = self._engine.start(samples, rows)
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            cohort = None
+        if cohort is not None:
+            self._advance(cohort)
+            return
+        # Outside the handler, so that the failed attempt's tensors are free by now.
+        self._make_room(len(rows))
+        for part in np.array_split(rows, 2):
+            self.enter(samples, part)
 
-    def decide(self, layer: int, proba: Tensor) -> Tensor | None:
-        self._out[self._rows, layer - self._first] = proba.cpu().numpy()
+    def drain(self) -> None:
+        """Run whoever waits, from the lowest layer up."""
+        while self._waiting:
+            layer = min(self._waiting)
+            self._advance(_Cohort.join(self._waiting.pop(layer)), patiently=False)
+
+    def _advance(self, cohort: _Cohort | None, patiently: bool = True) -> None:
+        while cohort is not None:
+            if patiently or cohort.layer in self._waiting:
+                cohort = self._gather(cohort)
+                if cohort is None:
+                    return
+            cohort = self._step(cohort)
+
+    def _gather(self, cohort: _Cohort) -> _Cohort | None:
+        """Let a thin cohort wait; give it with its company once they are enough."""
+        layer = cohort.layer
+        if layer == 0 or not self.limit.is_thin(len(cohort.rows), cohort.mask.shape[1]):
+            return cohort
+        together = [*self._waiting.pop(layer, []), cohort]
+        width = max(part.mask.shape[1] for part in together)
+        if self.limit.is_thin(sum(len(part.rows) for part in together), width):
+            self._waiting[layer] = together
+            return None
+        return _Cohort.join(together) if len(together) > 1 else cohort
+
+    def _step(self, cohort: _Cohort) -> _Cohort | None:
+        try:
+            return self._engine.step(cohort, self._rule, self._chances)
+        except torch.cuda.OutOfMemoryError:
+            if len(cohort.rows) == 1:
+                raise
+        self._make_room(len(cohort.rows))
+        for half in cohort.halves():
+            self._advance(half)
         return None
 
-
-class _DynamicRule:
-    """Samples leave by entropy or patience; the state of those who stay is kept in step."""
-
-    _predicted: Tensor
-    _agreeing: Tensor
-
-    def __init__(
-        self, policy: ExitPolicy, n_layers: int, rows: NDArray[np.intp], out: Exits
-    ) -> None:
-        self.last_layer = n_layers
-        self._policy = policy
-        self._rows = rows
-        self._out = out
-        self._threshold = float32_threshold(policy.tau)
-        self._started = False
-        self._sum: Tensor | None = None
-
-    def reads(self, layer: int) -> bool:
-        policy = self._policy
-        leaves_early = policy.tau > 0 or policy.patience < self.last_layer
-        return leaves_early or policy.exit_ensemble is not None or layer == self.last_layer
-
-    def decide(self, layer: int, proba: Tensor) -> Tensor | None:
-        self._count(proba.argmax(dim=1))
-        answer = self._answer(layer, proba)
-        entropy = normalized_entropy(proba)
-        leave = (entropy < self._threshold) | (self._agreeing >= self._policy.patience)
-        if layer == self.last_layer:
-            leave = torch.ones_like(leave)
-        if not leave.any():
-            return None
-        self._record(layer, leave, answer, entropy)
-        return self._keep(~leave)
-
-    def _count(self, predicted: Tensor) -> None:
-        if self._started:
-            agrees = predicted == self._predicted
-            self._agreeing = torch.where(agrees, self._agreeing + 1, 1)
-        else:
-            self._agreeing = torch.ones_like(predicted)
-            self._started = True
-        self._predicted = predicted
-
-    def _answer(self, layer: int, proba: Tensor) -> Tensor:
-        ensemble = self._policy.exit_ensemble
-        if ensemble is None:
-            return proba
-        weight = 1.0 if ensemble == "mean" else float(self._policy.exit_weights[layer - 1])
-        self._sum = weight * proba if self._sum is None else self._sum + weight * proba
-        total = self._sum.sum(dim=1, keepdim=True)
-        # Visited exits may all weigh nothing; then there is nothing to combine yet.
-        return torch.where(total > 0, self._sum / total, proba)
-
-    def _record(self, layer: int, leave: Tensor, answer: Tensor, entropy: Tensor) -> None:
-        rows = self._rows[leave.cpu().numpy()]
-        self._out.proba[rows] = answer[leave].cpu().numpy()
-        self._out.entropy[rows] = entropy[leave].cpu().numpy()
-        self._out.exit_layer[rows] = layer
-
-    def _keep(self, stay: Tensor) -> Tensor:
-        self._rows = self._rows[stay.cpu().numpy()]
-        self._predicted = self._predicted[stay]
-        self._agreeing = self._agreeing[stay]
-        if self._sum is not None:
-            self._sum = self._sum[stay]
-        return stay
+    def _make_room(self, size: int) -> None:
+        torch.cuda.empty_cache()
+        self.limit = self.limit.at_most(size // 2)
+        if not self._warned:
+            self._warned = True
+            _warn_out_of_memory(size)
 
 
-def normalized_entropy(proba: Tensor) -> Tensor:
-    """Entropy of each row over log K, in [0, 1]; 0 for a single class."""
-    n_classes = proba.shape[-1]
-    if n_classes == 1:
-        return torch.zeros(proba.shape[:-1], device=proba.device)
-    return (torch.special.entr(proba).sum(-1) / math.log(n_classes)).clamp(0.0, 1.0)
+class _RowCosts:
+    """What the row that a head reads costs beside the other rows of a layer.
+
+    Parameters
+    ----------
+    timed : bool
+        Whether the clock shows what a call costs; on a GPU it does not, and the arithmetic stands
+        for it.
+    """
+
+    def __init__(self, timed: bool) -> None:
+        self._timed = timed
+        self._row: dict[int, float] = {}
+        self._rest: dict[int, float] = {}
+
+    def note_row(self, n: int, seconds: float) -> None:
+        """Learn from computing one row each of n samples."""
+        _note(self._row, n, seconds / n)
+
+    def note_rest(self, positions: int, seconds: float) -> None:
+        """Learn from computing some positions."""
+        _note(self._rest, positions, seconds / positions)
+
+    def row_first_pays(self, n: int, t: int, chance: float) -> bool:
+        """Tell whether asking first is cheaper than running all (n, t) positions for everybody."""
+        return chance > self._share(n, t)
+
+    def _share(self, n: int, t: int) -> float:
+        """Cost of the single rows over that of all rows, with the copying that follows."""
+        copying = 0.03
+        row = self._row.get(n.bit_length())
+        rest = self._rest.get((n * t).bit_length())
+        if not self._timed or row is None or rest is None:
+            return 1.5 / t + copying
+        return n * row / (n * t * rest) + copying
 
 
-def float32_threshold(tau: float) -> float:
-    """Give the float32 number that float32 entropies are below exactly where they are below tau."""
-    # Entropies end at 1: a larger tau is as good as 2, and does not overflow.
-    rounded = np.float32(min(tau, 2.0))
-    # As Python floats: NumPy would round tau to float32 before it compares.
-    below = float(rounded) < tau
-    return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
+def _note(known: dict[int, float], size: int, seconds: float) -> None:
+    """Move what is known about sizes of a magnitude towards a new measurement."""
+    before = known.get(size.bit_length())
+    if before is None or seconds < before:
+        known[size.bit_length()] = seconds
+    else:
+        # Whatever disturbs a clock makes it late: one late measurement says little.
+        known[size.bit_length()] = before + 0.1 * min(seconds - before, before)
 
 
-def _compact(hidden: Tensor, mask: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the samples that stay, and only the columns that one of them still fills."""
-    mask = mask[stay]
-    width = int(mask.sum(dim=1).max())
-    return hidden[stay, :width], mask[:, :width]
+def _widened(part: Tensor, width: int) -> Tensor:
+    """Pad the second dimension at its end, with zeros."""
+    missing = width - part.shape[1]
+    if not missing:
+        return part
+    filler = part.new_zeros((part.shape[0], missing, *part.shape[2:]))
+    return torch.cat([part, filler], dim=1)
 
 
 def _warn_out_of_memory(size: int) -> None:

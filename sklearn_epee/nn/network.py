@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from .backbones import BackboneAdapter, adapter_for, empty_backbone
 
 POOLINGS = ("cls", "mean", "cls+mean", "last")
+Pool = Callable[[Tensor], Tensor]
 
 
 class ExitHead(nn.Module):
@@ -107,11 +108,29 @@ class MultiExitNetwork(nn.Module):
         return self._adapter.n_layers
 
     @property
-    def needs_layer_below(self) -> bool:
-        """Whether the head of layer m also reads layer m - 1."""
-        return self.pooling == "cls+mean"
+    def reads_one_row(self) -> bool:
+        """Whether the head of layer m reads a single position of that layer."""
+        return self.pooling != "mean"
 
-    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+    def read_positions(self, mask: Tensor) -> Tensor:
+        """Position that each sample's heads read, where they read one.
+
+        Parameters
+        ----------
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+
+        Returns
+        -------
+        Tensor of shape (n,), int64
+        """
+        if self.pooling == "last":
+            return last_real_positions(mask)
+        return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+
+    def exit_logits(
+        self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+    ) -> Tensor:
         """Logits of one exit.
 
         Parameters
@@ -124,26 +143,54 @@ class MultiExitNetwork(nn.Module):
             Output of the layer below; read only with pooling ``"cls+mean"``.
         mask : Tensor of shape (n, t), bool
             True at real positions.
+        pool : callable, default=None
+            Makes hidden states ready for a head; None takes the adapter's.
 
         Returns
         -------
         Tensor of shape (n, K), float32
         """
-        pooled = self._pool(hidden, below, mask).float()
-        with _without_autocast(pooled.device.type):
-            return self.heads[layer - 1](pooled)
-
-    def _pool(self, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == "mean":
-            return masked_mean(self._adapter.pool(hidden), mask)
+        pool = pool or self._adapter.pool
+        if not self.reads_one_row:
+            return self._classify(layer, masked_mean(pool(hidden), mask))
         if self.pooling == "last":
-            positions = last_real_positions(mask)
-            rows = hidden[torch.arange(len(hidden), device=hidden.device), positions]
-            return self._adapter.pool(rows.unsqueeze(1)).squeeze(1)
-        first = self._adapter.pool(hidden[:, :1]).squeeze(1)
+            samples = torch.arange(len(hidden), device=hidden.device)
+            row = hidden[samples, self.read_positions(mask)]
+        else:
+            row = hidden[:, 0]
+        return self.row_logits(layer, row, below, mask, pool)
+
+    def row_logits(
+        self, layer: int, row: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+    ) -> Tensor:
+        """Logits of one exit from the single position that it reads of its layer.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        row : Tensor of shape (n, d)
+            Output of the layer at `read_positions`.
+        below : Tensor of shape (n, t, d)
+            Output of the layer below; read only with pooling ``"cls+mean"``.
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+        pool : callable, default=None
+            Makes hidden states ready for a head; None takes the adapter's.
+
+        Returns
+        -------
+        Tensor of shape (n, K), float32
+        """
+        pool = pool or self._adapter.pool
+        pooled = pool(row.unsqueeze(1)).squeeze(1)
         if self.pooling == "cls+mean":
-            return torch.cat([first, masked_mean(self._adapter.pool(below), mask).to(first)], dim=1)
-        return first
+            pooled = torch.cat([pooled, masked_mean(pool(below), mask).to(pooled)], dim=1)
+        return self._classify(layer, pooled)
+
+    def _classify(self, layer: int, pooled: Tensor) -> Tensor:
+        with _without_autocast(pooled.device.type):
+            return self.heads[layer - 1](pooled.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Logits of every exit, (n, M, K) float32, with gradients."""

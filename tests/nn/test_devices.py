@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sklearn_epee.nn import devices
 from sklearn_epee.nn.devices import (
     has_native_bfloat16,
     prediction_dtype,
     resolve_device,
     training_dtype,
 )
+from sklearn_epee.nn.products import can_pack
 
 CPU = torch.device("cpu")
 
@@ -71,6 +73,13 @@ def test_precisions(monkeypatch):
         assert has_native_bfloat16(torch.device("cuda")) is native
 
 
-def test_prediction_is_in_float32_unless_asked_for():
-    assert prediction_dtype("auto") == prediction_dtype("float32") == torch.float32
-    assert prediction_dtype("bfloat16") == torch.bfloat16
+def test_prediction_is_in_bfloat16_only_where_neighbours_cannot_matter(monkeypatch):
+    native = has_native_bfloat16(CPU) and can_pack(torch.bfloat16)
+    assert prediction_dtype("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert prediction_dtype("auto", torch.device("cuda")) == torch.float32
+    monkeypatch.setattr(devices, "has_native_bfloat16", lambda _: False)
+    assert prediction_dtype("auto", CPU) == torch.float32
+    for device in (CPU, torch.device("cuda")):
+        assert prediction_dtype("float32", device) == torch.float32
+        assert prediction_dtype("bfloat16", device) == torch.bfloat16

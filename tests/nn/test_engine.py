@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_epee import policy
-from sklearn_epee.nn.backbones import load_backbone
+from sklearn_epee.nn.backbones import BackboneAdapter, load_backbone
 from sklearn_epee.nn.batching import EncodedImages, EncodedTexts
-from sklearn_epee.nn.engine import Engine, ExitPolicy, Exits, float32_threshold, normalized_entropy
+from sklearn_epee.nn.devices import prediction_dtype
+from sklearn_epee.nn.engine import Engine
+from sklearn_epee.nn.leaving import ExitPolicy, Exits, float32_threshold, normalized_entropy
 from sklearn_epee.nn.network import MultiExitNetwork
 from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, TEXT_FAMILIES, randomise, tiny_config
 
@@ -25,6 +27,7 @@ N_LAYERS, N_CLASSES, N_SAMPLES = 4, 3, 19
 # How close to a threshold two orders of summation may fall on different sides.
 CLOSE = 1e-5
 ENSEMBLES = (None, "mean", "weighted")
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def poolings(family: str) -> tuple[str, ...]:
@@ -114,17 +117,35 @@ def bert() -> tuple[MultiExitNetwork, EncodedTexts]:
     return make_network("bert", "cls"), make_samples("bert")
 
 
-def count_rows(monkeypatch: pytest.MonkeyPatch, network: MultiExitNetwork) -> list[tuple[int, int]]:
-    """Record (layer, samples) of every layer that runs."""
+def count_rows(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int]]:
+    """Record (layer, samples) of every layer that begins to run."""
     runs: list[tuple[int, int]] = []
-    run_layer = network.adapter.layer
+    keys_values = engine._backbone.keys_values
 
-    def counted(layer, hidden, mask):
+    def counted(layer, hidden):
         runs.append((layer, len(hidden)))
-        return run_layer(layer, hidden, mask)
+        return keys_values(layer, hidden)
 
-    monkeypatch.setattr(network.adapter, "layer", counted)
+    monkeypatch.setattr(engine._backbone, "keys_values", counted)
     return runs
+
+
+def count_positions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int, int]]:
+    """Record (layer, samples, positions) of every call that finishes rows of a layer."""
+    runs: list[tuple[int, int, int]] = []
+    rows = engine._backbone.rows
+
+    def counted(layer, hidden_rows, *rest):
+        runs.append((layer, *hidden_rows.shape[:2]))
+        return rows(layer, hidden_rows, *rest)
+
+    monkeypatch.setattr(engine._backbone, "rows", counted)
+    return runs
+
+
+def always_row_first(monkeypatch: pytest.MonkeyPatch, engine: Engine, answer: bool) -> None:
+    """Take the decision whether the head's row comes first away from the clock."""
+    monkeypatch.setattr(engine._costs, "row_first_pays", lambda *_: answer)
 
 
 # ------------------------------------------------------------------------- against the oracle
@@ -250,8 +271,9 @@ def test_patience_of_all_layers_is_entropy_only(bert):
 @pytest.mark.parametrize(("tau", "patience"), [(0.0, 1), (1.01, 4), (1e300, 4)])
 def test_policies_that_always_leave_at_layer_1(bert, monkeypatch, tau, patience):
     network, samples = bert
-    runs = count_rows(monkeypatch, network)
-    found = Engine(network).dynamic(samples, exit_policy(tau, patience), N_SAMPLES)
+    engine = Engine(network)
+    runs = count_rows(monkeypatch, engine)
+    found = engine.dynamic(samples, exit_policy(tau, patience), N_SAMPLES)
     assert (found.exit_layer == 1).all()
     assert runs == [(1, N_SAMPLES)]
 
@@ -270,9 +292,9 @@ def test_a_single_class_has_no_entropy():
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
 def test_finished_samples_leave_the_batch(family, monkeypatch):
     network, samples = make_network(family, poolings(family)[0]), make_samples(family)
-    rule = exit_policy(0.3, 3)
-    runs = count_rows(monkeypatch, network)
-    exit_layer = Engine(network).dynamic(samples, rule, N_SAMPLES).exit_layer
+    rule, engine = exit_policy(0.3, 3), Engine(network)
+    runs = count_rows(monkeypatch, engine)
+    exit_layer = engine.dynamic(samples, rule, N_SAMPLES).exit_layer
     staying = [
         (layer, int((exit_layer >= layer).sum())) for layer in range(1, exit_layer.max() + 1)
     ]
@@ -280,18 +302,96 @@ def test_finished_samples_leave_the_batch(family, monkeypatch):
     assert len({n for _, n in staying}) > 1
 
 
-def test_columns_that_only_finished_samples_filled_are_dropped(bert, monkeypatch):
+@pytest.mark.parametrize("row_first", [True, False])
+def test_columns_that_only_finished_samples_filled_are_dropped(bert, monkeypatch, row_first):
     network, samples = bert
+    engine = Engine(network)
+    always_row_first(monkeypatch, engine, row_first)
     widths: list[tuple[int, int]] = []
-    run_layer = network.adapter.layer
+    rows = engine._backbone.rows
 
-    def measured(layer, hidden, mask):
-        widths.append((hidden.shape[1], int(mask.sum(1).max())))
-        return run_layer(layer, hidden, mask)
+    def measured(layer, hidden_rows, k, v, mask, *positions):
+        widths.append((k.shape[2], int(mask.sum(1).max())))
+        return rows(layer, hidden_rows, k, v, mask, *positions)
 
-    monkeypatch.setattr(network.adapter, "layer", measured)
-    Engine(network).dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
+    monkeypatch.setattr(engine._backbone, "rows", measured)
+    engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
     assert all(width == longest for width, longest in widths)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit", "albert"])
+def test_asking_first_changes_no_answer(family, dtype, monkeypatch):
+    network, samples = make_network(family, poolings(family)[0]), make_samples(family)
+    rule = exit_policy(0.4, 3)
+    answers = []
+    for row_first in (True, False):
+        engine = Engine(network, dtype)
+        always_row_first(monkeypatch, engine, row_first)
+        answers.append(engine.dynamic(samples, rule, 7))
+    first, whole = answers
+    np.testing.assert_array_equal(first.exit_layer, whole.exit_layer)
+    np.testing.assert_allclose(first.proba, whole.proba, atol=1e-6, rtol=0)
+
+
+def test_asking_first_computes_single_rows_and_the_rest_for_those_who_stay(bert, monkeypatch):
+    network, samples = bert
+    engine = Engine(network)
+    always_row_first(monkeypatch, engine, answer=True)
+    runs = count_positions(monkeypatch, engine)
+    exit_layer = engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES).exit_layer
+    for layer in range(1, exit_layer.max() + 1):
+        asked, *rest = [(n, width) for number, n, width in runs if number == layer]
+        assert asked == ((exit_layer >= layer).sum(), 1)
+        staying = (exit_layer > layer).sum()
+        assert [n for n, _ in rest] == ([staying] if staying else [])
+
+
+def test_a_head_that_reads_all_positions_is_never_asked_first(monkeypatch):
+    network, samples = make_network("bert", "mean"), make_samples("bert")
+    engine = Engine(network)
+    always_row_first(monkeypatch, engine, answer=True)
+    runs = count_positions(monkeypatch, engine)
+    engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
+    assert all(width > 1 for _, _, width in runs[:1])
+    assert len(runs) == len({layer for layer, _, _ in runs})
+
+
+def test_budgeted_finishes_only_the_row_its_head_reads(bert, monkeypatch):
+    network, samples = bert
+    engine = Engine(network)
+    runs = count_positions(monkeypatch, engine)
+    engine.budgeted(samples, 3, N_SAMPLES)
+    assert [(layer, width == 1) for layer, _, width in runs] == [(1, False), (2, False), (3, True)]
+
+
+def test_a_schedule_sends_samples_where_it_says(bert):
+    network, samples = bert
+    engine = Engine(network)
+    schedule = np.random.default_rng(0).integers(1, N_LAYERS + 1, N_SAMPLES)
+    staged = engine.staged(samples)
+    for batch_size in (1, 5, "auto"):
+        found = engine.dynamic(samples, exit_policy(0.3), batch_size, schedule=schedule)
+        np.testing.assert_array_equal(found.exit_layer, schedule)
+        expected = staged[np.arange(N_SAMPLES), schedule - 1]
+        np.testing.assert_allclose(found.proba, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_thin_batches_wait_for_company(bert, monkeypatch, ensemble):
+    network = bert[0]
+    samples = make_samples("bert", n=64)
+    engine = Engine(network)
+    rule = exit_policy(0.3, 3, ensemble)
+    runs = count_rows(monkeypatch, engine)
+    found = engine.dynamic(samples, rule, 8)
+    for layer in range(2, N_LAYERS + 1):
+        sizes = [n for number, n in runs if number == layer]
+        assert sum(sizes) == (found.exit_layer >= layer).sum()
+        assert max(sizes) <= 8
+        # At most the last one is thin: those before waited until they were half full.
+        assert all(n > 4 for n in sizes[:-1])
+    assert_equal_answers(found, engine.staged(samples), rule)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, N_SAMPLES, "auto"])
@@ -300,7 +400,7 @@ def test_budgeted_is_staged_at_that_layer_and_stops_there(family, batch_size, mo
     network, samples = make_network(family, "mean"), make_samples(family)
     engine = Engine(network)
     staged = engine.staged(samples, N_SAMPLES)
-    runs = count_rows(monkeypatch, network)
+    runs = count_rows(monkeypatch, engine)
     for layer in range(1, N_LAYERS + 1):
         runs.clear()
         found = engine.budgeted(samples, layer, batch_size)
@@ -312,8 +412,9 @@ def test_budgeted_is_staged_at_that_layer_and_stops_there(family, batch_size, mo
 
 def test_staged_is_one_pass(bert, monkeypatch):
     network, samples = bert
-    runs = count_rows(monkeypatch, network)
-    staged = Engine(network).staged(samples, N_SAMPLES)
+    engine = Engine(network)
+    runs = count_rows(monkeypatch, engine)
+    staged = engine.staged(samples, N_SAMPLES)
     assert runs == [(layer, N_SAMPLES) for layer in range(1, N_LAYERS + 1)]
     assert staged.shape == (N_SAMPLES, N_LAYERS, N_CLASSES)
     assert staged.dtype == np.float32
@@ -323,13 +424,13 @@ def test_staged_is_one_pass(bert, monkeypatch):
 def test_only_heads_that_can_matter_are_read(bert, monkeypatch):
     network, samples = bert
     read: list[int] = []
-    exit_logits = network.exit_logits
+    classify = network._classify
 
-    def counted(layer, hidden, below, mask):
+    def counted(layer, pooled):
         read.append(layer)
-        return exit_logits(layer, hidden, below, mask)
+        return classify(layer, pooled)
 
-    monkeypatch.setattr(network, "exit_logits", counted)
+    monkeypatch.setattr(network, "_classify", counted)
     engine = Engine(network)
     engine.budgeted(samples, 3, N_SAMPLES)
     engine.dynamic(samples, exit_policy(0.0, N_LAYERS), N_SAMPLES)
@@ -386,14 +487,14 @@ def test_out_of_memory_in_the_middle_of_a_batch_forgets_the_failed_attempt(bert,
     network, samples = bert
     engine, rule = Engine(network), exit_policy(0.3, 3, "weighted")
     expected = engine.dynamic(samples, rule)
-    run_layer = network.adapter.layer
+    rows = engine._backbone.rows
 
-    def limited(layer, hidden, mask):
-        if layer == 3 and len(hidden) > 2:
+    def limited(layer, hidden_rows, *rest):
+        if layer == 3 and len(hidden_rows) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return run_layer(layer, hidden, mask)
+        return rows(layer, hidden_rows, *rest)
 
-    monkeypatch.setattr(network.adapter, "layer", limited)
+    monkeypatch.setattr(engine._backbone, "rows", limited)
     with pytest.warns(RuntimeWarning, match="ran out of memory"):
         found = engine.dynamic(samples, rule, N_SAMPLES)
     np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
@@ -417,13 +518,41 @@ def test_a_single_sample_that_does_not_fit_is_an_error(bert, monkeypatch):
 def test_bfloat16_stays_close_and_answers_in_float32(family):
     network, samples = make_network(family, "mean"), make_samples(family)
     staged = Engine(network).staged(samples)
-    half = Engine(network.to_inference_copy(torch.device("cpu"), torch.bfloat16))
+    half = Engine(network, torch.bfloat16)
     found = half.staged(samples)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     assert np.median(abs(found - staged)) < 0.02
     exits = half.dynamic(samples, exit_policy(0.3, 3))
     assert set(exits.exit_layer) <= set(range(1, N_LAYERS + 1))
+
+
+@pytest.mark.skipif(
+    prediction_dtype("auto", torch.device("cpu")) != torch.bfloat16,
+    reason="this processor predicts in float32 by itself",
+)
+@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
+def test_bfloat16_answers_do_not_depend_on_neighbours(family, pooling):
+    engine = Engine(make_network(family, pooling), torch.bfloat16)
+    samples = make_samples(family)
+    staged = engine.staged(samples, N_SAMPLES)
+    rng = np.random.default_rng(8)
+    for batch_size in (1, 2, 7, "auto"):
+        np.testing.assert_allclose(engine.staged(samples, batch_size), staged, atol=2e-6, rtol=0)
+    for rule in random_policies(rng, policy.normalized_entropy(staged)):
+        for batch_size in (1, 7, N_SAMPLES):
+            assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_backbone_of_another_plan_runs_through_its_adapter(dtype, monkeypatch):
+    network, samples = make_network("dinov2", "cls"), make_samples("dinov2")
+    usual = Engine(network, dtype).staged(samples)
+    monkeypatch.setattr(type(network.adapter), "_parts", lambda *_: None)
+    engine = Engine(network, dtype)
+    assert isinstance(engine._backbone, BackboneAdapter)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    np.testing.assert_allclose(engine.staged(samples), usual, atol=tolerance)
 
 
 def test_prediction_is_silent_and_does_not_touch_the_network(bert):

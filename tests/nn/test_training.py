@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee.nn.batching import (
-    AUTO_MAX_SAMPLES,
     AUTO_POSITIONS,
     POOL_BATCHES,
     EncodedTexts,
@@ -333,8 +332,7 @@ def test_prediction_batches_cover_every_sample_longest_first(batch_size):
     assert (np.diff(in_order) <= 0).all()
     for batch in batches:
         if batch_size == "auto":
-            assert len(batch) <= AUTO_MAX_SAMPLES
-            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= AUTO_POSITIONS
+            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= AUTO_POSITIONS["cpu"]
         else:
             assert len(batch) <= batch_size
 

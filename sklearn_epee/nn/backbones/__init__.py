@@ -1,12 +1,14 @@
 """Adapters of the transformer families, and loading their checkpoints."""
 
-from sklearn_epee.nn.backbones._adapter import BackboneAdapter
+from sklearn_epee.nn.backbones._adapter import Affine, BackboneAdapter, LayerParts
 from sklearn_epee.nn.backbones._loading import empty_backbone, load_backbone, load_config
 from sklearn_epee.nn.backbones._pooling_hint import checkpoint_pooling
 from sklearn_epee.nn.backbones._registry import adapter_for, known_families
 
 __all__ = [
+    "Affine",
     "BackboneAdapter",
+    "LayerParts",
     "adapter_for",
     "checkpoint_pooling",
     "empty_backbone",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-__all__ = ["AttentionParts", "BackboneAdapter"]
+__all__ = ["Affine", "AttentionParts", "BackboneAdapter", "LayerParts"]
 
 
 class AttentionParts(NamedTuple):
@@ -21,6 +22,46 @@ class AttentionParts(NamedTuple):
     key: nn.Module
     value: nn.Module
     dropout: float
+
+
+class Affine(NamedTuple):
+    """An affine map x -> x W' + b."""
+
+    weight: Tensor
+    """(out, in)."""
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Affine:
+        """Read the map of a linear module; GPT-2's keeps its weight transposed."""
+        weight: Any = module.weight
+        bias: Any = module.bias
+        return cls(weight.T if isinstance(module, Conv1D) else weight, bias)
+
+    def scaled(self, factor: Tensor | float) -> Affine:
+        """Multiply the outcome by a number, or each output by its own."""
+        factor = torch.as_tensor(factor, dtype=self.weight.dtype, device=self.weight.device)
+        bias = None if self.bias is None else self.bias * factor
+        return Affine(self.weight * factor.reshape(-1, 1), bias)
+
+
+class LayerParts(NamedTuple):
+    """What a layer with the usual plan is made of, so that it can be run without its modules.
+
+    Pre-norm: ``x + out(attend(norm_1(x)))``, then ``x + down(activation(up(norm_2(x))))``.
+    Post-norm: ``norm_1(x + out(attend(x)))``, then ``norm_2(x + down(activation(up(x))))``.
+    """
+
+    query: Affine
+    key: Affine
+    value: Affine
+    out: Affine
+    up: Affine
+    down: Affine
+    norm_1: nn.LayerNorm
+    norm_2: nn.LayerNorm
+    activation: nn.Module
+    pre_norm: bool
 
 
 class BackboneAdapter(ABC):
@@ -163,6 +204,10 @@ class BackboneAdapter(ABC):
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         """Everything after the attention: output projection, residuals, feed-forward, norms."""
 
+    @abstractmethod
+    def _parts(self, block: Any) -> LayerParts | None:
+        """Return what a block is made of; None where it is built to another plan."""
+
     def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:  # noqa: ARG002 - pre-norm
         """Return what the projections read: the hidden state, in pre-norm families its norm."""
         return hidden
@@ -188,6 +233,36 @@ class BackboneAdapter(ABC):
 
     def _attention_dropout(self, block: Any) -> float:
         return self._attention_parts(block).dropout
+
+    def _attention_maps(self, block: Any) -> tuple[Affine, Affine, Affine]:
+        """Return the maps to queries, keys and values."""
+        parts = self._attention_parts(block)
+        return Affine.of(parts.query), Affine.of(parts.key), Affine.of(parts.value)
+
+    def layer_parts(self, layer: int) -> LayerParts | None:
+        """Take one layer apart, to be run without its modules.
+
+        Parameters
+        ----------
+        layer : int
+            From 1 to `n_layers`.
+
+        Returns
+        -------
+        LayerParts or None
+            Views of the model's own weights, with the scale of the attention in the query. None
+            if this layer is not built to the usual plan; `rows` runs it all the same.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        """
+        parts = self._parts(self._block(layer))
+        if parts is None:
+            return None
+        head_dim = parts.query.weight.shape[0] // self.model.config.num_attention_heads
+        return parts._replace(query=parts.query.scaled(self._scale(layer, head_dim)))
 
     def _scale(self, layer: int, head_dim: int) -> float:  # noqa: ARG002 - GPT-2 can scale by layer
         return float(head_dim**-0.5)
@@ -326,7 +401,7 @@ class BackboneAdapter(ABC):
     ) -> Tensor:
         """Scaled dot-product attention; heads joined, (n, r, d)."""
         query, k, v = projected
-        allowed, is_causal = self._allowed(mask, positions)
+        allowed, is_causal = self.allowed(mask, positions)
         attended = functional.scaled_dot_product_attention(
             query,
             k,
@@ -338,8 +413,23 @@ class BackboneAdapter(ABC):
         )
         return attended.transpose(1, 2).flatten(2)
 
-    def _allowed(self, mask: Tensor, positions: Tensor | None) -> tuple[Tensor | None, bool]:
-        """Which keys a query may see, as SDPA's `attn_mask` and `is_causal`."""
+    def allowed(self, mask: Tensor, positions: Tensor | None = None) -> tuple[Tensor | None, bool]:
+        """Which keys a query may see, in the form that torch's attention reads.
+
+        Parameters
+        ----------
+        mask : Tensor of shape (n, t), bool
+            True at real tokens.
+        positions : Tensor of shape (n, r), int64, default=None
+            Where the queries are. None: at all positions, in order.
+
+        Returns
+        -------
+        allowed : Tensor that broadcasts to (n, heads, r, t), bool, or None
+            True where a query sees a key; None where it sees them all, or is_causal says it.
+        is_causal : bool
+            Whether each query sees the keys up to its own.
+        """
         # Reading the mask of another device would stall its queue; there it is always passed.
         full = self.kind == "image" or (mask.device.type == "cpu" and bool(mask.all()))
         if not self.causal:

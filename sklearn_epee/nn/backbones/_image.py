@@ -8,7 +8,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sklearn_epee.nn.backbones._adapter import AttentionParts, BackboneAdapter
+from sklearn_epee.nn.backbones._adapter import (
+    Affine,
+    AttentionParts,
+    BackboneAdapter,
+    LayerParts,
+)
 
 __all__ = [
     "CLIPVisionAdapter",
@@ -101,6 +106,18 @@ class ViTAdapter(_ImageAdapter):
     def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.layernorm_before(hidden)
 
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.attention.o_proj),
+            up=Affine.of(block.mlp.fc1),
+            down=Affine.of(block.mlp.fc2),
+            norm_1=block.layernorm_before,
+            norm_2=block.layernorm_after,
+            activation=block.mlp.activation_fn,
+            pre_norm=True,
+        )
+
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = residual + block.dropout(block.attention.o_proj(attended))
         return hidden + block.dropout(block.mlp(block.layernorm_after(hidden)))
@@ -158,6 +175,18 @@ class CLIPVisionAdapter(_ImageAdapter):
     def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         return block.layer_norm1(hidden)
 
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.self_attn.out_proj),
+            up=Affine.of(block.mlp.fc1),
+            down=Affine.of(block.mlp.fc2),
+            norm_1=block.layer_norm1,
+            norm_2=block.layer_norm2,
+            activation=block.mlp.activation_fn,
+            pre_norm=True,
+        )
+
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = residual + block.self_attn.out_proj(attended)
         return hidden + block.mlp(block.layer_norm2(hidden))
@@ -193,10 +222,29 @@ class Dinov2Adapter(_ImageAdapter):
         return block.norm1(hidden)
 
     @staticmethod
-    def _project_attended(attention: Any, attended: Tensor) -> Tensor:
-        if hasattr(attention, "o_proj"):
-            return attention.o_proj(attended)
-        return attention.output.dropout(attention.output.dense(attended))
+    def _out_projection(attention: Any) -> nn.Module:
+        # Older releases of transformers keep the projection in a module of its own.
+        return attention.o_proj if hasattr(attention, "o_proj") else attention.output.dense
+
+    def _parts(self, block: Any) -> LayerParts | None:
+        if not hasattr(block.mlp, "fc1"):  # the giant has a gated feed-forward
+            return None
+        out = Affine.of(self._out_projection(block.attention))
+        return LayerParts(
+            *self._attention_maps(block),
+            out=out.scaled(block.layer_scale1.lambda1),
+            up=Affine.of(block.mlp.fc1),
+            down=Affine.of(block.mlp.fc2).scaled(block.layer_scale2.lambda1),
+            norm_1=block.norm1,
+            norm_2=block.norm2,
+            activation=getattr(block.mlp, "activation_fn", None) or block.mlp.activation,
+            pre_norm=True,
+        )
+
+    @classmethod
+    def _project_attended(cls, attention: Any, attended: Tensor) -> Tensor:
+        projected = cls._out_projection(attention)(attended)
+        return projected if hasattr(attention, "o_proj") else attention.output.dropout(projected)
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         projected = self._project_attended(block.attention, attended)

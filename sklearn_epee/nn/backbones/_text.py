@@ -8,7 +8,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sklearn_epee.nn.backbones._adapter import AttentionParts, BackboneAdapter
+from sklearn_epee.nn.backbones._adapter import (
+    Affine,
+    AttentionParts,
+    BackboneAdapter,
+    LayerParts,
+)
 
 __all__ = [
     "AlbertAdapter",
@@ -74,6 +79,18 @@ class BertAdapter(_TextAdapter):
     def _attention_parts(self, block: Any) -> AttentionParts:
         attention = block.attention.self
         return AttentionParts(attention.query, attention.key, attention.value, attention.dropout.p)
+
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.attention.output.dense),
+            up=Affine.of(block.intermediate.dense),
+            down=Affine.of(block.output.dense),
+            norm_1=block.attention.output.LayerNorm,
+            norm_2=block.output.LayerNorm,
+            activation=block.intermediate.intermediate_act_fn,
+            pre_norm=False,
+        )
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.attention.output(attended, residual)
@@ -148,6 +165,18 @@ class DistilBertAdapter(_TextAdapter):
             attention.q_lin, attention.k_lin, attention.v_lin, attention.dropout.p
         )
 
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.attention.out_lin),
+            up=Affine.of(block.ffn.lin1),
+            down=Affine.of(block.ffn.lin2),
+            norm_1=block.sa_layer_norm,
+            norm_2=block.output_layer_norm,
+            activation=block.ffn.activation,
+            pre_norm=False,
+        )
+
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.sa_layer_norm(block.attention.out_lin(attended) + residual)
         # ff_chunk is the feed-forward itself; the module's own call cuts the rows into chunks.
@@ -198,6 +227,18 @@ class AlbertAdapter(_TextAdapter):
         attention = block.attention
         return AttentionParts(
             attention.query, attention.key, attention.value, attention.attention_dropout.p
+        )
+
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.attention.dense),
+            up=Affine.of(block.ffn),
+            down=Affine.of(block.ffn_output),
+            norm_1=block.attention.LayerNorm,
+            norm_2=block.full_layer_layer_norm,
+            activation=block.activation,
+            pre_norm=False,
         )
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
@@ -266,6 +307,24 @@ class GPT2Adapter(_TextAdapter):
         config = self.model.config
         scale = head_dim**-0.5 if config.scale_attn_weights else 1.0
         return scale / layer if config.scale_attn_by_inverse_layer_idx else scale
+
+    def _attention_maps(self, block: Any) -> tuple[Affine, Affine, Affine]:
+        fused = block.attn.c_attn
+        weights = fused.weight.T.chunk(3)
+        query, key, value = map(Affine, weights, fused.bias.chunk(3))
+        return query, key, value
+
+    def _parts(self, block: Any) -> LayerParts | None:
+        return LayerParts(
+            *self._attention_maps(block),
+            out=Affine.of(block.attn.c_proj),
+            up=Affine.of(block.mlp.c_fc),
+            down=Affine.of(block.mlp.c_proj),
+            norm_1=block.ln_1,
+            norm_2=block.ln_2,
+            activation=block.mlp.act,
+            pre_norm=True,
+        )
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         attention = block.attn

@@ -1,0 +1,320 @@
+"""Rules for leaving: which samples answer at a layer, and with what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """When a sample leaves and what it answers (`sklearn_epee.policy` is the array version).
+
+    Parameters
+    ----------
+    tau : float
+        A sample leaves where its normalised entropy is below this.
+    patience : int
+        ... or where this many consecutive layers, the current one included, agree.
+    exit_ensemble : {None, "mean", "weighted"}
+        How the visited exits combine into the answer.
+    exit_weights : ndarray of shape (M,)
+        Weights of the exits for ``"weighted"``.
+    """
+
+    tau: float
+    patience: int
+    exit_ensemble: str | None
+    exit_weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Where samples left and with what answer, in the caller's order.
+
+    Attributes
+    ----------
+    proba : ndarray of shape (n, K), float32
+    exit_layer : ndarray of shape (n,), int64
+    entropy : ndarray of shape (n,), float32
+        Normalised entropy of the exit's own head.
+    """
+
+    proba: NDArray[np.float32]
+    exit_layer: NDArray[np.int64]
+    entropy: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n: int, n_classes: int) -> Exits:
+        """Make room for the answers of n samples."""
+        return cls(
+            np.empty((n, n_classes), np.float32), np.empty(n, np.int64), np.empty(n, np.float32)
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a policy remembers of samples that are on their way.
+
+    Attributes
+    ----------
+    predicted : Tensor of shape (n,), int64
+        Class predicted by the layer below.
+    agreeing : Tensor of shape (n,), int64
+        Consecutive layers that predict it.
+    total : Tensor of shape (n, K) or None
+        Weighted sum of the visited exits' probabilities, for an ensemble.
+    """
+
+    predicted: Tensor
+    agreeing: Tensor
+    total: Tensor | None
+
+    def take(self, rows: Tensor) -> Standing:
+        """Keep some samples, given by their numbers."""
+        total = None if self.total is None else self.total[rows]
+        return Standing(self.predicted[rows], self.agreeing[rows], total)
+
+    @classmethod
+    def join(cls, parts: Sequence[Standing]) -> Standing:
+        """Put samples of several batches together."""
+        totals = [part.total for part in parts if part.total is not None]
+        return cls(
+            torch.cat([part.predicted for part in parts]),
+            torch.cat([part.agreeing for part in parts]),
+            torch.cat(totals) if totals else None,
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a batch at a layer.
+
+    Attributes
+    ----------
+    stay : ndarray of int or None
+        Numbers of the samples that stay, within the batch; None where all do.
+    standing : Standing or None
+        Of all samples of the batch, those that leave included.
+    """
+
+    stay: NDArray[np.intp] | None
+    standing: Standing | None
+
+
+class LeavingRule(Protocol):
+    """When samples leave; holds where their answers go, and nothing about single batches."""
+
+    last_layer: int
+
+    def reads(self, layer: int) -> bool:
+        """Tell whether the head of this layer is needed."""
+        ...
+
+    def may_leave(self, layer: int) -> bool:
+        """Tell whether a sample can leave at this layer."""
+        ...
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing | None
+    ) -> Decision:
+        """Note the answers of the samples ``rows`` that leave at this layer."""
+        ...
+
+
+class RecordingRule:
+    """Nobody leaves before the last wanted layer; notes the probabilities of some layers.
+
+    Parameters
+    ----------
+    first, last : int
+        Layers to note, counted from 1.
+    out : ndarray of shape (n, last - first + 1, K), float32
+        Where to.
+    """
+
+    def __init__(self, first: int, last: int, out: NDArray[np.float32]) -> None:
+        self.last_layer = last
+        self._first = first
+        self._out = out
+
+    def reads(self, layer: int) -> bool:
+        """Tell whether the head of this layer is needed."""
+        return layer >= self._first
+
+    def may_leave(self, layer: int) -> bool:
+        """Tell whether a sample can leave at this layer."""
+        return layer == self.last_layer
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing | None
+    ) -> Decision:
+        """Note the probabilities of a layer."""
+        self._out[rows, layer - self._first] = proba.cpu().numpy()
+        nobody = np.empty(0, np.intp)
+        return Decision(nobody if layer == self.last_layer else None, standing)
+
+
+class DynamicRule:
+    """Samples leave by entropy or patience.
+
+    Parameters
+    ----------
+    policy : ExitPolicy
+    n_layers : int
+        Number of layers M; the last one answers whoever is left.
+    out : Exits
+        Where answers go.
+    schedule : ndarray of shape (n,), int64, optional
+        Layer at which each sample leaves, whatever the policy says. Everything else is computed
+        as usual; for benchmarks, in which a random network must leave where a trained one would.
+    """
+
+    def __init__(
+        self,
+        policy: ExitPolicy,
+        n_layers: int,
+        out: Exits,
+        schedule: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.last_layer = n_layers
+        self._policy = policy
+        self._out = out
+        self._threshold = float32_threshold(policy.tau)
+        self._schedule = schedule
+
+    def reads(self, layer: int) -> bool:
+        """Tell whether the head of this layer is needed."""
+        policy = self._policy
+        leaves_early = policy.tau > 0 or policy.patience < self.last_layer
+        return leaves_early or policy.exit_ensemble is not None or layer == self.last_layer
+
+    def may_leave(self, layer: int) -> bool:
+        """Tell whether a sample can leave at this layer."""
+        policy = self._policy
+        return layer == self.last_layer or policy.tau > 0 or policy.patience <= layer
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing | None
+    ) -> Decision:
+        """Let those leave that may, and note their answers."""
+        standing = self._advance(layer, proba, standing)
+        leave = self._leavers(layer, proba, rows, standing)
+        if leave is not None and not leave.any():
+            return Decision(None, standing)
+        answer = _answer(proba, standing)
+        if leave is None or leave.all():
+            self._record(layer, rows, answer, normalized_entropy(proba))
+            return Decision(np.empty(0, np.intp), standing)
+        leavers = torch.from_numpy(np.flatnonzero(leave)).to(proba.device)
+        self._record(layer, rows[leave], answer[leavers], normalized_entropy(proba[leavers]))
+        return Decision(np.flatnonzero(~leave), standing)
+
+    def _advance(self, layer: int, proba: Tensor, before: Standing | None) -> Standing:
+        predicted = proba.argmax(dim=1)
+        total = self._weigh(layer, proba, before)
+        if before is None:
+            return Standing(predicted, torch.ones_like(predicted), total)
+        agreeing = (before.agreeing + 1).masked_fill_(predicted != before.predicted, 1)
+        return Standing(predicted, agreeing, total)
+
+    def _weigh(self, layer: int, proba: Tensor, before: Standing | None) -> Tensor | None:
+        ensemble = self._policy.exit_ensemble
+        if ensemble is None:
+            return None
+        weight = 1.0 if ensemble == "mean" else float(self._policy.exit_weights[layer - 1])
+        return (
+            weight * proba
+            if before is None or before.total is None
+            else before.total + weight * proba
+        )
+
+    def _leavers(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing
+    ) -> NDArray[np.bool_] | None:
+        """Say who leaves, on the host; None for everybody."""
+        if layer == self.last_layer:
+            return None
+        if self._schedule is not None:
+            normalized_entropy(proba)
+            return self._schedule[rows] <= layer
+        policy = self._policy
+        leave = standing.agreeing >= policy.patience if policy.patience <= layer else None
+        if policy.tau > 0:
+            sure = normalized_entropy(proba) < self._threshold
+            leave = sure if leave is None else leave | sure
+        if leave is None:
+            return np.zeros(len(rows), bool)
+        # The one moment at which a GPU is waited for.
+        return leave.cpu().numpy()
+
+    def _record(self, layer: int, rows: NDArray[np.intp], answer: Tensor, entropy: Tensor) -> None:
+        self._out.proba[rows] = answer.cpu().numpy()
+        self._out.entropy[rows] = entropy.cpu().numpy()
+        self._out.exit_layer[rows] = layer
+
+
+def _answer(proba: Tensor, standing: Standing) -> Tensor:
+    """Combine the visited exits, or give the exit's own probabilities."""
+    if standing.total is None:
+        return proba
+    total = standing.total.sum(dim=1, keepdim=True)
+    # Visited exits may all weigh nothing; then there is nothing to combine yet.
+    return torch.where(total > 0, standing.total / total, proba)
+
+
+class LeaveChances:
+    """How often samples that reach a layer leave there, learned from those seen so far.
+
+    Parameters
+    ----------
+    n_layers : int
+        Number of layers M.
+    """
+
+    # As if this many samples had been seen before the first one, a third of them leaving.
+    _PRIOR_SAMPLES = 6.0
+    _PRIOR_LEAVERS = 2.0
+
+    def __init__(self, n_layers: int) -> None:
+        self._reached = [self._PRIOR_SAMPLES] * (n_layers + 1)
+        self._left = [self._PRIOR_LEAVERS] * (n_layers + 1)
+
+    def note(self, layer: int, reached: int, left: int) -> None:
+        """Learn from a batch of which some left."""
+        self._reached[layer] += reached
+        self._left[layer] += left
+
+    def at(self, layer: int) -> float:
+        """Estimate the chance that a sample leaves at a layer it reaches."""
+        return self._left[layer] / self._reached[layer]
+
+
+def normalized_entropy(proba: Tensor) -> Tensor:
+    """Entropy of each row over log K, in [0, 1]; 0 for a single class."""
+    n_classes = proba.shape[-1]
+    if n_classes == 1:
+        return torch.zeros(proba.shape[:-1], device=proba.device)
+    return (torch.special.entr(proba).sum(-1) / math.log(n_classes)).clamp_(0.0, 1.0)
+
+
+def float32_threshold(tau: float) -> float:
+    """Give the float32 number that float32 entropies are below exactly where they are below tau."""
+    # Entropies end at 1: a larger tau is as good as 2, and does not overflow.
+    rounded = np.float32(min(tau, 2.0))
+    # As Python floats: NumPy would round tau to float32 before it compares.
+    below = float(rounded) < tau
+    return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
+
+
+def joined_standings(standings: Iterable[Standing | None]) -> Standing | None:
+    """Put what is remembered of several batches together; None where nothing is yet."""
+    known = [standing for standing in standings if standing is not None]
+    return Standing.join(known) if known else None
