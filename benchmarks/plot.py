@@ -21,18 +21,18 @@ from benchmarks._rows_throughput import arithmetic_limit
 mpl.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 
 N_LAYERS = 12
 LARGEST_FACTOR = 4.4
-# From the colour-blind safe palette of Okabe and Ito.
-COLOURS = {
-    "BERT-base": "#0072B2",
-    "ALBERT-base": "#009E73",
-    "GPT-2": "#D55E00",
-    "ViT-base": "#CC79A7",
+# From the colour-blind safe palette of Okabe and Ito, and a marker of its own for each.
+STYLES = {
+    ("BERT-base", "cls"): ("#0072B2", "o"),
+    ("ALBERT-base", "cls"): ("#009E73", "s"),
+    ("GPT-2", "last"): ("#D55E00", "^"),
+    ("ViT-base", "cls"): ("#CC79A7", "D"),
+    ("BERT-base", "mean"): ("#56B4E9", "v"),
 }
-REAL = "#000000"
 
 
 def points(results: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
@@ -45,94 +45,70 @@ def points(results: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
                 yield {**line["settings"], **line["values"]}
 
 
-def plot_speedups(results: dict[str, Any], ax: Axes | None = None) -> Axes:
-    """Draw points per family and precision, the diagonal and the arithmetic limit.
+def plot_speedups(results: dict[str, Any]) -> Figure:
+    """Draw points per family, the diagonal and the arithmetic limit, a panel for each precision.
 
     Parameters
     ----------
     results : dict
         Content of ``results.json``.
-    ax : matplotlib Axes or None, default=None
 
     Returns
     -------
-    matplotlib Axes
+    matplotlib Figure
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 5.5), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9, 5), layout="constrained", sharex=True, sharey=True
+    )
+    for ax, precision in zip(axes, ("float32", "bfloat16"), strict=True):
+        draw_precision(ax, results, precision)
+    axes[0].set_ylabel("wall-clock speed-up over transformers at full depth")
+    figure.suptitle("What is saved on the clock, batch size auto")
+    entries = {
+        label: line
+        for ax in axes
+        for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_precision(ax: Axes, results: dict[str, Any], precision: str) -> None:
+    """Draw the points of one precision."""
     _draw_lines(ax)
-    _draw_forced(ax, list(points(results, "throughput")))
-    _draw_real(ax, list(points(results, "real-exits")))
+    forced = list(points(results, "throughput"))
+    for (backbone, pooling), (colour, marker) in STYLES.items():
+        chosen = [p for p in forced if (p["backbone"], p["pooling"]) == (backbone, pooling)]
+        label = f"{backbone}, {pooling} pooling, forced exits"
+        _draw_points(ax, chosen, precision, color=colour, marker=marker, lw=0.8, label=label)
+    for name, marker in (("phee", "*"), ("health_advice", "P")):
+        chosen = list(points(results, f"real-exits-{name}"))
+        label = f"all-MiniLM-L6-v2, {name}, real exits"
+        _draw_points(ax, chosen, precision, color="black", marker=marker, ls="", label=label)
     ax.set(
+        title=precision,
         xlabel="layer-count factor, M / mean exit",
-        ylabel="wall-clock speed-up over transformers at full depth",
-        title="What is saved on the clock (batch size auto)",
-        xlim=(0.8, None),
-        ylim=(0.8, None),
+        xlim=(0.8, LARGEST_FACTOR),
+        ylim=(0, None),
     )
     ax.grid(alpha=0.3)
-    ax.legend(handles=_legend(ax), loc="upper left", frameon=False, fontsize=9)
-    return ax
 
 
 def _draw_lines(ax: Axes) -> None:
     factors = np.linspace(1, LARGEST_FACTOR, 100)
-    ax.plot(factors, factors, color="0.5", lw=1, label="layer count")
-    ax.plot(
-        factors,
-        arithmetic_limit(N_LAYERS, N_LAYERS / factors),
-        color="0.5",
-        lw=1,
-        ls="--",
-        label=f"arithmetic limit, one pooled row (M = {N_LAYERS})",
+    limit = arithmetic_limit(N_LAYERS, N_LAYERS / factors)
+    ax.plot(factors, factors, color="0.4", lw=1, label="layer count")
+    ax.plot(factors, limit, color="0.4", lw=1, ls="--", label="arithmetic limit, M = 12")
+
+
+def _draw_points(ax: Axes, found: list[dict[str, Any]], precision: str, **style: Any) -> None:
+    chosen = sorted(
+        (point["layer_count_factor"], point["speedup"])
+        for point in found
+        if point["precision"] == precision
     )
-
-
-def _draw_forced(ax: Axes, found: list[dict[str, Any]]) -> None:
-    groups = [(backbone, precision) for backbone in COLOURS for precision in _FILL]
-    for place, (backbone, precision) in enumerate(groups):
-        for point in found:
-            if (point["backbone"], point["precision"]) != (backbone, precision):
-                continue
-            # Side by side: the forced factors are the same everywhere.
-            shift = 0.02 * (place - (len(groups) - 1) / 2)
-            ax.plot(
-                point["layer_count_factor"] + shift,
-                point["speedup"],
-                marker="s" if point["pooling"] == "mean" else "o",
-                color=COLOURS[backbone],
-                fillstyle=_FILL[precision],
-                ls="",
-            )
-
-
-_FILL = {"float32": "full", "bfloat16": "none"}
-
-
-def _draw_real(ax: Axes, found: list[dict[str, Any]]) -> None:
-    for point in found:
-        ax.plot(
-            point["layer_count_factor"],
-            point["speedup"],
-            marker="*",
-            ms=9,
-            color=REAL,
-            fillstyle=_FILL[point["precision"]],
-            ls="",
-        )
-
-
-def _legend(ax: Axes) -> list[Line2D]:
-    lines = list(ax.get_lines()[:2])
-    for backbone, colour in COLOURS.items():
-        lines.append(Line2D([], [], color=colour, marker="o", ls="", label=backbone))
-    lines.extend([
-        Line2D([], [], color=REAL, marker="*", ms=9, ls="", label="all-MiniLM-L6-v2, real exits"),
-        Line2D([], [], color="0.4", marker="s", ls="", label="mean pooling (whole layers)"),
-        Line2D([], [], color="0.4", marker="o", ls="", label="filled: float32"),
-        Line2D([], [], color="0.4", marker="o", fillstyle="none", ls="", label="open: bfloat16"),
-    ])  # fmt: skip
-    return lines
+    if chosen:
+        ax.plot(*zip(*chosen, strict=True), **style)
 
 
 def main() -> None:
@@ -142,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     suffix = "" if args.device == "cpu" else f"-{args.device}"
     results = json.loads((args.out / f"results{suffix}.json").read_text())
-    figure = plot_speedups(results).figure
+    figure = plot_speedups(results)
     for kind in ("png", "svg"):
         figure.savefig(args.out / f"speedup{suffix}.{kind}", dpi=150)
 
