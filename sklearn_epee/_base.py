@@ -471,7 +471,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         layer = check_layer(layer, self.n_layers_)
-        return self._engine().budgeted(self._encode(X), layer, self._prediction_batch())
+        engine, batch_size = self._engine(), self._prediction_batch()
+        return np.concatenate(
+            [engine.budgeted(window, layer, batch_size) for window in self._windows(X)]
+        )
 
     def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
         """Predict labels at every layer, from one forward pass.
@@ -501,13 +504,16 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             Probabilities of layer 1, then 2, up to ``n_layers_``.
         """
         check_is_fitted(self)
-        staged = self._engine().staged(self._encode(X), self._prediction_batch())
+        engine, batch_size = self._engine(), self._prediction_batch()
+        staged = np.concatenate([engine.staged(window, batch_size) for window in self._windows(X)])
         yield from staged.transpose(1, 0, 2)
 
     def _exits(self, X: Any) -> Exits:
         check_is_fitted(self)
-        policy = self._policy()
-        return self._engine().dynamic(self._encode(X), policy, self._prediction_batch())
+        policy, engine, batch_size = self._policy(), self._engine(), self._prediction_batch()
+        return Exits.join(
+            [engine.dynamic(window, policy, batch_size) for window in self._windows(X)]
+        )
 
     def _policy(self) -> ExitPolicy:
         return ExitPolicy(
@@ -519,6 +525,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _encode(self, X: Any) -> EncodedSamples:
         return self._encoder.encode(self._check_samples(X, fitting=False))
+
+    def _windows(self, X: Any) -> Iterator[EncodedSamples]:
+        """Encode samples some thousands at a time."""
+        return self._encoder.encode_in_windows(self._check_samples(X, fitting=False))
 
     def _engine(self) -> Engine:
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -18,6 +18,7 @@ from sklearn.utils import Bunch
 from transformers import AutoModel
 
 from sklearn_epee import EPEEClassifier, policy
+from sklearn_epee.nn import texts as nn_texts
 from sklearn_epee.nn.texts import learn_wordpiece
 from tests.checkpoints import TEXT_FAMILIES, WORDS, make_checkpoint, tiny_config, tiny_tokenizer
 
@@ -371,3 +372,31 @@ def test_fit_predicts_the_same_in_every_precision_of_the_policy(fitted, samples)
     for tau, patience in itertools.product((np.float64(0.5), np.float32(0.5)), (np.int32(2), 2)):
         found = fitted.set_params(tau=tau, patience=patience).predict_proba(samples)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_texts_are_read_a_window_at_a_time_with_the_same_answers(fitted, samples, monkeypatch):
+    expected = fitted.predict_with_exits(samples)
+    staged = np.stack(list(fitted.staged_predict_proba(samples)))
+    budgeted = fitted.predict_proba_at_layer(samples, 2)
+    monkeypatch.setattr(nn_texts, "_WINDOW", 5)
+    sizes = [len(window) for window in fitted._windows(samples)]
+    assert sizes[:-1] == [5] * (len(sizes) - 1)
+    assert sum(sizes) == len(samples)
+    found = fitted.predict_with_exits(samples)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+    for ours, theirs in (
+        (found.proba, expected.proba),
+        (found.entropy, expected.entropy),
+        (np.stack(list(fitted.staged_predict_proba(samples))), staged),
+        (fitted.predict_proba_at_layer(samples, 2), budgeted),
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_cut_texts_are_counted_over_all_windows(fitted, samples, monkeypatch):
+    monkeypatch.setattr(nn_texts, "_WINDOW", 2)
+    long = "takes " * 200
+    with pytest.warns(UserWarning, match="^3 of 7 texts are longer than max_length=") as seen:
+        fitted.predict([long, "a", long, "b", "c", "d", long])
+    assert len(seen) == 1

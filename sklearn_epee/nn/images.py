@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -69,6 +69,19 @@ class ImageEncoder:
     def encode(self, images: Images) -> EncodedImages:
         """Wrap images for batching; pixels are prepared batch by batch."""
         return EncodedImages(images, self.transform, self._n_positions)
+
+    def encode_in_windows(self, images: Images) -> Iterator[EncodedImages]:
+        """Give validated images to the engine, all at once: it prepares them batch by batch.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, h, w, c) or list of ndarrays of shape (h, w, c)
+
+        Yields
+        ------
+        EncodedImages
+        """
+        yield self.encode(images)
 
     def encode_for_training(self, images: Images) -> EncodedImages:
         """Wrap training images, which come out a little different each time if so wished."""

@@ -58,6 +58,17 @@ class Exits:
             np.empty((n, n_classes), np.float32), np.empty(n, np.int64), np.empty(n, np.float32)
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Exits]) -> Exits:
+        """Put the answers of consecutive samples together."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.proba for part in parts]),
+            np.concatenate([part.exit_layer for part in parts]),
+            np.concatenate([part.entropy for part in parts]),
+        )
+
 
 @dataclass(frozen=True)
 class Standing:

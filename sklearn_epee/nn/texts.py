@@ -28,6 +28,8 @@ from .batching import EncodedTexts
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000
 _CHUNK = 4096
+# Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
+_WINDOW = 4 * _CHUNK
 # A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
 _TOKENIZER_LOCK = threading.Lock()
 
@@ -71,6 +73,31 @@ class TextEncoder:
         -------
         EncodedTexts
         """
+        encoded, n_cut = self._encode(texts)
+        self._warn_if_cut(n_cut, len(texts), stacklevel=5)
+        return encoded
+
+    def encode_in_windows(self, texts: Sequence[Text]) -> Iterator[EncodedTexts]:
+        """Turn texts into token ids, some thousands at a time, so that memory stays bounded.
+
+        Parameters
+        ----------
+        texts : sequence of str or of pairs of str
+
+        Yields
+        ------
+        EncodedTexts
+            Of the next texts in order.
+        """
+        total = 0
+        for window in _chunks(texts, _WINDOW):
+            encoded, n_cut = self._encode(window)
+            total += n_cut
+            yield encoded
+        self._warn_if_cut(total, len(texts), stacklevel=6)
+
+    def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
+        """Give the token ids, and how many texts had to be cut."""
         ids, segments, lengths, n_cut = [], [], [], 0
         for chunk in _chunks(texts):
             rows = self._encode_chunk(chunk)
@@ -79,19 +106,22 @@ class TextEncoder:
             if self._with_segments:
                 segments.append(_flatten(rows["token_type_ids"], np.int8))
             n_cut += self._count_cut(chunk, lengths[-1])
-        if n_cut:
-            warnings.warn(
-                f"{n_cut} of {len(texts)} texts are longer than max_length={self.max_length} "
-                "tokens; what comes after is not read.",
-                UserWarning,
-                stacklevel=4,
-            )
-        return EncodedTexts(
+        encoded = EncodedTexts(
             np.concatenate(ids),
             np.concatenate(lengths),
             np.concatenate(segments) if segments else None,
             self.tokenizer.pad_token_id or 0,
         )
+        return encoded, n_cut
+
+    def _warn_if_cut(self, n_cut: int, n_texts: int, stacklevel: int) -> None:
+        if n_cut:
+            warnings.warn(
+                f"{n_cut} of {n_texts} texts are longer than max_length={self.max_length} "
+                "tokens; what comes after is not read.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
 
     def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
         """Turn training texts into token ids; nothing about them is random."""
@@ -373,9 +403,9 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
             yield text
 
 
-def _chunks(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
-    for start in range(0, len(texts), _CHUNK):
-        yield texts[start : start + _CHUNK]
+def _chunks(texts: Sequence[Text], size: int = _CHUNK) -> Iterator[Sequence[Text]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
 
 
 def _flatten(rows: Sequence[Sequence[int]], dtype: type) -> NDArray[Any]:
