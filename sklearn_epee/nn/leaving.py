@@ -290,9 +290,9 @@ class LeaveChances:
         Number of layers M.
     """
 
-    # As if this many samples had been seen before the first one, a third of them leaving.
+    # As if this many samples had been seen before the first one, a sixth of them leaving.
     _PRIOR_SAMPLES = 6.0
-    _PRIOR_LEAVERS = 2.0
+    _PRIOR_LEAVERS = 1.0
 
     def __init__(self, n_layers: int) -> None:
         self._reached = [self._PRIOR_SAMPLES] * (n_layers + 1)
