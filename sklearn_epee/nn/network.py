@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import safetensors.torch
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -16,6 +17,8 @@ from .backbones import BackboneAdapter, adapter_for, empty_backbone
 
 POOLINGS = ("cls", "mean", "cls+mean", "last")
 Pool = Callable[[Tensor], Tensor]
+# Data type, shape and bytes of a weight.
+RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
 
 
 class ExitHead(nn.Module):
@@ -225,11 +228,13 @@ class MultiExitNetwork(nn.Module):
             "dropout": self.dropout,
         }
 
-    def __reduce__(self) -> tuple[Callable[..., MultiExitNetwork], tuple[dict[str, Any], bytes]]:
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., MultiExitNetwork], tuple[dict[str, Any], dict[str, RawWeight]]]:
         # Configuration and raw weights, not module objects: loads under another version of
         # transformers, without the device it was trained on, and each weight is stored once.
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        return _unpickle_network, (self._recipe(), safetensors.torch.save(weights))
+        weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
+        return _unpickle_network, (self._recipe(), weights)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MultiExitNetwork:
         copy = rebuild_network(self._recipe(), self.state_dict())
@@ -238,7 +243,12 @@ class MultiExitNetwork(nn.Module):
 
 
 def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
-    """Make a network from its recipe and weights, in evaluation mode on the weights' device."""
+    """Make a network from its recipe and copies of weights, in evaluation mode on their device."""
+    return _assemble(recipe, {name: part.clone() for name, part in weights.items()})
+
+
+def _assemble(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
+    """Make a network around tensors, which become its weights."""
     config = config_from_dict(recipe["config"])
     backbone = empty_backbone(config)
     # Heads drawn anew would be overwritten, and would move the caller's random state.
@@ -246,14 +256,25 @@ def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Multi
         network = MultiExitNetwork(
             backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"]
         )
-    network.heads.to_empty(device="cpu")
-    device = next(iter(weights.values())).device
-    network.to(device).load_state_dict(weights)
-    return network.eval()
+    network.load_state_dict(weights, assign=True)
+    # Buffers that a state dict does not carry are on the CPU.
+    return network.to(next(iter(weights.values())).device).eval()
 
 
-def _unpickle_network(recipe: dict[str, Any], weights: bytes) -> MultiExitNetwork:
-    return rebuild_network(recipe, safetensors.torch.load(weights))
+def _to_bytes(weight: Tensor) -> RawWeight:
+    """Give a weight as something that every version of pickle and NumPy writes without a copy."""
+    flat = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), flat.numpy()
+
+
+def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
+    # joblib can map a file into memory for reading only.
+    content = content if content.flags.writeable else content.copy()
+    return torch.from_numpy(content).view(getattr(torch, dtype)).view(shape)
+
+
+def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> MultiExitNetwork:
+    return _assemble(recipe, {name: _from_bytes(*part) for name, part in weights.items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:

@@ -192,12 +192,14 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
 
 
 class _FloatsWithoutMemory(TorchFunctionMode):
-    """Make float tensors on the meta device, where filling them costs nothing.
+    """Make float tensors on the meta device, and do not fill them.
 
     Integers, which are position ids and the like, are made as usual. Only this thread is affected.
     """
 
     _factories = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
+    # By name: transformers puts its own in place of torch's while it makes a model.
+    _fillers = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"})
 
     def __torch_function__(
         self,
@@ -210,6 +212,9 @@ class _FloatsWithoutMemory(TorchFunctionMode):
         dtype = kwargs.get("dtype")
         if func in self._factories and (dtype is None or dtype.is_floating_point):
             kwargs["device"] = "meta"
+        if getattr(func, "__name__", None) in self._fillers:
+            # Without effect on the meta device, but slower than all the rest.
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 
 
