@@ -47,12 +47,15 @@ MODULES = (
     _rows_real,
     _rows_scaling,
 )
+EVERYTHING = [""]
 ROWS = [row for module in MODULES for row in module.ROWS]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=[""], metavar="NAME", help="names or prefixes")
+    parser.add_argument(
+        "--rows", nargs="+", default=EVERYTHING, metavar="NAME", help="names or prefixes"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows and end")
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -85,7 +88,7 @@ def chosen_rows(prefixes: list[str], *, quick: bool) -> list[Row]:
     if unknown:
         raise SystemExit(f"--rows: no row begins with {unknown}; see --list")
     chosen = [row for row in ROWS if row.name.startswith(tuple(prefixes))]
-    return [row for row in chosen if row.in_quick or not quick]
+    return [row for row in chosen if row.in_quick or not quick or prefixes != EVERYTHING]
 
 
 def measure(row: Row, settings: Settings, results: Results) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -25,6 +27,8 @@ TRAINING = {"phee": (2898, 3), "health_advice": (4000, 2)}
 TAUS = (0.1, 0.02, 0.3)
 BATCH_SIZES = (1, 7, "auto")
 N_FOR_BATCHES = 300
+# What reading a pickle of another version of the package may raise.
+UNREADABLE = (AttributeError, ImportError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 def fine_tuned(settings: Settings, name: str) -> Any:
@@ -34,17 +38,22 @@ def fine_tuned(settings: Settings, name: str) -> Any:
     n, n_epochs = TRAINING[name]
     version = f"{sklearn_epee.__version__}-torch-{torch.__version__}"
     path = settings.cache / f"minilm-{name}-{n}-{n_epochs}-{version}.joblib"
-    if not path.exists():
-        X, y = data_set(name, "train")
-        chosen = np.random.default_rng(0).permutation(len(X))[:n]
-        estimator = EPEEClassifier(
-            settings.minilm, max_epochs=n_epochs, memory=None, random_state=0
-        ).fit([X[row] for row in chosen], y[chosen])
-        # A folder would be looked for where the file is loaded.
-        estimator.set_params(backbone=None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        joblib.dump(estimator, path)
-    return joblib.load(path)
+    if path.exists():
+        try:
+            return joblib.load(path)
+        except UNREADABLE as error:
+            print(f"trained again, {path.name} was written by another version: {error!r}")
+    estimator = _fine_tune(settings.minilm, name, n, n_epochs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    joblib.dump(estimator, path)
+    return estimator
+
+
+def _fine_tune(checkpoint: Path, name: str, n: int, n_epochs: int) -> Any:
+    X, y = data_set(name, "train")
+    chosen = np.random.default_rng(0).permutation(len(X))[:n]
+    estimator = EPEEClassifier(checkpoint, max_epochs=n_epochs, memory=None, random_state=0)
+    return estimator.fit([X[row] for row in chosen], y[chosen])
 
 
 def real_exits(settings: Settings, *, name: str) -> Iterator[Line]:
