@@ -18,6 +18,9 @@ POOL_BATCHES = 32
 # Positions (samples x padded length) of an automatic prediction batch: enough rows for the matrix
 # products to run at full speed, few enough to stay in a processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
+# With this many positions an automatic batch may end before a text much shorter than its longest.
+ENOUGH_POSITIONS = 512
+ALIKE = 0.8
 
 
 class EncodedSamples(Protocol):
@@ -262,9 +265,14 @@ def batches_by_length(
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        size = limit.size(int(lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+        longest = int(lengths[order[start]])
+        rows = order[start : start + limit.size(longest)]
+        if limit.samples is None:
+            enough = -(-ENOUGH_POSITIONS // longest)
+            alike = np.count_nonzero(lengths[rows] >= ALIKE * longest)
+            rows = rows[: max(enough, alike)]
+        yield rows
+        start += len(rows)
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -29,9 +29,11 @@ from .network import MultiExitNetwork
 
 # Policies whose exits are remembered to guess where samples will leave.
 _REMEMBERED_POLICIES = 64
+# Positions that cost less than another round through a layer's calls.
+_CHEAP_PADDING = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Cohort:
     """Samples that have passed the same layers and go on together.
 
@@ -54,6 +56,11 @@ class _Cohort:
     mask: Tensor
     standing: Standing | None = None
 
+    @property
+    def width(self) -> int:
+        """Positions of each sample, padding included."""
+        return self.mask.shape[1]
+
     def halves(self) -> tuple[_Cohort, _Cohort]:
         """Cut in two."""
         middle = len(self.rows) // 2
@@ -68,6 +75,8 @@ class _Cohort:
     @classmethod
     def join(cls, parts: Sequence[_Cohort]) -> _Cohort:
         """Put cohorts of the same layer together, padded to the widest."""
+        if len(parts) == 1:
+            return parts[0]
         width = max(part.mask.shape[1] for part in parts)
         return cls(
             parts[0].layer,
@@ -359,30 +368,52 @@ class _Walk:
             self.enter(samples, part)
 
     def drain(self) -> None:
-        """Run whoever waits, from the lowest layer up."""
+        """Run whoever waits, layer by layer."""
         while self._waiting:
             layer = min(self._waiting)
-            self._advance(_Cohort.join(self._waiting.pop(layer)), patiently=False)
+            for company in self._companies(self._waiting.pop(layer)):
+                cohort = self._step(_Cohort.join(company))
+                if cohort is not None:
+                    self._waiting.setdefault(layer + 1, []).append(cohort)
 
-    def _advance(self, cohort: _Cohort | None, patiently: bool = True) -> None:
+    def _advance(self, cohort: _Cohort | None) -> None:
+        """Run a cohort until it is thin or done."""
         while cohort is not None:
-            if patiently or cohort.layer in self._waiting:
-                cohort = self._gather(cohort)
-                if cohort is None:
-                    return
-            cohort = self._step(cohort)
+            cohort = self._gather(cohort)
+            if cohort is not None:
+                cohort = self._step(cohort)
 
     def _gather(self, cohort: _Cohort) -> _Cohort | None:
         """Let a thin cohort wait; give it with its company once they are enough."""
-        layer = cohort.layer
-        if layer == 0 or not self.limit.is_thin(len(cohort.rows), cohort.mask.shape[1]):
+        if cohort.layer == 0 or not self.limit.is_thin(len(cohort.rows), cohort.width):
             return cohort
-        together = [*self._waiting.pop(layer, []), cohort]
-        width = max(part.mask.shape[1] for part in together)
-        if self.limit.is_thin(sum(len(part.rows) for part in together), width):
-            self._waiting[layer] = together
+        waiting = self._waiting.setdefault(cohort.layer, [])
+        company = [other for other in waiting if _are_alike(other.width, cohort.width)]
+        width = max(part.width for part in [*company, cohort])
+        n = len(cohort.rows) + sum(len(part.rows) for part in company)
+        if self.limit.is_thin(n, width):
+            waiting.append(cohort)
             return None
-        return _Cohort.join(together) if len(together) > 1 else cohort
+        self._waiting[cohort.layer] = [other for other in waiting if other not in company]
+        return _Cohort.join([*company, cohort])
+
+    def _companies(self, waiting: list[_Cohort]) -> Iterator[list[_Cohort]]:
+        """Group cohorts of a layer by length, so that padding costs less than they gain."""
+        company: list[_Cohort] = []
+        for cohort in sorted(waiting, key=lambda part: -part.width):
+            if company and not self._belongs(cohort, company):
+                yield company
+                company = []
+            company.append(cohort)
+        if company:
+            yield company
+
+    def _belongs(self, cohort: _Cohort, company: list[_Cohort]) -> bool:
+        width = company[0].width
+        padding = len(cohort.rows) * (width - cohort.width)
+        n = len(cohort.rows) + sum(len(part.rows) for part in company)
+        wasteful = padding > _CHEAP_PADDING and not _are_alike(cohort.width, width)
+        return n <= self.limit.size(width) and not wasteful
 
     def _step(self, cohort: _Cohort) -> _Cohort | None:
         try:
@@ -448,6 +479,11 @@ def _note(known: dict[int, float], size: int, seconds: float) -> None:
     else:
         # Whatever disturbs a clock makes it late: one late measurement says little.
         known[size.bit_length()] = before + 0.1 * min(seconds - before, before)
+
+
+def _are_alike(width: int, other: int) -> bool:
+    """Tell whether samples of two lengths waste little in one batch."""
+    return max(width, other) <= 1.2 * min(width, other) + 2
 
 
 def _widened(part: Tensor, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -76,25 +76,25 @@ class FastLayer:
 
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all positions, (n, heads, t, head_dim)."""
-        n, t, width = hidden.shape
-        rows = self._read(hidden.reshape(n * t, width))
-        return self._split(self._key(rows), n), self._split(self._value(rows), n)
+        rows = self._read(_flat(hidden))
+        return self._split(self._key(rows), hidden), self._split(self._value(rows), hidden)
 
     def rows(
         self, hidden: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool
     ) -> Tensor:
         """Output of the layer at the positions of ``hidden``, (n, r, d)."""
-        n, r, width = hidden.shape
-        flat = hidden.reshape(n * r, width)
-        query = self._split(self._query(self._read(flat)), n)
-        attended = attend(query, k, v, allowed, is_causal)
-        return self._finish(attended.transpose(1, 2).reshape(n * r, width), flat).view(n, r, width)
+        flat = _flat(hidden)
+        query = self._split(self._query(self._read(flat)), hidden)
+        attended = _flat(attend(query, k, v, allowed, is_causal).transpose(1, 2).flatten(2))
+        return self._finish(attended, flat)[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
     def _read(self, rows: Tensor) -> Tensor:
         return self._norm_1(rows) if self._pre_norm else rows
 
-    def _split(self, rows: Tensor, n: int) -> Tensor:
-        return rows.view(n, len(rows) // n, self._n_heads, -1).transpose(1, 2)
+    def _split(self, rows: Tensor, hidden: Tensor) -> Tensor:
+        """Cut the rows of the positions of ``hidden`` into heads."""
+        n, t, _ = hidden.shape
+        return rows[: n * t].view(n, t, self._n_heads, -1).transpose(1, 2)
 
     def _finish(self, attended: Tensor, rows: Tensor) -> Tensor:
         rows = self._out.added(attended, rows)
@@ -200,13 +200,46 @@ def attend(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causa
     k, v, allowed = _with_more_keys(k, v, allowed)
     query, allowed = _with_more_queries(query, allowed)
     scores_bytes = query.shape[1] * query.shape[2] * k.shape[2] * query.element_size()
-    step = max(1, _SCORES_BYTES // scores_bytes)
     parts = [
         _attend_by_products(query[at], k[at], v[at], _part_of(allowed, at))
-        for at in (slice(start, start + step) for start in range(0, len(query), step))
+        for at in _powers_of_two(len(query), max(1, _SCORES_BYTES // scores_bytes))
     ]
     attended = parts[0] if len(parts) == 1 else torch.cat(parts)
     return attended[:, :, :n_queries]
+
+
+def _flat(hidden: Tensor) -> Tensor:
+    """Give all positions as rows, with rows nobody reads at the end, (r, d).
+
+    oneDNN compiles a product for every number of rows it meets and keeps the latest thousand;
+    batches from which samples leave have more sizes than that. So the numbers are rounded.
+    """
+    n, t, width = hidden.shape
+    rows = _rounded(n * t)
+    if rows == n * t:
+        return hidden.reshape(rows, width)
+    room = hidden.untyped_storage().nbytes() // hidden.element_size() - hidden.storage_offset()
+    if hidden.is_contiguous() and room >= rows * width:
+        return hidden.as_strided((rows, width), (width, 1))  # the layer below left them there
+    flat = hidden.new_empty((rows, width))
+    flat[: n * t].view(n, t, width).copy_(hidden)
+    flat[n * t :].zero_()
+    return flat
+
+
+def _rounded(n: int) -> int:
+    """Round a number of rows up to one of a hundred, by a few per cent at most."""
+    step = 4 if n <= 64 else 16 if n <= 512 else 64
+    return n + -n % step
+
+
+def _powers_of_two(n: int, most: int) -> Iterator[slice]:
+    """Cut n samples into parts of sizes that come up again: products are compiled for each size."""
+    start = 0
+    while start < n:
+        size = 1 << (min(n - start, most).bit_length() - 1)
+        yield slice(start, start + size)
+        start += size
 
 
 def _as_mask(allowed: Tensor | None, is_causal: bool, k: Tensor) -> Tensor | None:
@@ -234,10 +267,15 @@ def _with_more_keys(
 
 
 def _with_more_queries(query: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Add queries nobody reads, where so few would be multiplied in another way than many."""
+    """Add queries nobody reads, up to a size that comes up again.
+
+    So few that torch would not leave their product to oneDNN are made more as well.
+    """
     _, heads, n_queries, head_dim = query.shape
-    missing = _SMALL_PRODUCT // (heads * head_dim * _KEYS_TOGETHER) + 1 - n_queries
-    if missing <= 0:
+    least = _SMALL_PRODUCT // (heads * head_dim * _KEYS_TOGETHER) + 1
+    wanted = max(least, n_queries if n_queries == 1 else n_queries + -n_queries % _KEYS_TOGETHER)
+    missing = wanted - n_queries
+    if not missing:
         return query, allowed
     if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
         allowed = functional.pad(allowed, (0, 0, 0, missing), value=True)
