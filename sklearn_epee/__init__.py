@@ -13,6 +13,7 @@ from .metrics import (
     speedup_ratio,
     speedup_score,
 )
+from .model_selection import FixedExitPolicyClassifier, TunedExitPolicyClassifierCV
 
 if TYPE_CHECKING:
     from ._image import EPEEImageClassifier
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EPEEClassifier",
     "EPEEImageClassifier",
+    "FixedExitPolicyClassifier",
+    "TunedExitPolicyClassifierCV",
     "__version__",
     "exit_scores",
     "refit_accuracy_at_speedup",

@@ -1,0 +1,178 @@
+"""Simulate the promise of a risk-controlled exit policy: how often it is broken, what it costs.
+
+Run from the repository root:
+
+    python -m benchmarks.risk_control
+
+Calibration samples are drawn again and again, with replacement, from a population of staged
+probabilities that is known whole, so that the true risk of the chosen policy is known too. A row
+is the share of draws whose chosen policy has a true risk above the bound (to be at most 0.05), the
+share in which a policy was certified, the mean speed-up ratio of the chosen policy on the
+population (0 where none was certified), that of the fastest policy within the bound (the oracle),
+and the mean difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import numpy as np
+
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._risk_control import Groups, RiskControl
+from sklearn_epee.model_selection._risks import risk_of
+from sklearn_epee.model_selection._selection import OfferedPolicies
+
+CONFIDENCE = 0.95
+SIZES = (500, 1000, 2000, 5000)
+BOUNDS = {"accuracy_drop": (0.01, 0.02), "disagreement": (0.02, 0.05), "error": (0.12,)}
+N_ORACLE_TAUS = 1000
+
+
+def staged_population(n_samples=20_000, n_layers=6, n_classes=4, seed=0):
+    """Make staged probabilities as those of a fine-tuned network, and the true columns.
+
+    Evidence for the true class grows with the layers and levels off, samples differ in how easy
+    they are, what disturbs one layer disturbs the next, and all layers are too sure of themselves.
+    Full depth is right for nine samples in ten, layer 1 for seven.
+    """
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.5, 0.25, 0.15, 0.1, *[0.1] * n_classes][:n_classes])
+    codes = rng.choice(n_classes, size=n_samples, p=shares / shares.sum())
+    ease = rng.gamma(2.0, size=n_samples)
+    logits = np.empty((n_samples, n_layers, n_classes))
+    noise = rng.normal(size=(n_samples, n_classes))
+    for layer in range(n_layers):
+        logits[:, layer] = 0.9 * noise
+        logits[np.arange(n_samples), layer, codes] += 2.2 * (1 - 0.62 ** (layer + 1)) * ease
+        noise = 0.8 * noise + 0.6 * rng.normal(size=noise.shape)
+    logits *= np.linspace(1.6, 1.8, n_layers)[:, np.newaxis]
+    proba = np.exp(logits - logits.max(axis=2, keepdims=True))
+    return (proba / proba.sum(axis=2, keepdims=True)).astype(np.float32), codes
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A risk in a population, whom it concerns, and the bound that is promised."""
+
+    answers: StagedAnswers
+    risk: object
+    groups: Groups
+    bound: float
+
+    @classmethod
+    def on(cls, proba, codes, risk, bound, *, per_class=False):
+        """Promise a bound on a risk, given as to the tuned classifier."""
+        answers = StagedAnswers.from_proba(proba)
+        losses = risk_of(risk, answers.predictions, codes, np.arange(proba.shape[2]))
+        groups = Groups.from_labels(codes if per_class else None, losses.concerned)
+        return cls(answers, losses, groups, bound)
+
+    def true_risk(self, exits):
+        """Give the largest risk over the groups, of exit layers of the population."""
+        losses = self.risk.losses[np.arange(len(exits)), exits - 1]
+        return max(losses[member].mean() for member in self.groups.members)
+
+    def oracle_speedup(self):
+        """Give the speed-up of the fastest policy whose true risk is within the bound."""
+        space = PolicySpace(self.answers)
+        taus = space.quantile_taus(N_ORACLE_TAUS)
+        fastest = 0.0
+        for patience in range(1, space.n_layers + 1):
+            sweep = space.sweep(patience, taus)
+            risks = [
+                sweep.total(self.risk.losses * member[:, np.newaxis]) / member.sum()
+                for member in self.groups.members
+            ]
+            within = np.max(risks, axis=0) <= self.bound
+            speedups = 1 - sweep.total_layers() / self.risk.losses.size
+            fastest = max(fastest, speedups[within].max(initial=0.0))
+        return fastest
+
+    def draw(self, n_samples, p_value, rng):
+        """Calibrate on new samples; give the policy's true risk and speed-up, and if it passed."""
+        rows = rng.randint(len(self.risk.losses), size=n_samples)
+        risk = replace(
+            self.risk, losses=self.risk.losses[rows], concerned=self.risk.concerned[rows]
+        )
+        control = RiskControl(self.bound, CONFIDENCE, p_value)
+        offered = OfferedPolicies.from_parameter("all", self.answers.n_layers)
+        candidates = control.certify(
+            self.answers.take(rows), risk, self.groups.take(rows), offered, rng
+        ).candidates
+        certified = np.flatnonzero(candidates["certified"])
+        tau, patience = 0.0, self.answers.n_layers
+        if len(certified):
+            best = certified[candidates["speedup"][certified].argmax()]
+            tau, patience = candidates["tau"][best], candidates["patience"][best]
+        exits = self.answers.exit_layers(tau, patience)
+        speedup = 1 - exits.mean() / self.answers.n_layers
+        return self.true_risk(exits), speedup, bool(len(certified))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What many draws came to."""
+
+    violations: float
+    certified: float
+    speedup: float
+    oracle: float
+
+
+def simulate(promise, n_samples, n_draws, *, p_value="auto", seed=0):
+    """Draw calibration samples many times, and judge the chosen policies on the population.
+
+    A policy that was not certified breaks no promise.
+    """
+    rng = np.random.RandomState(seed)
+    draws = [promise.draw(n_samples, p_value, rng) for _ in range(n_draws)]
+    risks, speedups, certified = (np.array(column) for column in zip(*draws, strict=True))
+    violations = np.mean(certified & (risks > promise.bound))
+    return Outcome(violations, certified.mean(), speedups.mean(), promise.oracle_speedup())
+
+
+def graded_error(y, answers, at_full_depth):
+    """Give a loss between 0 and 1: the distance of the answered class from the true one."""
+    del at_full_depth
+    return np.abs(y - answers) / 3
+
+
+def promises(proba, codes):
+    """Yield the name, the promise and the p-values to compare."""
+    binary = ("auto", "betting", "hoeffding_bentkus")
+    for risk, bounds in BOUNDS.items():
+        for bound in bounds:
+            yield f"{risk}", Promise.on(proba, codes, risk, bound), binary
+    yield "miss, class 3", Promise.on(proba, codes, ("miss", 3), 0.4), binary
+    yield "graded error", Promise.on(proba, codes, graded_error, 0.08), binary[1:]
+    by_class = Promise.on(proba, codes, "disagreement", 0.05, per_class=True)
+    yield "disagreement, per class", by_class, binary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, numpy {version('numpy')}, scipy {version('scipy')}")
+    print(f"{arguments.draws} draws a row, confidence {CONFIDENCE}")
+    print("| risk | bound | samples | p-value | violated | certified | speed-up | oracle | lost |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, promise, p_values in promises(*staged_population()):
+        for n_samples in arguments.sizes:
+            for p_value in p_values:
+                found = simulate(promise, n_samples, arguments.draws, p_value=p_value)
+                print(
+                    f"| {name} | {promise.bound} | {n_samples} | {p_value} | "
+                    f"{found.violations:.3f} | {found.certified:.3f} | {found.speedup:.3f} | "
+                    f"{found.oracle:.3f} | {found.oracle - found.speedup:.3f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

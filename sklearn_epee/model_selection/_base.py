@@ -1,0 +1,139 @@
+"""What classifiers with a policy chosen from outside share: they delegate to a copy that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
+from sklearn.utils import Bunch, Tags, get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_epee.metrics import _unwrap
+
+from ._exits import exit_classifier
+
+
+class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Shared by the fixed and the tuned exit policy; not to be used by itself."""
+
+    estimator: Any
+
+    def _with_policy(self) -> Any:
+        """Give the fitted estimator that leaves by this classifier's policy."""
+        check_is_fitted(self, "estimator_")
+        return self.estimator_
+
+    def _inner(self, X: Any) -> tuple[Any, Any]:
+        """Give the classifier with early exits and X as it reaches it."""
+        return _unwrap(self._with_policy(), X)
+
+    def _adopt(self, estimator: Any) -> Self:
+        """Take over a fitted estimator that has the policy."""
+        classifier = exit_classifier(estimator)
+        self.estimator_ = estimator
+        self.classes_ = classifier.classes_
+        self.n_layers_ = classifier.n_layers_
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(estimator, name):
+                setattr(self, name, getattr(estimator, name))
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict labels, each sample leaving by the policy.
+
+        Parameters
+        ----------
+        X : samples
+            As `estimator` takes them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return self._with_policy().predict(X)
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating]:
+        """Predict class probabilities, each sample leaving by the policy.
+
+        Parameters
+        ----------
+        X : samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        return self._with_policy().predict_proba(X)
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Give labels, probabilities, exit layers and entropies in one pass.
+
+        Parameters
+        ----------
+        X : samples
+
+        Returns
+        -------
+        Bunch
+            As the classifier with early exits gives it: ``labels``, ``proba``, ``exit_layer`` and
+            ``entropy``.
+        """
+        classifier, inner_X = self._inner(X)
+        return classifier.predict_with_exits(inner_X)
+
+    def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
+        """Give the layer at which each sample leaves.
+
+        Parameters
+        ----------
+        X : samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+            Layers, counted from 1 to ``n_layers_``.
+        """
+        classifier, inner_X = self._inner(X)
+        return classifier.predict_exit_layer(inner_X)
+
+    def staged_predict_proba(self, X: Any) -> Iterator[NDArray[np.floating]]:
+        """Predict class probabilities at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+
+        Yields
+        ------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities of layer 1, then 2, up to ``n_layers_``.
+        """
+        classifier, inner_X = self._inner(X)
+        yield from classifier.staged_predict_proba(inner_X)
+
+    def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
+        """Predict labels at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+
+        Yields
+        ------
+        ndarray of shape (n_samples,)
+            Labels of layer 1, then 2, up to ``n_layers_``.
+        """
+        for proba in self.staged_predict_proba(X):
+            yield self.classes_[proba.argmax(axis=1)]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        tags.input_tags = inner.input_tags
+        tags.classifier_tags = inner.classifier_tags
+        tags.non_deterministic = inner.non_deterministic
+        return tags

@@ -1,0 +1,223 @@
+"""From samples with the answers of all exits to the chosen policy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import get_scorer
+from sklearn.utils import _safe_indexing
+
+from ._policy_scores import EXACT_SCORES, PolicyScore, ScorerScore
+from ._policy_space import Floats, Integers, PolicySpace
+from ._risk_control import Certification, Groups, RiskControl
+from ._risks import Risk, risk_of
+from ._selection import (
+    OfferedPolicies,
+    Table,
+    Wish,
+    concatenate,
+    policy_tables,
+    take,
+)
+from ._staging import Validation
+
+
+@dataclass(frozen=True)
+class ScoredSamples:
+    """Samples on which policies are compared.
+
+    Attributes
+    ----------
+    validation : Validation
+    X : samples
+        All samples given to `fit`.
+    weights : ndarray of shape (n_given,) or None
+        Weights of these.
+    scoring : str or callable
+    """
+
+    validation: Validation
+    X: Any
+    weights: Floats | None
+    scoring: str | Callable[..., float]
+
+    @cached_property
+    def space(self) -> PolicySpace:
+        """All policies for these samples."""
+        return PolicySpace(self.validation.answers)
+
+    @cached_property
+    def sample_weight(self) -> Floats | None:
+        """Weights of these samples."""
+        return None if self.weights is None else self.weights[self.validation.rows]
+
+    @cached_property
+    def score(self) -> PolicyScore:
+        """The score of all thresholds of a patience."""
+        answers, codes = self.validation.answers, self.validation.codes
+        if isinstance(self.scoring, str) and self.scoring in EXACT_SCORES:
+            return EXACT_SCORES[self.scoring](answers, codes, self.sample_weight)
+        weights = self.sample_weight
+        classes = self.validation.classes
+        return ScorerScore(
+            get_scorer(self.scoring),
+            answers=answers,
+            classes=classes,
+            X=_safe_indexing(self.X, self.validation.rows),
+            y=classes[codes],
+            params={} if weights is None else {"sample_weight": weights},
+        )
+
+    @property
+    def full_depth_score(self) -> float:
+        """Score of the policy that never leaves early."""
+        return self.score_of(0.0, self.space.n_layers)
+
+    def score_of(self, tau: float, patience: int) -> float:
+        """Score one policy."""
+        return float(self.score(self.space.sweep(patience, np.array([tau])))[0])
+
+    def tables(self, offered: OfferedPolicies) -> list[Table]:
+        """Evaluate the offered policies, one table a patience."""
+        return list(policy_tables(self.space, self.score, offered, self.sample_weight))
+
+    def take(self, rows: Integers) -> ScoredSamples:
+        """Give some of the samples, each counting the same."""
+        return ScoredSamples(self.validation.take(rows), self.X, None, self.scoring)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy and what is known about it.
+
+    Attributes
+    ----------
+    policy : dict
+        Its "tau", "patience", "score" and "speedup".
+    full_depth_score : float
+        Score at full depth on the same samples.
+    certified : bool
+        Whether it passed a test.
+    risks : ndarray of shape (n_groups,) or None
+        Its risk in each group of the tested samples.
+    """
+
+    policy: dict[str, Any]
+    full_depth_score: float
+    certified: bool = False
+    risks: NDArray[np.float64] | None = None
+
+
+def choose(samples: ScoredSamples, tables: list[Table], wish: Wish) -> Choice:
+    """Choose by the observed scores.
+
+    Parameters
+    ----------
+    samples : ScoredSamples
+    tables : list of dict of ndarray
+        The evaluated policies, or at least those on the Pareto front.
+    wish : Wish
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    ValueError
+        If no policy meets the wishes.
+    """
+    full_depth = samples.full_depth_score
+    policy = wish.choose(concatenate(tables), full_depth, samples.space.n_layers)
+    return Choice(policy, full_depth)
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """The tests of candidate policies, and the choice among those that passed.
+
+    Attributes
+    ----------
+    control : RiskControl
+    risk : Risk
+    groups : Groups
+    """
+
+    control: RiskControl
+    risk: Risk
+    groups: Groups
+
+    @classmethod
+    def of(
+        cls,
+        control: RiskControl,
+        risk: Any,
+        validation: Validation,
+        group_labels: NDArray[Any] | None,
+    ) -> Guarantee:
+        """Put together what is bounded, for whom and how.
+
+        Parameters
+        ----------
+        control : RiskControl
+        risk : str, tuple or callable
+            See :func:`._risks.risk_of`.
+        validation : Validation
+        group_labels : ndarray of shape (n_given,) or None
+            Of all samples given to `fit`.
+        """
+        losses = risk_of(risk, validation.answers.predictions, validation.codes, validation.classes)
+        labels = None if group_labels is None else group_labels[validation.rows]
+        return cls(control, losses, Groups.from_labels(labels, losses.concerned))
+
+    def certify(
+        self, samples: ScoredSamples, offered: OfferedPolicies, rng: np.random.RandomState
+    ) -> Certification:
+        """Find and test candidates."""
+        answers = samples.validation.answers
+        return self.control.certify(answers, self.risk, self.groups, offered, rng)
+
+    def choose(self, samples: ScoredSamples, certification: Certification, wish: Wish) -> Choice:
+        """Choose among the certified policies, by what the tested samples show.
+
+        Raises
+        ------
+        ValueError
+            If no certified policy meets the wishes.
+
+        Warns
+        -----
+        UserWarning
+            If there is no certified policy.
+        """
+        tested = samples.take(certification.tested)
+        certified = np.flatnonzero(certification.candidates["certified"])
+        if not len(certified):
+            return self._full_depth(tested, certification, wish)
+        table = take(certification.candidates, certified)
+        policies = zip(table["tau"], table["patience"], strict=True)
+        table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
+        columns = {name: table[name] for name in ("tau", "patience", "score", "speedup")}
+        full_depth = tested.full_depth_score
+        policy = wish.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
+        return Choice(policy, full_depth, True, certification.group_risks[policy.pop("row")])
+
+    def _full_depth(
+        self, tested: ScoredSamples, certification: Certification, wish: Wish
+    ) -> Choice:
+        message = self.control.explain_failure(certification, self.risk)
+        if wish.min_speedup:
+            raise ValueError(f"min_speedup={wish.min_speedup} cannot be promised. {message}")
+        warnings.warn(message, UserWarning, stacklevel=4)
+        score = tested.full_depth_score
+        policy = {"tau": 0.0, "patience": tested.space.n_layers, "score": score, "speedup": 0.0}
+        losses = self.risk.losses[certification.tested, -1]
+        members = self.groups.take(certification.tested).members
+        risks = [losses[member].mean() if member.any() else np.nan for member in members]
+        return Choice(policy, score, False, np.array(risks))

@@ -1,0 +1,136 @@
+"""Estimators with early exits inside pipelines and wrappers: find them, ask them, set their policy.
+
+Everything goes through the public methods of the estimators.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+
+from sklearn_epee.metrics import _unwrap
+
+_NEEDED = ("staged_predict_proba", "predict_with_exits")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What all exits of a fitted classifier say about some samples.
+
+    Attributes
+    ----------
+    proba : ndarray of shape (n_samples, n_layers, n_classes)
+    classes : ndarray of shape (n_classes,)
+    exit_ensemble : {None, "mean", "weighted"}
+    exit_loss_weights : str or array-like
+    """
+
+    proba: NDArray[np.floating]
+    classes: NDArray[Any]
+    exit_ensemble: str | None
+    exit_loss_weights: Any
+
+
+def check_has_exits(estimator: Any) -> None:
+    """Refuse an estimator, fitted or not, that ends in no classifier with early exits.
+
+    Raises
+    ------
+    TypeError
+        The message shows the way that was searched.
+    """
+    path = [type(estimator).__name__]
+    while not _has_exits(estimator):
+        inner = _last_step(estimator)
+        if inner is None:
+            raise TypeError(
+                "estimator must be a classifier with early exits (one with the methods "
+                f"{' and '.join(_NEEDED)} and the parameters tau and patience), or a pipeline, "
+                f"search object or FrozenEstimator that ends in one; got {' > '.join(path)}."
+            )
+        estimator = inner
+        path.append(type(inner).__name__)
+
+
+def _has_exits(estimator: Any) -> bool:
+    if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
+        return False  # frozen estimators have all attributes of what they hold, but its parameters
+    parameters = set(estimator.get_params(deep=False))
+    # A wrapper with a policy of its own would be overruled, or overrule.
+    has_policy = {"tau", "patience"} <= parameters and "estimator" not in parameters
+    return has_policy and all(hasattr(estimator, name) for name in _NEEDED)
+
+
+def _last_step(estimator: Any) -> Any:
+    """Give what a wrapper, fitted or not, holds; None if it is not looked through."""
+    if isinstance(estimator, Pipeline):
+        return estimator.steps[-1][1]
+    if isinstance(estimator, (FrozenEstimator, BaseSearchCV)):
+        return estimator.estimator
+    return None
+
+
+def exit_classifier(estimator: Any) -> Any:
+    """Give the classifier with early exits that a fitted estimator ends in."""
+    while not _has_exits(estimator):
+        is_search = hasattr(estimator, "best_estimator_")
+        estimator = estimator.best_estimator_ if is_search else _last_step(estimator)
+    return estimator
+
+
+def staged_answers(estimator: Any, X: Any) -> Staged:
+    """Ask a fitted estimator for the probabilities of every exit, in one forward pass.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : samples
+        As `estimator` takes them; the steps of a pipeline are applied.
+
+    Returns
+    -------
+    Staged
+    """
+    classifier, inner_X = _unwrap(estimator, X)
+    proba = np.stack(list(classifier.staged_predict_proba(inner_X)), axis=1)
+    return Staged(
+        proba=proba,
+        classes=np.asarray(classifier.classes_),
+        exit_ensemble=getattr(classifier, "exit_ensemble", None),
+        exit_loss_weights=getattr(classifier, "exit_loss_weights", "ascending"),
+    )
+
+
+def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
+    """Give a copy of a fitted estimator that leaves by another policy.
+
+    What was learned is shared with `estimator`, which keeps its own policy.
+
+    Parameters
+    ----------
+    estimator : estimator
+    tau : float
+    patience : int or None
+
+    Returns
+    -------
+    estimator
+    """
+    if isinstance(estimator, FrozenEstimator):
+        return FrozenEstimator(with_policy(estimator.estimator, tau, patience))
+    twin = copy.copy(estimator)
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        twin.steps = [*estimator.steps[:-1], (name, with_policy(last, tau, patience))]
+    elif isinstance(estimator, BaseSearchCV):
+        twin.best_estimator_ = with_policy(estimator.best_estimator_, tau, patience)
+    else:
+        twin.set_params(tau=tau, patience=patience)
+    return twin

@@ -1,0 +1,276 @@
+"""Policies with a guarantee: Learn then Test, by fixed sequences along a Pareto front.
+
+One part of the calibration samples finds candidate policies and puts them into an order, from the
+one that is the surest to keep the risk below the bound to the fastest. The other part tests them in
+this order; those before the first that is not rejected as "too risky" are certified. The chance
+that any of them has a risk above the bound is at most 1 - confidence, whatever the network, the
+number of samples or the way the candidates were found.
+
+References
+----------
+A. N. Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve risk
+control", arXiv:2110.01052.
+
+B. Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto testing",
+International Conference on Learning Representations (2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._p_values import smallest_sample
+from ._policy_space import Floats, Integers, PolicySpace, StagedAnswers, Sweep
+from ._risks import Risk
+from ._selection import OfferedPolicies, Table, pareto_front, take
+
+# Chosen by simulation, see benchmarks/risk_control.py.
+CANDIDATE_SHARE = 0.3
+N_CANDIDATES = 100
+N_CANDIDATE_TAUS = 200
+_SMALLEST_VARIANCE = 0.1  # divided by the number of samples
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Samples for each of whom the bound has to hold.
+
+    Attributes
+    ----------
+    names : list or None
+        One a group; None for a single group of all samples.
+    members : list of ndarray of bool of shape (n_samples,)
+    """
+
+    names: list[Any] | None
+    members: list[NDArray[np.bool_]]
+
+    @classmethod
+    def from_labels(cls, labels: NDArray[Any] | None, concerned: NDArray[np.bool_]) -> Groups:
+        """Make a group of each label, or one of all, of the samples a risk concerns."""
+        if labels is None:
+            return cls(None, [concerned])
+        names = np.unique(labels)
+        return cls(names.tolist(), [(labels == name) & concerned for name in names])
+
+    def take(self, rows: Integers) -> Groups:
+        """Give the groups of some of the samples."""
+        return Groups(self.names, [member[rows] for member in self.members])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the samples that find candidates, and of those that test them."""
+
+    seen: Integers
+    tested: Integers
+
+
+@dataclass(frozen=True)
+class Certification:
+    """What the tests said.
+
+    Attributes
+    ----------
+    candidates : dict of ndarray
+        Columns "tau", "patience", "speedup", "risk" (the largest over the groups), "p_value" (the
+        largest) and "certified", in the order of the tests; measured on the tested samples.
+    group_names : list or None
+    group_risks : ndarray of shape (n_candidates, n_groups)
+    group_sizes : ndarray of shape (n_groups,), int
+        Tested samples a group.
+    tested : ndarray of shape (n_tested,), int
+        Rows of the tested samples.
+    """
+
+    candidates: Table
+    group_names: list[Any] | None
+    group_risks: Floats
+    group_sizes: Integers
+    tested: Integers
+
+
+@dataclass(frozen=True)
+class RiskControl:
+    """A bound on the risk of new samples, and how sure it has to be.
+
+    Attributes
+    ----------
+    bound : float in (0, 1)
+    confidence : float in (0, 1)
+    p_value : {"auto", "betting", "hoeffding_bentkus"}
+    """
+
+    bound: float
+    confidence: float
+    p_value: str = "auto"
+
+    @property
+    def level(self) -> float:
+        """Accepted probability of a broken promise."""
+        return 1.0 - self.confidence
+
+    def certify(
+        self,
+        answers: StagedAnswers,
+        risk: Risk,
+        groups: Groups,
+        offered: OfferedPolicies,
+        rng: np.random.RandomState,
+    ) -> Certification:
+        """Find candidates on one part of the samples and test them on the other.
+
+        Parameters
+        ----------
+        answers : StagedAnswers
+        risk : Risk
+        groups : Groups
+        offered : OfferedPolicies
+        rng : numpy.random.RandomState
+            Parts the samples.
+
+        Returns
+        -------
+        Certification
+        """
+        parts = split_rows(groups, rng)
+        seen = parts.seen
+        policies = self.find_candidates(
+            answers.take(seen), risk.losses[seen], groups.take(seen), offered
+        )
+        if risk.is_relative:  # full depth needs no test
+            policies = take(policies, np.flatnonzero(policies["speedup"] > 0))
+        return self.test_candidates(policies, answers, risk, groups, parts)
+
+    def find_candidates(
+        self,
+        answers: StagedAnswers,
+        losses: Floats,
+        groups: Groups,
+        offered: OfferedPolicies,
+    ) -> Table:
+        """Give policies from the surest to the fastest: a Pareto front of evidence and speed.
+
+        The evidence for a policy is how many standard errors its risk lies below the bound, in the
+        group where this is least.
+        """
+        space = PolicySpace(answers)
+        taus = offered.thresholds(space, N_CANDIDATE_TAUS)
+        sweeps = (space.sweep(int(patience), taus) for patience in offered.patiences)
+        front = pareto_front(
+            [self._evidence(sweep, losses, groups) for sweep in sweeps], "evidence"
+        )
+        n_policies = len(front["tau"])
+        if n_policies > N_CANDIDATES:
+            rows = np.linspace(0, n_policies - 1, N_CANDIDATES).round().astype(np.intp)
+            front = take(front, rows)
+        return front
+
+    def _evidence(self, sweep: Sweep, losses: Floats, groups: Groups) -> Table:
+        n_samples, n_layers = losses.shape
+        evidence = np.full(len(sweep.taus), np.inf)
+        for member in groups.members:
+            n = max(int(np.count_nonzero(member)), 1)
+            ours = losses * member[:, np.newaxis]
+            mean = sweep.total(ours) / n
+            variance = np.maximum(sweep.total(ours**2) / n - mean**2, 0) + _SMALLEST_VARIANCE / n
+            evidence = np.minimum(evidence, (self.bound - mean) / np.sqrt(variance / n))
+        return {
+            "tau": sweep.taus,
+            "patience": np.full(len(sweep.taus), sweep.patience),
+            "speedup": 1.0 - sweep.total_layers() / (n_samples * n_layers),
+            "evidence": evidence,
+        }
+
+    def test_candidates(
+        self,
+        policies: Table,
+        answers: StagedAnswers,
+        risk: Risk,
+        groups: Groups,
+        parts: Parts,
+    ) -> Certification:
+        """Test policies in their order until one is not rejected as too risky.
+
+        A policy is accepted if it is in every group, which needs no correction: the largest of the
+        groups' p-values is a p-value of "the risk is too large in some group".
+        """
+        seen, tested = parts.seen, parts.tested
+        ours = groups.take(tested)
+        rows = []
+        for tau, patience in zip(policies["tau"], policies["patience"], strict=True):
+            exits = answers.exit_layers(tau, patience)
+            losses = risk.losses[np.arange(len(exits)), exits - 1]
+            p_values = [
+                self._p_value(risk, losses, seen[member[seen]], tested[member[tested]])
+                for member in groups.members
+            ]
+            speedup = 1.0 - exits[tested].mean() / answers.n_layers
+            risks = [_mean(losses[tested[member]]) for member in ours.members]
+            rows.append((speedup, max(risks), max(p_values), *risks))
+        measured = np.array(rows).reshape(len(rows), 3 + len(groups.members))
+        rejected = measured[:, 2] <= self.level
+        candidates = {
+            "tau": policies["tau"],
+            "patience": policies["patience"],
+            "speedup": measured[:, 0],
+            "risk": measured[:, 1],
+            "p_value": measured[:, 2],
+            "certified": np.logical_and.accumulate(rejected),
+        }
+        sizes = np.array([np.count_nonzero(member) for member in ours.members])
+        return Certification(candidates, groups.names, measured[:, 3:], sizes, tested)
+
+    def _p_value(self, risk: Risk, losses: Floats, seen: Integers, tested: Integers) -> float:
+        return risk.p_value(losses[tested], self.bound, self.level, losses[seen], self.p_value)
+
+    def explain_failure(self, certification: Certification, risk: Risk) -> str:
+        """Say that no policy was certified, why, and what happens instead."""
+        smallest = int(certification.group_sizes.argmin())
+        size, names = certification.group_sizes[smallest], certification.group_names
+        where = "" if names is None else f" in the smallest group, {names[smallest]!r},"
+        needed = smallest_sample(self.bound, self.level)
+        fallback = (
+            f"going on at full depth, where {risk.description} is 0 by definition."
+            if risk.is_relative
+            else "going on at full depth, which is not certified either."
+        )
+        return (
+            f"No policy could be certified to keep {risk.description} at or below {self.bound} "
+            f"with confidence {self.confidence}; {fallback} {_closest(certification)} {size} "
+            f"samples were tested{where} where {needed} without any loss are the least that can be "
+            "enough. Calibrate on more samples, or accept a larger bound."
+        )
+
+
+def _closest(certification: Certification) -> str:
+    candidates = certification.candidates
+    if not len(candidates["tau"]):
+        return "No policy that leaves early was found."
+    return (
+        f"The first of {len(candidates['tau'])} candidates has a speed-up ratio of "
+        f"{candidates['speedup'][0]:.4f}, a risk of {candidates['risk'][0]:.4f} and a p-value of "
+        f"{candidates['p_value'][0]:.4f}."
+    )
+
+
+def _mean(losses: Floats) -> float:
+    return float(losses.mean()) if len(losses) else np.nan
+
+
+def split_rows(groups: Groups, rng: np.random.RandomState) -> Parts:
+    """Part rows at random into those that find candidates and those that test them.
+
+    Each group is parted in the same proportion, and so is the rest; the second part is in random
+    order.
+    """
+    rest = ~np.logical_or.reduce(groups.members)
+    strata = [rng.permutation(np.flatnonzero(member)) for member in (*groups.members, rest)]
+    n_seen = [round(CANDIDATE_SHARE * len(rows)) for rows in strata]
+    seen = np.concatenate([rows[:n] for rows, n in zip(strata, n_seen, strict=True)])
+    tested = np.concatenate([rows[n:] for rows, n in zip(strata, n_seen, strict=True)])
+    return Parts(seen, rng.permutation(tested))

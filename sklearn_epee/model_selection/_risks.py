@@ -1,0 +1,165 @@
+"""What is to be kept small: losses of every sample at every exit, and whom they concern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._p_values import betting, binomial, hoeffding_bentkus
+from ._policy_space import Floats, Integers
+
+NAMED_RISKS = ("accuracy_drop", "disagreement", "error")
+P_VALUES = ("auto", "betting", "hoeffding_bentkus")
+
+# Labels of the samples, of the answers at an exit, and at full depth -> losses in [0, 1].
+LossFunction = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Losses whose mean is the risk of a policy.
+
+    Attributes
+    ----------
+    losses : ndarray of shape (n_samples, n_layers), float64
+        Of every sample, if it leaves at this layer.
+    concerned : ndarray of shape (n_samples,), bool
+        The samples over which the mean is taken.
+    description : str
+        For messages.
+    lowest : {0, -1}
+        Losses lie between this and 1.
+    is_binary : bool
+        Whether losses are 0 or 1.
+    is_relative : bool
+        Whether the risk is 0 at full depth by definition.
+    """
+
+    losses: Floats
+    concerned: NDArray[np.bool_]
+    description: str
+    lowest: int = 0
+    is_binary: bool = False
+    is_relative: bool = False
+
+    def p_value(self, losses: Floats, bound: float, level: float, seen: Floats, name: str) -> float:
+        """Test whether the mean of tested losses is at most the bound.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n,)
+            In random order.
+        bound, level : float
+        seen : ndarray
+            Losses that are not tested, see :func:`._p_values.betting`.
+        name : {"auto", "betting", "hoeffding_bentkus"}
+
+        Returns
+        -------
+        float
+            1 where there are no losses.
+        """
+        if not len(losses):
+            return 1.0
+        if name == "hoeffding_bentkus":
+            return hoeffding_bentkus(losses, bound, self.lowest)
+        if name == "auto" and self.is_binary:
+            return binomial(losses, bound)
+        return betting(losses, bound, level, seen)
+
+
+def check_risk(risk: Any) -> None:
+    """Refuse what names no risk.
+
+    Raises
+    ------
+    ValueError
+        The message lists what there is.
+    """
+    is_miss = isinstance(risk, tuple) and len(risk) == 2 and risk[0] == "miss"
+    if not (is_miss or callable(risk) or (isinstance(risk, str) and risk in NAMED_RISKS)):
+        raise ValueError(
+            "risk must be 'accuracy_drop', 'disagreement', 'error', ('miss', label) or a callable; "
+            f"got {risk!r}."
+        )
+
+
+def risk_of(
+    risk: str | tuple[str, Any] | LossFunction,
+    predictions: Integers,
+    codes: Integers,
+    classes: NDArray[Any],
+) -> Risk:
+    """Compute the losses of a named or callable risk.
+
+    Parameters
+    ----------
+    risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable
+    predictions : ndarray of shape (n_samples, n_layers), int
+        Column of the class answered at every layer.
+    codes : ndarray of shape (n_samples,), int
+        Column of the true class.
+    classes : ndarray of shape (n_classes,)
+
+    Returns
+    -------
+    Risk
+
+    Raises
+    ------
+    ValueError
+        If a label is unknown, or a callable gives something else than losses in [0, 1].
+    """
+    everybody = np.ones(len(codes), dtype=bool)
+    if callable(risk):
+        losses = _called(risk, predictions, codes, classes)
+        return Risk(losses, everybody, "the given risk")
+    wrong = (predictions != codes[:, np.newaxis]).astype(np.float64)
+    if risk == "error":
+        return Risk(wrong, everybody, "the error rate", is_binary=True)
+    if risk == "disagreement":
+        differs = (predictions != predictions[:, -1:]).astype(np.float64)
+        name = "the disagreement with full depth"
+        return Risk(differs, everybody, name, is_binary=True, is_relative=True)
+    if risk == "accuracy_drop":
+        drop = wrong - wrong[:, -1:]
+        name = "the accuracy drop against full depth"
+        return Risk(drop, everybody, name, lowest=-1, is_relative=True)
+    label = risk[1]
+    of_label = codes == _code_of(label, classes)
+    return Risk(wrong, of_label, f"the miss rate of class {label!r}", is_binary=True)
+
+
+def _code_of(label: Any, classes: NDArray[Any]) -> int:
+    found = np.flatnonzero(classes == label)
+    if not len(found):
+        raise ValueError(f"risk=('miss', {label!r}) names no class; there are {classes.tolist()}.")
+    return int(found[0])
+
+
+def _called(
+    risk: LossFunction, predictions: Integers, codes: Integers, classes: NDArray[Any]
+) -> Floats:
+    y, answers = classes[codes], classes[predictions]
+    columns = [_checked(risk(y, answer, answers[:, -1]), len(y)) for answer in answers.T]
+    return np.column_stack(columns)
+
+
+def _checked(losses: Any, n_samples: int) -> Floats:
+    array = np.asarray(losses)
+    if array.shape != (n_samples,) or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"A callable risk must give {n_samples} numbers, one loss a sample; got an array of "
+            f"shape {array.shape} and dtype {array.dtype}."
+        )
+    array = array.astype(np.float64)
+    if not ((array >= 0) & (array <= 1)).all():  # false for NaN too
+        raise ValueError(
+            "A callable risk must give losses between 0 and 1; got values from "
+            f"{array.min()} to {array.max()}."
+        )
+    return array

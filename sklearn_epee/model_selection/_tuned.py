@@ -1,0 +1,542 @@
+"""TunedExitPolicyClassifierCV: the exit policy chosen from data, on request with a guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import StratifiedShuffleSplit, check_cv
+from sklearn.utils import Bunch, check_random_state, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
+
+from sklearn_epee._checks import check_labels, check_weights
+
+from ._base import BaseExitPolicyClassifier
+from ._choice import Choice, Guarantee, ScoredSamples, choose
+from ._exits import check_has_exits, exit_classifier, with_policy
+from ._policy_space import Floats
+from ._risk_control import Certification, RiskControl
+from ._risks import P_VALUES, LossFunction, check_risk
+from ._selection import Objective, OfferedPolicies, Wish, concatenate, pareto_front
+from ._staging import Validation, stage_fitted, stage_splits
+
+# Attributes that depend on parameters.
+_ONLY_IF_ASKED = (
+    "cv_results_",
+    "certified_",
+    "risk_bound_",
+    "risk_",
+    "risk_by_group_",
+    "candidates_",
+    "p_values_",
+    "n_calibration_",
+)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What `fit` was given, checked."""
+
+    X: Any
+    y: NDArray[Any]
+    weights: Floats | None
+    fit_params: Mapping[str, Any]
+    split_params: Mapping[str, Any]
+    risk_groups: NDArray[Any] | None
+
+
+class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
+    """Early-exit classifier whose policy is chosen by cross-validation, at the cost of one pass.
+
+    The thresholds `tau` and `patience` of EPEE [1]_ act only when a trained network predicts. So
+    each split costs one training and one forward pass; then every policy there is, each patience
+    with each `tau` at which the decision for any sample changes, is evaluated exactly on the
+    probabilities of all exits. With `confidence` the chosen policy comes with a guarantee for new
+    data.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline
+        or search object that ends in one. Inside a :class:`~sklearn.frozen.FrozenEstimator` it is
+        not trained again: the policy is chosen on all samples given to `fit`, which should be
+        others than it was trained on, and `cv` and `refit` are not read.
+    objective : {"auto", "max_score", "max_speedup"} or callable, default="auto"
+        What is largest among the policies that meet the wishes below: the score; the speed-up
+        ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given, else
+        "max_score". A callable takes the table of these policies, a dict of arrays "tau",
+        "patience", "score" and "speedup", and returns the row of one of them.
+    min_speedup : float in [0, 1), default=None
+        Smallest speed-up ratio accepted. With M layers at most 1 - 1/M can be reached.
+    max_accuracy_drop : float in [0, 1), default=None
+        How far the score may lie below that of the network at full depth. With `confidence`, how
+        far the accuracy of the chosen policy on new data may lie below.
+    confidence : float in (0, 1), default=None
+        Probability with which the bound on the risk holds for the chosen policy on new data, such
+        as 0.95; see Notes. None chooses by the observed scores, without a guarantee.
+    risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable, \
+            default="accuracy_drop"
+        What is bounded with `confidence`: the accuracy lost against full depth, the share of
+        answers that differ from full depth, the error rate, or the share of the samples of one
+        class that are answered with another class. A callable takes the true labels, the answers
+        at an exit and the answers at full depth and returns one loss a sample, in [0, 1].
+    max_risk : float in (0, 1), default=None
+        Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
+    per_class : bool, default=False
+        Whether the bound on `risk` has to hold for the samples of each class.
+    p_value : {"auto", "betting", "hoeffding_bentkus"}, default="auto"
+        How policies are tested. "auto" is the exact binomial test where losses are 0 or 1, and
+        betting [4]_ for "accuracy_drop" and callables, the ones that need the fewest samples
+        (``benchmarks/risk_control.py``). All are valid.
+    scoring : str or callable, default="accuracy"
+        The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
+        y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
+        scorers are asked for at most 100 quantiles of tau with each patience, unless `policies`
+        says otherwise, and get an estimator that has its answers ready.
+    policies : "all", int or dict, default="all"
+        The policies to choose from: all there are; at most so many quantiles of tau with each
+        patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
+        "patience" ("all" or integers).
+    cv : int, float, cross-validation generator, iterable or "prefit", default=None
+        None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
+        share held out in a single stratified split; "prefit" takes `estimator` as it is, like a
+        frozen one.
+    refit : bool, default=True
+        Whether the final network is trained on all samples. False needs a single split, whose
+        network is kept. Must be False for "prefit".
+    n_jobs : int, default=None
+        Splits trained in parallel. None is 1 unless in a joblib context, -1 all processors.
+    random_state : int, RandomState instance or None, default=None
+        Draws the single split of a float `cv`, and the two parts of the samples that `confidence`
+        needs.
+    store_cv_results : bool, default=False
+        Whether to keep the table of all policies. It may have millions of rows.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted estimator, with the chosen policy.
+    best_tau_ : float
+        Chosen threshold, halfway between the two entropies next to it.
+    best_patience_ : int
+        Chosen patience, from 1 to M.
+    best_score_ : float
+        Score of the chosen policy.
+    best_speedup_ : float
+        Speed-up ratio of the chosen policy.
+    full_depth_score_ : float
+        Score of the policy that never leaves early, on the same samples.
+    pareto_front_ : dict of ndarray
+        "tau", "patience", "score" and "speedup" of the policies that no other one matches in score
+        and speed-up and beats in one of them, from the slowest to the fastest. A data frame can be
+        made of it.
+    cv_results_ : dict of ndarray
+        The same columns for all policies. Only with ``store_cv_results=True``.
+    certified_ : bool
+        Whether the chosen policy passed the test. It, and what follows, only with `confidence`.
+    risk_bound_ : float
+        The bound asked for.
+    risk_ : float
+        Risk of the chosen policy on the tested samples; the largest over classes or groups.
+    risk_by_group_ : dict
+        The same for each class or group, if asked for.
+    candidates_ : dict of ndarray
+        "tau", "patience", "speedup", "risk", "p_value" and "certified" of the tested policies, in
+        the order of the tests.
+    p_values_ : ndarray of shape (n_candidates,)
+        P-values of "the risk of this policy is above the bound", in the order of the tests.
+    n_calibration_ : int
+        Number of tested samples.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_layers_ : int
+        Number of layers M, and of exits.
+    n_features_in_ : int
+        Number of features seen in `fit`. Only defined if the underlying estimator has it.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features seen in `fit`. Only defined if the underlying estimator has them.
+
+    See Also
+    --------
+    FixedExitPolicyClassifier : Leaves by a given policy.
+    sklearn.model_selection.TunedThresholdClassifierCV : Chooses a decision threshold.
+
+    Notes
+    -----
+    **Scores.** The answers of all splits are put below each other and scored together, although
+    they come from different networks, and the network that is trained on all samples at the end is
+    another one again. `best_score_` is the largest of many and flatters; measure the result on
+    other samples. Sample weights given to `fit` count in the score and the speed-up too.
+
+    **Guarantee.** With `confidence` the samples that the network was not trained on are parted at
+    random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
+    risk; on the rest the candidates are tested in turn, from the surest to the fastest, until the
+    first that could be too risky [2]_ [3]_. The probability that any policy certified in this way
+    has a risk above the bound on new data is at most 1 - confidence. It is a probability over
+    draws of the samples, which have to be independent and like the new data: several notes of one
+    patient are not independent, and another hospital's are not alike. Sample weights do not count
+    here. The guarantee is for the network that was tested: it needs a frozen or "prefit" estimator,
+    or a single split with ``refit=False``.
+
+    With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups at
+    once, with the same probability.
+
+    If no policy can be certified, a warning says so and samples go through all layers: then the
+    accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
+    bound remains possible.
+
+    References
+    ----------
+    .. [1] "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+       arXiv:2503.02053.
+    .. [2] A. N. Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve
+       risk control", arXiv:2110.01052.
+    .. [3] B. Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto
+       testing", International Conference on Learning Representations (2023).
+    .. [4] I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting",
+       Journal of the Royal Statistical Society B 86 (2024).
+
+    Examples
+    --------
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
+    >>> from sklearn_epee.datasets import make_supplement_notes
+    >>> X, y = make_supplement_notes(240, random_state=0)
+    >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+    >>> tuned = TunedExitPolicyClassifierCV(FrozenEstimator(clf), min_speedup=0.5)
+    >>> tuned.fit(X[60:], y[60:]).best_speedup_ >= 0.5
+    True
+
+    The fastest policy that answers otherwise than the whole network for at most a tenth of new
+    texts, with 95 % confidence:
+
+    >>> safe = TunedExitPolicyClassifierCV(
+    ...     FrozenEstimator(clf),
+    ...     risk="disagreement",
+    ...     max_risk=0.1,
+    ...     confidence=0.95,
+    ...     random_state=0,
+    ... ).fit(X[60:], y[60:])
+    >>> safe.certified_, safe.n_calibration_
+    (True, 126)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "estimator": [HasMethods(["fit", "predict"])],
+        "objective": [StrOptions({"auto", "max_score", "max_speedup"}), callable],
+        "min_speedup": [Interval(Real, 0, 1, closed="left"), None],
+        "max_accuracy_drop": [Interval(Real, 0, 1, closed="left"), None],
+        "confidence": [Interval(Real, 0, 1, closed="neither"), None],
+        "risk": [str, tuple, callable],
+        "max_risk": [Interval(Real, 0, 1, closed="neither"), None],
+        "per_class": ["boolean"],
+        "p_value": [StrOptions(set(P_VALUES))],
+        "scoring": [StrOptions(set(get_scorer_names())), callable],
+        "policies": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left"), dict],
+        "cv": [
+            "cv_object",
+            StrOptions({"prefit"}),
+            Interval(RealNotInt, 0.0, 1.0, closed="neither"),
+        ],
+        "refit": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "store_cv_results": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        objective: str | Objective = "auto",
+        min_speedup: float | None = None,
+        max_accuracy_drop: float | None = None,
+        confidence: float | None = None,
+        risk: str | tuple[str, Any] | LossFunction = "accuracy_drop",
+        max_risk: float | None = None,
+        per_class: bool = False,
+        p_value: str = "auto",
+        scoring: str | Callable[..., float] = "accuracy",
+        policies: str | int | dict[str, Any] = "all",
+        cv: Any = None,
+        refit: bool = True,
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        store_cv_results: bool = False,
+    ) -> None:
+        self.estimator = estimator
+        self.objective = objective
+        self.min_speedup = min_speedup
+        self.max_accuracy_drop = max_accuracy_drop
+        self.confidence = confidence
+        self.risk = risk
+        self.max_risk = max_risk
+        self.per_class = per_class
+        self.p_value = p_value
+        self.scoring = scoring
+        self.policies = policies
+        self.cv = cv
+        self.refit = refit
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.store_cv_results = store_cv_results
+
+    def fit(
+        self, X: Any, y: ArrayLike, *, risk_groups: ArrayLike | None = None, **params: Any
+    ) -> Self:
+        """Train as often as there are splits, choose the policy, train on everything.
+
+        Parameters
+        ----------
+        X : samples
+            As `estimator` takes them.
+        y : array-like of shape (n_samples,)
+            Labels.
+        risk_groups : array-like of shape (n_samples,), default=None
+            Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
+            `confidence`.
+        **params : dict
+            ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores,
+            ``groups`` to the splitter, the rest to the `fit` of `estimator`. With metadata routing
+            enabled, what goes where is as requested.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        TypeError
+            If `estimator` ends in no classifier with early exits.
+        ValueError
+            If a parameter is not as described, if two contradict each other, or if no policy meets
+            the wishes; the message gives what can be reached.
+        sklearn.exceptions.NotFittedError
+            If `estimator` is frozen or "prefit" and not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If no policy that leaves early could be certified.
+        """
+        self._validate_params()
+        check_has_exits(self.estimator)
+        self._check_guarantee(risk_groups)
+        given = self._checked(X, y, risk_groups, params)
+        validation, fitted = self._stage(given)
+        samples = ScoredSamples(validation, given.X, given.weights, self.scoring)
+        choice, found = self._choose(samples, given)
+        if fitted is None:
+            fitted = clone(self.estimator).fit(given.X, given.y, **given.fit_params)
+        tau, patience = choice.policy["tau"], choice.policy["patience"]
+        self._adopt(with_policy(fitted, tau, patience))
+        self.best_tau_, self.best_patience_ = tau, patience
+        self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
+        self.full_depth_score_ = choice.full_depth_score
+        for name in _ONLY_IF_ASKED:  # nothing stays of an earlier fit
+            self.__dict__.pop(name, None)
+        self.__dict__.update(found)
+        return self
+
+    # ----------------------------------------------------------------------- what was given
+
+    def _check_guarantee(self, risk_groups: ArrayLike | None) -> None:
+        """Refuse parameters about the guarantee that contradict each other."""
+        check_risk(self.risk)
+        if self.confidence is None:
+            self._check_no_guarantee(risk_groups)
+            return
+        given, other = "max_accuracy_drop", "max_risk"
+        if self.risk != "accuracy_drop":
+            given, other = other, given
+        bound = getattr(self, given)
+        if not bound:  # a bound of 0 can be met by no test
+            raise ValueError(
+                f"confidence={self.confidence} with risk={self.risk!r} needs a bound above 0 in "
+                f"{given}; got {bound!r}."
+            )
+        if getattr(self, other) is not None:
+            raise ValueError(
+                f"The bound on risk={self.risk!r} is {given}; {other} must be None, got "
+                f"{getattr(self, other)!r}."
+            )
+        if self.per_class and risk_groups is not None:
+            raise ValueError("per_class=True and risk_groups exclude each other; give one of them.")
+
+    def _check_no_guarantee(self, risk_groups: ArrayLike | None) -> None:
+        unused = {
+            "risk": self.risk if self.risk != "accuracy_drop" else None,
+            "max_risk": self.max_risk,
+            "per_class": self.per_class or None,
+            "risk_groups": None if risk_groups is None else "an array",
+        }
+        for name, value in unused.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} is about a guarantee, which needs a confidence such as 0.95; got "
+                    f"{name}={value!r} and confidence=None."
+                )
+
+    def _checked(
+        self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
+    ) -> _Given:
+        X, risk_groups = indexable(X, risk_groups)
+        y = check_labels(y, _num_samples(X), type(self).__name__)
+        groups = None if risk_groups is None else column_or_1d(risk_groups)
+        routed = self._route(params)
+        weights = routed.scorer.score.get("sample_weight")
+        return _Given(
+            X=X,
+            y=y,
+            weights=None if weights is None else check_weights(weights, len(y)),
+            fit_params=routed.estimator.fit,
+            split_params=routed.splitter.split,
+            risk_groups=y if self.per_class else groups,
+        )
+
+    def _route(self, params: dict[str, Any]) -> Bunch:
+        """Say which metadata goes where, with and without metadata routing."""
+        if _routing_enabled():
+            return process_routing(self, "fit", **params)
+        params = dict(params)
+        split = {"groups": params.pop("groups", None)}
+        weights = params.get("sample_weight")
+        return Bunch(
+            estimator=Bunch(fit=params),
+            splitter=Bunch(split=split),
+            scorer=Bunch(score={} if weights is None else {"sample_weight": weights}),
+        )
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say where metadata passed to `fit` goes.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            To the `fit` of `estimator`, the `split` of `cv` and the scorer. The named scorers take
+            sample weights.
+        """
+        scorer = self.scoring
+        if isinstance(scorer, str) and _routing_enabled():
+            scorer = get_scorer(scorer).set_score_request(sample_weight=True)
+        to_fit, to_split, to_score = (
+            MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split", "score")
+        )
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(estimator=self.estimator, method_mapping=to_fit)
+            .add(splitter=self.cv, method_mapping=to_split)
+            .add(scorer=scorer, method_mapping=to_score)
+        )
+
+    # ------------------------------------------------------------------ one pass a split
+
+    def _stage(self, given: _Given) -> tuple[Validation, Any]:
+        """Give the exits' answers and the fitted estimator they are for, if it is there yet."""
+        is_prefit = isinstance(self.cv, str)
+        if is_prefit and self.refit:
+            raise ValueError("cv='prefit' trains nothing: refit must be False; got refit=True.")
+        if is_prefit or isinstance(self.estimator, FrozenEstimator):
+            check_is_fitted(exit_classifier(self.estimator), "n_layers_")
+            self._check_reachable(exit_classifier(self.estimator).n_layers_)
+            return stage_fitted(self.estimator, given.X, given.y), self.estimator
+        splitter = self._splitter(given.y)
+        n_splits = splitter.get_n_splits(given.X, given.y, **given.split_params)
+        self._check_splits(n_splits)
+        validation, kept = stage_splits(
+            self.estimator,
+            given.X,
+            given.y,
+            splitter.split(given.X, given.y, **given.split_params),
+            fit_params=given.fit_params,
+            n_jobs=self.n_jobs,
+        )
+        return validation, None if self.refit else kept
+
+    def _splitter(self, y: NDArray[Any]) -> Any:
+        if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
+            return StratifiedShuffleSplit(1, test_size=self.cv, random_state=self.random_state)
+        return check_cv(self.cv, y=y, classifier=True)
+
+    def _check_splits(self, n_splits: int) -> None:
+        if not self.refit and n_splits > 1:
+            raise ValueError(
+                f"refit=False keeps the network of a single split, but cv={self.cv!r} makes "
+                f"{n_splits}; give a float such as cv=0.3, or refit=True."
+            )
+        if self.refit and self.confidence is not None:
+            raise ValueError(
+                "confidence is a guarantee for the network whose exits were tested, but refit=True "
+                "trains another one. Hold out samples and keep the network (cv=0.3, refit=False), "
+                "or give a fitted one (FrozenEstimator) and other samples than it was trained on."
+            )
+
+    def _check_reachable(self, n_layers: int) -> None:
+        if self.min_speedup is not None and self.min_speedup > 1 - 1 / n_layers:
+            raise ValueError(
+                f"min_speedup={self.min_speedup} cannot be reached: with {n_layers} layers the "
+                f"speed-up ratio lies between 0 and 1 - 1/{n_layers} = {1 - 1 / n_layers:.4f}."
+            )
+
+    # ------------------------------------------------------------------------- the choice
+
+    def _wish(self) -> Wish:
+        if self.confidence is not None:  # the drop is what is tested
+            objective = "max_speedup" if self.objective == "auto" else self.objective
+            return Wish(objective, self.min_speedup)
+        objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
+        if self.objective != "auto":
+            objective = self.objective
+        return Wish(objective, self.min_speedup, self.max_accuracy_drop)
+
+    def _choose(self, samples: ScoredSamples, given: _Given) -> tuple[Choice, dict[str, Any]]:
+        """Evaluate all policies; give the chosen one and the attributes about all of them."""
+        offered = OfferedPolicies.from_parameter(self.policies, samples.space.n_layers)
+        tables = samples.tables(offered)
+        front = pareto_front(tables)
+        found: dict[str, Any] = {"pareto_front_": front}
+        if self.store_cv_results:
+            found["cv_results_"] = concatenate(tables)
+        if self.confidence is None:
+            to_compare = tables if callable(self.objective) else [front]
+            return choose(samples, to_compare, self._wish()), found
+        control = RiskControl(self._bound(), self.confidence, self.p_value)
+        validation = samples.validation
+        guarantee = Guarantee.of(control, self.risk, validation, given.risk_groups)
+        certification = guarantee.certify(samples, offered, check_random_state(self.random_state))
+        choice = guarantee.choose(samples, certification, self._wish())
+        return choice, found | _attributes_of(certification, choice, control.bound)
+
+    def _bound(self) -> Any:
+        return self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
+
+
+def _attributes_of(certification: Certification, choice: Choice, bound: float) -> dict[str, Any]:
+    risks = np.asarray(choice.risks)
+    found = {
+        "certified_": choice.certified,
+        "risk_bound_": bound,
+        "risk_": float(risks.max()),
+        "candidates_": certification.candidates,
+        "p_values_": certification.candidates["p_value"],
+        "n_calibration_": len(certification.tested),
+    }
+    names = certification.group_names
+    if names is not None:
+        found["risk_by_group_"] = dict(zip(names, risks.tolist(), strict=True))
+    return found

@@ -1,0 +1,122 @@
+"""Staged probabilities to test with, and a cheap classifier of numbers with early exits."""
+
+import numpy as np
+from hypothesis import strategies as st
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Bunch
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from sklearn_epee.policy import apply_policy
+
+N_LAYERS = 5
+
+
+@st.composite
+def staged_arrays(draw, max_samples=8, max_layers=6, max_classes=4):
+    """Staged probabilities in which ties of entropies and of classes, and certainty, are common."""
+    shape = tuple(draw(st.integers(1, most)) for most in (max_samples, max_layers, max_classes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["smooth", "coarse", "certain", "uniform"]))
+    if kind == "uniform":
+        proba = np.full(shape, 1 / shape[2])
+    elif kind == "coarse":
+        values = rng.integers(0, 3, size=shape) + (rng.random(shape) < 0.5)
+        values[..., 0] += values.sum(axis=-1) == 0
+        proba = values / values.sum(axis=-1, keepdims=True)
+    else:
+        logits = rng.normal(size=shape) * (300 if kind == "certain" else 2)
+        exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        proba = exp / exp.sum(axis=-1, keepdims=True)
+    return proba.astype(draw(st.sampled_from([np.float32, np.float64])))
+
+
+def codes_for(proba, seed=0):
+    """True columns for staged probabilities, right more often than not."""
+    n_samples, _, n_classes = proba.shape
+    rng = np.random.default_rng(seed)
+    right = rng.random(n_samples) < 0.7
+    return np.where(right, proba[:, -1].argmax(axis=1), rng.integers(n_classes, size=n_samples))
+
+
+class NumericExits(ClassifierMixin, BaseEstimator):
+    """Nearest centroids; the first layers are unsure and lean towards the first class."""
+
+    n_fits = 0
+    n_passes = 0
+
+    def __init__(
+        self,
+        tau=0.3,
+        patience=None,
+        exit_ensemble=None,
+        exit_loss_weights="ascending",
+        n_layers=N_LAYERS,
+    ):
+        self.tau = tau
+        self.patience = patience
+        self.exit_ensemble = exit_ensemble
+        self.exit_loss_weights = exit_loss_weights
+        self.n_layers = n_layers
+
+    def fit(self, X, y, sample_weight=None):
+        type(self).n_fits += 1
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        weight = _check_sample_weight(sample_weight, X)
+        X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                "Classifier can't train when only one class is present (see sample_weight)."
+            )
+        mean = np.average(X, axis=0, weights=weight)
+        self.scale_ = max(np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight).mean()), 1e-9)
+        one_hot = (codes[:, np.newaxis] == np.arange(len(self.classes_))) * weight[:, np.newaxis]
+        totals = np.maximum(one_hot.sum(axis=0), 1e-12)
+        self.centroids_ = (one_hot.T @ X) / totals[:, np.newaxis]
+        self.n_layers_ = self.n_layers
+        return self
+
+    def staged_predict_proba(self, X):
+        type(self).n_passes += 1
+        yield from self._staged(X).transpose(1, 0, 2)
+
+    def _staged(self, X):
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        differences = (X[:, np.newaxis, :] - self.centroids_) / self.scale_
+        distance = np.einsum("nkf,nkf->nk", differences, differences)
+        share = np.arange(1, self.n_layers_ + 1) / self.n_layers_
+        logits = -share[:, np.newaxis] * distance[:, np.newaxis, :]
+        logits[..., 0] += 2 * (1 - share)
+        proba = np.exp(logits - logits.max(axis=2, keepdims=True))
+        return proba / proba.sum(axis=2, keepdims=True)
+
+    def predict_with_exits(self, X):
+        result = apply_policy(
+            self._staged(X), self.tau, self.patience, self.exit_ensemble, self.exit_loss_weights
+        )
+        return Bunch(
+            labels=self.classes_[result.prediction],
+            proba=result.proba,
+            exit_layer=result.exit_layer,
+            entropy=result.entropy,
+        )
+
+    def predict(self, X):
+        return self.predict_with_exits(X).labels
+
+    def predict_proba(self, X):
+        return self.predict_with_exits(X).proba
+
+    def predict_exit_layer(self, X):
+        return self.predict_with_exits(X).exit_layer
+
+
+def blobs(n_samples=300, n_classes=3, seed=0):
+    """Overlapping clouds of points with their classes as words."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(n_classes, size=n_samples)
+    X = rng.normal(size=(n_samples, 2)) + 1.5 * np.column_stack([codes, codes % 2])
+    return X, np.array(["ant", "bee", "cow", "dog"])[codes]

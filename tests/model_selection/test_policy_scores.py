@@ -1,0 +1,118 @@
+"""Scores of whole sweeps against scikit-learn's metrics, one policy at a time."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, recall_score
+
+from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, ScorerScore
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+
+from .staged import codes_for, staged_arrays
+
+no_deadline = settings(deadline=None)
+
+
+def mean_recall(y, predicted, **options):
+    return recall_score(y, predicted, labels=np.unique(y), average="macro", **options)
+
+
+def mean_f1(y, predicted, **options):
+    return f1_score(y, predicted, average="macro", zero_division=0, **options)
+
+
+METRICS = {"accuracy": accuracy_score, "balanced_accuracy": mean_recall, "f1_macro": mean_f1}
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("weighted", [False, True])
+@given(proba=staged_arrays(), seed=st.integers(0, 2**32 - 1))
+@no_deadline
+def test_exact_scores_are_the_metrics(name, weighted, proba, seed):
+    answers = StagedAnswers.from_proba(proba)
+    codes = codes_for(proba, seed)
+    weights = np.random.default_rng(seed).uniform(0.1, 2, size=len(codes)) if weighted else None
+    score = EXACT_SCORES[name](answers, codes, weights)
+    rows = np.arange(len(codes))
+    for patience in range(1, answers.n_layers + 1):
+        sweep = PolicySpace(answers).sweep(patience)
+        expected = [
+            METRICS[name](codes, answers.predictions[rows, exits - 1], sample_weight=weights)
+            for exits in sweep.walk()
+        ]
+        assert_allclose(score(sweep), expected, atol=1e-12)
+
+
+def many(n_classes=3):
+    proba = np.random.default_rng(0).dirichlet(np.ones(n_classes), size=(60, 4))
+    classes = np.array(["ant", "bee", "cow", "dog"][:n_classes])
+    return StagedAnswers.from_proba(proba), codes_for(proba), classes
+
+
+def test_accuracies_are_equal_to_the_last_bit():
+    answers, codes, _ = many()
+    sweep = PolicySpace(answers).sweep(4)
+    found = EXACT_SCORES["accuracy"](answers, codes)(sweep)
+    for score, exits in zip(found, sweep.walk(), strict=True):
+        assert score == accuracy_score(codes, answers.predictions[np.arange(60), exits - 1])
+
+
+@pytest.mark.parametrize("name", ["f1_weighted", "neg_log_loss", "roc_auc_ovr"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_any_scorer_sees_the_answers_at_the_exits(name, weighted):
+    answers, codes, classes = many()
+    params = {"sample_weight": np.linspace(0.1, 1, 60)} if weighted else {}
+    scorer = get_scorer(name)
+    score = ScorerScore(
+        scorer, answers=answers, classes=classes, X=np.zeros(60), y=classes[codes], params=params
+    )
+    taus = PolicySpace(answers).quantile_taus(5)
+    sweep = PolicySpace(answers).sweep(3, taus)
+    metric = scorer._score_func
+    needs_labels = name.startswith("f1")
+    for found, exits in zip(score(sweep), sweep.walk(), strict=True):
+        proba = answers.proba[np.arange(60), exits - 1]
+        answer = classes[proba.argmax(axis=1)] if needs_labels else proba
+        expected = metric(classes[codes], answer, **scorer._kwargs, **params)
+        assert found == pytest.approx(scorer._sign * expected)
+
+
+def test_scorers_get_the_samples():
+    answers, codes, classes = many()
+    X = [f"text {i}" for i in range(60)]
+
+    def last_word(estimator, X, y):
+        assert estimator.predict(X).shape == y.shape
+        return float(X[7].split()[1])
+
+    score = ScorerScore(last_word, answers=answers, classes=classes, X=X, y=codes, params={})
+    assert score(PolicySpace(answers).sweep(1)).tolist() == [7]
+
+
+@pytest.mark.parametrize("value", [{"a": 1.0}, "0.9", None, np.ones(2)])
+def test_scorers_that_give_no_number(value):
+    answers, codes, classes = many()
+    score = ScorerScore(
+        lambda *_: value, answers=answers, classes=classes, X=codes, y=codes, params={}
+    )
+    with pytest.raises(TypeError, match="scoring must give a single number"):
+        score(PolicySpace(answers).sweep(1))
+
+
+def test_thresholded_binary_scores():
+    answers, codes, classes = many(2)
+    scorer = make_scorer(f1_score, pos_label="bee")
+    score = ScorerScore(
+        scorer, answers=answers, classes=classes, X=codes, y=classes[codes], params={}
+    )
+    sweep = PolicySpace(answers).sweep(4, np.array([0.5]))
+    exits = next(sweep.walk())
+    labels = classes[answers.predictions[np.arange(60), exits - 1]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score(sweep)
+    assert found == [f1_score(classes[codes], labels, pos_label="bee")]
