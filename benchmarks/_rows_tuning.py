@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Bunch
 
 from benchmarks._measure import interleaved, medians
 from benchmarks._models import NotMeasuredError
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
+from sklearn_epee.policy import apply_policy
 
 
 class Answered(ClassifierMixin, BaseEstimator):
@@ -41,9 +43,14 @@ class Answered(ClassifierMixin, BaseEstimator):
         """Give the probabilities of every layer."""
         yield from self.proba[np.asarray(X)].transpose(1, 0, 2)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Give the probabilities of the last layer."""
-        return self.proba[np.asarray(X), -1]
+    def predict(self, X: Any) -> np.ndarray:
+        """Give the labels that the policy leads to."""
+        return self.predict_with_exits(X).labels
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Give labels and exit layers by the policy."""
+        found = apply_policy(self.proba[np.asarray(X)], self.tau, self.patience)
+        return Bunch(labels=self.classes_[found.prediction], exit_layer=found.exit_layer)
 
 
 def made_up_probabilities(n: int, n_layers: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,20 +73,19 @@ def tuning(settings: Settings) -> Iterator[Line]:
     rows = np.arange(n)
     estimator = Answered(proba).fit(rows, y)
 
-    def tune() -> None:
-        TunedExitPolicyClassifierCV(estimator, cv="prefit", refit=False).fit(rows, y)
-
-    seconds = interleaved({"tuning": tune}, settings.repetitions)
-    found = medians(seconds)["tuning"]
-    yield Line(
-        f"{n:,} samples, 12 exits, 3 classes, every threshold and patience",
-        f"{found:.2f} s",
-        "<= 1 s",
-        found <= 1,
-        settings={"n_samples": n},
-        values={"seconds": found},
-        seconds=seconds,
-    )
+    for scoring in ("accuracy", "f1_macro"):
+        tuner = TunedExitPolicyClassifierCV(estimator, cv="prefit", refit=False, scoring=scoring)
+        seconds = interleaved({"tuning": lambda t=tuner: t.fit(rows, y)}, settings.repetitions)
+        found = medians(seconds)["tuning"]
+        yield Line(
+            f"{n:,} samples, 12 exits, 3 classes, every threshold and patience, {scoring}",
+            f"{found:.2f} s",
+            "<= 1 s",
+            found <= 1,
+            settings={"n_samples": n, "scoring": scoring},
+            values={"seconds": found},
+            seconds=seconds,
+        )
 
 
 ROWS = [Row("tuning", "Exact tuning of the exit policy, after the forward passes", tuning)]
