@@ -1,8 +1,9 @@
-"""Choosing the exit policy: by hand, or by cross-validation, with a guarantee on request."""
+"""Choosing the exit policy, on request with a guarantee, and calibrating the exits for it."""
 
 from __future__ import annotations
 
+from ._calibration import ExitCalibratedClassifier
 from ._fixed import FixedExitPolicyClassifier
 from ._tuned import TunedExitPolicyClassifierCV
 
-__all__ = ["FixedExitPolicyClassifier", "TunedExitPolicyClassifierCV"]
+__all__ = ["ExitCalibratedClassifier", "FixedExitPolicyClassifier", "TunedExitPolicyClassifierCV"]

@@ -6,6 +6,7 @@ Everything goes through the public methods of the estimators.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,14 +124,35 @@ def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
     -------
     estimator
     """
+
+    def changed(classifier: Any) -> Any:
+        return copy.copy(classifier).set_params(tau=tau, patience=patience)
+
+    return with_classifier(estimator, changed)
+
+
+def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
+    """Give a copy of a fitted estimator that ends in another classifier with early exits.
+
+    Parameters
+    ----------
+    estimator : estimator
+        It stays as it is; all but the classifier is shared.
+    change : callable
+        Takes the fitted classifier with early exits and gives the one to put in its place.
+
+    Returns
+    -------
+    estimator
+    """
     if isinstance(estimator, FrozenEstimator):
-        return FrozenEstimator(with_policy(estimator.estimator, tau, patience))
+        return FrozenEstimator(with_classifier(estimator.estimator, change))
     twin = copy.copy(estimator)
     if isinstance(estimator, Pipeline):
         name, last = estimator.steps[-1]
-        twin.steps = [*estimator.steps[:-1], (name, with_policy(last, tau, patience))]
-    elif isinstance(estimator, BaseSearchCV):
-        twin.best_estimator_ = with_policy(estimator.best_estimator_, tau, patience)
-    else:
-        twin.set_params(tau=tau, patience=patience)
-    return twin
+        twin.steps = [*estimator.steps[:-1], (name, with_classifier(last, change))]
+        return twin
+    if isinstance(estimator, BaseSearchCV):
+        twin.best_estimator_ = with_classifier(estimator.best_estimator_, change)
+        return twin
+    return change(estimator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ Scorer = Callable[..., float]
 
 # Sums of weights that cancel leave less than this.
 _ROUNDING = 1e-9
+# Counts held at a time, one a class and threshold.
+_BLOCK = 2**20
 
 
 class PolicyScore(Protocol):
@@ -78,33 +81,65 @@ class MacroF1:
         self._support = np.bincount(codes, weights=self._weights, minlength=n_classes)
 
     def __call__(self, sweep: Sweep) -> Floats:
-        before, after = sweep.moved(self._predictions)
-        changing = np.flatnonzero(before != after)
-        changes = (changing, before[changing], after[changing])
-        n_scored = np.zeros(len(sweep.taus))
-        total = np.zeros(len(sweep.taus))
-        for label, support in enumerate(self._support):
-            predicted, correct = self._counts(sweep, label, *changes)
-            counted = support + predicted
+        changes = self._changes(sweep)
+        start = sweep.at_start(self._predictions)
+        hits = self._weights * (start == self._codes)
+        predicted, correct = (
+            np.bincount(start, weights=weights, minlength=len(self._support))
+            for weights in (self._weights, hits)
+        )
+        n_taus = len(sweep.taus)
+        n_scored, total = np.zeros(n_taus), np.zeros(n_taus)
+        size = max(1, _BLOCK // n_taus)
+        for first in range(0, len(self._support), size):
+            block = slice(first, first + size)
+            counted = changes.add_up(block, predicted[block], n_taus, changes.weight)
+            counted += self._support[block, np.newaxis]
+            twice = 2 * changes.add_up(block, correct[block], n_taus, changes.correct)
             is_there = counted > _ROUNDING
-            n_scored += is_there
-            total += np.divide(2 * correct, counted, where=is_there, out=np.zeros_like(counted))
+            n_scored += is_there.sum(axis=0)
+            f1 = np.divide(twice, counted, where=is_there, out=np.zeros_like(counted))
+            total += f1.sum(axis=0)
         return total / n_scored
 
-    def _counts(
-        self, sweep: Sweep, label: int, changing: Integers, before: Integers, after: Integers
-    ) -> tuple[Floats, Floats]:
-        """Count how often a class is predicted, and how often correctly, for every threshold."""
-        start = sweep.at_start(self._predictions) == label
-        moves = (before == label) | (after == label)
-        rows = sweep.row[changing[moves]]
-        change = (after[moves] == label) * self._weights[rows]
-        change -= (before[moves] == label) * self._weights[rows]
-        predicted = sweep.accumulate(self._weights @ start, change, changing[moves])
-        correct_start = self._weights @ (start & (self._codes == label))
-        correct_change = change * (self._codes[rows] == label)
-        correct = sweep.accumulate(correct_start, correct_change, changing[moves])
-        return predicted, correct
+    def _changes(self, sweep: Sweep) -> _Changes:
+        """Find what each move takes from the class predicted before and gives to the next."""
+        before, after = sweep.moved(self._predictions)
+        moves = np.flatnonzero(before != after)
+        row = np.tile(sweep.row[moves], 2)
+        label = np.concatenate([before[moves], after[moves]])
+        weight = np.repeat([-1.0, 1.0], len(moves)) * self._weights[row]
+        order = np.argsort(label, kind="stable")
+        return _Changes(
+            label=label[order],
+            step=np.tile(sweep.step[moves], 2)[order],
+            weight=weight[order],
+            correct=(weight * (self._codes[row] == label))[order],
+        )
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Changes of the counts of classes, sorted by class.
+
+    Attributes
+    ----------
+    label, step : ndarray of shape (n_changes,), int
+    weight, correct : ndarray of shape (n_changes,), float64
+        Added to the predictions and to the correct predictions of the class.
+    """
+
+    label: Integers
+    step: Integers
+    weight: Floats
+    correct: Floats
+
+    def add_up(self, classes: slice, start: NDArray[Any], n_taus: int, values: Floats) -> Floats:
+        """Give the counts of some classes for every threshold, of shape (n_classes, n_taus)."""
+        rows = slice(*np.searchsorted(self.label, [classes.start, classes.stop]))
+        cell = (self.label[rows] - classes.start) * n_taus + self.step[rows]
+        cells = np.bincount(cell, weights=values[rows], minlength=len(start) * n_taus)
+        return start[:, np.newaxis] + cells.reshape(len(start), n_taus).cumsum(axis=1)
 
 
 class ScorerScore:

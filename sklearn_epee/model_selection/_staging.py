@@ -31,17 +31,22 @@ class Validation:
     codes : ndarray of shape (n_samples,), int
         Column of the true class.
     classes : ndarray of shape (n_classes,)
+    head_proba : ndarray of shape (n_samples, n_layers, n_classes)
+        The heads' own probabilities, where `answers` may have those of an ensemble.
     """
 
     answers: StagedAnswers
     rows: NDArray[np.intp]
     codes: Integers
     classes: NDArray[Any]
+    head_proba: NDArray[np.floating]
 
     def take(self, rows: Integers) -> Validation:
         """Give some of the samples."""
         answers = self.answers.take(rows)
-        return Validation(answers, self.rows[rows], self.codes[rows], self.classes)
+        return Validation(
+            answers, self.rows[rows], self.codes[rows], self.classes, self.head_proba[rows]
+        )
 
 
 def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
@@ -168,4 +173,5 @@ def _pooled(
         rows=all_rows,
         codes=np.searchsorted(first.classes, y[all_rows]),
         classes=first.classes,
+        head_proba=proba,
     )

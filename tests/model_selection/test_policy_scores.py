@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, recall_score
 
+from sklearn_epee.model_selection import _policy_scores
 from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, ScorerScore
 from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
 
@@ -51,6 +52,15 @@ def many(n_classes=3):
     proba = np.random.default_rng(0).dirichlet(np.ones(n_classes), size=(60, 4))
     classes = np.array(["ant", "bee", "cow", "dog"][:n_classes])
     return StagedAnswers.from_proba(proba), codes_for(proba), classes
+
+
+def test_many_classes_are_counted_in_blocks(monkeypatch):
+    answers, codes, _ = many(4)
+    sweep = PolicySpace(answers).sweep(3)
+    whole = EXACT_SCORES["f1_macro"](answers, codes)(sweep)
+    for size in (1, 2 * len(sweep.taus), 3 * len(sweep.taus)):
+        monkeypatch.setattr(_policy_scores, "_BLOCK", size)
+        assert_allclose(EXACT_SCORES["f1_macro"](answers, codes)(sweep), whole, rtol=1e-12)
 
 
 def test_accuracies_are_equal_to_the_last_bit():

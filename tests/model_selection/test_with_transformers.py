@@ -8,16 +8,19 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import (
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
+    _base,
     exit_scores,
     speedup_score,
 )
 from sklearn_epee.datasets import make_supplement_notes
+from sklearn_epee.nn.training import train_network
 from tests.conftest import tiny_text_classifier
 
 
@@ -103,3 +106,22 @@ def test_a_guarantee(text_classifier, other_notes):
     ).fit(X, y)
     assert tuned.certified_
     assert speedup_score(tuned, X) > 0
+
+
+def test_a_search_over_wishes_trains_as_often_as_without_it(notes, monkeypatch):
+    n_trained = 0
+
+    def counted(*arguments):
+        nonlocal n_trained
+        n_trained += 1
+        return train_network(*arguments)
+
+    monkeypatch.setattr(_base, "train_network", counted)
+    counts = []
+    for wishes in ([0.1], [0.1, 0.3, 0.5]):
+        n_trained = 0
+        estimator = tiny_text_classifier(max_epochs=1, random_state=None)
+        tuned = TunedExitPolicyClassifierCV(estimator, cv=2)
+        GridSearchCV(tuned, {"min_speedup": wishes}, cv=3).fit(*notes)
+        counts.append(n_trained)
+    assert counts[0] == counts[1] <= (3 + 1) * (2 + 1)

@@ -1,0 +1,541 @@
+"""ExitCalibratedClassifier: exits whose probabilities mean the same at every layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import StratifiedShuffleSplit, check_cv
+from sklearn.utils import indexable
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from sklearn_epee._checks import check_labels, check_weights
+
+from ._base import BaseExitPolicyClassifier
+from ._exits import check_has_exits, exit_classifier, with_classifier
+from ._policy_space import Floats, Integers
+from ._staging import Validation, stage_fitted, stage_splits
+
+# Scales are the inverse of temperatures, so that both methods have the same bounds.
+_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.05, 20.0
+_LARGEST_SHIFT = 20.0
+# Probabilities of 0 in float32 would have no logarithm.
+_SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
+_N_BINS = 15
+# An exit whose probabilities are flat gains nothing from any temperature.
+_SMALLEST_GAIN = 1e-9
+
+
+@dataclass(frozen=True)
+class ExitMaps:
+    """Linear maps of the logits of every exit: z becomes ``matrix @ z + shift``.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (n_layers, n_classes, n_classes), float64
+    shift : ndarray of shape (n_layers, n_classes), float64
+    """
+
+    matrix: Floats
+    shift: Floats
+
+    @classmethod
+    def unchanged(cls, n_layers: int, n_classes: int) -> Self:
+        """Give the maps that change nothing."""
+        return cls.from_temperatures(np.ones(n_layers), n_classes)
+
+    @classmethod
+    def from_temperatures(cls, temperatures: Floats, n_classes: int) -> Self:
+        """Divide the logits of an exit, (n_layers,), by its temperature."""
+        matrix = np.eye(n_classes) / temperatures[:, np.newaxis, np.newaxis]
+        return cls(matrix, np.zeros((len(temperatures), n_classes)))
+
+    @classmethod
+    def from_scales(cls, scales: Floats, shifts: Floats) -> Self:
+        """Scale and shift centred logits; both arrays are (n_layers, n_classes)."""
+        n_classes = scales.shape[1]
+        # What log-probabilities leave open is a constant; centring takes it out.
+        centring = np.eye(n_classes) - 1 / n_classes
+        return cls(scales[:, :, np.newaxis] * centring, shifts)
+
+    def log_proba(self, log_proba: Floats) -> Floats:
+        """Map log-probabilities, (n_samples, n_layers, n_classes)."""
+        mapped = np.einsum("mkj,nmj->nmk", self.matrix, log_proba) + self.shift
+        return log_softmax(mapped, axis=2)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """What every exit says about samples that are used to calibrate.
+
+    Attributes
+    ----------
+    log_proba : ndarray of shape (n_samples, n_layers, n_classes), float64
+        Logits of every exit, up to a constant of the sample and exit.
+    codes : ndarray of shape (n_samples,), int
+        Column of the true class.
+    weights : ndarray of shape (n_samples,), float64
+        Positive.
+    """
+
+    log_proba: Floats
+    codes: Integers
+    weights: Floats
+
+    @classmethod
+    def of(cls, validation: Validation, weights: Floats, *, every_class: bool) -> Self:
+        """Take the samples whose weight is not 0, and refuse too few classes.
+
+        Parameters
+        ----------
+        validation : Validation
+        weights : ndarray of shape (n_given,)
+            Of all samples given to `fit`.
+        every_class : bool
+            Whether each class of the network is needed.
+        """
+        weights = weights[validation.rows]
+        used = np.flatnonzero(weights)
+        codes, classes = validation.codes[used], validation.classes
+        present = np.unique(codes)
+        if len(present) < 2:
+            raise ValueError(
+                "Calibration needs samples of at least two classes with a weight above 0; y holds "
+                f"{len(present)} class: {classes[present].tolist()}."
+            )
+        missing = np.delete(classes, present)
+        if every_class and len(missing):
+            raise ValueError(
+                "method='vector' fits a shift for every class, but no sample of the classes "
+                f"{missing.tolist()} is there to calibrate on; give some, or use "
+                "method='temperature'."
+            )
+        proba = validation.head_proba[used].astype(np.float64)
+        return cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, weights[used])
+
+    def nll(self, maps: ExitMaps) -> Floats:
+        """Mean negative log-likelihood of every exit, (n_layers,), in nats."""
+        log_proba = maps.log_proba(self.log_proba)
+        true = log_proba[np.arange(len(self.codes)), :, self.codes]
+        return -np.average(true, axis=0, weights=self.weights)
+
+    def ece(self, maps: ExitMaps) -> Floats:
+        """Expected calibration error of every exit, (n_layers,)."""
+        proba = np.exp(maps.log_proba(self.log_proba))
+        return np.array([
+            calibration_error(proba[:, layer], self.codes, self.weights)
+            for layer in range(proba.shape[1])
+        ])  # fmt: skip
+
+
+def calibration_error(proba: Floats, codes: Integers, weights: Floats | None = None) -> float:
+    """Give the expected calibration error: by how much confidence and accuracy differ.
+
+    Samples are sorted into 15 bins of equal width by the probability of the predicted class; the
+    result is the mean over the samples of the distance of accuracy and confidence in their bin.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_samples, n_classes)
+    codes : ndarray of shape (n_samples,), int
+        Column of the true class.
+    weights : ndarray of shape (n_samples,), default=None
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+    """
+    weights = np.ones(len(codes)) if weights is None else weights
+    confidence = proba.max(axis=1)
+    gap = (proba.argmax(axis=1) == codes) - confidence
+    bins = np.minimum((confidence * _N_BINS).astype(np.intp), _N_BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=weights * gap)).sum() / weights.sum())
+
+
+def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> float:
+    """Find the temperature of one exit, by minimising the negative log-likelihood.
+
+    Parameters
+    ----------
+    log_proba : ndarray of shape (n_samples, n_classes), float64
+    codes : ndarray of shape (n_samples,), int
+    weights : ndarray of shape (n_samples,), float64
+
+    Returns
+    -------
+    float
+        From 0.05 to 20; 1 where no temperature is better.
+    """
+    true = log_proba[np.arange(len(codes)), codes]
+
+    def nll(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        losses = logsumexp(inverse * log_proba, axis=1) - inverse * true
+        return float(np.average(losses, weights=weights))
+
+    # The loss is convex in 1/T, so it has one minimum in log T, too.
+    found = minimize_scalar(
+        nll,
+        bounds=(np.log(_LOWEST_TEMPERATURE), np.log(_HIGHEST_TEMPERATURE)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x)) if nll(0.0) - found.fun > _SMALLEST_GAIN else 1.0
+
+
+def fit_scales(
+    log_proba: Floats, codes: Integers, weights: Floats, start: float
+) -> tuple[Floats, Floats]:
+    """Find a scale and a shift for each class of one exit, by minimising the same loss.
+
+    Parameters
+    ----------
+    log_proba : ndarray of shape (n_samples, n_classes), float64
+    codes : ndarray of shape (n_samples,), int
+    weights : ndarray of shape (n_samples,), float64
+    start : float
+        Scale of all classes to begin with.
+
+    Returns
+    -------
+    scales, shifts : ndarray of shape (n_classes,), float64
+        For logits that are centred over the classes. The shifts have the mean 0.
+    """
+    n_classes = log_proba.shape[1]
+    centred = log_proba - log_proba.mean(axis=1, keepdims=True)
+    shares = weights / weights.sum()
+    is_true = codes[:, np.newaxis] == np.arange(n_classes)
+
+    def nll_and_gradient(parameters: Floats) -> tuple[float, Floats]:
+        logits = parameters[:n_classes] * centred + parameters[n_classes:]
+        losses = logsumexp(logits, axis=1) - logits[is_true]
+        error = (softmax(logits, axis=1) - is_true) * shares[:, np.newaxis]
+        gradient = np.concatenate([(error * centred).sum(axis=0), error.sum(axis=0)])
+        return float(shares @ losses), gradient
+
+    scale_bounds = (1 / _HIGHEST_TEMPERATURE, 1 / _LOWEST_TEMPERATURE)
+    found = minimize(
+        nll_and_gradient,
+        np.repeat([start, 0.0], n_classes),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[scale_bounds] * n_classes + [(-_LARGEST_SHIFT, _LARGEST_SHIFT)] * n_classes,
+        options={"maxiter": 1000, "ftol": 1e-10},
+    )
+    scales, shifts = found.x[:n_classes], found.x[n_classes:]
+    return scales, shifts - shifts.mean()
+
+
+class ExitCalibratedClassifier(BaseExitPolicyClassifier):
+    """Early-exit classifier whose exits are calibrated, each by its own temperature.
+
+    The exits of a network differ in how sure of themselves they are, so one threshold `tau` asks
+    more of one layer than of another. Here the logits of each exit are rescaled to be as likely as
+    possible on samples the network was not trained on [1]_, so that one `tau` means the same
+    confidence at every layer. Probabilities, entropies, exits and labels all follow, in the same
+    single pass: heads end in a linear map, and `estimator_` is a copy with other weights there.
+
+    Parameters
+    ----------
+    estimator : estimator
+        :class:`~sklearn_epee.EPEEClassifier`, :class:`~sklearn_epee.EPEEImageClassifier`, or a
+        pipeline or search object that ends in one. Inside a
+        :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: it is calibrated on all
+        samples given to `fit`, which should be others than it was trained on, and `cv` is not
+        read. It stays as it is.
+    method : {"temperature", "vector"}, default="temperature"
+        "temperature" divides the logits of an exit by a number; its predicted classes stay the
+        same. "vector" gives each class of an exit a scale and a shift, for logits that are centred
+        over the classes; predicted classes may change.
+    cv : int, float, cross-validation generator, iterable or "prefit", default=None
+        None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
+        share held out in a single stratified split; "prefit" takes `estimator` as it is, like a
+        frozen one.
+    n_jobs : int, default=None
+        Splits trained in parallel. None is 1 unless in a joblib context, -1 all processors.
+    random_state : int, RandomState instance or None, default=None
+        Draws the single split of a float `cv`.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted estimator with calibrated exits; it shares no weights with `estimator`.
+    temperatures_ : ndarray of shape (n_layers,), float64
+        Above 1 for an exit that was too sure of itself; from 0.05 to 20. Only with
+        ``method="temperature"``.
+    scales_, shifts_ : ndarray of shape (n_layers, n_classes), float64
+        Scales from 0.05 to 20, and shifts with the mean 0. Only with ``method="vector"``.
+    n_parameters_ : int
+        How many numbers were fitted: M temperatures, or 2 M K scales and shifts. With "vector" a
+        constant added to all shifts of an exit changes nothing, so fewer are free.
+    nll_before_, nll_after_ : ndarray of shape (n_layers,), float64
+        Mean negative log-likelihood of every exit in nats, on the samples that it was calibrated
+        on; `nll_after_` flatters.
+    ece_before_, ece_after_ : ndarray of shape (n_layers,), float64
+        Expected calibration error of every exit on the same samples, from 0 to 1, with 15 bins of
+        equal width; `ece_after_` flatters.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_layers_ : int
+        Number of layers M, and of exits.
+    n_features_in_ : int
+        Number of features seen in `fit`. Only defined if the underlying estimator has it.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features seen in `fit`. Only defined if the underlying estimator has them.
+
+    See Also
+    --------
+    TunedExitPolicyClassifierCV : Chooses the exit policy; takes `estimator_`.
+    sklearn.calibration.CalibratedClassifierCV : Calibrates the answers, not the exits.
+
+    Notes
+    -----
+    Every exit is calibrated on all samples, also on those that leave before it under the policy of
+    `estimator`; the answers that a policy gives in the end are a selection and can be less well
+    calibrated than each exit is by itself. The logits are read off the logarithms of
+    `staged_predict_proba`, which equal them up to a constant of the sample and exit. A temperature
+    does not see the constant; "vector" centres logits over the classes, which takes it out.
+
+    In cross-validation the exits of the networks of all splits are calibrated together, on the
+    samples held out, and the result is applied to a last network, which is trained on all samples.
+
+    A policy that was chosen before has to be chosen again, on other samples than these if there
+    are enough: `tau` now means something else.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks",
+       International Conference on Machine Learning (2017).
+
+    Examples
+    --------
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from sklearn_epee import (
+    ...     EPEEClassifier,
+    ...     ExitCalibratedClassifier,
+    ...     TunedExitPolicyClassifierCV,
+    ... )
+    >>> from sklearn_epee.datasets import make_supplement_notes
+    >>> X, y = make_supplement_notes(240, random_state=0)
+    >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+    >>> calibrated = ExitCalibratedClassifier(FrozenEstimator(clf)).fit(X[60:150], y[60:150])
+    >>> calibrated.n_parameters_ == clf.n_layers_
+    True
+    >>> (calibrated.nll_after_ <= calibrated.nll_before_).all()
+    np.True_
+
+    The policy is chosen for the calibrated exits:
+
+    >>> tuned = TunedExitPolicyClassifierCV(calibrated.estimator_, min_speedup=0.5)
+    >>> tuned.fit(X[150:], y[150:]).best_speedup_ >= 0.5
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "estimator": [HasMethods(["fit", "predict"])],
+        "method": [StrOptions({"temperature", "vector"})],
+        "cv": [
+            "cv_object",
+            StrOptions({"prefit"}),
+            Interval(RealNotInt, 0.0, 1.0, closed="neither"),
+        ],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        method: str = "temperature",
+        cv: Any = None,
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.method = method
+        self.cv = cv
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def fit(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, **fit_params: Any
+    ) -> Self:
+        """Train as often as there are splits, calibrate the exits, train on everything.
+
+        Parameters
+        ----------
+        X : samples
+            As `estimator` takes them.
+        y : array-like of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights in the calibration, and passed to the `fit` of `estimator`.
+        **fit_params : dict
+            ``groups`` is passed to the splitter, the rest to the `fit` of `estimator`. With
+            metadata routing enabled, what goes where is as requested.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        TypeError
+            If `estimator` ends in no classifier with early exits that can be calibrated.
+        ValueError
+            If a parameter is not as described, if the samples to calibrate on are of a single
+            class or, with "vector", lack one, or if `y` holds a label that a fitted estimator does
+            not know.
+        sklearn.exceptions.NotFittedError
+            If `estimator` is frozen or "prefit" and not fitted.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If a temperature, scale or shift ends at its bound: the exit separates the classes of
+            these samples without error, or says nothing about them.
+        """
+        self._validate_params()
+        check_has_exits(self.estimator)
+        _check_linear(self.estimator)
+        X = indexable(X)[0]
+        y = check_labels(y, _num_samples(X), type(self).__name__)
+        weights = check_weights(sample_weight, len(y))
+        to_fit, to_split = self._route(sample_weight, fit_params)
+        validation = self._stage(X, y, to_fit, to_split)
+        held_out = _HeldOut.of(validation, weights, every_class=self.method == "vector")
+        maps, found = self._calibrate(held_out)
+        fitted = self.estimator if self._is_fitted() else clone(self.estimator).fit(X, y, **to_fit)
+        self._adopt(with_classifier(fitted, lambda inner: _calibrated(inner, maps)))
+        for name in ("temperatures_", "scales_", "shifts_"):  # nothing stays of an earlier fit
+            vars(self).pop(name, None)
+        vars(self).update(found)
+        return self
+
+    def _route(
+        self, sample_weight: ArrayLike | None, params: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Say which metadata goes to the estimator and which to the splitter."""
+        given = dict(params)
+        if sample_weight is not None:
+            given["sample_weight"] = sample_weight
+        if _routing_enabled():
+            routed = process_routing(self, "fit", **given)
+            return routed.estimator.fit, routed.splitter.split
+        return given, {"groups": given.pop("groups", None)}
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say where metadata passed to `fit` goes.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            To the `fit` of `estimator` and the `split` of `cv`.
+        """
+        to_fit, to_split = (
+            MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split")
+        )
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(estimator=self.estimator, method_mapping=to_fit)
+            .add(splitter=self.cv, method_mapping=to_split)
+        )
+
+    def _is_fitted(self) -> bool:
+        return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
+
+    def _stage(
+        self, X: Any, y: NDArray[Any], to_fit: Mapping[str, Any], to_split: Mapping[str, Any]
+    ) -> Validation:
+        """Ask all exits about samples that the networks were not trained on."""
+        if self._is_fitted():
+            check_is_fitted(exit_classifier(self.estimator), "n_layers_")
+            return stage_fitted(self.estimator, X, y)
+        splits = self._splitter(y).split(X, y, **to_split)
+        validation, _ = stage_splits(
+            self.estimator, X, y, splits, fit_params=to_fit, n_jobs=self.n_jobs
+        )
+        return validation
+
+    def _splitter(self, y: NDArray[Any]) -> Any:
+        if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
+            return StratifiedShuffleSplit(1, test_size=self.cv, random_state=self.random_state)
+        return check_cv(self.cv, y=y, classifier=True)
+
+    def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
+        """Fit every exit; give what happens to the logits, and the attributes about it."""
+        _, n_layers, n_classes = held_out.log_proba.shape
+        layers = [held_out.log_proba[:, layer] for layer in range(n_layers)]
+        samples = held_out.codes, held_out.weights
+        temperatures = np.array([fit_temperature(layer, *samples) for layer in layers])
+        found: dict[str, Any] = {"temperatures_": temperatures}
+        maps = ExitMaps.from_temperatures(temperatures, n_classes)
+        if self.method == "vector":
+            pairs = [
+                fit_scales(layer, *samples, start=1 / temperature)
+                for layer, temperature in zip(layers, temperatures, strict=True)
+            ]
+            scales, shifts = (np.array(part) for part in zip(*pairs, strict=True))
+            found = {"scales_": scales, "shifts_": shifts}
+            maps = ExitMaps.from_scales(scales, shifts)
+        found["n_parameters_"] = sum(part.size for part in found.values())
+        _warn_at_bounds(found)
+        before = ExitMaps.unchanged(n_layers, n_classes)
+        found |= {"nll_before_": held_out.nll(before), "nll_after_": held_out.nll(maps)}
+        found |= {"ece_before_": held_out.ece(before), "ece_after_": held_out.ece(maps)}
+        return maps, found
+
+
+def _check_linear(estimator: Any) -> None:
+    classifier = exit_classifier(estimator)
+    if not hasattr(classifier, "_with_mapped_exits"):
+        raise TypeError(
+            "estimator must end in an EPEEClassifier or EPEEImageClassifier, whose exits end in a "
+            f"linear map that can be rescaled; got {type(classifier).__name__}."
+        )
+
+
+def _calibrated(classifier: Any, maps: ExitMaps) -> Any:
+    return classifier._with_mapped_exits(maps.matrix, maps.shift)
+
+
+def _warn_at_bounds(found: Mapping[str, Any]) -> None:
+    """Tell which exits ended at the bounds of what they may become."""
+    at_bound: set[int] = set()
+    for name, values in found.items():
+        if name == "n_parameters_":
+            continue
+        lowest, highest = _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE
+        if name == "shifts_":
+            lowest, highest = -_LARGEST_SHIFT, _LARGEST_SHIFT
+        outside = (values < lowest * 1.001) | (values > highest * 0.999)
+        at_bound.update(np.flatnonzero(outside.reshape(len(values), -1).any(axis=1)) + 1)
+    if at_bound:
+        layers = sorted(int(layer) for layer in at_bound)
+        warnings.warn(
+            f"The calibration of the exits {layers} ended at a bound: on these samples each of "
+            "them separates classes without error, or is as good as blind. Give more samples to "
+            "calibrate on, or use method='temperature'.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
