@@ -27,7 +27,7 @@ TRAINING = {"phee": (2898, 3), "health_advice": (4000, 2)}
 TAUS = (0.1, 0.02, 0.3)
 BATCH_SIZES = (1, 7, "auto")
 N_FOR_BATCHES = 300
-# What reading a pickle of another version of the package may raise.
+# What reading and using a pickle of another version of the package may raise.
 UNREADABLE = (AttributeError, ImportError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
@@ -40,7 +40,9 @@ def fine_tuned(settings: Settings, name: str) -> Any:
     path = settings.cache / f"minilm-{name}-{n}-{n_epochs}-{version}.joblib"
     if path.exists():
         try:
-            return joblib.load(path)
+            estimator = joblib.load(path)
+            estimator.predict(data_set(name, "test")[0][:2])
+            return estimator
         except UNREADABLE as error:
             print(f"trained again, {path.name} was written by another version: {error!r}")
     estimator = _fine_tune(settings.minilm, name, n, n_epochs)
