@@ -38,16 +38,24 @@ def fine_tuned(settings: Settings, name: str) -> Any:
     n, n_epochs = TRAINING[name]
     version = f"{sklearn_epee.__version__}-torch-{torch.__version__}"
     path = settings.cache / f"minilm-{name}-{n}-{n_epochs}-{version}.joblib"
-    if path.exists():
-        try:
-            estimator = joblib.load(path)
-            estimator.predict(data_set(name, "test")[0][:2])
-            return estimator
-        except UNREADABLE as error:
-            print(f"trained again, {path.name} was written by another version: {error!r}")
-    estimator = _fine_tune(settings.minilm, name, n, n_epochs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    joblib.dump(estimator, path)
+    estimator = _kept(path, data_set(name, "test")[0][:2])
+    if estimator is None:
+        estimator = _fine_tune(settings.minilm, name, n, n_epochs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        joblib.dump(estimator, path)
+    return estimator
+
+
+def _kept(path: Path, texts: list[str]) -> Any:
+    """Give the estimator in a file, None where there is none that still works."""
+    if not path.exists():
+        return None
+    try:
+        estimator = joblib.load(path)
+        estimator.predict(texts)
+    except UNREADABLE as error:
+        print(f"trained again, {path.name} was written by another version: {error!r}")
+        return None
     return estimator
 
 
