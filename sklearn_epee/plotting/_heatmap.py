@@ -1,0 +1,339 @@
+"""ExitPolicyHeatmapDisplay: score and speed-up for a grid of tau and patience."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+
+from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
+from ._policies import SearchedPolicies, make_score, policy_grid
+from ._staged import StagedPredictions, ask_estimator, from_arrays, own_policy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TAUS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+_MOST_CELLS_WITH_NUMBERS = 150
+_FONT_SIZE_BY_COLUMNS = ((7, 8), (10, 7), (99, 5.5))
+
+
+class ExitPolicyHeatmapDisplay:
+    """Two maps over tau and patience: the score and the speed-up ratio of each policy.
+
+    Make it with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`.
+
+    Parameters
+    ----------
+    taus : ndarray of shape (n_taus,)
+        Entropy thresholds, ascending.
+    patiences : ndarray of shape (n_patiences,)
+        Patience values, ascending.
+    score, speedup : ndarray of shape (n_patiences, n_taus)
+        Score and speed-up ratio of each policy; NaN where a policy was not tried.
+    score_name : str, default="accuracy"
+        What the score is called.
+    name : str, default=None
+        Title of the picture.
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes
+        Axes of the maps: of the score, then of the speed-up.
+    figure_ : matplotlib Figure
+    images_ : list of matplotlib AxesImage
+    colorbars_ : list of matplotlib Colorbar
+    texts_ : list of matplotlib Text
+        Numbers in the cells, which maps of more than 150 cells do not have.
+
+    See Also
+    --------
+    ExitTradeoffDisplay : All policies as curves.
+
+    References
+    ----------
+    "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+    arXiv:2503.02053, figures 5 to 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_epee.plotting import ExitPolicyHeatmapDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+    >>> y_true = rng.choice(["absent", "present"], size=50)
+    >>> display = ExitPolicyHeatmapDisplay.from_predictions(
+    ...     y_true, staged_proba, taus=[0.0, 0.3, 0.6]
+    ... )
+    >>> display.patiences
+    array([1, 2, 3, 4])
+    >>> display.speedup.shape
+    (4, 3)
+    """
+
+    def __init__(
+        self,
+        taus: ArrayLike,
+        patiences: ArrayLike,
+        score: ArrayLike,
+        speedup: ArrayLike,
+        *,
+        score_name: str = "accuracy",
+        name: str | None = None,
+    ) -> None:
+        self.taus = np.asarray(taus)
+        self.patiences = np.asarray(patiences)
+        self.score = np.asarray(score, dtype=np.float64)
+        self.speedup = np.asarray(speedup, dtype=np.float64)
+        self.score_name = score_name
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        taus: ArrayLike = TAUS,
+        patiences: ArrayLike | None = None,
+        scoring: str = "accuracy",
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw policies of a fitted estimator, from one forward pass.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted classifier with early exits, or a pipeline, search object or wrapper around
+            one. Its own policy is not read; its `exit_ensemble` is.
+        X : samples
+            As `estimator` takes them.
+        y : array-like of shape (n_samples,)
+            True labels.
+        taus : array-like of float, default=(0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+            Entropy thresholds.
+        patiences : array-like of int, default=None
+            Patience values. None takes all, 1 to M.
+        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
+            The score, of the labels that the exits predict.
+        name : str, default=None
+            Title. None is the name of the estimator's class.
+        ax : sequence of two matplotlib Axes, default=None
+            Where to draw the score and the speed-up. None makes a new figure.
+
+        Returns
+        -------
+        display : ExitPolicyHeatmapDisplay
+
+        Raises
+        ------
+        TypeError
+            If there is no classifier with early exits inside `estimator`.
+        ValueError
+            If another argument is not as described.
+        sklearn.exceptions.NotFittedError
+            If `estimator` is not fitted.
+        ImportError
+            If matplotlib is not installed.
+        """
+        staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
+        answers = staged.answers(own.exit_ensemble, own.exit_loss_weights)
+        name = name or type(estimator).__name__
+        return cls._of(staged, answers, taus, patiences, scoring=scoring, name=name).plot(ax)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        staged_proba: ArrayLike,
+        *,
+        labels: ArrayLike | None = None,
+        taus: ArrayLike = TAUS,
+        patiences: ArrayLike | None = None,
+        exit_ensemble: str | None = None,
+        exit_loss_weights: Any = "ascending",
+        scoring: str = "accuracy",
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw policies from the probabilities of all exits.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels.
+        staged_proba : array-like of shape (n_samples, n_layers, n_classes)
+            Class probabilities after every layer, such as
+            ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
+        labels : array-like of shape (n_classes,), default=None
+            The class of each column. None: the sorted labels in `y_true`.
+        taus : array-like of float, default=(0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+            Entropy thresholds.
+        patiences : array-like of int, default=None
+            Patience values. None takes all, 1 to M.
+        exit_ensemble : {None, "mean", "weighted"}, default=None
+            How visited exits combine, see :func:`sklearn_epee.policy.apply_policy`.
+        exit_loss_weights : str or array-like, default="ascending"
+            Read for ``exit_ensemble="weighted"`` only.
+        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
+            The score.
+        name : str, default=None
+            Title.
+        ax : sequence of two matplotlib Axes, default=None
+            Where to draw the score and the speed-up. None makes a new figure.
+
+        Returns
+        -------
+        display : ExitPolicyHeatmapDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, or they do not fit together.
+        ImportError
+            If matplotlib is not installed.
+        """
+        staged = from_arrays(y_true, staged_proba, labels)
+        answers = staged.answers(exit_ensemble, exit_loss_weights)
+        return cls._of(staged, answers, taus, patiences, scoring=scoring, name=name).plot(ax)
+
+    @classmethod
+    def _of(
+        cls,
+        staged: StagedPredictions,
+        answers: StagedAnswers,
+        taus: ArrayLike,
+        patiences: ArrayLike | None,
+        *,
+        scoring: str,
+        name: str | None,
+    ) -> Self:
+        score = make_score(scoring, answers, staged.codes)
+        counts = np.arange(1, staged.n_layers + 1) if patiences is None else patiences
+        rows, columns, table = policy_grid(PolicySpace(answers), score, taus, counts)
+        grids = [table[key].reshape(len(columns), len(rows)) for key in ("score", "speedup")]
+        return cls(rows, columns, *grids, score_name=scoring, name=name)
+
+    @classmethod
+    def from_cv_results(
+        cls,
+        search: Any,
+        *,
+        metric: str = "accuracy",
+        speedup: str = "speedup",
+        n_layers: int | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw the policies that a search has tried.
+
+        Parameters
+        ----------
+        search : fitted search or mapping
+            Such as ``GridSearchCV(..., scoring=exit_scores, refit=...)`` over tau and patience, of
+            a classifier with early exits or of a pipeline that ends in one; or the
+            ``cv_results_`` of one.
+        metric : str, default="accuracy"
+            Name of the score.
+        speedup : str, default="speedup"
+            Name of the speed-up ratio among the scores.
+        n_layers : int, default=None
+            Number of layers M, which ``patience=None`` stands for. None asks the refitted
+            estimator.
+        name : str, default=None
+            Title.
+        ax : sequence of two matplotlib Axes, default=None
+            Where to draw the score and the speed-up. None makes a new figure.
+
+        Returns
+        -------
+        display : ExitPolicyHeatmapDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `search` is not fitted, has not tried values of tau and patience or has tried values
+            of something else as well, or lacks the scores.
+        ImportError
+            If matplotlib is not installed.
+        """
+        table = SearchedPolicies.from_search(
+            search, metric=metric, speedup=speedup, n_layers=n_layers
+        ).table
+        taus, column = np.unique(table["tau"], return_inverse=True)
+        patiences, row = np.unique(table["patience"], return_inverse=True)
+        grids = np.full((2, len(patiences), len(taus)), np.nan)
+        grids[:, row, column] = table["score"], table["speedup"]
+        return cls(taus, patiences, *grids, score_name=metric, name=name).plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the map of the score and that of the speed-up.
+
+        Parameters
+        ----------
+        ax : sequence of two matplotlib Axes, default=None
+            Where to draw the score and the speed-up. None makes a new figure.
+
+        Returns
+        -------
+        display : ExitPolicyHeatmapDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `ax` does not hold two Axes.
+        ImportError
+            If matplotlib is not installed.
+        """
+        import_pyplot(self)
+        size = (2.2 + 0.45 * len(self.taus), 1.8 + 0.42 * len(self.patiences))
+        self.ax_, self.figure_ = own_or_new_panels(self, ax, 2, columns=2, panel=size)
+        self.images_: list[Any] = []
+        self.colorbars_: list[Any] = []
+        self.texts_: list[Any] = []
+        self._draw(self.ax_[0], self.score, self.score_name.replace("_", " "))
+        self._draw(self.ax_[1], self.speedup, "speed-up ratio")
+        for text, ratio in zip(self.texts_[self.score.size :], self.speedup.ravel(), strict=False):
+            text.set_text(_with_factor(ratio))
+        add_factor_axis(self.colorbars_[1].ax, along="y", place="left")
+        if self.name is not None and ax is None:
+            self.figure_.suptitle(self.name)
+        elif self.name is not None:
+            self.ax_[0].set_title(f"{self.name}: {self.ax_[0].get_title()}")
+        return self
+
+    def _draw(self, ax: Axes, values: NDArray[np.float64], title: str) -> None:
+        """Draw one map, the smallest patience at the bottom."""
+        image = ax.imshow(values, cmap=COLORMAP, origin="lower", aspect="auto")
+        ax.set_xticks(range(len(self.taus)), labels=[f"{tau:.3g}" for tau in self.taus])
+        ax.set_yticks(range(len(self.patiences)), labels=[str(p) for p in self.patiences])
+        ax.set(title=title, xlabel="tau (entropy threshold)", ylabel="patience")
+        self.images_.append(image)
+        self.colorbars_.append(ax.get_figure().colorbar(image, ax=ax))  # type: ignore[union-attr]
+        if values.size <= _MOST_CELLS_WITH_NUMBERS:
+            self._write_numbers(ax, values, image)
+
+    def _write_numbers(self, ax: Axes, values: NDArray[np.float64], image: Any) -> None:
+        size = next(size for most, size in _FONT_SIZE_BY_COLUMNS if values.shape[1] <= most)
+        for (row, column), value in np.ndenumerate(values):
+            is_dark = np.isfinite(value) and image.norm(value) < 0.5
+            text = ax.text(
+                column,
+                row,
+                f"{value:.3f}" if np.isfinite(value) else "",
+                ha="center",
+                va="center",
+                fontsize=size,
+                color="white" if is_dark else "black",
+            )
+            self.texts_.append(text)
+
+
+def _with_factor(ratio: float) -> str:
+    return f"{ratio:.2f}\n{float(factor_of(ratio)):.1f}x" if np.isfinite(ratio) else ""

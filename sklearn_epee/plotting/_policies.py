@@ -1,0 +1,198 @@
+"""Exit policies with their scores: all there are on given samples, or those a search has tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sklearn_epee.metrics import _inner_estimator
+from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, PolicyScore
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._selection import Table, concatenate, take
+from sklearn_epee.policy import check_patience, check_tau
+
+__all__ = ["SearchedPolicies", "Table", "check_scoring", "policy_grid", "score_policies"]
+
+
+def check_scoring(scoring: Any) -> str:
+    """Return the name of a score that needs labels alone, or refuse it."""
+    if scoring not in EXACT_SCORES:
+        raise ValueError(f"scoring must be one of {list(EXACT_SCORES)}; got {scoring!r}.")
+    return scoring
+
+
+def make_score(scoring: str, answers: StagedAnswers, codes: NDArray[np.int64]) -> PolicyScore:
+    """Prepare a score of the samples for any set of policies."""
+    return EXACT_SCORES[check_scoring(scoring)](answers, codes)
+
+
+def score_policies(
+    space: PolicySpace, score: PolicyScore, patience: int, taus: ArrayLike | None = None
+) -> Table:
+    """Score thresholds of one patience.
+
+    Parameters
+    ----------
+    space : PolicySpace
+    score : PolicyScore
+    patience : int
+    taus : array-like of shape (n_taus,), default=None
+        Ascending. None takes every threshold that makes a difference.
+
+    Returns
+    -------
+    dict of ndarray
+        Columns "tau", "patience", "score" and "speedup".
+    """
+    sweep = space.sweep(patience, None if taus is None else np.asarray(taus, dtype=np.float64))
+    n_layers_run = space.answers.n_samples * space.n_layers
+    return {
+        "tau": sweep.taus,
+        "patience": np.full(len(sweep.taus), patience),
+        "score": score(sweep),
+        "speedup": 1.0 - sweep.total_layers() / n_layers_run,
+    }
+
+
+def policy_grid(
+    space: PolicySpace, score: PolicyScore, taus: ArrayLike, patiences: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64], Table]:
+    """Score every pair of a threshold and a patience.
+
+    Returns
+    -------
+    taus : ndarray of shape (n_taus,)
+        Ascending, each once.
+    patiences : ndarray of shape (n_patiences,)
+        Ascending, each once.
+    table : dict of ndarray
+        Patience by patience.
+    """
+    thresholds = np.unique([check_tau(tau) for tau in np.atleast_1d(np.asarray(taus)).tolist()])
+    given = np.atleast_1d(np.asarray(patiences, dtype=object)).tolist()
+    counts = np.unique([check_patience(patience, space.n_layers) for patience in given])
+    if not (len(thresholds) and len(counts)):
+        raise ValueError("taus and patiences must hold at least one value each.")
+    tables = [score_policies(space, score, int(count), thresholds) for count in counts]
+    return thresholds, counts, concatenate(tables)
+
+
+@dataclass(frozen=True)
+class SearchedPolicies:
+    """The policies that a search has tried, with their mean scores over the folds.
+
+    Attributes
+    ----------
+    table : dict of ndarray
+        Columns "tau", "patience" (M where it was None), "score" and "speedup", one row a candidate.
+    best : int or None
+        Row of the chosen candidate.
+    n_layers : int or None
+        Number of layers M, where it is known.
+    """
+
+    table: Table
+    best: int | None
+    n_layers: int | None
+
+    @classmethod
+    def from_search(
+        cls, search: Any, *, metric: str, speedup: str, n_layers: int | None
+    ) -> SearchedPolicies:
+        """Read a fitted search over tau and patience, or its ``cv_results_``.
+
+        Raises
+        ------
+        TypeError
+            If `search` is neither fitted nor a mapping.
+        ValueError
+            If a parameter or a score is missing, if other parameters vary as well, or if
+            ``patience=None`` was tried and the number of layers is not known.
+        """
+        results = search if isinstance(search, Mapping) else getattr(search, "cv_results_", None)
+        if results is None:
+            raise TypeError(
+                "search must be a fitted search over tau and patience, such as GridSearchCV, or "
+                f"its cv_results_; got {type(search).__name__} without cv_results_."
+            )
+        n_layers = n_layers if n_layers is not None else _layers_of(search)
+        columns = {name: _policy_column(results, name) for name in ("tau", "patience")}
+        _check_nothing_else(results, set(columns.values()))
+        patiences = [_known(value, n_layers) for value in results[columns["patience"]]]
+        table = {
+            "tau": np.array([check_tau(value) for value in results[columns["tau"]]]),
+            "patience": np.array(patiences),
+            "score": _mean_scores(results, metric, "metric"),
+            "speedup": _mean_scores(results, speedup, "speedup"),
+        }
+        return cls(table, getattr(search, "best_index_", None), n_layers)
+
+    def rows(self, chosen: NDArray[np.bool_]) -> Table:
+        """Give some of the candidates, from the slowest to the fastest."""
+        part = take(self.table, np.flatnonzero(chosen))
+        return take(part, np.argsort(part["speedup"], kind="stable"))
+
+
+def _layers_of(search: Any) -> int | None:
+    """Find the number of layers of the network that a search has trained at the end, if any."""
+    estimator = getattr(search, "best_estimator_", None)
+    while estimator is not None and not hasattr(estimator, "n_layers_"):
+        is_pipeline = hasattr(estimator, "steps")
+        estimator = estimator.steps[-1][1] if is_pipeline else _inner_estimator(estimator)[0]
+    return None if estimator is None else int(estimator.n_layers_)
+
+
+def _policy_column(results: Mapping[str, Any], name: str) -> str:
+    """Find the column of a parameter, which may belong to a step of a pipeline."""
+    found = [key for key in results if _is_parameter(key) and _last_part(key) == name]
+    if len(found) != 1:
+        parameters = [key.removeprefix("param_") for key in results if _is_parameter(key)]
+        raise ValueError(
+            "search must have tried values of tau and patience, each of one estimator; of its "
+            f"parameters {parameters}, {len(found)} are called {name}."
+        )
+    return found[0]
+
+
+def _is_parameter(key: str) -> bool:
+    return key.startswith("param_")
+
+
+def _last_part(key: str) -> str:
+    return key.removeprefix("param_").split("__")[-1]
+
+
+def _check_nothing_else(results: Mapping[str, Any], policy_columns: set[str]) -> None:
+    """Refuse a search in which scores do not depend on the policy alone."""
+    for key in filter(_is_parameter, results):
+        values = {repr(value) for value in results[key]}
+        if key not in policy_columns and len(values) > 1:
+            raise ValueError(
+                f"The search has also tried {len(values)} values of {key.removeprefix('param_')}, "
+                "so a policy has several scores. Give the cv_results_ of one of these values."
+            )
+
+
+def _known(patience: Any, n_layers: int | None) -> int:
+    count = check_patience(patience, n_layers)
+    if count is None:
+        raise ValueError(
+            "The search has tried patience=None, which stands for the number of layers, and that "
+            "is not known here: give n_layers, or a search fitted with refit."
+        )
+    return count if n_layers is None else min(count, n_layers)
+
+
+def _mean_scores(results: Mapping[str, Any], name: str, parameter: str) -> NDArray[np.float64]:
+    column = f"mean_test_{name}"
+    if column not in results:
+        known = [key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_")]
+        raise ValueError(
+            f"{parameter}={name!r} is not among the scores of the search, {known}. Search with "
+            "scoring=exit_scores, or name the scores here."
+        )
+    return np.asarray(results[column], dtype=np.float64)

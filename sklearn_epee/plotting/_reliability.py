@@ -1,0 +1,271 @@
+"""ExitReliabilityDisplay: how often the exits are right, against how sure they are."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._axes import BLUE, COLORMAP, ORANGE, import_pyplot, own_or_new_axes, own_or_new_panels
+from ._staged import StagedPredictions, ask_estimator, from_arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = (4, 3)
+
+
+class ExitReliabilityDisplay:
+    """Reliability diagram of every exit, with its expected calibration error (ECE).
+
+    The confidence of an exit is its largest class probability. Samples are put into bins of equal
+    width by confidence; a calibrated exit is right as often as it is confident, on the diagonal.
+    The ECE [1]_ is the mean over the samples of the distance between accuracy and mean confidence
+    of their bin. Exits leave on confidence, so an overconfident exit lets samples leave too soon.
+    Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    accuracy, confidence : ndarray of shape (n_layers, n_bins)
+        Accuracy and mean confidence of the samples in each bin; NaN where there are none.
+    counts : ndarray of shape (n_layers, n_bins), int
+        Number of samples in each bin.
+    name : str, default=None
+        Title of the picture.
+
+    Attributes
+    ----------
+    ece : ndarray of shape (n_layers,)
+        Expected calibration error of every exit, in [0, 1].
+    ax_ : ndarray of shape (n_layers,) of matplotlib Axes, or Axes
+        One a layer, or the one that was given.
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+        One a layer.
+
+    See Also
+    --------
+    LayerwiseDisplay : Accuracy and entropy of every exit.
+
+    Notes
+    -----
+    Each exit answers all samples here, not only those that would leave there. The ECE depends on
+    the bins and is biased upwards for few samples.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On calibration of modern neural networks", International Conference on
+       Machine Learning (2017).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_epee.plotting import ExitReliabilityDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+    >>> y_true = rng.choice(["absent", "present"], size=50)
+    >>> display = ExitReliabilityDisplay.from_predictions(y_true, staged_proba, n_bins=5)
+    >>> display.ece.shape, display.counts.shape
+    ((4,), (4, 5))
+    """
+
+    def __init__(
+        self,
+        accuracy: ArrayLike,
+        confidence: ArrayLike,
+        counts: ArrayLike,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.accuracy = np.asarray(accuracy, dtype=np.float64)
+        self.confidence = np.asarray(confidence, dtype=np.float64)
+        self.counts = np.asarray(counts)
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        n_bins: int = 10,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw the exits of a fitted estimator, from one forward pass.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted classifier with early exits, or a pipeline, search object or wrapper around
+            one.
+        X : samples
+            As `estimator` takes them.
+        y : array-like of shape (n_samples,)
+            True labels.
+        n_bins : int, default=10
+            Number of bins between 0 and 1.
+        name : str, default=None
+            Title. None is the name of the estimator's class.
+        ax : matplotlib Axes or sequence of M of them, default=None
+            One draws all exits into it, M one exit into each. None makes a figure with M.
+
+        Returns
+        -------
+        display : ExitReliabilityDisplay
+
+        Raises
+        ------
+        TypeError
+            If there is no classifier with early exits inside `estimator`.
+        ValueError
+            If another argument is not as described.
+        sklearn.exceptions.NotFittedError
+            If `estimator` is not fitted.
+        ImportError
+            If matplotlib is not installed.
+        """
+        staged = ask_estimator(estimator, X, y)
+        return cls._of(staged, n_bins, name or type(estimator).__name__).plot(ax)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        staged_proba: ArrayLike,
+        *,
+        labels: ArrayLike | None = None,
+        n_bins: int = 10,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw exits from their probabilities.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels.
+        staged_proba : array-like of shape (n_samples, n_layers, n_classes)
+            Class probabilities after every layer, such as
+            ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
+        labels : array-like of shape (n_classes,), default=None
+            The class of each column. None: the sorted labels in `y_true`.
+        n_bins : int, default=10
+            Number of bins between 0 and 1.
+        name : str, default=None
+            Title.
+        ax : matplotlib Axes or sequence of M of them, default=None
+            One draws all exits into it, M one exit into each. None makes a figure with M.
+
+        Returns
+        -------
+        display : ExitReliabilityDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, or they do not fit together.
+        ImportError
+            If matplotlib is not installed.
+        """
+        return cls._of(from_arrays(y_true, staged_proba, labels), n_bins, name).plot(ax)
+
+    @classmethod
+    def _of(cls, staged: StagedPredictions, n_bins: int, name: str | None) -> Self:
+        if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 1:
+            raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
+        correct = staged.proba.argmax(axis=2) == staged.codes[:, np.newaxis]
+        sureness = np.minimum(staged.proba.max(axis=2).astype(np.float64), 1)
+        # Bins are open below and closed above, as in the source of the ECE.
+        bins = np.clip(np.ceil(sureness * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+        shape = (staged.n_layers, int(n_bins))
+        cell = (bins + np.arange(shape[0]) * shape[1]).ravel()
+        counts, hits, sums = (
+            np.bincount(cell, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
+            for weights in (None, correct.ravel(), sureness.ravel())
+        )
+        totals = np.where(counts > 0, counts, np.nan)
+        return cls(hits / totals, sums / totals, counts, name=name)
+
+    @property
+    def ece(self) -> NDArray[np.float64]:
+        """Expected calibration error of every exit."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return np.nansum(gaps * self.counts, axis=1) / self.counts.sum(axis=1)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw accuracy against confidence, a point a bin.
+
+        Panels also show, as grey bars, the share of the samples in each bin.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or sequence of M of them, default=None
+            One draws all exits into it, M one exit into each. None makes a figure with M.
+
+        Returns
+        -------
+        display : ExitReliabilityDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `ax` holds another number of Axes.
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.lines_: list[Any] = []
+        if hasattr(ax, "get_figure"):
+            self.ax_, self.figure_ = own_or_new_axes(self, ax)
+            self._draw_together()
+        else:
+            n_layers = len(self.counts)
+            fewest_empty = min(_COLUMNS, key=lambda columns: -n_layers % columns)
+            columns = min(fewest_empty, n_layers)
+            self.ax_, self.figure_ = own_or_new_panels(self, ax, n_layers, columns, (2.7, 2.7))
+            self._draw_panels(columns)
+        return self
+
+    def _draw_together(self) -> None:
+        """Draw all exits into one axes, the later the lighter."""
+        colors = import_pyplot(self).get_cmap(COLORMAP)(np.linspace(0, 1, len(self.counts)))
+        for row, color in enumerate(colors):
+            self._draw_exit(
+                self.ax_, row, color=color, label=f"layer {row + 1}: ECE {self.ece[row]:.3f}"
+            )
+        _frame(self.ax_)
+        self.ax_.set(xlabel="confidence", ylabel="accuracy")
+        self.ax_.legend(fontsize="small")
+        if self.name is not None:
+            self.ax_.set_title(self.name)
+
+    def _draw_panels(self, columns: int) -> None:
+        n_layers = len(self.counts)
+        for row, ax in enumerate(self.ax_):
+            shares = self.counts[row] / self.counts[row].sum()
+            edges = np.linspace(0, 1, len(shares) + 1)
+            ax.bar(edges[:-1], shares, np.diff(edges), align="edge", color="0.85")
+            self._draw_exit(ax, row, color=BLUE)
+            _frame(ax)
+            ax.set_title(f"layer {row + 1}: ECE {self.ece[row]:.3f}", fontsize="medium")
+            if row % columns == 0:
+                ax.set_ylabel("accuracy\n(bars: share of samples)")
+            if row + columns >= n_layers:
+                ax.set_xlabel("confidence")
+        if self.name is not None:
+            self.figure_.suptitle(self.name)
+
+    def _draw_exit(self, ax: Axes, row: int, **style: Any) -> None:
+        there = self.counts[row] > 0
+        points = self.confidence[row, there], self.accuracy[row, there]
+        self.lines_ += ax.plot(*points, marker="o", markersize=4, **style)
+
+
+def _frame(ax: Axes) -> None:
+    """Add the diagonal of perfect calibration, and set the limits."""
+    ax.plot([0, 1], [0, 1], color=ORANGE, lw=1, ls="--", zorder=1)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
