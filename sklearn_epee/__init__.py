@@ -13,7 +13,11 @@ from .metrics import (
     speedup_ratio,
     speedup_score,
 )
-from .model_selection import FixedExitPolicyClassifier, TunedExitPolicyClassifierCV
+from .model_selection import (
+    ExitCalibratedClassifier,
+    FixedExitPolicyClassifier,
+    TunedExitPolicyClassifierCV,
+)
 
 if TYPE_CHECKING:
     from ._image import EPEEImageClassifier
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EPEEClassifier",
     "EPEEImageClassifier",
+    "ExitCalibratedClassifier",
     "FixedExitPolicyClassifier",
     "TunedExitPolicyClassifierCV",
     "__version__",

@@ -515,6 +515,21 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             [engine.dynamic(window, policy, batch_size) for window in self._windows(X)]
         )
 
+    def _with_mapped_exits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
+        """Give a copy in which every exit's logits z are ``matrix @ z + shift``.
+
+        Heads end in a linear map, so the copy has other weights and runs as any other network.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_layers, n_classes, n_classes)
+        shift : ndarray of shape (n_layers, n_classes)
+        """
+        check_is_fitted(self)
+        twin = copy.deepcopy(self)
+        twin.net_.module_.map_logits(matrix, shift)
+        return twin
+
     def _policy(self) -> ExitPolicy:
         return ExitPolicy(
             tau=check_tau(self.tau),

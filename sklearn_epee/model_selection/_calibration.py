@@ -131,13 +131,13 @@ class _HeldOut:
         return cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, weights[used])
 
     def nll(self, maps: ExitMaps) -> Floats:
-        """Mean negative log-likelihood of every exit, (n_layers,), in nats."""
+        """Give the mean negative log-likelihood of every exit, (n_layers,), in nats."""
         log_proba = maps.log_proba(self.log_proba)
         true = log_proba[np.arange(len(self.codes)), :, self.codes]
         return -np.average(true, axis=0, weights=self.weights)
 
     def ece(self, maps: ExitMaps) -> Floats:
-        """Expected calibration error of every exit, (n_layers,)."""
+        """Give the expected calibration error of every exit, (n_layers,)."""
         proba = np.exp(maps.log_proba(self.log_proba))
         return np.array([
             calibration_error(proba[:, layer], self.codes, self.weights)
@@ -427,8 +427,8 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         fitted = self.estimator if self._is_fitted() else clone(self.estimator).fit(X, y, **to_fit)
         self._adopt(with_classifier(fitted, lambda inner: _calibrated(inner, maps)))
         for name in ("temperatures_", "scales_", "shifts_"):  # nothing stays of an earlier fit
-            vars(self).pop(name, None)
-        vars(self).update(found)
+            self.__dict__.pop(name, None)
+        self.__dict__.update(found)
         return self
 
     def _route(
@@ -535,7 +535,7 @@ def _warn_at_bounds(found: Mapping[str, Any]) -> None:
         warnings.warn(
             f"The calibration of the exits {layers} ended at a bound: on these samples each of "
             "them separates classes without error, or is as good as blind. Give more samples to "
-            "calibrate on, or use method='temperature'.",
+            "calibrate on; 'temperature' needs fewer of them than 'vector'.",
             ConvergenceWarning,
             stacklevel=4,
         )

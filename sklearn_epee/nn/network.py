@@ -204,6 +204,22 @@ class MultiExitNetwork(nn.Module):
             logits.append(self.exit_logits(layer, hidden, below, mask))
         return torch.stack(logits, dim=1)
 
+    @torch.no_grad()
+    def map_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+        """Change the logits z of every exit to ``matrix @ z + shift``, in the heads' own weights.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (M, K, K)
+        shift : ndarray of shape (M, K)
+        """
+        device = next(self.heads.parameters()).device
+        matrices, shifts = (torch.as_tensor(part, device=device) for part in (matrix, shift))
+        for head, linear, constant in zip(self.heads, matrices, shifts, strict=True):
+            weight, bias = (head.get_parameter(f"out.{name}") for name in ("weight", "bias"))
+            weight.copy_(linear @ weight.double())
+            bias.copy_(linear @ bias.double() + constant)
+
     def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> MultiExitNetwork:
         """Give this network in evaluation mode on a device, the backbone in ``dtype``.
 

@@ -36,6 +36,9 @@ from .staged import N_LAYERS, NumericExits, blobs
 
 METHODS = ("temperature", "vector")
 
+# Networks that have hardly been trained are blind at some exits.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 
 class MappedExits(NumericExits):
     """A cheap classifier whose exits can be calibrated."""
@@ -281,12 +284,13 @@ def test_tuning_and_fixing_after_calibration(frozen, other_notes):
 def test_weights_reach_the_fit_and_the_calibration(data):
     X, y = data
     weight = np.linspace(0, 2, len(y))
-    inner = NumericExitsFitted = MappedExits().fit(X, y)
+    inner = MappedExits().fit(X, y)
     plain = ExitCalibratedClassifier(FrozenEstimator(inner)).fit(X, y)
     weighted = ExitCalibratedClassifier(FrozenEstimator(inner)).fit(X, y, sample_weight=weight)
     assert not np.allclose(weighted.temperatures_, plain.temperatures_, rtol=1e-3)
-    kept = ExitCalibratedClassifier(FrozenEstimator(NumericExitsFitted)).fit(
-        X[1:], y[1:], weight[1:]
+    positive = weight > 0
+    kept = ExitCalibratedClassifier(FrozenEstimator(inner)).fit(
+        X[positive], y[positive], weight[positive]
     )
     assert_allclose(kept.temperatures_, weighted.temperatures_, rtol=1e-4)
     trained = ExitCalibratedClassifier(MappedExits(), cv=2).fit(X, y, sample_weight=weight)
@@ -341,9 +345,9 @@ def test_unknown_labels_are_refused(data):
 
 
 def test_exits_that_cannot_be_rescaled_are_refused(data):
-    with pytest.raises(TypeError, match="linear map.*got NumericExits"):
+    with pytest.raises(TypeError, match=r"linear map.*got NumericExits"):
         ExitCalibratedClassifier(NumericExits()).fit(*data)
-    with pytest.raises(TypeError, match="early exits.*got StandardScaler"):
+    with pytest.raises(TypeError, match=r"early exits.*got StandardScaler"):
         ExitCalibratedClassifier(make_predicting(StandardScaler())).fit(*data)
 
 
@@ -381,6 +385,5 @@ def test_a_bound_that_is_reached_is_told(data):
 
 
 @parametrize_with_checks([ExitCalibratedClassifier(MappedExits(), cv=2)])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_check_estimator(estimator, check):
     check(estimator)
