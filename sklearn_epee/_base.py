@@ -7,10 +7,9 @@ import os
 import secrets
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import joblib
@@ -22,80 +21,26 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_callbacks, check_labels, check_layer, check_weights
+from ._answers import SharedAnswers, exits_from
+from ._checks import check_callbacks, check_layer
 from ._defaults import TrainingDefaults
-from .nn.batching import EncodedSamples, LabelledSamples
+from ._trained import Engines, Lineage, Trained, hold
+from ._training_data import TrainingData, prepare_training_data, take
+from .nn.batching import EncodedSamples
 from .nn.devices import prediction_dtype, resolve_device, training_dtype
 from .nn.engine import Engine
+from .nn.entry import Held
 from .nn.leaving import ExitPolicy, Exits
 from .nn.network import MultiExitNetwork
-from .nn.store import source_identity, store_for, temporary_folder, training_key
+from .nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
 from .nn.training import ExitNet, TrainingPlan, reproducible, train_network
 from .policy import check_exit_ensemble, check_exit_loss_weights, check_patience, check_tau
 
 MAX_GRAD_NORM = 1.0
 _LARGEST_SEED = 2**31 - 1
 _AUTO = StrOptions({"auto"})
-
-
-@dataclass(frozen=True)
-class _Lineage:
-    """What clones of one search share.
-
-    Parameters
-    ----------
-    folder : Path
-        The temporary store of the process that made the first clone.
-    seed : int or None
-        The draw that stands in for ``random_state=None``; None once it has been used by a fit.
-    """
-
-    folder: Path
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class _TrainingData:
-    """Validated training samples with class indices and weights, 1 on average."""
-
-    samples: Any
-    classes: NDArray[Any]
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float32]
-
-    def labelled(
-        self, encode: Callable[[Any], EncodedSamples], rows: NDArray[np.intp]
-    ) -> LabelledSamples:
-        """Encode some of the samples for the training loop."""
-        samples = encode(_take(self.samples, rows))
-        return LabelledSamples(samples, self.labels[rows], self.weights[rows])
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """The outcome of a training: what the store keeps."""
-
-    encoder: Any
-    net: ExitNet
-    exit_weights: NDArray[np.float64]
-
-
-class _Engines:
-    """Engines of a fitted network by device and precision, made when first asked for."""
-
-    def __init__(self, network: MultiExitNetwork) -> None:
-        self._network = network
-        self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
-
-    def get(self, device: torch.device, dtype: torch.dtype) -> Engine:
-        """Give the engine for a device and precision."""
-        key = (device, dtype)
-        if key not in self._made:
-            self._made[key] = Engine(self._network.to_inference_copy(device, torch.float32), dtype)
-        return self._made[key]
 
 
 class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -185,11 +130,18 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         self._validate_params()
         self._check_parameters()
         samples = self._check_samples(X, fitting=True)
-        data = self._check_targets(samples, y, sample_weight)
+        data = prepare_training_data(samples, y, sample_weight, self.class_weight, type(self))
         self._check_continuation(data.classes)
-        seed, shareable = self._draw_seed()
-        trained = self._train_or_fetch(data, seed, shareable)
+        lineage = getattr(self, "_lineage", None)
+        seed, shareable = self._draw_seed(lineage)
+        store = store_for(self.memory, lineage.folder if lineage else None)
+        key = None
+        if store is not None and shareable and not self._continues():
+            key = self._training_key(data, seed)
+        trained = self._train_or_fetch(data, seed, store, key)
         self._adopt(trained, data.classes)
+        in_search = lineage is not None and lineage.generation > 1
+        self._answers = SharedAnswers(key) if key is not None and in_search else None
         return self
 
     def _check_parameters(self) -> None:
@@ -203,56 +155,29 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 "(0.1 holds out a tenth of the training data)."
             )
 
-    def _check_targets(
-        self, samples: Any, y: ArrayLike, sample_weight: ArrayLike | None
-    ) -> _TrainingData:
-        y = check_labels(y, len(samples), type(self).__name__)
-        weights = check_weights(sample_weight, len(y))
-        used = np.flatnonzero(weights)
-        if len(used) < len(y):
-            samples, y, weights = _take(samples, used), y[used], weights[used]
-        classes, labels = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes; y holds only one "
-                f"class: {classes[0]!r}."
-            )
-        if self.class_weight is not None:
-            weights = weights * compute_sample_weight(self.class_weight, y)
-            if not (np.isfinite(weights).all() and (weights >= 0).all()):
-                raise ValueError(
-                    f"class_weight={self.class_weight!r} must hold finite weights >= 0."
-                )
-            if not weights.any():
-                raise ValueError("class_weight leaves no sample with a weight above 0.")
-        weights = weights / weights.mean()
-        return _TrainingData(samples, classes, labels.astype(np.int64), weights.astype(np.float32))
-
-    def _draw_seed(self) -> tuple[int, bool]:
+    def _draw_seed(self, lineage: Lineage | None) -> tuple[int, bool]:
         """Give the seed of this fit and whether another fit can ask for the same."""
+        if lineage is not None:
+            # What comes after this fit is no longer part of the search.
+            self._lineage = replace(lineage, seed=None, generation=0)
         if self.random_state is not None:
             rng = check_random_state(self.random_state)
             return int(rng.randint(_LARGEST_SEED)), True
-        lineage = getattr(self, "_lineage", None)
         if lineage is not None and lineage.seed is not None:
-            self._lineage = replace(lineage, seed=None)
             return lineage.seed, True
         return secrets.randbelow(_LARGEST_SEED), False
 
-    def _train_or_fetch(self, data: _TrainingData, seed: int, shareable: bool) -> _Trained:
-        def train() -> _Trained:
+    def _train_or_fetch(
+        self, data: TrainingData, seed: int, store: NetworkStore | None, key: str | None
+    ) -> Held[Trained]:
+        def train() -> Held[Trained]:
             return self._train(data, seed)
 
-        lineage = getattr(self, "_lineage", None)
-        store = store_for(self.memory, lineage.folder if lineage else None)
-        if self._continues() or not shareable or store is None:
+        if store is None or key is None:
             return train()
-        key = self._training_key(data, seed)
-        if key is None:
-            return train()
-        return store.fetch_or_train(key, train, _is_complete)
+        return store.fetch_or_train(key, train, lambda held: held.summary.is_complete)
 
-    def _training_key(self, data: _TrainingData, seed: int) -> str | None:
+    def _training_key(self, data: TrainingData, seed: int) -> str | None:
         device = resolve_device(self.device)
         shaping = {
             name: value
@@ -273,7 +198,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         })  # fmt: skip
 
     def _continues(self) -> bool:
-        return bool(self.warm_start) and hasattr(self, "net_")
+        return bool(self.warm_start) and hasattr(self, "_held")
 
     def _check_continuation(self, classes: NDArray[Any]) -> None:
         if self._continues() and not np.array_equal(classes, self.classes_):
@@ -283,17 +208,17 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 "warm_start=False."
             )
 
-    def _train(self, data: _TrainingData, seed: int) -> _Trained:
+    def _train(self, data: TrainingData, seed: int) -> Held[Trained]:
         train, valid = self._hold_out(data.labels, seed)
         device = resolve_device(self.device)
-        samples = _take(data.samples, train)
+        samples = take(data.samples, train)
         encoder, network = self._start(samples, len(data.classes), seed, device)
         to_learn = data.labelled(encoder.encode_for_training, train)
         to_watch = data.labelled(encoder.encode, valid) if len(valid) else None
         plan = self._plan(len(train), network, device, seed)
         net = train_network(network, to_learn, to_watch, plan)
         _warn_if_not_finite(net)
-        return _Trained(encoder, net, plan.exit_weights)
+        return hold(encoder, net, plan.exit_weights)
 
     def _start(
         self, samples: Any, n_classes: int, seed: int, device: torch.device
@@ -360,16 +285,31 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _head_dropout(self) -> float:
         return float(_given(self.dropout, self._training_defaults().dropout))
 
-    def _adopt(self, trained: _Trained, classes: NDArray[Any]) -> None:
+    def _adopt(self, held: Held[Trained], classes: NDArray[Any]) -> None:
         """Take a finished training over: everything that is learned is set here."""
         self.classes_ = classes
-        self.net_ = trained.net
-        self.n_layers_ = trained.net.module_.n_layers
-        self.history_ = trained.net.history_
-        self.n_iter_ = len(trained.net.history_)
-        self._encoder = trained.encoder
-        self._exit_weights = trained.exit_weights
-        self._engines = _Engines(trained.net.module_)
+        self.n_layers_ = held.summary.n_layers
+        self.history_ = held.summary.history
+        self.n_iter_ = len(held.summary.history)
+        self._exit_weights = held.summary.exit_weights
+        self._sample_form = held.summary.sample_form
+        self._held = held
+        self._engines = Engines(held)
+
+    @property
+    def net_(self) -> ExitNet:
+        """The trained net, a ``skorch.NeuralNetClassifier``."""
+        return self._fitted("net_").net
+
+    @property
+    def _encoder(self) -> Any:
+        return self._fitted("_encoder").encoder
+
+    def _fitted(self, name: str) -> Trained:
+        held = vars(self).get("_held")
+        if held is None:
+            raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
+        return held.get()
 
     # ----------------------------------------------------------------------------- prediction
 
@@ -471,9 +411,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         layer = check_layer(layer, self.n_layers_)
+        samples = self._check_samples(X, fitting=False)
         engine, batch_size = self._engine(), self._prediction_batch()
         return np.concatenate(
-            [engine.budgeted(window, layer, batch_size) for window in self._windows(X)]
+            [engine.budgeted(window, layer, batch_size) for window in self._windows(samples)]
         )
 
     def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
@@ -504,15 +445,36 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             Probabilities of layer 1, then 2, up to ``n_layers_``.
         """
         check_is_fitted(self)
+        yield from self._staged(self._check_samples(X, fitting=False)).transpose(1, 0, 2)
+
+    def _staged(self, samples: Any) -> NDArray[np.float32]:
         engine, batch_size = self._engine(), self._prediction_batch()
-        staged = np.concatenate([engine.staged(window, batch_size) for window in self._windows(X)])
-        yield from staged.transpose(1, 0, 2)
+        return np.concatenate(
+            [engine.staged(window, batch_size) for window in self._windows(samples)]
+        )
 
     def _exits(self, X: Any) -> Exits:
         check_is_fitted(self)
-        policy, engine, batch_size = self._policy(), self._engine(), self._prediction_batch()
+        policy, batch_size = self._policy(), self._prediction_batch()
+        samples = self._check_samples(X, fitting=False)
+        shared = self._shared_probabilities(samples)
+        if shared is not None:
+            return exits_from(shared, policy)
+        engine = self._engine()
         return Exits.join(
-            [engine.dynamic(window, policy, batch_size) for window in self._windows(X)]
+            [engine.dynamic(window, policy, batch_size) for window in self._windows(samples)]
+        )
+
+    def _shared_probabilities(self, samples: Any) -> NDArray[np.float32] | None:
+        """Give the probabilities of every exit where another candidate of a search asked first."""
+        if self._answers is None:
+            return None
+        device, dtype = self._setting()
+        return self._answers.probabilities(
+            samples,
+            setting=(str(device), str(dtype)),
+            shape=(len(samples), self.n_layers_, len(self.classes_)),
+            run=lambda: self._staged(samples),
         )
 
     def _with_mapped_exits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
@@ -541,17 +503,20 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _encode(self, X: Any) -> EncodedSamples:
         return self._encoder.encode(self._check_samples(X, fitting=False))
 
-    def _windows(self, X: Any) -> Iterator[EncodedSamples]:
-        """Encode samples some thousands at a time."""
-        return self._encoder.encode_in_windows(self._check_samples(X, fitting=False))
+    def _windows(self, samples: Any) -> Iterator[EncodedSamples]:
+        """Encode validated samples some thousands at a time."""
+        return self._encoder.encode_in_windows(samples)
 
     def _engine(self) -> Engine:
+        return self._engines.get(*self._setting())
+
+    def _setting(self) -> tuple[torch.device, torch.dtype]:
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f"precision={self.precision!r} is unknown; expected 'auto', 'float32', 'bfloat16'."
             )
         device = resolve_device(self.device)
-        return self._engines.get(device, prediction_dtype(self.precision, device))
+        return device, prediction_dtype(self.precision, device)
 
     def _prediction_batch(self) -> int | str:
         size = self.predict_batch_size
@@ -567,23 +532,24 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         clone = _clone_parametrized(self)
         lineage = getattr(self, "_lineage", None)
         if lineage is None or lineage.seed is None:
-            lineage = _Lineage(temporary_folder(), secrets.randbelow(_LARGEST_SEED))
-        clone._lineage = lineage
+            lineage = Lineage(temporary_folder(), secrets.randbelow(_LARGEST_SEED), generation=0)
+        clone._lineage = replace(lineage, generation=lineage.generation + 1)
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()
-        if "net_" in state:
+        if "_held" in state:
             # Engines are made again where the estimator is loaded, and a fitted estimator is
-            # written to last, which a process's temporary folder does not.
+            # written to last, which a process's temporary folder and memory do not.
             state.pop("_engines")
             state.pop("_lineage", None)
+            state["_answers"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "net_" in state:
-            self._engines = _Engines(self.net_.module_)
+        if "_held" in state:
+            self._engines = Engines(self._held)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -592,19 +558,9 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return tags
 
 
-def _take(samples: Any, rows: NDArray[np.intp]) -> Any:
-    if isinstance(samples, np.ndarray):
-        return samples[rows]
-    return [samples[row] for row in rows]
-
-
 def _given(value: Any, default: Any) -> Any:
     """Give a parameter, or the measured default where it is "auto"."""
     return default if isinstance(value, str) and value == "auto" else value
-
-
-def _is_complete(trained: _Trained) -> bool:
-    return trained.net.stopped_by_ in (None, "early stopping")
 
 
 def _warn_if_not_finite(net: ExitNet) -> None:

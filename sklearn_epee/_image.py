@@ -264,10 +264,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         images = as_images(X, self.image_shape)
         channels = images[0].shape[-1]
         reads_on = not fitting or self._continues()
-        if reads_on and channels != self._encoder.n_channels:
+        if reads_on and channels != self._sample_form:
             raise ValueError(
                 f"X holds images of {channels} channels, but this {type(self).__name__} was fitted "
-                f"on images of {self._encoder.n_channels} channels."
+                f"on images of {self._sample_form} channels."
             )
         return images
 

@@ -243,11 +243,11 @@ class EPEEClassifier(BaseEPEEClassifier):
     def _check_samples(self, X: Any, *, fitting: bool) -> list[Text]:
         texts = as_texts(X)
         reads_on = not fitting or self._continues()
-        if reads_on and is_paired(texts) != self._encoder.reads_pairs:
+        if reads_on and is_paired(texts) != self._sample_form:
             names = {True: "pairs of texts", False: "single texts"}
             raise ValueError(
                 f"X holds {names[is_paired(texts)]}, but this {type(self).__name__} was fitted on "
-                f"{names[self._encoder.reads_pairs]}."
+                f"{names[self._sample_form]}."
             )
         return texts
 

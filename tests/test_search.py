@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -31,6 +33,9 @@ from skorch.callbacks import Callback
 
 from sklearn_epee import exit_scores, speedup_score
 from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
+from sklearn_epee.nn import entry
+from sklearn_epee.nn.engine import Engine
+from sklearn_epee.nn.entry import ready
 from sklearn_epee.nn.store import NetworkStore
 
 from .checkpoints import make_checkpoint
@@ -333,6 +338,123 @@ def test_estimators_of_one_hit_are_independent(trainings, notes, tmp_path):
     assert not same_weights(first, second)
 
 
+# ------------------------------------------------------- one pass for all policies of a search
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The names of the engine's methods, in the order in which they were called."""
+    called = []
+    for name in ("dynamic", "staged"):
+        method = getattr(Engine, name)
+
+        def counted(self, *arguments, _name=name, _method=method):
+            called.append(_name)
+            return _method(self, *arguments)
+
+        monkeypatch.setattr(Engine, name, counted)
+    return called
+
+
+SCORING = {
+    "accuracy": "accuracy",
+    "log_loss": "neg_log_loss",
+    "speedup": speedup_score,
+}
+ENSEMBLES = {**SIX, "exit_ensemble": [None, "mean", "weighted"]}
+
+
+@pytest.mark.parametrize("scoring", [None, SCORING, exit_scores], ids=["score", "dict", "exits"])
+def test_a_search_runs_a_network_twice_on_a_fold_at_most(trainings, notes, passes, scoring):
+    refit = "accuracy" if scoring else True
+    GridSearchCV(classifier(trainings), ENSEMBLES, cv=3, scoring=scoring, refit=refit).fit(*notes)
+    assert passes.count("staged") == 3
+    # The scorers of the first policy run the network, each for itself.
+    assert passes.count("dynamic") == 3 * (len(SCORING) if scoring is SCORING else 1)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scores_do_not_depend_on_who_else_asked(trainings, notes, digits, kind, precision):
+    make = tiny_text_classifier if kind == "text" else tiny_image_classifier
+    estimator = make(max_epochs=2, precision=precision, callbacks=[trainings])
+    grid = {"tau": [0.0, 0.4], "patience": [2, None], "exit_ensemble": [None, "weighted"]}
+    results = {}
+    for memory in ("auto", None):
+        search = GridSearchCV(
+            estimator.set_params(memory=memory), grid, cv=2, scoring=SCORING,
+            refit=False, return_train_score=True,
+        ).fit(*(notes if kind == "text" else digits))  # fmt: skip
+        results[memory] = search.cv_results_
+    assert trainings.count == 2 + 2 * 8
+    for name in ("accuracy", "log_loss", "speedup"):
+        for part in ("test", "train"):
+            key = f"mean_{part}_{name}"
+            np.testing.assert_allclose(results["auto"][key], results[None][key], rtol=1e-5)
+
+
+def test_what_a_search_leaves_behind_runs_its_network_at_every_prediction(
+    trainings, notes, passes, tmp_path
+):
+    estimator = classifier(trainings, random_state=0, memory=tmp_path)
+    search = GridSearchCV(estimator, SIX, cv=2).fit(*notes)
+    best = search.best_estimator_
+    del passes[:]
+    for tau in (0.0, 0.3, 0.9):
+        search.predict(notes[0])
+        best.set_params(tau=tau).predict(notes[0])
+        best.fit(*notes).predict(notes[0])
+        clone(best).fit(*notes).predict(notes[0])
+    assert passes == ["dynamic"] * 12
+    assert trainings.count == 2 + 1
+
+
+def test_estimators_cloned_by_hand_run_their_network_at_every_prediction(
+    trainings, notes, passes, tmp_path
+):
+    estimator = classifier(trainings, random_state=0, memory=tmp_path)
+    for tau in (0.0, 0.3, 0.9):
+        estimator.set_params(tau=tau)
+        clone(estimator).fit(*notes).predict(notes[0])
+        cross_val_score(estimator, *notes, cv=2)
+    assert passes == ["dynamic"] * 9
+    assert trainings.count == 1 + 2
+
+
+def test_without_a_memory_every_candidate_runs_its_network(trainings, notes, passes):
+    GridSearchCV(classifier(trainings, memory=None), SIX, cv=2, refit=False).fit(*notes)
+    assert passes == ["dynamic"] * 12
+
+
+def test_candidates_that_were_copied_run_their_network(trainings, notes, passes):
+    candidates = [clone(clone(classifier(trainings, random_state=0))) for _ in range(3)]
+    for candidate in candidates:
+        candidate.fit(*notes)
+        copy.deepcopy(candidate).predict(notes[0])
+        pickle.loads(pickle.dumps(candidate)).predict(notes[0])
+    assert passes == ["dynamic"] * 6
+
+
+def test_networks_that_are_never_asked_are_never_read(trainings, notes, monkeypatch, tmp_path):
+    read = []
+    decode = entry._decode
+    monkeypatch.setattr(entry, "_decode", lambda content: (read.append(1), decode(content))[1])
+    estimator = classifier(trainings, random_state=0, memory=tmp_path)
+    GridSearchCV(estimator, SIXTY, cv=3).fit(*notes)
+    # Once for the pass over every exit.
+    assert len(read) == 3
+
+
+def test_a_network_outlives_its_place_in_the_store(trainings, notes, tmp_path):
+    estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept")
+    expected = clone(estimator).fit(*notes).predict_proba(notes[0])
+    fetched = [clone(estimator).fit(*notes) for _ in range(2)]
+    shutil.rmtree(tmp_path / "kept")
+    for twin in fetched:
+        assert_array_equal(twin.predict_proba(notes[0]), expected)
+    assert trainings.count == 1
+
+
 # --------------------------------------------------------------------------------------- the key
 
 
@@ -572,9 +694,11 @@ def fetch(store, key, value=b"?" * 1000):
 
     def make():
         made.append(key)
-        return value
+        return ready(len(value), value)
 
-    assert store.fetch_or_train(key, make, lambda _: True) == value
+    held = store.fetch_or_train(key, make, lambda _: True)
+    assert held.summary == len(value)
+    assert held.get() == value
     return bool(made)
 
 
@@ -598,7 +722,8 @@ def test_a_network_larger_than_the_store_is_not_kept_and_said(tmp_path):
 
 def test_what_is_not_worth_keeping_is_not_kept(tmp_path):
     store = NetworkStore(tmp_path / "store")
-    assert store.fetch_or_train("key", lambda: b"half", lambda _: False) == b"half"
+    half = store.fetch_or_train("key", lambda: ready(4, b"half"), lambda _: False)
+    assert half.get() == b"half"
     assert fetch(store, "key", b"whole")
 
 

@@ -353,7 +353,8 @@ def test_fitted_attributes():
     X, y = make_texts()
     model = make(max_epochs=3).fit(X, y)
     public = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
-    assert public == {"classes_", "n_layers_", "net_", "history_", "n_iter_"}
+    assert public == {"classes_", "n_layers_", "history_", "n_iter_"}
+    assert model.net_.module_.n_layers == model.n_layers_
     assert model.n_iter_ == len(model.history_) == 3
     assert [row["epoch"] for row in model.history_] == [1, 2, 3]
     assert not hasattr(model, "n_features_in_")

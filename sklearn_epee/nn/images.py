@@ -66,6 +66,11 @@ class ImageEncoder:
         self._std = std
         self._augments = augments
 
+    @property
+    def sample_form(self) -> int:
+        """What samples must have in common with those of the training: the channels."""
+        return self.n_channels
+
     def encode(self, images: Images) -> EncodedImages:
         """Wrap images for batching; pixels are prepared batch by batch."""
         return EncodedImages(images, self.transform, self._n_positions)

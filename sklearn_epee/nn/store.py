@@ -6,10 +6,10 @@ import atexit
 import functools
 import hashlib
 import os
-import pickle
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,19 +18,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cloudpickle
 import joblib
 from filelock import FileLock
 from transformers.utils import cached_file
 
 from sklearn_epee import _version
 
+from .entry import DamagedError, Held, open_entry, to_parts
 from .fingerprint import NoFingerprintError, fingerprint
 
 Trained = TypeVar("Trained")
 
 _PREFIX = "sklearn-epee-"
-_DIGEST_SIZE = hashlib.sha256().digest_size
 # The temporary store may fill this much, and never more than half of what the disk has free.
 TEMPORARY_BYTES = 16 * 2**30
 _SHAPING_PACKAGES = ("torch", "transformers", "tokenizers", "skorch", "numpy")
@@ -52,8 +51,11 @@ class NetworkStore:
     max_bytes: int | None = None
 
     def fetch_or_train(
-        self, key: str, train: Callable[[], Trained], worth_keeping: Callable[[Trained], bool]
-    ) -> Trained:
+        self,
+        key: str,
+        train: Callable[[], Held[Trained]],
+        worth_keeping: Callable[[Held[Trained]], bool],
+    ) -> Held[Trained]:
         """Give the network of a key, training it if it is not there.
 
         Processes that ask for the same key wait for the one that trains.
@@ -69,7 +71,7 @@ class NetworkStore:
 
         Returns
         -------
-        object
+        Held
             What ``train`` returned, now or on an earlier call.
         """
         try:
@@ -80,7 +82,7 @@ class NetworkStore:
                 f"({error}); pass memory= a folder that can be written to, or None."
             ) from error
         with FileLock(self.folder / f"{key}.lock"):
-            found = self._load(key)
+            found = self._open(key)
             if found is not None:
                 return found
             trained = train()
@@ -88,14 +90,13 @@ class NetworkStore:
                 self._keep(key, trained)
             return trained
 
-    def _load(self, key: str) -> Any:
+    def _open(self, key: str) -> Held[Any] | None:
         path = self.folder / f"{key}.network"
         try:
-            content = path.read_bytes()
+            held = open_entry(path)
         except FileNotFoundError:
             return None
-        digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
-        if hashlib.sha256(payload).digest() != digest:
+        except DamagedError:
             warnings.warn(
                 f"The stored network {path.name} is damaged; it is discarded and trained again.",
                 RuntimeWarning,
@@ -103,18 +104,20 @@ class NetworkStore:
             )
             path.unlink(missing_ok=True)
             return None
-        path.touch()
-        return pickle.loads(payload)  # noqa: S301 - written by this class into a private folder
+        # Another process may have made room in the meantime.
+        with suppress(FileNotFoundError):
+            _mark_as_used(path)
+        return held
 
-    def _keep(self, key: str, trained: Any) -> None:
-        # Also tokenizers and processors whose class a notebook or a script defines.
-        payload = cloudpickle.dumps(trained, protocol=pickle.HIGHEST_PROTOCOL)
-        if not self._make_room(len(payload)):
+    def _keep(self, key: str, trained: Held[Any]) -> None:
+        parts = to_parts(trained)
+        if not self._make_room(sum(map(len, parts))):
             return
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(payload).digest())
-            file.write(payload)
+            for part in parts:
+                file.write(part)
+        _mark_as_used(Path(name))
         # Renaming is atomic: a killed process leaves no half-written network under a key.
         Path(name).replace(self.folder / f"{key}.network")
 
@@ -137,8 +140,10 @@ class NetworkStore:
         for path, size in kept:
             if total + needed <= allowed:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            # Windows keeps files that are open.
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
+                total -= size
         return True
 
     def _networks_by_age(self) -> list[tuple[Path, int]]:
@@ -146,8 +151,13 @@ class NetworkStore:
         for path in self.folder.glob("*.network"):
             with suppress(FileNotFoundError):
                 status = path.stat()
-                found.append((status.st_mtime_ns, path, status.st_size))
+                found.append((status.st_atime_ns, path, status.st_size))
         return [(path, size) for _, path, size in sorted(found)]
+
+
+def _mark_as_used(path: Path) -> None:
+    # The time of the last change stays: it tells whether a file has been verified.
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def store_for(memory: Any, folder: Path | None) -> NetworkStore | None:

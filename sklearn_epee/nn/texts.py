@@ -62,6 +62,11 @@ class TextEncoder:
             reads_pairs and n_segments > 1 and "token_type_ids" in tokenizer.model_input_names
         )
 
+    @property
+    def sample_form(self) -> bool:
+        """What samples must have in common with those of the training: being pairs or not."""
+        return self.reads_pairs
+
     def encode(self, texts: Sequence[Text]) -> EncodedTexts:
         """Turn texts into token ids, warning once if some had to be cut.
 

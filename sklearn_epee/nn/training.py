@@ -249,9 +249,18 @@ class ExitNet(skorch.NeuralNetClassifier):
         return any(found.misses_ >= found.patience for found in stoppers)
 
     def __getstate__(self) -> dict[str, Any]:
-        # `MultiExitNetwork` writes its weights as the CPU's; with the device it was trained on,
-        # skorch would warn where that is absent.
-        return super().__getstate__() | {"device": "cpu"}
+        if not getattr(self, "_trimmed_for_prediction", False):
+            return super().__getstate__()
+        # `MultiExitNetwork` writes its weights as the CPU's, and nothing else is left that knows a
+        # device. skorch would pack the weights into a pickle of their own, one more copy, and warn
+        # where the device of the training is absent.
+        return vars(self) | {"device": "cpu"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state.get("_trimmed_for_prediction", False):
+            vars(self).update(state)
+        else:
+            super().__setstate__(state)
 
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:
