@@ -258,7 +258,7 @@ class ExitNet(skorch.NeuralNetClassifier):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state.get("_trimmed_for_prediction", False):
-            vars(self).update(state)
+            self.__dict__.update(state)
         else:
             super().__setstate__(state)
 
