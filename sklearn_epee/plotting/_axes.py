@@ -131,8 +131,8 @@ def add_factor_axis(ax: Axes, *, along: str = "x", place: str = "top") -> Any:
     -------
     SecondaryAxis
     """
-    make = ax.secondary_xaxis if along == "x" else ax.secondary_yaxis
-    secondary: Any = make(place, functions=(factor_of, ratio_of))  # type: ignore[arg-type]
+    make: Any = ax.secondary_xaxis if along == "x" else ax.secondary_yaxis
+    secondary: Any = make(place, functions=(factor_of, ratio_of))
     limits = ax.get_xlim() if along == "x" else ax.get_ylim()
     ticks = factor_ticks(*limits)
     secondary.minorticks_off()

@@ -298,7 +298,9 @@ class ExitPolicyHeatmapDisplay:
         self.colorbars_: list[Any] = []
         self.texts_: list[Any] = []
         self._draw(self.ax_[0], self.score, self.score_name.replace("_", " "))
-        self._draw(self.ax_[1], self.speedup, "speed-up ratio")
+        # The second bar has labels on both sides; some layouts do not make room by themselves.
+        has_layout = self.figure_.get_layout_engine() is not None
+        self._draw(self.ax_[1], self.speedup, "speed-up ratio", pad=0.05 if has_layout else 0.25)
         for text, ratio in zip(self.texts_[self.score.size :], self.speedup.ravel(), strict=False):
             text.set_text(_with_factor(ratio))
         add_factor_axis(self.colorbars_[1].ax, along="y", place="left")
@@ -308,14 +310,15 @@ class ExitPolicyHeatmapDisplay:
             self.ax_[0].set_title(f"{self.name}: {self.ax_[0].get_title()}")
         return self
 
-    def _draw(self, ax: Axes, values: NDArray[np.float64], title: str) -> None:
+    def _draw(self, ax: Axes, values: NDArray[np.float64], title: str, pad: float = 0.05) -> None:
         """Draw one map, the smallest patience at the bottom."""
         image = ax.imshow(values, cmap=COLORMAP, origin="lower", aspect="auto")
         ax.set_xticks(range(len(self.taus)), labels=[f"{tau:.3g}" for tau in self.taus])
         ax.set_yticks(range(len(self.patiences)), labels=[str(p) for p in self.patiences])
         ax.set(title=title, xlabel="tau (entropy threshold)", ylabel="patience")
         self.images_.append(image)
-        self.colorbars_.append(ax.get_figure().colorbar(image, ax=ax))  # type: ignore[union-attr]
+        figure: Any = ax.get_figure()
+        self.colorbars_.append(figure.colorbar(image, ax=ax, pad=pad))
         if values.size <= _MOST_CELLS_WITH_NUMBERS:
             self._write_numbers(ax, values, image)
 

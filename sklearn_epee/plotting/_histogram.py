@@ -101,7 +101,7 @@ class ExitHistogramDisplay:
         Raises
         ------
         TypeError
-            If there is no classifier with early exits inside `estimator`.
+            If there is no classifier with early exits and an exit policy inside `estimator`.
         ValueError
             If `y` does not fit.
         sklearn.exceptions.NotFittedError
@@ -110,6 +110,11 @@ class ExitHistogramDisplay:
             If matplotlib is not installed.
         """
         staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
+        if own.tau is None:
+            raise TypeError(
+                f"{type(estimator).__name__} has no tau and patience, by which samples leave; give "
+                "them to from_predictions."
+            )
         return cls._of(staged, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
 
     @classmethod

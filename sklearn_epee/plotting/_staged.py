@@ -52,13 +52,14 @@ class OwnPolicy:
 
     Attributes
     ----------
-    tau : float
+    tau : float or None
+        None if no policy is found: the estimator leaves by rules of its own.
     patience : int or None
     exit_ensemble : {None, "mean", "weighted"}
     exit_loss_weights : str or array-like
     """
 
-    tau: float
+    tau: float | None
     patience: int | None
     exit_ensemble: str | None
     exit_loss_weights: Any
@@ -130,7 +131,7 @@ def own_policy(estimator: Any) -> OwnPolicy:
     chain = list(_chain(estimator))
     chosen = ((c.best_tau_, c.best_patience_) for c in chain if hasattr(c, "best_tau_"))
     given = ((c.tau, c.patience) for c in chain if hasattr(c, "tau"))
-    tau, patience = next(chosen, None) or next(given)
+    tau, patience = next(chosen, None) or next(given, (None, None))
     return OwnPolicy(
         tau=tau,
         patience=patience,

@@ -153,7 +153,7 @@ class ExitTradeoffDisplay:
         """
         staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
         answers = staged.answers(own.exit_ensemble, own.exit_loss_weights)
-        policy = (own.tau, own.patience)
+        policy = None if own.tau is None else (own.tau, own.patience)
         return cls._of(staged, answers, policy, scoring, name or type(estimator).__name__).plot(ax)
 
     @classmethod
@@ -337,8 +337,7 @@ class ExitTradeoffDisplay:
                 marker=marker if len(table["score"]) <= _MOST_MARKED else None,
                 markersize=5,
                 markevery=slice(int(key == "both"), None),
-                # Between two policies of the front, the next faster one is the best there is.
-                drawstyle="steps-pre" if key == "both" else "default",
+                drawstyle="steps-pre",  # between two policies, the next faster one counts
                 label=label,
             )
         self._mark_chosen()

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -127,6 +128,30 @@ def test_the_policy_of_a_wrapper_counts(display, kind, classifier, data):
     made = display.from_estimator(wrapped, *data)
     found = made.speedup_ if display is ExitHistogramDisplay else made.chosen["speedup"]
     assert found == pytest.approx(speedup, abs=1e-12)
+
+
+class WithoutPolicy(BaseEstimator):
+    """A fitted classifier with early exits, without tau and patience."""
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+        self.classes_, self.n_layers_ = classifier.classes_, classifier.n_layers_
+
+    def fit(self, X, y):
+        return self
+
+    def staged_predict_proba(self, X):
+        return self.classifier.staged_predict_proba(X)
+
+    def predict_with_exits(self, X):
+        return self.classifier.predict_with_exits(X)
+
+
+def test_a_policy_that_is_not_known_is_not_drawn(classifier, data):
+    estimator = WithoutPolicy(classifier)
+    assert ExitTradeoffDisplay.from_estimator(estimator, *data).chosen is None
+    with pytest.raises(TypeError, match="WithoutPolicy has no tau and patience"):
+        ExitHistogramDisplay.from_estimator(estimator, *data)
 
 
 @every_display
