@@ -1,0 +1,81 @@
+"""
+Looking at early exits.
+=======================
+
+What does each layer know, what does leaving early cost, who leaves where, and are the exits as
+sure as they should be? Each picture needs one forward pass of a network that is trained once.
+
+With the environment variable ``SKLEARN_EPEE_DATA`` naming the folder of the real data sets, the
+texts are those of PHEE (does a sentence report an adverse event of a drug or a therapeutic one?);
+otherwise they are generated notes about dietary supplements. The network is a compact one trained
+from scratch, so that no download is needed; a pretrained backbone answers better. The script
+needs matplotlib (the extra ``plots``) and takes a few minutes on two cores.
+"""  # noqa: D205 - the gallery reads the underlined first line as the title
+
+import os
+
+import matplotlib.pyplot as plt
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import train_test_split
+
+from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
+from sklearn_epee.datasets import load_phee, make_supplement_notes
+from sklearn_epee.plotting import (
+    ExitHistogramDisplay,
+    ExitPolicyHeatmapDisplay,
+    ExitReliabilityDisplay,
+    ExitTradeoffDisplay,
+    LayerwiseDisplay,
+)
+
+# %%
+# One network, trained once
+# -------------------------
+# The policy is chosen on samples the network was not trained on, and all pictures show others
+# again: a policy looks too good on the samples it was chosen on.
+
+if os.environ.get("SKLEARN_EPEE_DATA"):
+    title = "PHEE"
+    X, y = load_phee(subset="train", return_X_y=True)
+    X_test, y_test = load_phee(subset="test", return_X_y=True)
+else:
+    title = "supplement notes"
+    X, y = make_supplement_notes(4000, random_state=0)
+    X, X_test, y, y_test = train_test_split(X, y, test_size=1000, stratify=y, random_state=0)
+X_train, X_tune, y_train, y_tune = train_test_split(
+    X, y, test_size=0.25, stratify=y, random_state=0
+)
+classifier = EPEEClassifier(max_epochs=8, random_state=0).fit(X_train, y_train)
+tuned = TunedExitPolicyClassifierCV(FrozenEstimator(classifier), max_accuracy_drop=0.005)
+tuned.fit(X_tune, y_tune)
+print(f"chosen: tau {tuned.best_tau_:.3f}, patience {tuned.best_patience_}")
+
+# %%
+# What each layer knows
+# ---------------------
+LayerwiseDisplay.from_estimator(tuned, X_test, y_test, name=title)
+
+# %%
+# What leaving early costs
+# ------------------------
+# The front is the best that could be picked on these very samples; the star is what the policy
+# chosen beforehand reaches on them.
+ExitTradeoffDisplay.from_estimator(tuned, X_test, y_test, name=title)
+
+# %%
+# Every tau with every patience
+# -----------------------------
+ExitPolicyHeatmapDisplay.from_estimator(tuned, X_test, y_test, name=title)
+
+# %%
+# Who leaves where
+# ----------------
+# Classes that are hard to tell apart go deeper.
+ExitHistogramDisplay.from_estimator(tuned, X_test, y_test, name=title)
+
+# %%
+# Are the exits as sure as they should be?
+# ----------------------------------------
+# Below the diagonal an exit is surer than it is right, and lets samples leave too soon.
+ExitReliabilityDisplay.from_estimator(tuned, X_test, y_test, name=title)
+plt.show()
