@@ -320,6 +320,28 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     A policy that was chosen before has to be chosen again, on other samples than these if there
     are enough: `tau` now means something else.
 
+    **What it brings.** Measured by ``python -m benchmarks.exit_calibration --data phee
+    health_advice`` on one fine-tuned all-MiniLM-L6-v2 for each of two data sets, calibrated on the
+    validation part, mean over the six exits on the test part:
+
+    ============= ===== =========== ======
+    data set      none  temperature vector
+    ============= ===== =========== ======
+    phee, NLL     0.290 0.205       0.206
+    phee, ECE     0.048 0.018       0.019
+    health, NLL   0.297 0.274       0.264
+    health, ECE   0.040 0.022       0.021
+    ============= ===== =========== ======
+
+    Probabilities become better; the accuracy at a given speed-up hardly moves. With the policy
+    chosen on one half of the validation part for a speed-up ratio of at least 0.3, 0.5, 0.6 or 0.7
+    and the exits calibrated on the other half, the accuracy on the test part is, on the mean of 10
+    draws, that of the uncalibrated exits within 0.0005 for "temperature", and 0.0016 lower to
+    0.0025 higher for "vector", at ratios up to 0.08 apart; the test parts have about 1,000 texts,
+    so that an accuracy has a standard error of 0.008. :class:`TunedExitPolicyClassifierCV`
+    therefore does not calibrate by itself: calibrate for probabilities to trust, not for speed.
+    Other data sets and seeds were not measured.
+
     References
     ----------
     .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks",
