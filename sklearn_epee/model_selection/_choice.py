@@ -214,7 +214,7 @@ class Guarantee:
         message = self.control.explain_failure(certification, self.risk)
         if wish.min_speedup:
             raise ValueError(f"min_speedup={wish.min_speedup} cannot be promised. {message}")
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=5)
         score = tested.full_depth_score
         policy = {"tau": 0.0, "patience": tested.space.n_layers, "score": score, "speedup": 0.0}
         losses = self.risk.losses[certification.tested, -1]

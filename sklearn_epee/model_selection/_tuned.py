@@ -184,7 +184,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     **Guarantee.** With `confidence` the samples that the network was not trained on are parted at
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
-    risk; on the rest the candidates are tested in turn, from the surest to the fastest, until the
+    risk (over at most 200 quantiles of tau with each patience, unless `policies` says otherwise);
+    on the rest the candidates are tested in turn, from the surest to the fastest, until the
     first that could be too risky [2]_ [3]_. The probability that any policy certified in this way
     has a risk above the bound on new data is at most 1 - confidence. It is a probability over
     draws of the samples, which have to be independent and like the new data: several notes of one
