@@ -64,6 +64,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "early_stopping": ["boolean"],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [list, tuple, None],
+        "gradient_checkpointing": ["boolean"],
         "warm_start": ["boolean"],
         "predict_batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
@@ -278,6 +279,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             seed=seed,
             early_stopping=self.early_stopping,
             n_iter_no_change=self.n_iter_no_change,
+            gradient_checkpointing=bool(self.gradient_checkpointing),
             callbacks=list(self.callbacks or []),
             verbose=int(self.verbose),
         )

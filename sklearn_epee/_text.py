@@ -101,6 +101,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         Epochs without improvement before an early stop.
     callbacks : list of skorch callbacks or None, default=None
         Called in training.
+    gradient_checkpointing : bool, default=False
+        Keep only what enters each layer in training and run the layer again in the backward pass:
+        one forward pass more for each step, and far less memory for long inputs and large batches.
+        What is learned is the same.
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
@@ -204,6 +208,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         early_stopping: bool = False,
         n_iter_no_change: int = 3,
         callbacks: Sequence[Any] | None = None,
+        gradient_checkpointing: bool = False,
         warm_start: bool = False,
         predict_batch_size: int | str = "auto",
         device: str = "auto",
@@ -232,6 +237,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.early_stopping = early_stopping
         self.n_iter_no_change = n_iter_no_change
         self.callbacks = callbacks
+        self.gradient_checkpointing = gradient_checkpointing
         self.warm_start = warm_start
         self.predict_batch_size = predict_batch_size
         self.device = device

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -72,6 +73,8 @@ class MultiExitNetwork(nn.Module):
     heads : nn.ModuleList of ExitHead
     adapter : BackboneAdapter
         Runs the backbone layer by layer.
+    gradient_checkpointing : bool
+        Whether `forward` keeps only what enters each layer; set for the time of a training.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class MultiExitNetwork(nn.Module):
         self.n_classes = n_classes
         self.pooling = pooling
         self.dropout = dropout
+        self.gradient_checkpointing = False
         self._adapter = adapter_for(backbone)
         check_pooling(pooling, self._adapter)
         width = self._adapter.hidden_size
@@ -200,9 +204,17 @@ class MultiExitNetwork(nn.Module):
         hidden, mask = self._adapter.embed(batch)
         logits = []
         for layer in range(1, self.n_layers + 1):
-            below, hidden = hidden, self._adapter.layer(layer, hidden, mask)
+            below, hidden = hidden, self._run_layer(layer, hidden, mask)
             logits.append(self.exit_logits(layer, hidden, below, mask))
         return torch.stack(logits, dim=1)
+
+    def _run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return self._adapter.layer(layer, hidden, mask)
+        # Only the layer's input is kept; the backward pass runs the layer again, with the same
+        # dropout.
+        above: Tensor = checkpoint(self._adapter.layer, layer, hidden, mask, use_reentrant=False)
+        return above
 
     @torch.no_grad()
     def map_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> None:

@@ -46,6 +46,7 @@ class TrainingPlan:
     seed: int
     early_stopping: bool
     n_iter_no_change: int
+    gradient_checkpointing: bool = False
     callbacks: list[Any] = field(default_factory=list)
     verbose: int = 0
 
@@ -332,11 +333,14 @@ def train_network(
         device=str(plan.device),
         verbose=plan.verbose,
     )
+    network.gradient_checkpointing = plan.gradient_checkpointing
     with reproducible(plan.seed, plan.device):
         try:
             net.fit(train, None)
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingMemoryError(_memory_message(plan)) from error
+        finally:
+            network.gradient_checkpointing = False
     _check_progress(net)
     return _trim(net)
 
@@ -449,5 +453,6 @@ def _memory_message(plan: TrainingPlan) -> str:
     return (
         f"The device {plan.device} ran out of memory in training with batch_size="
         f"{plan.batch_size}. Lower batch_size or max_length / image_size, use "
-        "precision='bfloat16', choose a smaller backbone, or train with device='cpu'."
+        "gradient_checkpointing=True or precision='bfloat16', choose a smaller backbone, or train "
+        "with device='cpu'."
     )

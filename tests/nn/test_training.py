@@ -744,6 +744,33 @@ def test_training_works_in_either_precision(precision):
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradient_checkpointing_learns_the_same(precision):
+    X, y = make_texts()
+    plain, checkpointed = (
+        make(precision=precision, gradient_checkpointing=kept).fit(X, y) for kept in (False, True)
+    )
+    assert_same_weights(checkpointed, weights_of(plain))
+    assert not checkpointed.net_.module_.gradient_checkpointing
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
+    X, y = make_texts()
+    fitted = make().fit(X, y)
+    network, batch = fitted.net_.module_.train(), fitted._encode(X).batch(np.arange(len(X)))
+    kept = {}
+    for checkpointing in (False, True):
+        network.gradient_checkpointing = checkpointing
+        seen = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda part, seen=seen: seen.append(part.numel()) or part, lambda part: part
+        )
+        with hooks:
+            network(**batch)
+        kept[checkpointing] = sum(seen)
+    assert kept[True] < kept[False] / 2
+
+
 def test_images_train_too():
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
