@@ -16,6 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, adapter_for, empty_backbone
 
+# Where torch lets tensors begin, in bytes.
+_ALIGNMENT = 64
 POOLINGS = ("cls", "mean", "cls+mean", "last")
 Pool = Callable[[Tensor], Tensor]
 # Data type, shape and bytes of a weight.
@@ -298,7 +300,11 @@ def _to_bytes(weight: Tensor) -> RawWeight:
 def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
     # joblib can map a file into memory for reading only.
     content = content if content.flags.writeable else content.copy()
-    return torch.from_numpy(content).view(getattr(torch, dtype)).view(shape)
+    raw = torch.from_numpy(content)
+    if raw.data_ptr() % _ALIGNMENT:
+        # The order in which a product sums can depend on where its weights lie.
+        raw = raw.clone()
+    return raw.view(getattr(torch, dtype)).view(shape)
 
 
 def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> MultiExitNetwork:
