@@ -100,7 +100,8 @@ class EPEEClassifier(BaseEPEEClassifier):
     n_iter_no_change : int, default=3
         Epochs without improvement before an early stop.
     callbacks : list of skorch callbacks or None, default=None
-        Called in training.
+        Called in training. With callbacks, which may change weights, training keeps a copy of them
+        to go back to if the loss becomes NaN; without, undoing the last step is enough.
     gradient_checkpointing : bool, default=False
         Keep only what enters each layer in training and run the layer again in the backward pass:
         one forward pass more for each step, and far less memory for long inputs and large batches.
@@ -120,7 +121,9 @@ class EPEEClassifier(BaseEPEEClassifier):
         Where trained networks are kept so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
         the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs;
-        files there are pickles, so it must be a folder you trust. None trains every time.
+        files there are pickles, so it must be a folder you trust. None trains every time. A search
+        scores the policies of a fold from one pass over it, so its ``mean_score_time`` says nothing
+        about the speed of a policy: ask for `speedup_score`, or time the fitted estimator.
     random_state : int, RandomState instance or None, default=None
         Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
         bit on the same machine and number of threads. With None every fit draws anew, except that
