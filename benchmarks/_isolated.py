@@ -1,4 +1,4 @@
-"""One function in a process of its own, for memory and for times that must not share a state.
+"""Functions in processes of their own, for memory and for times that must not share a state.
 
 ``python -m benchmarks._isolated MODULE:FUNCTION ARGUMENTS-AS-JSON`` prints what it gives as JSON.
 """
@@ -10,17 +10,21 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from benchmarks._measure import synchronize
 from benchmarks._models import NotMeasuredError
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
+_NEXT = "next"
 
 
 def isolated(function: str, **arguments: Any) -> dict[str, Any]:
@@ -32,12 +36,121 @@ def isolated(function: str, **arguments: Any) -> dict[str, Any]:
         If the process fails; the last line of its complaint is the reason.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks._isolated", function, json.dumps(arguments)],
+        _command(function, arguments),
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     if done.returncode:
-        raise NotMeasuredError((done.stderr.strip().splitlines() or ["the process died"])[-1])
+        raise NotMeasuredError(_complaint(done.stderr))
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def in_turns(functions: Mapping[str, str], **arguments: Any) -> dict[str, dict[str, Any]]:
+    """Run functions side by side, each in its process, one step of one of them at a time.
+
+    Each function calls `Turns.hand_over` before every step. Times of the same turn can then be
+    compared although the machine is busier at some times than at others.
+
+    Parameters
+    ----------
+    functions : mapping of str to str
+        ``module:function`` by name.
+    **arguments
+        JSON arguments of all of them.
+
+    Returns
+    -------
+    dict
+        What each function returns, by name.
+
+    Raises
+    ------
+    NotMeasuredError
+        If a process fails; the last line of its complaint is the reason.
+    """
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, function in functions.items():
+            running[name] = stack.enter_context(_Player(_command(function, arguments)))
+            running[name].play()  # up to its first step, with nobody beside it
+        while any(player.result is None for player in running.values()):
+            for player in running.values():
+                player.play()
+        return {name: player.result or {} for name, player in running.items()}
+
+
+class Turns:
+    """The part of a process that `in_turns` started.
+
+    Attributes
+    ----------
+    seconds : list of float
+        Times between turns, one a step.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start: float | None = None
+
+    def hand_over(self) -> None:
+        """End a step, let the others take theirs, and start the next."""
+        synchronize()
+        if self._start is not None:
+            self.seconds.append(time.perf_counter() - self._start)
+        print(_NEXT, file=sys.__stdout__, flush=True)
+        sys.stdin.readline()
+        self._start = time.perf_counter()
+
+
+class _Player:
+    """A process that takes turns with others."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self.result: dict[str, Any] | None = None
+
+    def __enter__(self) -> _Player:
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            text=True, cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        self._started = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def play(self) -> None:
+        """Let the process go on to its next turn, or to its end."""
+        if self.result is not None:
+            return
+        if self._started:
+            _pipe(self._process.stdin).write("\n")
+            _pipe(self._process.stdin).flush()
+        self._started = True
+        line = _pipe(self._process.stdout).readline().strip()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            raise NotMeasuredError(_complaint(self._errors.read()))
+        if line != _NEXT:
+            self.result = json.loads(line)
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    if pipe is None:
+        raise RuntimeError("The process was started without pipes.")
+    return pipe
+
+
+def _command(function: str, arguments: Mapping[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "benchmarks._isolated", function, json.dumps(arguments)]
+
+
+def _complaint(errors: str) -> str:
+    return (errors.strip().splitlines() or ["the process died"])[-1]
 
 
 def memory_in_use(device: str) -> int:

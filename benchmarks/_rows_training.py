@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -23,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks._isolated import PeakMemory, isolated, memory_in_use
-from benchmarks._measure import interleaved, medians, quotient, synchronize
+from benchmarks._isolated import PeakMemory, Turns, in_turns, memory_in_use
+from benchmarks._measure import interleaved, medians, quotient
 from benchmarks._models import (
     FAMILIES,
     N_CLASSES,
@@ -39,29 +37,24 @@ from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _base
 from sklearn_epee.nn.batching import LabelledSamples, ShuffledByLength
 from sklearn_epee.nn.texts import TextEncoder
+from sklearn_epee.nn.training import ExitNet
 
 BATCH_SIZE = 16
-N_EPOCHS = 2
+N_EPOCHS = 4
 GRID = {"tau": [0.0, 0.05, 0.1, 0.2, 0.4], "patience": [1, 2, 3, 4, 5, None]}
 
 # -------------------------------------------------------------------------- an epoch of training
 
 
-class TheirEpochs(TrainerCallback):
-    """Seconds of every epoch."""
+class _TurnBeforeStep(TrainerCallback):
+    """Lets the other training take a step before every step of this one."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
 
-    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock."""
-        synchronize()
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, *_: Any, **__: Any) -> None:
-        """Stop the clock."""
-        synchronize()
-        self.seconds.append(time.perf_counter() - self._start)
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Hand over."""
+        self._turns.hand_over()
 
 
 class _SameBatches(Trainer):
@@ -76,24 +69,33 @@ class _SameBatches(Trainer):
         return self._batches
 
 
-def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
-    """Fit the estimator for two epochs: seconds of the second, and bytes at the peak."""
+def train_ours(family: str, precision: str, device: str, n: int, compiled: bool) -> dict[str, Any]:
+    """Fit the estimator: seconds of every step, and bytes at the peak."""
     texts, y = real_texts(n), np.arange(n) % N_CLASSES
     config = FAMILIES[family].config()
     estimator = EPEEClassifier(
         config, tokenizer=shared_tokenizer(config.vocab_size), pooling=FAMILIES[family].pooling,
         max_epochs=N_EPOCHS, batch_size=BATCH_SIZE, precision=precision, device=device,
-        memory=None, random_state=0,
+        compile_training=compiled, memory=None, random_state=0,
     )  # fmt: skip
+    turns, step = Turns(), ExitNet.train_step
+
+    def step_in_turn(*args: Any, **kwargs: Any) -> Any:
+        turns.hand_over()
+        return step(*args, **kwargs)
+
     before, peak = memory_in_use(device), PeakMemory(device)
-    estimator.fit(texts, y)
-    # Read from the history: with a callback of the user's, training keeps a copy of the weights.
-    return {"seconds": estimator.history_[-1]["dur"], "bytes": peak.read() - before}
+    # Not by a callback of the user's, with which training keeps a copy of the weights.
+    with mock.patch.object(ExitNet, "train_step", step_in_turn):
+        estimator.fit(texts, y)
+    return {"seconds": turns.seconds, "bytes": peak.read() - before}
 
 
-def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
+def train_theirs(
+    family: str, precision: str, device: str, n: int, compiled: bool
+) -> dict[str, Any]:
     """Do the same with transformers' Trainer and a single head."""
-    epochs = TheirEpochs()
+    turns = Turns()
     config = FAMILIES[family].config()
     encoder = TextEncoder(
         shared_tokenizer(config.vocab_size), config.max_position_embeddings, 1, reads_pairs=False
@@ -108,10 +110,10 @@ def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, 
             _trainer_settings(folder, precision, device),
             train_dataset=data,
             batches=_trainer_batches(data),
-            callbacks=[epochs],
+            callbacks=[_TurnBeforeStep(turns)],
         )
         trainer.train()
-    return {"seconds": epochs.seconds[-1], "bytes": peak.read() - before}
+    return {"seconds": turns.seconds, "bytes": peak.read() - before, "compiled": compiled}
 
 
 def _trainer_settings(folder: str, precision: str, device: str) -> TrainingArguments:
@@ -132,29 +134,24 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
     return DataLoader(data, batch_sampler=order, collate_fn=collate)
 
 
-def training(settings: Settings, *, precision: str) -> Iterator[Line]:
-    """Compare the second of two epochs and the peak of memory, each run in a process of its own."""
+def training(settings: Settings, *, precision: str, compiled: bool = False) -> Iterator[Line]:
+    """Compare the steps after the first epoch and the peak of memory, in processes of their own."""
     if find_spec("accelerate") is None:
         raise NotMeasuredError("accelerate is not installed, which transformers' Trainer needs")
     family, n = ("minilm", 64) if settings.quick else ("bert", 96)
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "Trainer": []}
-    for _ in range(1 if settings.quick else 2):
-        for name, function in (("ours", "train_ours"), ("Trainer", "train_theirs")):
-            found = isolated(
-                f"{__name__}:{function}",
-                family=family, precision=precision, device=settings.device, n=n,
-            )  # fmt: skip
-            runs[name].append(found)
-    seconds = {name: [run["seconds"] for run in found] for name, found in runs.items()}
-    mebibytes = {
-        name: statistics.median(run["bytes"] for run in found) / 2**20
-        for name, found in runs.items()
-    }
+    found = in_turns(
+        {"ours": f"{__name__}:train_ours", "Trainer": f"{__name__}:train_theirs"},
+        family=family, precision=precision, device=settings.device, n=n, compiled=compiled,
+    )  # fmt: skip
+    # The first epoch meets every size of batch for the first time.
+    seconds = {name: run["seconds"][n // BATCH_SIZE :] for name, run in found.items()}
+    mebibytes = {name: run["bytes"] / 2**20 for name, run in found.items()}
     slower, more = quotient(seconds, "ours", "Trainer"), mebibytes["ours"] / mebibytes["Trainer"]
     what = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
-    known = {"n_samples": n, "precision": precision}
+    what += ", compile_training=True" if compiled else ""
+    known = {"n_samples": n, "precision": precision, "compiled": compiled}
     yield Line(
-        f"{what}, one epoch", f"{slower:.3f}x the time of Trainer", "<= 1.05x", slower <= 1.05,
+        f"{what}, a step", f"{slower:.3f}x the time of Trainer", "<= 1.05x", slower <= 1.05,
         known, {"time_ratio": slower}, seconds,
     )  # fmt: skip
     yield Line(
@@ -254,6 +251,12 @@ ROWS = [
             in_quick=precision == "bfloat16",
         )
         for precision in ("float32", "bfloat16")
+    ),
+    Row(
+        "training-compiled",
+        "Training an epoch with compile_training=True against transformers' Trainer, bfloat16",
+        functools.partial(training, precision="bfloat16", compiled=True),
+        in_quick=False,
     ),
     Row("grid-search", "Grid search over 30 policies, cv=5", grid_search),
     Row("pickle", "Size of a pickled estimator against its weights", pickle_size),

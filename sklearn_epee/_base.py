@@ -65,6 +65,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [list, tuple, None],
         "gradient_checkpointing": ["boolean"],
+        "compile_training": ["boolean"],
         "warm_start": ["boolean"],
         "predict_batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
@@ -280,6 +281,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             early_stopping=self.early_stopping,
             n_iter_no_change=self.n_iter_no_change,
             gradient_checkpointing=bool(self.gradient_checkpointing),
+            compiled=bool(self.compile_training),
             callbacks=list(self.callbacks or []),
             verbose=int(self.verbose),
         )

@@ -47,12 +47,17 @@ class TrainingPlan:
     early_stopping: bool
     n_iter_no_change: int
     gradient_checkpointing: bool = False
+    compiled: bool = False
     callbacks: list[Any] = field(default_factory=list)
     verbose: int = 0
 
 
 class TrainingMemoryError(MemoryError):
     """The device ran out of memory in training; the message says what to change."""
+
+
+class CompilationError(RuntimeError):
+    """torch.compile failed; the message says what to do without it."""
 
 
 class DivergedError(ValueError):
@@ -317,6 +322,8 @@ def train_network(
         If the loss is not finite at the very first step.
     TrainingMemoryError
         If the device runs out of memory.
+    CompilationError
+        If the plan asks for a compiled training and torch cannot compile here.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
     net = ExitNet(
@@ -333,16 +340,42 @@ def train_network(
         device=str(plan.device),
         verbose=plan.verbose,
     )
-    network.gradient_checkpointing = plan.gradient_checkpointing
-    with reproducible(plan.seed, plan.device):
+    with reproducible(plan.seed, plan.device), _set_up(network, plan):
         try:
             net.fit(train, None)
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingMemoryError(_memory_message(plan)) from error
-        finally:
-            network.gradient_checkpointing = False
     _check_progress(net)
     return _trim(net)
+
+
+@contextmanager
+def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
+    """Let the network run in the plan's way inside the block."""
+    network.gradient_checkpointing = plan.gradient_checkpointing
+    try:
+        with _compiled(network) if plan.compiled else nullcontext():
+            yield
+    finally:
+        network.gradient_checkpointing = False
+
+
+@contextmanager
+def _compiled(network: MultiExitNetwork) -> Iterator[None]:
+    """Run the network through torch.compile inside the block."""
+    from torch._dynamo.exc import TorchDynamoException  # a second that only those who compile pay
+
+    # Lengths differ from batch to batch: one program for all of them.
+    network.compile(dynamic=True)
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise CompilationError(
+            f"compile_training=True: torch.compile failed ({_first_line(error)}). On a CPU it "
+            "needs a C++ compiler. Set compile_training=False to train without."
+        ) from error
+    finally:
+        network._compiled_call_impl = None
 
 
 def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
@@ -443,6 +476,10 @@ def _given(network: MultiExitNetwork) -> MultiExitNetwork:
 
 def _last_exit_probabilities(logits: Tensor) -> Tensor:
     return torch.softmax(logits[:, -1], dim=-1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _silent(*_: Any) -> None:
