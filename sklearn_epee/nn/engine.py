@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from .batching import BatchLimit, EncodedSamples, batch_limit, batches_by_length
 from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .graphs import LayerGraphs
 from .leaving import (
     DynamicRule,
     ExitPolicy,
@@ -26,9 +29,14 @@ from .leaving import (
     joined_standings,
 )
 from .network import MultiExitNetwork
+from .row_costs import RowCosts
 
 # Policies whose exits are remembered to guess where samples will leave.
 _REMEMBERED_POLICIES = 64
+# Walks that a GPU runs side by side, so that it has work while a decision is on its way to the
+# host, and the batches from which on they pay.
+_GPU_WALKS = 2
+_BATCHES_FOR_WALKS = 4
 # Positions that cost less than another round through a layer's calls.
 _CHEAP_PADDING = 64
 
@@ -100,7 +108,9 @@ class Engine:
     Notes
     -----
     On a CPU the layers run on copies of their weights that are laid out for the processor
-    (`fast_backbone`), in either precision.
+    (`fast_backbone`), in either precision. On a GPU small batches replay captured graphs
+    (`LayerGraphs`), and where there are many batches two threads take every other one, each with
+    its own queue: while one waits for a decision the GPU works for the other.
     """
 
     def __init__(self, network: MultiExitNetwork, dtype: torch.dtype = torch.float32) -> None:
@@ -111,7 +121,11 @@ class Engine:
         self._network = network
         self._backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._input_dtype = next(network.backbone.parameters()).dtype
-        self._costs = _RowCosts(timed=self._device.type == "cpu")
+        self._costs = RowCosts(timed=self._device.type == "cpu")
+        on_gpu = self._device.type == "cuda"
+        self._n_walks = _GPU_WALKS if on_gpu else 1
+        pads_length = network.adapter.kind == "text"
+        self._graphs = LayerGraphs(self._run_layer, pads_length) if on_gpu else None
         self._chances: OrderedDict[tuple[object, ...], LeaveChances] = OrderedDict()
 
     def dynamic(
@@ -187,7 +201,6 @@ class Engine:
             self._chances.popitem(last=False)
         return chances
 
-    @torch.inference_mode()
     def _run(
         self,
         samples: EncodedSamples,
@@ -195,10 +208,29 @@ class Engine:
         rule: LeavingRule,
         chances: LeaveChances | None = None,
     ) -> None:
-        walk = _Walk(self, rule, chances, batch_limit(batch_size, self._device))
-        for rows in batches_by_length(samples.lengths, walk.limit):
-            walk.enter(samples, rows)
-        walk.drain()
+        limit = batch_limit(batch_size, self._device)
+        batches = batches_by_length(samples.lengths, limit)
+        if self._n_walks > 1:
+            batches = iter(listed := list(batches))
+            if len(listed) >= _BATCHES_FOR_WALKS:
+                self._walk_side_by_side(samples, listed, _Walk(self, rule, chances, limit))
+                return
+        with torch.inference_mode():
+            _Walk(self, rule, chances, limit, self._graphs).through(samples, batches)
+
+    def _walk_side_by_side(
+        self, samples: EncodedSamples, batches: list[NDArray[np.intp]], walk: _Walk
+    ) -> None:
+        """Let threads take the batches in turns; who takes which does not depend on the clock."""
+        ready = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+
+        def work(part: int) -> None:
+            with torch.inference_mode(), _queue_after(ready):
+                walk.another().through(samples, batches[part :: self._n_walks])
+
+        with ThreadPoolExecutor(self._n_walks) as threads:
+            for done in [threads.submit(work, part) for part in range(self._n_walks)]:
+                done.result()
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> _Cohort:
         """Embed some samples."""
@@ -207,10 +239,19 @@ class Engine:
         return _Cohort(0, rows, hidden, mask)
 
     def step(
-        self, cohort: _Cohort, rule: LeavingRule, chances: LeaveChances | None
+        self,
+        cohort: _Cohort,
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+        graphs: LayerGraphs | None = None,
     ) -> _Cohort | None:
         """Run one layer; give those who stay, or None if nobody does."""
         layer = cohort.layer + 1
+        if graphs is not None and graphs.fits(cohort.mask):
+            hidden, logits = graphs(layer, cohort.hidden, cohort.mask)
+            if rule.reads(layer):
+                return self._settle(cohort, hidden, logits, rule, chances)
+            return _Cohort(layer, cohort.rows, hidden, cohort.mask, cohort.standing)
         k, v = self._backbone.keys_values(layer, cohort.hidden)
         if not rule.reads(layer):
             hidden = self._backbone.rows(layer, cohort.hidden, k, v, cohort.mask)
@@ -230,6 +271,24 @@ class Engine:
         layer, mask = cohort.layer + 1, cohort.mask
         hidden = self._rest(layer, cohort.hidden, keys_values, mask)
         logits = self._network.exit_logits(layer, hidden, cohort.hidden, mask, self._backbone.pool)
+        return self._settle(cohort, hidden, logits, rule, chances)
+
+    def _run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run all positions and the head, without a decision."""
+        k, v = self._backbone.keys_values(layer, hidden)
+        above = self._backbone.rows(layer, hidden, k, v, mask)
+        return above, self._network.exit_logits(layer, above, hidden, mask, self._backbone.pool)
+
+    def _settle(
+        self,
+        cohort: _Cohort,
+        hidden: Tensor,
+        logits: Tensor,
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+    ) -> _Cohort | None:
+        """Decide who leaves a layer that has run for all; give those who stay."""
+        layer, mask = cohort.layer + 1, cohort.mask
         stay, standing = self._decide(cohort, logits, rule, chances)
         if stay is None:
             return _Cohort(layer, cohort.rows, hidden, mask, standing)
@@ -334,17 +393,35 @@ class _Walk:
     chances : LeaveChances or None
     limit : BatchLimit
         How large cohorts may be.
+    graphs : LayerGraphs, default=None
+        For small cohorts.
     """
 
     def __init__(
-        self, engine: Engine, rule: LeavingRule, chances: LeaveChances | None, limit: BatchLimit
+        self,
+        engine: Engine,
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+        limit: BatchLimit,
+        graphs: LayerGraphs | None = None,
     ) -> None:
         self.limit = limit
+        self._graphs = graphs
         self._engine = engine
         self._rule = rule
         self._chances = chances
         self._waiting: dict[int, list[_Cohort]] = {}
         self._warned = False
+
+    def another(self) -> _Walk:
+        """Make a walk like this one, with nobody on it."""
+        return _Walk(self._engine, self._rule, self._chances, self.limit, self._graphs)
+
+    def through(self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]) -> None:
+        """Take batches in and run all their samples to their exits."""
+        for rows in batches:
+            self.enter(samples, rows)
+        self.drain()
 
     def enter(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> None:
         """Take in a batch and run it until it is thin or done."""
@@ -417,7 +494,7 @@ class _Walk:
 
     def _step(self, cohort: _Cohort) -> _Cohort | None:
         try:
-            return self._engine.step(cohort, self._rule, self._chances)
+            return self._engine.step(cohort, self._rule, self._chances, self._graphs)
         except torch.cuda.OutOfMemoryError:
             if len(cohort.rows) == 1:
                 raise
@@ -434,51 +511,13 @@ class _Walk:
             _warn_out_of_memory(size)
 
 
-class _RowCosts:
-    """What the row that a head reads costs beside the other rows of a layer.
-
-    Parameters
-    ----------
-    timed : bool
-        Whether the clock shows what a call costs; on a GPU it does not, and the arithmetic stands
-        for it.
-    """
-
-    def __init__(self, timed: bool) -> None:
-        self._timed = timed
-        self._row: dict[int, float] = {}
-        self._rest: dict[int, float] = {}
-
-    def note_row(self, n: int, seconds: float) -> None:
-        """Learn from computing one row each of n samples."""
-        _note(self._row, n, seconds / n)
-
-    def note_rest(self, positions: int, seconds: float) -> None:
-        """Learn from computing some positions."""
-        _note(self._rest, positions, seconds / positions)
-
-    def row_first_pays(self, n: int, t: int, chance: float) -> bool:
-        """Tell whether asking first is cheaper than running all (n, t) positions for everybody."""
-        return chance > self._share(n, t)
-
-    def _share(self, n: int, t: int) -> float:
-        """Cost of the single rows over that of all rows, with the copying that follows."""
-        copying = 0.03
-        row = self._row.get(n.bit_length())
-        rest = self._rest.get((n * t).bit_length())
-        if not self._timed or row is None or rest is None:
-            return 1.5 / t + copying
-        return n * row / (n * t * rest) + copying
-
-
-def _note(known: dict[int, float], size: int, seconds: float) -> None:
-    """Move what is known about sizes of a magnitude towards a new measurement."""
-    before = known.get(size.bit_length())
-    if before is None or seconds < before:
-        known[size.bit_length()] = seconds
-    else:
-        # Whatever disturbs a clock makes it late: one late measurement says little.
-        known[size.bit_length()] = before + 0.1 * min(seconds - before, before)
+def _queue_after(ready: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    """Launch what runs in the block in a queue of its own, after what is ready by then."""
+    if ready is None:
+        return nullcontext()
+    queue = torch.cuda.Stream(ready.device)
+    queue.wait_stream(ready)
+    return torch.cuda.stream(queue)
 
 
 def _are_alike(width: int, other: int) -> bool:

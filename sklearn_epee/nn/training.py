@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Iterator
@@ -188,12 +189,18 @@ class ExitNet(skorch.NeuralNetClassifier):
     def get_iterator(self, dataset: LabelledSamples, training: bool = False) -> DataLoader:
         """Load batches of similar length, shuffled in training."""
         plan = self._require_plan()
+        load = functools.partial(
+            DataLoader,
+            dataset,
+            collate_fn=dataset.collate,
+            pin_memory=plan.device.type == "cuda",  # pinned memory is copied to a GPU faster
+        )
         if not training:
-            return DataLoader(dataset, batch_size=plan.batch_size, collate_fn=dataset.collate)
+            return load(batch_size=plan.batch_size)
         order = ShuffledByLength(
             dataset.samples.lengths, plan.batch_size, np.random.default_rng(plan.seed)
         )
-        return DataLoader(dataset, batch_sampler=order, collate_fn=dataset.collate)
+        return load(batch_sampler=order)
 
     def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Tensor:
         """Run the network in the plan's precision."""
@@ -363,7 +370,8 @@ def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
 @contextmanager
 def _compiled(network: MultiExitNetwork) -> Iterator[None]:
     """Run the network through torch.compile inside the block."""
-    from torch._dynamo.exc import TorchDynamoException  # a second that only those who compile pay
+    # Takes a second to import, which only those who compile should pay.
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
 
     # Lengths differ from batch to batch: one program for all of them.
     network.compile(dynamic=True)

@@ -1,0 +1,182 @@
+"""Layers replayed as captured graphs, where launching their kernels takes longer than they do."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Positions up to which a layer of a GPU waits for its launches.
+SMALL_BATCH = 1024
+# Lengths are rounded up to a multiple of this, so that few graphs serve all texts.
+_LENGTH_STEP = 16
+# Graphs kept: those of a dozen layers for ten shapes.
+_MOST_GRAPHS = 128
+
+Outputs = tuple[Tensor, ...]
+# Runs a layer: its number, hidden states (n, t, d) and mask (n, t). The first output is
+# (n, t, ...), the others (n, ...).
+RunLayer = Callable[[int, Tensor, Tensor], Outputs]
+# Records what a function launches: gives what launches it again and the outputs it writes to.
+Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """A layer at one shape: inputs to write to, what runs it, outputs to read from."""
+
+    hidden: Tensor
+    mask: Tensor
+    replay: Callable[[], None]
+    outputs: Outputs
+
+    def write(self, hidden: Tensor, mask: Tensor) -> None:
+        """Set the inputs; what lies beyond them is masked."""
+        n, t = mask.shape
+        self.mask.zero_()
+        self.mask[:n, :t] = mask
+        self.hidden[:n, :t] = hidden
+
+    def read(self, n: int, t: int) -> Outputs:
+        """Copy the outputs of n samples of t positions; the next replay overwrites them."""
+        first, *others = self.outputs
+        return first[:n, :t].clone(), *(other[:n].clone() for other in others)
+
+
+class LayerGraphs:
+    """Runs layers on small batches by replaying captured graphs.
+
+    A layer of a transformer launches some twenty kernels. For a single text on a GPU the launches
+    take longer than the kernels; a captured graph launches them at once.
+
+    Parameters
+    ----------
+    run : callable
+        Runs a layer kernel by kernel. Rows must not depend on masked positions beyond the last
+        digits.
+    pads_length : bool
+        Whether masked positions may be added behind the others: texts, not images.
+    capture : callable, default=None
+        What records a graph; None takes CUDA's. Tests on a CPU pass a stand-in.
+
+    Notes
+    -----
+    Every graph is compared with the plain run when it is captured. If a graph cannot be captured,
+    or gives something else, a warning says so once and layers are run kernel by kernel: the same
+    answers, later. Threads take turns.
+    """
+
+    def __init__(self, run: RunLayer, pads_length: bool, capture: Capture | None = None) -> None:
+        self._run = run
+        self._length_step = _LENGTH_STEP if pads_length else 1
+        self._capture = capture or _CudaCapture()
+        self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
+        self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._lock = threading.Lock()
+        self._works = True
+
+    def fits(self, mask: Tensor) -> bool:
+        """Tell whether a batch is small enough to be worth a graph."""
+        return self._works and mask.numel() <= SMALL_BATCH
+
+    def __call__(self, layer: int, hidden: Tensor, mask: Tensor) -> Outputs:
+        """Run a layer; the outputs are the caller's own."""
+        with self._lock:
+            graph = self._graph(layer, hidden, mask) if self._works else None
+            if graph is None:
+                return self._run(layer, hidden, mask)
+            graph.write(hidden, mask)
+            graph.replay()
+            return graph.read(*mask.shape)
+
+    def _graph(self, layer: int, hidden: Tensor, mask: Tensor) -> _Captured | None:
+        n, t = mask.shape
+        shape = (1 << (n - 1).bit_length(), t + -t % self._length_step)
+        key = (layer, *shape)
+        if key not in self._graphs:
+            captured = self._try_to_capture(layer, shape, hidden, mask)
+            if captured is None:
+                return None
+            self._graphs[key] = captured
+            if len(self._graphs) > _MOST_GRAPHS:
+                self._forget_oldest()
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def _forget_oldest(self) -> None:
+        (_, *shape), _ = self._graphs.popitem(last=False)
+        if not any(key[1:] == tuple(shape) for key in self._graphs):
+            del self._buffers[tuple(shape)]
+
+    def _try_to_capture(
+        self, layer: int, shape: tuple[int, ...], hidden: Tensor, mask: Tensor
+    ) -> _Captured | None:
+        try:
+            captured = self._captured(layer, shape, hidden)
+            captured.write(hidden, mask)
+            captured.replay()
+            expected = self._run(layer, hidden, mask)
+            if _are_close(captured.read(*mask.shape), expected):
+                return captured
+            reason = "a graph gave other numbers than the layer"
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+        self._works = False
+        self._graphs.clear()
+        self._buffers.clear()
+        warnings.warn(
+            f"Layers cannot be captured as graphs here ({reason}); going on without: the same "
+            "answers, but small batches take longer.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+    def _captured(self, layer: int, shape: tuple[int, ...], hidden: Tensor) -> _Captured:
+        if shape not in self._buffers:
+            # One graph runs at a time, so the layers share what they read.
+            self._buffers[shape] = (
+                hidden.new_zeros((*shape, hidden.shape[-1])),
+                torch.ones(shape, dtype=torch.bool, device=hidden.device),
+            )
+        inputs = self._buffers[shape]
+        replay, outputs = self._capture(lambda: self._run(layer, *inputs))
+        return _Captured(*inputs, replay, outputs)
+
+
+class _CudaCapture:
+    """Captures CUDA graphs whose intermediate results share their memory."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            # Libraries set themselves up at their first calls, which a graph must not record.
+            for _ in range(2):
+                function()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+        ):
+            outputs = function()
+        return graph.replay, outputs
+
+
+def _are_close(found: Outputs, expected: Outputs) -> bool:
+    tolerance = 1e-3 if expected[0].dtype == torch.float32 else 5e-2
+    return all(
+        torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+        for a, b in zip(found, expected, strict=True)
+    )
