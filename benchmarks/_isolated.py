@@ -85,20 +85,26 @@ class Turns:
     ----------
     seconds : list of float
         Times between turns, one a step.
+    cpu_seconds : list of float
+        Processor time of all threads in the same steps: what others do on the machine hardly
+        shows in it.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self._start: float | None = None
+        self.cpu_seconds: list[float] = []
+        self._start: tuple[float, float] | None = None
 
     def hand_over(self) -> None:
         """End a step, let the others take theirs, and start the next."""
         synchronize()
         if self._start is not None:
-            self.seconds.append(time.perf_counter() - self._start)
+            start, cpu_start = self._start
+            self.seconds.append(time.perf_counter() - start)
+            self.cpu_seconds.append(time.process_time() - cpu_start)
         print(_NEXT, file=sys.__stdout__, flush=True)
         sys.stdin.readline()
-        self._start = time.perf_counter()
+        self._start = time.perf_counter(), time.process_time()
 
 
 class _Player:

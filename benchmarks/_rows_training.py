@@ -88,7 +88,7 @@ def train_ours(family: str, precision: str, device: str, n: int, compiled: bool)
     # Not by a callback of the user's, with which training keeps a copy of the weights.
     with mock.patch.object(ExitNet, "train_step", step_in_turn):
         estimator.fit(texts, y)
-    return {"seconds": turns.seconds, "bytes": peak.read() - before}
+    return _outcome(turns, peak.read() - before)
 
 
 def train_theirs(
@@ -113,7 +113,11 @@ def train_theirs(
             callbacks=[_TurnBeforeStep(turns)],
         )
         trainer.train()
-    return {"seconds": turns.seconds, "bytes": peak.read() - before, "compiled": compiled}
+    return {**_outcome(turns, peak.read() - before), "compiled": compiled}
+
+
+def _outcome(turns: Turns, peak_bytes: int) -> dict[str, Any]:
+    return {"seconds": turns.seconds, "cpu_seconds": turns.cpu_seconds, "bytes": peak_bytes}
 
 
 def _trainer_settings(folder: str, precision: str, device: str) -> TrainingArguments:
@@ -144,15 +148,20 @@ def training(settings: Settings, *, precision: str, compiled: bool = False) -> I
         family=family, precision=precision, device=settings.device, n=n, compiled=compiled,
     )  # fmt: skip
     # The first epoch meets every size of batch for the first time.
-    seconds = {name: run["seconds"][n // BATCH_SIZE :] for name, run in found.items()}
+    first = n // BATCH_SIZE
+    seconds = {name: run["seconds"][first:] for name, run in found.items()}
+    on_cpu = {name: run["cpu_seconds"][first:] for name, run in found.items()}
     mebibytes = {name: run["bytes"] / 2**20 for name, run in found.items()}
     slower, more = quotient(seconds, "ours", "Trainer"), mebibytes["ours"] / mebibytes["Trainer"]
+    busier = quotient(on_cpu, "ours", "Trainer")
     what = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
     what += ", compile_training=True" if compiled else ""
     known = {"n_samples": n, "precision": precision, "compiled": compiled}
     yield Line(
-        f"{what}, a step", f"{slower:.3f}x the time of Trainer", "<= 1.05x", slower <= 1.05,
-        known, {"time_ratio": slower}, seconds,
+        f"{what}, a step",
+        f"{slower:.3f}x the time of Trainer, {busier:.3f}x in processor time",
+        "<= 1.05x", slower <= 1.05, known,
+        {"time_ratio": slower, "cpu_time_ratio": busier}, seconds,
     )  # fmt: skip
     yield Line(
         f"{what}, peak memory",
