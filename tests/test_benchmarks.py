@@ -1,12 +1,14 @@
 """The benchmark suite's own bookkeeping; what it measures is not tested here."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as suite
+from benchmarks._isolated import Turns, in_turns
 from benchmarks._measure import interleaved, quotient
 from benchmarks._models import NotMeasuredError, forced_exits
 from benchmarks._report import Line, Results, as_markdown
@@ -45,6 +47,40 @@ def test_competitors_run_in_turns_after_a_warm_up():
     seconds = interleaved(competitors, 2)
     assert "".join(ran) == "ABC" * 3
     assert {name: len(values) for name, values in seconds.items()} == {"A": 2, "B": 2, "C": 2}
+
+
+def three_steps(folder, name):
+    turns = Turns()
+    for step in range(3):
+        turns.hand_over()
+        with (Path(folder) / "steps").open("a") as steps:
+            steps.write(f"{name}{step} ")
+    turns.hand_over()
+    return {"steps": len(turns.seconds), "cpu_steps": len(turns.cpu_seconds)}
+
+
+def three_steps_of_a(folder):
+    return three_steps(folder, "a")
+
+
+def three_steps_of_b(folder):
+    return three_steps(folder, "b")
+
+
+def break_down(folder):
+    raise ValueError(f"nothing in {Path(folder).name}")
+
+
+def test_processes_take_their_steps_in_turns(tmp_path):
+    functions = {name: f"{__name__}:three_steps_of_{name}" for name in "ab"}
+    found = in_turns(functions, folder=str(tmp_path))
+    assert found == {name: {"steps": 3, "cpu_steps": 3} for name in "ab"}
+    assert (tmp_path / "steps").read_text().split() == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    with pytest.raises(NotMeasuredError, match=f"nothing in {tmp_path.name}"):
+        in_turns({"broken": f"{__name__}:break_down"}, folder=str(tmp_path))
 
 
 def test_quotient_compares_within_a_round():
