@@ -114,8 +114,8 @@ class _StepBack:
         """Go back to the weights of the last `keep`."""
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=False):
             for weight in group["params"]:
-                # Weights that have no gradient were not moved.
-                if weight.grad is not None:
+                # Weights that have no gradient were not moved, nor those at their first one.
+                if weight.grad is not None and weight in self._optimizer.state:
                     self._undo(weight, group, rate)
 
     def _undo(self, weight: Tensor, group: dict[str, Any], rate: float) -> None:
