@@ -34,6 +34,7 @@ from .nn.engine import Engine
 from .nn.entry import Held
 from .nn.leaving import ExitPolicy, Exits
 from .nn.network import MultiExitNetwork
+from .nn.recipes import EXIT_TRAININGS, check_teacher
 from .nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
 from .nn.training import ExitNet, TrainingPlan, reproducible, train_network
 from .policy import check_exit_ensemble, check_exit_loss_weights, check_patience, check_tau
@@ -50,8 +51,9 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "tau": [Interval(Real, 0, None, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "exit_ensemble": [StrOptions({"mean", "weighted"}), None],
-        "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last"})],
+        "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
         "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
+        "exit_training": [StrOptions(set(EXIT_TRAININGS))],
         "max_epochs": [_AUTO, Interval(Integral, 1, None, closed="left")],
         "batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
         "learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
@@ -102,7 +104,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     # ------------------------------------------------------------------------------- training
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fine-tune the backbone and its exits with the joint loss.
+        """Fine-tune the backbone and its exits.
 
         Parameters
         ----------
@@ -264,6 +266,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         learning_rate = _given(self.learning_rate, defaults.learning_rate)
         # Heads follow a backbone rate that was set by hand, in the measured proportion.
         head_ratio = defaults.head_learning_rate / defaults.learning_rate
+        exit_weights = check_exit_loss_weights(self.exit_loss_weights, network.n_layers)
+        check_teacher(self.exit_training, exit_weights)
         return TrainingPlan(
             max_epochs=_given(
                 self.max_epochs, defaults.epochs(n_samples, network.n_classes, batch_size)
@@ -274,7 +278,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             weight_decay=_given(self.weight_decay, defaults.weight_decay),
             warmup_ratio=self.warmup_ratio,
             max_grad_norm=MAX_GRAD_NORM,
-            exit_weights=check_exit_loss_weights(self.exit_loss_weights, network.n_layers),
+            exit_weights=exit_weights,
             device=device,
             dtype=training_dtype(self.precision, device),
             seed=seed,
@@ -282,6 +286,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             n_iter_no_change=self.n_iter_no_change,
             gradient_checkpointing=bool(self.gradient_checkpointing),
             compiled=bool(self.compile_training),
+            exit_training=self.exit_training,
             callbacks=list(self.callbacks or []),
             verbose=int(self.verbose),
         )

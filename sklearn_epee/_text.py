@@ -65,15 +65,24 @@ class EPEEClassifier(BaseEPEEClassifier):
         What a sample answers with: the probabilities of the exit it takes (None), the mean over
         the exits it visited, or their mean weighted by `exit_loss_weights`. When it leaves does
         not change. Can be changed after `fit`.
-    pooling : {"auto", "cls", "mean", "cls+mean", "last"}, default="auto"
+    pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
-        position beside the mean of the layer below, or the last real token. "auto" believes a
-        checkpoint that says how it was pooled, takes "last" for causal decoders, and "mean"
-        otherwise.
+        position beside the mean of the layer below, the last real token, or the mean over real
+        positions weighted by a softmax of their products with a query that the head learns
+        (after [4]_). "auto" believes a checkpoint that says how it was pooled, takes "last" for
+        causal decoders, and "mean" otherwise.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
         at inference, as in the paper.
+    exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
+            default="joint"
+        How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
+        "mixed": in the first half of the training steps the backbone and the last exit alone, then
+        as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint", but
+        an exit before the last learns half from the labels and half from the probabilities of the
+        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half.
+        "detached": all exits throughout, the backbone from the last exit alone.
     max_epochs : int or "auto", default="auto"
         Passes over the training data. "auto" sees small data sets more often, see Notes.
     batch_size : int or "auto", default="auto"
@@ -96,7 +105,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         ``valid_acc`` in `history_`. Nothing is held out unless this is set.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
-        back to the best weights. Needs `validation_fraction` above 0.
+        back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
+        from the first epoch that ends with all exits in training.
     n_iter_no_change : int, default=3
         Epochs without improvement before an early stop.
     callbacks : list of skorch callbacks or None, default=None
@@ -145,7 +155,9 @@ class EPEEClassifier(BaseEPEEClassifier):
     net_ : skorch.NeuralNetClassifier
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
-        Losses and times per epoch.
+        Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
+        `exit_training`, and ``train_loss`` what was minimised; a mixed training also notes with
+        how many exits an epoch ended, ``n_exits_trained``.
     n_iter_ : int
         Epochs run.
 
@@ -171,6 +183,11 @@ class EPEEClassifier(BaseEPEEClassifier):
     ----------
     .. [1] "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
        arXiv:2503.02053.
+    .. [2] Kubaty et al., "How to Train Your Multi-Exit Model? Analyzing the Impact of Training
+       Strategies", arXiv:2407.14320.
+    .. [3] Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional Neural
+       Networks via Self Distillation", arXiv:1905.08094.
+    .. [4] Lin et al., "A Structured Self-attentive Sentence Embedding", arXiv:1703.03130.
 
     Examples
     --------
@@ -203,6 +220,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         exit_ensemble: str | None = None,
         pooling: str = "auto",
         exit_loss_weights: str | ArrayLike = "ascending",
+        exit_training: str = "joint",
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
@@ -233,6 +251,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.exit_ensemble = exit_ensemble
         self.pooling = pooling
         self.exit_loss_weights = exit_loss_weights
+        self.exit_training = exit_training
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate

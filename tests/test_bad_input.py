@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,7 @@ def test_prediction_before_fit(method):
         {"callbacks": 3},
         {"random_state": "seed"},
         {"exit_loss_weights": "steep"},
+        {"exit_training": "early"},
         {"pooling": "max"},
         {"max_length": 0},
         {"backbone": 5},
@@ -454,6 +456,17 @@ def test_parameters_out_of_range_are_named(refused_text, parameters):
 )
 def test_exit_loss_weights_that_do_not_fit(refused_text, weights, error, message):
     refused_text.of_parameter(error, message, exit_loss_weights=weights)
+
+
+@pytest.mark.parametrize("exit_training", ["distillation", "mixed+distillation"])
+def test_a_teacher_that_learns_nothing(refused_text, exit_training):
+    message = (
+        rf"exit_training='{re.escape(exit_training)}' lets the exits learn from the last one, but "
+        r"exit_loss_weights=\[1.0, 1.0, 0.0\]"
+    )
+    refused_text.of_parameter(
+        ValueError, message, exit_training=exit_training, exit_loss_weights=[1, 1, 0]
+    )
 
 
 def test_callbacks_that_are_none(refused_text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .backbones import BackboneAdapter, adapter_for, empty_backbone
 
 # Where torch lets tensors begin, in bytes.
 _ALIGNMENT = 64
-POOLINGS = ("cls", "mean", "cls+mean", "last")
+POOLINGS = ("cls", "mean", "cls+mean", "last", "attention")
 Pool = Callable[[Tensor], Tensor]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
@@ -38,12 +38,21 @@ class ExitHead(nn.Module):
         already prepares the pooled row).
     dropout : float
         Dropout probability in front of the last linear map.
+    attends : bool, default=False
+        Whether the head weighs the positions it reads by a query of its own.
     """
 
     def __init__(
-        self, in_features: int, n_classes: int, dense_size: int | None, dropout: float
+        self,
+        in_features: int,
+        n_classes: int,
+        dense_size: int | None,
+        dropout: float,
+        attends: bool = False,
     ) -> None:
         super().__init__()
+        # With a query of zeros all positions weigh the same: attention begins as the mean.
+        self.query = nn.Parameter(torch.zeros(in_features)) if attends else None
         self.dense = nn.Linear(in_features, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(dense_size or in_features, n_classes)
@@ -53,6 +62,15 @@ class ExitHead(nn.Module):
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
         return self.out(self.dropout(pooled))
+
+    def read_all(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the real positions, weighted by the query if there is one.
+
+        Hidden states (n, t, d) and mask (n, t) give (n, d), in float32.
+        """
+        if self.query is None:
+            return masked_mean(hidden, mask)
+        return attended_mean(hidden, mask, self.query)
 
 
 class MultiExitNetwork(nn.Module):
@@ -64,7 +82,7 @@ class MultiExitNetwork(nn.Module):
         Base model of a known family, without heads.
     n_classes : int
         Number of classes K.
-    pooling : {"cls", "mean", "cls+mean", "last"}
+    pooling : {"cls", "mean", "cls+mean", "last", "attention"}
         What a head reads of the hidden states (n, t, d).
     dropout : float
         Dropout probability of the heads.
@@ -77,6 +95,10 @@ class MultiExitNetwork(nn.Module):
         Runs the backbone layer by layer.
     gradient_checkpointing : bool
         Whether `forward` keeps only what enters each layer; set for the time of a training.
+    last_exit_only : bool
+        Whether `forward` in training mode runs the last head alone, as (n, 1, K); set likewise.
+    detached_heads : bool
+        Whether the backbone learns from the last head alone; set likewise.
     """
 
     def __init__(
@@ -88,6 +110,8 @@ class MultiExitNetwork(nn.Module):
         self.pooling = pooling
         self.dropout = dropout
         self.gradient_checkpointing = False
+        self.last_exit_only = False
+        self.detached_heads = False
         self._adapter = adapter_for(backbone)
         check_pooling(pooling, self._adapter)
         width = self._adapter.hidden_size
@@ -95,7 +119,8 @@ class MultiExitNetwork(nn.Module):
         dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
         features = 2 * width if pooling == "cls+mean" else width
         self.heads = nn.ModuleList(
-            ExitHead(features, n_classes, dense, dropout) for _ in range(self.n_layers)
+            ExitHead(features, n_classes, dense, dropout, pooling == "attention")
+            for _ in range(self.n_layers)
         )
         self._initialise_heads()
 
@@ -119,7 +144,7 @@ class MultiExitNetwork(nn.Module):
     @property
     def reads_one_row(self) -> bool:
         """Whether the head of layer m reads a single position of that layer."""
-        return self.pooling != "mean"
+        return self.pooling not in ("mean", "attention")
 
     def read_positions(self, mask: Tensor) -> Tensor:
         """Position that each sample's heads read, where they read one.
@@ -161,7 +186,8 @@ class MultiExitNetwork(nn.Module):
         """
         pool = pool or self._adapter.pool
         if not self.reads_one_row:
-            return self._classify(layer, masked_mean(pool(hidden), mask))
+            head = cast("ExitHead", self.heads[layer - 1])
+            return self._classify(layer, head.read_all(pool(hidden), mask))
         if self.pooling == "last":
             samples = torch.arange(len(hidden), device=hidden.device)
             row = hidden[samples, self.read_positions(mask)]
@@ -204,11 +230,20 @@ class MultiExitNetwork(nn.Module):
     def forward(self, **batch: Tensor) -> Tensor:
         """Logits of every exit, (n, M, K) float32, with gradients."""
         hidden, mask = self._adapter.embed(batch)
+        first = self.n_layers if self.last_exit_only and self.training else 1
         logits = []
         for layer in range(1, self.n_layers + 1):
             below, hidden = hidden, self._run_layer(layer, hidden, mask)
-            logits.append(self.exit_logits(layer, hidden, below, mask))
+            if layer >= first:
+                pool = self._pool_for_training(layer)
+                logits.append(self.exit_logits(layer, hidden, below, mask, pool))
         return torch.stack(logits, dim=1)
+
+    def _pool_for_training(self, layer: int) -> Pool:
+        if self.detached_heads and layer < self.n_layers:
+            # After the pooling, which can be a normalisation of the backbone's.
+            return lambda hidden: self._adapter.pool(hidden).detach()
+        return self._adapter.pool
 
     def _run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
         if not (self.gradient_checkpointing and torch.is_grad_enabled()):
@@ -341,6 +376,33 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean of the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
     weights = mask.unsqueeze(-1).float()
     return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Mean of the real positions weighted by the softmax of their products with a query.
+
+    Parameters
+    ----------
+    hidden : Tensor of shape (n, t, d)
+    mask : Tensor of shape (n, t), bool
+        True at real positions; the others weigh exactly 0.
+    query : Tensor of shape (d,), float32
+
+    Returns
+    -------
+    Tensor of shape (n, d), float32
+
+    References
+    ----------
+    Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one row of
+    attention and the score of a plain product, scaled as in transformers.
+    """
+    hidden = hidden.float()
+    # Sums of products, not a matrix product: autocast leaves them in float32, and a sample's sum
+    # does not depend on how many share its batch.
+    scores = (hidden * query).sum(-1) * query.shape[0] ** -0.5
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=1)
+    return (hidden * weights.unsqueeze(-1)).sum(1)
 
 
 def last_real_positions(mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training of the multi-exit network: the skorch net, the joint loss, the schedule."""
+"""Training of the multi-exit network: the skorch net, the schedule, what a failure leaves."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler, PassthroughScoring, PrintLog
 from skorch.helper import predefined_split
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .batching import LabelledSamples, ShuffledByLength
 from .network import MultiExitNetwork, parameter_groups
+from .recipes import (
+    LastExitFirst,
+    OneAfterAnother,
+    StopOnceAllLearn,
+    exit_loss,
+    is_mixed,
+    steps_of_parts,
+)
 
 _SEEDING = threading.RLock()
 # At this rate, far above what transformers are trained with, undoing a step restores weights
@@ -49,6 +56,7 @@ class TrainingPlan:
     n_iter_no_change: int
     gradient_checkpointing: bool = False
     compiled: bool = False
+    exit_training: str = "joint"
     callbacks: list[Any] = field(default_factory=list)
     verbose: int = 0
 
@@ -112,8 +120,8 @@ class _StepBack:
         """Go back to the weights of the last `keep`."""
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=False):
             for weight in group["params"]:
-                # Weights that have no gradient were not moved.
-                if weight.grad is not None:
+                # Weights that have no gradient were not moved, nor those at their first one.
+                if weight.grad is not None and weight in self._optimizer.state:
                     self._undo(weight, group, rate)
 
     def _undo(self, weight: Tensor, group: dict[str, Any], rate: float) -> None:
@@ -123,35 +131,6 @@ class _StepBack:
         scale = state["exp_avg_sq"].sqrt().div_(math.sqrt(second)).add_(group["eps"])
         weight.addcdiv_(state["exp_avg"], scale, value=rate / first)
         weight.div_(1 - rate * group["weight_decay"])
-
-
-class JointExitLoss(nn.Module):
-    """Weighted mean over exits of the cross-entropy, sum_m w_m CE(y, p_m) / sum_m w_m.
-
-    Parameters
-    ----------
-    exit_weights : ndarray of shape (M,)
-        Weight w_m of each exit.
-
-    References
-    ----------
-    EPEE, arXiv 2503.02053.
-    """
-
-    exit_weights: Tensor
-
-    def __init__(self, exit_weights: NDArray[np.float64]) -> None:
-        super().__init__()
-        weights = torch.tensor(exit_weights, dtype=torch.float32)
-        self.register_buffer("exit_weights", weights / weights.sum())
-
-    def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
-        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
-        labels_per_exit = labels.unsqueeze(1).expand(-1, logits.shape[1])
-        losses = functional.cross_entropy(
-            logits.float().transpose(1, 2), labels_per_exit, reduction="none"
-        )
-        return (sample_weights * (losses * self.exit_weights).sum(1)).mean()
 
 
 class ExitNet(skorch.NeuralNetClassifier):
@@ -308,7 +287,7 @@ def train_network(
     valid: LabelledSamples | None,
     plan: TrainingPlan,
 ) -> ExitNet:
-    """Train a network in place with the joint loss of all exits.
+    """Train a network in place, its exits as the plan's recipe says.
 
     Parameters
     ----------
@@ -337,7 +316,7 @@ def train_network(
         _given,
         module__network=network,
         plan=plan,
-        criterion=JointExitLoss,
+        criterion=exit_loss(plan.exit_training),
         criterion__exit_weights=plan.exit_weights,
         classes=list(range(network.n_classes)),
         max_epochs=plan.max_epochs,
@@ -360,11 +339,13 @@ def train_network(
 def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
     """Let the network run in the plan's way inside the block."""
     network.gradient_checkpointing = plan.gradient_checkpointing
+    network.detached_heads = plan.exit_training == "detached"
     try:
         with _compiled(network) if plan.compiled else nullcontext():
             yield
     finally:
         network.gradient_checkpointing = False
+        network.detached_heads = network.last_exit_only = False
 
 
 @contextmanager
@@ -387,15 +368,18 @@ def _compiled(network: MultiExitNetwork) -> Iterator[None]:
 
 
 def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
-    schedule = WarmupThenDecay(plan.warmup_ratio, plan.max_epochs * steps_per_epoch)
+    parts = steps_of_parts(plan.exit_training, plan.max_epochs * steps_per_epoch)
+    schedule = OneAfterAnother([WarmupThenDecay(plan.warmup_ratio, n) for n in parts], parts)
     callbacks: list[Any] = [
         (
             "schedule",
             LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=schedule, step_every="batch"),
         )
     ]
+    if is_mixed(plan.exit_training):
+        callbacks.append(("last_exit_first", LastExitFirst(sum(parts[:-1]))))
     if plan.early_stopping:
-        stop = EarlyStopping(
+        stop = StopOnceAllLearn(
             monitor="valid_loss", patience=plan.n_iter_no_change, load_best=True, sink=_silent
         )
         callbacks.append(("early_stopping", stop))

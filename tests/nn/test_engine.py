@@ -32,8 +32,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def poolings(family: str) -> tuple[str, ...]:
     if family == "gpt2":
-        return ("last", "mean")
-    return ("cls", "mean", "cls+mean", "last")[: 3 if family in IMAGE_FAMILIES else 4]
+        return ("last", "mean", "attention")
+    return ("cls", "mean", "cls+mean", "attention", "last")[: 4 if family in IMAGE_FAMILIES else 5]
 
 
 ALL_NETWORKS = [(family, pooling) for family in FAMILIES for pooling in poolings(family)]
@@ -53,6 +53,8 @@ def make_network(family: str, pooling: str, n_classes: int = N_CLASSES) -> Multi
                 head.dense.weight.normal_(0, head.dense.in_features**-0.5, generator=generator)
             head.out.weight.normal_(0, 1.5 * scale, generator=generator)
             head.out.bias.normal_(0, 0.3, generator=generator)
+            if head.query is not None:
+                head.query.normal_(generator=generator)
     return network.eval()
 
 

@@ -12,7 +12,9 @@ from torch import nn
 
 from sklearn_epee.nn.backbones import load_backbone
 from sklearn_epee.nn.network import (
+    POOLINGS,
     MultiExitNetwork,
+    attended_mean,
     last_real_positions,
     masked_mean,
     parameter_groups,
@@ -32,7 +34,7 @@ CPU = torch.device("cpu")
 ALL_NETWORKS = [
     (family, pooling)
     for family in FAMILIES
-    for pooling in ("cls", "mean", "cls+mean", "last")
+    for pooling in POOLINGS
     if not (
         (family == "gpt2" and "cls" in pooling) or (family in IMAGE_FAMILIES and pooling == "last")
     )
@@ -45,6 +47,10 @@ def make_network(family: str, pooling: str, dropout: float = 0.0) -> MultiExitNe
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = MultiExitNetwork(backbone, 3, pooling, dropout)
+        with torch.no_grad():
+            for head in network.heads:
+                if head.query is not None:
+                    head.query.normal_()
     return network.eval()
 
 
@@ -71,6 +77,12 @@ def assert_same(network: nn.Module, expected: dict[str, torch.Tensor]) -> None:
 # ----------------------------------------------------------------------------------- pooling
 
 
+def attended(positions: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor | None:
+    if query is None:
+        return None
+    return torch.softmax(positions @ query / len(query) ** 0.5, dim=0) @ positions
+
+
 @pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
 @torch.no_grad()
 def test_a_head_reads_what_its_pooling_says(family, pooling):
@@ -87,6 +99,7 @@ def test_a_head_reads_what_its_pooling_says(family, pooling):
                 "last": here[-1],
                 "mean": here.mean(0),
                 "cls+mean": torch.cat([here[0], below.mean(0)]),
+                "attention": attended(here, network.heads[layer - 1].query),
             }[pooling]
             expected = network.heads[layer - 1](pooled)
             torch.testing.assert_close(logits[row, layer - 1], expected, atol=2e-5, rtol=1e-5)
@@ -104,7 +117,7 @@ def test_gpt2_is_pooled_at_the_last_real_token_under_either_padding_side(side):
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 @torch.no_grad()
 def test_gpt2_never_reads_a_pad(pooling):
     network, batch = make_network("gpt2", pooling), random_batch("gpt2")
@@ -119,6 +132,47 @@ def test_last_real_positions_and_masked_mean():
     assert last_real_positions(mask).tolist() == [1, 3, 3, 0]
     hidden = torch.arange(16.0).reshape(4, 4, 1)
     assert masked_mean(hidden, mask).ravel().tolist() == [0.5, 6.5, 9.5, 12.0]
+
+
+def test_attention_weighs_pads_with_exactly_nothing():
+    generator = torch.Generator().manual_seed(0)
+    hidden, query = torch.randn(3, 6, 8, generator=generator), torch.randn(8, generator=generator)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]]).bool()
+    found = attended_mean(hidden, mask, query)
+    for row in range(3):
+        torch.testing.assert_close(found[row], attended(hidden[row, mask[row]], query))
+    # However much a pad would be liked.
+    tempting = hidden.masked_fill(~mask.unsqueeze(-1), 1e6)
+    assert torch.equal(attended_mean(tempting, mask, query), found)
+    wider = torch.cat([hidden, torch.full((3, 2, 8), 7.0)], dim=1)
+    longer = torch.cat([mask, torch.zeros(3, 2, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(attended_mean(wider, longer, query), found, atol=1e-6, rtol=0)
+
+
+def test_attention_is_float32_and_survives_a_row_of_pads():
+    hidden = torch.ones(2, 3, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attended_mean(hidden, torch.zeros(2, 3, dtype=torch.bool), torch.ones(4))
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@torch.no_grad()
+def test_attention_begins_as_the_mean_with_the_same_heads(family):
+    mean, fresh = make_network(family, "mean"), make_network(family, "attention")
+    for head, other in zip(fresh.heads, mean.heads, strict=True):
+        head.query.zero_()
+        assert torch.equal(head.out.weight, other.out.weight)
+    batch = random_batch(family)
+    torch.testing.assert_close(fresh(**batch), mean(**batch), atol=1e-6, rtol=0)
+
+
+def test_a_fresh_query_is_zero_and_only_attention_has_one():
+    backbone = load_backbone(tiny_config("bert"), "text")
+    heads = MultiExitNetwork(backbone, 3, "attention", 0.0).heads
+    assert all((head.query == 0).all() for head in heads)
+    assert all(head.query is None for head in make_network("bert", "mean").heads)
 
 
 def test_pooled_halves_are_averaged_in_float32():
@@ -184,9 +238,10 @@ def test_a_network_that_is_ready_is_not_copied():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("how", ["pickle", "deepcopy", "rebuild"])
-def test_copies_compute_the_same_and_share_nothing(family, how):
-    network, batch = make_network(family, "mean", dropout=0.3), random_batch(family)
+def test_copies_compute_the_same_and_share_nothing(family, pooling, how):
+    network, batch = make_network(family, pooling, dropout=0.3), random_batch(family)
     made = {
         "pickle": lambda: pickle.loads(pickle.dumps(network)),
         "deepcopy": lambda: copy.deepcopy(network),
@@ -223,8 +278,9 @@ def test_the_file_holds_each_weight_once():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_heads_have_their_rate_and_biases_and_norms_no_decay(family):
-    network = make_network(family, "mean")
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_heads_have_their_rate_and_biases_and_norms_no_decay(family, pooling):
+    network = make_network(family, pooling)
     groups = parameter_groups(network, 1e-4, 1e-2, 0.05)
     settings = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(settings) == len(list(network.parameters()))
@@ -243,6 +299,20 @@ def test_heads_have_their_rate_and_biases_and_norms_no_decay(family):
         assert not (plain and decay), name
         if name.endswith("weight") and not plain:
             assert decay == 0.05, name
+
+
+def test_logits_are_mapped_whatever_the_head_reads():
+    network, batch = make_network("bert", "attention"), random_batch("bert")
+    rng = np.random.default_rng(0)
+    matrix, shift = (
+        rng.normal(size=(network.n_layers, 3, 3)),
+        rng.normal(size=(network.n_layers, 3)),
+    )
+    with torch.no_grad():
+        before = network(**batch).double().numpy()
+        network.map_logits(matrix, shift)
+        found = network(**batch).numpy()
+    np.testing.assert_allclose(found, np.einsum("mkj,nmj->nmk", matrix, before) + shift, atol=1e-5)
 
 
 def test_text_encoders_have_a_dense_stage_and_families_with_a_final_norm_have_none():

@@ -25,9 +25,9 @@ from sklearn_epee.nn.batching import (
     ShuffledByLength,
     batches_by_length,
 )
+from sklearn_epee.nn.recipes import JointExitLoss
 from sklearn_epee.nn.training import (
     ExitNet,
-    JointExitLoss,
     TrainingMemoryError,
     WarmupThenDecay,
     _StepBack,

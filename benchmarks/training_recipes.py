@@ -1,0 +1,363 @@
+"""Measure training recipes: accuracy at full depth and of a policy that saves half of the layers.
+
+Run from the repository root, with the data folder in the environment variable
+``SKLEARN_EPEE_DATA``:
+
+    python -m benchmarks.training_recipes --minilm FOLDER
+
+Every run trains one network on a part of the training data (`SETS`, as much as fits the time),
+chooses on the validation data the policy of best accuracy at a speed-up ratio of at least 0.52,
+and reports on the test data. Runs are done round by round (`ROUNDS`), kept one by one, and not
+repeated: start the command again to go on, or several times at once to share the work. After every
+run the results of all are written to ``results/training_recipes.json`` and ``.md``;
+``--report`` does no more than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+from benchmarks._report import describe, machine
+from benchmarks._rows_tuning import Answered
+from sklearn_epee import (
+    EPEEClassifier,
+    EPEEImageClassifier,
+    TunedExitPolicyClassifierCV,
+    datasets,
+    speedup_ratio,
+)
+
+RESULTS = Path(__file__).parent / "results"
+MIN_SPEEDUP = 0.52
+N_FOR_CLOCK = 200
+N_CLOCK_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Set:
+    """How much of a data set is used; None is all of it.
+
+    `balanced` leaves out training samples of the largest class beyond the number of all others.
+    """
+
+    n_train: int | None
+    n_epochs: int
+    n_dev: int | None = None
+    n_test: int | None = None
+    balanced: bool = False
+
+
+SETS = {
+    "phee": Set(1500, 3),
+    "git": Set(1500, 5),
+    "health_advice": Set(1500, 3),
+    "ddi2013": Set(960, 3, 500, 1000, balanced=True),
+    "pneumoniamnist": Set(None, 8),
+    "breastmnist": Set(None, 45),
+    "pathmnist_subset": Set(None, 60),
+}
+IMAGES = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
+# Each differs from the first in one thing.
+VARIANTS = {
+    "joint": {},
+    "mixed": {"exit_training": "mixed"},
+    "distillation": {"exit_training": "distillation"},
+    "mixed+distillation": {"exit_training": "mixed+distillation"},
+    "detached": {"exit_training": "detached"},
+    "attention": {"pooling": "attention"},
+    "uniform": {"exit_loss_weights": "uniform"},
+    "descending": {"exit_loss_weights": "descending"},
+    # A policy of ratio 0.52 answers most samples at layers 2 to 4.
+    "weights 1 3 3 2 1 6": {"exit_loss_weights": [1, 3, 3, 2, 1, 6]},
+    "cls+mean": {"pooling": "cls+mean"},
+    "cls": {"pooling": "cls"},
+}
+RECIPES = ("joint", "mixed", "distillation", "mixed+distillation", "detached", "attention")
+SCREEN = ("phee", "breastmnist", "pathmnist_subset")
+# Data sets, variants and seed, in the order of doing.
+ROUNDS = [
+    (SCREEN, RECIPES, 0),
+    (("health_advice", "pneumoniamnist"), RECIPES[:4], 0),
+    (SCREEN, tuple(VARIANTS)[6:], 0),
+    (("git",), RECIPES[:4], 0),
+    (("phee", "breastmnist", "pathmnist_subset", "pneumoniamnist"), RECIPES[:4], 1),
+    (("health_advice",), RECIPES[:4], 1),
+    (("ddi2013",), ("joint", "mixed+distillation"), 0),
+    (("git",), RECIPES[:4], 1),
+    (("phee", "breastmnist", "pathmnist_subset", "pneumoniamnist"), RECIPES[:4], 2),
+    (("health_advice",), RECIPES[:4], 2),
+]
+
+
+def part_of(name, subset, n, seed, *, balanced=False):
+    """Give samples and labels of a part, drawn where not all are wanted."""
+    bunch = getattr(datasets, f"load_{name}")(subset=subset)
+    y = np.asarray(bunch.target)
+    rows = np.random.default_rng(seed).permutation(len(y))
+    if balanced:
+        classes, counts = np.unique(y, return_counts=True)
+        largest = y[rows] == classes[counts.argmax()]
+        kept = ~largest | (np.cumsum(largest) <= np.sort(counts)[:-1].sum())
+        rows = rows[kept]
+    rows = np.sort(rows[:n])
+    if name in IMAGES:
+        return np.asarray(bunch.data)[rows], y[rows]
+    return [bunch.data[row] for row in rows], y[rows]
+
+
+def trained(name, variant, seed, minilm):
+    """Train one network; the estimator and what it cost."""
+    size = SETS[name]
+    X, y = part_of(name, "train", size.n_train, seed, balanced=size.balanced)
+    options = {"max_epochs": size.n_epochs, "memory": None, "random_state": seed}
+    if name in IMAGES:
+        model = EPEEImageClassifier(**options, **VARIANTS[variant])
+    else:
+        model = EPEEClassifier(minilm, **options, **VARIANTS[variant])
+    wall, cpu = time.perf_counter(), time.process_time()
+    model.fit(X, y)
+    seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    return model, {"n_train": len(y), "training_seconds": seconds}
+
+
+def staged(model, X, y):
+    """Probabilities of every exit and the columns of the true labels."""
+    proba = np.stack(list(model.staged_predict_proba(X)), axis=1)
+    return proba, np.searchsorted(model.classes_, y)
+
+
+def tuned(dev, codes_dev, test, codes_test):
+    """Choose a policy on dev, by the package's exact search, and measure it on test."""
+    both = Answered(np.concatenate([dev, test])).fit(None, None)
+    search = TunedExitPolicyClassifierCV(FrozenEstimator(both), min_speedup=MIN_SPEEDUP)
+    search.fit(np.arange(len(dev)), codes_dev)
+    found = search.predict_with_exits(np.arange(len(dev), len(dev) + len(test)))
+    return {
+        "tau": float(search.best_tau_),
+        "patience": int(search.best_patience_),
+        "dev_accuracy": float(search.best_score_),
+        "accuracy": float(np.mean(found.labels == codes_test)),
+        "ratio": float(speedup_ratio(found.exit_layer, dev.shape[1])),
+    }
+
+
+def clocked(model, X, policy):
+    """Time `predict` by the policy and at full depth in turns; seconds of wall and of the CPU."""
+    policies = {"full": {"tau": 0.0, "patience": None}, "policy": policy}
+    seconds = defaultdict(lambda: defaultdict(list))
+    for turn in range(1 + N_CLOCK_ROUNDS):
+        for title, parameters in policies.items():
+            model.set_params(**parameters)
+            wall, cpu = time.perf_counter(), time.process_time()
+            model.predict(X)
+            if turn:  # the first is cold
+                seconds[title]["wall"].append(time.perf_counter() - wall)
+                seconds[title]["cpu"].append(time.process_time() - cpu)
+    return {
+        title: {c: statistics.median(s) for c, s in by.items()} for title, by in seconds.items()
+    }
+
+
+def measure(name, variant, seed, minilm):
+    """Do one run."""
+    size = SETS[name]
+    model, found = trained(name, variant, seed, minilm)
+    X_dev, y_dev = part_of(name, "dev", size.n_dev, 0)
+    X, y = part_of(name, "test", size.n_test, 0)
+    (dev, codes_dev), (test, codes) = staged(model, X_dev, y_dev), staged(model, X, y)
+    policy = tuned(dev, codes_dev, test, codes)
+    chosen = {key: policy[key] for key in ("tau", "patience")}
+    return {
+        "data": name,
+        "variant": variant,
+        "seed": seed,
+        "size": asdict(size),
+        **found,
+        "n_test": len(codes),
+        "layers": (test.argmax(2) == codes[:, None]).mean(axis=0).tolist(),
+        "policy": policy,
+        "seconds": clocked(model, X[:N_FOR_CLOCK], chosen),
+        "machine": machine("cpu"),
+    }
+
+
+# ------------------------------------------------------------------------------------- the queue
+
+
+def tasks():
+    """Yield data set, variant and seed of every run, in the order of doing."""
+    for names, variants, seed in ROUNDS:
+        for name in names:
+            for variant in variants:
+                yield name, variant, seed
+
+
+def claimed(path):
+    """Claim a run for this process; False if it is done, or another living process does it."""
+    if path.exists():
+        return False
+    claim = path.with_suffix(".claim")
+    try:
+        with claim.open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        if _lives(int(claim.read_text() or os.getpid())):
+            return False
+        claim.write_text(str(os.getpid()))
+    return True
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def path_of(cache, name, variant, seed):
+    return cache / f"{name}-{variant.replace(' ', '_')}-{seed}.json"
+
+
+def work(cache, minilm, until):
+    """Do runs that nobody has done, until a time of the clock."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for task in tasks():
+        if time.time() > until:
+            break
+        path = path_of(cache, *task)
+        if not claimed(path):
+            continue
+        found = measure(*task, minilm)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(found, indent=1))
+        draft.replace(path)
+        print(*task, found["layers"], found["policy"], found["training_seconds"], flush=True)
+        report(cache)
+
+
+# ------------------------------------------------------------------------------------ the report
+
+
+def report(cache):
+    """Write the results of all runs so far."""
+    paths = [path_of(cache, *task) for task in tasks()]
+    runs = [json.loads(path.read_text()) for path in paths if path.exists()]
+    RESULTS.mkdir(exist_ok=True)
+    for suffix, text in (("json", json.dumps({"runs": runs}, indent=1)), ("md", markdown(runs))):
+        draft = RESULTS / f"training_recipes.{suffix}.{os.getpid()}"
+        draft.write_text(text.rstrip() + "\n")
+        draft.replace(RESULTS / f"training_recipes.{suffix}")
+
+
+def markdown(runs):
+    """Render the runs: sizes, then a table for each data set."""
+    machines = {describe(run["machine"]): None for run in runs}
+    command = "Command: `python -m benchmarks.training_recipes --minilm FOLDER`."
+    tables = [table for name in SETS for table in tables_of(name, runs)]
+    return "\n".join([*machines, "", command, "", READING, *tables])
+
+
+READING = f"""\
+Accuracies are of the test part, in percent, means over the seeds. "full depth" is the last exit;
+"policy" the one of best accuracy on the validation part at a speed-up ratio of at least
+{MIN_SPEEDUP} there, "ratio" its ratio on the test part. "to joint" is the mean difference of the
+policy's accuracy to that of joint training with the same seeds, followed by the range over seeds;
+"to full joint" that to joint training's full depth: 0 or more reaches the aim. "clock" is the time
+of `predict` at full depth over that by the policy, of the process's CPU and of the wall (medians in
+turns; other processes shared the machine), and "fit" the CPU seconds of the training. All runs
+train for the same number of epochs. One standard error of an accuracy is given with every set."""
+
+
+def tables_of(name, runs):
+    """Yield the lines of one data set's table."""
+    here = [run for run in runs if run["data"] == name]
+    if not here:
+        return
+    size = SETS[name]
+    n_test = here[0]["n_test"]
+    full = statistics.mean(run["layers"][-1] for run in here if run["variant"] == "joint")
+    error = 100 * (full * (1 - full) / n_test) ** 0.5
+    what = "all-MiniLM-L6-v2" if name not in IMAGES else "compact ViT from scratch"
+    note = ", as many of the largest class as of all others" if size.balanced else ""
+    yield (
+        f"\n## {name}\n\n{what}, {here[0]['n_train']} training samples{note}, {size.n_epochs} "
+        f"epochs, {n_test} test samples (standard error {error:.1f}).\n"
+    )
+    yield (
+        "| variant | seeds | layers 1 to 6 | full depth | policy | ratio | to joint | "
+        "to full joint | clock, CPU | clock, wall | fit s |"
+    )
+    yield "| --- |" + " --- |" * 10
+    for variant in VARIANTS:
+        rows = [run for run in here if run["variant"] == variant]
+        if rows:
+            yield row_of(variant, rows, {r["seed"]: r for r in here if r["variant"] == "joint"})
+
+
+def row_of(variant, rows, joint):
+    """Render one variant of one data set."""
+    pairs = [(row, joint[row["seed"]]) for row in rows if row["seed"] in joint]
+    to_joint = [r["policy"]["accuracy"] - j["policy"]["accuracy"] for r, j in pairs]
+    to_full = [r["policy"]["accuracy"] - j["layers"][-1] for r, j in pairs]
+    quotients = {
+        clock: statistics.mean(
+            r["seconds"]["full"][clock] / r["seconds"]["policy"][clock] for r in rows
+        )
+        for clock in ("cpu", "wall")
+    }
+    cells = [
+        variant,
+        str(len(rows)),
+        " ".join(f"{100 * part:.1f}" for part in np.mean([row["layers"] for row in rows], axis=0)),
+        f"{100 * statistics.mean(row['layers'][-1] for row in rows):.1f}",
+        f"{100 * statistics.mean(row['policy']['accuracy'] for row in rows):.1f}",
+        f"{statistics.mean(row['policy']['ratio'] for row in rows):.2f}",
+        "" if variant == "joint" else difference(to_joint),
+        difference(to_full),
+        f"{quotients['cpu']:.2f}",
+        f"{quotients['wall']:.2f}",
+        f"{statistics.mean(row['training_seconds']['cpu'] for row in rows):.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def difference(values):
+    if not values:
+        return "not measured"
+    mean = f"{100 * statistics.mean(values):+.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({100 * min(values):+.1f} to {100 * max(values):+.1f})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sklearn_epee"
+    parser.add_argument("--cache", type=Path, default=cache / "recipes", help="keeps single runs")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no run after these")
+    parser.add_argument(
+        "--report", action="store_true", help="write the results again, run nothing"
+    )
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*longer than max_length.*")
+    if arguments.report:
+        report(arguments.cache)
+    else:
+        work(arguments.cache, arguments.minilm, time.time() + 60 * arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
