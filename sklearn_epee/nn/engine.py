@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .batching import BatchLimit, EncodedSamples, batch_limit, batches_by_length
 from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .joint_leaving import dynamic_rule
 from .leaving import (
-    DynamicRule,
     ExitPolicy,
     Exits,
     LeaveChances,
@@ -26,6 +26,7 @@ from .leaving import (
     joined_standings,
 )
 from .network import MultiExitNetwork
+from .tasks import task_softmax
 
 # Policies whose exits are remembered to guess where samples will leave.
 _REMEMBERED_POLICIES = 64
@@ -135,10 +136,11 @@ class Engine:
         -------
         Exits
         """
-        out = Exits.empty(len(samples), self._network.n_classes)
-        rule = DynamicRule(policy, self._network.n_layers, out, schedule)
+        network = self._network
+        out = Exits.empty(len(samples), network.n_columns, len(network.class_counts))
+        rule = dynamic_rule(policy, network.n_layers, out, schedule, network.class_counts)
         scheduled = None if schedule is None else schedule.tobytes()
-        chances = self._chances_for((policy.tau, policy.patience, scheduled))
+        chances = self._chances_for((policy.tau, policy.patience, policy.joint_exit, scheduled))
         self._run(samples, batch_size, rule, chances)
         return out
 
@@ -157,8 +159,9 @@ class Engine:
         Returns
         -------
         ndarray of shape (n, K), float32
+            With several tasks side by side, K is the sum of their classes.
         """
-        out = np.empty((len(samples), 1, self._network.n_classes), np.float32)
+        out = np.empty((len(samples), 1, self._network.n_columns), np.float32)
         self._run(samples, batch_size, RecordingRule(layer, layer, out))
         return out[:, 0]
 
@@ -175,9 +178,10 @@ class Engine:
         Returns
         -------
         ndarray of shape (n, M, K), float32
+            With several tasks side by side, K is the sum of their classes.
         """
         n_layers = self._network.n_layers
-        out = np.empty((len(samples), n_layers, self._network.n_classes), np.float32)
+        out = np.empty((len(samples), n_layers, self._network.n_columns), np.float32)
         self._run(samples, batch_size, RecordingRule(1, n_layers, out))
         return out
 
@@ -290,7 +294,7 @@ class Engine:
         chances: LeaveChances | None,
     ) -> tuple[NDArray[np.intp] | None, Standing | None]:
         layer = cohort.layer + 1
-        proba = torch.softmax(logits, dim=-1)
+        proba = task_softmax(logits, self._network.class_counts)
         decision = rule.decide(layer, proba, cohort.rows, cohort.standing)
         if chances is not None:
             n = len(cohort.rows)
