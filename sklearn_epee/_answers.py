@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._tasks import split_columns
 from .nn.fingerprint import NoFingerprintError, fingerprint
 from .nn.leaving import ExitPolicy, Exits
 from .policy import apply_policy
@@ -60,7 +61,7 @@ class SharedAnswers:
         setting : tuple of str
             Device and precision, on which probabilities depend.
         shape : tuple of int
-            Samples, layers and classes.
+            Samples, layers and classes, of all tasks together.
         run : callable
             Gives the probabilities, of that shape, in float32.
 
@@ -117,9 +118,30 @@ class _Memory:
 _memory = _Memory()
 
 
-def exits_from(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
-    """Let samples leave by a policy, from the probabilities of every exit."""
+def exits_from(
+    proba: NDArray[np.float32], policy: ExitPolicy, counts: Sequence[int] | None = None
+) -> Exits:
+    """Let samples leave by a policy, from the probabilities of every exit.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n, M, K), float32
+    policy : ExitPolicy
+    counts : sequence of int, default=None
+        Classes of every task, if they are several, side by side in `proba`.
+
+    Returns
+    -------
+    Exits
+    """
+    tasks = split_columns(proba, counts) if counts is not None and len(counts) > 1 else None
     left = apply_policy(
-        proba, policy.tau, policy.patience, policy.exit_ensemble, policy.exit_weights
+        proba if tasks is None else tasks,
+        policy.tau,
+        policy.patience,
+        policy.exit_ensemble,
+        policy.exit_weights,
+        joint_exit=policy.joint_exit,
     )
-    return Exits(left.proba, left.exit_layer, left.entropy)
+    answers: Any = left.proba if tasks is None else np.concatenate(left.proba, axis=1)
+    return Exits(answers, left.exit_layer, left.entropy)

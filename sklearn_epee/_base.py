@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import secrets
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,17 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._answers import SharedAnswers, exits_from
-from ._checks import check_callbacks, check_layer
+from ._checks import check_callbacks, check_layer, check_prediction_batch
 from ._defaults import TrainingDefaults
-from ._trained import Engines, Lineage, Trained, hold
-from ._training_data import TrainingData, prepare_training_data, take
+from ._tasks import Tasks, exact_match_score
+from ._trained import Engines, Lineage, Trained, hold, warn_if_not_finite
+from ._training_data import TrainingData, hold_out, prepare_training_data, take
 from .nn.batching import EncodedSamples
 from .nn.devices import prediction_dtype, resolve_device, training_dtype
 from .nn.engine import Engine
@@ -36,8 +34,19 @@ from .nn.leaving import ExitPolicy, Exits
 from .nn.network import MultiExitNetwork
 from .nn.recipes import EXIT_TRAININGS, check_teacher
 from .nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
+from .nn.tasks import Classes
 from .nn.training import ExitNet, TrainingPlan, reproducible, train_network
-from .policy import check_exit_ensemble, check_exit_loss_weights, check_patience, check_tau
+from .policy import (
+    JOINT_EXITS,
+    check_exit_ensemble,
+    check_exit_loss_weights,
+    check_joint_exit,
+    check_patience,
+    check_tau,
+)
+
+Labels = NDArray[Any] | list[NDArray[Any]]
+Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
 
 MAX_GRAD_NORM = 1.0
 _LARGEST_SEED = 2**31 - 1
@@ -51,6 +60,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "tau": [Interval(Real, 0, None, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "exit_ensemble": [StrOptions({"mean", "weighted"}), None],
+        "joint_exit": [StrOptions(set(JOINT_EXITS))],
         "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
         "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
         "exit_training": [StrOptions(set(EXIT_TRAININGS))],
@@ -61,7 +71,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         "weight_decay": [_AUTO, Interval(Real, 0, None, closed="left")],
         "warmup_ratio": [Interval(Real, 0, 1, closed="left")],
         "dropout": [_AUTO, Interval(Real, 0, 1, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "early_stopping": ["boolean"],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -80,7 +90,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     # Parameters that act after training, or do not change what is learned. All others are part of
     # the key under which a trained network is kept.
     _not_shaping: ClassVar[frozenset[str]] = frozenset({
-        "tau", "patience", "exit_ensemble", "predict_batch_size", "memory", "verbose",
+        "tau", "patience", "exit_ensemble", "joint_exit", "predict_batch_size", "memory", "verbose",
         "device", "precision", "random_state", "warm_start",
     })  # fmt: skip
 
@@ -94,7 +104,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """Validate X into a sequence of samples that can be indexed with a list of rows."""
 
     @abstractmethod
-    def _build(self, samples: Any, n_classes: int) -> tuple[Any, MultiExitNetwork]:
+    def _build(self, samples: Any, n_classes: Classes) -> tuple[Any, MultiExitNetwork]:
         """Make the encoder and the untrained network for training samples."""
 
     @abstractmethod
@@ -110,8 +120,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ----------
         X : samples
             As described in the class documentation.
-        y : array-like of shape (n_samples,)
-            Labels of any type scikit-learn accepts.
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+            Labels of any type scikit-learn accepts; with two or more columns, one task each.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
             channel statistics of images take no notice of weights above 0.
@@ -204,28 +214,28 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _continues(self) -> bool:
         return bool(self.warm_start) and hasattr(self, "_held")
 
-    def _check_continuation(self, classes: NDArray[Any]) -> None:
-        if self._continues() and not np.array_equal(classes, self.classes_):
+    def _check_continuation(self, classes: Labels) -> None:
+        if self._continues() and not self._tasks.same_as(classes):
             raise ValueError(
-                f"warm_start=True continues a network for the classes {self.classes_.tolist()}, "
-                f"but y holds {classes.tolist()}. Fit with the same classes or with "
+                f"warm_start=True continues a network for the classes {self._tasks}, "
+                f"but y holds {Tasks(classes)}. Fit with the same classes or with "
                 "warm_start=False."
             )
 
     def _train(self, data: TrainingData, seed: int) -> Held[Trained]:
-        train, valid = self._hold_out(data.labels, seed)
+        train, valid = hold_out(data.labels, self.validation_fraction, seed)
         device = resolve_device(self.device)
         samples = take(data.samples, train)
-        encoder, network = self._start(samples, len(data.classes), seed, device)
+        encoder, network = self._start(samples, Tasks(data.classes).n_classes, seed, device)
         to_learn = data.labelled(encoder.encode_for_training, train)
         to_watch = data.labelled(encoder.encode, valid) if len(valid) else None
         plan = self._plan(len(train), network, device, seed)
         net = train_network(network, to_learn, to_watch, plan)
-        _warn_if_not_finite(net)
+        warn_if_not_finite(net)
         return hold(encoder, net, plan.exit_weights)
 
     def _start(
-        self, samples: Any, n_classes: int, seed: int, device: torch.device
+        self, samples: Any, n_classes: Classes, seed: int, device: torch.device
     ) -> tuple[Any, MultiExitNetwork]:
         """Give the encoder and the network to train: fresh ones, or the fitted ones again."""
         if not self._continues():
@@ -233,30 +243,6 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 return self._build(samples, n_classes)
         # A copy, so that a training that fails leaves the fitted network as it was.
         return self._encoder, copy.deepcopy(self.net_.module_)
-
-    def _hold_out(
-        self, labels: NDArray[np.int64], seed: int
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        rows = np.arange(len(labels))
-        if not self.validation_fraction:
-            return rows, rows[:0]
-        try:
-            train, valid = train_test_split(
-                rows, test_size=self.validation_fraction, stratify=labels, random_state=seed
-            )
-        except ValueError as error:
-            raise ValueError(self._cannot_hold_out(len(rows), str(error))) from error
-        if len(np.unique(labels[train])) < len(np.unique(labels)):
-            reason = "A class would have no sample left to learn from."
-            raise ValueError(self._cannot_hold_out(len(rows), reason))
-        return np.sort(train), np.sort(valid)
-
-    def _cannot_hold_out(self, n_samples: int, reason: str) -> str:
-        return (
-            f"validation_fraction={self.validation_fraction} cannot hold out a part of "
-            f"{n_samples} samples in which every class is present: {reason} Give more samples "
-            "of the small classes, or set validation_fraction=0 and early_stopping=False."
-        )
 
     def _plan(
         self, n_samples: int, network: MultiExitNetwork, device: torch.device, seed: int
@@ -270,7 +256,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         check_teacher(self.exit_training, exit_weights)
         return TrainingPlan(
             max_epochs=_given(
-                self.max_epochs, defaults.epochs(n_samples, network.n_classes, batch_size)
+                self.max_epochs, defaults.epochs(n_samples, max(network.class_counts), batch_size)
             ),
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -294,7 +280,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _head_dropout(self) -> float:
         return float(_given(self.dropout, self._training_defaults().dropout))
 
-    def _adopt(self, held: Held[Trained], classes: NDArray[Any]) -> None:
+    def _adopt(self, held: Held[Trained], classes: Labels) -> None:
         """Take a finished training over: everything that is learned is set here."""
         self.classes_ = classes
         self.n_layers_ = held.summary.n_layers
@@ -309,6 +295,16 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def net_(self) -> ExitNet:
         """The trained net, a ``skorch.NeuralNetClassifier``."""
         return self._fitted("net_").net
+
+    @property
+    def n_outputs_(self) -> int:
+        """Number of tasks."""
+        return len(self._tasks.each)
+
+    @property
+    def _tasks(self) -> Tasks:
+        check_is_fitted(self)
+        return Tasks(self.classes_)
 
     @property
     def _encoder(self) -> Any:
@@ -331,12 +327,30 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            ``classes_[predict_proba(X).argmax(1)]``.
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
+            ``classes_[predict_proba(X).argmax(1)]``, of each task.
         """
         return self.predict_with_exits(X).labels
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Give the share of the samples that are answered correctly, in every task.
+
+        Parameters
+        ----------
+        X : samples
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        if self.n_outputs_ == 1:
+            return float(super().score(X, y, sample_weight))
+        return exact_match_score(y, self.predict(X), sample_weight)
+
+    def predict_proba(self, X: Any) -> Probabilities:
         """Predict class probabilities, each sample leaving at the first layer that is sure enough.
 
         Parameters
@@ -345,10 +359,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32
-            Columns in the order of ``classes_``.
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
+            Columns in the order of ``classes_``; a list with one array a task if there are several.
         """
-        return self._exits(X).proba
+        return self._tasks.proba(self._exits(X).proba)
 
     def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
         """Give the layer at which each sample leaves.
@@ -375,12 +389,13 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         Bunch
             ``labels`` (n,), ``proba`` (n, n_classes) float32, ``exit_layer`` (n,) int64 and
-            ``entropy`` (n,) float32, the normalised entropy of the exit's own head.
+            ``entropy`` (n,) float32, the normalised entropy of the exit's own head. With several
+            tasks ``labels`` and ``entropy`` are (n, n_tasks), and ``proba`` is a list.
         """
         exits = self._exits(X)
         return Bunch(
-            labels=self.classes_[exits.proba.argmax(axis=1)],
-            proba=exits.proba,
+            labels=self._tasks.labels(exits.proba),
+            proba=self._tasks.proba(exits.proba),
             exit_layer=exits.exit_layer,
             entropy=exits.entropy,
         )
@@ -396,11 +411,11 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Returns
         -------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
         """
-        return self.classes_[self.predict_proba_at_layer(X, layer).argmax(axis=1)]
+        return self._tasks.labels(self._at_layer(X, layer))
 
-    def predict_proba_at_layer(self, X: Any, layer: int) -> NDArray[np.float32]:
+    def predict_proba_at_layer(self, X: Any, layer: int) -> Probabilities:
         """Predict class probabilities with the head of one layer; those above it do not run.
 
         Parameters
@@ -411,13 +426,16 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
 
         Raises
         ------
         ValueError
             If there is no such layer.
         """
+        return self._tasks.proba(self._at_layer(X, layer))
+
+    def _at_layer(self, X: Any, layer: int) -> NDArray[np.float32]:
         check_is_fitted(self)
         layer = check_layer(layer, self.n_layers_)
         samples = self._check_samples(X, fitting=False)
@@ -435,13 +453,13 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Yields
         ------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
             Labels of layer 1, then 2, up to ``n_layers_``.
         """
-        for proba in self.staged_predict_proba(X):
-            yield self.classes_[proba.argmax(axis=1)]
+        for proba in self._layer_by_layer(X):
+            yield self._tasks.labels(proba)
 
-    def staged_predict_proba(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def staged_predict_proba(self, X: Any) -> Iterator[Probabilities]:
         """Predict class probabilities at every layer, from one forward pass.
 
         Parameters
@@ -450,11 +468,15 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Yields
         ------
-        ndarray of shape (n_samples, n_classes), float32
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Probabilities of layer 1, then 2, up to ``n_layers_``.
         """
+        for proba in self._layer_by_layer(X):
+            yield self._tasks.proba(proba)
+
+    def _layer_by_layer(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
-        yield from self._staged(self._check_samples(X, fitting=False)).transpose(1, 0, 2)
+        return self._staged(self._check_samples(X, fitting=False)).transpose(1, 0, 2)
 
     def _staged(self, samples: Any) -> NDArray[np.float32]:
         engine, batch_size = self._engine(), self._prediction_batch()
@@ -468,7 +490,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         samples = self._check_samples(X, fitting=False)
         shared = self._shared_probabilities(samples)
         if shared is not None:
-            return exits_from(shared, policy)
+            return exits_from(shared, policy, self._tasks.counts)
         engine = self._engine()
         return Exits.join(
             [engine.dynamic(window, policy, batch_size) for window in self._windows(samples)]
@@ -482,7 +504,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return self._answers.probabilities(
             samples,
             setting=(str(device), str(dtype)),
-            shape=(len(samples), self.n_layers_, len(self.classes_)),
+            shape=(len(samples), self.n_layers_, self._tasks.n_columns),
             run=lambda: self._staged(samples),
         )
 
@@ -507,6 +529,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             patience=check_patience(self.patience, self.n_layers_),
             exit_ensemble=check_exit_ensemble(self.exit_ensemble),
             exit_weights=self._exit_weights,
+            joint_exit=check_joint_exit(self.joint_exit),
         )
 
     def _encode(self, X: Any) -> EncodedSamples:
@@ -528,12 +551,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         return device, prediction_dtype(self.precision, device)
 
     def _prediction_batch(self) -> int | str:
-        size = self.predict_batch_size
-        if size == "auto" or (isinstance(size, Integral) and int(size) >= 1):
-            return size if size == "auto" else int(size)
-        raise ValueError(
-            f"predict_batch_size={size!r} is not valid; expected 'auto' or an integer >= 1."
-        )
+        return check_prediction_batch(self.predict_batch_size)
 
     # --------------------------------------------------------------------------- scikit-learn
 
@@ -564,20 +582,11 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.sparse = False
+        tags.target_tags.multi_output = True
+        tags.classifier_tags.multi_label = True
         return tags
 
 
 def _given(value: Any, default: Any) -> Any:
     """Give a parameter, or the measured default where it is "auto"."""
     return default if isinstance(value, str) and value == "auto" else value
-
-
-def _warn_if_not_finite(net: ExitNet) -> None:
-    if net.stopped_by_ == "not finite":
-        warnings.warn(
-            f"The loss or its gradient became NaN or infinite at training step {net.n_steps_ + 1}; "
-            "training stopped there and keeps the last weights that gave a finite loss. Lower "
-            "learning_rate or raise warmup_ratio.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )

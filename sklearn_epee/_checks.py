@@ -296,3 +296,12 @@ def check_layer(layer: int, n_layers: int) -> int:
             f"(or -{n_layers} to -1, counted from the end)."
         )
     return resolved
+
+
+def check_prediction_batch(size: Any) -> int | str:
+    """Give the samples of a prediction batch, or "auto"."""
+    if size == "auto" or (isinstance(size, Integral) and int(size) >= 1):
+        return size if size == "auto" else int(size)
+    raise ValueError(
+        f"predict_batch_size={size!r} is not valid; expected 'auto' or an integer >= 1."
+    )

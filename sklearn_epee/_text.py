@@ -20,6 +20,7 @@ from ._base import BaseEPEEClassifier
 from ._checks import Text, as_texts, is_paired
 from .nn.backbones import adapter_for, checkpoint_pooling, load_backbone, load_config
 from .nn.network import MultiExitNetwork
+from .nn.tasks import Classes
 from .nn.texts import (
     TextEncoder,
     check_vocabulary,
@@ -65,6 +66,13 @@ class EPEEClassifier(BaseEPEEClassifier):
         What a sample answers with: the probabilities of the exit it takes (None), the mean over
         the exits it visited, or their mean weighted by `exit_loss_weights`. When it leaves does
         not change. Can be changed after `fit`.
+    joint_exit : {"all", "any", "mean"}, default="all"
+        Where a sample leaves with several tasks, always with all of them at once. "all": at the
+        first layer at which every task may leave, whether by its own entropy or its own patience;
+        no task is answered before it is ready. "any": at the first at which one task may, the
+        fastest and the least careful. "mean": where the mean of the tasks' normalised entropies is
+        below `tau`, or where `patience` layers agree in the predictions of all tasks; a sure task
+        can carry an unsure one. With one task all three are the same. Can be changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
@@ -98,11 +106,14 @@ class EPEEClassifier(BaseEPEEClassifier):
         Share of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
         Dropout in the heads. The backbone keeps its own.
-    class_weight : "balanced", dict or None, default=None
-        Weights of the classes in the loss, as in scikit-learn.
+    class_weight : "balanced", dict, list of dict or None, default=None
+        Weights of the classes in the loss, as in scikit-learn. Several tasks take "balanced" or a
+        list with one dict (or None) a task; the weights of a sample's classes are multiplied.
     validation_fraction : float, default=0.0
         Share of the training data held out (stratified) to report ``valid_loss`` and
-        ``valid_acc`` in `history_`. Nothing is held out unless this is set.
+        ``valid_acc`` in `history_`. Nothing is held out unless this is set. Several tasks are
+        stratified by the combination of their labels, those that occur once as one; ``valid_acc``
+        counts samples that are right in every task.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
         back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
@@ -148,8 +159,10 @@ class EPEEClassifier(BaseEPEEClassifier):
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        The labels, sorted; with several tasks a list with one array a task.
+    n_outputs_ : int
+        Number of tasks.
     n_layers_ : int
         Number of layers M of the backbone, and of exits.
     net_ : skorch.NeuralNetClassifier
@@ -166,6 +179,15 @@ class EPEEClassifier(BaseEPEEClassifier):
     After layer m a head maps the pooled hidden state to class probabilities, and training
     minimises the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
     trained network answers for every `tau`, `patience` and budget.
+
+    **Several tasks.** A `y` of shape (n_samples, n_tasks), with two or more columns, trains one
+    backbone with a head for each task after each layer; the loss is the mean over the tasks, and K
+    in the table below is that of the task with most classes. As in scikit-learn's forests,
+    `predict` gives (n_samples, n_tasks) (of objects where the tasks' labels differ in type) and
+    `predict_proba` a list with one array a task; so do the budgeted and staged methods. The
+    ``entropy`` of `predict_with_exits` has one column a task, and `score` is the share of samples
+    that are right in every task, as in :class:`~sklearn.multioutput.MultiOutputClassifier`.
+    `joint_exit` says when a sample leaves.
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 
@@ -199,6 +221,18 @@ class EPEEClassifier(BaseEPEEClassifier):
     (5,)
     >>> clf.set_params(patience=1).predict_exit_layer(X[:5])
     array([1, 1, 1, 1, 1])
+
+    Two tasks, the use of a supplement and whether the note mentions a vitamin, leave together:
+
+    >>> tasks = [[label, "vitamin" in text.lower()] for text, label in zip(X, y)]
+    >>> both = EPEEClassifier(tau=0.2, max_epochs=1, joint_exit="mean", random_state=0)
+    >>> both = both.fit(X, tasks)
+    >>> both.predict(X[:5]).shape, [part.shape for part in both.predict_proba(X[:5])]
+    ((5, 2), [(5, 4), (5, 2)])
+    >>> any_layer = both.set_params(joint_exit="any").predict_exit_layer(X)
+    >>> all_layer = both.set_params(joint_exit="all").predict_exit_layer(X)
+    >>> (any_layer <= all_layer).all()
+    np.True_
     """
 
     _sources = ("backbone", "tokenizer")
@@ -218,6 +252,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         tau: float = 0.1,
         patience: int | None = None,
         exit_ensemble: str | None = None,
+        joint_exit: str = "all",
         pooling: str = "auto",
         exit_loss_weights: str | ArrayLike = "ascending",
         exit_training: str = "joint",
@@ -228,7 +263,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         weight_decay: float | str = "auto",
         warmup_ratio: float = 0.1,
         dropout: float | str = "auto",
-        class_weight: str | dict[Any, float] | None = None,
+        class_weight: str | dict[Any, float] | list[dict[Any, float] | None] | None = None,
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
         n_iter_no_change: int = 3,
@@ -249,6 +284,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.tau = tau
         self.patience = patience
         self.exit_ensemble = exit_ensemble
+        self.joint_exit = joint_exit
         self.pooling = pooling
         self.exit_loss_weights = exit_loss_weights
         self.exit_training = exit_training
@@ -290,7 +326,9 @@ class EPEEClassifier(BaseEPEEClassifier):
             return _defaults.PRETRAINED_TEXT
         return _defaults.SCRATCH_TEXT
 
-    def _build(self, samples: list[Text], n_classes: int) -> tuple[TextEncoder, MultiExitNetwork]:
+    def _build(
+        self, samples: list[Text], n_classes: Classes
+    ) -> tuple[TextEncoder, MultiExitNetwork]:
         if self.backbone is None:
             return self._build_compact(samples, n_classes)
         source = copy.deepcopy(self.backbone)
@@ -306,7 +344,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         return encoder, self._with_heads(backbone, n_classes, said, adapter.causal)
 
     def _build_compact(
-        self, samples: list[Text], n_classes: int
+        self, samples: list[Text], n_classes: Classes
     ) -> tuple[TextEncoder, MultiExitNetwork]:
         tokenizer = (
             learn_wordpiece(samples)
@@ -327,7 +365,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         return load_tokenizer(self.backbone, argument="backbone")
 
     def _with_heads(
-        self, backbone: Any, n_classes: int, said: str | None, causal: bool
+        self, backbone: Any, n_classes: Classes, said: str | None, causal: bool
     ) -> MultiExitNetwork:
         defaults = self._training_defaults()
         pooling = self.pooling

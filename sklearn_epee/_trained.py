@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from .nn.engine import Engine
 from .nn.entry import Held, ready
@@ -65,6 +67,18 @@ def hold(encoder: Any, net: ExitNet, exit_weights: NDArray[np.float64]) -> Held[
         net.module_.n_layers, encoder.sample_form, exit_weights, net.history_, net.stopped_by_
     )
     return ready(summary, Trained(encoder, net))
+
+
+def warn_if_not_finite(net: ExitNet) -> None:
+    """Tell that a training stopped before its end."""
+    if net.stopped_by_ == "not finite":
+        warnings.warn(
+            f"The loss or its gradient became NaN or infinite at training step {net.n_steps_ + 1}; "
+            "training stopped there and keeps the last weights that gave a finite loss. Lower "
+            "learning_rate or raise warmup_ratio.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
 
 
 class Engines:

@@ -8,24 +8,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ._checks import check_labels, check_weights
+from ._checks import check_weights
+from ._tasks import check_any_labels, strata
 from .nn.batching import EncodedSamples, LabelledSamples
+
+Rows = NDArray[np.intp]
+ClassWeight = dict[Any, float] | list[Any] | str | None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Validated training samples with class indices and weights, 1 on average."""
+    """Validated training samples with class indices and weights, 1 on average.
+
+    Several tasks have a list of classes, and one column of labels each.
+    """
 
     samples: Any
-    classes: NDArray[Any]
+    classes: NDArray[Any] | list[NDArray[Any]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
 
-    def labelled(
-        self, encode: Callable[[Any], EncodedSamples], rows: NDArray[np.intp]
-    ) -> LabelledSamples:
+    def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
         """Encode some of the samples for the training loop."""
         samples = encode(take(self.samples, rows))
         return LabelledSamples(samples, self.labels[rows], self.weights[rows])
@@ -35,7 +41,7 @@ def prepare_training_data(
     samples: Any,
     y: ArrayLike,
     sample_weight: ArrayLike | None,
-    class_weight: dict[Any, float] | str | None,
+    class_weight: ClassWeight,
     estimator: type,
 ) -> TrainingData:
     """Validate labels and weights, and leave samples of weight 0 out.
@@ -44,9 +50,9 @@ def prepare_training_data(
     ----------
     samples : sequence
         Validated samples.
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,) or (n_samples, n_tasks)
     sample_weight : array-like of shape (n_samples,) or None
-    class_weight : "balanced", dict or None
+    class_weight : "balanced", dict, list of these or None
     estimator : type
         Whose messages these are.
 
@@ -57,29 +63,39 @@ def prepare_training_data(
     Raises
     ------
     ValueError
-        If y or a weight is not as described, or fewer than two classes are left.
+        If y or a weight is not as described, or a task has fewer than two classes left.
     """
-    y = check_labels(y, len(samples), estimator.__name__)
-    weights = check_weights(sample_weight, len(y))
+    checked = check_any_labels(y, len(samples), estimator.__name__)
+    weights = check_weights(sample_weight, len(samples))
     used = np.flatnonzero(weights)
-    if len(used) < len(y):
-        samples, y, weights = take(samples, used), y[used], weights[used]
-    classes, labels = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"{estimator.__name__} needs samples of at least 2 classes; y holds only one class: "
-            f"{classes[0]!r}."
-        )
+    tasks = checked if isinstance(checked, list) else [checked]
+    if len(used) < len(weights):
+        samples, weights = take(samples, used), weights[used]
+        tasks = [labels[used] for labels in tasks]
+    encoded = [np.unique(labels, return_inverse=True) for labels in tasks]
+    for task, (classes, _) in enumerate(encoded):
+        if len(classes) < 2:
+            where = f" in task {task}, y[:, {task}]" if isinstance(checked, list) else ""
+            raise ValueError(
+                f"{estimator.__name__} needs samples of at least 2 classes; y holds only one "
+                f"class{where}: {classes[0]!r}."
+            )
     if class_weight is not None:
-        weights = _with_class_weights(weights, class_weight, y)
-    weights = weights / weights.mean()
-    return TrainingData(samples, classes, labels.astype(np.int64), weights.astype(np.float32))
+        weights = _with_class_weights(weights, class_weight, tasks)
+    weights = (weights / weights.mean()).astype(np.float32)
+    codes = [inverse.reshape(-1).astype(np.int64) for _, inverse in encoded]
+    if not isinstance(checked, list):
+        return TrainingData(samples, encoded[0][0], codes[0], weights)
+    return TrainingData(samples, [found for found, _ in encoded], np.stack(codes, axis=1), weights)
 
 
 def _with_class_weights(
-    weights: NDArray[np.float64], class_weight: dict[Any, float] | str, y: NDArray[Any]
+    weights: NDArray[np.float64], class_weight: Any, tasks: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
-    weights = weights * compute_sample_weight(class_weight, y)
+    """Multiply by the weight of the class in every task."""
+    for wanted, labels in zip(_for_each(class_weight, len(tasks)), tasks, strict=True):
+        if wanted is not None:
+            weights = weights * compute_sample_weight(wanted, labels)
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError(f"class_weight={class_weight!r} must hold finite weights >= 0.")
     if not weights.any():
@@ -87,7 +103,70 @@ def _with_class_weights(
     return weights
 
 
-def take(samples: Any, rows: NDArray[np.intp]) -> Any:
+def _for_each(class_weight: Any, n_tasks: int) -> list[Any]:
+    if isinstance(class_weight, str):
+        return [class_weight] * n_tasks
+    if n_tasks == 1 and isinstance(class_weight, dict):
+        return [class_weight]
+    if n_tasks == 1:
+        raise ValueError(
+            f"class_weight={class_weight!r} is a list, for several tasks, but y holds one; "
+            "expected 'balanced', a dict or None."
+        )
+    is_list = isinstance(class_weight, list) and len(class_weight) == n_tasks
+    if not is_list or not all(isinstance(one, dict) or one is None for one in class_weight):
+        raise ValueError(
+            f"class_weight={class_weight!r} does not fit the {n_tasks} tasks of y; expected "
+            f"'balanced', None or a list of {n_tasks} dicts, one a task."
+        )
+    return class_weight
+
+
+def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Draw the rows to learn from and those held out, in proportion.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,) or (n_samples, n_tasks), int64
+    fraction : float
+        Share held out.
+    seed : int
+
+    Returns
+    -------
+    train, valid : ndarray of int
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        If a class would be lost for learning.
+    """
+    rows = np.arange(len(labels))
+    if not fraction:
+        return rows, rows[:0]
+    try:
+        train, valid = train_test_split(
+            rows, test_size=fraction, stratify=strata(labels), random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(_cannot_hold_out(fraction, len(rows), str(error))) from error
+    columns = labels.reshape(len(labels), -1).T
+    if any(len(np.unique(column[train])) < len(np.unique(column)) for column in columns):
+        reason = "A class would have no sample left to learn from."
+        raise ValueError(_cannot_hold_out(fraction, len(rows), reason))
+    return np.sort(train), np.sort(valid)
+
+
+def _cannot_hold_out(fraction: float, n_samples: int, reason: str) -> str:
+    return (
+        f"validation_fraction={fraction} cannot hold out a part of "
+        f"{n_samples} samples in which every class is present: {reason} Give more samples "
+        "of the small classes, or set validation_fraction=0 and early_stopping=False."
+    )
+
+
+def take(samples: Any, rows: Rows) -> Any:
     """Give some of the samples, in an array or a list as they are."""
     if isinstance(samples, np.ndarray):
         return samples[rows]

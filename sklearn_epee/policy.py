@@ -1,4 +1,4 @@
-"""Exit policies on arrays: entropy, patience counters, exit layers, ensembles of exits.
+"""Exit policies on arrays: entropy, counters, exit layers, ensembles of exits, joint exits.
 
 A multi-exit network answers every sample M times, once after each of its layers. An exit
 policy reads these staged probabilities and says after which layer each sample leaves:
@@ -9,6 +9,8 @@ combination are those of EPEE [1]_. Layers are numbered from 1.
 The patience counter starts at 1, so ``patience=1`` always leaves at the first layer and
 ``patience=M`` never leaves before the last one. PABEE [2]_ and its descendants count
 agreements from 0: their patience ``p`` is ``p + 1`` here.
+
+Several tasks on one backbone leave together, by a rule that joins what each of them says.
 
 This module needs NumPy alone. It is the reference that the inference engine is tested
 against, and it applies any policy to probabilities computed once.
@@ -23,17 +25,22 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._joint import JOINT_EXITS, check_joint_exit, effective_entropies
+
 __all__ = [
+    "JOINT_EXITS",
     "PolicyResult",
     "apply_policy",
     "check_exit_ensemble",
     "check_exit_loss_weights",
+    "check_joint_exit",
     "check_patience",
     "check_tau",
     "exit_layers",
@@ -63,10 +70,15 @@ class PolicyResult(NamedTuple):
         with ``tau``. It is not the entropy of an ensemble.
     prediction : ndarray of shape (n_samples,), dtype int64
         Column of the largest returned probability, the first one on ties.
+
+    Notes
+    -----
+    With several tasks `proba` is a list of one array a task, and `entropy` and `prediction`
+    have the shape (n_samples, n_tasks).
     """
 
     exit_layer: NDArray[np.int64]
-    proba: NDArray[np.floating]
+    proba: NDArray[np.floating] | list[NDArray[np.floating]]
     entropy: NDArray[np.floating]
     prediction: NDArray[np.int64]
 
@@ -348,7 +360,13 @@ def patience_counters(predictions: ArrayLike) -> NDArray[np.int64]:
     return layers - np.maximum.accumulate(starts, axis=1) + 1
 
 
-def exit_layers(proba: ArrayLike, tau: float, patience: int | None = None) -> NDArray[np.int64]:
+def exit_layers(
+    proba: ArrayLike | Sequence[ArrayLike],
+    tau: float,
+    patience: int | None = None,
+    *,
+    joint_exit: str = "all",
+) -> NDArray[np.int64]:
     """Find the layer at which each sample leaves.
 
     It is the first layer m with H_m < `tau` or P_m >= `patience`, and M if there is none.
@@ -357,14 +375,20 @@ def exit_layers(proba: ArrayLike, tau: float, patience: int | None = None) -> ND
 
     Parameters
     ----------
-    proba : array-like of shape (n_samples, n_layers, n_classes)
-        Class probabilities after every layer.
+    proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
+        Class probabilities after every layer; a list holds those of several tasks, which may
+        have different classes.
     tau : float in [0, inf)
         Entropy threshold. Compared in float64, whatever the type of `proba`, so that
         the threshold that counts is the one that was given.
     patience : int >= 1, default=None
         Number of layers in a row that must agree, the first of them included; PABEE's
         patience plus 1. None means M. A patience above M never fires.
+    joint_exit : {"all", "any", "mean"}, default="all"
+        Which layer several tasks leave at: the first at which every task t may leave, having
+        H_tm < `tau` or P_tm >= `patience`; the first at which some task may; or the first at
+        which the mean of H_tm over the tasks is below `tau`, or at which the last `patience`
+        layers agree in the predictions of all tasks. For one task they are the same.
 
     Returns
     -------
@@ -392,24 +416,33 @@ def exit_layers(proba: ArrayLike, tau: float, patience: int | None = None) -> ND
     array([3, 2])
     >>> exit_layers(proba, tau=0.0, patience=2)
     array([2, 3])
+
+    Two tasks leave together:
+
+    >>> exit_layers([proba, proba[::-1]], tau=0.1, joint_exit="all")
+    array([3, 3])
+    >>> exit_layers([proba, proba[::-1]], tau=0.1, joint_exit="any")
+    array([2, 2])
     """
-    proba = _check_staged_proba(proba)
-    return _first_exit(normalized_entropy(proba), proba, tau, patience)
+    tasks = _check_tasks(proba)
+    return _first_exit(_entropies(tasks), tasks, tau, patience, joint_exit)
 
 
 def apply_policy(
-    proba: ArrayLike,
+    proba: ArrayLike | Sequence[ArrayLike],
     tau: float,
     patience: int | None = None,
     exit_ensemble: str | None = None,
     exit_loss_weights: Any = "ascending",
+    *,
+    joint_exit: str = "all",
 ) -> PolicyResult:
     """Answer every sample as dynamic inference would, from staged probabilities.
 
     Parameters
     ----------
-    proba : array-like of shape (n_samples, n_layers, n_classes)
-        Class probabilities after every layer.
+    proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
+        Class probabilities after every layer; a list holds those of several tasks.
     tau : float in [0, inf)
         Entropy threshold, see :func:`exit_layers`.
     patience : int >= 1, default=None
@@ -422,6 +455,8 @@ def apply_policy(
             (n_layers,), default="ascending"
         Read for ``exit_ensemble="weighted"`` only, see :func:`check_exit_loss_weights`.
         Where all visited exits have weight 0 the exit's own probabilities are returned.
+    joint_exit : {"all", "any", "mean"}, default="all"
+        How several tasks decide together, see :func:`exit_layers`.
 
     Returns
     -------
@@ -448,35 +483,49 @@ def apply_policy(
     >>> result.proba
     array([[0.3, 0.7]])
     """
-    proba = _check_staged_proba(proba)
+    tasks = _check_tasks(proba)
     exit_ensemble = check_exit_ensemble(exit_ensemble)
-    entropies = normalized_entropy(proba)
-    exit_layer = _first_exit(entropies, proba, tau, patience)
-    rows = np.arange(len(proba))
-    answer = proba[rows, exit_layer - 1]
-    if exit_ensemble is not None:
-        weighting = exit_loss_weights if exit_ensemble == "weighted" else "uniform"
-        weights = check_exit_loss_weights(weighting, proba.shape[1], dtype=proba.dtype)
-        answer = _combine_visited(proba, answer, exit_layer, weights)
-    return PolicyResult(
-        exit_layer=exit_layer,
-        proba=answer,
-        entropy=entropies[rows, exit_layer - 1],
-        prediction=answer.argmax(axis=1).astype(np.int64),
-    )
+    entropies = _entropies(tasks)
+    exit_layer = _first_exit(entropies, tasks, tau, patience, joint_exit)
+    answers = [_answer(task, exit_layer, exit_ensemble, exit_loss_weights) for task in tasks]
+    left = entropies[np.arange(len(exit_layer)), exit_layer - 1]
+    predictions = np.stack([answer.argmax(axis=1) for answer in answers], axis=1).astype(np.int64)
+    if not _is_tasks(proba):
+        return PolicyResult(exit_layer, answers[0], left[:, 0], predictions[:, 0])
+    return PolicyResult(exit_layer, answers, left, predictions)
+
+
+def _entropies(tasks: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Give the normalised entropies of tasks, of shape (n_samples, n_layers, n_tasks)."""
+    return np.stack([normalized_entropy(task) for task in tasks], axis=-1)
 
 
 def _first_exit(
-    entropies: NDArray[Any], proba: NDArray[Any], tau: float, patience: int | None
+    entropies: NDArray[Any],
+    tasks: Sequence[NDArray[Any]],
+    tau: float,
+    patience: int | None,
+    joint_exit: str,
 ) -> NDArray[np.int64]:
     """Apply the rule of :func:`exit_layers`, the entropies being known."""
-    threshold = check_tau(tau)
-    leaves = entropies.astype(np.float64) < threshold
-    agreements = check_patience(patience)
-    if agreements is not None:  # None is M, and the last layer answers anyhow
-        leaves |= patience_counters(proba.argmax(axis=-1)) >= agreements
+    threshold, joint_exit = check_tau(tau), check_joint_exit(joint_exit)
+    agreements = check_patience(patience, entropies.shape[1])
+    counters = np.stack([patience_counters(task.argmax(axis=-1)) for task in tasks], axis=-1)
+    leaves = effective_entropies(entropies, counters, agreements, joint_exit) < threshold
     leaves[:, -1] = True
     return leaves.argmax(axis=1).astype(np.int64) + 1
+
+
+def _answer(
+    proba: NDArray[Any], exit_layer: NDArray[np.int64], exit_ensemble: str | None, weights: Any
+) -> NDArray[Any]:
+    """Give the probabilities of each sample's exit, or of the exits it visited."""
+    own = proba[np.arange(len(proba)), exit_layer - 1]
+    if exit_ensemble is None:
+        return own
+    weighting = weights if exit_ensemble == "weighted" else "uniform"
+    checked = check_exit_loss_weights(weighting, proba.shape[1], dtype=proba.dtype)
+    return _combine_visited(proba, own, exit_layer, checked)
 
 
 def _combine_visited(
@@ -488,6 +537,28 @@ def _combine_visited(
     total = weights.sum(axis=1)[:, None]
     mean = (weights[:, :, None] * proba).sum(axis=1) / np.where(total > 0, total, 1)
     return np.where(total > 0, mean, own)
+
+
+def _is_tasks(proba: Any) -> bool:
+    """Tell a list of staged probabilities from one array of them, which may be nested lists."""
+    if not isinstance(proba, (list, tuple)) or not proba:
+        return False
+    depth, inner = 0, proba[0]
+    while isinstance(inner, (list, tuple)) and inner:
+        depth, inner = depth + 1, inner[0]
+    return depth + np.ndim(inner) == 3
+
+
+def _check_tasks(proba: Any) -> list[NDArray[np.floating]]:
+    """Give the staged probabilities of every task, of which there may be one."""
+    tasks = [_check_staged_proba(part) for part in (proba if _is_tasks(proba) else [proba])]
+    shapes = [task.shape for task in tasks]
+    if len({shape[:2] for shape in shapes}) > 1:
+        raise ValueError(
+            "The tasks in proba must have the same samples and layers; got arrays of the shapes "
+            f"{shapes}."
+        )
+    return tasks
 
 
 def _check_staged_proba(proba: ArrayLike) -> NDArray[np.floating]:

@@ -120,7 +120,7 @@ class LabelledSamples(Dataset):
     Parameters
     ----------
     samples : EncodedSamples
-    labels : ndarray of shape (n,), int64
+    labels : ndarray of shape (n,) or, with several tasks, (n, T), int64
         Class indices 0..K-1.
     weights : ndarray of shape (n,), float32
         Weight of each sample in the loss, 1 on average.

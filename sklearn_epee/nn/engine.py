@@ -18,8 +18,8 @@ from torch import Tensor
 from .batching import BatchLimit, EncodedSamples, batch_limit, batches_by_length
 from .fast_backbone import LayerwiseBackbone, fast_backbone
 from .graphs import LayerGraphs
+from .joint_leaving import dynamic_rule
 from .leaving import (
-    DynamicRule,
     ExitPolicy,
     Exits,
     LeaveChances,
@@ -30,6 +30,7 @@ from .leaving import (
 )
 from .network import MultiExitNetwork
 from .row_costs import RowCosts
+from .tasks import task_softmax
 
 # Policies whose exits are remembered to guess where samples will leave.
 _REMEMBERED_POLICIES = 64
@@ -149,10 +150,11 @@ class Engine:
         -------
         Exits
         """
-        out = Exits.empty(len(samples), self._network.n_classes)
-        rule = DynamicRule(policy, self._network.n_layers, out, schedule)
+        network = self._network
+        out = Exits.empty(len(samples), network.n_columns, len(network.class_counts))
+        rule = dynamic_rule(policy, network.n_layers, out, schedule, network.class_counts)
         scheduled = None if schedule is None else schedule.tobytes()
-        chances = self._chances_for((policy.tau, policy.patience, scheduled))
+        chances = self._chances_for((policy.tau, policy.patience, policy.joint_exit, scheduled))
         self._run(samples, batch_size, rule, chances)
         return out
 
@@ -171,8 +173,9 @@ class Engine:
         Returns
         -------
         ndarray of shape (n, K), float32
+            With several tasks side by side, K is the sum of their classes.
         """
-        out = np.empty((len(samples), 1, self._network.n_classes), np.float32)
+        out = np.empty((len(samples), 1, self._network.n_columns), np.float32)
         self._run(samples, batch_size, RecordingRule(layer, layer, out))
         return out[:, 0]
 
@@ -189,9 +192,10 @@ class Engine:
         Returns
         -------
         ndarray of shape (n, M, K), float32
+            With several tasks side by side, K is the sum of their classes.
         """
         n_layers = self._network.n_layers
-        out = np.empty((len(samples), n_layers, self._network.n_classes), np.float32)
+        out = np.empty((len(samples), n_layers, self._network.n_columns), np.float32)
         self._run(samples, batch_size, RecordingRule(1, n_layers, out))
         return out
 
@@ -349,7 +353,7 @@ class Engine:
         chances: LeaveChances | None,
     ) -> tuple[NDArray[np.intp] | None, Standing | None]:
         layer = cohort.layer + 1
-        proba = torch.softmax(logits, dim=-1)
+        proba = task_softmax(logits, self._network.class_counts)
         decision = rule.decide(layer, proba, cohort.rows, cohort.standing)
         if chances is not None:
             n = len(cohort.rows)

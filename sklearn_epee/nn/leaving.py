@@ -27,12 +27,15 @@ class ExitPolicy:
         How the visited exits combine into the answer.
     exit_weights : ndarray of shape (M,)
         Weights of the exits for ``"weighted"``.
+    joint_exit : {"all", "any", "mean"}
+        How several tasks decide together.
     """
 
     tau: float
     patience: int
     exit_ensemble: str | None
     exit_weights: NDArray[np.float64]
+    joint_exit: str = "all"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Exits:
     Attributes
     ----------
     proba : ndarray of shape (n, K), float32
+        With several tasks side by side, K is the sum of their classes.
     exit_layer : ndarray of shape (n,), int64
-    entropy : ndarray of shape (n,), float32
+    entropy : ndarray of shape (n,) or, with several tasks, (n, T), float32
         Normalised entropy of the exit's own head.
     """
 
@@ -52,11 +56,10 @@ class Exits:
     entropy: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, n: int, n_classes: int) -> Exits:
+    def empty(cls, n: int, n_classes: int, n_tasks: int = 1) -> Exits:
         """Make room for the answers of n samples."""
-        return cls(
-            np.empty((n, n_classes), np.float32), np.empty(n, np.int64), np.empty(n, np.float32)
-        )
+        entropy = np.empty(n if n_tasks == 1 else (n, n_tasks), np.float32)
+        return cls(np.empty((n, n_classes), np.float32), np.empty(n, np.int64), entropy)
 
     @classmethod
     def join(cls, parts: Sequence[Exits]) -> Exits:
@@ -76,9 +79,9 @@ class Standing:
 
     Attributes
     ----------
-    predicted : Tensor of shape (n,), int64
+    predicted : Tensor of shape (n,) or, with several tasks, (n, T), int64
         Class predicted by the layer below.
-    agreeing : Tensor of shape (n,), int64
+    agreeing : Tensor of the same shape, int64
         Consecutive layers that predict it.
     total : Tensor of shape (n, K) or None
         Weighted sum of the visited exits' probabilities, for an ensemble.
@@ -220,16 +223,22 @@ class DynamicRule:
         leave = self._leavers(layer, proba, rows, standing)
         if leave is not None and not leave.any():
             return Decision(None, standing)
-        answer = _answer(proba, standing)
+        answer = self._answer(proba, standing)
         if leave is None or leave.all():
-            self._record(layer, rows, answer, normalized_entropy(proba))
+            self._record(layer, rows, answer, self._entropy(proba))
             return Decision(np.empty(0, np.intp), standing)
         leavers = torch.from_numpy(np.flatnonzero(leave)).to(proba.device)
-        self._record(layer, rows[leave], answer[leavers], normalized_entropy(proba[leavers]))
+        self._record(layer, rows[leave], answer[leavers], self._entropy(proba[leavers]))
         return Decision(np.flatnonzero(~leave), standing)
 
+    def _predict(self, proba: Tensor) -> Tensor:
+        return proba.argmax(dim=1)
+
+    def _entropy(self, proba: Tensor) -> Tensor:
+        return normalized_entropy(proba)
+
     def _advance(self, layer: int, proba: Tensor, before: Standing | None) -> Standing:
-        predicted = proba.argmax(dim=1)
+        predicted = self._predict(proba)
         total = self._weigh(layer, proba, before)
         if before is None:
             return Standing(predicted, torch.ones_like(predicted), total)
@@ -254,31 +263,37 @@ class DynamicRule:
         if layer == self.last_layer:
             return None
         if self._schedule is not None:
-            normalized_entropy(proba)
+            self._entropy(proba)
             return self._schedule[rows] <= layer
-        policy = self._policy
-        leave = standing.agreeing >= policy.patience if policy.patience <= layer else None
-        if policy.tau > 0:
-            sure = normalized_entropy(proba) < self._threshold
-            leave = sure if leave is None else leave | sure
+        leave = self._leave(layer, proba, standing)
         if leave is None:
             return np.zeros(len(rows), bool)
         # The one moment at which a GPU is waited for.
         return leave.cpu().numpy()
 
+    def _leave(self, layer: int, proba: Tensor, standing: Standing) -> Tensor | None:
+        """Say who leaves by the policy; None where nobody can yet."""
+        policy = self._policy
+        leave = standing.agreeing >= policy.patience if policy.patience <= layer else None
+        if policy.tau > 0:
+            sure = self._entropy(proba) < self._threshold
+            leave = sure if leave is None else leave | sure
+        return leave
+
+    def _answer(self, proba: Tensor, standing: Standing) -> Tensor:
+        """Combine the visited exits, or give the exit's own probabilities."""
+        return proba if standing.total is None else self._combine(proba, standing.total)
+
+    @staticmethod
+    def _combine(proba: Tensor, weighted: Tensor) -> Tensor:
+        total = weighted.sum(dim=1, keepdim=True)
+        # Visited exits may all weigh nothing; then there is nothing to combine yet.
+        return torch.where(total > 0, weighted / total, proba)
+
     def _record(self, layer: int, rows: NDArray[np.intp], answer: Tensor, entropy: Tensor) -> None:
         self._out.proba[rows] = answer.cpu().numpy()
         self._out.entropy[rows] = entropy.cpu().numpy()
         self._out.exit_layer[rows] = layer
-
-
-def _answer(proba: Tensor, standing: Standing) -> Tensor:
-    """Combine the visited exits, or give the exit's own probabilities."""
-    if standing.total is None:
-        return proba
-    total = standing.total.sum(dim=1, keepdim=True)
-    # Visited exits may all weigh nothing; then there is nothing to combine yet.
-    return torch.where(total > 0, standing.total / total, proba)
 
 
 class LeaveChances:

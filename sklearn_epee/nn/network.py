@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, adapter_for, empty_backbone
+from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
 _ALIGNMENT = 64
@@ -63,13 +64,13 @@ class ExitHead(nn.Module):
             pooled = torch.tanh(self.dense(pooled))
         return self.out(self.dropout(pooled))
 
-    def read_all(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the real positions, weighted by the query if there is one.
+    def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the real positions, weighted by the head's query.
 
         Hidden states (n, t, d) and mask (n, t) give (n, d), in float32.
         """
         if self.query is None:
-            return masked_mean(hidden, mask)
+            raise RuntimeError("This head was made without a query.")
         return attended_mean(hidden, mask, self.query)
 
 
@@ -80,8 +81,8 @@ class MultiExitNetwork(nn.Module):
     ----------
     backbone : PreTrainedModel
         Base model of a known family, without heads.
-    n_classes : int
-        Number of classes K.
+    n_classes : int or tuple of int
+        Number of classes K, or those of several tasks, whose logits lie side by side.
     pooling : {"cls", "mean", "cls+mean", "last", "attention"}
         What a head reads of the hidden states (n, t, d).
     dropout : float
@@ -90,7 +91,7 @@ class MultiExitNetwork(nn.Module):
     Attributes
     ----------
     backbone : PreTrainedModel
-    heads : nn.ModuleList of ExitHead
+    heads : nn.ModuleList of ExitHead, or of TaskHeads
     adapter : BackboneAdapter
         Runs the backbone layer by layer.
     gradient_checkpointing : bool
@@ -102,11 +103,12 @@ class MultiExitNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, n_classes: int, pooling: str, dropout: float
+        self, backbone: PreTrainedModel, n_classes: Classes, pooling: str, dropout: float
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.n_classes = n_classes
+        self.class_counts = class_counts(n_classes)
         self.pooling = pooling
         self.dropout = dropout
         self.gradient_checkpointing = False
@@ -118,11 +120,13 @@ class MultiExitNetwork(nn.Module):
         # Pre-norm families end in a LayerNorm of their own; the others get a dense + tanh pooler.
         dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
         features = 2 * width if pooling == "cls+mean" else width
-        self.heads = nn.ModuleList(
-            ExitHead(features, n_classes, dense, dropout, pooling == "attention")
-            for _ in range(self.n_layers)
-        )
+        self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
         self._initialise_heads()
+
+    def _make_head(self, features: int, dense: int | None) -> nn.Module:
+        attends = self.pooling == "attention"
+        heads = [ExitHead(features, k, dense, self.dropout, attends) for k in self.class_counts]
+        return heads[0] if len(heads) == 1 else TaskHeads(heads)
 
     def _initialise_heads(self) -> None:
         scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
@@ -140,6 +144,11 @@ class MultiExitNetwork(nn.Module):
     def n_layers(self) -> int:
         """Number of layers M."""
         return self._adapter.n_layers
+
+    @property
+    def n_columns(self) -> int:
+        """Number of logits of an exit: the classes of all tasks."""
+        return sum(self.class_counts)
 
     @property
     def reads_one_row(self) -> bool:
@@ -185,9 +194,11 @@ class MultiExitNetwork(nn.Module):
         Tensor of shape (n, K), float32
         """
         pool = pool or self._adapter.pool
-        if not self.reads_one_row:
-            head = cast("ExitHead", self.heads[layer - 1])
-            return self._classify(layer, head.read_all(pool(hidden), mask))
+        if self.pooling == "mean":
+            return self._classify(layer, masked_mean(pool(hidden), mask))
+        if self.pooling == "attention":
+            head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
+            return self._classify(layer, head.attend(pool(hidden), mask))
         if self.pooling == "last":
             samples = torch.arange(len(hidden), device=hidden.device)
             row = hidden[samples, self.read_positions(mask)]
@@ -262,6 +273,8 @@ class MultiExitNetwork(nn.Module):
         matrix : ndarray of shape (M, K, K)
         shift : ndarray of shape (M, K)
         """
+        if len(self.class_counts) > 1:
+            raise ValueError("Logits of several tasks cannot be mapped together.")
         device = next(self.heads.parameters()).device
         matrices, shifts = (torch.as_tensor(part, device=device) for part in (matrix, shift))
         for head, linear, constant in zip(self.heads, matrices, shifts, strict=True):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from .recipes import (
     is_mixed,
     steps_of_parts,
 )
+from .tasks import split_tasks, task_predictions, task_softmax
 
 _SEEDING = threading.RLock()
 # At this rate, far above what transformers are trained with, undoing a step restores weights
@@ -168,7 +169,7 @@ class ExitNet(skorch.NeuralNetClassifier):
     def get_iterator(self, dataset: LabelledSamples, training: bool = False) -> DataLoader:
         """Load batches of similar length, shuffled in training."""
         plan = self._require_plan()
-        load = functools.partial(
+        load = partial(
             DataLoader,
             dataset,
             collate_fn=dataset.collate,
@@ -193,9 +194,13 @@ class ExitNet(skorch.NeuralNetClassifier):
         X: Any = None,  # noqa: ARG002 - skorch's signature
         training: bool = False,  # noqa: ARG002
     ) -> Tensor:
-        """Joint loss of a batch."""
+        """Joint loss of a batch, its mean over the tasks."""
         labels, weights = (part.to(y_pred.device) for part in y_true)
-        return self.criterion_(y_pred, labels, weights)
+        tasks = split_tasks(y_pred, self.module_.class_counts)
+        if len(tasks) == 1:
+            return self.criterion_(y_pred, labels, weights)
+        pairs = zip(tasks, labels.unbind(1), strict=True)
+        return torch.stack([self.criterion_(*pair, weights) for pair in pairs]).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Forward and backward; ends the training at a loss or gradient that is not finite."""
@@ -211,10 +216,11 @@ class ExitNet(skorch.NeuralNetClassifier):
         return step
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Loss and last-exit accuracy of a held-out batch."""
+        """Loss and last-exit accuracy of a held-out batch; a hit is right in every task."""
         step = super().validation_step(batch, **fit_params)
         labels = batch[1][0].to(step["y_pred"].device)
-        hits = (step["y_pred"][:, -1].argmax(1) == labels).float().mean()
+        predictions = task_predictions(step["y_pred"][:, -1], self.module_.class_counts)
+        hits = (predictions == labels.view_as(predictions)).all(dim=1).float().mean()
         self.history.record_batch("valid_acc", hits.item())
         return step
 
@@ -318,10 +324,14 @@ def train_network(
         plan=plan,
         criterion=exit_loss(plan.exit_training),
         criterion__exit_weights=plan.exit_weights,
-        classes=list(range(network.n_classes)),
+        classes=list(range(network.n_columns)),
         max_epochs=plan.max_epochs,
         train_split=predefined_split(valid) if valid is not None else None,
-        predict_nonlinearity=_last_exit_probabilities,
+        predict_nonlinearity=(
+            _last_exit_probabilities
+            if len(network.class_counts) == 1
+            else partial(_last_exit_task_probabilities, counts=network.class_counts)
+        ),
         callbacks=_callbacks(plan, steps_per_epoch),
         device=str(plan.device),
         verbose=plan.verbose,
@@ -472,6 +482,10 @@ def _last_exit_probabilities(logits: Tensor) -> Tensor:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_exit_task_probabilities(logits: Tensor, counts: tuple[int, ...]) -> Tensor:
+    return task_softmax(logits[:, -1], counts)
 
 
 def _silent(*_: Any) -> None:

@@ -1,0 +1,237 @@
+"""Labels and probabilities of one task or of several: check, encode, pack and part them.
+
+Inside the package the classes of all tasks lie side by side along the last axis of one array;
+outside, several tasks are lists with one entry a task, as in scikit-learn's forests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+
+from ._checks import check_labels
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The classes of one task, or of several.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    """
+
+    classes: Array | list[Array]
+
+    @property
+    def each(self) -> list[Array]:
+        """Classes of every task, of which there may be one."""
+        return self.classes if isinstance(self.classes, list) else [self.classes]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of classes of every task."""
+        return tuple(len(classes) for classes in self.each)
+
+    @property
+    def n_classes(self) -> int | tuple[int, ...]:
+        """Number of classes, or those of several tasks: what a network is made for."""
+        return self.counts if isinstance(self.classes, list) else self.counts[0]
+
+    @property
+    def n_columns(self) -> int:
+        """Number of classes of all tasks together."""
+        return sum(self.counts)
+
+    def proba(self, packed: NDArray[np.float32]) -> Any:
+        """Give probabilities (..., n_columns) as the caller gets them."""
+        return split_columns(packed, self.counts) if isinstance(self.classes, list) else packed
+
+    def labels(self, packed: NDArray[np.float32]) -> Array:
+        """Give the most probable labels, (n,) or (n, n_tasks), from (n, n_columns)."""
+        parts = split_columns(packed, self.counts)
+        answers = [
+            classes[part.argmax(axis=1)] for classes, part in zip(self.each, parts, strict=True)
+        ]
+        return as_columns(answers) if isinstance(self.classes, list) else answers[0]
+
+    def same_as(self, other: Any) -> bool:
+        """Tell whether other classes are these."""
+        theirs = Tasks(other).each
+        return (
+            isinstance(other, list) == isinstance(self.classes, list)
+            and len(theirs) == len(self.each)
+            and all(np.array_equal(a, b) for a, b in zip(self.each, theirs, strict=True))
+        )
+
+    def __str__(self) -> str:
+        shown = [classes.tolist() for classes in self.each]
+        return str(shown if isinstance(self.classes, list) else shown[0])
+
+
+def split_columns(packed: Array, counts: Sequence[int]) -> list[Array]:
+    """Part the last axis, where the classes of all tasks lie side by side."""
+    if len(counts) == 1:
+        return [packed]
+    return np.split(packed, np.cumsum(counts)[:-1], axis=-1)
+
+
+def as_columns(parts: Sequence[Array]) -> Array:
+    """Put the labels of tasks side by side, as objects where their types differ."""
+    kinds = {"n" if part.dtype.kind in "iuf" else part.dtype.kind for part in parts}
+    dtype = np.result_type(*parts) if len(kinds) == 1 else np.dtype(object)
+    columns = np.empty((len(parts[0]), len(parts)), dtype)
+    for column, part in enumerate(parts):
+        # Through lists, objects are Python's own, which compare and print as they were given.
+        columns[:, column] = part.tolist() if dtype.kind == "O" else part
+    return columns
+
+
+def has_tasks(y: Any) -> bool:
+    """Tell whether y holds the labels of two or more tasks, one a column."""
+    return len(_shape(y)) == 2 and _shape(y)[1] > 1
+
+
+def _shape(y: Any) -> tuple[int, ...]:
+    shape = getattr(y, "shape", None)
+    if isinstance(shape, tuple):
+        return shape
+    if isinstance(y, (list, tuple)) and len(y) and isinstance(y[0], (list, tuple, np.ndarray)):
+        return (len(y), len(y[0]))
+    return (0,)
+
+
+def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Array]:
+    """Give y as one array of labels, or as a list of one array a task.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+        A column of its own is a single task.
+    n_samples : int
+    name : str
+        Of the estimator, for messages.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), or list of such arrays
+
+    Raises
+    ------
+    TypeError, ValueError
+        If labels are missing, of several types within a task, not classes or not as many as
+        the samples.
+    """
+    if issparse(y):
+        raise TypeError(
+            f"{name} takes no sparse y; give the labels as an array, y.toarray() for example."
+        )
+    if not has_tasks(y):
+        return check_labels(y, n_samples, name)
+    checked = []
+    for task, column in enumerate(_columns(y)):
+        try:
+            checked.append(check_labels(column, n_samples, name))
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"In task {task}, y[:, {task}]: {error}") from error
+    return checked
+
+
+def _columns(y: Any) -> list[Array]:
+    """Give the columns of y in types of their own."""
+    if hasattr(y, "columns"):  # a data frame
+        return [np.asarray(y[name]) for name in y.columns]
+    if isinstance(y, np.ndarray) and y.dtype != object:
+        return list(y.T)
+    lengths = {len(row) for row in y}
+    if len(lengths) > 1:
+        raise ValueError(
+            "y must hold one label a task for every sample; got rows of the lengths "
+            f"{sorted(lengths)}."
+        )
+    return [_natural(list(column)) for column in zip(*y, strict=True)]
+
+
+def _natural(labels: list[Any]) -> Array:
+    """Make an array of labels that may stand beside labels of another type."""
+    alike = any(all(isinstance(label, kind) for label in labels) for kind in (str, Number))
+    return np.array(labels) if alike else np.array(labels, dtype=object)
+
+
+def joint_codes(codes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Give a number to each combination of labels, (n_samples, n_tasks) -> (n_samples,)."""
+    return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def strata(codes: NDArray[np.integer], least: int = 2) -> NDArray[np.int64]:
+    """Give numbers to the groups of samples that a stratified split keeps in proportion.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
+        Classes, or those of several tasks.
+    least : int, default=2
+        Samples that a split needs of every group.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64
+        With one task, its classes. With several, the combinations of classes; combinations of
+        fewer than `least` samples are one group, with the next larger one if need be.
+    """
+    if codes.ndim == 1:
+        return codes.astype(np.int64, copy=False)
+    groups = joint_codes(codes)
+    sizes = np.bincount(groups)
+    order = np.argsort(sizes, kind="stable")
+    n_rare = int(np.count_nonzero(sizes < least))
+    if n_rare and sizes[order[:n_rare]].sum() < least:
+        n_rare += 1
+    groups[np.isin(groups, order[:n_rare])] = order[0]
+    return np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def exact_match_score(
+    y_true: ArrayLike, y_pred: Array, sample_weight: ArrayLike | None = None
+) -> float:
+    """Give the share of the samples of which every task is answered correctly.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples, n_tasks)
+    y_pred : ndarray of shape (n_samples, n_tasks)
+    sample_weight : array-like of shape (n_samples,), default=None
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    hits = task_hits(y_true, y_pred).all(axis=1).astype(np.float64)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    return float(np.average(hits, weights=weights))
+
+
+def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
+    """Tell which labels are right, (n_samples, n_tasks); refuses another number of tasks."""
+    columns = _columns(y_true) if has_tasks(y_true) else []
+    shape = (len(columns[0]), len(columns)) if columns else np.shape(y_true)
+    if shape != y_pred.shape:
+        raise ValueError(
+            f"y must hold one label for each of the {y_pred.shape[1]} tasks of the "
+            f"{y_pred.shape[0]} samples, shape {y_pred.shape}; got shape {shape}."
+        )
+    return np.stack([truth == y_pred[:, t] for t, truth in enumerate(columns)], axis=1)

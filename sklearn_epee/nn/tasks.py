@@ -1,0 +1,73 @@
+"""Several tasks in one tensor: their classes lie side by side along the last dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Number of classes, or those of several tasks.
+Classes = int | tuple[int, ...]
+
+
+def class_counts(n_classes: Classes) -> tuple[int, ...]:
+    """Give the number of classes of every task, of which there may be one."""
+    return (n_classes,) if isinstance(n_classes, int) else tuple(n_classes)
+
+
+def split_tasks(packed: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Part what lies side by side, (..., sum of K_t), into a view a task, (..., K_t)."""
+    return (packed,) if len(counts) == 1 else packed.split(list(counts), dim=-1)
+
+
+def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
+    """Turn logits into probabilities, task by task.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., sum of K_t)
+    counts : sequence of int
+        Classes of every task.
+
+    Returns
+    -------
+    Tensor of the same shape
+    """
+    if len(counts) == 1:
+        return torch.softmax(logits, dim=-1)
+    parts = [torch.softmax(part, dim=-1) for part in split_tasks(logits, counts)]
+    return torch.cat(parts, dim=-1)
+
+
+def task_predictions(packed: Tensor, counts: Sequence[int]) -> Tensor:
+    """Give the column of the largest value of each task, (..., sum of K_t) -> (..., T)."""
+    return torch.stack([part.argmax(dim=-1) for part in split_tasks(packed, counts)], dim=-1)
+
+
+class TaskHeads(nn.Module):
+    """The heads of all tasks after one layer.
+
+    Parameters
+    ----------
+    heads : iterable of ExitHead
+        One a task.
+    """
+
+    def __init__(self, heads: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleList(heads)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled rows to logits (n, sum of K_t), in float32.
+
+        The tasks share a row, (n, in_features), or read one each, (n, T, in_features).
+        """
+        rows = pooled.unbind(1) if pooled.ndim == 3 else [pooled] * len(self.tasks)
+        return torch.cat([head(row) for head, row in zip(self.tasks, rows, strict=True)], dim=1)
+
+    def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Rows that the tasks' own queries read of all positions, (n, T, in_features)."""
+        heads: Iterable[Any] = self.tasks
+        return torch.stack([head.attend(hidden, mask) for head in heads], dim=1)
