@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
     """Shared by the fixed and the tuned exit policy; not to be used by itself."""
 
     estimator: Any
+
+    # Whether samples leave by the policy of `estimator`, so that it can be changed in there.
+    _leaves_as_inner: ClassVar[bool] = False
 
     def _with_policy(self) -> Any:
         """Give the fitted estimator that leaves by this classifier's policy."""

@@ -303,7 +303,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
 
     See Also
     --------
-    TunedExitPolicyClassifierCV : Chooses the exit policy; takes `estimator_`.
+    TunedExitPolicyClassifierCV : Chooses the exit policy, also over this classifier.
     sklearn.calibration.CalibratedClassifierCV : Calibrates the answers, not the exits.
 
     Notes
@@ -318,7 +318,9 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     samples held out, and the result is applied to a last network, which is trained on all samples.
 
     A policy that was chosen before has to be chosen again, on other samples than these if there
-    are enough: `tau` now means something else.
+    are enough: `tau` now means something else. With :class:`TunedExitPolicyClassifierCV` over this
+    classifier no sample is used for both in one split; if this classifier holds a frozen network,
+    nothing is trained for it.
 
     **What it brings.** Measured by ``python -m benchmarks.exit_calibration --data phee
     health_advice`` on one fine-tuned all-MiniLM-L6-v2 for each of two data sets, calibrated on the
@@ -364,12 +366,19 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     >>> (calibrated.nll_after_ <= calibrated.nll_before_).all()
     np.True_
 
-    The policy is chosen for the calibrated exits:
+    The policy is chosen for the calibrated exits, on other texts; or on the same ones, by
+    cross-validation:
 
-    >>> tuned = TunedExitPolicyClassifierCV(calibrated.estimator_, min_speedup=0.5)
+    >>> tuned = TunedExitPolicyClassifierCV(FrozenEstimator(calibrated), min_speedup=0.5)
     >>> tuned.fit(X[150:], y[150:]).best_speedup_ >= 0.5
     True
+    >>> calibrated = ExitCalibratedClassifier(FrozenEstimator(clf))
+    >>> tuned = TunedExitPolicyClassifierCV(calibrated, min_speedup=0.5)
+    >>> tuned.fit(X[60:], y[60:]).estimator_.temperatures_.shape == (clf.n_layers_,)
+    True
     """
+
+    _leaves_as_inner = True
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "estimator": [HasMethods(["fit", "predict"])],

@@ -47,17 +47,34 @@ def check_has_exits(estimator: Any) -> None:
     TypeError
         The message shows the way that was searched.
     """
+    _innermost(estimator, _given)
+
+
+def exit_classifier(estimator: Any) -> Any:
+    """Give the classifier with early exits that a fitted estimator ends in.
+
+    Raises
+    ------
+    TypeError
+        As `check_has_exits`: a search may have preferred a classifier without early exits.
+    """
+    return _innermost(estimator, _fitted)
+
+
+def _innermost(estimator: Any, inner_of: Callable[[Any], Any]) -> Any:
     path = [type(estimator).__name__]
     while not _has_exits(estimator):
-        inner = _last_step(estimator)
+        inner = inner_of(estimator)
         if inner is None:
             raise TypeError(
                 "estimator must be a classifier with early exits (one with the methods "
                 f"{' and '.join(_NEEDED)} and the parameters tau and patience), or a pipeline, "
-                f"search object or FrozenEstimator that ends in one; got {' > '.join(path)}."
+                "search object, FrozenEstimator or ExitCalibratedClassifier that ends in one; got "
+                f"{' > '.join(path)}."
             )
         estimator = inner
         path.append(type(inner).__name__)
+    return estimator
 
 
 def _has_exits(estimator: Any) -> bool:
@@ -69,21 +86,27 @@ def _has_exits(estimator: Any) -> bool:
     return has_policy and all(hasattr(estimator, name) for name in _NEEDED)
 
 
-def _last_step(estimator: Any) -> Any:
-    """Give what a wrapper, fitted or not, holds; None if it is not looked through."""
+def _given(estimator: Any) -> Any:
+    """Give what a wrapper was made with; None if it is not looked through."""
     if isinstance(estimator, Pipeline):
         return estimator.steps[-1][1]
-    if isinstance(estimator, (FrozenEstimator, BaseSearchCV)):
-        return estimator.estimator
-    return None
+    is_looked_through = isinstance(estimator, FrozenEstimator) or _fitted_name(estimator)
+    return estimator.estimator if is_looked_through else None
 
 
-def exit_classifier(estimator: Any) -> Any:
-    """Give the classifier with early exits that a fitted estimator ends in."""
-    while not _has_exits(estimator):
-        is_search = hasattr(estimator, "best_estimator_")
-        estimator = estimator.best_estimator_ if is_search else _last_step(estimator)
-    return estimator
+def _fitted(estimator: Any) -> Any:
+    """Give what a wrapper has fitted, or was made with where it is not fitted."""
+    name = _fitted_name(estimator)
+    return _given(estimator) if name is None else getattr(estimator, name, estimator.estimator)
+
+
+def _fitted_name(estimator: Any) -> str | None:
+    """Give the attribute in which a wrapper keeps what it has fitted, if that has the policy."""
+    if isinstance(estimator, FrozenEstimator):
+        return None  # it answers for what it holds
+    if isinstance(estimator, BaseSearchCV):
+        return "best_estimator_"
+    return "estimator_" if getattr(estimator, "_leaves_as_inner", False) else None
 
 
 def staged_answers(estimator: Any, X: Any) -> Staged:
@@ -101,9 +124,11 @@ def staged_answers(estimator: Any, X: Any) -> Staged:
     """
     classifier, inner_X = _unwrap(estimator, X)
     proba = np.stack(list(classifier.staged_predict_proba(inner_X)), axis=1)
+    classes = np.asarray(classifier.classes_)
+    classifier = exit_classifier(estimator)  # wrappers that answer need not know how
     return Staged(
         proba=proba,
-        classes=np.asarray(classifier.classes_),
+        classes=classes,
         exit_ensemble=getattr(classifier, "exit_ensemble", None),
         exit_loss_weights=getattr(classifier, "exit_loss_weights", "ascending"),
     )
@@ -144,6 +169,11 @@ def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
     Returns
     -------
     estimator
+
+    Raises
+    ------
+    TypeError
+        If `estimator` ends in another classifier.
     """
     if isinstance(estimator, FrozenEstimator):
         return FrozenEstimator(with_classifier(estimator.estimator, change))
@@ -152,7 +182,8 @@ def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
         name, last = estimator.steps[-1]
         twin.steps = [*estimator.steps[:-1], (name, with_classifier(last, change))]
         return twin
-    if isinstance(estimator, BaseSearchCV):
-        twin.best_estimator_ = with_classifier(estimator.best_estimator_, change)
-        return twin
-    return change(estimator)
+    fitted_name = _fitted_name(estimator)
+    if fitted_name is None:
+        return change(exit_classifier(estimator))
+    setattr(twin, fitted_name, with_classifier(getattr(estimator, fitted_name), change))
+    return twin

@@ -31,9 +31,9 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
     Parameters
     ----------
     estimator : estimator
-        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline
-        or search object that ends in one. A fitted one is wrapped without training again inside
-        :class:`~sklearn.frozen.FrozenEstimator`.
+        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline,
+        search object or :class:`ExitCalibratedClassifier` that ends in one. A fitted one is wrapped
+        without training again inside :class:`~sklearn.frozen.FrozenEstimator`.
     tau : float, default=0.1
         Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires, and anything above 1 always does.

@@ -71,10 +71,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     Parameters
     ----------
     estimator : estimator
-        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline
-        or search object that ends in one. Inside a :class:`~sklearn.frozen.FrozenEstimator` it is
-        not trained again: the policy is chosen on all samples given to `fit`, which should be
-        others than it was trained on, and `cv` and `refit` are not read.
+        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline,
+        search object or :class:`ExitCalibratedClassifier` that ends in one. Inside a
+        :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: the policy is chosen on
+        all samples given to `fit`, which should be others than it was trained on, and `cv` and
+        `refit` are not read.
     objective : {"auto", "max_score", "max_speedup"} or callable, default="auto"
         What is largest among the policies that meet the wishes below: the score; the speed-up
         ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given, else

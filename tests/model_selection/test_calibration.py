@@ -21,6 +21,9 @@ from sklearn_epee import (
     ExitCalibratedClassifier,
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
+    exit_scores,
+    refit_accuracy_at_speedup,
+    speedup_ratio,
     speedup_score,
 )
 from sklearn_epee.datasets import make_supplement_notes
@@ -29,7 +32,8 @@ from sklearn_epee.model_selection._calibration import (
     fit_scales,
     fit_temperature,
 )
-from sklearn_epee.policy import apply_policy
+from sklearn_epee.model_selection._exits import exit_classifier
+from sklearn_epee.policy import apply_policy, normalized_entropy
 from tests.conftest import tiny_text_classifier
 
 from .staged import N_LAYERS, NumericExits, blobs
@@ -271,13 +275,120 @@ def test_search_objects(data):
     assert hasattr(inner, "maps_")
 
 
-def test_tuning_and_fixing_after_calibration(frozen, other_notes):
+def best_with_speedup(classifier, X, y, min_speedup):
+    """Best accuracy of all policies that are fast enough on these samples, one by one."""
+    staged, n_layers = staged_of(classifier, X), classifier.n_layers_
+    found = []
+    for tau in [0.0, *np.nextafter(np.unique(normalized_entropy(staged)), 2)]:
+        for patience in range(1, n_layers + 1):
+            result = apply_policy(staged, tau, patience, "mean")
+            if speedup_ratio(result.exit_layer, n_layers) >= min_speedup:
+                found.append(np.mean(classifier.classes_[result.prediction] == y))
+    return max(found)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_tuning_over_a_calibrated_classifier(frozen, data):
+    calibrated = ExitCalibratedClassifier(MappedExits(exit_ensemble="mean"), cv=2)
+    if frozen:
+        calibrated = FrozenEstimator(calibrated.fit(*blobs(seed=5)))
+    before = pickle.dumps(calibrated)
+    tuned = TunedExitPolicyClassifierCV(
+        calibrated, min_speedup=0.3, cv=0.5, refit=False, random_state=0
+    ).fit(*data)
+    assert pickle.dumps(calibrated) == before
+    X, y = data
+    if not frozen:  # the samples that the kept network was not trained on
+        held_out = next(tuned._splitter(y).split(X, y))[1]
+        X, y = X[held_out], y[held_out]
+    assert tuned.best_score_ == best_with_speedup(tuned, X, y, 0.3)
+    inner = exit_classifier(tuned.estimator_)
+    assert hasattr(inner, "maps_")
+    assert (inner.tau, inner.patience) == (tuned.best_tau_, tuned.best_patience_)
+    expected = apply_policy(staged_of(tuned, X), tuned.best_tau_, tuned.best_patience_, "mean")
+    assert_array_equal(tuned.predict(X), tuned.classes_[expected.prediction])
+    assert_array_equal(tuned.predict_exit_layer(X), expected.exit_layer)
+    for outermost in (tuned, FrozenEstimator(tuned), make_pipeline(tuned)):
+        assert exit_scores(outermost, X, y)["accuracy"] == tuned.best_score_
+        assert speedup_score(outermost, X) == tuned.best_speedup_
+    twin = clone(tuned)
+    assert not hasattr(twin, "estimator_")
+    assert_array_equal(twin.fit(*data).predict(X), tuned.predict(X))
+
+
+NESTED = {
+    "calibrated": lambda inner: ExitCalibratedClassifier(inner, cv=2),
+    "calibrated pipeline": lambda inner: ExitCalibratedClassifier(
+        make_pipeline(StandardScaler(), inner), cv=2
+    ),
+    "pipeline of calibrated": lambda inner: make_pipeline(
+        StandardScaler(), ExitCalibratedClassifier(inner, cv=2)
+    ),
+    "search over calibrated": lambda inner: GridSearchCV(
+        ExitCalibratedClassifier(inner, cv=2), {"method": METHODS}, cv=2
+    ),
+    "calibrated search": lambda inner: ExitCalibratedClassifier(
+        GridSearchCV(inner, {"n_layers": [3, 5]}, cv=2), cv=2
+    ),
+    "calibrated over frozen": lambda inner: ExitCalibratedClassifier(
+        FrozenEstimator(clone(inner).fit(*blobs(seed=5)))
+    ),
+}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", NESTED)
+def test_a_policy_over_any_nesting(name, frozen, data):
+    X, y = data
+    estimator = NESTED[name](MappedExits(tau=0.0))
+    if frozen:
+        estimator = FrozenEstimator(estimator.fit(X, y))
+    before = pickle.dumps(estimator)
+    fixed = FixedExitPolicyClassifier(estimator, tau=0.3, patience=3).fit(X, y)
+    for tau, patience in ((0.3, 3), (0.6, 2)):
+        fixed.set_params(tau=tau, patience=patience)
+        expected = apply_policy(staged_of(fixed, X), tau, patience)
+        assert_array_equal(fixed.predict_exit_layer(X), expected.exit_layer)
+        assert_array_equal(fixed.predict_proba(X), expected.proba)
+        speedup = speedup_ratio(expected.exit_layer, fixed.n_layers_)
+        assert exit_scores(fixed, X, y)["speedup"] == speedup_score(fixed, X) == speedup > 0
+    assert pickle.dumps(estimator) == before
+    tuned = TunedExitPolicyClassifierCV(estimator, min_speedup=0.3, cv=2).fit(X, y)
+    assert tuned.best_speedup_ >= 0.3
+    assert speedup_score(tuned, X) > 0
+    assert pickle.dumps(estimator) == before
+
+
+def test_a_search_over_a_tuned_calibrated_classifier(data):
+    X, y = data
+    tuned = TunedExitPolicyClassifierCV(ExitCalibratedClassifier(MappedExits(), cv=2), cv=2)
+    grid = {"min_speedup": [0.2, 0.5], "estimator__method": METHODS}
+    search = GridSearchCV(
+        tuned, grid, scoring=exit_scores, refit=refit_accuracy_at_speedup(0.4), cv=2
+    ).fit(X, y)
+    assert search.cv_results_["mean_test_speedup"][search.best_index_] >= 0.4
+    assert exit_scores(search, X, y)["speedup"] == speedup_score(search, X) > 0.3
+    with pytest.raises(NotFittedError):
+        TunedExitPolicyClassifierCV(
+            FrozenEstimator(ExitCalibratedClassifier(MappedExits().fit(X, y)))
+        ).fit(X, y)
+
+
+def test_tuning_over_a_calibrated_network(text_classifier, other_notes):
     X, y = other_notes
-    calibrated = ExitCalibratedClassifier(frozen).fit(X, y)
-    tuned = TunedExitPolicyClassifierCV(calibrated.estimator_, min_speedup=0.4).fit(X, y)
+    text_classifier.set_params(exit_ensemble="mean", tau=0.123)
+    calibrated = ExitCalibratedClassifier(FrozenEstimator(text_classifier))
+    for estimator in (calibrated, FrozenEstimator(clone(calibrated).fit(X, y))):
+        tuned = TunedExitPolicyClassifierCV(estimator, min_speedup=0.4, cv=2).fit(X, y)
+        expected = apply_policy(staged_of(tuned, X), tuned.best_tau_, tuned.best_patience_, "mean")
+        assert_array_equal(tuned.predict_exit_layer(X), expected.exit_layer)
+        assert exit_scores(tuned, X, y)["accuracy"] == tuned.score(X, y)
+    assert tuned.score(X, y) == tuned.best_score_
+    assert tuned.best_score_ == best_with_speedup(tuned, X, y, 0.4)
     assert speedup_score(tuned, X) == pytest.approx(tuned.best_speedup_)
-    fixed = FixedExitPolicyClassifier(calibrated.estimator_, tau=0.0, patience=2).fit(X, y)
-    assert_array_equal(staged_of(fixed, X), staged_of(calibrated, X))
+    assert (text_classifier.tau, text_classifier.patience) == (0.123, None)
+    fixed = FixedExitPolicyClassifier(estimator, tau=0.0, patience=2).fit(X, y)
+    assert_array_equal(staged_of(fixed, X), staged_of(estimator, X))
     assert speedup_score(fixed, X) > 0
 
 
@@ -384,6 +495,11 @@ def test_a_bound_that_is_reached_is_told(data):
         ExitCalibratedClassifier(FrozenEstimator(inner)).fit(X, y)
 
 
-@parametrize_with_checks([ExitCalibratedClassifier(MappedExits(), cv=2)])
+@parametrize_with_checks(
+    [
+        ExitCalibratedClassifier(MappedExits(), cv=2),
+        FixedExitPolicyClassifier(ExitCalibratedClassifier(MappedExits(), cv=2)),
+    ]
+)
 def test_check_estimator(estimator, check):
     check(estimator)

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_epee import (
@@ -168,3 +168,14 @@ def test_bad_policies(parameters, data):
 def test_estimators_without_exits_of_their_own_are_refused(make, estimator, path, data):
     with pytest.raises(TypeError, match=f"must be a classifier with early exits.*got {path}\\."):
         make(estimator).fit(*data)
+
+
+def test_a_search_that_prefers_a_classifier_without_exits_is_refused(data):
+    X, y = data
+    steps = Pipeline([("last", NumericExits())])
+    grid = {"last": [NumericExits(tau=2.0), LogisticRegression()]}
+    search = GridSearchCV(steps, grid, cv=2).fit(X, y)
+    assert isinstance(search.best_estimator_[-1], LogisticRegression)
+    for estimator in (search, FrozenEstimator(search)):
+        with pytest.raises(TypeError, match=r"early exits.*got .*LogisticRegression"):
+            FixedExitPolicyClassifier(estimator).fit(X, y)
