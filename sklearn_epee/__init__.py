@@ -12,6 +12,7 @@ from .metrics import (
     refit_fastest_within,
     speedup_ratio,
     speedup_score,
+    task_accuracy_score,
 )
 from .model_selection import (
     ExitCalibratedClassifier,
@@ -35,6 +36,7 @@ __all__ = [
     "refit_fastest_within",
     "speedup_ratio",
     "speedup_score",
+    "task_accuracy_score",
 ]
 
 # The estimators need torch and transformers, which take seconds to import.

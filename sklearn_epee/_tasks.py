@@ -63,6 +63,35 @@ class Tasks:
         ]
         return as_columns(answers) if isinstance(self.classes, list) else answers[0]
 
+    def decode(self, codes: NDArray[np.integer]) -> Array:
+        """Give labels, (n,) or (n, n_tasks), from the columns of their classes."""
+        if not isinstance(self.classes, list):
+            return self.classes[codes]
+        columns = [classes[column] for classes, column in zip(self.classes, codes.T, strict=True)]
+        return as_columns(columns)
+
+    def codes(self, y: Array) -> NDArray[np.intp]:
+        """Give the columns of known labels, the inverse of `decode`."""
+        pairs = zip(self.each, task_columns(y), strict=True)
+        columns = [np.searchsorted(classes, labels) for classes, labels in pairs]
+        return np.stack(columns, axis=1) if isinstance(self.classes, list) else columns[0]
+
+    def check_known(self, y: Array) -> None:
+        """Refuse labels that a fitted estimator cannot answer with."""
+        columns = task_columns(y)
+        if len(columns) != len(self.each):
+            raise ValueError(
+                f"y holds {len(columns)} task(s), but the fitted estimator knows {len(self.each)}."
+            )
+        for task, (classes, labels) in enumerate(zip(self.each, columns, strict=True)):
+            unknown = np.setdiff1d(labels, classes)
+            if len(unknown):
+                where = f" of task {task}" if len(columns) > 1 else ""
+                raise ValueError(
+                    f"y holds the labels {unknown.tolist()}{where}, which the fitted estimator "
+                    f"does not know; its classes are {classes.tolist()}."
+                )
+
     def same_as(self, other: Any) -> bool:
         """Tell whether other classes are these."""
         theirs = Tasks(other).each
@@ -146,10 +175,21 @@ def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Ar
     return checked
 
 
+def as_target(labels: Array | list[Array]) -> Array:
+    """Give what `check_any_labels` gives as one array."""
+    return as_columns(labels) if isinstance(labels, list) else labels
+
+
+def task_columns(y: Any) -> list[Array]:
+    """Give the labels of every task, of which there may be one, in types of their own."""
+    return _columns(y) if has_tasks(y) else [np.asarray(y)]
+
+
 def _columns(y: Any) -> list[Array]:
     """Give the columns of y in types of their own."""
     if hasattr(y, "columns"):  # a data frame
-        return [np.asarray(y[name]) for name in y.columns]
+        given = [np.asarray(y[name]) for name in y.columns]
+        return [_natural(part.tolist()) if part.dtype == "O" else part for part in given]
     if isinstance(y, np.ndarray) and y.dtype != object:
         return list(y.T)
     lengths = {len(row) for row in y}
@@ -165,6 +205,12 @@ def _natural(labels: list[Any]) -> Array:
     """Make an array of labels that may stand beside labels of another type."""
     alike = any(all(isinstance(label, kind) for label in labels) for kind in (str, Number))
     return np.array(labels) if alike else np.array(labels, dtype=object)
+
+
+def task_codes(y: Array) -> NDArray[np.int64]:
+    """Give numbers to the classes of every task, (n_samples, n_tasks)."""
+    columns = [np.unique(labels, return_inverse=True)[1].reshape(-1) for labels in task_columns(y)]
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def joint_codes(codes: NDArray[np.integer]) -> NDArray[np.int64]:

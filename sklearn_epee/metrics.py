@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from ._task_scores import label_scores, task_accuracy_score
+from ._tasks import has_tasks
 
 __all__ = [
     "exit_scores",
@@ -35,6 +37,7 @@ __all__ = [
     "refit_fastest_within",
     "speedup_ratio",
     "speedup_score",
+    "task_accuracy_score",
 ]
 
 RefitRule = Callable[[Mapping[str, Any]], int]
@@ -168,7 +171,7 @@ def exit_scores(
         around one.
     X : array-like of shape (n_samples, ...)
         Samples, as `estimator` takes them.
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,) or (n_samples, n_tasks)
         True labels.
     sample_weight : array-like of shape (n_samples,), default=None
         Sample weights.
@@ -178,7 +181,10 @@ def exit_scores(
     scores : dict of str to float
         `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`;
         `macro_f1`, the mean F1 score over the classes in `y` and in the predictions;
-        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M.
+        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M. With several
+        tasks `accuracy` is the share of samples that are right in every task,
+        `task_accuracy` the mean of the tasks' accuracies, and `balanced_accuracy` and
+        `macro_f1` are means over the tasks, too.
 
     Raises
     ------
@@ -206,14 +212,14 @@ def exit_scores(
     >>> scores["accuracy"], scores["speedup"], scores["mean_exit_layer"]
     (0.75, 0.375, 2.5)
     """
-    y_true = column_or_1d(y, warn=True)
+    y_true = y if has_tasks(y) else column_or_1d(y, warn=True)
     classifier, inner_X, rewritten = _unwrap_fully(estimator, X)
     result = classifier.predict_with_exits(inner_X)
-    y_pred = estimator.predict(X) if rewritten else result.labels
+    y_pred = np.asarray(estimator.predict(X) if rewritten else result.labels)
     check_consistent_length(y_true, y_pred, sample_weight)
     n_layers = int(classifier.n_layers_)
     speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=sample_weight)
-    scores = _label_scores(y_true, y_pred, sample_weight)
+    scores = label_scores(y_true, y_pred, sample_weight)
     weights = None if sample_weight is None else np.asarray(sample_weight)
     mean_exit_layer = float(np.average(result.exit_layer, weights=weights))
     return {**scores, "speedup": speedup, "mean_exit_layer": mean_exit_layer}
@@ -413,20 +419,6 @@ def _no_exits_message(path: list[str]) -> str:
         "or a pipeline, search object or wrapper around a single one; "
         f"got {' > '.join(path)}."
     )
-
-
-def _label_scores(
-    y_true: NDArray[Any], y_pred: ArrayLike, sample_weight: ArrayLike | None
-) -> dict[str, float]:
-    """Score predicted labels, without a warning for classes a small fold lacks."""
-    # Undefined recalls, of classes that are predicted but not there, are left out of the mean.
-    common = {"sample_weight": sample_weight, "average": "macro", "zero_division": np.nan}
-    recall = recall_score(y_true, y_pred, **common)
-    return {
-        "accuracy": float(accuracy_score(y_true, y_pred, sample_weight=sample_weight)),
-        "balanced_accuracy": float(recall),
-        "macro_f1": float(f1_score(y_true, y_pred, **common)),
-    }
 
 
 def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:

@@ -17,20 +17,7 @@ from sklearn_epee.policy import (
     patience_counters,
 )
 
-from .model_selection.staged import staged_arrays
-
-
-@st.composite
-def staged_tasks(draw, max_tasks=3):
-    """Staged probabilities of several tasks with classes of their own; ties are common."""
-    first = draw(staged_arrays())
-    n_samples, n_layers, _ = first.shape
-    tasks = [first]
-    for _ in range(draw(st.integers(1, max_tasks - 1))):
-        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        n_classes = draw(st.integers(1, 4))
-        tasks.append(rng.dirichlet(np.full(n_classes, 0.7), size=(n_samples, n_layers)))
-    return tasks
+from .model_selection.staged import staged_arrays, staged_tasks
 
 
 def leaves_at(tasks, row, tau, patience, joint_exit):

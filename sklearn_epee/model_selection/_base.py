@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import Bunch, Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._tasks import Tasks, exact_match_score
 from sklearn_epee.metrics import _unwrap
 
 from ._exits import exit_classifier
@@ -38,6 +39,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         classifier = exit_classifier(estimator)
         self.estimator_ = estimator
         self.classes_ = classifier.classes_
+        self.n_outputs_ = len(Tasks(classifier.classes_).each)
         self.n_layers_ = classifier.n_layers_
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
@@ -54,11 +56,30 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
         Returns
         -------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
         """
         return self._with_policy().predict(X)
 
-    def predict_proba(self, X: Any) -> NDArray[np.floating]:
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Give the share of the samples that are answered correctly, in every task.
+
+        Parameters
+        ----------
+        X : samples
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self, "estimator_")
+        if self.n_outputs_ == 1:
+            return float(super().score(X, y, sample_weight))
+        return exact_match_score(y, self.predict(X), sample_weight)
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.floating]]:
         """Predict class probabilities, each sample leaving by the policy.
 
         Parameters
@@ -67,8 +88,8 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes)
-            Columns in the order of ``classes_``.
+        ndarray of shape (n_samples, n_classes), or list of such arrays
+            Columns in the order of ``classes_``; a list with one array a task if there are several.
         """
         return self._with_policy().predict_proba(X)
 
@@ -103,7 +124,9 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         classifier, inner_X = self._inner(X)
         return classifier.predict_exit_layer(inner_X)
 
-    def staged_predict_proba(self, X: Any) -> Iterator[NDArray[np.floating]]:
+    def staged_predict_proba(
+        self, X: Any
+    ) -> Iterator[NDArray[np.floating] | list[NDArray[np.floating]]]:
         """Predict class probabilities at every layer, from one forward pass.
 
         Parameters
@@ -112,7 +135,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
         Yields
         ------
-        ndarray of shape (n_samples, n_classes)
+        ndarray of shape (n_samples, n_classes), or list of such arrays
             Probabilities of layer 1, then 2, up to ``n_layers_``.
         """
         classifier, inner_X = self._inner(X)
@@ -127,16 +150,18 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
         Yields
         ------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
             Labels of layer 1, then 2, up to ``n_layers_``.
         """
+        tasks = Tasks(self.classes_)
         for proba in self.staged_predict_proba(X):
-            yield self.classes_[proba.argmax(axis=1)]
+            yield tasks.labels(np.hstack(proba) if isinstance(proba, list) else proba)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator)
         tags.input_tags = inner.input_tags
         tags.classifier_tags = inner.classifier_tags
+        tags.target_tags.multi_output = inner.target_tags.multi_output
         tags.non_deterministic = inner.non_deterministic
         return tags

@@ -27,6 +27,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_epee._checks import check_labels, check_weights
+from sklearn_epee._tasks import has_tasks
 
 from ._base import BaseExitPolicyClassifier
 from ._exits import check_has_exits, exit_classifier, with_classifier
@@ -449,6 +450,12 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         check_has_exits(self.estimator)
         _check_linear(self.estimator)
         X = indexable(X)[0]
+        if has_tasks(y):
+            raise ValueError(
+                f"{type(self).__name__} calibrates the exits of one task, but y has the shape "
+                f"{np.shape(y)}. Use the classifier of several tasks as it is, or train a "
+                "classifier for each task and calibrate those."
+            )
         y = check_labels(y, _num_samples(X), type(self).__name__)
         weights = check_weights(sample_weight, len(y))
         to_fit, to_split = self._route(sample_weight, fit_params)

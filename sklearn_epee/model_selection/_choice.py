@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 from sklearn.utils import _safe_indexing
 
-from ._policy_scores import EXACT_SCORES, PolicyScore, ScorerScore
+from sklearn_epee._tasks import Tasks
+
+from ._policy_scores import PolicyScore, ScorerScore, exact_score
 from ._policy_space import Floats, Integers, PolicySpace
 from ._risk_control import Certification, Groups, RiskControl
 from ._risks import Risk, risk_of
@@ -61,8 +63,9 @@ class ScoredSamples:
     def score(self) -> PolicyScore:
         """The score of all thresholds of a patience."""
         answers, codes = self.validation.answers, self.validation.codes
-        if isinstance(self.scoring, str) and self.scoring in EXACT_SCORES:
-            return EXACT_SCORES[self.scoring](answers, codes, self.sample_weight)
+        exact = exact_score(self.scoring)
+        if exact is not None:
+            return exact(answers, codes, self.sample_weight)
         weights = self.sample_weight
         classes = self.validation.classes
         return ScorerScore(
@@ -70,7 +73,7 @@ class ScoredSamples:
             answers=answers,
             classes=classes,
             X=_safe_indexing(self.X, self.validation.rows),
-            y=classes[codes],
+            y=Tasks(classes).decode(codes),
             params={} if weights is None else {"sample_weight": weights},
         )
 

@@ -27,16 +27,24 @@ class Staged:
 
     Attributes
     ----------
-    proba : ndarray of shape (n_samples, n_layers, n_classes)
-    classes : ndarray of shape (n_classes,)
+    proba : ndarray of shape (n_samples, n_layers, n_classes), or list of such arrays
+        A list with one array a task if there are several.
+    classes : ndarray of shape (n_classes,), or list of such arrays
     exit_ensemble : {None, "mean", "weighted"}
     exit_loss_weights : str or array-like
+    joint_exit : {"all", "any", "mean"}
     """
 
-    proba: NDArray[np.floating]
-    classes: NDArray[Any]
+    proba: Any
+    classes: Any
     exit_ensemble: str | None
     exit_loss_weights: Any
+    joint_exit: str = "all"
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return (self.proba[0] if isinstance(self.proba, list) else self.proba).shape[1]
 
 
 def check_has_exits(estimator: Any) -> None:
@@ -123,15 +131,22 @@ def staged_answers(estimator: Any, X: Any) -> Staged:
     Staged
     """
     classifier, inner_X = _unwrap(estimator, X)
-    proba = np.stack(list(classifier.staged_predict_proba(inner_X)), axis=1)
-    classes = np.asarray(classifier.classes_)
+    layers = list(classifier.staged_predict_proba(inner_X))
+    several = isinstance(layers[0], list)
+    classes = classifier.classes_ if several else np.asarray(classifier.classes_)
     classifier = exit_classifier(estimator)  # wrappers that answer need not know how
     return Staged(
-        proba=proba,
+        proba=stacked_tasks(layers) if several else np.stack(layers, axis=1),
         classes=classes,
         exit_ensemble=getattr(classifier, "exit_ensemble", None),
         exit_loss_weights=getattr(classifier, "exit_loss_weights", "ascending"),
+        joint_exit=getattr(classifier, "joint_exit", "all"),
     )
+
+
+def stacked_tasks(layers: list[list[NDArray[np.floating]]]) -> list[NDArray[np.floating]]:
+    """Turn lists of tasks, one a layer, into one array of all layers a task."""
+    return [np.stack(task, axis=1) for task in zip(*layers, strict=True)]
 
 
 def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:

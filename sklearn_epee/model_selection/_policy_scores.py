@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -11,9 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from ._policy_space import Floats, Integers, StagedAnswers, Sweep
+from sklearn_epee._task_scores import task_accuracy_score
+from sklearn_epee._tasks import Tasks, exact_match_score
+
+from ._joint_answers import JointAnswers
+from ._policy_space import Answers, Floats, Integers, StagedAnswers, Sweep
 
 Scorer = Callable[..., float]
+OneTaskScore = Callable[[Any, Integers, Floats | None], "PolicyScore"]
 
 # Sums of weights that cancel leave less than this.
 _ROUNDING = 1e-9
@@ -149,11 +155,11 @@ class ScorerScore:
     ----------
     scorer : callable
         ``scorer(estimator, X, y, **params)``.
-    answers : StagedAnswers
-    classes : ndarray of shape (n_classes,)
+    answers : Answers
+    classes : ndarray of shape (n_classes,), or list of such arrays
     X : samples
         Handed to the scorer; what they are answered with is known already.
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
     params : mapping
         Keyword arguments for the scorer, such as sample weights.
     """
@@ -164,8 +170,8 @@ class ScorerScore:
         self,
         scorer: Scorer,
         *,
-        answers: StagedAnswers,
-        classes: NDArray[Any],
+        answers: Answers,
+        classes: Any,
         X: Any,
         y: NDArray[Any],
         params: Mapping[str, Any],
@@ -181,7 +187,7 @@ class ScorerScore:
         return np.array([self._score(exits) for exits in sweep.walk()], dtype=np.float64)
 
     def _score(self, exits: Integers) -> float:
-        proba = self._answers.proba[np.arange(len(exits)), exits - 1]
+        proba = self._answers.answered(exits)
         score = self._scorer(_Answered(self._classes, proba), self._X, self._y, **self._params)
         if not isinstance(score, Real):
             raise TypeError(
@@ -193,34 +199,73 @@ class ScorerScore:
 class _Answered(ClassifierMixin, BaseEstimator):
     """A fitted classifier that has its answers ready."""
 
-    def __init__(self, classes: NDArray[Any], proba: NDArray[np.floating]) -> None:
+    def __init__(self, classes: Any, proba: Any) -> None:
         self.classes = classes
         self.proba = proba
 
     @property
-    def classes_(self) -> NDArray[Any]:
+    def classes_(self) -> Any:
         """Class labels."""
         return self.classes
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Give the labels, whatever X holds."""
         del X
-        return self.classes[self.proba.argmax(axis=1)]
+        several = isinstance(self.proba, list)
+        return Tasks(self.classes).labels(np.hstack(self.proba) if several else self.proba)
 
-    def predict_proba(self, X: Any) -> NDArray[np.floating]:
+    def predict_proba(self, X: Any) -> Any:
         """Give the class probabilities, whatever X holds."""
         del X
         return self.proba
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Give the share of correct answers, in every task."""
+        if isinstance(self.proba, list):
+            return exact_match_score(y, self.predict(X), sample_weight)
+        return super().score(X, y, sample_weight)
 
-def accuracy(answers: StagedAnswers, codes: Integers, weights: Floats | None = None) -> MeanScore:
-    """Score the share of correct answers."""
-    hits = (answers.predictions == codes[:, np.newaxis]).astype(np.float64)
+
+class MeanOverTasks:
+    """Mean of the scores of several tasks.
+
+    Parameters
+    ----------
+    scores : sequence of PolicyScore
+        One a task.
+    """
+
+    def __init__(self, scores: Sequence[PolicyScore]) -> None:
+        self._scores = scores
+        self.is_cheap = all(score.is_cheap for score in scores)
+
+    def __call__(self, sweep: Sweep) -> Floats:
+        return np.mean([score(sweep) for score in self._scores], axis=0)
+
+
+def _over_tasks(score_one: OneTaskScore) -> Callable[..., PolicyScore]:
+    """Make a score of one task a score of several, too: their mean."""
+
+    @functools.wraps(score_one)
+    def score(answers: Answers, codes: Integers, weights: Floats | None = None) -> PolicyScore:
+        if isinstance(answers, JointAnswers):
+            pairs = zip(answers.tasks, codes.T, strict=True)
+            return MeanOverTasks([score_one(task, column, weights) for task, column in pairs])
+        return score_one(answers, codes, weights)
+
+    return score
+
+
+def accuracy(answers: Answers, codes: Integers, weights: Floats | None = None) -> MeanScore:
+    """Score the share of correct answers, in every task if there are several."""
+    right = answers.predictions == codes[:, np.newaxis]
+    hits = (right if right.ndim == 2 else right.all(axis=2)).astype(np.float64)
     if weights is None:
         return MeanScore(hits, len(codes))
     return MeanScore(hits * weights[:, np.newaxis], float(weights.sum()))
 
 
+@_over_tasks
 def balanced_accuracy(
     answers: StagedAnswers, codes: Integers, weights: Floats | None = None
 ) -> MeanScore:
@@ -232,6 +277,7 @@ def balanced_accuracy(
     return MeanScore(hits * shares[:, np.newaxis], float(np.count_nonzero(support)))
 
 
+@_over_tasks
 def macro_f1(answers: StagedAnswers, codes: Integers, weights: Floats | None = None) -> MacroF1:
     """Score the mean F1 score over the classes that are there or predicted."""
     return MacroF1(answers.predictions, codes, answers.proba.shape[2], weights)
@@ -243,3 +289,10 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "balanced_accuracy": balanced_accuracy,
     "f1_macro": macro_f1,
 }
+
+
+def exact_score(scoring: Any) -> Callable[..., PolicyScore] | None:
+    """Give the way to score all thresholds at once, if there is one."""
+    if scoring is task_accuracy_score:
+        return _over_tasks(accuracy)
+    return EXACT_SCORES.get(scoring) if isinstance(scoring, str) else None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +70,9 @@ class StagedAnswers:
         answered = _combine_visited(staged, check_exit_ensemble(exit_ensemble), exit_loss_weights)
         return cls(answered, entropies, counters)
 
+    # Several tasks may differ in this, see `JointAnswers`.
+    depends_on_patience: ClassVar[bool] = False
+
     @property
     def n_samples(self) -> int:
         """Number of samples n."""
@@ -85,6 +88,15 @@ class StagedAnswers:
         """Column of the class answered at every layer, of shape (n_samples, n_layers)."""
         return self.proba.argmax(axis=2)
 
+    def entropies_with(self, patience: int) -> Floats:
+        """Give the entropies that count with a patience: always the same."""
+        del patience
+        return self.entropies
+
+    def answered(self, exits: Integers) -> NDArray[np.floating]:
+        """Give the probabilities answered with, by the layers that samples leave at."""
+        return self.proba[np.arange(len(exits)), exits - 1]
+
     def take(self, rows: NDArray[np.intp]) -> StagedAnswers:
         """Give some of the samples."""
         return StagedAnswers(self.proba[rows], self.entropies[rows], self.counters[rows])
@@ -94,6 +106,56 @@ class StagedAnswers:
         leaves = (self.entropies < tau) | (self.counters >= patience)
         leaves[:, -1] = True
         return leaves.argmax(axis=1) + 1
+
+
+class Answers(Protocol):
+    """What policies are evaluated on: `StagedAnswers`, or `JointAnswers` for several tasks."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples n."""
+        ...
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        ...
+
+    @property
+    def depends_on_patience(self) -> bool:
+        """Whether the entropies that count change with the patience."""
+        ...
+
+    @property
+    def entropies(self) -> Floats:
+        """Entropies that count, of shape (n_samples, n_layers)."""
+        ...
+
+    @property
+    def counters(self) -> Integers:
+        """Patience counters, of shape (n_samples, n_layers)."""
+        ...
+
+    @property
+    def predictions(self) -> Integers:
+        """Columns of the classes answered, (n_samples, n_layers) or (..., n_tasks)."""
+        ...
+
+    def entropies_with(self, patience: int) -> Floats:
+        """Give the entropies that count with a patience."""
+        ...
+
+    def answered(self, exits: Integers) -> Any:
+        """Give the probabilities answered with, by the layers that samples leave at."""
+        ...
+
+    def take(self, rows: NDArray[np.intp]) -> Answers:
+        """Give some of the samples."""
+        ...
+
+    def exit_layers(self, tau: float, patience: int) -> Integers:
+        """Give the layer at which each sample leaves, from 1 to M."""
+        ...
 
 
 def _combine_visited(
@@ -189,15 +251,13 @@ class PolicySpace:
 
     Parameters
     ----------
-    answers : StagedAnswers
+    answers : Answers
     """
 
-    def __init__(self, answers: StagedAnswers) -> None:
+    def __init__(self, answers: Answers) -> None:
         self.answers = answers
-        row, layer, following, entropy = _new_lows(answers.entropies)
-        order = np.argsort(entropy, kind="stable")
-        self._row, self._layer, self._entropy = row[order], layer[order], entropy[order]
-        self._following = following[order]
+        varies = answers.depends_on_patience
+        self._common = None if varies else _Lows.of(answers.entropies)
 
     @property
     def n_layers(self) -> int:
@@ -219,10 +279,10 @@ class PolicySpace:
         -------
         Sweep
         """
-        start = self._patience_exits(patience)
-        limit = start[self._row]
-        moves = np.flatnonzero(self._layer < limit)
-        entropy = self._entropy[moves]
+        start, lows = self._patience_exits(patience), self._lows(patience)
+        limit = start[lows.row]
+        moves = np.flatnonzero(lows.layer < limit)
+        entropy = lows.entropy[moves]
         if taus is None:
             taus, step = _thresholds_between(entropy)
         else:
@@ -234,22 +294,60 @@ class PolicySpace:
             taus=taus,
             start=start,
             step=step,
-            row=self._row[moves],
-            source=np.minimum(self._following, limit)[moves],
-            target=self._layer[moves],
+            row=lows.row[moves],
+            source=np.minimum(lows.following, limit)[moves],
+            target=lows.layer[moves],
         )
 
     def quantile_taus(self, n_taus: int) -> Floats:
         """Give at most `n_taus` thresholds: 0, and quantiles of all thresholds that matter."""
-        every, _ = _thresholds_between(self._entropy)
+        every, _ = _thresholds_between(self._all_entropies())
         if len(every) <= n_taus:
             return every
         return every[np.linspace(0, len(every) - 1, n_taus).round().astype(np.intp)]
+
+    def _lows(self, patience: int) -> _Lows:
+        if self._common is not None:
+            return self._common
+        return _Lows.of(self.answers.entropies_with(patience))
+
+    def _all_entropies(self) -> Floats:
+        """Give the entropies of all moves that there are, sorted."""
+        if self._common is not None:
+            return self._common.entropy
+        patiences = range(1, self.n_layers + 1)
+        every = np.concatenate([self._lows(patience).entropy for patience in patiences])
+        return np.unique(every[every >= 0])  # others mark where patience decides
 
     def _patience_exits(self, patience: int) -> Integers:
         leaves = self.answers.counters >= patience
         leaves[:, -1] = True
         return leaves.argmax(axis=1) + 1
+
+
+@dataclass(frozen=True)
+class _Lows:
+    """The layers at which a sample's entropy is lower than ever before, sorted by entropy.
+
+    Attributes
+    ----------
+    row, layer, following : ndarray of shape (n_lows,), int64
+        The sample, the layer, and the layer of its next low.
+    entropy : ndarray of shape (n_lows,), float64
+        Ascending.
+    """
+
+    row: Integers
+    layer: Integers
+    following: Integers
+    entropy: Floats
+
+    @classmethod
+    def of(cls, entropies: Floats) -> Self:
+        """Find them in entropies of shape (n_samples, n_layers)."""
+        row, layer, following, entropy = _new_lows(entropies)
+        order = np.argsort(entropy, kind="stable")
+        return cls(row[order], layer[order], following[order], entropy[order])
 
 
 def _new_lows(entropies: Floats) -> tuple[Integers, Integers, Integers, Floats]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._p_values import smallest_sample
-from ._policy_space import Floats, Integers, PolicySpace, StagedAnswers, Sweep
+from ._policy_space import Answers, Floats, Integers, PolicySpace, Sweep
 from ._risks import Risk
 from ._selection import OfferedPolicies, Table, pareto_front, take
 
@@ -116,7 +116,7 @@ class RiskControl:
 
     def certify(
         self,
-        answers: StagedAnswers,
+        answers: Answers,
         risk: Risk,
         groups: Groups,
         offered: OfferedPolicies,
@@ -126,7 +126,7 @@ class RiskControl:
 
         Parameters
         ----------
-        answers : StagedAnswers
+        answers : Answers
         risk : Risk
         groups : Groups
         offered : OfferedPolicies
@@ -148,7 +148,7 @@ class RiskControl:
 
     def find_candidates(
         self,
-        answers: StagedAnswers,
+        answers: Answers,
         losses: Floats,
         groups: Groups,
         offered: OfferedPolicies,
@@ -189,7 +189,7 @@ class RiskControl:
     def test_candidates(
         self,
         policies: Table,
-        answers: StagedAnswers,
+        answers: Answers,
         risk: Risk,
         groups: Groups,
         parts: Parts,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._tasks import Tasks
+
 from ._p_values import betting, binomial, hoeffding_bentkus
 from ._policy_space import Floats, Integers
 
@@ -92,18 +94,19 @@ def risk_of(
     risk: str | tuple[str, Any] | LossFunction,
     predictions: Integers,
     codes: Integers,
-    classes: NDArray[Any],
+    classes: Any,
 ) -> Risk:
     """Compute the losses of a named or callable risk.
 
     Parameters
     ----------
     risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable
-    predictions : ndarray of shape (n_samples, n_layers), int
-        Column of the class answered at every layer.
-    codes : ndarray of shape (n_samples,), int
+    predictions : ndarray of shape (n_samples, n_layers) or (n_samples, n_layers, n_tasks), int
+        Column of the class answered at every layer. With several tasks an answer is right, or the
+        same, if it is in every task.
+    codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
         Column of the true class.
-    classes : ndarray of shape (n_classes,)
+    classes : ndarray of shape (n_classes,), or list of such arrays
 
     Returns
     -------
@@ -118,11 +121,11 @@ def risk_of(
     if callable(risk):
         losses = _called(risk, predictions, codes, classes)
         return Risk(losses, everybody, "the given risk")
-    wrong = (predictions != codes[:, np.newaxis]).astype(np.float64)
+    wrong = _any_task(predictions != codes[:, np.newaxis])
     if risk == "error":
         return Risk(wrong, everybody, "the error rate", is_binary=True)
     if risk == "disagreement":
-        differs = (predictions != predictions[:, -1:]).astype(np.float64)
+        differs = _any_task(predictions != predictions[:, -1:])
         name = "the disagreement with full depth"
         return Risk(differs, everybody, name, is_binary=True, is_relative=True)
     if risk == "accuracy_drop":
@@ -134,6 +137,12 @@ def risk_of(
     return Risk(wrong, of_label, f"the miss rate of class {label!r}", is_binary=True)
 
 
+def _any_task(differs: NDArray[np.bool_]) -> Floats:
+    """Give 1 where an answer differs in some task, of shape (n_samples, n_layers)."""
+    losses: Floats = np.asarray(differs if differs.ndim == 2 else differs.any(axis=2), np.float64)
+    return losses
+
+
 def _code_of(label: Any, classes: NDArray[Any]) -> int:
     found = np.flatnonzero(classes == label)
     if not len(found):
@@ -141,11 +150,10 @@ def _code_of(label: Any, classes: NDArray[Any]) -> int:
     return int(found[0])
 
 
-def _called(
-    risk: LossFunction, predictions: Integers, codes: Integers, classes: NDArray[Any]
-) -> Floats:
-    y, answers = classes[codes], classes[predictions]
-    columns = [_checked(risk(y, answer, answers[:, -1]), len(y)) for answer in answers.T]
+def _called(risk: LossFunction, predictions: Integers, codes: Integers, classes: Any) -> Floats:
+    decode = Tasks(classes).decode
+    y, answers = decode(codes), [decode(layer) for layer in np.moveaxis(predictions, 1, 0)]
+    columns = [_checked(risk(y, answer, answers[-1]), len(y)) for answer in answers]
     return np.column_stack(columns)
 
 

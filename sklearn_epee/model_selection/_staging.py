@@ -13,8 +13,11 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
+from sklearn_epee._tasks import Tasks, task_columns
+
 from ._exits import Staged, staged_answers
-from ._policy_space import Integers, StagedAnswers
+from ._joint_answers import JointAnswers
+from ._policy_space import Answers, Integers, StagedAnswers
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -25,28 +28,28 @@ class Validation:
 
     Attributes
     ----------
-    answers : StagedAnswers
+    answers : Answers
     rows : ndarray of shape (n_samples,), int
         Which of the given samples they are; a sample may appear in several splits.
-    codes : ndarray of shape (n_samples,), int
+    codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
         Column of the true class.
-    classes : ndarray of shape (n_classes,)
-    head_proba : ndarray of shape (n_samples, n_layers, n_classes)
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    head_proba : ndarray of shape (n_samples, n_layers, n_classes), or list of such arrays
         The heads' own probabilities, where `answers` may have those of an ensemble.
     """
 
-    answers: StagedAnswers
+    answers: Answers
     rows: NDArray[np.intp]
     codes: Integers
-    classes: NDArray[Any]
-    head_proba: NDArray[np.floating]
+    classes: Any
+    head_proba: Any
 
     def take(self, rows: Integers) -> Validation:
         """Give some of the samples."""
+        proba = self.head_proba
+        taken = [part[rows] for part in proba] if isinstance(proba, list) else proba[rows]
         answers = self.answers.take(rows)
-        return Validation(
-            answers, self.rows[rows], self.codes[rows], self.classes, self.head_proba[rows]
-        )
+        return Validation(answers, self.rows[rows], self.codes[rows], self.classes, taken)
 
 
 def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
@@ -68,12 +71,7 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
         If `y` holds labels that the estimator does not know.
     """
     staged = staged_answers(estimator, X)
-    unknown = np.setdiff1d(y, staged.classes)
-    if len(unknown):
-        raise ValueError(
-            f"y holds the labels {unknown.tolist()}, which the fitted estimator does not know; its "
-            f"classes are {staged.classes.tolist()}."
-        )
+    Tasks(staged.classes).check_known(y)
     return _pooled([staged], [np.arange(len(y))], y)
 
 
@@ -124,13 +122,17 @@ def stage_splits(
 
 
 def _check_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
+    columns = task_columns(y)
     for i, (train, test) in enumerate(splits):
-        missing = np.setdiff1d(y, y[train])
-        if len(missing):
+        for task, column in enumerate(columns):
+            missing = np.setdiff1d(column, column[train])
+            if not len(missing):
+                continue
+            where = f" of task {task}" if len(columns) > 1 else ""
             raise ValueError(
-                f"The training part of split {i} has no sample of the classes {missing.tolist()}, "
-                "so its network could not know them. Use fewer folds or a stratified splitter, or "
-                "leave out classes that are too small."
+                f"The training part of split {i} has no sample of the classes {missing.tolist()}"
+                f"{where}, so its network could not know them. Use fewer folds or a stratified "
+                "splitter, or leave out classes that are too small."
             )
         if not len(test):
             raise ValueError(f"Split {i} leaves no samples to choose a policy on.")
@@ -156,22 +158,36 @@ def _pooled(
 ) -> Validation:
     first = staged[0]
     for other in staged[1:]:
-        if not np.array_equal(other.classes, first.classes):
+        if not Tasks(first.classes).same_as(other.classes):
             raise ValueError(
                 "The networks of the splits know different classes: "
-                f"{first.classes.tolist()} and {other.classes.tolist()}."
+                f"{Tasks(first.classes)} and {Tasks(other.classes)}."
             )
-        if other.proba.shape[1] != first.proba.shape[1]:
+        if other.n_layers != first.n_layers:
             raise ValueError(
                 "The networks of the splits have different numbers of layers: "
-                f"{first.proba.shape[1]} and {other.proba.shape[1]}."
+                f"{first.n_layers} and {other.n_layers}."
             )
     all_rows = np.concatenate(rows)
-    proba = first.proba if len(staged) == 1 else np.concatenate([part.proba for part in staged])
+    proba = first.proba if len(staged) == 1 else _below_each_other([s.proba for s in staged])
     return Validation(
-        answers=StagedAnswers.from_proba(proba, first.exit_ensemble, first.exit_loss_weights),
+        answers=_answers_of(first, proba),
         rows=all_rows,
-        codes=np.searchsorted(first.classes, y[all_rows]),
+        codes=Tasks(first.classes).codes(y[all_rows]),
         classes=first.classes,
         head_proba=proba,
     )
+
+
+def _below_each_other(parts: Sequence[Any]) -> Any:
+    if not isinstance(parts[0], list):
+        return np.concatenate(parts)
+    return [np.concatenate(task) for task in zip(*parts, strict=True)]
+
+
+def _answers_of(staged: Staged, proba: Any) -> Answers:
+    """Read probabilities of all exits as the networks that gave them answer and leave."""
+    combined = staged.exit_ensemble, staged.exit_loss_weights
+    if isinstance(proba, list):
+        return JointAnswers.from_proba(proba, staged.joint_exit, *combined)
+    return StagedAnswers.from_proba(proba, *combined)

@@ -23,7 +23,8 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
 
-from sklearn_epee._checks import check_labels, check_weights
+from sklearn_epee._checks import check_weights
+from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
@@ -397,7 +398,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
     ) -> _Given:
         X, risk_groups = indexable(X, risk_groups)
-        y = check_labels(y, _num_samples(X), type(self).__name__)
+        y = as_target(check_any_labels(y, _num_samples(X), type(self).__name__))
+        if y.ndim == 2:
+            self._check_risk_of_tasks(y.shape[1])
         groups = None if risk_groups is None else column_or_1d(risk_groups)
         routed = self._route(params)
         weights = routed.scorer.score.get("sample_weight")
@@ -409,6 +412,16 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             split_params=routed.splitter.split,
             risk_groups=y if self.per_class else groups,
         )
+
+    def _check_risk_of_tasks(self, n_tasks: int) -> None:
+        """Refuse risks that are about the classes of one task."""
+        given = "per_class=True" if self.per_class else f"risk={self.risk!r}"
+        if self.per_class or isinstance(self.risk, tuple):
+            raise ValueError(
+                f"{given} is about the classes of one task, but y holds {n_tasks} tasks. Bound "
+                "'accuracy_drop', 'error' or 'disagreement', which count a sample if any of its "
+                "tasks does, or give a callable risk, or the labels of one task as risk_groups."
+            )
 
     def _route(self, params: dict[str, Any]) -> Bunch:
         """Say which metadata goes where, with and without metadata routing."""
@@ -457,18 +470,26 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             self._check_reachable(exit_classifier(self.estimator).n_layers_)
             return stage_fitted(self.estimator, given.X, given.y), self.estimator
-        splitter = self._splitter(given.y)
-        n_splits = splitter.get_n_splits(given.X, given.y, **given.split_params)
+        target = self._target_to_split(given.y)
+        splitter = self._splitter(target)
+        n_splits = splitter.get_n_splits(given.X, target, **given.split_params)
         self._check_splits(n_splits)
         validation, kept = stage_splits(
             self.estimator,
             given.X,
             given.y,
-            splitter.split(given.X, given.y, **given.split_params),
+            splitter.split(given.X, target, **given.split_params),
             fit_params=given.fit_params,
             n_jobs=self.n_jobs,
         )
         return validation, None if self.refit else kept
+
+    def _target_to_split(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Give what splitters stratify by: the labels, or numbers of their combinations."""
+        if y.ndim == 1:
+            return y
+        n_folds = self.cv if isinstance(self.cv, Integral) else 5
+        return strata(task_codes(y), 2 if isinstance(self.cv, float) else int(n_folds))
 
     def _splitter(self, y: NDArray[Any]) -> Any:
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):

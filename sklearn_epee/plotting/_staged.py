@@ -111,8 +111,22 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> StagedPredictions:
     Returns
     -------
     StagedPredictions
+
+    Raises
+    ------
+    TypeError
+        If the classifier answers several tasks.
+    ValueError
+        If `y` does not fit.
     """
     classifier, inner_X = _unwrap(estimator, X)
+    if isinstance(classifier.classes_, list):
+        raise TypeError(
+            f"{type(estimator).__name__} answers {len(classifier.classes_)} tasks, and a display "
+            "shows one. Draw task t with from_predictions(y[:, t], np.stack([layer[t] for layer in "
+            "classifier.staged_predict_proba(X)], axis=1)); its exits are then those of the task "
+            "alone."
+        )
     proba = np.stack(list(classifier.staged_predict_proba(inner_X)), axis=1)
     return from_arrays(y, proba, classifier.classes_)
 

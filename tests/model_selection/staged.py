@@ -7,6 +7,8 @@ from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_epee._tasks import Tasks, exact_match_score, task_columns
+from sklearn_epee.model_selection._exits import stacked_tasks
 from sklearn_epee.policy import apply_policy
 
 N_LAYERS = 5
@@ -29,6 +31,19 @@ def staged_arrays(draw, max_samples=8, max_layers=6, max_classes=4):
         exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
         proba = exp / exp.sum(axis=-1, keepdims=True)
     return proba.astype(draw(st.sampled_from([np.float32, np.float64])))
+
+
+@st.composite
+def staged_tasks(draw, max_tasks=3):
+    """Staged probabilities of several tasks with classes of their own; ties are common."""
+    first = draw(staged_arrays())
+    n_samples, n_layers, _ = first.shape
+    tasks = [first]
+    for _ in range(draw(st.integers(1, max_tasks - 1))):
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        n_classes = draw(st.integers(1, 4))
+        tasks.append(rng.dirichlet(np.full(n_classes, 0.7), size=(n_samples, n_layers)))
+    return tasks
 
 
 def codes_for(proba, seed=0):
@@ -120,3 +135,72 @@ def blobs(n_samples=300, n_classes=3, seed=0):
     codes = rng.integers(n_classes, size=n_samples)
     X = rng.normal(size=(n_samples, 2)) + 1.5 * np.column_stack([codes, codes % 2])
     return X, np.array(["ant", "bee", "cow", "dog"])[codes]
+
+
+class NumericTasks(ClassifierMixin, BaseEstimator):
+    """One `NumericExits` a task; samples leave with all tasks at once."""
+
+    n_fits = 0
+    n_passes = 0
+
+    def __init__(
+        self,
+        tau=0.3,
+        patience=None,
+        exit_ensemble=None,
+        exit_loss_weights="ascending",
+        joint_exit="all",
+    ):
+        self.tau = tau
+        self.patience = patience
+        self.exit_ensemble = exit_ensemble
+        self.exit_loss_weights = exit_loss_weights
+        self.joint_exit = joint_exit
+
+    def fit(self, X, y, sample_weight=None):
+        type(self).n_fits += 1
+        self.each_ = [NumericExits().fit(X, column, sample_weight) for column in task_columns(y)]
+        self.classes_ = [one.classes_ for one in self.each_]
+        self.n_layers_ = N_LAYERS
+        return self
+
+    def staged_predict_proba(self, X):
+        type(self).n_passes += 1
+        return map(list, zip(*(one.staged_predict_proba(X) for one in self.each_), strict=True))
+
+    def predict_with_exits(self, X):
+        tasks = stacked_tasks([*self.staged_predict_proba(X)])
+        found = apply_policy(
+            tasks,
+            self.tau,
+            self.patience,
+            self.exit_ensemble,
+            self.exit_loss_weights,
+            joint_exit=self.joint_exit,
+        )
+        labels = Tasks(self.classes_).decode(found.prediction)
+        return Bunch(
+            labels=labels, proba=found.proba, exit_layer=found.exit_layer, entropy=found.entropy
+        )
+
+    def predict(self, X):
+        return self.predict_with_exits(X).labels
+
+    def predict_proba(self, X):
+        return self.predict_with_exits(X).proba
+
+    def predict_exit_layer(self, X):
+        return self.predict_with_exits(X).exit_layer
+
+    def score(self, X, y, sample_weight=None):
+        return exact_match_score(y, self.predict(X), sample_weight)
+
+
+def task_blobs(n_samples=300, seed=0, *, mixed=False):
+    """The clouds of `blobs` with a second task: the side they lie on, as a word or a number."""
+    X, y = blobs(n_samples, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    right = X[:, 0] + rng.normal(0, 0.5, n_samples) > 1.5
+    if mixed:
+        return X, np.array([[a, int(b)] for a, b in zip(y, right, strict=True)], dtype=object)
+    return X, np.column_stack([y, np.where(right, "right", "left")])

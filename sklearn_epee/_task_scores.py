@@ -1,0 +1,90 @@
+"""Scores of predicted labels, of one task or of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from ._tasks import exact_match_score, task_columns, task_hits
+
+
+def task_accuracy_score(
+    estimator: Any, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Score a fitted classifier of several tasks with the mean of their accuracies.
+
+    It is a scorer, to be passed as it is: ``scoring=task_accuracy_score``, or inside a dict. The
+    accuracy of a classifier of several tasks, its ``score``, is stricter: it counts the samples
+    that are right in every task.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier whose `predict` gives an array of shape (n_samples, n_tasks). With one
+        task, of shape (n_samples,), the score is the accuracy.
+    X : array-like of shape (n_samples, ...)
+        Samples, as `estimator` takes them.
+    y : array-like of shape (n_samples, n_tasks)
+        True labels.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights.
+
+    Returns
+    -------
+    score : float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If `y` has not one label for each task of each sample.
+
+    Examples
+    --------
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> from sklearn_epee.metrics import task_accuracy_score
+    >>> tree = DecisionTreeClassifier().fit([[0], [1]], [["no", 0], ["yes", 1]])
+    >>> task_accuracy_score(tree, [[0], [1]], [["no", 0], ["yes", 0]])
+    0.75
+    """
+    y_pred = np.asarray(estimator.predict(X))
+    if y_pred.ndim == 1:
+        return float(accuracy_score(y, y_pred, sample_weight=sample_weight))
+    hits = task_hits(y, y_pred).mean(axis=1)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    return float(np.average(hits, weights=weights))
+
+
+# With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
+# for this method of their own scorer class, plain functions included.
+vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
+
+
+def label_scores(
+    y_true: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None
+) -> dict[str, float]:
+    """Score predicted labels; several tasks are right together, their other scores averaged."""
+    if y_pred.ndim == 1:
+        return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
+    exact = exact_match_score(y_true, y_pred, sample_weight)
+    pairs = zip(task_columns(y_true), task_columns(y_pred), strict=True)
+    scores = [_scores_of_one(truth, answer, sample_weight) for truth, answer in pairs]
+    means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+    return {**means, "task_accuracy": means["accuracy"], "accuracy": exact}
+
+
+def _scores_of_one(
+    y_true: NDArray[Any], y_pred: NDArray[Any], sample_weight: ArrayLike | None
+) -> dict[str, float]:
+    """Score predicted labels, without a warning for classes a small fold lacks."""
+    # Undefined recalls, of classes that are predicted but not there, are left out of the mean.
+    common = {"sample_weight": sample_weight, "average": "macro", "zero_division": np.nan}
+    recall = recall_score(y_true, y_pred, **common)
+    return {
+        "accuracy": float(accuracy_score(y_true, y_pred, sample_weight=sample_weight)),
+        "balanced_accuracy": float(recall),
+        "macro_f1": float(f1_score(y_true, y_pred, **common)),
+    }
