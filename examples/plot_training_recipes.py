@@ -41,10 +41,8 @@ if os.environ.get("SKLEARN_EPEE_DATA"):
 else:
     title = "supplement notes"
     X, y = make_supplement_notes(3500, n_distractors=3, random_state=0)
-    X_train, X_rest, y_train, y_rest = train_test_split(X, y, test_size=2000, random_state=0)
-    X_tune, X_test, y_tune, y_test = train_test_split(
-        X_rest, y_rest, test_size=1000, random_state=0
-    )
+    X_train, X_rest, y_train, y_rest = train_test_split(X, y, test_size=0.6, random_state=0)
+    X_tune, X_test, y_tune, y_test = train_test_split(X_rest, y_rest, test_size=0.5, random_state=0)
 recipes = {
     "joint": {},
     "mixed": {"exit_training": "mixed"},
