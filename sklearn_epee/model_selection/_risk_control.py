@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from ._p_values import smallest_sample
 from ._policy_space import Answers, Floats, Integers, PolicySpace, Sweep
 from ._risks import Risk
-from ._selection import OfferedPolicies, Table, pareto_front, take
+from ._selection import OfferedPolicies, Table, concatenate, pareto_front, take
 
 # Chosen by simulation, see benchmarks/risk_control.py.
 CANDIDATE_SHARE = 0.3
 N_CANDIDATES = 100
+N_CAUTIOUS = 25
 N_CANDIDATE_TAUS = 200
 _SMALLEST_VARIANCE = 0.1  # divided by the number of samples
 
@@ -156,19 +157,20 @@ class RiskControl:
         """Give policies from the surest to the fastest: a Pareto front of evidence and speed.
 
         The evidence for a policy is how many standard errors its risk lies below the bound, in the
-        group where this is least.
+        group where this is least. Where few samples are seen many policies are without any loss,
+        so that the evidence for them is the same, and the fastest of them alone is on the front;
+        some slower ones go before it, or a test that it fails would leave nothing.
         """
         space = PolicySpace(answers)
         taus = offered.thresholds(space, N_CANDIDATE_TAUS)
         sweeps = (space.sweep(int(patience), taus) for patience in offered.patiences)
-        front = pareto_front(
-            [self._evidence(sweep, losses, groups) for sweep in sweeps], "evidence"
-        )
+        tables = [self._evidence(sweep, losses, groups) for sweep in sweeps]
+        front = pareto_front(tables, "evidence")
         n_policies = len(front["tau"])
         if n_policies > N_CANDIDATES:
             rows = np.linspace(0, n_policies - 1, N_CANDIDATES).round().astype(np.intp)
             front = take(front, rows)
-        return front
+        return concatenate([_as_sure_but_slower(concatenate(tables), front), front])
 
     def _evidence(self, sweep: Sweep, losses: Floats, groups: Groups) -> Table:
         n_samples, n_layers = losses.shape
@@ -245,6 +247,16 @@ class RiskControl:
             f"samples were tested{where} where {needed} without any loss are the least that can be "
             "enough. Calibrate on more samples, or accept a larger bound."
         )
+
+
+def _as_sure_but_slower(table: Table, front: Table) -> Table:
+    """Give policies with the evidence of the surest one on the front, from slow to fast."""
+    is_as_sure = table["evidence"] >= front["evidence"][0]
+    as_sure = take(table, np.flatnonzero(is_as_sure & (table["speedup"] < front["speedup"][0])))
+    as_sure = take(as_sure, np.lexsort((as_sure["tau"], -as_sure["patience"], as_sure["speedup"])))
+    wanted = np.linspace(0, front["speedup"][0], N_CAUTIOUS, endpoint=False)
+    rows = np.unique(np.searchsorted(as_sure["speedup"], wanted))
+    return take(as_sure, rows[rows < len(as_sure["speedup"])])
 
 
 def _closest(certification: Certification) -> str:

@@ -186,14 +186,14 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     **Guarantee.** With `confidence` the samples that the network was not trained on are parted at
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
-    risk (over at most 200 quantiles of tau with each patience, unless `policies` says otherwise);
-    on the rest the candidates are tested in turn, from the surest to the fastest, until the
-    first that could be too risky [2]_ [3]_. The probability that any policy certified in this way
-    has a risk above the bound on new data is at most 1 - confidence. It is a probability over
-    draws of the samples, which have to be independent and like the new data: several notes of one
-    patient are not independent, and another hospital's are not alike. Sample weights do not count
-    here. The guarantee is for the network that was tested: it needs a frozen or "prefit" estimator,
-    or a single split with ``refit=False``.
+    risk and slower policies that are as sure as the surest of it (over at most 200 quantiles of
+    tau with each patience, unless `policies` says otherwise); on the rest the candidates are tested
+    in turn, from the surest to the fastest, until the first that could be too risky [2]_ [3]_. The
+    probability that any policy certified in this way has a risk above the bound on new data is at
+    most 1 - confidence. It is a probability over draws of the samples, which have to be independent
+    and like the new data: several notes of one patient are not independent, and another hospital's
+    are not alike. Sample weights do not count here. The guarantee is for the network that was
+    tested: it needs a frozen or "prefit" estimator, or a single split with ``refit=False``.
 
     With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups at
     once, with the same probability.
