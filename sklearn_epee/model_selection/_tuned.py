@@ -75,8 +75,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline
         or search object that ends in one. Inside a :class:`~sklearn.frozen.FrozenEstimator` it is
         not trained again: the policy is chosen on all samples given to `fit`, which should be
-        others than it was trained on, and `cv` and `refit` are not read. With several tasks its
-        own `joint_exit` says when samples leave.
+        others than it was trained on, and `cv` and `refit` are not read.
     objective : {"auto", "max_score", "max_speedup"} or callable, default="auto"
         What is largest among the policies that meet the wishes below: the score; the speed-up
         ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given, else
@@ -200,17 +199,18 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     here. The guarantee is for the network that was tested: it needs a frozen or "prefit" estimator,
     or a single split with ``refit=False``.
 
-    With several tasks an answer is an error, or differs from full depth, if it does so in any task;
-    `per_class` and "miss" are for one task, but the labels of a task may be the `risk_groups`.
-    Splits are stratified by the combinations of labels, those too rare to be split taken together,
-    and a splitter is given the numbers of these combinations as its `y`.
-
     With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups at
     once, with the same probability.
 
     If no policy can be certified, a warning says so and samples go through all layers: then the
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
     bound remains possible.
+
+    **Several tasks.** Samples leave by the `joint_exit` of `estimator`. For the risks an answer is
+    an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are for
+    one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
+    combinations of labels, those too rare to be split taken together, and a splitter is given the
+    numbers of these combinations as its `y`.
 
     References
     ----------
