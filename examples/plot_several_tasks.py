@@ -53,7 +53,7 @@ else:
     notes = make_supplement_notes(4000, return_X_y=False, random_state=0)
     others = np.where(notes.n_statements > 1, "yes", "no")
     X, X_test, y, y_test = train_test_split(
-        notes.data, np.column_stack([notes.target, others]), test_size=1000, random_state=0
+        notes.data, np.column_stack([notes.target, others]), test_size=0.25, random_state=0
     )
 X_train, X_tune, y_train, y_tune = train_test_split(X, y, test_size=0.25, random_state=0)
 
