@@ -46,8 +46,8 @@ def task_accuracy_score(
     --------
     >>> from sklearn.tree import DecisionTreeClassifier
     >>> from sklearn_epee.metrics import task_accuracy_score
-    >>> tree = DecisionTreeClassifier().fit([[0], [1]], [["no", 0], ["yes", 1]])
-    >>> task_accuracy_score(tree, [[0], [1]], [["no", 0], ["yes", 0]])
+    >>> tree = DecisionTreeClassifier().fit([[0], [1]], [["no", "left"], ["yes", "right"]])
+    >>> task_accuracy_score(tree, [[0], [1]], [["no", "left"], ["yes", "left"]])
     0.75
     """
     y_pred = np.asarray(estimator.predict(X))

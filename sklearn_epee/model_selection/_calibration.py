@@ -435,8 +435,8 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
             If `estimator` ends in no classifier with early exits that can be calibrated.
         ValueError
             If a parameter is not as described, if the samples to calibrate on are of a single
-            class or, with "vector", lack one, or if `y` holds a label that a fitted estimator does
-            not know.
+            class or, with "vector", lack one, if `y` holds a label that a fitted estimator does
+            not know, or if it holds several tasks, whose exits are not calibrated.
         sklearn.exceptions.NotFittedError
             If `estimator` is frozen or "prefit" and not fitted.
 

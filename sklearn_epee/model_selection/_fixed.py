@@ -49,8 +49,10 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
     estimator_ : estimator
         The fitted estimator, with the policy. It shares what it learned with a frozen `estimator`,
         whose policy stays as it was.
-    classes_ : ndarray of shape (n_classes,)
-        Class labels.
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        Class labels; with several tasks a list with one array a task.
+    n_outputs_ : int
+        Number of tasks.
     n_layers_ : int
         Number of layers M, and of exits.
     n_features_in_ : int
@@ -99,7 +101,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         ----------
         X : samples
             As `estimator` takes them.
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
             Labels.
         **params : dict
             Passed to the `fit` of `estimator`, such as ``sample_weight``.

@@ -108,7 +108,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
         scorers are asked for at most 100 quantiles of tau with each patience, unless `policies`
-        says otherwise, and get an estimator that has its answers ready.
+        says otherwise, and get an estimator that has its answers ready. With several tasks
+        "accuracy" counts samples that are right in every task, the other two are means over the
+        tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all policies
+        are compared.
     policies : "all", int or dict, default="all"
         The policies to choose from: all there are; at most so many quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
@@ -163,8 +166,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         P-values of "the risk of this policy is above the bound", in the order of the tests.
     n_calibration_ : int
         Number of tested samples.
-    classes_ : ndarray of shape (n_classes,)
-        Class labels.
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        Class labels; with several tasks a list with one array a task.
+    n_outputs_ : int
+        Number of tasks.
     n_layers_ : int
         Number of layers M, and of exits.
     n_features_in_ : int
@@ -201,6 +206,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     If no policy can be certified, a warning says so and samples go through all layers: then the
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
     bound remains possible.
+
+    **Several tasks.** Samples leave by the `joint_exit` of `estimator`. For the risks an answer is
+    an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are for
+    one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
+    combinations of labels, those too rare to be split taken together, and a splitter is given the
+    numbers of these combinations as its `y`.
 
     References
     ----------
@@ -307,7 +318,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         ----------
         X : samples
             As `estimator` takes them.
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
             Labels.
         risk_groups : array-like of shape (n_samples,), default=None
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
