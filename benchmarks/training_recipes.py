@@ -98,6 +98,7 @@ ROUNDS = [
     (MOST[3:], MAIN, 1),
     (("health_advice",), ("cls+mean", "cls"), 0),
     (("git",), ("mixed",), 0),
+    (("git",), MAIN[:3], 1),
     (MOST, MAIN[:3], 2),
     (MOST[3:], ("attention",), 0),
     (MOST[2:], ("uniform", "descending", "detached", "mixed+distillation"), 0),
