@@ -128,9 +128,9 @@ class EPEEClassifier(BaseEPEEClassifier):
         one forward pass more for each step, and far less memory for long inputs and large batches.
         What is learned is the same.
     compile_training : bool, default=False
-        Train through ``torch.compile``: faster steps after about a minute of compiling, at the
-        first fit of a process, so it pays for long trainings only. Needs a C++ compiler on a CPU.
-        Dropout draws other numbers than without it.
+        Train through ``torch.compile``. The first fit of a process compiles for a minute or more,
+        so it can pay for long trainings only. Needs a C++ compiler on a CPU. Dropout draws other
+        numbers than without it.
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
