@@ -8,8 +8,9 @@ one a fold and one for the refit, inside a pipeline or alone, with no argument t
 
 With the environment variable ``SKLEARN_EPEE_DATA`` naming the folder of the real data sets, the
 texts are 1,500 of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACKBONE`` may name a
-pretrained checkpoint; without it a compact network is trained from scratch. The script needs
-matplotlib (the extra ``plots``) and takes a few minutes on two cores.
+pretrained checkpoint; without it a compact network is trained from scratch, which learns little
+more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
+takes a few minutes on two cores.
 """  # noqa: D205 - the gallery reads the underlined first line as the title
 
 import os

@@ -10,8 +10,9 @@ class or group.
 
 With the environment variable ``SKLEARN_EPEE_DATA`` naming the folder of the real data sets, the
 texts are those of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACKBONE`` may name a
-pretrained checkpoint; without it a compact network is trained from scratch. The script needs
-matplotlib (the extra ``plots``) and takes a few minutes on two cores.
+pretrained checkpoint; without it a compact network is trained from scratch, which learns little
+more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
+takes a few minutes on two cores.
 """  # noqa: D205 - the gallery reads the underlined first line as the title
 
 import os
