@@ -274,7 +274,7 @@ def markdown(runs):
     machines = {describe(run["machine"]): None for run in runs}
     command = "Command: `python -m benchmarks.training_recipes --minilm FOLDER`."
     tables = [table for name in SETS for table in tables_of(name, runs)]
-    return "\n".join([*machines, "", command, "", READING, *tables])
+    return "\n".join([*machines, "", command, "", READING, *summary(runs), *tables])
 
 
 READING = f"""\
@@ -286,6 +286,28 @@ policy's accuracy to that of joint training with the same seeds, followed by the
 of `predict` at full depth over that by the policy, of the process's CPU and of the wall (medians in
 turns; other processes shared the machine), and "fit" the CPU seconds of the training. All runs
 train for the same number of epochs. One standard error of an accuracy is given with every set."""
+
+
+def summary(runs):
+    """Yield the lines of the table of all variants and sets: how far each is from the aim."""
+    yield (
+        "\n## All sets\n\nAccuracy of the policy less that of joint training at full depth, same "
+        "seeds, in points; in brackets the number of seeds.\n"
+    )
+    yield f"| variant | {' | '.join(SETS)} |"
+    yield "| --- |" + " --- |" * len(SETS)
+    joint = {(r["data"], r["seed"]): r["layers"][-1] for r in runs if r["variant"] == "joint"}
+    for variant in VARIANTS:
+        cells = []
+        for name in SETS:
+            rows = [run for run in runs if (run["data"], run["variant"]) == (name, variant)]
+            far = [
+                run["policy"]["accuracy"] - joint[name, run["seed"]]
+                for run in rows
+                if (name, run["seed"]) in joint
+            ]
+            cells.append(f"{100 * statistics.mean(far):+.1f} ({len(far)})" if far else "")
+        yield f"| {variant} | {' | '.join(cells)} |"
 
 
 def tables_of(name, runs):
