@@ -44,7 +44,7 @@ def isolated(function: str, **arguments: Any) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def in_turns(functions: Mapping[str, str], **arguments: Any) -> dict[str, dict[str, Any]]:
+def in_turns(calls: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Run functions side by side, each in its process, one step of one of them at a time.
 
     Each function calls `Turns.hand_over` before every step. Times of the same turn can then be
@@ -52,10 +52,8 @@ def in_turns(functions: Mapping[str, str], **arguments: Any) -> dict[str, dict[s
 
     Parameters
     ----------
-    functions : mapping of str to str
-        ``module:function`` by name.
-    **arguments
-        JSON arguments of all of them.
+    calls : mapping of str to (str, dict)
+        ``module:function`` and its JSON arguments, by name.
 
     Returns
     -------
@@ -69,8 +67,8 @@ def in_turns(functions: Mapping[str, str], **arguments: Any) -> dict[str, dict[s
     """
     with contextlib.ExitStack() as stack:
         running = {}
-        for name, function in functions.items():
-            running[name] = stack.enter_context(_Player(_command(function, arguments)))
+        for name, call in calls.items():
+            running[name] = stack.enter_context(_Player(_command(*call)))
             running[name].play()  # up to its first step, with nobody beside it
         while any(player.result is None for player in running.values()):
             for player in running.values():

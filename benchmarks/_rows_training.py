@@ -91,9 +91,7 @@ def train_ours(family: str, precision: str, device: str, n: int, compiled: bool)
     return _outcome(turns, peak.read() - before)
 
 
-def train_theirs(
-    family: str, precision: str, device: str, n: int, compiled: bool
-) -> dict[str, Any]:
+def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
     """Do the same with transformers' Trainer and a single head."""
     turns = Turns()
     config = FAMILIES[family].config()
@@ -113,7 +111,7 @@ def train_theirs(
             callbacks=[_TurnBeforeStep(turns)],
         )
         trainer.train()
-    return {**_outcome(turns, peak.read() - before), "compiled": compiled}
+    return _outcome(turns, peak.read() - before)
 
 
 def _outcome(turns: Turns, peak_bytes: int) -> dict[str, Any]:
@@ -143,10 +141,13 @@ def training(settings: Settings, *, precision: str, compiled: bool = False) -> I
     if find_spec("accelerate") is None:
         raise NotMeasuredError("accelerate is not installed, which transformers' Trainer needs")
     family, n = ("minilm", 64) if settings.quick else ("bert", 96)
+    alike = {"family": family, "precision": precision, "device": settings.device, "n": n}
     found = in_turns(
-        {"ours": f"{__name__}:train_ours", "Trainer": f"{__name__}:train_theirs"},
-        family=family, precision=precision, device=settings.device, n=n, compiled=compiled,
-    )  # fmt: skip
+        {
+            "ours": (f"{__name__}:train_ours", {**alike, "compiled": compiled}),
+            "Trainer": (f"{__name__}:train_theirs", alike),
+        }
+    )
     # The first epoch meets every size of batch for the first time.
     first = n // BATCH_SIZE
     seconds = {name: run["seconds"][first:] for name, run in found.items()}

@@ -98,7 +98,8 @@ ax.legend(loc="lower right")
 score_ax.set(xlabel="speed-up ratio", ylabel="accuracy: right in both tasks")
 # Differences of a few texts are to look like what they are.
 low, high = score_ax.get_ylim()
-score_ax.set_ylim(min(low, high - 0.1), high)
+margin = max(0.0, 0.1 - (high - low)) / 2
+score_ax.set_ylim(low - margin, min(high + margin, 1.0))
 for panel in (ax, score_ax):
     panel.grid(alpha=0.3)
 figure.suptitle(f"{title}: {tasks[0]}, and {tasks[1]}")

@@ -72,15 +72,15 @@ def break_down(folder):
 
 
 def test_processes_take_their_steps_in_turns(tmp_path):
-    functions = {name: f"{__name__}:three_steps_of_{name}" for name in "ab"}
-    found = in_turns(functions, folder=str(tmp_path))
+    folder = {"folder": str(tmp_path)}
+    found = in_turns({name: (f"{__name__}:three_steps_of_{name}", folder) for name in "ab"})
     assert found == {name: {"steps": 3, "cpu_steps": 3} for name in "ab"}
     assert (tmp_path / "steps").read_text().split() == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(NotMeasuredError, match=f"nothing in {tmp_path.name}"):
-        in_turns({"broken": f"{__name__}:break_down"}, folder=str(tmp_path))
+        in_turns({"broken": (f"{__name__}:break_down", {"folder": str(tmp_path)})})
 
 
 def test_quotient_compares_within_a_round():

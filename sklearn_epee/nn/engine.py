@@ -217,20 +217,26 @@ class Engine:
         if self._n_walks > 1:
             batches = iter(listed := list(batches))
             if len(listed) >= _BATCHES_FOR_WALKS:
-                self._walk_side_by_side(samples, listed, _Walk(self, rule, chances, limit))
+                self._walk_side_by_side(samples, listed, rule, chances, limit)
                 return
         with torch.inference_mode():
             _Walk(self, rule, chances, limit, self._graphs).through(samples, batches)
 
     def _walk_side_by_side(
-        self, samples: EncodedSamples, batches: list[NDArray[np.intp]], walk: _Walk
+        self,
+        samples: EncodedSamples,
+        batches: list[NDArray[np.intp]],
+        rule: LeavingRule,
+        chances: LeaveChances | None,
+        limit: BatchLimit,
     ) -> None:
         """Let threads take the batches in turns; who takes which does not depend on the clock."""
         ready = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
         def work(part: int) -> None:
             with torch.inference_mode(), _queue_after(ready):
-                walk.another().through(samples, batches[part :: self._n_walks])
+                walk = _Walk(self, rule, chances, limit)
+                walk.through(samples, batches[part :: self._n_walks])
 
         with ThreadPoolExecutor(self._n_walks) as threads:
             for done in [threads.submit(work, part) for part in range(self._n_walks)]:
@@ -416,10 +422,6 @@ class _Walk:
         self._chances = chances
         self._waiting: dict[int, list[_Cohort]] = {}
         self._warned = False
-
-    def another(self) -> _Walk:
-        """Make a walk like this one, with nobody on it."""
-        return _Walk(self._engine, self._rule, self._chances, self.limit, self._graphs)
 
     def through(self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]) -> None:
         """Take batches in and run all their samples to their exits."""
