@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.utils import check_random_state
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -41,6 +42,7 @@ from sklearn_epee.nn.training import ExitNet
 
 BATCH_SIZE = 16
 N_EPOCHS = 4
+RANDOM_STATE = 0
 GRID = {"tau": [0.0, 0.05, 0.1, 0.2, 0.4], "patience": [1, 2, 3, 4, 5, None]}
 
 # -------------------------------------------------------------------------- an epoch of training
@@ -63,10 +65,16 @@ class _SameBatches(Trainer):
     def __init__(self, *args: Any, batches: DataLoader, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._batches = batches
+        self.shapes: list[list[int]] = []
 
     def get_train_dataloader(self) -> DataLoader:
         """Give the batches as they are."""
         return self._batches
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Note the shape of a batch and learn from it."""
+        self.shapes.append(list(inputs["input_ids"].shape))
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 def train_ours(family: str, precision: str, device: str, n: int, compiled: bool) -> dict[str, Any]:
@@ -76,19 +84,21 @@ def train_ours(family: str, precision: str, device: str, n: int, compiled: bool)
     estimator = EPEEClassifier(
         config, tokenizer=shared_tokenizer(config.vocab_size), pooling=FAMILIES[family].pooling,
         max_epochs=N_EPOCHS, batch_size=BATCH_SIZE, precision=precision, device=device,
-        compile_training=compiled, memory=None, random_state=0,
+        compile_training=compiled, memory=None, random_state=RANDOM_STATE,
     )  # fmt: skip
     turns, step = Turns(), ExitNet.train_step
+    shapes: list[list[int]] = []
 
-    def step_in_turn(*args: Any, **kwargs: Any) -> Any:
+    def step_in_turn(net: ExitNet, batch: Any, **kwargs: Any) -> Any:
         turns.hand_over()
-        return step(*args, **kwargs)
+        shapes.append(list(batch[0]["input_ids"].shape))
+        return step(net, batch, **kwargs)
 
     before, peak = memory_in_use(device), PeakMemory(device)
     # Not by a callback of the user's, with which training keeps a copy of the weights.
     with mock.patch.object(ExitNet, "train_step", step_in_turn):
         estimator.fit(texts, y)
-    return _outcome(turns, peak.read() - before)
+    return _outcome(turns, peak.read() - before, shapes)
 
 
 def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
@@ -111,11 +121,16 @@ def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, 
             callbacks=[_TurnBeforeStep(turns)],
         )
         trainer.train()
-    return _outcome(turns, peak.read() - before)
+    return _outcome(turns, peak.read() - before, trainer.shapes)
 
 
-def _outcome(turns: Turns, peak_bytes: int) -> dict[str, Any]:
-    return {"seconds": turns.seconds, "cpu_seconds": turns.cpu_seconds, "bytes": peak_bytes}
+def _outcome(turns: Turns, peak_bytes: int, shapes: list[list[int]]) -> dict[str, Any]:
+    return {
+        "seconds": turns.seconds,
+        "cpu_seconds": turns.cpu_seconds,
+        "bytes": peak_bytes,
+        "shapes": shapes,
+    }
 
 
 def _trainer_settings(folder: str, precision: str, device: str) -> TrainingArguments:
@@ -132,7 +147,9 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
         inputs, (labels, _) = data.collate(rows)
         return {**inputs, "labels": labels}
 
-    order = ShuffledByLength(data.samples.lengths, BATCH_SIZE, np.random.default_rng(0))
+    # The seed that the estimator draws from its random state.
+    seed = int(check_random_state(RANDOM_STATE).randint(_base._LARGEST_SEED))
+    order = ShuffledByLength(data.samples.lengths, BATCH_SIZE, np.random.default_rng(seed))
     return DataLoader(data, batch_sampler=order, collate_fn=collate)
 
 
@@ -148,6 +165,8 @@ def training(settings: Settings, *, precision: str, compiled: bool = False) -> I
             "Trainer": (f"{__name__}:train_theirs", alike),
         }
     )
+    if found["ours"]["shapes"] != found["Trainer"]["shapes"]:
+        raise NotMeasuredError("the two trainings were given different batches")
     # The first epoch meets every size of batch for the first time.
     first = n // BATCH_SIZE
     seconds = {name: run["seconds"][first:] for name, run in found.items()}
