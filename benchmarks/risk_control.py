@@ -4,6 +4,8 @@ Run from the repository root:
 
     python -m benchmarks.risk_control
 
+which also writes the table to ``results/risk_control.md``.
+
 Calibration samples are drawn again and again, with replacement, from a population of staged
 probabilities that is known whole, so that the true risk of the chosen policy is known too. A row
 is the share of draws whose chosen policy has a true risk above the bound (to be at most 0.05), the
@@ -18,8 +20,10 @@ import argparse
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
 from sklearn_epee.model_selection._risk_control import Groups, RiskControl
@@ -155,28 +159,61 @@ def promises(proba, codes):
     yield "disagreement, per class", by_class, binary
 
 
+@dataclass(frozen=True)
+class Task:
+    """One row of the table."""
+
+    name: str
+    promise: Promise
+    n_samples: int
+    p_value: str
+
+    def row(self, n_draws):
+        """Simulate; give the row."""
+        found = simulate(self.promise, self.n_samples, n_draws, p_value=self.p_value)
+        return (
+            f"| {self.name} | {self.promise.bound} | {self.n_samples} | {self.p_value} | "
+            f"{found.violations:.3f} | {found.certified:.3f} | {found.speedup:.3f} | "
+            f"{found.oracle:.3f} | {found.oracle - found.speedup:.3f} |"
+        )
+
+
+def tasks(risks, sizes):
+    """Yield the rows to be made."""
+    for name, promise, p_values in promises(*staged_population()):
+        if risks is None or name in risks:
+            for n_samples in sizes:
+                for p_value in p_values:
+                    yield Task(name, promise, n_samples, p_value)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--risks", nargs="+", help="names as in the first column; default: all")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--jobs", type=int, default=1, help="rows made at a time")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    print(f"{platform.machine()}, numpy {version('numpy')}, scipy {version('scipy')}")
-    print(f"{arguments.draws} draws a row, confidence {CONFIDENCE}")
-    print("| risk | bound | samples | p-value | violated | certified | speed-up | oracle | lost |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, promise, p_values in promises(*staged_population()):
-        if arguments.risks and name not in arguments.risks:
-            continue
-        for n_samples in arguments.sizes:
-            for p_value in p_values:
-                found = simulate(promise, n_samples, arguments.draws, p_value=p_value)
-                print(
-                    f"| {name} | {promise.bound} | {n_samples} | {p_value} | "
-                    f"{found.violations:.3f} | {found.certified:.3f} | {found.speedup:.3f} | "
-                    f"{found.oracle:.3f} | {found.oracle - found.speedup:.3f} |",
-                    flush=True,
-                )
+    heading = (
+        f"{platform.machine()}, numpy {version('numpy')}, scipy {version('scipy')}; command: "
+        f"`python -m benchmarks.risk_control`, {arguments.draws} draws a row, confidence "
+        f"{CONFIDENCE}."
+    )
+    lines = [
+        heading,
+        "",
+        "| risk | bound | samples | p-value | violated | certified | speed-up | oracle | lost |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print(*lines, sep="\n", flush=True)
+    rows = Parallel(arguments.jobs, return_as="generator")(
+        delayed(task.row)(arguments.draws) for task in tasks(arguments.risks, arguments.sizes)
+    )
+    for row in rows:
+        print(row, flush=True)
+        lines.append(row)
+    (arguments.out / "risk_control.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,16 +46,18 @@ N_CLOCK_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Set:
-    """How much of a data set is used; None is all of it.
+    """How much of a data set is used; None is all of it, and of epochs the package's default.
 
     `balanced` leaves out training samples of the largest class beyond the number of all others.
+    `data` is the data set, where that is not the key in `SETS`.
     """
 
     n_train: int | None
-    n_epochs: int
+    n_epochs: int | None
     n_dev: int | None = None
     n_test: int | None = None
     balanced: bool = False
+    data: str | None = None
 
 
 SETS = {
@@ -66,6 +68,10 @@ SETS = {
     "pneumoniamnist": Set(None, 5),
     "breastmnist": Set(None, 30),
     "pathmnist_subset": Set(None, 40),
+    "phee, default length": Set(None, None, data="phee"),
+    "git, default length": Set(None, None, data="git"),
+    "health_advice, default length": Set(None, None, data="health_advice"),
+    "ddi2013, default length": Set(None, None, balanced=True, data="ddi2013"),
 }
 IMAGES = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 # Each differs from the first in one thing.
@@ -87,6 +93,18 @@ MAIN = ("joint", "distillation", "weights 1 3 3 2 1 6", "mixed")
 MOST = ("phee", "health_advice", "pneumoniamnist", "breastmnist", "pathmnist_subset")
 # Data sets, variants and seed, in the order of doing.
 ROUNDS = [
+    (("git, default length",), MAIN[:3], 0),
+    (("phee, default length", "health_advice, default length"), ("joint",), 0),
+    (("ddi2013, default length",), ("joint",), 0),
+    (("git, default length",), MAIN[:3], 1),
+    (("phee, default length", "health_advice, default length"), ("joint",), 1),
+    (("ddi2013, default length",), ("weights 1 3 3 2 1 6",), 0),
+    (("git, default length",), MAIN[:3], 2),
+    (("phee, default length", "health_advice, default length"), ("joint",), 2),
+    (("ddi2013, default length",), ("joint", "weights 1 3 3 2 1 6"), 1),
+    (("phee, default length", "health_advice, default length"), ("weights 1 3 3 2 1 6",), 0),
+    (("phee, default length", "health_advice, default length"), ("weights 1 3 3 2 1 6",), 1),
+    (("ddi2013, default length",), ("distillation",), 0),
     (MOST, MAIN, 0),
     (("phee", "health_advice", "pneumoniamnist"), ("attention",), 0),
     (("phee",), ("mixed+distillation", "detached", "uniform"), 0),
@@ -108,8 +126,13 @@ ROUNDS = [
 ]
 
 
+def data_of(name):
+    return SETS[name].data or name
+
+
 def part_of(name, subset, n, seed, *, balanced=False):
     """Give samples and labels of a part, drawn where not all are wanted."""
+    name = data_of(name)
     bunch = getattr(datasets, f"load_{name}")(subset=subset)
     y = np.asarray(bunch.target)
     rows = np.random.default_rng(seed).permutation(len(y))
@@ -128,7 +151,7 @@ def trained(name, variant, seed, minilm):
     """Train one network; the estimator and what it cost."""
     size = SETS[name]
     X, y = part_of(name, "train", size.n_train, seed, balanced=size.balanced)
-    options = {"max_epochs": size.n_epochs, "memory": None, "random_state": seed}
+    options = {"max_epochs": size.n_epochs or "auto", "memory": None, "random_state": seed}
     if name in IMAGES:
         model = EPEEImageClassifier(**options, **VARIANTS[variant])
     else:
@@ -136,7 +159,8 @@ def trained(name, variant, seed, minilm):
     wall, cpu = time.perf_counter(), time.process_time()
     model.fit(X, y)
     seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    return model, {"n_train": len(y), "training_seconds": seconds}
+    n_epochs = len(model.history_)
+    return model, {"n_train": len(y), "n_epochs": n_epochs, "training_seconds": seconds}
 
 
 def staged(model, X, y):
@@ -235,7 +259,8 @@ def _lives(pid):
 
 
 def path_of(cache, name, variant, seed):
-    return cache / f"{name}-{variant.replace(' ', '_')}-{seed}.json"
+    words = f"{name}-{variant}-{seed}".replace(",", "").replace(" ", "_")
+    return cache / f"{words}.json"
 
 
 def work(cache, minilm, until):
@@ -274,7 +299,13 @@ def markdown(runs):
     machines = {describe(run["machine"]): None for run in runs}
     command = "Command: `python -m benchmarks.training_recipes --minilm FOLDER`."
     tables = [table for name in SETS for table in tables_of(name, runs)]
-    return "\n".join([*machines, "", command, "", READING, *summary(runs), *tables])
+    summaries = [
+        *summary(
+            "Parts of the training data, few epochs", [n for n in SETS if n == data_of(n)], runs
+        ),
+        *summary("All training data, default epochs", [n for n in SETS if n != data_of(n)], runs),
+    ]
+    return "\n".join([*machines, "", command, "", READING, *summaries, *tables])
 
 
 READING = f"""\
@@ -285,21 +316,22 @@ policy's accuracy to that of joint training with the same seeds, followed by the
 "to full joint" that to joint training's full depth: 0 or more reaches the aim. "clock" is the time
 of `predict` at full depth over that by the policy, of the process's CPU and of the wall (medians in
 turns; other processes shared the machine), and "fit" the CPU seconds of the training. All runs
-train for the same number of epochs. One standard error of an accuracy is given with every set."""
+of a set train for the same number of epochs. One standard error of an accuracy is given with every
+set."""
 
 
-def summary(runs):
-    """Yield the lines of the table of all variants and sets: how far each is from the aim."""
+def summary(title, names, runs):
+    """Yield the lines of a table of all variants and some sets: how far each is from the aim."""
     yield (
-        "\n## All sets\n\nAccuracy of the policy less that of joint training at full depth, same "
+        f"\n## {title}\n\nAccuracy of the policy less that of joint training at full depth, same "
         "seeds, in points; in brackets the number of seeds.\n"
     )
-    yield f"| variant | {' | '.join(SETS)} |"
-    yield "| --- |" + " --- |" * len(SETS)
+    yield f"| variant | {' | '.join(data_of(name) for name in names)} |"
+    yield "| --- |" + " --- |" * len(names)
     joint = {(r["data"], r["seed"]): r["layers"][-1] for r in runs if r["variant"] == "joint"}
     for variant in VARIANTS:
         cells = []
-        for name in SETS:
+        for name in names:
             rows = [run for run in runs if (run["data"], run["variant"]) == (name, variant)]
             far = [
                 run["policy"]["accuracy"] - joint[name, run["seed"]]
@@ -307,7 +339,8 @@ def summary(runs):
                 if (name, run["seed"]) in joint
             ]
             cells.append(f"{100 * statistics.mean(far):+.1f} ({len(far)})" if far else "")
-        yield f"| {variant} | {' | '.join(cells)} |"
+        if any(cells):
+            yield f"| {variant} | {' | '.join(cells)} |"
 
 
 def tables_of(name, runs):
@@ -316,14 +349,15 @@ def tables_of(name, runs):
     if not here:
         return
     size = SETS[name]
-    n_test = here[0]["n_test"]
-    full = statistics.mean(run["layers"][-1] for run in here if run["variant"] == "joint")
+    n_test, n_epochs = here[0]["n_test"], size.n_epochs or here[0]["n_epochs"]
+    joint = [run for run in here if run["variant"] == "joint"]
+    full = statistics.mean(run["layers"][-1] for run in joint or here)
     error = 100 * (full * (1 - full) / n_test) ** 0.5
     what = "all-MiniLM-L6-v2" if name not in IMAGES else "compact ViT from scratch"
     note = ", as many of the largest class as of all others" if size.balanced else ""
     yield (
-        f"\n## {name}\n\n{what}, {here[0]['n_train']} training samples{note}, {size.n_epochs} "
-        f"epochs, {n_test} test samples (standard error {error:.1f}).\n"
+        f"\n## {name}\n\n{what}, {here[0]['n_train']} training samples{note}, "
+        f"{n_epochs} epochs, {n_test} test samples (standard error {error:.1f}).\n"
     )
     yield (
         "| variant | seeds | layers 1 to 6 | full depth | policy | ratio | to joint | "
@@ -333,7 +367,7 @@ def tables_of(name, runs):
     for variant in VARIANTS:
         rows = [run for run in here if run["variant"] == variant]
         if rows:
-            yield row_of(variant, rows, {r["seed"]: r for r in here if r["variant"] == "joint"})
+            yield row_of(variant, rows, {run["seed"]: run for run in joint})
 
 
 def row_of(variant, rows, joint):
