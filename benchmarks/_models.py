@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -238,9 +238,25 @@ def _broadest(layers: np.ndarray, mean: float) -> np.ndarray:
 
 
 def dynamic(
-    estimator: Any, encoded: Any, batch_size: int | str, schedule: np.ndarray | None = None
+    estimator: Any,
+    encoded: Any,
+    batch_size: int | str,
+    schedule: np.ndarray | None = None,
+    tau: float | None = None,
 ) -> Any:
     """Run the engine alone on encoded samples, with the policy's exits or with forced ones.
+
+    Parameters
+    ----------
+    estimator : EPEEClassifier or EPEEImageClassifier
+    encoded : EncodedSamples
+    batch_size : int or "auto"
+    schedule : ndarray of shape (n,), default=None
+        Exit layers to force.
+    tau : float, default=None
+        With a schedule, another threshold than the estimator's. The engine learns for each policy
+        where samples leave: where exits are forced, runs with the same tau share what it has
+        learned. None: runs with the same mean exit do.
 
     Raises
     ------
@@ -252,7 +268,8 @@ def dynamic(
         return engine.dynamic(encoded, policy, batch_size)
     if "schedule" not in inspect.signature(engine.dynamic).parameters:
         raise NotMeasuredError("the engine takes no exit schedule")
-    return engine.dynamic(encoded, policy, batch_size, schedule=schedule)
+    tau = float(schedule.mean()) / estimator.n_layers_ if tau is None else tau
+    return engine.dynamic(encoded, replace(policy, tau=tau), batch_size, schedule=schedule)
 
 
 def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndarray:

@@ -44,7 +44,9 @@ def latency(settings: Settings, *, family: str) -> Iterator[Line]:
             pairs = [
                 {
                     FULL: functools.partial(rival.proba, single, 1),
-                    "ours": functools.partial(dynamic, estimator, single, 1, schedule[[row]]),
+                    "ours": functools.partial(
+                        dynamic, estimator, single, 1, schedule[[row]], tau=share
+                    ),
                 }
                 for row, single in enumerate(singles)
             ]

@@ -153,8 +153,7 @@ class Engine:
         network = self._network
         out = Exits.empty(len(samples), network.n_columns, len(network.class_counts))
         rule = dynamic_rule(policy, network.n_layers, out, schedule, network.class_counts)
-        scheduled = None if schedule is None else schedule.tobytes()
-        chances = self._chances_for((policy.tau, policy.patience, policy.joint_exit, scheduled))
+        chances = self._chances_for((policy.tau, policy.patience, policy.joint_exit))
         self._run(samples, batch_size, rule, chances)
         return out
 
