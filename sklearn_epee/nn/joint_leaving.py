@@ -70,19 +70,16 @@ class JointRule(DynamicRule):
         parts = split_tasks(proba, self._counts)
         return torch.stack([normalized_entropy(part) for part in parts], dim=1)
 
-    def _answer(self, proba: Tensor, standing: Standing) -> Tensor:
-        if standing.total is None:
+    def _answer(self, proba: Tensor, standing: Standing | None) -> Tensor:
+        total = None if standing is None else standing.total
+        if total is None:
             return proba
-        parts = zip(
-            split_tasks(proba, self._counts),
-            split_tasks(standing.total, self._counts),
-            strict=True,
-        )
-        return torch.cat([self._combine(own, total) for own, total in parts], dim=1)
+        parts = zip(split_tasks(proba, self._counts), split_tasks(total, self._counts), strict=True)
+        return torch.cat([self._combine(own, part) for own, part in parts], dim=1)
 
-    def _leave(self, layer: int, proba: Tensor, standing: Standing) -> Tensor | None:
+    def _leave(self, layer: int, proba: Tensor, standing: Standing | None) -> Tensor | None:
         policy = self._policy
-        settled = standing.agreeing >= policy.patience if policy.patience <= layer else None
+        settled = self._settled(layer, standing)
         if policy.joint_exit == "mean":
             # The joint prediction has held as long as every part of it.
             leave = None if settled is None else settled.all(dim=1)

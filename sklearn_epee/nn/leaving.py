@@ -203,6 +203,8 @@ class DynamicRule:
         self._out = out
         self._threshold = float32_threshold(policy.tau)
         self._schedule = schedule
+        # What all M layers agree on leaves at the last one, as everybody does.
+        self._remembers = policy.patience < n_layers or policy.exit_ensemble is not None
 
     def reads(self, layer: int) -> bool:
         """Tell whether the head of this layer is needed."""
@@ -237,7 +239,10 @@ class DynamicRule:
     def _entropy(self, proba: Tensor) -> Tensor:
         return normalized_entropy(proba)
 
-    def _advance(self, layer: int, proba: Tensor, before: Standing | None) -> Standing:
+    def _advance(self, layer: int, proba: Tensor, before: Standing | None) -> Standing | None:
+        """Note what this layer says; None where no later layer needs to know."""
+        if not self._remembers:
+            return None
         predicted = self._predict(proba)
         total = self._weigh(layer, proba, before)
         if before is None:
@@ -257,7 +262,7 @@ class DynamicRule:
         )
 
     def _leavers(
-        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], standing: Standing | None
     ) -> NDArray[np.bool_] | None:
         """Say who leaves, on the host; None for everybody."""
         if layer == self.last_layer:
@@ -271,18 +276,25 @@ class DynamicRule:
         # The one moment at which a GPU is waited for.
         return leave.cpu().numpy()
 
-    def _leave(self, layer: int, proba: Tensor, standing: Standing) -> Tensor | None:
+    def _leave(self, layer: int, proba: Tensor, standing: Standing | None) -> Tensor | None:
         """Say who leaves by the policy; None where nobody can yet."""
         policy = self._policy
-        leave = standing.agreeing >= policy.patience if policy.patience <= layer else None
+        leave = self._settled(layer, standing)
         if policy.tau > 0:
             sure = self._entropy(proba) < self._threshold
             leave = sure if leave is None else leave | sure
         return leave
 
-    def _answer(self, proba: Tensor, standing: Standing) -> Tensor:
+    def _settled(self, layer: int, standing: Standing | None) -> Tensor | None:
+        """Say where enough layers agree; None where that cannot be yet."""
+        if standing is None or self._policy.patience > layer:
+            return None
+        return standing.agreeing >= self._policy.patience
+
+    def _answer(self, proba: Tensor, standing: Standing | None) -> Tensor:
         """Combine the visited exits, or give the exit's own probabilities."""
-        return proba if standing.total is None else self._combine(proba, standing.total)
+        total = None if standing is None else standing.total
+        return proba if total is None else self._combine(proba, total)
 
     @staticmethod
     def _combine(proba: Tensor, weighted: Tensor) -> Tensor:
