@@ -127,7 +127,11 @@ def saved(notes, digits, tmp_path_factory):
             joblib.dump(fitted[kind], folder / f"{kind}.joblib")
             (folder / f"{kind}.pickle").write_bytes(pickle.dumps(fitted[kind]))
     shutil.rmtree(checkpoints)
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",  # as here: other numbers of threads add up in other orders
+    }
     ran = subprocess.run(
         [sys.executable, "-c", LOAD, str(folder)],
         env=os.environ | environment,
