@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks._models import FAMILIES, dynamic, forced_exits, prepared, sample
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
+from sklearn_epee.nn.row_costs import RowCosts
 
 FULL = "transformers, full depth"
 OWN_FULL = "ours, full depth"
@@ -65,6 +67,10 @@ IMAGE_BFLOAT16 = (
     Block("auto", 64, ALL_MEANS),
 )
 QUICK = (Block(16, 32, (1 / 3, 1)),)
+# What choosing to ask the head first may cost where it does not pay.
+MOST_OF_PLAIN = 1.03
+CHOICE_REPETITIONS = 5
+CHOICE_BLOCKS = (Block(1, 12, TWO_MEANS), Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
 
 
 def arithmetic_limit(n_layers: int, mean_exit: float) -> float:
@@ -204,6 +210,51 @@ def target(estimator: Any, mean_exit: float) -> float | None:
     return 1.2 if estimator.precision == "float32" else 1.1
 
 
+def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
+    """Compare the engine, which asks a head first where it pays, with one that never does."""
+    for precision in ("float32", "bfloat16"):
+        estimator = prepared(family, settings.device, precision)
+        n_layers, policy = estimator.n_layers_, estimator._policy()
+        engines = {"ours": estimator._engine(), "plain": copy.copy(estimator._engine())}
+        engines["plain"]._costs = _NeverPays(timed=True)
+        for block in CHOICE_BLOCKS:
+            encoded = estimator._encode(samples(family, block.n))
+            for share in block.means:
+                schedule = forced_exits(block.n, n_layers, share * n_layers, encoded.lengths)
+                own = replace(policy, tau=share)  # what is learned of other exits is not theirs
+                runs = {
+                    name: functools.partial(
+                        engine.dynamic, encoded, own, block.batch_size, schedule
+                    )
+                    for name, engine in engines.items()
+                }
+                seconds = interleaved(runs, CHOICE_REPETITIONS)
+                yield _choice_line(estimator, family, block, schedule, seconds)
+
+
+class _NeverPays(RowCosts):
+    """Costs by which asking first pays at the last layer alone, where nothing is to choose."""
+
+    def row_first_pays(self, n: int, t: int, chance: float) -> bool:
+        del n, t, chance
+        return False
+
+
+def _choice_line(
+    estimator: Any, family: str, block: Block, schedule: np.ndarray, seconds: Seconds
+) -> Line:
+    ratio = quotient(seconds, "ours", "plain")
+    return Line(
+        f"{FAMILIES[family].title}, {estimator.precision}, batch {block.batch_size}, mean exit "
+        f"{schedule.mean():.3g} of {estimator.n_layers_}",
+        f"{ratio:.2f}x the time of an engine that never asks first",
+        f"<= {MOST_OF_PLAIN}x",
+        ratio <= MOST_OF_PLAIN,
+        values={"ratio": ratio},
+        seconds=seconds,
+    )
+
+
 def _row(family: str, precision: str, blocks: tuple[Block, ...], suffix: str = "") -> Row:
     pooling = "mean" if suffix == "-mean" else None
     return Row(
@@ -227,4 +278,10 @@ ROWS = [
     _row("vit", "bfloat16", IMAGE_BFLOAT16),
     _row("bert", "float32", MEAN_FLOAT32, "-mean"),
     _row("bert", "bfloat16", MEAN_BFLOAT16, "-mean"),
+    Row(
+        "asking-first-bert",
+        "Asking the head first where it pays against never, BERT-base",
+        functools.partial(asking_first, family="bert"),
+        in_quick=False,
+    ),
 ]
