@@ -1,4 +1,4 @@
-"""Rows on throughput: forced exits on a data set against transformers at full depth."""
+"""Rows on throughput: forced exits against transformers at full depth, and what asking first costs."""
 
 from __future__ import annotations
 
