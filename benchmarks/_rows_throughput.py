@@ -1,4 +1,4 @@
-"""Rows on throughput: forced exits against transformers at full depth, and what asking first costs."""
+"""Rows on throughput: forced exits against full depth, and what asking a head first costs."""
 
 from __future__ import annotations
 
