@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -257,17 +256,10 @@ def dynamic(
         With a schedule, another threshold than the estimator's. The engine learns for each policy
         where samples leave: where exits are forced, runs with the same tau share what it has
         learned. None: runs with the same mean exit do.
-
-    Raises
-    ------
-    NotMeasuredError
-        If exits are to be forced and the engine has no way to.
     """
     engine, policy = estimator._engine(), estimator._policy()
     if schedule is None:
         return engine.dynamic(encoded, policy, batch_size)
-    if "schedule" not in inspect.signature(engine.dynamic).parameters:
-        raise NotMeasuredError("the engine takes no exit schedule")
     tau = float(schedule.mean()) / estimator.n_layers_ if tau is None else tau
     return engine.dynamic(encoded, replace(policy, tau=tau), batch_size, schedule=schedule)
 

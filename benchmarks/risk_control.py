@@ -4,7 +4,7 @@ Run from the repository root:
 
     python -m benchmarks.risk_control
 
-which also writes the table to ``results/risk_control.md``.
+With ``--out FOLDER`` the table is also written to ``risk_control.md`` there, after every row.
 
 Calibration samples are drawn again and again, with replacement, from a population of staged
 probabilities that is known whole, so that the true risk of the chosen policy is known too. A row
@@ -193,7 +193,7 @@ def main():
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--jobs", type=int, default=1, help="rows made at a time")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, help="folder of the written table; default: none")
     arguments = parser.parse_args()
     heading = (
         f"{platform.machine()}, numpy {version('numpy')}, scipy {version('scipy')}; command: "
@@ -213,7 +213,8 @@ def main():
     for row in rows:
         print(row, flush=True)
         lines.append(row)
-    (arguments.out / "risk_control.md").write_text("\n".join(lines) + "\n")
+        if arguments.out:
+            (arguments.out / "risk_control.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
