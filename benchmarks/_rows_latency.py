@@ -90,6 +90,7 @@ def budgeted(settings: Settings, *, family: str) -> Iterator[Line]:
         estimator = prepared(family, settings.device, precision)
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)
         n = 16 if settings.quick else N_BUDGETED[FAMILIES[family].kind][precision]
+        n = settings.enough(n, "auto")
         encoded = estimator._encode(samples(family, n))
         layers = {share: round(share * estimator.n_layers_) for share in BUDGETS}
         competitors = {FULL: functools.partial(rival.proba, encoded, "auto")}

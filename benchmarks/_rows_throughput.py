@@ -97,11 +97,11 @@ def throughput(
 def _block(
     settings: Settings, estimator: Any, rival: FullDepth, family: str, block: Block
 ) -> Iterator[Line]:
-    encoded = estimator._encode(samples(family, block.n))
-    n_layers = estimator.n_layers_
+    n, n_layers = settings.enough(block.n, block.batch_size), estimator.n_layers_
+    encoded = estimator._encode(samples(family, n))
     schedules = {
         f"mean exit {fraction(share)}": forced_exits(
-            block.n, n_layers, share * n_layers, encoded.lengths
+            n, n_layers, share * n_layers, encoded.lengths
         )
         for share in block.means
     }

@@ -35,6 +35,11 @@ class Settings:
     minilm: Path | None
     cache: Path
 
+    def enough(self, n: int, batch_size: int | str) -> int:
+        """Return a number of samples that keeps the device busy: more on a GPU, in batches."""
+        factors = {1: 1, "auto": 32}
+        return n * factors.get(batch_size, 8) if self.device == "cuda" else n
+
     def fast_precision(self) -> str:
         """Give bfloat16 where the device multiplies it natively, else float32."""
         native = has_native_bfloat16(torch.device(self.device))

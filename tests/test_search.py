@@ -78,7 +78,7 @@ def weights(fitted):
 
 def same_weights(first, second):
     pairs = zip(weights(first).values(), weights(second).values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
 
 
 # ------------------------------------------------------------------- five networks and one more

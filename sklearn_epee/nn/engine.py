@@ -215,11 +215,17 @@ class Engine:
         batches = batches_by_length(samples.lengths, limit)
         if self._n_walks > 1:
             batches = iter(listed := list(batches))
-            if len(listed) >= _BATCHES_FOR_WALKS:
+            if len(listed) >= _BATCHES_FOR_WALKS and not self._can_replay(samples, listed[0]):
                 self._walk_side_by_side(samples, listed, rule, chances, limit)
                 return
         with torch.inference_mode():
             _Walk(self, rule, chances, limit, self._graphs).through(samples, batches)
+
+    def _can_replay(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> bool:
+        """Tell whether the largest batch is small enough for graphs, which one walk replays."""
+        return self._graphs is not None and self._graphs.fits(
+            len(rows) * int(samples.lengths[rows].max())
+        )
 
     def _walk_side_by_side(
         self,
@@ -256,7 +262,7 @@ class Engine:
     ) -> _Cohort | None:
         """Run one layer; give those who stay, or None if nobody does."""
         layer = cohort.layer + 1
-        if graphs is not None and graphs.fits(cohort.mask):
+        if graphs is not None and graphs.fits(cohort.mask.numel()):
             hidden, logits = graphs(layer, cohort.hidden, cohort.mask)
             if rule.reads(layer):
                 return self._settle(cohort, hidden, logits, rule, chances)
@@ -388,7 +394,8 @@ class Engine:
     def _place(self, part: Tensor) -> Tensor:
         dtype = self._input_dtype if part.is_floating_point() else part.dtype
         if self._device.type == "cuda":
-            part = part.pin_memory()
+            # Pixels of grey images may be one channel seen three times, which cannot be pinned.
+            part = part.contiguous().pin_memory()
         return part.to(self._device, dtype, non_blocking=True)
 
 

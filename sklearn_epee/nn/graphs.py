@@ -18,6 +18,8 @@ _LENGTH_STEP = 16
 # Graphs kept: those of a dozen layers for ten shapes.
 _MOST_GRAPHS = 128
 
+_one_capture = threading.Lock()
+
 Outputs = tuple[Tensor, ...]
 # Runs a layer: its number, hidden states (n, t, d) and mask (n, t). The first output is
 # (n, t, ...), the others (n, ...).
@@ -80,9 +82,9 @@ class LayerGraphs:
         self._lock = threading.Lock()
         self._works = True
 
-    def fits(self, mask: Tensor) -> bool:
-        """Tell whether a batch is small enough to be worth a graph."""
-        return self._works and mask.numel() <= SMALL_BATCH
+    def fits(self, positions: int) -> bool:
+        """Tell whether a batch of so many positions is small enough to be worth a graph."""
+        return self._works and positions <= SMALL_BATCH
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor) -> Outputs:
         """Run a layer; the outputs are the caller's own."""
@@ -166,9 +168,12 @@ class _CudaCapture:
                 function()
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+        # Other threads may use the GPU meanwhile, but two captures disturb each other.
+        with (
+            _one_capture,
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+            ),
         ):
             outputs = function()
         return graph.replay, outputs
