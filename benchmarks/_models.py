@@ -11,7 +11,7 @@ import numpy as np
 from transformers import AlbertConfig, BertConfig, GPT2Config, PretrainedConfig, ViTConfig
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
-from sklearn_epee.nn.texts import learn_wordpiece
+from sklearn_epee._nn.texts import learn_wordpiece
 
 N_CLASSES = 3
 WORDS_OF_SHORT = 6

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_epee.nn.batching import batches_by_length
-from sklearn_epee.nn.network import last_real_positions, masked_mean
+from sklearn_epee._nn.batching import batches_by_length
+from sklearn_epee._nn.network import last_real_positions, masked_mean
 
 
 class FullDepth(nn.Module):

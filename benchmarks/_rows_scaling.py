@@ -12,7 +12,7 @@ from benchmarks._measure import interleaved, medians
 from benchmarks._models import FAMILIES, dynamic, forced_exits, new_estimator, prepared, real_texts
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
-from sklearn_epee.nn.batching import EncodedTexts
+from sklearn_epee._nn.batching import EncodedTexts
 
 FAMILY = "minilm"
 

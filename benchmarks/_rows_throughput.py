@@ -16,7 +16,7 @@ from benchmarks._models import FAMILIES, dynamic, forced_exits, prepared, sample
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
-from sklearn_epee.nn.row_costs import RowCosts
+from sklearn_epee._nn.row_costs import RowCosts
 
 FULL = "transformers, full depth"
 OWN_FULL = "ours, full depth"
@@ -100,9 +100,7 @@ def _block(
     n, n_layers = settings.enough(block.n, block.batch_size), estimator.n_layers_
     encoded = estimator._encode(samples(family, n))
     schedules = {
-        f"mean exit {fraction(share)}": forced_exits(
-            n, n_layers, share * n_layers, encoded.lengths
-        )
+        f"mean exit {fraction(share)}": forced_exits(n, n_layers, share * n_layers, encoded.lengths)
         for share in block.means
     }
     competitors = {FULL: functools.partial(rival.proba, encoded, block.batch_size)}

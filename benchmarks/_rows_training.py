@@ -36,9 +36,9 @@ from benchmarks._models import (
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _base
-from sklearn_epee.nn.batching import LabelledSamples, ShuffledByLength
-from sklearn_epee.nn.texts import TextEncoder
-from sklearn_epee.nn.training import ExitNet
+from sklearn_epee._nn.batching import LabelledSamples, LengthGroupedSampler
+from sklearn_epee._nn.texts import TextTokenizer
+from sklearn_epee._nn.training import ExitNet
 
 BATCH_SIZE = 16
 N_EPOCHS = 4
@@ -105,7 +105,7 @@ def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, 
     """Do the same with transformers' Trainer and a single head."""
     turns = Turns()
     config = FAMILIES[family].config()
-    encoder = TextEncoder(
+    encoder = TextTokenizer(
         shared_tokenizer(config.vocab_size), config.max_position_embeddings, 1, reads_pairs=False
     )
     labels = (np.arange(n) % N_CLASSES).astype(np.int64)
@@ -149,7 +149,7 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
 
     # The seed that the estimator draws from its random state.
     seed = int(check_random_state(RANDOM_STATE).randint(_base._LARGEST_SEED))
-    order = ShuffledByLength(data.samples.lengths, BATCH_SIZE, np.random.default_rng(seed))
+    order = LengthGroupedSampler(data.samples.lengths, BATCH_SIZE, np.random.default_rng(seed))
     return DataLoader(data, batch_sampler=order, collate_fn=collate)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks._report import Line
-from sklearn_epee.nn.devices import has_native_bfloat16
+from sklearn_epee._nn.devices import has_native_bfloat16
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ N_DRAWS = 10
 
 
 class Mapped(Answered):
-    """Answers that are there already, whose exits can be calibrated."""
+    """Predictions that are there already, whose exits can be calibrated."""
 
     def _with_mapped_exits(self, matrix, shift):
         log_proba = np.log(np.maximum(self.proba, np.finfo(np.float32).tiny))
@@ -51,7 +51,7 @@ class Mapped(Answered):
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """Staged probabilities of the validation part and, below them, of the test part."""
 
     proba: np.ndarray
@@ -89,7 +89,7 @@ def staged(estimator, name):
     parts = [data_set(name, subset) for subset in ("dev", "test")]
     proba = [np.stack(list(estimator.staged_predict_proba(X)), axis=1) for X, _ in parts]
     codes = np.searchsorted(estimator.classes_, np.concatenate([y for _, y in parts]))
-    return Answers(np.concatenate(proba), codes, len(parts[0][1]))
+    return Predictions(np.concatenate(proba), codes, len(parts[0][1]))
 
 
 def print_losses(name, answers):

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 from sklearn_epee.model_selection._risk_control import Groups, RiskControl
 from sklearn_epee.model_selection._risks import risk_of
-from sklearn_epee.model_selection._selection import OfferedPolicies
+from sklearn_epee.model_selection._selection import PolicyGrid
 
 CONFIDENCE = 0.95
 SIZES = (500, 1000, 2000, 5000)
@@ -62,7 +62,7 @@ def staged_population(n_samples=20_000, n_layers=6, n_classes=4, seed=0):
 class Promise:
     """A risk in a population, whom it concerns, and the bound that is promised."""
 
-    answers: StagedAnswers
+    answers: StagedProbabilities
     risk: object
     groups: Groups
     bound: float
@@ -70,7 +70,7 @@ class Promise:
     @classmethod
     def on(cls, proba, codes, risk, bound, *, per_class=False):
         """Promise a bound on a risk, given as to the tuned classifier."""
-        answers = StagedAnswers.from_proba(proba)
+        answers = StagedProbabilities.from_proba(proba)
         losses = risk_of(risk, answers.predictions, codes, np.arange(proba.shape[2]))
         groups = Groups.from_labels(codes if per_class else None, losses.concerned)
         return cls(answers, losses, groups, bound)
@@ -103,7 +103,7 @@ class Promise:
             self.risk, losses=self.risk.losses[rows], concerned=self.risk.concerned[rows]
         )
         control = RiskControl(self.bound, CONFIDENCE, p_value)
-        offered = OfferedPolicies.from_parameter("all", self.answers.n_layers)
+        offered = PolicyGrid.from_parameter("all", self.answers.n_layers)
         candidates = control.certify(
             self.answers.take(rows), risk, self.groups.take(rows), offered, rng
         ).candidates

@@ -67,19 +67,21 @@ wishes = {
     "a point for a tenth of the layers": {"objective": worth_it},
 }
 found = {
-    wish: TunedExitPolicyClassifierCV(FrozenEstimator(network), **parameters).fit(X_tune, y_tune)
-    for wish, parameters in wishes.items()
+    criterion: TunedExitPolicyClassifierCV(FrozenEstimator(network), **parameters).fit(
+        X_tune, y_tune
+    )
+    for criterion, parameters in wishes.items()
 }
-new = {wish: exit_scores(tuned, X_test, y_test) for wish, tuned in found.items()}
+new = {criterion: exit_scores(tuned, X_test, y_test) for criterion, tuned in found.items()}
 
 full_depth = found["the best score"].full_depth_score_
 print(f"accuracy at full depth, where policies are chosen: {full_depth:.3f}\n")
-print(f"{'wish':34} {'tau':>6} {'patience':>8} {'chosen at':>14} {'on new samples':>19}")
-for wish, tuned in found.items():
-    ratio, new_ratio = tuned.best_speedup_, new[wish]["speedup"]
+print(f"{'criterion':34} {'tau':>6} {'patience':>8} {'chosen at':>14} {'on new samples':>19}")
+for criterion, tuned in found.items():
+    ratio, new_ratio = tuned.best_speedup_, new[criterion]["speedup"]
     print(
-        f"{wish:34} {tuned.best_tau_:>6.3f} {tuned.best_patience_:>8} "
-        f"{tuned.best_score_:>7.3f} / {ratio:.2f} {new[wish]['accuracy']:>7.3f} / "
+        f"{criterion:34} {tuned.best_tau_:>6.3f} {tuned.best_patience_:>8} "
+        f"{tuned.best_score_:>7.3f} / {ratio:.2f} {new[criterion]['accuracy']:>7.3f} / "
         f"{new_ratio:.2f} ({1 / (1 - new_ratio):.1f}x)"
     )
 
@@ -92,10 +94,10 @@ staged = np.stack(list(network.staged_predict_proba(X_test)), axis=1)
 display = ExitTradeoffDisplay.from_predictions(
     y_test, staged, labels=network.classes_, name=f"{title}: chosen beforehand"
 )
-for wish, marker, size in zip(wishes, "osDX", (16, 12, 9, 6), strict=True):  # some coincide
+for criterion, marker, size in zip(wishes, "osDX", (16, 12, 9, 6), strict=True):  # some coincide
     display.ax_.plot(
-        new[wish]["speedup"],
-        new[wish]["accuracy"],
+        new[criterion]["speedup"],
+        new[criterion]["accuracy"],
         color="black",
         marker=marker,
         markersize=size,
@@ -103,7 +105,7 @@ for wish, marker, size in zip(wishes, "osDX", (16, 12, 9, 6), strict=True):  # s
         markeredgewidth=1.5,
         linestyle="none",
         zorder=5,
-        label=wish,
+        label=criterion,
     )
 display.ax_.legend(loc="lower left", fontsize="small", markerscale=0.6)
 

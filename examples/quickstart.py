@@ -39,7 +39,7 @@ from sklearn_epee import datasets as epee_datasets
 TEXT_SETS = ("phee", "git", "ddi2013", "health_advice")
 IMAGE_SETS = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 
-# A sample leaves at the first layer whose normalised entropy is below tau, or where `patience`
+# A sample leaves at the first layer whose normalized entropy is below tau, or where `patience`
 # layers in a row agree. tau=0 leaves patience alone, patience=None leaves entropy alone.
 POLICIES = (
     {"tau": 0.01, "patience": None},

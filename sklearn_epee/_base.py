@@ -20,22 +20,22 @@ from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._answers import SharedAnswers, exits_from
 from ._checks import check_callbacks, check_layer, check_prediction_batch
 from ._defaults import TrainingDefaults
+from ._nn.batching import EncodedSamples
+from ._nn.devices import prediction_dtype, resolve_device, training_dtype
+from ._nn.engine import Engine
+from ._nn.exit_rules import ExitPolicy, Exits
+from ._nn.network import MultiExitNetwork
+from ._nn.network_file import LazyNetwork
+from ._nn.recipes import EXIT_TRAININGS, check_teacher
+from ._nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
+from ._nn.tasks import Classes
+from ._nn.training import ExitNet, TrainingPlan, reproducible, train_network
+from ._predictions import SharedPredictions, exits_from
 from ._tasks import Tasks, exact_match_score
-from ._trained import Engines, Lineage, Trained, hold, warn_if_not_finite
+from ._trained import Engines, SearchContext, Trained, as_lazy_network, warn_if_not_finite
 from ._training_data import TrainingData, hold_out, prepare_training_data, take
-from .nn.batching import EncodedSamples
-from .nn.devices import prediction_dtype, resolve_device, training_dtype
-from .nn.engine import Engine
-from .nn.entry import Held
-from .nn.leaving import ExitPolicy, Exits
-from .nn.network import MultiExitNetwork
-from .nn.recipes import EXIT_TRAININGS, check_teacher
-from .nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
-from .nn.tasks import Classes
-from .nn.training import ExitNet, TrainingPlan, reproducible, train_network
 from .policy import (
     JOINT_EXITS,
     check_exit_ensemble,
@@ -146,16 +146,16 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         samples = self._check_samples(X, fitting=True)
         data = prepare_training_data(samples, y, sample_weight, self.class_weight, type(self))
         self._check_continuation(data.classes)
-        lineage = getattr(self, "_lineage", None)
-        seed, shareable = self._draw_seed(lineage)
-        store = store_for(self.memory, lineage.folder if lineage else None)
+        context = getattr(self, "_search_context", None)
+        seed, shareable = self._draw_seed(context)
+        store = store_for(self.memory, context.folder if context else None)
         key = None
         if store is not None and shareable and not self._continues():
             key = self._training_key(data, seed)
         trained = self._train_or_fetch(data, seed, store, key)
         self._adopt(trained, data.classes)
-        in_search = lineage is not None and lineage.generation > 1
-        self._answers = SharedAnswers(key) if key is not None and in_search else None
+        in_search = context is not None and context.generation > 1
+        self._predictions = SharedPredictions(key) if key is not None and in_search else None
         return self
 
     def _check_parameters(self) -> None:
@@ -169,22 +169,22 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 "(0.1 holds out a tenth of the training data)."
             )
 
-    def _draw_seed(self, lineage: Lineage | None) -> tuple[int, bool]:
+    def _draw_seed(self, context: SearchContext | None) -> tuple[int, bool]:
         """Give the seed of this fit and whether another fit can ask for the same."""
-        if lineage is not None:
+        if context is not None:
             # What comes after this fit is no longer part of the search.
-            self._lineage = replace(lineage, seed=None, generation=0)
+            self._search_context = replace(context, seed=None, generation=0)
         if self.random_state is not None:
             rng = check_random_state(self.random_state)
             return int(rng.randint(_LARGEST_SEED)), True
-        if lineage is not None and lineage.seed is not None:
-            return lineage.seed, True
+        if context is not None and context.seed is not None:
+            return context.seed, True
         return secrets.randbelow(_LARGEST_SEED), False
 
     def _train_or_fetch(
         self, data: TrainingData, seed: int, store: NetworkStore | None, key: str | None
-    ) -> Held[Trained]:
-        def train() -> Held[Trained]:
+    ) -> LazyNetwork[Trained]:
+        def train() -> LazyNetwork[Trained]:
             return self._train(data, seed)
 
         if store is None or key is None:
@@ -222,7 +222,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 "warm_start=False."
             )
 
-    def _train(self, data: TrainingData, seed: int) -> Held[Trained]:
+    def _train(self, data: TrainingData, seed: int) -> LazyNetwork[Trained]:
         train, valid = hold_out(data.labels, self.validation_fraction, seed)
         device = resolve_device(self.device)
         samples = take(data.samples, train)
@@ -232,7 +232,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         plan = self._plan(len(train), network, device, seed)
         net = train_network(network, to_learn, to_watch, plan)
         warn_if_not_finite(net)
-        return hold(encoder, net, plan.exit_weights)
+        return as_lazy_network(encoder, net, plan.exit_weights)
 
     def _start(
         self, samples: Any, n_classes: Classes, seed: int, device: torch.device
@@ -280,7 +280,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _head_dropout(self) -> float:
         return float(_given(self.dropout, self._training_defaults().dropout))
 
-    def _adopt(self, held: Held[Trained], classes: Labels) -> None:
+    def _adopt(self, held: LazyNetwork[Trained], classes: Labels) -> None:
         """Take a finished training over: everything that is learned is set here."""
         self.classes_ = classes
         self.n_layers_ = held.summary.n_layers
@@ -389,7 +389,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         Bunch
             ``labels`` (n,), ``proba`` (n, n_classes) float32, ``exit_layer`` (n,) int64 and
-            ``entropy`` (n,) float32, the normalised entropy of the exit's own head. With several
+            ``entropy`` (n,) float32, the normalized entropy of the exit's own head. With several
             tasks ``labels`` and ``entropy`` are (n, n_tasks), and ``proba`` is a list.
         """
         exits = self._exits(X)
@@ -498,10 +498,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _shared_probabilities(self, samples: Any) -> NDArray[np.float32] | None:
         """Give the probabilities of every exit where another candidate of a search asked first."""
-        if self._answers is None:
+        if self._predictions is None:
             return None
         device, dtype = self._setting()
-        return self._answers.probabilities(
+        return self._predictions.probabilities(
             samples,
             setting=(str(device), str(dtype)),
             shape=(len(samples), self.n_layers_, self._tasks.n_columns),
@@ -557,10 +557,12 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def __sklearn_clone__(self) -> Self:
         clone = _clone_parametrized(self)
-        lineage = getattr(self, "_lineage", None)
-        if lineage is None or lineage.seed is None:
-            lineage = Lineage(temporary_folder(), secrets.randbelow(_LARGEST_SEED), generation=0)
-        clone._lineage = replace(lineage, generation=lineage.generation + 1)
+        context = getattr(self, "_search_context", None)
+        if context is None or context.seed is None:
+            context = SearchContext(
+                temporary_folder(), secrets.randbelow(_LARGEST_SEED), generation=0
+            )
+        clone._search_context = replace(context, generation=context.generation + 1)
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
@@ -569,8 +571,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             # Engines are made again where the estimator is loaded, and a fitted estimator is
             # written to last, which a process's temporary folder and memory do not.
             state.pop("_engines")
-            state.pop("_lineage", None)
-            state["_answers"] = None
+            state.pop("_search_context", None)
+            state["_predictions"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ from transformers import PretrainedConfig
 from . import _defaults
 from ._base import BaseEPEEClassifier
 from ._checks import Images, as_images
-from .nn.backbones import load_backbone, load_config
-from .nn.images import (
-    ImageEncoder,
+from ._nn.backbones import load_backbone, load_config
+from ._nn.images import (
+    ImagePreprocessor,
     as_size,
     channel_statistics,
     common_size,
@@ -30,15 +30,15 @@ from .nn.images import (
     load_image_processor,
     processor_size,
 )
-from .nn.network import MultiExitNetwork
-from .nn.tasks import Classes
+from ._nn.network import MultiExitNetwork
+from ._nn.tasks import Classes
 
 
 class EPEEImageClassifier(BaseEPEEClassifier):
     r"""Transformer classifier for images that answers each image at the first layer that is sure.
 
     A vision transformer is fine-tuned with a classifier after every layer. In prediction each
-    image leaves at the first layer m whose normalised entropy is below `tau`, or at which
+    image leaves at the first layer m whose normalized entropy is below `tau`, or at which
     `patience` consecutive layers agree (EPEE [1]_), so that easy images cost a few layers and only
     hard ones the whole depth.
 
@@ -63,7 +63,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         side) and toned (contrast and brightness, 0.2 standard deviations) at random each time it is
         seen; never mirrored. "auto" does so from scratch, and not with a checkpoint.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
+        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
         1 always does. Can be changed after `fit`.
     patience : int or None, default=None
@@ -80,7 +80,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         Where a sample leaves with several tasks, always with all of them at once. "all": at the
         first layer at which every task may leave, whether by its own entropy or its own patience;
         no task is answered before it is ready. "any": at the first at which one task may, the
-        fastest and the least careful. "mean": where the mean of the tasks' normalised entropies is
+        fastest and the least careful. "mean": where the mean of the tasks' normalized entropies is
         below `tau`, or where `patience` layers agree in the predictions of all tasks; a sure task
         can carry an unsure one. With one task all three are the same. Can be changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
@@ -110,7 +110,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     head_learning_rate : float or "auto", default="auto"
         The same for the heads.
     weight_decay : float or "auto", default="auto"
-        Decoupled weight decay of AdamW; biases and normalisation are exempt.
+        Decoupled weight decay of AdamW; biases and normalization are exempt.
     warmup_ratio : float, default=0.1
         Share of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
@@ -334,7 +334,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
             return _defaults.PRETRAINED_IMAGE
         return _defaults.SCRATCH_IMAGE
 
-    def _build(self, samples: Images, n_classes: Classes) -> tuple[ImageEncoder, MultiExitNetwork]:
+    def _build(
+        self, samples: Images, n_classes: Classes
+    ) -> tuple[ImagePreprocessor, MultiExitNetwork]:
         source = self._source(samples)
         config = load_config(source, "image")
         _check_channels(samples[0].shape[-1], config)
@@ -376,9 +378,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
 
     def _encoder_for(
         self, samples: Images, config: PretrainedConfig, processor: Any, size: tuple[int, int]
-    ) -> ImageEncoder:
+    ) -> ImagePreprocessor:
         mean, std = (None, None) if processor is not None else channel_statistics(samples)
-        return ImageEncoder(
+        return ImagePreprocessor(
             size,
             samples[0].shape[-1],
             config.num_channels,

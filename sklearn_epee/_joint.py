@@ -77,7 +77,7 @@ def joint_entropies(entropies: NDArray[np.floating], joint_exit: str) -> NDArray
     Parameters
     ----------
     entropies : ndarray of shape (n_samples, n_layers, n_tasks)
-        Normalised entropies of every task.
+        Normalized entropies of every task.
     joint_exit : {"all", "any", "mean"}
 
     Returns
@@ -98,7 +98,7 @@ def effective_entropies(
     Parameters
     ----------
     entropies, counters : ndarray of shape (n_samples, n_layers, n_tasks)
-        Normalised entropies and patience counters of every task.
+        Normalized entropies and patience counters of every task.
     patience : int
     joint_exit : {"all", "any", "mean"}
 

@@ -18,11 +18,11 @@ from transformers import PretrainedConfig
 from . import _defaults
 from ._base import BaseEPEEClassifier
 from ._checks import Text, as_texts, is_paired
-from .nn.backbones import adapter_for, checkpoint_pooling, load_backbone, load_config
-from .nn.network import MultiExitNetwork
-from .nn.tasks import Classes
-from .nn.texts import (
-    TextEncoder,
+from ._nn.backbones import adapter_for, checkpoint_pooling, load_backbone, load_config
+from ._nn.network import MultiExitNetwork
+from ._nn.tasks import Classes
+from ._nn.texts import (
+    TextTokenizer,
     check_vocabulary,
     choose_max_length,
     compact_text_config,
@@ -35,7 +35,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     r"""Transformer classifier for texts that answers each text at the first layer that is sure.
 
     A transformer is fine-tuned with a classifier after every layer. In prediction each text
-    leaves at the first layer m whose normalised entropy is below `tau`, or at which `patience`
+    leaves at the first layer m whose normalized entropy is below `tau`, or at which `patience`
     consecutive layers agree (EPEE [1]_), so that easy texts cost a few layers and only hard ones
     the whole depth.
 
@@ -53,7 +53,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         None: all positions of the backbone; from scratch, the longest training text (at most
         512). Batches are padded to their own longest text only.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
+        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
         1 always does. Can be changed after `fit`.
     patience : int or None, default=None
@@ -70,7 +70,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         Where a sample leaves with several tasks, always with all of them at once. "all": at the
         first layer at which every task may leave, whether by its own entropy or its own patience;
         no task is answered before it is ready. "any": at the first at which one task may, the
-        fastest and the least careful. "mean": where the mean of the tasks' normalised entropies is
+        fastest and the least careful. "mean": where the mean of the tasks' normalized entropies is
         below `tau`, or where `patience` layers agree in the predictions of all tasks; a sure task
         can carry an unsure one. With one task all three are the same. Can be changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
@@ -101,7 +101,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     head_learning_rate : float or "auto", default="auto"
         The same for the heads.
     weight_decay : float or "auto", default="auto"
-        Decoupled weight decay of AdamW; biases and normalisation are exempt.
+        Decoupled weight decay of AdamW; biases and normalization are exempt.
     warmup_ratio : float, default=0.1
         Share of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
@@ -328,7 +328,7 @@ class EPEEClassifier(BaseEPEEClassifier):
 
     def _build(
         self, samples: list[Text], n_classes: Classes
-    ) -> tuple[TextEncoder, MultiExitNetwork]:
+    ) -> tuple[TextTokenizer, MultiExitNetwork]:
         if self.backbone is None:
             return self._build_compact(samples, n_classes)
         source = copy.deepcopy(self.backbone)
@@ -339,13 +339,13 @@ class EPEEClassifier(BaseEPEEClassifier):
         adapter = adapter_for(backbone)
         max_length = choose_max_length(self.max_length, tokenizer, adapter.max_length, samples)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        encoder = TextEncoder(tokenizer, max_length, n_segments, is_paired(samples))
+        encoder = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
         said = checkpoint_pooling(source)
         return encoder, self._with_heads(backbone, n_classes, said, adapter.causal)
 
     def _build_compact(
         self, samples: list[Text], n_classes: Classes
-    ) -> tuple[TextEncoder, MultiExitNetwork]:
+    ) -> tuple[TextTokenizer, MultiExitNetwork]:
         tokenizer = (
             learn_wordpiece(samples)
             if self.tokenizer is None
@@ -353,7 +353,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         )
         max_length = choose_max_length(self.max_length, tokenizer, None, samples)
         config = compact_text_config(tokenizer, max_length)
-        encoder = TextEncoder(tokenizer, max_length, config.type_vocab_size, is_paired(samples))
+        encoder = TextTokenizer(tokenizer, max_length, config.type_vocab_size, is_paired(samples))
         backbone = load_backbone(config, "text")
         return encoder, self._with_heads(backbone, n_classes, None, causal=False)
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from .nn.engine import Engine
-from .nn.entry import Held, ready
-from .nn.training import ExitNet
+from ._nn.engine import Engine
+from ._nn.network_file import LazyNetwork, ready
+from ._nn.training import ExitNet
 
 
 @dataclass(frozen=True)
-class Lineage:
+class SearchContext:
     """What clones of one search share.
 
     Parameters
@@ -61,7 +61,9 @@ class Summary:
         return self.stopped_by in (None, "early stopping")
 
 
-def hold(encoder: Any, net: ExitNet, exit_weights: NDArray[np.float64]) -> Held[Trained]:
+def as_lazy_network(
+    encoder: Any, net: ExitNet, exit_weights: NDArray[np.float64]
+) -> LazyNetwork[Trained]:
     """Hold a network that was just trained."""
     summary = Summary(
         net.module_.n_layers, encoder.sample_form, exit_weights, net.history_, net.stopped_by_
@@ -84,7 +86,7 @@ def warn_if_not_finite(net: ExitNet) -> None:
 class Engines:
     """Engines of a fitted network by device and precision, made when first asked for."""
 
-    def __init__(self, held: Held[Trained]) -> None:
+    def __init__(self, held: LazyNetwork[Trained]) -> None:
         self._held = held
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
 

@@ -12,8 +12,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ._checks import check_weights
+from ._nn.batching import EncodedSamples, LabelledSamples
 from ._tasks import check_any_labels, strata
-from .nn.batching import EncodedSamples, LabelledSamples
 
 Rows = NDArray[np.intp]
 ClassWeight = dict[Any, float] | list[Any] | str | None

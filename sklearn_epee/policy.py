@@ -2,7 +2,7 @@
 
 A multi-exit network answers every sample M times, once after each of its layers. An exit
 policy reads these staged probabilities and says after which layer each sample leaves:
-at the first layer whose normalised entropy is below ``tau``, or whose patience counter
+at the first layer whose normalized entropy is below ``tau``, or whose patience counter
 has reached ``patience``; at the last layer if there is none. The two rules and their
 combination are those of EPEE [1]_. Layers are numbered from 1.
 
@@ -66,7 +66,7 @@ class PolicyResult(NamedTuple):
         The class probabilities returned: those of the exit, or the ensemble of the
         visited exits.
     entropy : ndarray of shape (n_samples,)
-        Normalised entropy of the exit's own probabilities, the one that was compared
+        Normalized entropy of the exit's own probabilities, the one that was compared
         with ``tau``. It is not the entropy of an ensemble.
     prediction : ndarray of shape (n_samples,), dtype int64
         Column of the largest returned probability, the first one on ties.
@@ -225,7 +225,7 @@ def check_exit_loss_weights(
     Returns
     -------
     weights : ndarray of shape (n_layers,)
-        As given; they are not normalised.
+        As given; they are not normalized.
 
     Raises
     ------
@@ -496,7 +496,7 @@ def apply_policy(
 
 
 def _entropies(tasks: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """Give the normalised entropies of tasks, of shape (n_samples, n_layers, n_tasks)."""
+    """Give the normalized entropies of tasks, of shape (n_samples, n_layers, n_tasks)."""
     return np.stack([normalized_entropy(task) for task in tasks], axis=-1)
 
 

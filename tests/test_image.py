@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from skorch.callbacks import Callback
 
 from sklearn_epee import EPEEImageClassifier, policy
-from sklearn_epee.nn.images import load_image_processor
+from sklearn_epee._nn.images import load_image_processor
 from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, make_checkpoint, tiny_config
 
 TRAINING: dict[str, Any] = {

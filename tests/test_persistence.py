@@ -282,7 +282,7 @@ def test_a_saved_clone_outlives_the_store_of_its_process(notes, tmp_path):
     twin = clone(tiny_text_classifier(max_epochs=1, random_state=None))
     # As if made by a process that has ended (no process can have this number).
     ended = tmp_path / "sklearn-epee-4194305-aaaa"
-    twin._lineage = dataclasses.replace(twin._lineage, folder=ended)
+    twin._search_context = dataclasses.replace(twin._search_context, folder=ended)
     loaded = pickle.loads(pickle.dumps(twin)).fit(*notes)
     assert loaded.predict(notes[0]).shape == (40,)
     assert not ended.exists()

@@ -32,11 +32,11 @@ from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback
 
 from sklearn_epee import exit_scores, speedup_score
+from sklearn_epee._nn import network_file
+from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.network_file import ready
+from sklearn_epee._nn.store import NetworkStore
 from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
-from sklearn_epee.nn import entry
-from sklearn_epee.nn.engine import Engine
-from sklearn_epee.nn.entry import ready
-from sklearn_epee.nn.store import NetworkStore
 
 from .checkpoints import make_checkpoint
 from .conftest import tiny_image_classifier, tiny_text_classifier
@@ -437,8 +437,10 @@ def test_candidates_that_were_copied_run_their_network(trainings, notes, passes)
 
 def test_networks_that_are_never_asked_are_never_read(trainings, notes, monkeypatch, tmp_path):
     read = []
-    decode = entry._decode
-    monkeypatch.setattr(entry, "_decode", lambda content: (read.append(1), decode(content))[1])
+    decode = network_file._decode
+    monkeypatch.setattr(
+        network_file, "_decode", lambda content: (read.append(1), decode(content))[1]
+    )
     estimator = classifier(trainings, random_state=0, memory=tmp_path)
     GridSearchCV(estimator, SIXTY, cv=3).fit(*notes)
     # Once for the pass over every exit.
@@ -662,11 +664,11 @@ def test_two_processes_that_ask_for_one_network_train_it_once(trainings, notes, 
 def test_a_damaged_entry_is_discarded_and_trained_again(
     remembered, trainings, notes, tmp_path, damage
 ):
-    (entry,) = (tmp_path / "kept").rglob("*.network")
-    content = entry.read_bytes()
+    (network_file,) = (tmp_path / "kept").rglob("*.network")
+    content = network_file.read_bytes()
     flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     damaged = {"empty": b"", "cut": content[: len(content) // 2], "foreign": b"x" * 500}
-    entry.write_bytes((damaged | {"flipped": flipped})[damage])
+    network_file.write_bytes((damaged | {"flipped": flipped})[damage])
     with pytest.warns(RuntimeWarning, match="damaged"):
         again = clone(remembered).fit(*notes)
     assert trainings.count == 2

@@ -18,8 +18,8 @@ from sklearn.utils import Bunch
 from transformers import AutoModel
 
 from sklearn_epee import EPEEClassifier, policy
-from sklearn_epee.nn import texts as nn_texts
-from sklearn_epee.nn.texts import learn_wordpiece
+from sklearn_epee._nn import texts as nn_texts
+from sklearn_epee._nn.texts import learn_wordpiece
 from tests.checkpoints import TEXT_FAMILIES, WORDS, make_checkpoint, tiny_config, tiny_tokenizer
 
 TRAINING: dict[str, Any] = {

@@ -20,9 +20,9 @@ from ._policy_space import Floats, Integers, PolicySpace
 from ._risk_control import Certification, Groups, RiskControl
 from ._risks import Risk, risk_of
 from ._selection import (
-    OfferedPolicies,
+    PolicyGrid,
+    SelectionCriterion,
     Table,
-    Wish,
     concatenate,
     policy_tables,
     take,
@@ -86,7 +86,7 @@ class ScoredSamples:
         """Score one policy."""
         return float(self.score(self.space.sweep(patience, np.array([tau])))[0])
 
-    def tables(self, offered: OfferedPolicies) -> list[Table]:
+    def tables(self, offered: PolicyGrid) -> list[Table]:
         """Evaluate the offered policies, one table a patience."""
         return list(policy_tables(self.space, self.score, offered, self.sample_weight))
 
@@ -117,7 +117,7 @@ class Choice:
     risks: NDArray[np.float64] | None = None
 
 
-def choose(samples: ScoredSamples, tables: list[Table], wish: Wish) -> Choice:
+def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCriterion) -> Choice:
     """Choose by the observed scores.
 
     Parameters
@@ -125,7 +125,7 @@ def choose(samples: ScoredSamples, tables: list[Table], wish: Wish) -> Choice:
     samples : ScoredSamples
     tables : list of dict of ndarray
         The evaluated policies, or at least those on the Pareto front.
-    wish : Wish
+    criterion : SelectionCriterion
 
     Returns
     -------
@@ -137,7 +137,7 @@ def choose(samples: ScoredSamples, tables: list[Table], wish: Wish) -> Choice:
         If no policy meets the wishes.
     """
     full_depth = samples.full_depth_score
-    policy = wish.choose(concatenate(tables), full_depth, samples.space.n_layers)
+    policy = criterion.choose(concatenate(tables), full_depth, samples.space.n_layers)
     return Choice(policy, full_depth)
 
 
@@ -180,13 +180,15 @@ class Guarantee:
         return cls(control, losses, Groups.from_labels(labels, losses.concerned))
 
     def certify(
-        self, samples: ScoredSamples, offered: OfferedPolicies, rng: np.random.RandomState
+        self, samples: ScoredSamples, offered: PolicyGrid, rng: np.random.RandomState
     ) -> Certification:
         """Find and test candidates."""
         answers = samples.validation.answers
         return self.control.certify(answers, self.risk, self.groups, offered, rng)
 
-    def choose(self, samples: ScoredSamples, certification: Certification, wish: Wish) -> Choice:
+    def choose(
+        self, samples: ScoredSamples, certification: Certification, criterion: SelectionCriterion
+    ) -> Choice:
         """Choose among the certified policies, by what the tested samples show.
 
         Raises
@@ -202,21 +204,21 @@ class Guarantee:
         tested = samples.take(certification.tested)
         certified = np.flatnonzero(certification.candidates["certified"])
         if not len(certified):
-            return self._full_depth(tested, certification, wish)
+            return self._full_depth(tested, certification, criterion)
         table = take(certification.candidates, certified)
         policies = zip(table["tau"], table["patience"], strict=True)
         table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
         columns = {name: table[name] for name in ("tau", "patience", "score", "speedup")}
         full_depth = tested.full_depth_score
-        policy = wish.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
+        policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
         return Choice(policy, full_depth, True, certification.group_risks[policy.pop("row")])
 
     def _full_depth(
-        self, tested: ScoredSamples, certification: Certification, wish: Wish
+        self, tested: ScoredSamples, certification: Certification, criterion: SelectionCriterion
     ) -> Choice:
         message = self.control.explain_failure(certification, self.risk)
-        if wish.min_speedup:
-            raise ValueError(f"min_speedup={wish.min_speedup} cannot be promised. {message}")
+        if criterion.min_speedup:
+            raise ValueError(f"min_speedup={criterion.min_speedup} cannot be promised. {message}")
         warnings.warn(message, UserWarning, stacklevel=5)
         score = tested.full_depth_score
         policy = {"tau": 0.0, "patience": tested.space.n_layers, "score": score, "speedup": 0.0}

@@ -117,7 +117,7 @@ def _fitted_name(estimator: Any) -> str | None:
     return "estimator_" if getattr(estimator, "_leaves_as_inner", False) else None
 
 
-def staged_answers(estimator: Any, X: Any) -> Staged:
+def staged_predictions(estimator: Any, X: Any) -> Staged:
     """Ask a fitted estimator for the probabilities of every exit, in one forward pass.
 
     Parameters

@@ -35,7 +35,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         search object or :class:`ExitCalibratedClassifier` that ends in one. A fitted one is wrapped
         without training again inside :class:`~sklearn.frozen.FrozenEstimator`.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalised entropy, in [0, 1],
+        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires, and anything above 1 always does.
         Can be changed after `fit`.
     patience : int or None, default=None

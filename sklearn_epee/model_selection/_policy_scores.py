@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn_epee._task_scores import task_accuracy_score
 from sklearn_epee._tasks import Tasks, exact_match_score
 
-from ._joint_answers import JointAnswers
-from ._policy_space import Answers, Floats, Integers, StagedAnswers, Sweep
+from ._joint_predictions import JointPredictions
+from ._policy_space import Floats, Integers, Predictions, StagedProbabilities, Sweep
 
 Scorer = Callable[..., float]
 OneTaskScore = Callable[[Any, Integers, Floats | None], "PolicyScore"]
@@ -155,7 +155,7 @@ class ScorerScore:
     ----------
     scorer : callable
         ``scorer(estimator, X, y, **params)``.
-    answers : Answers
+    answers : Predictions
     classes : ndarray of shape (n_classes,), or list of such arrays
     X : samples
         Handed to the scorer; what they are answered with is known already.
@@ -170,14 +170,14 @@ class ScorerScore:
         self,
         scorer: Scorer,
         *,
-        answers: Answers,
+        answers: Predictions,
         classes: Any,
         X: Any,
         y: NDArray[Any],
         params: Mapping[str, Any],
     ) -> None:
         self._scorer = scorer
-        self._answers = answers
+        self._predictions = answers
         self._classes = classes
         self._X = X
         self._y = y
@@ -187,8 +187,8 @@ class ScorerScore:
         return np.array([self._score(exits) for exits in sweep.walk()], dtype=np.float64)
 
     def _score(self, exits: Integers) -> float:
-        proba = self._answers.answered(exits)
-        score = self._scorer(_Answered(self._classes, proba), self._X, self._y, **self._params)
+        proba = self._predictions.answered(exits)
+        score = self._scorer(_Predicted(self._classes, proba), self._X, self._y, **self._params)
         if not isinstance(score, Real):
             raise TypeError(
                 f"scoring must give a single number; got {score!r} of type {type(score).__name__}."
@@ -196,7 +196,7 @@ class ScorerScore:
         return float(score)
 
 
-class _Answered(ClassifierMixin, BaseEstimator):
+class _Predicted(ClassifierMixin, BaseEstimator):
     """A fitted classifier that has its answers ready."""
 
     def __init__(self, classes: Any, proba: Any) -> None:
@@ -247,8 +247,8 @@ def _over_tasks(score_one: OneTaskScore) -> Callable[..., PolicyScore]:
     """Make a score of one task a score of several, too: their mean."""
 
     @functools.wraps(score_one)
-    def score(answers: Answers, codes: Integers, weights: Floats | None = None) -> PolicyScore:
-        if isinstance(answers, JointAnswers):
+    def score(answers: Predictions, codes: Integers, weights: Floats | None = None) -> PolicyScore:
+        if isinstance(answers, JointPredictions):
             pairs = zip(answers.tasks, codes.T, strict=True)
             return MeanOverTasks([score_one(task, column, weights) for task, column in pairs])
         return score_one(answers, codes, weights)
@@ -256,7 +256,7 @@ def _over_tasks(score_one: OneTaskScore) -> Callable[..., PolicyScore]:
     return score
 
 
-def accuracy(answers: Answers, codes: Integers, weights: Floats | None = None) -> MeanScore:
+def accuracy(answers: Predictions, codes: Integers, weights: Floats | None = None) -> MeanScore:
     """Score the share of correct answers, in every task if there are several."""
     right = answers.predictions == codes[:, np.newaxis]
     hits = (right if right.ndim == 2 else right.all(axis=2)).astype(np.float64)
@@ -267,7 +267,7 @@ def accuracy(answers: Answers, codes: Integers, weights: Floats | None = None) -
 
 @_over_tasks
 def balanced_accuracy(
-    answers: StagedAnswers, codes: Integers, weights: Floats | None = None
+    answers: StagedProbabilities, codes: Integers, weights: Floats | None = None
 ) -> MeanScore:
     """Score the mean recall over the classes that are there."""
     weights = np.ones(len(codes)) if weights is None else weights
@@ -278,7 +278,9 @@ def balanced_accuracy(
 
 
 @_over_tasks
-def macro_f1(answers: StagedAnswers, codes: Integers, weights: Floats | None = None) -> MacroF1:
+def macro_f1(
+    answers: StagedProbabilities, codes: Integers, weights: Floats | None = None
+) -> MacroF1:
     """Score the mean F1 score over the classes that are there or predicted."""
     return MacroF1(answers.predictions, codes, answers.proba.shape[2], weights)
 

@@ -29,7 +29,7 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class StagedAnswers:
+class StagedProbabilities:
     """What every exit would answer, and what decides whether a sample leaves there.
 
     Attributes
@@ -38,7 +38,7 @@ class StagedAnswers:
         The probabilities answered with by a sample that leaves at this layer: the head's own, or
         the ensemble of the heads visited by then.
     entropies : ndarray of shape (n_samples, n_layers), float64
-        Normalised entropies of the heads' own probabilities.
+        Normalized entropies of the heads' own probabilities.
     counters : ndarray of shape (n_samples, n_layers), int64
         Patience counters of the heads' own predictions.
     """
@@ -70,7 +70,7 @@ class StagedAnswers:
         answered = _combine_visited(staged, check_exit_ensemble(exit_ensemble), exit_loss_weights)
         return cls(answered, entropies, counters)
 
-    # Several tasks may differ in this, see `JointAnswers`.
+    # Several tasks may differ in this, see `JointPredictions`.
     depends_on_patience: ClassVar[bool] = False
 
     @property
@@ -97,9 +97,9 @@ class StagedAnswers:
         """Give the probabilities answered with, by the layers that samples leave at."""
         return self.proba[np.arange(len(exits)), exits - 1]
 
-    def take(self, rows: NDArray[np.intp]) -> StagedAnswers:
+    def take(self, rows: NDArray[np.intp]) -> StagedProbabilities:
         """Give some of the samples."""
-        return StagedAnswers(self.proba[rows], self.entropies[rows], self.counters[rows])
+        return StagedProbabilities(self.proba[rows], self.entropies[rows], self.counters[rows])
 
     def exit_layers(self, tau: float, patience: int) -> Integers:
         """Give the layer at which each sample leaves, from 1 to M."""
@@ -108,8 +108,8 @@ class StagedAnswers:
         return leaves.argmax(axis=1) + 1
 
 
-class Answers(Protocol):
-    """What policies are evaluated on: `StagedAnswers`, or `JointAnswers` for several tasks."""
+class Predictions(Protocol):
+    """What policies are evaluated on: those of one task, or `JointPredictions` of several."""
 
     @property
     def n_samples(self) -> int:
@@ -149,7 +149,7 @@ class Answers(Protocol):
         """Give the probabilities answered with, by the layers that samples leave at."""
         ...
 
-    def take(self, rows: NDArray[np.intp]) -> Answers:
+    def take(self, rows: NDArray[np.intp]) -> Predictions:
         """Give some of the samples."""
         ...
 
@@ -251,10 +251,10 @@ class PolicySpace:
 
     Parameters
     ----------
-    answers : Answers
+    answers : Predictions
     """
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Predictions) -> None:
         self.answers = answers
         varies = answers.depends_on_patience
         self._common = None if varies else _Lows.of(answers.entropies)

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._p_values import smallest_sample
-from ._policy_space import Answers, Floats, Integers, PolicySpace, Sweep
+from ._policy_space import Floats, Integers, PolicySpace, Predictions, Sweep
 from ._risks import Risk
-from ._selection import OfferedPolicies, Table, concatenate, pareto_front, take
+from ._selection import PolicyGrid, Table, concatenate, pareto_front, take
 
 # Chosen by simulation, see benchmarks/risk_control.py.
 CANDIDATE_SHARE = 0.3
@@ -117,20 +117,20 @@ class RiskControl:
 
     def certify(
         self,
-        answers: Answers,
+        answers: Predictions,
         risk: Risk,
         groups: Groups,
-        offered: OfferedPolicies,
+        offered: PolicyGrid,
         rng: np.random.RandomState,
     ) -> Certification:
         """Find candidates on one part of the samples and test them on the other.
 
         Parameters
         ----------
-        answers : Answers
+        answers : Predictions
         risk : Risk
         groups : Groups
-        offered : OfferedPolicies
+        offered : PolicyGrid
         rng : numpy.random.RandomState
             Parts the samples.
 
@@ -149,10 +149,10 @@ class RiskControl:
 
     def find_candidates(
         self,
-        answers: Answers,
+        answers: Predictions,
         losses: Floats,
         groups: Groups,
-        offered: OfferedPolicies,
+        offered: PolicyGrid,
     ) -> Table:
         """Give policies from the surest to the fastest: a Pareto front of evidence and speed.
 
@@ -191,7 +191,7 @@ class RiskControl:
     def test_candidates(
         self,
         policies: Table,
-        answers: Answers,
+        answers: Predictions,
         risk: Risk,
         groups: Groups,
         parts: Parts,

@@ -28,7 +28,7 @@ _N_TAUS_WHEN_COSTLY = 100
 
 
 @dataclass(frozen=True)
-class OfferedPolicies:
+class PolicyGrid:
     """Which patience values and thresholds are to be compared.
 
     Attributes
@@ -43,7 +43,7 @@ class OfferedPolicies:
     taus: Floats | int | None
 
     @classmethod
-    def from_parameter(cls, policies: Any, n_layers: int) -> OfferedPolicies:
+    def from_parameter(cls, policies: Any, n_layers: int) -> PolicyGrid:
         """Read the parameter `policies` of the tuned classifier, or refuse it."""
         if not isinstance(policies, Mapping):
             policies = {"tau": policies}
@@ -87,7 +87,7 @@ def _offered_taus(tau: Any) -> Floats | int | None:
 def policy_tables(
     space: PolicySpace,
     score: PolicyScore,
-    offered: OfferedPolicies,
+    offered: PolicyGrid,
     weights: Floats | None = None,
 ) -> Iterator[Table]:
     """Evaluate the offered policies, one table a patience.
@@ -96,7 +96,7 @@ def policy_tables(
     ----------
     space : PolicySpace
     score : PolicyScore
-    offered : OfferedPolicies
+    offered : PolicyGrid
     weights : ndarray of shape (n_samples,), default=None
         Sample weights for the speed-up.
 
@@ -158,7 +158,7 @@ def take(table: Table, rows: NDArray[Any]) -> Table:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SelectionCriterion:
     """What the chosen policy has to be.
 
     Attributes

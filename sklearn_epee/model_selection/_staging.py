@@ -15,9 +15,9 @@ from sklearn.utils.validation import _check_method_params
 
 from sklearn_epee._tasks import Tasks, task_columns
 
-from ._exits import Staged, staged_answers
-from ._joint_answers import JointAnswers
-from ._policy_space import Answers, Integers, StagedAnswers
+from ._exits import Staged, staged_predictions
+from ._joint_predictions import JointPredictions
+from ._policy_space import Integers, Predictions, StagedProbabilities
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -28,7 +28,7 @@ class Validation:
 
     Attributes
     ----------
-    answers : Answers
+    answers : Predictions
     rows : ndarray of shape (n_samples,), int
         Which of the given samples they are; a sample may appear in several splits.
     codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
@@ -38,7 +38,7 @@ class Validation:
         The heads' own probabilities, where `answers` may have those of an ensemble.
     """
 
-    answers: Answers
+    answers: Predictions
     rows: NDArray[np.intp]
     codes: Integers
     classes: Any
@@ -70,7 +70,7 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     ValueError
         If `y` holds labels that the estimator does not know.
     """
-    staged = staged_answers(estimator, X)
+    staged = staged_predictions(estimator, X)
     Tasks(staged.classes).check_known(y)
     return _pooled([staged], [np.arange(len(y))], y)
 
@@ -150,7 +150,7 @@ def _fit_and_stage(
     train, test = split
     params = _check_method_params(X, fit_params, indices=train)
     estimator.fit(_safe_indexing(X, train), y[train], **params)
-    return staged_answers(estimator, _safe_indexing(X, test)), estimator if keep else None
+    return staged_predictions(estimator, _safe_indexing(X, test)), estimator if keep else None
 
 
 def _pooled(
@@ -171,7 +171,7 @@ def _pooled(
     all_rows = np.concatenate(rows)
     proba = first.proba if len(staged) == 1 else _below_each_other([s.proba for s in staged])
     return Validation(
-        answers=_answers_of(first, proba),
+        answers=_predictions_of(first, proba),
         rows=all_rows,
         codes=Tasks(first.classes).codes(y[all_rows]),
         classes=first.classes,
@@ -185,9 +185,9 @@ def _below_each_other(parts: Sequence[Any]) -> Any:
     return [np.concatenate(task) for task in zip(*parts, strict=True)]
 
 
-def _answers_of(staged: Staged, proba: Any) -> Answers:
+def _predictions_of(staged: Staged, proba: Any) -> Predictions:
     """Read probabilities of all exits as the networks that gave them answer and leave."""
     combined = staged.exit_ensemble, staged.exit_loss_weights
     if isinstance(proba, list):
-        return JointAnswers.from_proba(proba, staged.joint_exit, *combined)
-    return StagedAnswers.from_proba(proba, *combined)
+        return JointPredictions.from_proba(proba, staged.joint_exit, *combined)
+    return StagedProbabilities.from_proba(proba, *combined)

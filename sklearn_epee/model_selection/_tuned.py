@@ -32,7 +32,7 @@ from ._exits import check_has_exits, exit_classifier, with_policy
 from ._policy_space import Floats
 from ._risk_control import Certification, RiskControl
 from ._risks import P_VALUES, LossFunction, check_risk
-from ._selection import Objective, OfferedPolicies, Wish, concatenate, pareto_front
+from ._selection import Objective, PolicyGrid, SelectionCriterion, concatenate, pareto_front
 from ._staging import Validation, stage_fitted, stage_splits
 
 # Attributes that depend on parameters.
@@ -49,7 +49,7 @@ _ONLY_IF_ASKED = (
 
 
 @dataclass(frozen=True)
-class _Given:
+class _FitInputs:
     """What `fit` was given, checked."""
 
     X: Any
@@ -407,7 +407,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     def _checked(
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
-    ) -> _Given:
+    ) -> _FitInputs:
         X, risk_groups = indexable(X, risk_groups)
         y = as_target(check_any_labels(y, _num_samples(X), type(self).__name__))
         if y.ndim == 2:
@@ -415,7 +415,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         groups = None if risk_groups is None else column_or_1d(risk_groups)
         routed = self._route(params)
         weights = routed.scorer.score.get("sample_weight")
-        return _Given(
+        return _FitInputs(
             X=X,
             y=y,
             weights=None if weights is None else check_weights(weights, len(y)),
@@ -472,7 +472,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     # ------------------------------------------------------------------ one pass a split
 
-    def _stage(self, given: _Given) -> tuple[Validation, Any]:
+    def _stage(self, given: _FitInputs) -> tuple[Validation, Any]:
         """Give the exits' answers and the fitted estimator they are for, if it is there yet."""
         is_prefit = isinstance(self.cv, str)
         if is_prefit and self.refit:
@@ -529,18 +529,18 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     # ------------------------------------------------------------------------- the choice
 
-    def _wish(self) -> Wish:
+    def _wish(self) -> SelectionCriterion:
         if self.confidence is not None:  # the drop is what is tested
             objective = "max_speedup" if self.objective == "auto" else self.objective
-            return Wish(objective, self.min_speedup)
+            return SelectionCriterion(objective, self.min_speedup)
         objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
         if self.objective != "auto":
             objective = self.objective
-        return Wish(objective, self.min_speedup, self.max_accuracy_drop)
+        return SelectionCriterion(objective, self.min_speedup, self.max_accuracy_drop)
 
-    def _choose(self, samples: ScoredSamples, given: _Given) -> tuple[Choice, dict[str, Any]]:
+    def _choose(self, samples: ScoredSamples, given: _FitInputs) -> tuple[Choice, dict[str, Any]]:
         """Evaluate all policies; give the chosen one and the attributes about all of them."""
-        offered = OfferedPolicies.from_parameter(self.policies, samples.space.n_layers)
+        offered = PolicyGrid.from_parameter(self.policies, samples.space.n_layers)
         tables = samples.tables(offered)
         front = pareto_front(tables)
         found: dict[str, Any] = {"pareto_front_": front}

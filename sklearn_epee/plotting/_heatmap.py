@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 
 from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
 from ._policies import SearchedPolicies, make_score, policy_grid
@@ -206,7 +206,7 @@ class ExitPolicyHeatmapDisplay:
     def _of(
         cls,
         staged: StagedPredictions,
-        answers: StagedAnswers,
+        answers: StagedProbabilities,
         taus: ArrayLike,
         patiences: ArrayLike | None,
         *,

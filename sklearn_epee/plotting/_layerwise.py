@@ -1,4 +1,4 @@
-"""LayerwiseDisplay: accuracy and mean normalised entropy of every layer."""
+"""LayerwiseDisplay: accuracy and mean normalized entropy of every layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LayerwiseDisplay:
-    """Accuracy and mean normalised entropy of the exit after every layer.
+    """Accuracy and mean normalized entropy of the exit after every layer.
 
     Each exit answers all samples here, as in budgeted inference. Make it with
     :meth:`from_estimator` or :meth:`from_predictions`.
@@ -27,7 +27,7 @@ class LayerwiseDisplay:
     accuracy : ndarray of shape (n_layers,)
         Share of samples that the exit of a layer answers correctly.
     mean_entropy : ndarray of shape (n_layers,)
-        Mean over the samples of the normalised entropy of a layer, in [0, 1].
+        Mean over the samples of the normalized entropy of a layer, in [0, 1].
     name : str, default=None
         Title of the picture.
 
@@ -186,7 +186,7 @@ class LayerwiseDisplay:
         )
         number_layers(self.ax_, len(layers))
         self.ax_.set_ylabel("accuracy (solid, circles)", color=BLUE)
-        self.entropy_ax_.set_ylabel("mean normalised entropy (dashed, squares)", color=ORANGE)
+        self.entropy_ax_.set_ylabel("mean normalized entropy (dashed, squares)", color=ORANGE)
         self.ax_.tick_params(axis="y", labelcolor=BLUE)
         self.entropy_ax_.tick_params(axis="y", labelcolor=ORANGE)
         self.entropy_ax_.set_ylim(0, 1.08 * max(self.mean_entropy.max(), 0.01))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklearn_epee.metrics import _inner_estimator
 from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, PolicyScore
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 from sklearn_epee.model_selection._selection import Table, concatenate, take
 from sklearn_epee.policy import check_patience, check_tau
 
@@ -25,7 +25,7 @@ def check_scoring(scoring: Any) -> str:
     return scoring
 
 
-def make_score(scoring: str, answers: StagedAnswers, codes: NDArray[np.int64]) -> PolicyScore:
+def make_score(scoring: str, answers: StagedProbabilities, codes: NDArray[np.int64]) -> PolicyScore:
     """Prepare a score of the samples for any set of policies."""
     return EXACT_SCORES[check_scoring(scoring)](answers, codes)
 

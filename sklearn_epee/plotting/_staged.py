@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import column_or_1d
 
 from sklearn_epee.metrics import _inner_estimator, _unwrap
-from sklearn_epee.model_selection._policy_space import StagedAnswers
+from sklearn_epee.model_selection._policy_space import StagedProbabilities
 
 # Sums of probabilities in half precision are off by less than this.
 _SUM_TOLERANCE = 1e-2
@@ -41,9 +41,9 @@ class StagedPredictions:
 
     def answers(
         self, exit_ensemble: str | None = None, exit_loss_weights: Any = "ascending"
-    ) -> StagedAnswers:
+    ) -> StagedProbabilities:
         """Give what each exit answers, and what decides whether a sample leaves there."""
-        return StagedAnswers.from_proba(self.proba, exit_ensemble, exit_loss_weights)
+        return StagedProbabilities.from_proba(self.proba, exit_ensemble, exit_loss_weights)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 from sklearn_epee.model_selection._selection import concatenate, pareto_front
 from sklearn_epee.policy import check_patience, check_tau
 
@@ -221,7 +221,7 @@ class ExitTradeoffDisplay:
     def _of(
         cls,
         staged: StagedPredictions,
-        answers: StagedAnswers,
+        answers: StagedProbabilities,
         policy: tuple[float, int | None] | None,
         scoring: str,
         name: str | None,

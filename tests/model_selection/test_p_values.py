@@ -19,15 +19,15 @@ LEVELS = (0.01, 0.05, 0.1, 0.2, 0.5)
 NOTHING = np.empty(0)
 
 
-def every_sample(chances, n):
+def every_sample(rates, n):
     """Yield all samples of n values, with their probabilities."""
-    for values in itertools.product(chances, repeat=n):
-        yield np.array(values, dtype=float), math.prod(chances[value] for value in values)
+    for values in itertools.product(rates, repeat=n):
+        yield np.array(values, dtype=float), math.prod(rates[value] for value in values)
 
 
-def assert_valid(p_value, chances, n):
+def assert_valid(p_value, rates, n):
     """Check that p <= u happens with probability at most u, for some u."""
-    found = [(p_value(losses), chance) for losses, chance in every_sample(chances, n)]
+    found = [(p_value(losses), chance) for losses, chance in every_sample(rates, n)]
     assert sum(chance for _, chance in found) == pytest.approx(1)
     assert all(0 <= p <= 1 for p, _ in found)
     for level in LEVELS:
@@ -37,11 +37,11 @@ def assert_valid(p_value, chances, n):
 @pytest.mark.parametrize("bound", [0.05, 0.3, 0.7])
 @pytest.mark.parametrize("excess", [0.0, 0.1])
 def test_tests_of_losses_of_zero_and_one_are_valid(bound, excess):
-    chances = {0: 1 - bound - excess, 1: bound + excess}
-    assert_valid(lambda losses: binomial(losses, bound), chances, 10)
-    assert_valid(lambda losses: hoeffding_bentkus(losses, bound), chances, 10)
+    rates = {0: 1 - bound - excess, 1: bound + excess}
+    assert_valid(lambda losses: binomial(losses, bound), rates, 10)
+    assert_valid(lambda losses: hoeffding_bentkus(losses, bound), rates, 10)
     for seen in (NOTHING, np.zeros(20), np.array([0.0, 1.0])):
-        assert_valid(lambda losses, seen=seen: betting(losses, bound, 0.05, seen), chances, 10)
+        assert_valid(lambda losses, seen=seen: betting(losses, bound, 0.05, seen), rates, 10)
 
 
 @pytest.mark.parametrize("bound", [0.02, 0.2])
@@ -49,17 +49,17 @@ def test_tests_of_losses_of_zero_and_one_are_valid(bound, excess):
 @pytest.mark.parametrize("level", [0.05, 0.5])
 def test_tests_of_differences_are_valid(bound, disagreement, level):
     worse = (disagreement + bound) / 2
-    chances = {-1: worse - bound, 0: 1 - disagreement, 1: worse}
+    rates = {-1: worse - bound, 0: 1 - disagreement, 1: worse}
     for seen in (NOTHING, np.zeros(20), np.array([-1.0, 1.0, 0.0])):
-        assert_valid(lambda losses, seen=seen: betting(losses, bound, level, seen), chances, 7)
-    assert_valid(lambda losses: hoeffding_bentkus(losses, bound, lowest=-1), chances, 7)
+        assert_valid(lambda losses, seen=seen: betting(losses, bound, level, seen), rates, 7)
+    assert_valid(lambda losses: hoeffding_bentkus(losses, bound, lowest=-1), rates, 7)
 
 
 def test_tests_of_graded_losses_are_valid():
-    chances = {0.0: 0.5, 0.3: 0.2, 0.6: 0.2, 1.0: 0.1}
+    rates = {0.0: 0.5, 0.3: 0.2, 0.6: 0.2, 1.0: 0.1}
     mean = 0.28
-    assert_valid(lambda losses: betting(losses, mean, 0.05, NOTHING), chances, 6)
-    assert_valid(lambda losses: hoeffding_bentkus(losses, mean), chances, 6)
+    assert_valid(lambda losses: betting(losses, mean, 0.05, NOTHING), rates, 6)
+    assert_valid(lambda losses: hoeffding_bentkus(losses, mean), rates, 6)
 
 
 def sample(n_losses, n=1000):

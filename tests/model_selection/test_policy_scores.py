@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, r
 
 from sklearn_epee.model_selection import _policy_scores
 from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, ScorerScore
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 
 from .staged import codes_for, staged_arrays
 
@@ -34,7 +34,7 @@ METRICS = {"accuracy": accuracy_score, "balanced_accuracy": mean_recall, "f1_mac
 @given(proba=staged_arrays(), seed=st.integers(0, 2**32 - 1))
 @no_deadline
 def test_exact_scores_are_the_metrics(name, weighted, proba, seed):
-    answers = StagedAnswers.from_proba(proba)
+    answers = StagedProbabilities.from_proba(proba)
     codes = codes_for(proba, seed)
     weights = np.random.default_rng(seed).uniform(0.1, 2, size=len(codes)) if weighted else None
     score = EXACT_SCORES[name](answers, codes, weights)
@@ -51,7 +51,7 @@ def test_exact_scores_are_the_metrics(name, weighted, proba, seed):
 def many(n_classes=3):
     proba = np.random.default_rng(0).dirichlet(np.ones(n_classes), size=(60, 4))
     classes = np.array(["ant", "bee", "cow", "dog"][:n_classes])
-    return StagedAnswers.from_proba(proba), codes_for(proba), classes
+    return StagedProbabilities.from_proba(proba), codes_for(proba), classes
 
 
 def test_many_classes_are_counted_in_blocks(monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 from sklearn_epee.policy import apply_policy, exit_layers
 
 from .staged import staged_arrays
@@ -17,7 +17,7 @@ ENSEMBLES = st.sampled_from([None, "mean", "weighted"])
 
 
 def space_of(proba, **options):
-    return PolicySpace(StagedAnswers.from_proba(proba, **options))
+    return PolicySpace(StagedProbabilities.from_proba(proba, **options))
 
 
 @given(staged_arrays())
@@ -72,7 +72,7 @@ def test_totals_are_those_of_the_exits(proba, seed):
 @given(staged_arrays(), TAUS, st.integers(1, 7), ENSEMBLES)
 @no_deadline
 def test_answers_are_those_of_the_policy_on_arrays(proba, tau, patience, ensemble):
-    answers = StagedAnswers.from_proba(proba, exit_ensemble=ensemble)
+    answers = StagedProbabilities.from_proba(proba, exit_ensemble=ensemble)
     expected = apply_policy(proba, tau, patience, exit_ensemble=ensemble)
     exits = answers.exit_layers(tau, patience)
     rows = np.arange(len(proba))
@@ -84,7 +84,7 @@ def test_answers_are_those_of_the_policy_on_arrays(proba, tau, patience, ensembl
 def test_exit_weights_of_zero_answer_by_themselves():
     proba = np.random.default_rng(0).dirichlet(np.ones(3), size=(20, 4))
     weights = [0.0, 0.0, 1.0, 3.0]
-    answers = StagedAnswers.from_proba(proba, "weighted", weights)
+    answers = StagedProbabilities.from_proba(proba, "weighted", weights)
     for layer in range(1, 5):
         exits = np.full(20, layer)
         expected = apply_policy(proba, 0.0, layer, "weighted", weights)
@@ -99,7 +99,7 @@ def test_exit_weights_of_zero_answer_by_themselves():
 @no_deadline
 def test_thresholds_keep_their_distance(proba):
     taus = space_of(proba).sweep(proba.shape[1]).taus
-    entropies = np.unique(StagedAnswers.from_proba(proba).entropies)
+    entropies = np.unique(StagedProbabilities.from_proba(proba).entropies)
     assert taus[0] == 0
     assert (np.diff(taus) > 0).all()
     between = taus[1:]
@@ -112,7 +112,7 @@ def test_thresholds_are_in_the_middle():
         return [p, 1 - p]
 
     proba = np.array([[binary(0.9), binary(0.6)], [binary(0.99), binary(0.6)]])
-    entropies = np.sort(StagedAnswers.from_proba(proba).entropies[:, 0])
+    entropies = np.sort(StagedProbabilities.from_proba(proba).entropies[:, 0])
     taus = space_of(proba).sweep(2).taus
     assert_allclose(taus, [0, entropies.mean(), (entropies[1] + 1) / 2])
 
@@ -121,7 +121,7 @@ def test_neighbouring_floats_are_told_apart():
     space = space_of(np.full((2, 2, 2), 0.5))
     low = 0.3
     high = np.nextafter(low, 1)
-    answers = StagedAnswers(
+    answers = StagedProbabilities(
         space.answers.proba, np.array([[low, 0.9], [high, 0.9]]), space.answers.counters
     )
     sweep = PolicySpace(answers).sweep(2)
@@ -153,7 +153,7 @@ def test_quantiles_are_some_of_all_thresholds(proba, n_taus):
 
 def test_some_of_the_samples():
     proba = np.random.default_rng(0).dirichlet(np.ones(3), size=(20, 4))
-    some = StagedAnswers.from_proba(proba).take(np.array([3, 3, 17]))
+    some = StagedProbabilities.from_proba(proba).take(np.array([3, 3, 17]))
     assert some.n_samples == 3
     assert_array_equal(some.exit_layers(0.7, 3), exit_layers(proba[[3, 3, 17]], 0.7, 3))
 
@@ -161,4 +161,4 @@ def test_some_of_the_samples():
 @pytest.mark.parametrize("shape", [(4, 3), (0, 3, 2), (4, 0, 2), (4, 3, 0)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"shape \(n_samples, n_layers, n_classes\)"):
-        StagedAnswers.from_proba(np.ones(shape))
+        StagedProbabilities.from_proba(np.ones(shape))

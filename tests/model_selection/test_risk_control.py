@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from scipy.stats import binom
 
 from benchmarks.risk_control import CONFIDENCE, Promise, graded_error, simulate, staged_population
-from sklearn_epee.model_selection._policy_space import StagedAnswers
+from sklearn_epee.model_selection._policy_space import StagedProbabilities
 from sklearn_epee.model_selection._risk_control import (
     CANDIDATE_SHARE,
     N_CAUTIOUS,
@@ -17,7 +17,7 @@ from sklearn_epee.model_selection._risk_control import (
     split_rows,
 )
 from sklearn_epee.model_selection._risks import check_risk, risk_of
-from sklearn_epee.model_selection._selection import OfferedPolicies
+from sklearn_epee.model_selection._selection import PolicyGrid
 
 LEVEL = 1 - CONFIDENCE
 N_DRAWS = 300
@@ -108,7 +108,7 @@ def test_parts_of_groups():
 
 def certify(promise, *, p_value="auto", policies="all", seed=0, confidence=CONFIDENCE):
     control = RiskControl(promise.bound, confidence, p_value)
-    offered = OfferedPolicies.from_parameter(policies, promise.answers.n_layers)
+    offered = PolicyGrid.from_parameter(policies, promise.answers.n_layers)
     rng = np.random.RandomState(seed)
     return control.certify(promise.answers, promise.risk, promise.groups, offered, rng)
 
@@ -116,7 +116,7 @@ def certify(promise, *, p_value="auto", policies="all", seed=0, confidence=CONFI
 def test_candidates_go_from_the_surest_to_the_fastest(population):
     promise = Promise.on(*population, "accuracy_drop", 0.01)
     control = RiskControl(0.01, 0.95)
-    offered = OfferedPolicies.from_parameter("all", promise.answers.n_layers)
+    offered = PolicyGrid.from_parameter("all", promise.answers.n_layers)
     front = control.find_candidates(promise.answers, promise.risk.losses, promise.groups, offered)
     assert (np.diff(front["speedup"]) > 0).all()
     as_sure = front["evidence"] == front["evidence"][0]  # slower ones, and the first of the front
@@ -232,7 +232,7 @@ def test_the_promise_is_kept_and_costs_little(name, population):
 def test_a_policy_that_is_a_little_too_risky_is_seldom_certified(p_value, risk, population):
     """The hardest case: one policy, whose risk is just above the bound."""
     grid = {"tau": [0.3], "patience": [6]}
-    offered = OfferedPolicies.from_parameter(grid, 6)
+    offered = PolicyGrid.from_parameter(grid, 6)
     promise = Promise.on(*population, risk, 0.5)
     true_risk = promise.true_risk(promise.answers.exit_layers(0.3, 6))
     control = RiskControl(true_risk - 1e-9, 0.9, p_value)
@@ -258,7 +258,7 @@ def test_the_same_seed_gives_the_same_tests(population):
 
 def test_answers_carry_the_ensemble(population):
     proba, codes = population
-    answers = StagedAnswers.from_proba(proba, exit_ensemble="mean")
+    answers = StagedProbabilities.from_proba(proba, exit_ensemble="mean")
     losses = risk_of("disagreement", answers.predictions, codes, np.arange(4)).losses
     assert not losses[:, -1].any()
     assert (losses != Promise.on(proba, codes, "disagreement", 0.1).risk.losses).any()

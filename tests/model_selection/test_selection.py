@@ -9,10 +9,10 @@ from sklearn.metrics import accuracy_score
 
 from sklearn_epee.metrics import speedup_ratio
 from sklearn_epee.model_selection._policy_scores import EXACT_SCORES
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedAnswers
+from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
 from sklearn_epee.model_selection._selection import (
-    OfferedPolicies,
-    Wish,
+    PolicyGrid,
+    SelectionCriterion,
     concatenate,
     pareto_front,
     policy_tables,
@@ -25,9 +25,9 @@ no_deadline = settings(deadline=None)
 
 
 def tables_of(proba, policies="all", weights=None, score="accuracy"):
-    answers = StagedAnswers.from_proba(proba)
+    answers = StagedProbabilities.from_proba(proba)
     codes = codes_for(proba)
-    offered = OfferedPolicies.from_parameter(policies, answers.n_layers)
+    offered = PolicyGrid.from_parameter(policies, answers.n_layers)
     exact = EXACT_SCORES[score](answers, codes, weights)
     return list(policy_tables(PolicySpace(answers), exact, offered, weights))
 
@@ -101,7 +101,7 @@ def test_offered_policies():
 )
 def test_policies_that_cannot_be_offered(policies, error, message):
     with pytest.raises(error, match=message):
-        OfferedPolicies.from_parameter(policies, 4)
+        PolicyGrid.from_parameter(policies, 4)
 
 
 # --------------------------------------------------------------------------- the front
@@ -150,7 +150,9 @@ TRADEOFF = table(
 
 
 def chosen(objective, **wishes):
-    return Wish(objective, **wishes).choose(TRADEOFF, full_depth=0.9, n_layers=4)["tau"]
+    return SelectionCriterion(objective, **wishes).choose(TRADEOFF, full_depth=0.9, n_layers=4)[
+        "tau"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,11 +203,11 @@ def test_wishes_that_cannot_be_met():
         r"speed-up ratio of at least min_speedup=0.6 is 0.8500, 0.0500 below full depth \(0.9000\)",
     ):
         chosen("max_speedup", min_speedup=0.6, max_drop=0.01)
-    bad = Wish("max_speedup", max_drop=0.01)
+    bad = SelectionCriterion("max_speedup", max_drop=0.01)
     with pytest.raises(ValueError, match="of the policies to choose from is"):
         bad.choose(TRADEOFF, full_depth=0.99, n_layers=4)
     nothing = table([0.1], [2], [np.nan], [0.1])
     with pytest.raises(ValueError, match="all are NaN"):
-        Wish("max_score", min_speedup=0.0).choose(nothing, np.nan, 4)
+        SelectionCriterion("max_score", min_speedup=0.0).choose(nothing, np.nan, 4)
     with pytest.raises(ValueError, match="all are NaN"):
-        Wish("max_score").choose(nothing, np.nan, 4)
+        SelectionCriterion("max_score").choose(nothing, np.nan, 4)

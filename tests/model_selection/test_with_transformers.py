@@ -19,8 +19,8 @@ from sklearn_epee import (
     exit_scores,
     speedup_score,
 )
+from sklearn_epee._nn.training import train_network
 from sklearn_epee.datasets import make_supplement_notes
-from sklearn_epee.nn.training import train_network
 from tests.conftest import tiny_text_classifier
 
 

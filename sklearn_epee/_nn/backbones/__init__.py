@@ -1,0 +1,18 @@
+"""Adapters of the transformer families, and loading their checkpoints."""
+
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter, LayerParts, LinearWeights
+from sklearn_epee._nn.backbones._loading import empty_backbone, load_backbone, load_config
+from sklearn_epee._nn.backbones._pooling_hint import checkpoint_pooling
+from sklearn_epee._nn.backbones._registry import adapter_for, known_families
+
+__all__ = [
+    "BackboneAdapter",
+    "LayerParts",
+    "LinearWeights",
+    "adapter_for",
+    "checkpoint_pooling",
+    "empty_backbone",
+    "known_families",
+    "load_backbone",
+    "load_config",
+]

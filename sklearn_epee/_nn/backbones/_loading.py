@@ -1,0 +1,365 @@
+"""Backbones from a folder, a hub id or a configuration, with every weight accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch.overrides import TorchFunctionMode
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+from sklearn_epee._nn.backbones._registry import adapter_class_for
+
+__all__ = ["empty_backbone", "load_backbone", "load_config"]
+
+# What reading damaged or foreign files raises, in transformers, safetensors, torch.load and pickle.
+_READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+# Parameters that the forward pass of an adapter never reads.
+_UNUSED = ("pooler", "embeddings.mask_token")
+
+# Buffers that older versions of transformers saved.
+_OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(masked_)?bias$")
+
+
+def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PretrainedConfig:
+    """Read the configuration of a backbone and check that it can be used.
+
+    Parameters
+    ----------
+    source : str, path-like or transformers.PretrainedConfig
+        A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a
+        whole CLIP model the configuration of the vision tower is taken.
+    kind : {"text", "image"}
+        What the backbone is to read.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Of one of the known families.
+
+    Raises
+    ------
+    TypeError
+        If `source` is none of the above.
+    ValueError
+        If there is no configuration there or it cannot be read, the family is unknown or of the
+        other kind (the message lists the known ones), or an option of it is not supported.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig
+    >>> from sklearn_epee._nn.backbones import load_config
+    >>> load_config(ViTConfig(), "image").model_type
+    'vit'
+    >>> load_config(ViTConfig(), "text")
+    Traceback (most recent call last):
+    ...
+    ValueError: backbone: 'vit' is a family for images; expected one of the known text families: ...
+    """
+    if isinstance(source, PretrainedConfig):
+        config = source
+        adapter_class = adapter_class_for(config.model_type, kind)
+    elif isinstance(source, str | os.PathLike):
+        adapter_class, config = _read_config(source, kind)
+    else:
+        raise TypeError(
+            "backbone must be a folder, a hub id or a transformers configuration, "
+            f"got {type(source).__name__}."
+        )
+    config = getattr(config, "vision_config", config)
+    adapter_class.check_config(config)
+    return config
+
+
+def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PreTrainedModel:
+    """Load the base model of a checkpoint, or make one with fresh weights from a configuration.
+
+    Parameters
+    ----------
+    source : str, path-like or transformers.PretrainedConfig
+        A checkpoint folder or a hub id: its pretrained weights. A configuration object: fresh
+        weights, drawn from torch's global generator with its own `initializer_range`.
+    kind : {"text", "image"}
+        What the backbone is to read.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In float32 and evaluation mode, on the CPU, without pooler and task heads.
+
+    Raises
+    ------
+    TypeError
+        If `source` is of another type.
+    ValueError
+        If the configuration is refused (see `load_config`), there are no weights or they cannot be
+        read, keys are missing or of another shape, or there are keys that are neither the
+        backbone's nor a known task head's. The message lists the keys.
+
+    Notes
+    -----
+    A checkpoint whose keys carry a prefix that transformers does not know (one saved from a wrapper
+    class, for example) would otherwise load as random weights, silently.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from sklearn_epee._nn.backbones import load_backbone
+    >>> config = BertConfig(
+    ...     vocab_size=20,
+    ...     hidden_size=8,
+    ...     num_hidden_layers=2,
+    ...     num_attention_heads=2,
+    ...     intermediate_size=16,
+    ... )
+    >>> type(load_backbone(config, "text")).__name__
+    'BertModel'
+    """
+    config = load_config(source, kind)
+    adapter_class = adapter_class_for(config.model_type, kind)
+    model = (
+        _build(adapter_class, config)
+        if isinstance(source, PretrainedConfig)
+        else _read_weights(source, adapter_class, config)
+    )
+    return model.eval()
+
+
+def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
+    """Make the architecture of a configuration without drawing weights.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        Of one of the known families.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In float32 and evaluation mode. Its parameters are uninitialised memory, to be filled by
+        `load_state_dict`; buffers that a state dict does not carry (position ids) are right.
+        torch's random generator is not advanced.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is refused (see `load_config`).
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from sklearn_epee._nn.backbones import empty_backbone, load_backbone
+    >>> config = BertConfig(
+    ...     vocab_size=20,
+    ...     hidden_size=8,
+    ...     num_hidden_layers=2,
+    ...     num_attention_heads=2,
+    ...     intermediate_size=16,
+    ... )
+    >>> model = empty_backbone(config)
+    >>> model.load_state_dict(load_backbone(config, "text").state_dict())
+    <All keys matched successfully>
+    """
+    adapter_class = adapter_class_for(config.model_type)
+    config = load_config(config, adapter_class.kind)
+    with _FloatsWithoutMemory():
+        model = _build(adapter_class, config)
+    return model._apply(_with_memory).eval()
+
+
+class _FloatsWithoutMemory(TorchFunctionMode):
+    """Make float tensors on the meta device, and do not fill them.
+
+    Integers, which are position ids and the like, are made as usual. Only this thread is affected.
+    """
+
+    _factories = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
+    # By name: transformers puts its own in place of torch's while it makes a model.
+    _fillers = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        dtype = kwargs.get("dtype")
+        if func in self._factories and (dtype is None or dtype.is_floating_point):
+            kwargs["device"] = "meta"
+        if getattr(func, "__name__", None) in self._fillers:
+            # Without effect on the meta device, but slower than all the rest.
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _with_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
+
+
+def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
+    model_class = getattr(transformers, adapter_class.model_class)
+    # A model keeps and changes its configuration; the caller's object stays as it was.
+    return model_class(copy.deepcopy(config), **adapter_class.model_options).float()
+
+
+def _describe(source: str | os.PathLike[str]) -> str:
+    """Say what a source is, so that a message can begin with it."""
+    kind = "folder" if _is_local(source) else "hub id"
+    return f"backbone: the {kind} {os.fspath(source)!r}"
+
+
+def _is_local(source: str | os.PathLike[str]) -> bool:
+    text = os.fspath(source)
+    return (
+        isinstance(source, os.PathLike)
+        or Path(text).exists()
+        or text.startswith((".", "/", "~", "\\"))
+    )
+
+
+def _read_config(
+    source: str | os.PathLike[str], kind: str
+) -> tuple[type[BackboneAdapter], PretrainedConfig]:
+    """Read `config.json` of a folder or a hub repository."""
+    where = _describe(source)
+    if _is_local(source) and not (Path(source) / "config.json").is_file():
+        problem = "has no config.json" if Path(source).is_dir() else "does not exist"
+        raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
+    with _quiet(), _read_failure(source, "configuration"):
+        if _is_local(source):
+            _check_object(Path(source) / "config.json")
+        raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
+    model_type = raw.get("model_type")
+    adapter_class = adapter_class_for(model_type, kind)
+    name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
+    with _quiet(), _read_failure(source, "configuration"):
+        return adapter_class, getattr(transformers, name).from_dict(raw)
+
+
+def _check_object(path: Path) -> None:
+    found = type(json.loads(path.read_text(encoding="utf-8"))).__name__
+    if found != "dict":
+        raise ValueError(f"config.json holds a {found}, not an object")
+
+
+def _read_weights(
+    source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
+) -> PreTrainedModel:
+    model_class = getattr(transformers, adapter_class.model_class)
+    with _quiet(), _read_failure(source, "weights"):
+        model, report = model_class.from_pretrained(
+            os.fspath(source),
+            config=copy.deepcopy(config),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **adapter_class.model_options,
+        )
+    _check_report(source, adapter_class, model_class.base_model_prefix, report)
+    return model
+
+
+def _check_report(
+    source: str | os.PathLike[str],
+    adapter_class: type[BackboneAdapter],
+    prefix: str,
+    report: dict[str, Any],
+) -> None:
+    """Refuse a load that left out a weight of the backbone or a key of the checkpoint."""
+    missing = [key for key in report["missing_keys"] if not _starts_with(key, _UNUSED, prefix)]
+    unexpected = [
+        key
+        for key in report["unexpected_keys"]
+        if not _starts_with(key, adapter_class.head_keys, prefix) and not _OLD_BUFFERS.search(key)
+    ]
+    mismatched = [
+        f"{key} {tuple(found)} instead of {tuple(expected)}"
+        for key, found, expected in report["mismatched_keys"]
+    ]
+    problems = [
+        f"{label} ({len(keys)}): {_listed(keys)}."
+        for label, keys in (
+            ("Keys of the backbone are missing", missing),
+            ("Keys have another shape than config.json says", mismatched),
+            ("Keys belong neither to the backbone nor to a known head", unexpected),
+        )
+        if keys
+    ]
+    problems.extend(str(message) for message in report.get("error_msgs") or ())
+    if problems:
+        raise ValueError(
+            f"{_describe(source)} does not hold the weights of a {adapter_class.family} backbone. "
+            + " ".join(problems)
+        )
+
+
+def _starts_with(key: str, names: Iterable[str], prefix: str) -> bool:
+    """Whether a key lies under one of the names, with or without the base model's prefix."""
+    bare = key.removeprefix(f"{prefix}.")
+    return any(bare == name or bare.startswith(f"{name}.") for name in names)
+
+
+def _listed(keys: Iterable[str], limit: int = 8) -> str:
+    ordered = sorted(keys)
+    more = len(ordered) - limit
+    return ", ".join(ordered[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn what reading a checkpoint raises into a ValueError that says what to do."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        advice = (
+            f"Expected the complete {what} of a checkpoint in transformers' format."
+            if _is_local(source)
+            else "Without a network, pass the path of a local checkpoint folder instead."
+        )
+        # The first line says what happened; the rest is often advice for another library.
+        reason = (str(error).strip() or "the file ends too early").splitlines()[0]
+        raise ValueError(
+            f"{_describe(source)}: could not read the {what} "
+            f"({type(error).__name__}: {reason}). {advice}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' report and progress bar off the screen: what matters there is raised."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""How a checkpoint says its token vectors were pooled (sentence-transformers' files)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import cached_file
+
+__all__ = ["checkpoint_pooling"]
+
+_MODES = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "lasttoken": "last",
+}
+
+
+def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str | None:
+    """Read how the vectors of a sentence-transformers checkpoint were pooled.
+
+    Parameters
+    ----------
+    source : str, path-like or transformers.PretrainedConfig
+        A folder or a hub id. A configuration object says nothing about pooling.
+
+    Returns
+    -------
+    {"cls", "mean", "last"} or None
+        None where the checkpoint does not say, combines several modes or names another one.
+
+    References
+    ----------
+    .. [1] Reimers and Gurevych, "Sentence-BERT", 2019; the files `modules.json` and
+       `1_Pooling/config.json` of the sentence-transformers library.
+
+    Examples
+    --------
+    >>> import json, pathlib, tempfile
+    >>> from sklearn_epee._nn.backbones import checkpoint_pooling
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "1_Pooling").mkdir()
+    >>> text = json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
+    >>> _ = (folder / "1_Pooling" / "config.json").write_text(text)
+    >>> checkpoint_pooling(folder)
+    'mean'
+    """
+    if isinstance(source, PretrainedConfig):
+        return None
+    modules = _read_json(source, "modules.json")
+    folders = ["1_Pooling"]
+    if isinstance(modules, list):
+        folders = [
+            str(module.get("path"))
+            for module in modules
+            if isinstance(module, dict) and str(module.get("type", "")).endswith(".Pooling")
+        ]
+    if len(folders) != 1:
+        return None
+    return _mode(_read_json(source, f"{folders[0]}/config.json"))
+
+
+def _mode(pooling: Any) -> str | None:
+    """Return the one mode that a pooling configuration switches on."""
+    if not isinstance(pooling, dict):
+        return None
+    named = pooling.get("pooling_mode")
+    if isinstance(named, str):
+        return _MODES.get(named)
+    prefix = "pooling_mode_"
+    on = [
+        name.removeprefix(prefix)
+        for name, value in pooling.items()
+        if name.startswith(prefix) and value
+    ]
+    return _MODES.get(on[0]) if len(on) == 1 else None
+
+
+def _read_json(source: str | os.PathLike[str], name: str) -> Any:
+    """Read a JSON file of a folder, or of a hub repository when it can be had; None otherwise."""
+    path: str | Path | None = Path(source) / name
+    if not Path(source).is_dir():
+        path = cached_file(
+            os.fspath(source),
+            name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        return None

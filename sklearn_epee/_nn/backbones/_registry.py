@@ -1,0 +1,129 @@
+"""The known families, and the adapter of a model or a configuration."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+from sklearn_epee._nn.backbones._image import (
+    CLIPVisionAdapter,
+    DeiTAdapter,
+    Dinov2Adapter,
+    Dinov2WithRegistersAdapter,
+    ViTAdapter,
+)
+from sklearn_epee._nn.backbones._text import (
+    AlbertAdapter,
+    BertAdapter,
+    DistilBertAdapter,
+    ElectraAdapter,
+    GPT2Adapter,
+    RobertaAdapter,
+)
+
+__all__ = ["adapter_class_for", "adapter_for", "known_families"]
+
+_ADAPTERS: tuple[type[BackboneAdapter], ...] = (
+    BertAdapter,
+    RobertaAdapter,
+    ElectraAdapter,
+    DistilBertAdapter,
+    AlbertAdapter,
+    GPT2Adapter,
+    ViTAdapter,
+    DeiTAdapter,
+    CLIPVisionAdapter,
+    Dinov2Adapter,
+    Dinov2WithRegistersAdapter,
+)
+
+# CLIP's vision tower has a model type of its own; everywhere else it is the family's name.
+_BY_MODEL_TYPE = {adapter.family: adapter for adapter in _ADAPTERS} | {
+    "clip_vision_model": CLIPVisionAdapter
+}
+
+
+def known_families(kind: str | None = None) -> list[str]:
+    """List the backbone families that have an adapter.
+
+    Parameters
+    ----------
+    kind : {"text", "image"}, default=None
+        Which estimator they are for. None: all.
+
+    Returns
+    -------
+    list of str
+        Their names, which are transformers' model types.
+
+    Raises
+    ------
+    ValueError
+        If the kind is another word.
+
+    Examples
+    --------
+    >>> from sklearn_epee._nn.backbones import known_families
+    >>> known_families("text")
+    ['bert', 'roberta', 'electra', 'distilbert', 'albert', 'gpt2']
+    """
+    if kind not in (None, "text", "image"):
+        raise ValueError(f"kind must be 'text', 'image' or None, got {kind!r}.")
+    return [adapter.family for adapter in _ADAPTERS if kind in (None, adapter.kind)]
+
+
+def adapter_class_for(model_type: str | None, kind: str | None = None) -> type[BackboneAdapter]:
+    """Return the adapter class of a transformers model type, of the given kind."""
+    adapter = _BY_MODEL_TYPE.get(model_type or "")
+    expected = " ".join(filter(None, ["one of the known", kind, "families:"]))
+    expected += " " + ", ".join(known_families(kind))
+    if adapter is None:
+        raise ValueError(f"backbone: unknown family {model_type!r}; expected {expected}.")
+    if kind not in (None, adapter.kind):
+        raise ValueError(
+            f"backbone: {model_type!r} is a family for {adapter.kind}s; expected {expected}."
+        )
+    return adapter
+
+
+def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
+    """Wrap a transformers base model in the adapter of its family.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        As returned by `load_backbone` or `empty_backbone`.
+
+    Returns
+    -------
+    BackboneAdapter
+        It computes with the model's own modules.
+
+    Raises
+    ------
+    ValueError
+        If the family is unknown, the model is not the family's base model (but has a task head, for
+        example), or its configuration has an option that is not supported.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig
+    >>> from sklearn_epee._nn.backbones import adapter_for, load_backbone
+    >>> config = ViTConfig(
+    ...     image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=3, num_attention_heads=2
+    ... )
+    >>> adapter = adapter_for(load_backbone(config, "image"))
+    >>> adapter.family, adapter.n_layers, adapter.anchor
+    ('vit', 3, 'first')
+    """
+    adapter_class = adapter_class_for(_model_type(model.config))
+    if type(model).__name__ != adapter_class.model_class:
+        raise ValueError(
+            f"backbone: expected the base model {adapter_class.model_class} of the "
+            f"{adapter_class.family} family, got {type(model).__name__}."
+        )
+    return adapter_class(model)
+
+
+def _model_type(config: PretrainedConfig) -> str:
+    return str(getattr(config, "model_type", "") or "")

@@ -1,0 +1,282 @@
+"""Encoded samples and how they are cut into batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+# Sorting by length inside pools of this many batches keeps padding low and batches random.
+POOL_BATCHES = 32
+# Positions (samples x padded length) of an automatic prediction batch: enough rows for the matrix
+# products to run at full speed, few enough to stay in a processor's caches.
+AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
+# With this many positions an automatic batch may end before a text much shorter than its longest.
+ENOUGH_POSITIONS = 512
+ALIKE = 0.8
+
+
+class EncodedSamples(Protocol):
+    """Samples turned into the numbers a backbone reads, without padding."""
+
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        ...
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Give the padded input tensors of some samples."""
+        ...
+
+
+class EncodedTexts:
+    """Token ids of texts, ragged, with optional segment ids.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (total length,), int32
+        Token ids of all texts one after the other, special tokens included.
+    lengths : ndarray of shape (n,), int64
+        Number of tokens of each text, at least 1.
+    segments : ndarray of shape (total length,), int8, or None
+        Segment ids where the backbone reads them.
+    pad_id : int
+        Fills the end of shorter rows; masked everywhere.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        segments: NDArray[np.int8] | None,
+        pad_id: int,
+    ) -> None:
+        self.lengths = lengths
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._ids = ids
+        self._segments = segments
+        self._pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Pad some texts on the right to the longest of them."""
+        lengths = self.lengths[rows]
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        source = (self._starts[rows][:, None] + np.arange(lengths.max()))[mask]
+        tensors = {
+            "input_ids": _filled(mask, self._ids[source], self._pad_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+        if self._segments is not None:
+            tensors["token_type_ids"] = _filled(mask, self._segments[source], 0)
+        return tensors
+
+
+class EncodedImages:
+    """Images as the caller gave them, turned into pixel tensors batch by batch.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, h, w, c) or list of ndarrays of shape (h, w, c)
+        uint8 or float32.
+    transform : callable
+        Turns some images into a tensor (n, c, h, w) of normalized pixels. Called for every batch
+        anew: prepared at a backbone's size, a data set can be a thousand times its own size.
+    n_positions : int
+        Positions the backbone makes of one image.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[Any] | list[NDArray[Any]],
+        transform: Callable[[Sequence[NDArray[Any]]], Tensor],
+        n_positions: int,
+    ) -> None:
+        self._images = images
+        self._transform = transform
+        self.lengths = np.full(len(images), n_positions, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Prepare some images."""
+        return {"pixel_values": self._transform([self._images[row] for row in rows])}
+
+
+class LabelledSamples(Dataset):
+    """Encoded samples with labels and weights, as the training loop reads them.
+
+    Parameters
+    ----------
+    samples : EncodedSamples
+    labels : ndarray of shape (n,) or, with several tasks, (n, T), int64
+        Class indices 0..K-1.
+    weights : ndarray of shape (n,), float32
+        Weight of each sample in the loss, 1 on average.
+    """
+
+    def __init__(
+        self, samples: EncodedSamples, labels: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> None:
+        self.samples = samples
+        self.labels = torch.from_numpy(labels)
+        self.weights = torch.from_numpy(weights)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> int:
+        # Only the row number: a batch is gathered and padded at once, in `collate`.
+        return row
+
+    def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Make one training batch of row numbers."""
+        index = np.asarray(rows)
+        return self.samples.batch(index), (self.labels[index], self.weights[index])
+
+
+class LengthGroupedSampler(Sampler[list[int]]):
+    """Random batches of samples of similar length, new in every epoch.
+
+    Samples are shuffled, cut into pools of `POOL_BATCHES` batches, sorted by length inside a
+    pool, cut into batches, and the batches of a pool are shuffled.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,)
+        Length of each sample in positions.
+    batch_size : int
+        Samples a batch at most. Batches are of equal size but for one sample: a rest of two or
+        three samples would make a step of its own, at the full learning rate.
+    rng : numpy.random.Generator
+        Source of the order; consumed once per epoch.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+    ) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._rng = rng
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._lengths) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = np.array_split(self._rng.permutation(len(self._lengths)), len(self))
+        sorted_batches: list[list[int]] = []
+        for start in range(0, len(batches), POOL_BATCHES):
+            sorted_batches.extend(self._sort_pool(batches[start : start + POOL_BATCHES]))
+        return iter([sorted_batches[i] for i in self._rng.permutation(len(batches))])
+
+    def _sort_pool(self, batches: list[NDArray[np.intp]]) -> list[list[int]]:
+        """Hand the samples of some batches out again, by length."""
+        pool = np.concatenate(batches)
+        pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+        ends = np.cumsum([len(batch) for batch in batches])
+        return [cut.tolist() for cut in np.split(pool, ends[:-1])]
+
+
+@dataclass(frozen=True)
+class BatchLimit:
+    """How large a prediction batch may be.
+
+    Parameters
+    ----------
+    samples : int or None
+        At most this many samples.
+    positions : int or None
+        At most this many positions, padding included; a single sample may have more.
+    """
+
+    samples: int | None = None
+    positions: int | None = None
+
+    def size(self, length: int) -> int:
+        """Give the number of samples of a length that fit."""
+        sizes = []
+        if self.samples is not None:
+            sizes.append(self.samples)
+        if self.positions is not None:
+            sizes.append(self.positions // max(1, length))
+        return max(1, min(sizes))
+
+    def is_underfilled(self, n: int, length: int) -> bool:
+        """Tell whether a batch fills less than half of what it may."""
+        return 2 * n <= self.size(length)
+
+    def at_most(self, samples: int) -> BatchLimit:
+        """Give this limit with fewer samples."""
+        return replace(
+            self, samples=samples if self.samples is None else min(samples, self.samples)
+        )
+
+
+def batch_limit(
+    batch_size: int | str,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> BatchLimit:
+    """Turn the ``predict_batch_size`` parameter into a limit.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        Samples a batch; ``"auto"`` sizes batches by positions instead.
+    device : torch.device
+
+    Returns
+    -------
+    BatchLimit
+    """
+    if batch_size == "auto":
+        return BatchLimit(positions=AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"]))
+    return BatchLimit(samples=int(batch_size))
+
+
+def batches_by_length(
+    lengths: NDArray[np.int64], limit: BatchLimit | int | str
+) -> Iterator[NDArray[np.intp]]:
+    """Cut samples into batches of similar length, the longest first.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,)
+        Length of each sample in positions.
+    limit : BatchLimit, int or "auto"
+        As `batch_limit` takes it, for a CPU.
+
+    Yields
+    ------
+    ndarray of int
+        Row numbers of one batch.
+    """
+    limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        rows = order[start : start + limit.size(longest)]
+        if limit.samples is None:
+            enough = -(-ENOUGH_POSITIONS // longest)
+            alike = np.count_nonzero(lengths[rows] >= ALIKE * longest)
+            rows = rows[: max(enough, alike)]
+        yield rows
+        start += len(rows)
+
+
+def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:
+    """Write values into the True places of a mask, row by row; the rest is ``fill``."""
+    padded = np.full(mask.shape, fill, dtype=np.int64)
+    padded[mask] = values
+    return torch.from_numpy(padded)

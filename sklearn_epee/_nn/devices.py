@@ -1,0 +1,94 @@
+"""Where and in which precision a network runs."""
+
+from __future__ import annotations
+
+import torch
+
+from .packed_linear import can_pack
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn the ``device`` parameter into a torch device that is really there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes a CUDA GPU if there is one, then Apple's MPS, then the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or absent.
+    """
+    try:
+        resolved = torch.device(_best_device() if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
+        ) from error
+    _check_present(resolved)
+    if resolved.type == "cuda" and resolved.index is None:
+        # Tensors name their GPU by number; so that the two compare equal.
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_present(device: torch.device) -> None:
+    present = ["cpu"]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    present += ["mps"] if torch.backends.mps.is_available() else []
+    name = str(device)
+    if name not in present and not (name == "cuda" and torch.cuda.device_count()):
+        raise ValueError(
+            f"device={name!r} is not available on this machine; available: {present}. "
+            "device='auto' takes the best of them."
+        )
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Give the precision of the forward and backward pass in training.
+
+    ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere.
+    Weights, gradients of the weights and the loss stay in float32 either way.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+    return getattr(torch, precision)
+
+
+def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Give the precision of the backbone in prediction.
+
+    ``"auto"`` is bfloat16 on a CPU that multiplies it natively, with products whose outcome for a
+    sample does not depend on the batch it shares; float32 elsewhere. On a GPU the product of a
+    row moves in its third digit with the number of rows beside it, and a decision must not
+    depend on a sample's neighbours.
+    """
+    if precision == "auto":
+        independent = device.type == "cpu" and has_native_bfloat16(device)
+        return torch.bfloat16 if independent and can_pack(torch.bfloat16) else torch.float32
+    return getattr(torch, precision)
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 products run in hardware on the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return any(
+            getattr(torch.cpu, probe, lambda: False)()
+            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+    return False

@@ -1,0 +1,309 @@
+"""Images to pixel tensors: processors of checkpoints, and statistics of training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedConfig, ViTConfig
+
+from sklearn_epee._checks import Images
+from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
+
+from .augmentation import jitter
+from .batching import EncodedImages
+
+MAX_SCRATCH_SIDE = 224
+_MAX_PATCH = 16
+
+
+class ImagePreprocessor:
+    """How images become what a backbone reads.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Height and width the backbone reads, in pixels.
+    n_channels : int
+        Channels of the training images, 1, 3 or another count.
+    backbone_channels : int
+        Channels the backbone reads; grey images are repeated to fill them.
+    n_positions : int
+        Positions the backbone makes of one image.
+    mean, std : ndarray of shape (n_channels,) or None
+        Statistics of the training images; None with a processor.
+    processor : image processor of transformers or None
+        Prepares the images if given.
+    augments : bool, default=False
+        Whether training images are changed a little each time they are seen.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        n_channels: int,
+        backbone_channels: int,
+        n_positions: int,
+        *,
+        mean: NDArray[np.float32] | None = None,
+        std: NDArray[np.float32] | None = None,
+        processor: Any = None,
+        augments: bool = False,
+    ) -> None:
+        self.size = size
+        self.n_channels = n_channels
+        self.processor = processor
+        self._backbone_channels = backbone_channels
+        self._n_positions = n_positions
+        self._mean = mean
+        self._std = std
+        self._augments = augments
+
+    @property
+    def sample_form(self) -> int:
+        """What samples must have in common with those of the training: the channels."""
+        return self.n_channels
+
+    def encode(self, images: Images) -> EncodedImages:
+        """Wrap images for batching; pixels are prepared batch by batch."""
+        return EncodedImages(images, self.transform, self._n_positions)
+
+    def encode_in_windows(self, images: Images) -> Iterator[EncodedImages]:
+        """Give validated images to the engine, all at once: it prepares them batch by batch.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, h, w, c) or list of ndarrays of shape (h, w, c)
+
+        Yields
+        ------
+        EncodedImages
+        """
+        yield self.encode(images)
+
+    def encode_for_training(self, images: Images) -> EncodedImages:
+        """Wrap training images, which come out a little different each time if so wished."""
+        transform = self._transform_and_jitter if self._augments else self.transform
+        return EncodedImages(images, transform, self._n_positions)
+
+    def _transform_and_jitter(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        return jitter(self.transform(images))
+
+    def transform(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        """Prepare some images (h, w, c) as one float tensor (n, c, h, w)."""
+        prepare = self._process if self.processor is not None else self._standardise
+        return prepare(images)
+
+    def _standardise(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        pixels = torch.cat([_resize(group, self.size) for group in _by_shape(images)])
+        mean, std = (torch.as_tensor(part).view(1, -1, 1, 1) for part in (self._mean, self._std))
+        return self._fill_channels((pixels - mean) / std)
+
+    def _process(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        height, width = self.size
+        size = {"height": height, "width": width}
+        prepared = self.processor(
+            images=[self._fill_channels_last(to_uint8(image)) for image in images],
+            input_data_format="channels_last",
+            return_tensors="np",
+            **self._size_options(size),
+        )
+        return torch.from_numpy(np.asarray(prepared["pixel_values"], dtype=np.float32))
+
+    def _size_options(self, size: dict[str, int]) -> dict[str, Any]:
+        if processor_size(self.processor) == (size["height"], size["width"]):
+            return {}
+        return {"size": size, "do_center_crop": False}
+
+    def _fill_channels(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[1] == self._backbone_channels:
+            return pixels
+        return pixels.expand(-1, self._backbone_channels, -1, -1)
+
+    def _fill_channels_last(self, image: NDArray[Any]) -> NDArray[Any]:
+        if image.shape[-1] == self._backbone_channels:
+            return image
+        return np.repeat(image, self._backbone_channels, axis=-1)
+
+
+def to_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Give an image as 0..255; floats are read as 0..1.
+
+    Raises
+    ------
+    ValueError
+        If a float image leaves the range 0..1.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if image.min() < 0 or image.max() > 1:
+        raise ValueError(
+            f"X holds float pixels from {image.min():g} to {image.max():g}; an image processor of "
+            "a checkpoint expects uint8 (0..255) or floats in [0, 1]. Rescale X."
+        )
+    return np.rint(image * 255).astype(np.uint8)
+
+
+def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Give pixels as float32; uint8 is divided by 255, floats stay as they are."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images.astype(np.float32)
+
+
+def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of each channel over all training pixels, float32."""
+    total, squares, count = 0.0, 0.0, 0
+    for image in images:
+        pixels = scaled(image).reshape(-1, image.shape[-1]).astype(np.float64)
+        total = total + pixels.sum(0)
+        squares = squares + (pixels**2).sum(0)
+        count += len(pixels)
+    mean: NDArray[np.float64] = np.asarray(total / count)
+    variance = np.maximum(np.asarray(squares / count) - mean**2, 0)
+    # A constant channel carries nothing; dividing by 1 leaves it at zero.
+    std = np.asarray(np.where(variance > 1e-12, np.sqrt(variance), 1.0))
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+
+def load_image_processor(source: Any, *, argument: str) -> Any:
+    """Load an image processor from a folder or hub id; an object is given back as it is.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If there is none to be found.
+    """
+    if callable(source):
+        return source
+    if not isinstance(source, str) and not hasattr(source, "__fspath__"):
+        raise TypeError(
+            f"{argument} must be a folder, a hub id or an image processor of transformers; got "
+            f"{type(source).__name__}."
+        )
+    try:
+        return _load_pil_processor(str(source))
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{argument}={str(source)!r} holds no image processor that can be loaded; pass "
+            "image_processor= a folder with preprocessor_config.json, a hub id that can be "
+            f"reached, or a processor object. transformers said: {error}"
+        ) from error
+
+
+def _load_pil_processor(source: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil")
+    except ImportError:
+        # transformers 5.17 asks for torchvision even for the processors that work without it.
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        name = settings["image_processor_type"].removesuffix("Fast").removesuffix("Pil")
+        return getattr(transformers, f"{name}Pil").from_pretrained(source)
+
+
+def processor_size(processor: Any) -> tuple[int, int] | None:
+    """Height and width of what a processor produces, None if it does not say."""
+    cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+    size = cropped or getattr(processor, "size", None) or {}
+    for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
+        try:
+            return int(size[names[0]]), int(size[names[1]])
+        except (KeyError, TypeError):
+            continue
+    return None
+
+
+def common_size(images: Images) -> tuple[int, int]:
+    """Size that training images have, or their median size where they differ."""
+    shapes = np.array(sorted({image.shape[:2] for image in images}))
+    if len(shapes) > 1:
+        shapes = np.array([image.shape[:2] for image in images])
+    height, width = (int(side) for side in np.median(shapes, axis=0))
+    shrink = min(1.0, MAX_SCRATCH_SIDE / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def suitable_patch(size: tuple[int, int]) -> int:
+    """Patch side that cuts an image into about 4 x 4 patches, more where they would pass 16 pixels.
+
+    8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches). A
+    side near that which divides height and width is preferred, so that nothing is resized.
+    """
+    wanted = min(max(1, min(size) // 4), _MAX_PATCH)
+    fitting = [
+        patch
+        for patch in range(wanted // 2 + 1, min(2 * wanted, _MAX_PATCH + 1))
+        if size[0] % patch == size[1] % patch == 0
+    ]
+    return min(fitting, key=lambda patch: (abs(patch - wanted), -patch), default=wanted)
+
+
+def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:
+    """Give the architecture that is trained from scratch: a ViT with 6 layers of width 128."""
+    patch = suitable_patch(size)
+    height, width = (-(-side // patch) * patch for side in size)
+    return ViTConfig(
+        image_size=(height, width),
+        patch_size=patch,
+        num_channels=n_channels,
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        initializer_range=SCRATCH_IMAGE_INITIALIZER_RANGE,
+    )
+
+
+def config_size(config: PretrainedConfig) -> tuple[int, int]:
+    """Height and width in an image backbone's config."""
+    return as_size(config.image_size)
+
+
+def as_size(value: Any) -> tuple[int, int]:
+    """Give an image size as (height, width).
+
+    Raises
+    ------
+    ValueError
+        If it is neither one integer nor two, or one is below 1.
+    """
+    sides: tuple[Any, ...] = (value, value) if isinstance(value, Integral) else tuple(value)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+        raise ValueError(
+            f"image_size={value!r} is not valid; expected an integer >= 1 or (height, width)."
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:
+    """Positions a backbone makes of an image: its patches and a class token."""
+    patch = as_size(config.patch_size)
+    return (size[0] // patch[0]) * (size[1] // patch[1]) + 1
+
+
+def _by_shape(images: Sequence[NDArray[Any]]) -> list[Tensor]:
+    """Stack runs of equally shaped images as tensors (n, c, h, w)."""
+    groups: list[list[NDArray[Any]]] = []
+    for image in images:
+        if groups and groups[-1][0].shape == image.shape and groups[-1][0].dtype == image.dtype:
+            groups[-1].append(image)
+        else:
+            groups.append([image])
+    return [torch.from_numpy(scaled(np.stack(group))).permute(0, 3, 1, 2) for group in groups]
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return functional.interpolate(
+        pixels, size=size, mode="bilinear", antialias=True, align_corners=False
+    )

@@ -1,0 +1,456 @@
+"""The multi-exit module: a transformer backbone with a classifier head after every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .backbones import BackboneAdapter, adapter_for, empty_backbone
+from .tasks import Classes, TaskHeads, class_counts
+
+# Where torch lets tensors begin, in bytes.
+_ALIGNMENT = 64
+POOLINGS = ("cls", "mean", "cls+mean", "last", "attention")
+Pool = Callable[[Tensor], Tensor]
+# Data type, shape and bytes of a weight.
+RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
+
+
+class ExitHead(nn.Module):
+    """Classifier after one layer: optional dense + tanh, dropout, linear.
+
+    Parameters
+    ----------
+    in_features : int
+        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"``.
+    n_classes : int
+        Number of classes K.
+    dense_size : int or None
+        Width of the dense + tanh stage; None leaves it out (families whose final LayerNorm
+        already prepares the pooled row).
+    dropout : float
+        Dropout probability in front of the last linear map.
+    attends : bool, default=False
+        Whether the head weighs the positions it reads by a query of its own.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        n_classes: int,
+        dense_size: int | None,
+        dropout: float,
+        attends: bool = False,
+    ) -> None:
+        super().__init__()
+        # With a query of zeros all positions weigh the same: attention begins as the mean.
+        self.query = nn.Parameter(torch.zeros(in_features)) if attends else None
+        self.dense = nn.Linear(in_features, dense_size) if dense_size else None
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(dense_size or in_features, n_classes)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled rows (n, in_features) to logits (n, n_classes), in float32."""
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(self.dropout(pooled))
+
+    def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the real positions, weighted by the head's query.
+
+        Hidden states (n, t, d) and mask (n, t) give (n, d), in float32.
+        """
+        if self.query is None:
+            raise RuntimeError("This head was made without a query.")
+        return attended_mean(hidden, mask, self.query)
+
+
+class MultiExitNetwork(nn.Module):
+    """A backbone of M layers and M exit heads.
+
+    Parameters
+    ----------
+    backbone : PreTrainedModel
+        Base model of a known family, without heads.
+    n_classes : int or tuple of int
+        Number of classes K, or those of several tasks, whose logits lie side by side.
+    pooling : {"cls", "mean", "cls+mean", "last", "attention"}
+        What a head reads of the hidden states (n, t, d).
+    dropout : float
+        Dropout probability of the heads.
+
+    Attributes
+    ----------
+    backbone : PreTrainedModel
+    heads : nn.ModuleList of ExitHead, or of TaskHeads
+    adapter : BackboneAdapter
+        Runs the backbone layer by layer.
+    gradient_checkpointing : bool
+        Whether `forward` keeps only what enters each layer; set for the time of a training.
+    last_exit_only : bool
+        Whether `forward` in training mode runs the last head alone, as (n, 1, K); set likewise.
+    detached_heads : bool
+        Whether the backbone learns from the last head alone; set likewise.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, n_classes: Classes, pooling: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.n_classes = n_classes
+        self.class_counts = class_counts(n_classes)
+        self.pooling = pooling
+        self.dropout = dropout
+        self.gradient_checkpointing = False
+        self.last_exit_only = False
+        self.detached_heads = False
+        self._adapter = adapter_for(backbone)
+        check_pooling(pooling, self._adapter)
+        width = self._adapter.hidden_size
+        # Pre-norm families end in a LayerNorm of their own; the others get a dense + tanh pooler.
+        dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
+        features = 2 * width if pooling == "cls+mean" else width
+        self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
+        self._initialise_heads()
+
+    def _make_head(self, features: int, dense: int | None) -> nn.Module:
+        attends = self.pooling == "attention"
+        heads = [ExitHead(features, k, dense, self.dropout, attends) for k in self.class_counts]
+        return heads[0] if len(heads) == 1 else TaskHeads(heads)
+
+    def _initialise_heads(self) -> None:
+        scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
+        for module in self.heads.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=scale)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def adapter(self) -> BackboneAdapter:
+        """The adapter of this network's own backbone."""
+        return self._adapter
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self._adapter.n_layers
+
+    @property
+    def n_columns(self) -> int:
+        """Number of logits of an exit: the classes of all tasks."""
+        return sum(self.class_counts)
+
+    @property
+    def reads_one_row(self) -> bool:
+        """Whether the head of layer m reads a single position of that layer."""
+        return self.pooling not in ("mean", "attention")
+
+    def read_positions(self, mask: Tensor) -> Tensor:
+        """Position that each sample's heads read, where they read one.
+
+        Parameters
+        ----------
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+
+        Returns
+        -------
+        Tensor of shape (n,), int64
+        """
+        if self.pooling == "last":
+            return last_real_positions(mask)
+        return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+
+    def exit_logits(
+        self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+    ) -> Tensor:
+        """Logits of one exit.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        hidden : Tensor of shape (n, t, d)
+            Output of the layer.
+        below : Tensor of shape (n, t, d)
+            Output of the layer below; read only with pooling ``"cls+mean"``.
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+        pool : callable, default=None
+            Makes hidden states ready for a head; None takes the adapter's.
+
+        Returns
+        -------
+        Tensor of shape (n, K), float32
+        """
+        pool = pool or self._adapter.pool
+        if self.pooling == "mean":
+            return self._classify(layer, masked_mean(pool(hidden), mask))
+        if self.pooling == "attention":
+            head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
+            return self._classify(layer, head.attend(pool(hidden), mask))
+        if self.pooling == "last":
+            samples = torch.arange(len(hidden), device=hidden.device)
+            row = hidden[samples, self.read_positions(mask)]
+        else:
+            row = hidden[:, 0]
+        return self.row_logits(layer, row, below, mask, pool)
+
+    def row_logits(
+        self, layer: int, row: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+    ) -> Tensor:
+        """Logits of one exit from the single position that it reads of its layer.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        row : Tensor of shape (n, d)
+            Output of the layer at `read_positions`.
+        below : Tensor of shape (n, t, d)
+            Output of the layer below; read only with pooling ``"cls+mean"``.
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+        pool : callable, default=None
+            Makes hidden states ready for a head; None takes the adapter's.
+
+        Returns
+        -------
+        Tensor of shape (n, K), float32
+        """
+        pool = pool or self._adapter.pool
+        pooled = pool(row.unsqueeze(1)).squeeze(1)
+        if self.pooling == "cls+mean":
+            pooled = torch.cat([pooled, masked_mean(pool(below), mask).to(pooled)], dim=1)
+        return self._classify(layer, pooled)
+
+    def _classify(self, layer: int, pooled: Tensor) -> Tensor:
+        with _without_autocast(pooled.device.type):
+            return self.heads[layer - 1](pooled.float())
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Logits of every exit, (n, M, K) float32, with gradients."""
+        hidden, mask = self._adapter.embed(batch)
+        first = self.n_layers if self.last_exit_only and self.training else 1
+        logits = []
+        for layer in range(1, self.n_layers + 1):
+            below, hidden = hidden, self._run_layer(layer, hidden, mask)
+            if layer >= first:
+                pool = self._pool_for_training(layer)
+                logits.append(self.exit_logits(layer, hidden, below, mask, pool))
+        return torch.stack(logits, dim=1)
+
+    def _pool_for_training(self, layer: int) -> Pool:
+        if self.detached_heads and layer < self.n_layers:
+            # After the pooling, which can be a normalization of the backbone's.
+            return lambda hidden: self._adapter.pool(hidden).detach()
+        return self._adapter.pool
+
+    def _run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return self._adapter.layer(layer, hidden, mask)
+        # Only the layer's input is kept; the backward pass runs the layer again, with the same
+        # dropout.
+        above: Tensor = checkpoint(self._adapter.layer, layer, hidden, mask, use_reentrant=False)
+        return above
+
+    @torch.no_grad()
+    def map_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+        """Change the logits z of every exit to ``matrix @ z + shift``, in the heads' own weights.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (M, K, K)
+        shift : ndarray of shape (M, K)
+        """
+        if len(self.class_counts) > 1:
+            raise ValueError("Logits of several tasks cannot be mapped together.")
+        device = next(self.heads.parameters()).device
+        matrices, shifts = (torch.as_tensor(part, device=device) for part in (matrix, shift))
+        for head, linear, constant in zip(self.heads, matrices, shifts, strict=True):
+            weight, bias = (head.get_parameter(f"out.{name}") for name in ("weight", "bias"))
+            weight.copy_(linear @ weight.double())
+            bias.copy_(linear @ bias.double() + constant)
+
+    def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> MultiExitNetwork:
+        """Give this network in evaluation mode on a device, the backbone in ``dtype``.
+
+        The network itself is returned if it is there already; heads stay in float32.
+        """
+        weight = next(self.parameters())
+        if weight.device == device and weight.dtype == dtype and not self.training:
+            return self
+        copy = rebuild_network(self._recipe(), self.state_dict()).to(device)
+        # Through the base class: transformers wraps the method and hides its signature.
+        nn.Module.to(copy.backbone, dtype=dtype)
+        return copy.eval()
+
+    def _recipe(self) -> dict[str, Any]:
+        config = self.backbone.config.to_dict()
+        # The folder a checkpoint was read from says nothing about the network.
+        config.pop("_name_or_path", None)
+        return {
+            "config": config,
+            "n_classes": self.n_classes,
+            "pooling": self.pooling,
+            "dropout": self.dropout,
+        }
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., MultiExitNetwork], tuple[dict[str, Any], dict[str, RawWeight]]]:
+        # Configuration and raw weights, not module objects: loads under another version of
+        # transformers, without the device it was trained on, and each weight is stored once.
+        weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
+        return _unpickle_network, (self._recipe(), weights)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MultiExitNetwork:
+        copy = rebuild_network(self._recipe(), self.state_dict())
+        memo[id(self)] = copy
+        return copy.train(self.training)
+
+
+def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
+    """Make a network from its recipe and copies of weights, in evaluation mode on their device."""
+    return _assemble(recipe, {name: part.clone() for name, part in weights.items()})
+
+
+def _assemble(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
+    """Make a network around tensors, which become its weights."""
+    config = config_from_dict(recipe["config"])
+    backbone = empty_backbone(config)
+    # Heads drawn anew would be overwritten, and would move the caller's random state.
+    with torch.device("meta"):
+        network = MultiExitNetwork(
+            backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"]
+        )
+    network.load_state_dict(weights, assign=True)
+    # Buffers that a state dict does not carry are on the CPU.
+    return network.to(next(iter(weights.values())).device).eval()
+
+
+def _to_bytes(weight: Tensor) -> RawWeight:
+    """Give a weight as something that every version of pickle and NumPy writes without a copy."""
+    flat = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), flat.numpy()
+
+
+def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
+    # joblib can map a file into memory for reading only.
+    content = content if content.flags.writeable else content.copy()
+    raw = torch.from_numpy(content)
+    if raw.data_ptr() % _ALIGNMENT:
+        # The order in which a product sums can depend on where its weights lie.
+        raw = raw.clone()
+    return raw.view(getattr(torch, dtype)).view(shape)
+
+
+def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> MultiExitNetwork:
+    return _assemble(recipe, {name: _from_bytes(*part) for name, part in weights.items()})
+
+
+def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
+    """Turn the dictionary of a transformers config into the config object again."""
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+
+
+def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
+    """Refuse a pooling that makes no sense for a family.
+
+    Raises
+    ------
+    ValueError
+        ``"cls"`` with a causal decoder, whose position 0 sees only itself; ``"last"`` with
+        images, which have no last token.
+    """
+    if adapter.causal and pooling in ("cls", "cls+mean"):
+        raise ValueError(
+            f"pooling={pooling!r} reads position 0, which in a causal decoder such as "
+            f"{adapter.family!r} sees only itself; use pooling='last', 'mean' or 'auto'."
+        )
+    if adapter.kind == "image" and pooling == "last":
+        raise ValueError(
+            f"pooling='last' reads the last token, which images do not have ({adapter.family!r}); "
+            "use pooling='cls', 'mean', 'cls+mean' or 'auto'."
+        )
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
+    weights = mask.unsqueeze(-1).float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Mean of the real positions weighted by the softmax of their products with a query.
+
+    Parameters
+    ----------
+    hidden : Tensor of shape (n, t, d)
+    mask : Tensor of shape (n, t), bool
+        True at real positions; the others weigh exactly 0.
+    query : Tensor of shape (d,), float32
+
+    Returns
+    -------
+    Tensor of shape (n, d), float32
+
+    References
+    ----------
+    Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one row of
+    attention and the score of a plain product, scaled as in transformers.
+    """
+    hidden = hidden.float()
+    # Sums of products, not a matrix product: autocast leaves them in float32, and a sample's sum
+    # does not depend on how many share its batch.
+    scores = (hidden * query).sum(-1) * query.shape[0] ** -0.5
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=1)
+    return (hidden * weights.unsqueeze(-1)).sum(1)
+
+
+def last_real_positions(mask: Tensor) -> Tensor:
+    """Index of the last real token of each row, under either padding side."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return (mask.long() * positions).argmax(dim=1)
+
+
+def parameter_groups(
+    network: MultiExitNetwork, learning_rate: float, head_learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters for AdamW: heads apart, no decay on biases and normalization."""
+    groups = []
+    for parameters, rate in (
+        (network.backbone.named_parameters(), learning_rate),
+        (network.heads.named_parameters(), head_learning_rate),
+    ):
+        decayed, plain = _split_by_decay(parameters)
+        groups.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
+        groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def _split_by_decay(
+    parameters: Iterator[tuple[str, nn.Parameter]],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for _, parameter in parameters:
+        if parameter.requires_grad:
+            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    return decayed, plain
+
+
+def _without_autocast(device_type: str) -> Any:
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,234 @@
+"""How the exits are trained: the losses, and which exits learn when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch.callbacks import Callback, EarlyStopping
+from torch import Tensor, nn
+from torch.nn import functional
+
+EXIT_TRAININGS = ("joint", "mixed", "distillation", "mixed+distillation", "detached")
+
+# Share of the optimiser steps in which a mixed training moves the last exit alone. Two equal
+# halves: both parts have a schedule to run through, and the whole costs no more than a joint one.
+_SHARE_OF_LAST_EXIT = 0.5
+# A student learns as much from its teacher as from the labels.
+_TEACHER_SHARE = 0.5
+# Above 1, for a fine-tuned teacher is nearly always sure: what it holds likely besides the label is
+# all that it adds. At 2 the probabilities of a binary 0.99 become 0.91.
+_TEMPERATURE = 2.0
+
+
+def is_mixed(exit_training: str) -> bool:
+    """Tell whether the last exit is trained alone first."""
+    return exit_training.startswith("mixed")
+
+
+def is_distilled(exit_training: str) -> bool:
+    """Tell whether the exits learn from the last one."""
+    return exit_training.endswith("distillation")
+
+
+def check_teacher(exit_training: str, exit_weights: NDArray[np.float64]) -> None:
+    """Refuse a training that learns from an exit which learns nothing.
+
+    Parameters
+    ----------
+    exit_training : str
+    exit_weights : ndarray of shape (M,)
+
+    Raises
+    ------
+    ValueError
+        If the last exit is to teach and has no weight in the loss.
+    """
+    if is_distilled(exit_training) and not exit_weights[-1] > 0:
+        raise ValueError(
+            f"exit_training={exit_training!r} lets the exits learn from the last one, but "
+            f"exit_loss_weights={exit_weights.tolist()} gives the last exit no weight; expected a "
+            "last weight above 0."
+        )
+
+
+class JointExitLoss(nn.Module):
+    """Weighted mean over exits of the cross-entropy, sum_m w_m CE(y, p_m) / sum_m w_m.
+
+    Parameters
+    ----------
+    exit_weights : ndarray of shape (M,)
+        Weight w_m of each exit.
+
+    References
+    ----------
+    EPEE, arXiv 2503.02053.
+    """
+
+    exit_weights: Tensor
+
+    def __init__(self, exit_weights: NDArray[np.float64]) -> None:
+        super().__init__()
+        weights = torch.tensor(exit_weights, dtype=torch.float32)
+        self.register_buffer("exit_weights", weights / weights.sum())
+
+    def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
+        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,).
+
+        Logits (n, 1, K), of a network that ran its last exit alone, give that exit's loss.
+        """
+        losses = _cross_entropies(logits, labels)
+        return (sample_weights * self._mean_over_exits(losses)).mean()
+
+    def _mean_over_exits(self, losses: Tensor) -> Tensor:
+        if losses.shape[1] < len(self.exit_weights):
+            return losses[:, -1]
+        return (losses * self.exit_weights).sum(1)
+
+
+class DistillationExitLoss(JointExitLoss):
+    """The joint loss in which exits before the last learn from labels and from the last exit.
+
+    The loss of exit m < M is ``(1 - a) CE(y, p_m) + a T^2 KL(q_M || q_m)``, where q are
+    probabilities at temperature T; the last exit, which the exits do not move, learns from the
+    labels. LazyNetwork-out samples are scored with the joint loss, so that it can be compared.
+
+    Parameters
+    ----------
+    exit_weights : ndarray of shape (M,)
+        Weight w_m of each exit.
+
+    References
+    ----------
+    Zhang et al., "Be your own teacher: improve the performance of convolutional neural networks
+    via self distillation", arXiv 1905.08094 (the features' part of their loss is left out); Liu et
+    al., "FastBERT: a self-distilling BERT with adaptive inference time", arXiv 2004.02178; Hinton
+    et al., "Distilling the knowledge in a neural network", arXiv 1503.02531, for T^2, which keeps
+    the gradient's size.
+    """
+
+    def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
+        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
+        if not self.training:
+            return super().forward(logits, labels, sample_weights)
+        losses = _cross_entropies(logits, labels)
+        taught = (1 - _TEACHER_SHARE) * losses[:, :-1] + _TEACHER_SHARE * _divergences(logits)
+        losses = torch.cat([taught, losses[:, -1:]], dim=1)
+        return (sample_weights * self._mean_over_exits(losses)).mean()
+
+
+def exit_loss(exit_training: str) -> type[JointExitLoss]:
+    """Give the loss of a training."""
+    return DistillationExitLoss if is_distilled(exit_training) else JointExitLoss
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every sample at every exit, (n, M) float32."""
+    labels_per_exit = labels.unsqueeze(1).expand(-1, logits.shape[1])
+    return functional.cross_entropy(
+        logits.float().transpose(1, 2), labels_per_exit, reduction="none"
+    )
+
+
+def _divergences(logits: Tensor) -> Tensor:
+    """T^2 KL(q_M || q_m) of every sample at every exit before the last, (n, M - 1) float32."""
+    softened = functional.log_softmax(logits.float() / _TEMPERATURE, dim=-1)
+    # Detached: the last exit would otherwise move towards what shallow ones can follow.
+    teacher = softened[:, -1:].detach()
+    terms = functional.kl_div(
+        softened[:, :-1], teacher.expand_as(softened[:, :-1]), reduction="none", log_target=True
+    )
+    return _TEMPERATURE**2 * terms.sum(-1)
+
+
+def steps_of_parts(exit_training: str, n_steps: int) -> tuple[int, ...]:
+    """Give the numbers of optimiser steps of a training's parts, each with its own schedule.
+
+    Parameters
+    ----------
+    exit_training : str
+    n_steps : int
+        Steps of the whole training.
+
+    Returns
+    -------
+    tuple of int
+        One part, or that of the last exit alone and that of all exits. Of a single step, that is
+        the latter.
+    """
+    alone = int(_SHARE_OF_LAST_EXIT * n_steps) if is_mixed(exit_training) else 0
+    return (alone, n_steps - alone) if alone else (n_steps,)
+
+
+class LastExitFirst(Callback):
+    """Trains the last exit alone for some steps, then all exits, as in the mixed regime.
+
+    The heads of other exits do not run in these steps. Every epoch's ``n_exits_trained`` in the
+    history tells which part it ended in, for its ``train_loss`` is that of the exits trained.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the first part.
+
+    References
+    ----------
+    Kubaty et al., "How to train your multi-exit model? Analyzing the impact of training
+    strategies", arXiv 2407.14320.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps = n_steps
+
+    def on_batch_begin(self, net: Any, training: bool = False, **_: Any) -> None:
+        """Choose the exits that run."""
+        if training:
+            net.module_.last_exit_only = net.n_steps_ < self.n_steps
+
+    def on_epoch_end(self, net: Any, **_: Any) -> None:
+        """Note the exits that the epoch ended with."""
+        trained = 1 if net.module_.last_exit_only else net.module_.n_layers
+        net.history.record("n_exits_trained", trained)
+
+
+class StopOnceAllLearn(EarlyStopping):
+    """Early stopping that looks away while the last exit is trained alone.
+
+    The held-out loss is that of all exits. In the first part of a mixed training it says nothing
+    about what is being learned, and the weights with the least of it are not to be gone back to.
+    """
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Watch an epoch that ended with all exits in training."""
+        if not net.module_.last_exit_only:
+            super().on_epoch_end(net, **kwargs)
+
+
+class SequentialSchedule:
+    """Schedules that follow one another, as the factor of the learning rate at each step.
+
+    Each part of a mixed training warms up and decays: exits that begin to learn in the second part
+    find a small rate, and moments of the optimiser that fit.
+
+    Parameters
+    ----------
+    schedules : sequence of callable
+        Each gives the factor at a step counted from its own 0.
+    n_steps : sequence of int
+        Steps of each.
+    """
+
+    def __init__(self, schedules: Sequence[Any], n_steps: Sequence[int]) -> None:
+        self.schedules = schedules
+        self.n_steps = n_steps
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step counted from 0."""
+        for schedule, n_steps in zip(self.schedules[:-1], self.n_steps[:-1], strict=True):
+            if step < n_steps:
+                return float(schedule(step))
+            step -= n_steps
+        return float(self.schedules[-1](step))

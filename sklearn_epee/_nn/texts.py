@@ -1,0 +1,418 @@
+"""Texts to token ids: tokenizers of checkpoints, and vocabularies learned from training texts."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from sklearn_epee._checks import Text
+
+from .batching import EncodedTexts
+
+MAX_SCRATCH_LENGTH = 512
+SCRATCH_VOCABULARY = 8000
+_CHUNK = 4096
+# Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
+_WINDOW = 4 * _CHUNK
+# A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
+_TOKENIZER_LOCK = threading.Lock()
+
+
+class TextTokenizer:
+    """A tokenizer with the length its backbone can read.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    max_length : int
+        Longest row in tokens, special tokens included; longer texts are cut.
+    n_segments : int
+        Segment ids the backbone knows; below 2 none are made.
+    reads_pairs : bool
+        Whether samples are pairs of texts.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        n_segments: int,
+        reads_pairs: bool,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.reads_pairs = reads_pairs
+        self._with_segments = (
+            reads_pairs and n_segments > 1 and "token_type_ids" in tokenizer.model_input_names
+        )
+
+    @property
+    def sample_form(self) -> bool:
+        """What samples must have in common with those of the training: being pairs or not."""
+        return self.reads_pairs
+
+    def encode(self, texts: Sequence[Text]) -> EncodedTexts:
+        """Turn texts into token ids, warning once if some had to be cut.
+
+        Parameters
+        ----------
+        texts : sequence of str or of pairs of str
+
+        Returns
+        -------
+        EncodedTexts
+        """
+        encoded, n_cut = self._encode(texts)
+        self._warn_if_cut(n_cut, len(texts), stacklevel=5)
+        return encoded
+
+    def encode_in_windows(self, texts: Sequence[Text]) -> Iterator[EncodedTexts]:
+        """Turn texts into token ids, some thousands at a time, so that memory stays bounded.
+
+        Parameters
+        ----------
+        texts : sequence of str or of pairs of str
+
+        Yields
+        ------
+        EncodedTexts
+            Of the next texts in order.
+        """
+        total = 0
+        for window in _chunks(texts, _WINDOW):
+            encoded, n_cut = self._encode(window)
+            total += n_cut
+            yield encoded
+        self._warn_if_cut(total, len(texts), stacklevel=6)
+
+    def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
+        """Give the token ids, and how many texts had to be cut."""
+        ids, segments, lengths, n_cut = [], [], [], 0
+        for chunk in _chunks(texts):
+            rows = self._encode_chunk(chunk)
+            lengths.append(np.array([len(row) for row in rows["input_ids"]], dtype=np.int64))
+            ids.append(_flatten(rows["input_ids"], np.int32))
+            if self._with_segments:
+                segments.append(_flatten(rows["token_type_ids"], np.int8))
+            n_cut += self._count_cut(chunk, lengths[-1])
+        encoded = EncodedTexts(
+            np.concatenate(ids),
+            np.concatenate(lengths),
+            np.concatenate(segments) if segments else None,
+            self.tokenizer.pad_token_id or 0,
+        )
+        return encoded, n_cut
+
+    def _warn_if_cut(self, n_cut: int, n_texts: int, stacklevel: int) -> None:
+        if n_cut:
+            warnings.warn(
+                f"{n_cut} of {n_texts} texts are longer than max_length={self.max_length} "
+                "tokens; what comes after is not read.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+    def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
+        """Turn training texts into token ids; nothing about them is random."""
+        return self.encode(texts)
+
+    def _encode_chunk(self, chunk: Sequence[Text]) -> dict[str, Any]:
+        rows = tokenize(
+            self.tokenizer,
+            chunk,
+            truncation=True,
+            max_length=self.max_length,
+            return_token_type_ids=self._with_segments,
+        )
+        # A tokenizer without special tokens makes nothing of an empty text.
+        filler = next(
+            (
+                token
+                for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+                if token is not None
+            ),
+            0,
+        )
+        rows["input_ids"] = [row or [filler] for row in rows["input_ids"]]
+        if self._with_segments:
+            rows["token_type_ids"] = [row or [0] for row in rows["token_type_ids"]]
+        return rows
+
+    def _count_cut(self, chunk: Sequence[Text], lengths: NDArray[np.int64]) -> int:
+        full = [chunk[row] for row in np.flatnonzero(lengths >= self.max_length).tolist()]
+        return sum(n > self.max_length for n in token_counts(self.tokenizer, full))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
+) -> dict[str, Any]:
+    """Run a tokenizer on texts or pairs without padding; safe to call from several threads."""
+    first: list[str]
+    second: list[str] | None
+    if texts and isinstance(texts[0], tuple):
+        first, second = [text[0] for text in texts], [text[1] for text in texts]
+    else:
+        first, second = list(texts), None  # type: ignore[arg-type]
+    with _TOKENIZER_LOCK, _settings_kept(tokenizer):
+        return dict(
+            tokenizer(
+                first,
+                second,
+                padding=False,
+                return_attention_mask=False,
+                verbose=False,
+                **options,
+            )
+        )
+
+
+@contextmanager
+def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Put back the truncation and padding that a call sets: the tokenizer may be the user's."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        if backend.truncation != truncation:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        if backend.padding != padding:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
+
+
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
+    """Count the tokens of texts before any truncation, special tokens included."""
+    counts: list[int] = []
+    for chunk in _chunks(texts):
+        rows = tokenize(tokenizer, chunk, truncation=False, return_token_type_ids=False)
+        counts.extend(len(row) for row in rows["input_ids"])
+    return counts
+
+
+def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or hub id; a tokenizer object is given back as it is.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If there is none to be found.
+    """
+    if isinstance(source, PreTrainedTokenizerBase):
+        return source
+    if isinstance(source, Tokenizer):
+        return PreTrainedTokenizerFast(tokenizer_object=source)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"{argument} must be a folder, a hub id or a tokenizer of transformers or tokenizers; "
+            f"got {type(source).__name__}."
+        )
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(source))
+        _check_not_empty(loaded)
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{argument}={str(source)!r} holds no tokenizer that can be loaded; pass tokenizer= a "
+            "folder with tokenizer files, a hub id that can be reached, or a tokenizer object. "
+            f"transformers said: {error}"
+        ) from error
+    return loaded
+
+
+def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
+    # Where the files are missing, transformers makes a tokenizer that knows no word at all.
+    known = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
+    if not known - set(tokenizer.all_special_tokens):
+        raise ValueError("there is no vocabulary.")
+
+
+def learn_wordpiece(
+    texts: Sequence[Text], vocab_size: int = SCRATCH_VOCABULARY, pad_id: int = 0
+) -> PreTrainedTokenizerFast:
+    """Learn a lower-case WordPiece vocabulary from training texts.
+
+    Parameters
+    ----------
+    texts : sequence of str or of pairs of str
+    vocab_size : int, default=8000
+        Largest number of entries, special tokens included.
+    pad_id : int, default=0
+        Id of the padding token, 0 to 4.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+    """
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special.insert(min(pad_id, len(special)), "[PAD]")
+    backend = _wordpiece(_learn_pieces(texts, vocab_size, special))
+    backend.add_special_tokens(special)
+    marks = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",  # noqa: S106
+        cls_token="[CLS]",  # noqa: S106
+        sep_token="[SEP]",  # noqa: S106
+        pad_token="[PAD]",  # noqa: S106
+        mask_token="[MASK]",  # noqa: S106
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _wordpiece(vocab: dict[str, int]) -> Tokenizer:
+    backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # noqa: S106 - no password
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def _learn_pieces(texts: Sequence[Text], vocab_size: int, special: list[str]) -> dict[str, int]:
+    """Learn WordPiece entries whose ids depend on nothing but the texts.
+
+    The trainer numbers the characters inside words in the order of a hash map that is seeded anew
+    each time, and breaks ties between pairs by these numbers. So a first pass without merges finds
+    the characters, and the second is told to number them before everything else.
+    """
+    alphabet = None
+    pieces = _train_pieces(texts, 0, special, alphabet)
+    if len(pieces) > vocab_size:
+        alphabet = _frequent_characters(texts, max(0, vocab_size - len(special)) // 2)
+        pieces = _train_pieces(texts, 0, special, alphabet)
+    inner = sorted(piece for piece in pieces if piece.startswith("##"))
+    return _train_pieces(texts, vocab_size, [*special, *inner], alphabet)
+
+
+def _train_pieces(
+    texts: Sequence[Text], vocab_size: int, first: list[str], alphabet: list[str] | None
+) -> dict[str, int]:
+    bounds: dict[str, Any] = {}
+    if alphabet is not None:
+        bounds = {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False, **bounds
+    )
+    backend = _wordpiece({})
+    backend.train_from_iterator(_parts(texts), trainer)
+    return backend.get_vocab()
+
+
+def _frequent_characters(texts: Sequence[Text], limit: int) -> list[str]:
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts: Counter[str] = Counter()
+    for text in _parts(texts):
+        counts.update(normalizer.normalize_str(text))
+    ranked = sorted((-n, character) for character, n in counts.items() if not character.isspace())
+    return [character for _, character in ranked[:limit]]
+
+
+def compact_text_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
+    """Give the architecture that is trained from scratch: BERT with 6 layers of width 128."""
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=max_length,
+        pad_token_id=tokenizer.pad_token_id or 0,
+    )
+
+
+def choose_max_length(
+    max_length: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    positions: int | None,
+    texts: Sequence[Text],
+) -> int:
+    """Longest row in tokens that an estimator will read.
+
+    Parameters
+    ----------
+    max_length : int or None
+        As the user set it. None: all the backbone's positions, or, for a backbone yet to be
+        made, the longest training text.
+    tokenizer : PreTrainedTokenizerBase
+    positions : int or None
+        Longest row the backbone has positions for; None for a backbone that is yet to be made.
+    texts : sequence of str or of pairs of str
+        Training texts.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If the criterion is beyond the backbone's positions or leaves no room for a token.
+    """
+    if max_length is None:
+        if positions is None:
+            return int(np.clip(max(token_counts(tokenizer, texts)), 8, MAX_SCRATCH_LENGTH))
+        return min(positions, int(tokenizer.model_max_length))
+    shortest = tokenizer.num_special_tokens_to_add(pair=isinstance(texts[0], tuple)) + 1
+    if max_length < shortest:
+        raise ValueError(
+            f"max_length={max_length} leaves no room for a token of the text; "
+            f"expected at least {shortest}."
+        )
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length} is more than the {positions} positions of this backbone."
+        )
+    return int(max_length)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Refuse a tokenizer with more entries than the backbone has embeddings for.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"tokenizer has {len(tokenizer)} entries, but the backbone embeds only "
+            f"vocab_size={config.vocab_size}; they do not belong together."
+        )
+
+
+def _parts(texts: Sequence[Text]) -> Iterator[str]:
+    for text in texts:
+        if isinstance(text, tuple):
+            yield from text
+        else:
+            yield text
+
+
+def _chunks(texts: Sequence[Text], size: int = _CHUNK) -> Iterator[Sequence[Text]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
+
+
+def _flatten(rows: Sequence[Sequence[int]], dtype: type) -> NDArray[Any]:
+    total = sum(len(row) for row in rows)
+    return np.fromiter((value for row in rows for value in row), dtype=dtype, count=total)

@@ -1,0 +1,188 @@
+"""Captured graphs and walks side by side: what a GPU runs, with stand-ins on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_epee._nn import graphs as graphs_module
+from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.graphs import LayerGraphs
+from tests._nn.test_engine import (
+    ALL_NETWORKS,
+    N_LAYERS,
+    N_SAMPLES,
+    assert_equal_answers,
+    exit_policy,
+    make_network,
+    make_samples,
+    random_policies,
+)
+from tests.checkpoints import IMAGE_FAMILIES
+
+
+class StandIn:
+    """Records a function as CUDA does: fixed inputs, and outputs that a replay overwrites."""
+
+    def __init__(self) -> None:
+        self.captures = 0
+        self.replays = 0
+
+    def __call__(self, function: Callable[[], tuple[torch.Tensor, ...]]):
+        self.captures += 1
+        # CUDA's pool hands out memory with anything in it.
+        outputs = tuple(torch.full_like(part, torch.nan) for part in function())
+
+        def replay() -> None:
+            self.replays += 1
+            for kept, new in zip(outputs, function(), strict=True):
+                kept.copy_(new)
+
+        return replay, outputs
+
+
+def with_graphs(engine: Engine, capture: Callable, *, image: bool = False) -> Engine:
+    engine._graphs = LayerGraphs(engine._run_layer, not image, capture)
+    return engine
+
+
+@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
+@pytest.mark.parametrize("batch_size", [1, 7, N_SAMPLES])
+def test_replayed_layers_answer_as_the_policy_on_arrays(family, pooling, batch_size):
+    network, samples = make_network(family, pooling), make_samples(family)
+    staged = Engine(network).staged(samples)
+    capture = StandIn()
+    engine = with_graphs(Engine(network), capture, image=family in IMAGE_FAMILIES)
+    entropies = np.linspace(0.2, 0.9, 20)
+    for rule in random_policies(np.random.default_rng(1), entropies):
+        assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+    np.testing.assert_allclose(engine.staged(samples, batch_size), staged, atol=1e-5)
+    np.testing.assert_allclose(engine.budgeted(samples, 2, batch_size), staged[:, 1], atol=1e-5)
+    assert capture.replays > capture.captures
+
+
+def test_few_graphs_serve_all_lengths_and_numbers_of_samples():
+    capture = StandIn()
+    engine = with_graphs(Engine(make_network("bert", "mean")), capture)
+    for batch_size in range(1, 9):
+        engine.staged(make_samples("bert"), batch_size)
+    # Texts of up to 14 tokens are one length, 1 to 8 samples are 1, 2, 4 or 8.
+    assert capture.captures <= 4 * N_LAYERS
+
+
+def test_large_batches_are_launched_as_usual(monkeypatch):
+    monkeypatch.setattr(graphs_module, "SMALL_BATCH", 20)
+    capture = StandIn()
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture)
+    engine.staged(make_samples("bert"), N_SAMPLES)
+    assert not capture.captures
+
+
+def test_the_oldest_graphs_are_forgotten(monkeypatch):
+    monkeypatch.setattr(graphs_module, "_MOST_GRAPHS", 3)
+    capture = StandIn()
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture)
+    expected = Engine(make_network("bert", "cls")).staged(make_samples("bert"))
+    for batch_size in (1, 2, 1):
+        found = engine.staged(make_samples("bert"), batch_size)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(engine._graphs._graphs) == 3
+    assert len(engine._graphs._buffers) <= 3
+    assert capture.captures > 2 * N_LAYERS
+
+
+def break_down(function: Callable):
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def give_something_else(function: Callable):
+    return (lambda: None), tuple(torch.zeros_like(part) for part in function())
+
+
+@pytest.mark.parametrize("capture", [break_down, give_something_else])
+def test_graphs_that_do_not_work_are_left_with_a_warning_and_the_same_answers(capture):
+    network, samples, rule = make_network("bert", "cls"), make_samples("bert"), exit_policy(0.5)
+    expected = Engine(network).dynamic(samples, rule, 4)
+    engine = with_graphs(Engine(network), capture)
+    with pytest.warns(RuntimeWarning, match="cannot be captured"):
+        found = engine.dynamic(samples, rule, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.dynamic(samples, rule, 4)
+    np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+    np.testing.assert_allclose(found.proba, expected.proba, atol=1e-6)
+
+
+def test_threads_that_share_an_engine_do_not_mix_their_replays():
+    network, samples, rule = make_network("bert", "cls"), make_samples("bert"), exit_policy(0.5)
+    expected = Engine(network).dynamic(samples, rule, 1)
+    engine = with_graphs(Engine(network), StandIn())
+    with ThreadPoolExecutor(4) as threads:
+        runs = [threads.submit(engine.dynamic, samples, rule, 1) for _ in range(8)]
+        for run in runs:
+            np.testing.assert_array_equal(run.result().exit_layer, expected.exit_layer)
+            np.testing.assert_allclose(run.result().proba, expected.proba, atol=1e-5)
+
+
+@pytest.mark.parametrize("ensemble", [None, "mean", "weighted"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_walks_side_by_side_give_the_same_answers(monkeypatch, pooling, ensemble):
+    network, samples = make_network("bert", pooling), make_samples("bert")
+    staged = Engine(network).staged(samples)
+    engine = Engine(network)
+    monkeypatch.setattr(engine, "_n_walks", 2)
+    walked, walk = [], engine._walk_side_by_side
+    monkeypatch.setattr(
+        engine, "_walk_side_by_side", lambda *given: walked.append(None) or walk(*given)
+    )
+    for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
+        rule = exit_policy(tau, patience, ensemble)
+        assert_equal_answers(engine.dynamic(samples, rule, 2), staged, rule)
+    np.testing.assert_allclose(engine.staged(samples, 2), staged, atol=1e-5)
+    assert len(walked) == 4
+
+
+def test_walks_side_by_side_raise_what_goes_wrong(monkeypatch):
+    engine = Engine(make_network("bert", "cls"))
+    monkeypatch.setattr(engine, "_n_walks", 2)
+
+    def fail(*_, **__):
+        raise ValueError("broken layer")
+
+    monkeypatch.setattr(engine, "step", fail)
+    with pytest.raises(ValueError, match="broken layer"):
+        engine.dynamic(make_samples("bert"), exit_policy(0.5), 2)
+
+
+def test_few_batches_walk_alone(monkeypatch):
+    engine = Engine(make_network("bert", "cls"))
+    monkeypatch.setattr(engine, "_n_walks", 2)
+
+    def refuse(*_):
+        raise AssertionError("walked side by side")
+
+    monkeypatch.setattr(engine, "_walk_side_by_side", refuse)
+    found = engine.dynamic(make_samples("bert"), exit_policy(0.5), N_SAMPLES)
+    assert (found.exit_layer >= 1).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
+@pytest.mark.parametrize("batch_size", [1, 3, N_SAMPLES])
+def test_a_gpu_answers_as_a_cpu(family, pooling, batch_size):
+    network, samples = make_network(family, pooling), make_samples(family)
+    staged = Engine(network).staged(samples)
+    engine = Engine(network.to_inference_copy(torch.device("cuda", 0), torch.float32))
+    for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
+        rule = exit_policy(tau, patience)
+        for _ in range(2):  # the second time, graphs are there
+            found = engine.dynamic(samples, rule, batch_size)
+            assert_equal_answers(found, staged, rule)
+    assert engine._graphs._works
+    assert batch_size > 1 or engine._graphs._graphs

@@ -1,0 +1,113 @@
+"""Packed products give what torch's own give, and each row by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
+
+from sklearn_epee._nn import packed_linear
+from sklearn_epee._nn.backbones import LinearWeights
+from sklearn_epee._nn.packed_linear import PackedLinear, PlainProduct, can_pack, make_product
+
+DTYPES = [torch.float32, torch.bfloat16]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+ACTIVATIONS = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu", "tanh"]
+
+
+def make_affine(n_out: int = 48, n_in: int = 40, bias: bool = True) -> LinearWeights:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(n_out, n_in, generator=generator) * n_in**-0.5
+    return LinearWeights(weight, torch.randn(n_out, generator=generator) if bias else None)
+
+
+def make_rows(n: int = 70, width: int = 40, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+
+
+packed = pytest.mark.skipif(
+    not all(map(can_pack, DTYPES)), reason="this processor or torch has no packed products"
+)
+
+
+@packed
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_packed_is_plain(name, bias, dtype):
+    affine, rows, others = make_affine(bias=bias), make_rows().to(dtype), make_rows(70, 48, 2)
+    ours = PackedLinear(affine, dtype, ACT2FN[name])
+    plain = PlainProduct(affine, dtype, ACT2FN[name])
+    close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(rows), plain(rows), **close)
+        torch.testing.assert_close(ours.activated(rows), plain.activated(rows), **close)
+        added = plain.added(rows, others.to(dtype))
+        torch.testing.assert_close(ours.added(rows, others.to(dtype)), added, **close)
+
+
+@packed
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n_out", "n_in"), [(48, 40), (384, 384), (384, 1536), (1536, 384)])
+def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, n_out, n_in):
+    product = PackedLinear(make_affine(n_out, n_in), dtype, functional.gelu)
+    rows, others = make_rows(70, n_in).to(dtype), make_rows(70, n_out, 2).to(dtype)
+    with torch.inference_mode():
+        alone = product(rows), product.activated(rows), product.added(rows, others)
+        for start, stop in ((0, 1), (3, 4), (0, 2), (5, 12), (10, 43)):
+            part = rows[start:stop]
+            few = product(part), product.activated(part), product.added(part, others[start:stop])
+            for found, expected in zip(few, alone, strict=True):
+                torch.testing.assert_close(found, expected[start:stop], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("gelu", ("gelu", "none")),
+        ("gelu_new", ("gelu", "tanh")),
+        ("gelu_pytorch_tanh", ("gelu", "tanh")),
+        ("relu", ("relu", "")),
+        ("silu", ("swish", "")),
+        ("quick_gelu", None),
+        ("tanh", None),
+    ],
+)
+def test_activations_are_known_by_what_they_do(name, known):
+    assert packed_linear._fused_activation(ACT2FN[name]) == known
+
+
+@pytest.mark.parametrize(
+    "missing", ["_reorder_linear_weight", "_linear_pointwise"], ids=["packing", "multiplying"]
+)
+def test_without_the_operators_products_are_plain(monkeypatch, missing):
+    class Gone:
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    monkeypatch.setattr(torch.ops.mkldnn, missing, Gone(), raising=False)
+    can_pack.cache_clear()
+    try:
+        assert not can_pack(torch.float32)
+        assert isinstance(make_product(make_affine(), torch.float32), PlainProduct)
+    finally:
+        can_pack.cache_clear()
+
+
+def test_the_map_of_either_kind_of_linear_module():
+    linear, transposed = nn.Linear(5, 7), Conv1D(7, 5)
+    rows = make_rows(3, 5)
+    for module in (linear, transposed):
+        found = PlainProduct(LinearWeights.of(module), torch.float32, None)(rows)
+        torch.testing.assert_close(found, module(rows))
+
+
+def test_scaling_a_map_scales_its_outcome():
+    affine, rows = make_affine(), make_rows()
+    plain = PlainProduct(affine, torch.float32, None)(rows)
+    for factor in (0.25, torch.linspace(-1, 1, 48)):
+        scaled = PlainProduct(affine.scaled(factor), torch.float32, None)(rows)
+        torch.testing.assert_close(scaled, plain * factor)
