@@ -2,7 +2,7 @@
 Calibrating the exits.
 ======================
 
-Networks are surer of themselves than they are right, and not equally so at every layer. Then one
+Networks are overconfident, and not to the same degree at every layer. Then one
 threshold `tau` on the entropy asks more of one exit than of another, and probabilities cannot be
 taken at their word. :class:`ExitCalibratedClassifier` finds a temperature for every exit on samples
 the network has not seen; the policy can be chosen on the same ones.
@@ -32,8 +32,8 @@ from sklearn_epee.datasets import load_phee, make_supplement_notes
 from sklearn_epee.plotting import ExitReliabilityDisplay
 
 # %%
-# A network that is too sure of itself
-# ------------------------------------
+# An overconfident network
+# ------------------------
 
 backbone = os.environ.get("SKLEARN_EPEE_BACKBONE")
 if os.environ.get("SKLEARN_EPEE_DATA"):
@@ -52,8 +52,8 @@ network.fit(X_train, y_train)
 # %%
 # A temperature for every exit
 # ----------------------------
-# A temperature above 1 makes an exit less sure. It is found on held-out samples, with the network
-# frozen, and judged on others.
+# A temperature above 1 makes an exit less confident. It is fitted on held-out samples, with the
+# network frozen, and evaluated on others.
 calibrated = ExitCalibratedClassifier(FrozenEstimator(network)).fit(X_held, y_held)
 
 before = ExitReliabilityDisplay.from_estimator(
@@ -66,9 +66,9 @@ after = ExitReliabilityDisplay.from_estimator(
 # %%
 # What it changes on new samples
 # ------------------------------
-# The negative log-likelihood (NLL) punishes wrong answers by how sure they were; the expected
-# calibration error (ECE) is how far confidence and accuracy lie apart. A temperature changes no
-# answer of an exit, only how sure it is.
+# The negative log-likelihood (NLL) penalizes wrong predictions by their confidence; the expected
+# calibration error (ECE) is the distance between confidence and accuracy. A temperature changes no
+# prediction of an exit, only its confidence.
 
 
 def nll_of_exits(classifier):
@@ -98,12 +98,12 @@ axes[0].figure.suptitle(f"{title}: calibrated on the validation part, measured o
 # %%
 # Choosing the policy for calibrated exits
 # ----------------------------------------
-# `tau` means something else now, so the policy has to be chosen for the calibrated exits. With the
+# `tau` has another meaning now, so the policy has to be tuned for the calibrated exits. With the
 # tuned classifier over the calibrated one, each fold calibrates on one part of the held-out samples
-# and is judged on the rest; then all of them calibrate. The network stays frozen throughout.
+# and is evaluated on the rest; then all of them calibrate. The network stays frozen throughout.
 #
-# Probabilities become better. The accuracy at a given speed-up hardly moves: an exit that was too
-# sure of itself could be had to be stricter by a smaller `tau` as well.
+# Probabilities improve. The accuracy at a given speed-up hardly changes: a smaller `tau` also makes
+# an overconfident exit stricter.
 
 print(
     f"\n{'exits':12} {'tau':>6} {'patience':>8} {'accuracy':>9} {'speed-up ratio':>15} {'NLL':>6}"

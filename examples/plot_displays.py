@@ -32,8 +32,8 @@ from sklearn_epee.plotting import (
 # %%
 # One network, trained once
 # -------------------------
-# The policy is chosen on samples the network was not trained on, and all pictures show others
-# again: a policy looks too good on the samples it was chosen on.
+# The policy is tuned on samples that were not used in training, and all plots show a third set: the
+# score of a policy on the samples it was tuned on is optimistically biased.
 
 if os.environ.get("SKLEARN_EPEE_DATA"):
     title = "PHEE"
@@ -59,10 +59,10 @@ print(f"chosen: tau {tuned.best_tau_:.3f}, patience {tuned.best_patience_}")
 LayerwiseDisplay.from_estimator(tuned, X_test, y_test, name=title)
 
 # %%
-# What leaving early costs
-# ------------------------
-# The front is the best that could be picked on these very samples; the star is what the policy
-# chosen beforehand reaches on them.
+# The cost of exiting early
+# -------------------------
+# The front is the best that could be selected on these very samples (optimistically biased); the
+# star is the policy selected beforehand.
 ExitTradeoffDisplay.from_estimator(tuned, X_test, y_test, name=title)
 
 # %%
@@ -71,14 +71,14 @@ ExitTradeoffDisplay.from_estimator(tuned, X_test, y_test, name=title)
 ExitPolicyHeatmapDisplay.from_estimator(tuned, X_test, y_test, name=title)
 
 # %%
-# Who leaves where
-# ----------------
+# Where each class exits
+# ----------------------
 # Classes that are hard to tell apart go deeper.
 ExitHistogramDisplay.from_estimator(tuned, X_test, y_test, name=title)
 
 # %%
-# Are the exits as sure as they should be?
-# ----------------------------------------
-# Below the diagonal an exit is surer than it is right, and lets samples leave too soon.
+# Are the exits calibrated?
+# -------------------------
+# Below the diagonal an exit is overconfident, and samples exit too early.
 ExitReliabilityDisplay.from_estimator(tuned, X_test, y_test, name=title)
 plt.show()

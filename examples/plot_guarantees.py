@@ -1,6 +1,6 @@
 """
-Leaving early with a guarantee.
-===============================
+Early exits with a guarantee.
+=============================
 
 A policy that lost little on some samples may lose more on others. With `confidence`, policies are
 tested instead of compared: the probability that the chosen one breaks its promise on new samples
@@ -48,19 +48,19 @@ network.fit(X_train, y_train)
 
 
 def lengths(texts):
-    """Give groups that might be treated unequally; sites or sexes would be others."""
+    """Return groups that might be treated unequally; sites or sexes would be others."""
     return np.where([len(text) > np.median([*map(len, X_held)]) for text in texts], "long", "short")
 
 
 # %%
-# Promises
-# --------
-# Each of them is kept with 95 % confidence, by itself. A promise for every class or every group
-# has to be kept for each, which makes it harder.
+# Guarantees
+# ----------
+# Each of them holds with 95 % confidence, by itself. A guarantee per class or per group has to hold
+# for each of them, which makes it harder.
 
 promises = {
     "accuracy drop": {"max_accuracy_drop": 0.02},
-    "other answers than at full depth": {"risk": "disagreement", "max_risk": 0.04},
+    "other predictions than full depth": {"risk": "disagreement", "max_risk": 0.04},
     "... in each class": {"risk": "disagreement", "max_risk": 0.1, "per_class": True},
     "... of short and of long texts": {"risk": "disagreement", "max_risk": 0.06},
     "errors": {"risk": "error", "max_risk": most_errors},
@@ -75,8 +75,8 @@ for promise, parameters in promises.items():
     certified[promise] = tuned.fit(X_held, y_held, **by_group)
 
 # %%
-# Are they kept?
-# --------------
+# Do they hold?
+# -------------
 # The test part decides. A risk there is a measurement, too: it may lie above a bound that the true
 # risk is below, if the samples are few.
 
@@ -137,7 +137,7 @@ ax.legend(loc="best", fontsize="small")
 # Candidates are tested from the surest to the fastest. The tests end at the first policy whose
 # risk could be above the bound with a probability of more than 5 %; the fastest before it is taken.
 
-candidates = certified["other answers than at full depth"].candidates_
+candidates = certified["other predictions than full depth"].candidates_
 _, (risks, p_values) = plt.subplots(2, 1, sharex=True, figsize=(6.4, 6), layout="constrained")
 passed = candidates["certified"]
 for ax, column in ((risks, "risk"), (p_values, "p_value")):
@@ -149,7 +149,7 @@ for ax, column in ((risks, "risk"), (p_values, "p_value")):
         ax.plot(*values, marker, color=color, ms=5, label=label)
     ax.grid(alpha=0.3)
 risks.axhline(0.04, color="0.3", ls="--", label="bound")
-risks.set(ylabel="risk on the tested samples", title=f"{title}: other answers than at full depth")
+risks.set(ylabel="risk on the tested samples", title=f"{title}: other predictions than full depth")
 risks.legend()
 p_values.axhline(0.05, color="0.3", ls="--")
 p_values.set(yscale="log", ylabel="p-value", xlabel="speed-up ratio and factor 1 / (1 - ratio)")

@@ -1,6 +1,6 @@
 """
-Images that leave early.
-========================
+Images that exit early.
+=======================
 
 The same exits and policies work for images: a vision transformer with a classifier after every
 layer. Which images are easy, and what is left when there is time for two layers only?
@@ -54,16 +54,15 @@ print(
 LayerwiseDisplay.from_estimator(network, X_test, y_test, name=title)
 
 # %%
-# Who leaves where
-# ----------------
+# Where each class exits
+# ----------------------
 ExitHistogramDisplay.from_estimator(network, X_test, y_test, name=title)
 
 # %%
 # A fixed budget
 # --------------
-# Where every answer has to take the same time, a layer is chosen beforehand. The layers above it
-# are not computed. Compare with what leaving when sure has reached above, at another depth for
-# every image.
+# If every prediction has to take the same time, a layer is chosen beforehand. The layers above it
+# are not computed. Compare with the dynamic exits above, with a different depth for every image.
 print("\nlayers  accuracy with this budget  speed-up factor")
 for layer in range(1, network.n_layers_ + 1):
     accuracy = accuracy_score(y_test, network.predict_at_layer(X_test, layer))
@@ -72,8 +71,8 @@ for layer in range(1, network.n_layers_ + 1):
 # %%
 # Easy and hard images
 # --------------------
-# One pass gives labels, exits and entropies. The upper row shows the images that left first, with
-# the least entropy; the lower row those that left last, with the most.
+# One pass returns labels, exit layers and entropies. The upper row shows the images that exited
+# first, with the lowest entropy; the lower row those that exited last, with the highest.
 result = network.predict_with_exits(X_test)
 order = np.lexsort((result.entropy, result.exit_layer))
 _, axes = plt.subplots(2, 6, figsize=(11, 4.8), layout="constrained")
@@ -82,5 +81,5 @@ for ax, i in zip(axes.flat, np.concatenate([order[:6], order[:-7:-1]]), strict=T
     ax.set_axis_off()
     verdict = "right" if result.labels[i] == y_test[i] else f"wrong: {y_test[i]}"
     ax.set_title(f"layer {result.exit_layer[i]}: {result.labels[i]}\n({verdict})", fontsize=10)
-axes[0, 0].figure.suptitle(f"{title}: who leaves first (above) and last (below)")
+axes[0, 0].figure.suptitle(f"{title}: first exits (above) and last exits (below)")
 plt.show()

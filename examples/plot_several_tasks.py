@@ -60,23 +60,23 @@ X_train, X_tune, y_train, y_tune = train_test_split(X, y, test_size=0.25, random
 # %%
 # One network for both
 # --------------------
-# ``predict`` gives one column a task, ``predict_proba`` a list with one array a task, as
+# ``predict`` returns one column per task, ``predict_proba`` a list with one array per task, as
 # scikit-learn's forests do. ``accuracy`` counts the texts that are right in every task.
 backbone = os.environ.get("SKLEARN_EPEE_BACKBONE") or None
 classifier = EPEEClassifier(backbone, max_epochs=6 if backbone else 8, random_state=0)
 classifier.fit(X_train, y_train)
 found = classifier.predict_with_exits(X_test)
 print("classes:", [classes.tolist() for classes in classifier.classes_])
-print("answers:", found.labels[0].tolist(), "at layer", found.exit_layer[0])
+print("predictions:", found.labels[0].tolist(), "at layer", found.exit_layer[0])
 print("probabilities:", [part.shape for part in found.proba])
 scores = exit_scores(classifier, X_test, y_test)
 print({name: round(score, 3) for name, score in scores.items()})
 
 # %%
-# When do they leave?
-# -------------------
+# When do samples exit?
+# ---------------------
 # ``joint_exit`` acts after training: one network, and here even one pass over the test texts, is
-# enough for all rules. At the same ``tau``, "any" leaves first and "all" last, and "mean" lies
+# enough for all rules. At the same ``tau``, "any" exits first and "all" last, and "mean" lies
 # between them: a task that is sure makes up for one that is not. At the same speed-up the rules
 # differ less: a careful rule with a large ``tau`` can be as fast as a bold one with a small one.
 staged = zip(*classifier.staged_predict_proba(X_test), strict=True)

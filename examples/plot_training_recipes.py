@@ -61,7 +61,7 @@ networks = {
 # What each layer knows
 # ---------------------
 # From one pass over the test part. An early exit that knows no more than the most frequent class is
-# of no use, however fast it answers.
+# of no use, however fast it is.
 layers = np.arange(1, networks["joint"].n_layers_ + 1)
 _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for (name, network), marker in zip(networks.items(), "osD^v", strict=True):

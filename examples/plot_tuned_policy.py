@@ -50,7 +50,7 @@ network = EPEEClassifier(backbone, max_epochs=6 if backbone is None else 3, rand
 network.fit(X_train, y_train)
 
 # %%
-# Say what is wanted
+# Selection criteria
 # ------------------
 # The network is frozen, so that nothing is trained: each line costs one pass over the samples.
 
@@ -60,7 +60,7 @@ def worth_it(policies):
     return int((policies["score"] + 0.1 * policies["speedup"]).argmax())
 
 
-wishes = {
+criteria = {
     "the best score": {},
     "the best score at 5x or more": {"min_speedup": 0.8},
     "at most one point lost": {"max_accuracy_drop": 0.01},
@@ -70,7 +70,7 @@ found = {
     criterion: TunedExitPolicyClassifierCV(FrozenEstimator(network), **parameters).fit(
         X_tune, y_tune
     )
-    for criterion, parameters in wishes.items()
+    for criterion, parameters in criteria.items()
 }
 new = {criterion: exit_scores(tuned, X_test, y_test) for criterion, tuned in found.items()}
 
@@ -94,7 +94,7 @@ staged = np.stack(list(network.staged_predict_proba(X_test)), axis=1)
 display = ExitTradeoffDisplay.from_predictions(
     y_test, staged, labels=network.classes_, name=f"{title}: chosen beforehand"
 )
-for criterion, marker, size in zip(wishes, "osDX", (16, 12, 9, 6), strict=True):  # some coincide
+for criterion, marker, size in zip(criteria, "osDX", (16, 12, 9, 6), strict=True):  # some coincide
     display.ax_.plot(
         new[criterion]["speedup"],
         new[criterion]["accuracy"],

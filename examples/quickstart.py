@@ -39,8 +39,8 @@ from sklearn_epee import datasets as epee_datasets
 TEXT_SETS = ("phee", "git", "ddi2013", "health_advice")
 IMAGE_SETS = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 
-# A sample leaves at the first layer whose normalized entropy is below tau, or where `patience`
-# layers in a row agree. tau=0 leaves patience alone, patience=None leaves entropy alone.
+# A sample exits at the first layer whose normalized entropy is below tau, or at which `patience`
+# consecutive layers agree. tau=0 uses patience alone, patience=None uses entropy alone.
 POLICIES = (
     {"tau": 0.01, "patience": None},
     {"tau": 0.1, "patience": None},
@@ -77,16 +77,16 @@ def make_digits(random_state):
 
 
 def load_real(name, data_home, max_train, random_state):
-    """Return the training part, thinned out if asked for, and the test part."""
+    """Return the training part, subsampled on request, and the test part."""
     load = getattr(epee_datasets, f"load_{name}")
     X_train, y_train = load(subset="train", data_home=data_home, return_X_y=True)
     X_test, y_test = load(subset="test", data_home=data_home, return_X_y=True)
     if max_train is not None and max_train < len(y_train):
-        X_train, y_train = thin_out(X_train, y_train, max_train, random_state)
+        X_train, y_train = subsample(X_train, y_train, max_train, random_state)
     return X_train, X_test, y_train, y_test
 
 
-def thin_out(X, y, n_samples, random_state):
+def subsample(X, y, n_samples, random_state):
     """Draw `n_samples` at random, without replacement."""
     rows = np.random.RandomState(random_state).permutation(len(y))[:n_samples]
     return [X[i] for i in rows] if isinstance(X, list) else X[rows], y[rows]
@@ -112,7 +112,7 @@ def print_exits(classifier, X, y):
     print(f"{len(y)} test samples, {n_layers} layers, majority class {majority:.3f}\n")
     policies = (FULL_DEPTH, *POLICIES)
     with warnings.catch_warnings():
-        # Every pass over the same texts would repeat how many of them are cut off.
+        # Every pass over the same texts would repeat how many of them are truncated.
         warnings.filterwarnings("ignore", message=".*longer than max_length")
         rows = [exit_scores(classifier.set_params(**policy), X, y) for policy in policies]
     header = f"{'tau':>6} {'patience':>8} {'accuracy':>9} {'macro-F1':>9}"
@@ -134,7 +134,7 @@ def print_row(policy, scores, n_layers):
 
 
 def print_layers(classifier, X, y):
-    """Print what every layer's head would answer alone."""
+    """Print the scores of every layer's head on its own."""
     accuracies = [np.mean(labels == y) for labels in classifier.staged_predict(X)]
     print("accuracy of each layer:", " ".join(f"{accuracy:.3f}" for accuracy in accuracies), "\n")
 
