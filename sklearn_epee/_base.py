@@ -17,10 +17,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
 from sklearn.utils import Bunch, Tags, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_callbacks, check_layer, check_prediction_batch
+from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
 from ._nn.batching import EncodedSamples
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype

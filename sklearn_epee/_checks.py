@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, assert_all_finite, column_or_1d
+from sklearn.utils.validation import assert_all_finite, column_or_1d
+
+from ._compat import check_sample_weight
 
 Text = str | tuple[str, str]
 Images = NDArray[Any] | list[NDArray[Any]]
@@ -266,7 +268,7 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np
     """Give sample weights as float64, 1 each where there are none."""
     if sample_weight is None:
         return np.ones(n_samples)
-    weights = _check_sample_weight(sample_weight, np.empty(n_samples), dtype=np.float64)
+    weights = check_sample_weight(sample_weight, np.empty(n_samples), dtype=np.float64)
     if (weights < 0).any():
         raise ValueError(f"sample_weight must not be negative; the smallest is {weights.min():g}.")
     if not weights.any():

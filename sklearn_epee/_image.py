@@ -12,12 +12,12 @@ import joblib
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
 from transformers import PretrainedConfig
 
 from . import _defaults
 from ._base import BaseEPEEClassifier
 from ._checks import Images, as_images
+from ._compat import Interval, StrOptions
 from ._nn.backbones import load_backbone, load_config
 from ._nn.images import (
     ImagePreprocessor,

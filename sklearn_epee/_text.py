@@ -12,12 +12,12 @@ import joblib
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval
 from transformers import PretrainedConfig
 
 from . import _defaults
 from ._base import BaseEPEEClassifier
 from ._checks import Text, as_texts, is_paired
+from ._compat import Interval
 from ._nn.backbones import adapter_for, checkpoint_pooling, load_backbone, load_config
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .packed_linear import can_pack
+from sklearn_epee._compat import cpu_capabilities
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+from .packed_linear import can_pack
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -87,8 +87,6 @@ def has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return any(
-            getattr(torch.cpu, probe, lambda: False)()
-            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        )
+        capabilities = cpu_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return False

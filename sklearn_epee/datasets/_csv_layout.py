@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
-from sklearn.utils._optional_dependencies import check_pandas_support
 
+from sklearn_epee._compat import check_pandas_support
 from sklearn_epee.datasets._loading import data_file, subsets_of
 
 

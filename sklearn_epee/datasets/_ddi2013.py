@@ -3,8 +3,7 @@
 import os
 from typing import Any
 
-from sklearn.utils._param_validation import validate_params
-
+from sklearn_epee._compat import validate_params
 from sklearn_epee.datasets._csv_layout import TextSet, load_text_set
 from sklearn_epee.datasets._loading import LOADER_CONSTRAINTS
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sklearn.utils._param_validation import StrOptions
+from sklearn_epee._compat import StrOptions
 
 ENVIRONMENT_VARIABLE = "SKLEARN_EPEE_DATA"
 SUBSETS = ("train", "dev", "test")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
 
+from sklearn_epee._compat import Interval, validate_params
 from sklearn_epee.datasets import _supplement_words as words
 
 _STATUSES = ("continuing", "discontinued", "started", "uncertain")

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils import indexable
-from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks import check_labels, check_weights
+from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._tasks import has_tasks
 
 from ._base import BaseExitPolicyClassifier
@@ -456,7 +456,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
                 f"{np.shape(y)}. Use the classifier of several tasks as it is, or train a "
                 "classifier for each task and calibrate those."
             )
-        y = check_labels(y, _num_samples(X), type(self).__name__)
+        y = check_labels(y, num_samples(X), type(self).__name__)
         weights = check_weights(sample_weight, len(y))
         to_fit, to_split = self._route(sample_weight, fit_params)
         validation = self._stage(X, y, to_fit, to_split)
@@ -476,7 +476,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         given = dict(params)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", **given)
             return routed.estimator.fit, routed.splitter.split
         return given, {"groups": given.pop("groups", None)}

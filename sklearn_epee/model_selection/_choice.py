@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
-from sklearn.utils import _safe_indexing
 
+from sklearn_epee._compat import safe_indexing
 from sklearn_epee._tasks import Tasks
 
 from ._policy_scores import PolicyScore, ScorerScore, exact_score
@@ -72,7 +72,7 @@ class ScoredSamples:
             get_scorer(self.scoring),
             answers=answers,
             classes=classes,
-            X=_safe_indexing(self.X, self.validation.rows),
+            X=safe_indexing(self.X, self.validation.rows),
             y=Tasks(classes).decode(codes),
             params={} if weights is None else {"sample_weight": weights},
         )

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 
+from sklearn_epee._compat import BaseSearchCV
 from sklearn_epee.metrics import _unwrap
 
 _NEEDED = ("staged_predict_proba", "predict_with_exits")

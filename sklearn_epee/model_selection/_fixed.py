@@ -5,16 +5,16 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
+from sklearn import get_config
 from sklearn.base import clone
-from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._compat import HasMethods, Interval
 from sklearn_epee.policy import check_patience, check_tau
 
 from ._base import BaseExitPolicyClassifier
@@ -123,7 +123,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         check_tau(self.tau)
         check_patience(self.patience)
         check_has_exits(self.estimator)
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
         fitted = clone(self.estimator).fit(X, y, **params)
         return self._adopt(with_policy(fitted, self.tau, self.patience))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
+from sklearn_epee._compat import check_method_params, safe_indexing
 from sklearn_epee._tasks import Tasks, task_columns
 
 from ._exits import Staged, staged_predictions
@@ -148,9 +147,9 @@ def _fit_and_stage(
     keep: bool,
 ) -> tuple[Staged, Any]:
     train, test = split
-    params = _check_method_params(X, fit_params, indices=train)
-    estimator.fit(_safe_indexing(X, train), y[train], **params)
-    return staged_predictions(estimator, _safe_indexing(X, test)), estimator if keep else None
+    params = check_method_params(X, fit_params, indices=train)
+    estimator.fit(safe_indexing(X, train), y[train], **params)
+    return staged_predictions(estimator, safe_indexing(X, test)), estimator if keep else None
 
 
 def _pooled(

@@ -9,21 +9,21 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils import Bunch, check_random_state, indexable
-from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
-from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sklearn_epee._checks import check_weights
+from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 
 from ._base import BaseExitPolicyClassifier
@@ -409,7 +409,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
     ) -> _FitInputs:
         X, risk_groups = indexable(X, risk_groups)
-        y = as_target(check_any_labels(y, _num_samples(X), type(self).__name__))
+        y = as_target(check_any_labels(y, num_samples(X), type(self).__name__))
         if y.ndim == 2:
             self._check_risk_of_tasks(y.shape[1])
         groups = None if risk_groups is None else column_or_1d(risk_groups)
@@ -436,7 +436,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     def _route(self, params: dict[str, Any]) -> Bunch:
         """Say which metadata goes where, with and without metadata routing."""
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             return process_routing(self, "fit", **params)
         params = dict(params)
         split = {"groups": params.pop("groups", None)}
@@ -457,7 +457,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             sample weights.
         """
         scorer = self.scoring
-        if isinstance(scorer, str) and _routing_enabled():
+        if isinstance(scorer, str) and get_config()["enable_metadata_routing"]:
             scorer = get_scorer(scorer).set_score_request(sample_weight=True)
         to_fit, to_split, to_score = (
             MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split", "score")

@@ -1,0 +1,109 @@
+"""The private parts of other packages that this package uses, all in one place.
+
+Each is named with the versions it was seen with and the reason why no public part serves.
+`tests/test_compat.py` checks each by name, so that an upgrade which moves one fails there first.
+
+Nothing heavy is imported with this module: what comes from torch, transformers or skorch is
+returned by a function that imports it when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+# scikit-learn 1.7 to 1.9. The base class of all its searches; only the searches themselves are
+# public, and those behind an experimental import are not to be imported by us.
+from sklearn.model_selection._search import BaseSearchCV
+
+# scikit-learn 1.7 to 1.9. Rows of anything that can be indexed, as its own searches take them.
+from sklearn.utils import _safe_indexing as safe_indexing
+
+# scikit-learn 1.7 to 1.9. The message of its own loaders where pandas is missing.
+from sklearn.utils._optional_dependencies import check_pandas_support
+
+# scikit-learn 1.7 to 1.9. The constraints and the decorator that its own estimators and functions
+# are validated with; third-party estimators use them, and they have no public names.
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    RealNotInt,
+    StrOptions,
+    validate_params,
+)
+
+# scikit-learn 1.7 to 1.9. How its own meta-estimators cut `fit` parameters to a fold, validate
+# weights and count the samples of an X that need not be an array.
+from sklearn.utils.validation import _check_method_params as check_method_params
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as num_samples
+
+__all__ = [
+    "BaseSearchCV",
+    "HasMethods",
+    "Interval",
+    "MkldnnLinear",
+    "RealNotInt",
+    "StrOptions",
+    "check_method_params",
+    "check_pandas_support",
+    "check_sample_weight",
+    "cpu_capabilities",
+    "mkldnn_linear",
+    "num_samples",
+    "safe_indexing",
+    "validate_params",
+]
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Return what the processor can do, by the names of ``torch.cpu.get_capabilities``.
+
+    torch 2.13 has that function; in releases from 2.6 on without it, the two features that matter
+    here are asked for one by one.
+
+    Returns
+    -------
+    mapping of str to bool
+        ``"avx512_bf16"`` and ``"amx_bf16"`` among others; what is unknown is left out.
+    """
+    import torch  # noqa: PLC0415 - see the module's first lines
+
+    public = getattr(torch.cpu, "get_capabilities", None)
+    if public is not None:
+        return public()
+    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {
+        name: bool(getattr(torch.cpu, probe)())
+        for name, probe in probes.items()
+        if hasattr(torch.cpu, probe)
+    }
+
+
+class MkldnnLinear(NamedTuple):
+    """The operators with which oneDNN multiplies by a weight in its own layout."""
+
+    reorder: Callable[..., Any]
+    """Weight (out, in) and batch size or None -> packed weight."""
+    linear: Callable[..., Any]
+    """Rows, packed weight, bias, activation, its scalars, its variant -> rows."""
+    linear_add: Callable[..., Any]
+    """Rows, other rows, packed weight, bias, ``"add"`` -> rows."""
+
+
+def mkldnn_linear() -> MkldnnLinear:
+    """Return oneDNN's packed linear operators, which torch.compile uses on a CPU.
+
+    torch 2.6 to 2.13, on x86 and ARM builds with oneDNN. The public `torch.nn.functional.linear`
+    lays the weight out again at every call.
+
+    Raises
+    ------
+    AttributeError
+        If this build of torch has none.
+    """
+    import torch  # noqa: PLC0415 - see the module's first lines
+
+    operators = torch.ops.mkldnn
+    linear = operators._linear_pointwise
+    return MkldnnLinear(operators._reorder_linear_weight, linear.default, linear.binary)
