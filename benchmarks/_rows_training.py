@@ -77,14 +77,14 @@ class _SameBatches(Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
 
-def train_ours(family: str, precision: str, device: str, n: int, compiled: bool) -> dict[str, Any]:
+def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
     """Fit the estimator: seconds of every step, and bytes at the peak."""
     texts, y = real_texts(n), np.arange(n) % N_CLASSES
     config = FAMILIES[family].config()
     estimator = EPEEClassifier(
         config, tokenizer=shared_tokenizer(config.vocab_size), pooling=FAMILIES[family].pooling,
         max_epochs=N_EPOCHS, batch_size=BATCH_SIZE, precision=precision, device=device,
-        compile_training=compiled, memory=None, random_state=RANDOM_STATE,
+        memory=None, random_state=RANDOM_STATE,
     )  # fmt: skip
     turns, step = Turns(), ExitNet.train_step
     shapes: list[list[int]] = []
@@ -153,7 +153,7 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
     return DataLoader(data, batch_sampler=order, collate_fn=collate)
 
 
-def training(settings: Settings, *, precision: str, compiled: bool = False) -> Iterator[Line]:
+def training(settings: Settings, *, precision: str) -> Iterator[Line]:
     """Compare the steps after the first epoch and the peak of memory, in processes of their own."""
     if find_spec("accelerate") is None:
         raise NotMeasuredError("accelerate is not installed, which transformers' Trainer needs")
@@ -161,7 +161,7 @@ def training(settings: Settings, *, precision: str, compiled: bool = False) -> I
     alike = {"family": family, "precision": precision, "device": settings.device, "n": n}
     found = in_turns(
         {
-            "ours": (f"{__name__}:train_ours", {**alike, "compiled": compiled}),
+            "ours": (f"{__name__}:train_ours", alike),
             "Trainer": (f"{__name__}:train_theirs", alike),
         }
     )
@@ -175,8 +175,7 @@ def training(settings: Settings, *, precision: str, compiled: bool = False) -> I
     slower, more = quotient(seconds, "ours", "Trainer"), mebibytes["ours"] / mebibytes["Trainer"]
     busier = quotient(on_cpu, "ours", "Trainer")
     what = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
-    what += ", compile_training=True" if compiled else ""
-    known = {"n_samples": n, "precision": precision, "compiled": compiled}
+    known = {"n_samples": n, "precision": precision}
     yield Line(
         f"{what}, a step",
         f"{slower:.3f}x the time of Trainer, {busier:.3f}x in processor time",
@@ -280,12 +279,6 @@ ROWS = [
             in_quick=precision == "bfloat16",
         )
         for precision in ("float32", "bfloat16")
-    ),
-    Row(
-        "training-compiled",
-        "Training an epoch with compile_training=True against transformers' Trainer, bfloat16",
-        functools.partial(training, precision="bfloat16", compiled=True),
-        in_quick=False,
     ),
     Row("grid-search", "Grid search over 30 policies, cv=5", grid_search),
     Row("pickle", "Size of a pickled estimator against its weights", pickle_size),

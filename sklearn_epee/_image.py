@@ -136,10 +136,6 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         Keep only what enters each layer in training and run the layer again in the backward pass:
         one forward pass more for each step, and far less memory for long inputs and large batches.
         What is learned is the same.
-    compile_training : bool, default=False
-        Train through ``torch.compile``. The first fit of a process compiles for a minute or more,
-        so it can pay for long trainings only. Needs a C++ compiler on a CPU. Dropout draws other
-        numbers than without it.
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
@@ -275,7 +271,6 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         n_iter_no_change: int = 3,
         callbacks: Sequence[Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile_training: bool = False,
         warm_start: bool = False,
         predict_batch_size: int | str = "auto",
         device: str = "auto",
@@ -309,7 +304,6 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.n_iter_no_change = n_iter_no_change
         self.callbacks = callbacks
         self.gradient_checkpointing = gradient_checkpointing
-        self.compile_training = compile_training
         self.warm_start = warm_start
         self.predict_batch_size = predict_batch_size
         self.device = device

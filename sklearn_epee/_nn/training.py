@@ -56,7 +56,6 @@ class TrainingPlan:
     early_stopping: bool
     n_iter_no_change: int
     gradient_checkpointing: bool = False
-    compiled: bool = False
     exit_training: str = "joint"
     callbacks: list[Any] = field(default_factory=list)
     verbose: int = 0
@@ -64,10 +63,6 @@ class TrainingPlan:
 
 class TrainingMemoryError(MemoryError):
     """The device ran out of memory in training; the message says what to change."""
-
-
-class CompilationError(RuntimeError):
-    """torch.compile failed; the message says what to do without it."""
 
 
 class DivergedError(ValueError):
@@ -314,8 +309,6 @@ def train_network(
         If the loss is not finite at the very first step.
     TrainingMemoryError
         If the device runs out of memory.
-    CompilationError
-        If the plan asks for a compiled training and torch cannot compile here.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
     net = ExitNet(
@@ -351,30 +344,10 @@ def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
     network.gradient_checkpointing = plan.gradient_checkpointing
     network.detached_heads = plan.exit_training == "detached"
     try:
-        with _compiled(network) if plan.compiled else nullcontext():
-            yield
+        yield
     finally:
         network.gradient_checkpointing = False
         network.detached_heads = network.last_exit_only = False
-
-
-@contextmanager
-def _compiled(network: MultiExitNetwork) -> Iterator[None]:
-    """Run the network through torch.compile inside the block."""
-    # Takes a second to import, which only those who compile should pay.
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
-
-    # Lengths differ from batch to batch: one program for all of them.
-    network.compile(dynamic=True)
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise CompilationError(
-            f"compile_training=True: torch.compile failed ({_first_line(error)}). On a CPU it "
-            "needs a C++ compiler. Set compile_training=False to train without."
-        ) from error
-    finally:
-        network._compiled_call_impl = None
 
 
 def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
@@ -478,10 +451,6 @@ def _given(network: MultiExitNetwork) -> MultiExitNetwork:
 
 def _last_exit_probabilities(logits: Tensor) -> Tensor:
     return torch.softmax(logits[:, -1], dim=-1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _last_exit_task_probabilities(logits: Tensor, counts: tuple[int, ...]) -> Tensor:

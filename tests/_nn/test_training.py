@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
-import shutil
 from typing import Any
 
 import numpy as np
@@ -770,39 +769,6 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
             network(**batch)
         kept[checkpointing] = sum(seen)
     assert kept[True] < kept[False] / 2
-
-
-@pytest.fixture
-def fresh_compiler(monkeypatch, tmp_path):
-    """Compile anew, into a folder that goes away."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_training_learns_the_same_and_leaves_nothing_compiled():
-    X, y = make_texts()
-    plain, compiled = (make(compile_training=on).fit(X, y) for on in (False, True))
-    losses = [model.history_[:, "train_loss"] for model in (plain, compiled)]
-    # The tiny network has no dropout, so only the order of summation differs.
-    np.testing.assert_allclose(*losses, rtol=1e-3)
-    assert compiled.net_.module_._compiled_call_impl is None
-    assert compiled.predict(X).tolist() == plain.predict(X).tolist()
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_training_without_a_compiler_says_so_and_leaves_the_estimator(monkeypatch):
-    X, y = make_texts()
-    model = make().fit(X, y)
-    before = model.predict(X)
-    cpp = pytest.importorskip("torch._inductor.config").cpp
-    monkeypatch.setattr(cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.raises(RuntimeError, match="compile_training=False"):
-        model.set_params(compile_training=True).fit(X, y)
-    assert model.predict(X).tolist() == before.tolist()
 
 
 def test_images_train_too():

@@ -434,9 +434,8 @@ class BackboneAdapter(ABC):
         is_causal : bool
             Whether each query sees the keys up to its own.
         """
-        # Reading the mask of another device would stall its queue, and reading it within
-        # torch.compile would cut the program in two; there it is always passed.
-        readable = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        # Reading the mask of another device would stall its queue; there it is always passed.
+        readable = mask.device.type == "cpu"
         full = self.kind == "image" or (readable and bool(mask.all()))
         if not self.causal:
             return (None if full else mask[:, None, None, :]), False
