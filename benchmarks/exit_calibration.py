@@ -32,7 +32,7 @@ from benchmarks._report import describe, machine
 from benchmarks._rows_real import TRAINING, fine_tuned
 from benchmarks._rows_tuning import Answered
 from sklearn_epee import ExitCalibratedClassifier, TunedExitPolicyClassifierCV, speedup_ratio
-from sklearn_epee.model_selection._calibration import calibration_error
+from sklearn_epee._exits.reliability import Reliability
 
 RATIOS = (0.3, 0.5, 0.6, 0.7)
 METHODS = ("none", "temperature", "vector")
@@ -102,7 +102,7 @@ def print_losses(name, answers):
     for method in METHODS:
         proba = answers.calibrated(method, answers.dev).proba[answers.test].astype(np.float64)
         nll = -np.log(proba[np.arange(len(codes)), :, codes]).mean(axis=0)
-        ece = [calibration_error(proba[:, layer], codes) for layer in range(n_layers)]
+        ece = Reliability.of(proba, codes).error
         for title, values in (("NLL", nll), ("ECE", ece)):
             row = " | ".join(f"{value:.4f}" for value in [*values, np.mean(values)])
             print(f"| {title}, {method} | {row} |")

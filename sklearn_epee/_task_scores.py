@@ -80,11 +80,12 @@ def _scores_of_one(
     y_true: NDArray[Any], y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
     """Score predicted labels, without a warning for classes a small fold lacks."""
-    # Undefined recalls, of classes that are predicted but not there, are left out of the mean.
-    common = {"sample_weight": sample_weight, "average": "macro", "zero_division": np.nan}
-    recall = recall_score(y_true, y_pred, **common)
+    # Undefined recalls, of classes that are predicted but not there, are left out of the mean; an
+    # F1 score is undefined only for a class without weight, and counts as 0, as in "f1_macro".
+    common = {"sample_weight": sample_weight, "average": "macro"}
+    recall = recall_score(y_true, y_pred, zero_division=np.nan, **common)
     return {
         "accuracy": float(accuracy_score(y_true, y_pred, sample_weight=sample_weight)),
         "balanced_accuracy": float(recall),
-        "macro_f1": float(f1_score(y_true, y_pred, **common)),
+        "macro_f1": float(f1_score(y_true, y_pred, zero_division=0.0, **common)),
     }

@@ -27,19 +27,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks import check_labels, check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
+from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee._tasks import has_tasks
 
 from ._base import BaseExitPolicyClassifier
 from ._exits import check_has_exits, exit_classifier, with_classifier
 from ._policy_space import Floats, Integers
-from ._staging import Validation, stage_fitted, stage_splits
+from ._staging import Validation, check_used, stage_fitted, stage_splits
 
 # Scales are the inverse of temperatures, so that both methods have the same bounds.
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.05, 20.0
 _LARGEST_SHIFT = 20.0
 # Probabilities of 0 in float32 would have no logarithm.
 _SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
-_N_BINS = 15
 # An exit whose probabilities are flat gains nothing from any temperature.
 _SMALLEST_GAIN = 1e-9
 
@@ -140,35 +140,7 @@ class _HeldOut:
     def ece(self, maps: ExitMaps) -> Floats:
         """Give the expected calibration error of every exit, (n_layers,)."""
         proba = np.exp(maps.log_proba(self.log_proba))
-        return np.array([
-            calibration_error(proba[:, layer], self.codes, self.weights)
-            for layer in range(proba.shape[1])
-        ])  # fmt: skip
-
-
-def calibration_error(proba: Floats, codes: Integers, weights: Floats | None = None) -> float:
-    """Give the expected calibration error: by how much confidence and accuracy differ.
-
-    Samples are sorted into 15 bins of equal width by the probability of the predicted class; the
-    result is the mean over the samples of the distance of accuracy and confidence in their bin.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, n_classes)
-    codes : ndarray of shape (n_samples,), int
-        Column of the true class.
-    weights : ndarray of shape (n_samples,), default=None
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
-    weights = np.ones(len(codes)) if weights is None else weights
-    confidence = proba.max(axis=1)
-    gap = (proba.argmax(axis=1) == codes) - confidence
-    bins = np.minimum((confidence * _N_BINS).astype(np.intp), _N_BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=weights * gap)).sum() / weights.sum())
+        return Reliability.of(proba, self.codes, weights=self.weights).error
 
 
 def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> float:
@@ -292,7 +264,8 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         on; `nll_after_` flatters.
     ece_before_, ece_after_ : ndarray of shape (n_layers,), float64
         Expected calibration error of every exit on the same samples, from 0 to 1, with 15 bins of
-        equal width; `ece_after_` flatters.
+        equal width, as in :class:`~sklearn_epee.plotting.ExitReliabilityDisplay`; `ece_after_` is
+        optimistically biased.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     n_layers_ : int
@@ -508,6 +481,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         """Ask all exits about samples that the networks were not trained on."""
         if self._is_fitted():
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
+            check_used(to_fit, self.estimator)
             return stage_fitted(self.estimator, X, y)
         splits = self._splitter(y).split(X, y, **to_split)
         validation, _ = stage_splits(

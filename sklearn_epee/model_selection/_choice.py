@@ -163,6 +163,7 @@ class Guarantee:
         risk: Any,
         validation: Validation,
         group_labels: NDArray[Any] | None,
+        group_names: NDArray[Any] | None,
     ) -> Guarantee:
         """Put together what is bounded, for whom and how.
 
@@ -174,10 +175,12 @@ class Guarantee:
         validation : Validation
         group_labels : ndarray of shape (n_given,) or None
             Of all samples given to `fit`.
+        group_names : ndarray of shape (n_groups,) or None
+            All groups for each of which the bound has to hold, with samples here or without.
         """
         losses = risk_of(risk, validation.answers.predictions, validation.codes, validation.classes)
         labels = None if group_labels is None else group_labels[validation.rows]
-        return cls(control, losses, Groups.from_labels(labels, losses.concerned))
+        return cls(control, losses, Groups.from_labels(labels, losses.concerned, group_names))
 
     def certify(
         self, samples: ScoredSamples, offered: PolicyGrid, rng: np.random.RandomState

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from sklearn import get_config
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -19,6 +20,7 @@ from sklearn_epee.policy import check_patience, check_tau
 
 from ._base import BaseExitPolicyClassifier
 from ._exits import check_has_exits, exit_classifier, with_policy
+from ._staging import check_used
 
 
 class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
@@ -125,6 +127,8 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         check_has_exits(self.estimator)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
+        if isinstance(self.estimator, FrozenEstimator):
+            check_used(params, self.estimator)
         fitted = clone(self.estimator).fit(X, y, **params)
         return self._adopt(with_policy(fitted, self.tau, self.patience))
 

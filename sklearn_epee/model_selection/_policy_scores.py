@@ -85,6 +85,8 @@ class MacroF1:
         self._codes = codes
         self._weights = np.ones(len(codes)) if weights is None else weights
         self._support = np.bincount(codes, weights=self._weights, minlength=n_classes)
+        # Classes count by their samples, also where these have no weight, as in scikit-learn.
+        self._is_true = np.bincount(codes, minlength=n_classes) > 0
 
     def __call__(self, sweep: Sweep) -> Floats:
         changes = self._changes(sweep)
@@ -102,11 +104,19 @@ class MacroF1:
             counted = changes.add_up(block, predicted[block], n_taus, changes.weight)
             counted += self._support[block, np.newaxis]
             twice = 2 * changes.add_up(block, correct[block], n_taus, changes.correct)
-            is_there = counted > _ROUNDING
-            n_scored += is_there.sum(axis=0)
-            f1 = np.divide(twice, counted, where=is_there, out=np.zeros_like(counted))
+            has_weight = counted > _ROUNDING
+            n_scored += self._is_there(block, start, changes, n_taus).sum(axis=0)
+            f1 = np.divide(twice, counted, where=has_weight, out=np.zeros_like(counted))
             total += f1.sum(axis=0)
         return total / n_scored
+
+    def _is_there(
+        self, block: slice, start: Integers, changes: _Changes, n_taus: int
+    ) -> NDArray[np.bool_]:
+        """Tell which classes are true or predicted for some sample, (n_classes, n_taus)."""
+        predicted = np.bincount(start, minlength=len(self._support))[block]
+        counts = changes.add_up(block, predicted, n_taus, changes.sign)
+        return self._is_true[block, np.newaxis] | (counts > 0.5)
 
     def _changes(self, sweep: Sweep) -> _Changes:
         """Find what each move takes from the class predicted before and gives to the next."""
@@ -114,11 +124,13 @@ class MacroF1:
         moves = np.flatnonzero(before != after)
         row = np.tile(sweep.row[moves], 2)
         label = np.concatenate([before[moves], after[moves]])
-        weight = np.repeat([-1.0, 1.0], len(moves)) * self._weights[row]
+        sign = np.repeat([-1.0, 1.0], len(moves))
+        weight = sign * self._weights[row]
         order = np.argsort(label, kind="stable")
         return _Changes(
             label=label[order],
             step=np.tile(sweep.step[moves], 2)[order],
+            sign=sign[order],
             weight=weight[order],
             correct=(weight * (self._codes[row] == label))[order],
         )
@@ -131,12 +143,14 @@ class _Changes:
     Attributes
     ----------
     label, step : ndarray of shape (n_changes,), int
-    weight, correct : ndarray of shape (n_changes,), float64
-        Added to the predictions and to the correct predictions of the class.
+    sign, weight, correct : ndarray of shape (n_changes,), float64
+        Added to the number of predictions of the class, to their weight and to the weight of the
+        correct ones.
     """
 
     label: Integers
     step: Integers
+    sign: Floats
     weight: Floats
     correct: Floats
 

@@ -17,6 +17,7 @@ International Conference on Learning Representations (2023).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +52,26 @@ class Groups:
     members: list[NDArray[np.bool_]]
 
     @classmethod
-    def from_labels(cls, labels: NDArray[Any] | None, concerned: NDArray[np.bool_]) -> Groups:
-        """Make a group of each label, or one of all, of the samples a risk concerns."""
+    def from_labels(
+        cls,
+        labels: NDArray[Any] | None,
+        concerned: NDArray[np.bool_],
+        names: NDArray[Any] | None = None,
+    ) -> Groups:
+        """Make a group of each name, or one of all, of the samples a risk concerns.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n_samples,) or None
+            The group of each sample; None for a single group.
+        concerned : ndarray of shape (n_samples,), bool
+        names : ndarray of shape (n_groups,), default=None
+            All groups that are promised something, those without a sample included. None: those
+            in `labels`.
+        """
         if labels is None:
             return cls(None, [concerned])
-        names = np.unique(labels)
+        names = np.unique(labels) if names is None else names
         return cls(names.tolist(), [(labels == name) & concerned for name in names])
 
     def take(self, rows: Integers) -> Groups:
@@ -213,7 +229,7 @@ class RiskControl:
             ]
             speedup = 1.0 - exits[tested].mean() / answers.n_layers
             risks = [_mean(losses[tested[member]]) for member in ours.members]
-            rows.append((speedup, max(risks), max(p_values), *risks))
+            rows.append((speedup, largest_risk(risks), max(p_values), *risks))
         measured = np.array(rows).reshape(len(rows), 3 + len(groups.members))
         rejected = measured[:, 2] <= self.level
         candidates = {
@@ -232,9 +248,6 @@ class RiskControl:
 
     def explain_failure(self, certification: Certification, risk: Risk) -> str:
         """Say that no policy was certified, why, and what happens instead."""
-        smallest = int(certification.group_sizes.argmin())
-        size, names = certification.group_sizes[smallest], certification.group_names
-        where = "" if names is None else f" in the smallest group, {names[smallest]!r},"
         needed = smallest_sample(self.bound, self.level)
         fallback = (
             f"going on at full depth, where {risk.description} is 0 by definition."
@@ -243,9 +256,9 @@ class RiskControl:
         )
         return (
             f"No policy could be certified to keep {risk.description} at or below {self.bound} "
-            f"with confidence {self.confidence}; {fallback} {_closest(certification)} {size} "
-            f"samples were tested{where} where {needed} without any loss are the least that can be "
-            "enough. Calibrate on more samples, or accept a larger bound."
+            f"with confidence {self.confidence}; {fallback} {_closest(certification)} "
+            f"{_tested_sizes(certification)} where {needed} without any loss are the least that "
+            "can be enough. Calibrate on more samples, or accept a larger bound."
         )
 
 
@@ -257,6 +270,24 @@ def _as_sure_but_slower(table: Table, front: Table) -> Table:
     wanted = np.linspace(0, front["speedup"][0], N_CAUTIOUS, endpoint=False)
     rows = np.unique(np.searchsorted(as_sure["speedup"], wanted))
     return take(as_sure, rows[rows < len(as_sure["speedup"])])
+
+
+def _tested_sizes(certification: Certification) -> str:
+    """Say how many samples were tested, and which groups had none."""
+    sizes, names = certification.group_sizes, certification.group_names
+    if names is None:
+        return f"{sizes[0]} samples were tested"
+    empty = [names[group] for group in np.flatnonzero(sizes == 0)]
+    if empty:
+        return f"No sample was tested of the groups or classes {empty},"
+    smallest = int(sizes.argmin())
+    return f"{sizes[smallest]} samples were tested in the smallest group, {names[smallest]!r},"
+
+
+def largest_risk(risks: Sequence[float] | Floats) -> float:
+    """Return the largest risk over the groups that have samples, NaN if none has."""
+    known = [float(risk) for risk in risks if not np.isnan(risk)]
+    return max(known, default=np.nan)
 
 
 def _closest(certification: Certification) -> str:

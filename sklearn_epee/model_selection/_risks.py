@@ -90,6 +90,50 @@ def check_risk(risk: Any) -> None:
         )
 
 
+def check_risk_groups(risk_groups: Any, n_samples: int) -> NDArray[Any]:
+    """Return the group of each sample as an array, or refuse it.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each sample, or a label is missing.
+    TypeError
+        If the labels are of several types, which cannot be told apart and ordered.
+    """
+    # NumPy would make words of numbers, None and NaN beside words.
+    labels = np.asarray(
+        risk_groups, dtype=object if isinstance(risk_groups, (list, tuple)) else None
+    )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.ravel()
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            "risk_groups must hold one label for each of the "
+            f"{n_samples} samples; got an array of shape {labels.shape}."
+        )
+    missing = [row for row, label in enumerate(labels.tolist()) if _is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"risk_groups must hold a label for every sample, but {len(missing)} are missing, the "
+            f"first at row {missing[0]}. Give these samples a group of their own, such as "
+            "'unknown', or leave them out."
+        )
+    try:
+        np.unique(labels)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise TypeError(
+            f"risk_groups must hold labels of one type; got labels of the types {kinds}."
+        ) from error
+    return labels
+
+
+def _is_missing(label: Any) -> bool:
+    """Tell None, NaN, NaT and pandas' NA from labels: they do not equal themselves."""
+    equal = label is not None and label == label  # noqa: PLR0124
+    return not (isinstance(equal, (bool, np.bool_)) and equal)
+
+
 def risk_of(
     risk: str | tuple[str, Any] | LossFunction,
     predictions: Integers,

@@ -51,6 +51,29 @@ class Validation:
         return Validation(answers, self.rows[rows], self.codes[rows], self.classes, taken)
 
 
+def check_used(params: Mapping[str, Any], estimator: Any) -> None:
+    """Refuse arguments of `fit` that would be ignored where no estimator is trained.
+
+    Parameters
+    ----------
+    params : mapping
+        Keyword arguments for the `fit` of the estimator. Sample weights count otherwise.
+    estimator : estimator
+
+    Raises
+    ------
+    TypeError
+        The message names the argument.
+    """
+    unused = sorted(set(params) - {"sample_weight"})
+    if unused:
+        raise TypeError(
+            f"fit got an unexpected keyword argument {unused[0]!r}: {type(estimator).__name__} is "
+            "fitted already and not trained again, so nothing would use it. Only sample_weight "
+            "and groups are accepted here."
+        )
+
+
 def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     """Ask a fitted estimator about all samples.
 

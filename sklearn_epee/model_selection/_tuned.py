@@ -20,7 +20,7 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks import check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
@@ -30,10 +30,10 @@ from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
 from ._exits import check_has_exits, exit_classifier, with_policy
 from ._policy_space import Floats
-from ._risk_control import Certification, RiskControl
-from ._risks import P_VALUES, LossFunction, check_risk
+from ._risk_control import Certification, RiskControl, largest_risk
+from ._risks import P_VALUES, LossFunction, check_risk, check_risk_groups
 from ._selection import Objective, PolicyGrid, SelectionCriterion, concatenate, pareto_front
-from ._staging import Validation, stage_fitted, stage_splits
+from ._staging import Validation, check_used, stage_fitted, stage_splits
 
 # Attributes that depend on parameters.
 _ONLY_IF_ASKED = (
@@ -158,7 +158,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     risk_ : float
         Risk of the chosen policy on the tested samples; the largest over classes or groups.
     risk_by_group_ : dict
-        The same for each class or group, if asked for.
+        The same for each class or group, if asked for; NaN for one without tested samples.
     candidates_ : dict of ndarray
         "tau", "patience", "speedup", "risk", "p_value" and "certified" of the tested policies, in
         the order of the tests.
@@ -201,7 +201,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     tested: it needs a frozen or "prefit" estimator, or a single split with ``refit=False``.
 
     With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups at
-    once, with the same probability.
+    once, with the same probability. A class that the network knows, or a group, of which no sample
+    is tested cannot be certified, and neither can the policy.
 
     If no policy can be certified, a warning says so and samples go through all layers: then the
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
@@ -322,7 +323,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             Labels.
         risk_groups : array-like of shape (n_samples,), default=None
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
-            `confidence`.
+            `confidence`. None of them may be missing.
         **params : dict
             ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores,
             ``groups`` to the splitter, the rest to the `fit` of `estimator`. With metadata routing
@@ -408,11 +409,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     def _checked(
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
     ) -> _FitInputs:
-        X, risk_groups = indexable(X, risk_groups)
+        X = indexable(X)[0]
         y = as_target(check_any_labels(y, num_samples(X), type(self).__name__))
         if y.ndim == 2:
             self._check_risk_of_tasks(y.shape[1])
-        groups = None if risk_groups is None else column_or_1d(risk_groups)
+        groups = None if risk_groups is None else check_risk_groups(risk_groups, len(y))
         routed = self._route(params)
         weights = routed.scorer.score.get("sample_weight")
         return _FitInputs(
@@ -421,7 +422,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             weights=None if weights is None else check_weights(weights, len(y)),
             fit_params=routed.estimator.fit,
             split_params=routed.splitter.split,
-            risk_groups=y if self.per_class else groups,
+            risk_groups=groups,
         )
 
     def _check_risk_of_tasks(self, n_tasks: int) -> None:
@@ -480,6 +481,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         if is_prefit or isinstance(self.estimator, FrozenEstimator):
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             self._check_reachable(exit_classifier(self.estimator).n_layers_)
+            check_used(given.fit_params, self.estimator)
             return stage_fitted(self.estimator, given.X, given.y), self.estimator
         target = self._target_to_split(given.y)
         splitter = self._splitter(target)
@@ -551,10 +553,20 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             return choose(samples, to_compare, self._wish()), found
         control = RiskControl(self._bound(), self.confidence, self.p_value)
         validation = samples.validation
-        guarantee = Guarantee.of(control, self.risk, validation, given.risk_groups)
+        labels, names = self._groups(given, validation)
+        guarantee = Guarantee.of(control, self.risk, validation, labels, names)
         certification = guarantee.certify(samples, offered, check_random_state(self.random_state))
         choice = guarantee.choose(samples, certification, self._wish())
         return choice, found | _attributes_of(certification, choice, control.bound)
+
+    def _groups(
+        self, given: _FitInputs, validation: Validation
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        """Return the group of each given sample, and all groups that are promised something."""
+        if self.per_class:  # of all classes, for the network may predict each of them
+            return given.y, validation.classes
+        groups = given.risk_groups
+        return groups, None if groups is None else np.unique(groups)
 
     def _bound(self) -> Any:
         return self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
@@ -565,7 +577,7 @@ def _attributes_of(certification: Certification, choice: Choice, bound: float) -
     found = {
         "certified_": choice.certified,
         "risk_bound_": bound,
-        "risk_": float(risks.max()),
+        "risk_": largest_risk(risks),
         "candidates_": certification.candidates,
         "p_values_": certification.candidates["p_value"],
         "n_calibration_": len(certification.tested),

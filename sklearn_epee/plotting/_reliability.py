@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sklearn_epee._exits.reliability import N_BINS, Reliability, check_n_bins
 
 from ._axes import BLUE, COLORMAP, ORANGE, import_pyplot, own_or_new_axes, own_or_new_panels
 from ._staged import StagedPredictions, ask_estimator, from_arrays
@@ -92,7 +93,7 @@ class ExitReliabilityDisplay:
         X: Any,
         y: ArrayLike,
         *,
-        n_bins: int = 10,
+        n_bins: int = N_BINS,
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -107,8 +108,9 @@ class ExitReliabilityDisplay:
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
             True labels.
-        n_bins : int, default=10
-            Number of bins between 0 and 1.
+        n_bins : int, default=15
+            Number of bins of equal width between 0 and 1, open below and closed above; at most
+            10,000.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes or sequence of M of them, default=None
@@ -139,7 +141,7 @@ class ExitReliabilityDisplay:
         staged_proba: ArrayLike,
         *,
         labels: ArrayLike | None = None,
-        n_bins: int = 10,
+        n_bins: int = N_BINS,
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -154,8 +156,9 @@ class ExitReliabilityDisplay:
             ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
         labels : array-like of shape (n_classes,), default=None
             The class of each column. None: the sorted labels in `y_true`.
-        n_bins : int, default=10
-            Number of bins between 0 and 1.
+        n_bins : int, default=15
+            Number of bins of equal width between 0 and 1, open below and closed above; at most
+            10,000.
         name : str, default=None
             Title.
         ax : matplotlib Axes or sequence of M of them, default=None
@@ -176,26 +179,13 @@ class ExitReliabilityDisplay:
 
     @classmethod
     def _of(cls, staged: StagedPredictions, n_bins: int, name: str | None) -> Self:
-        if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 1:
-            raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
-        correct = staged.proba.argmax(axis=2) == staged.codes[:, np.newaxis]
-        sureness = np.minimum(staged.proba.max(axis=2).astype(np.float64), 1)
-        # Bins are open below and closed above, as in the source of the ECE.
-        bins = np.clip(np.ceil(sureness * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
-        shape = (staged.n_layers, int(n_bins))
-        cell = (bins + np.arange(shape[0]) * shape[1]).ravel()
-        counts, hits, sums = (
-            np.bincount(cell, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
-            for weights in (None, correct.ravel(), sureness.ravel())
-        )
-        totals = np.where(counts > 0, counts, np.nan)
-        return cls(hits / totals, sums / totals, counts, name=name)
+        found = Reliability.of(staged.proba, staged.codes, check_n_bins(n_bins))
+        return cls(found.accuracy, found.confidence, found.counts, name=name)
 
     @property
     def ece(self) -> NDArray[np.float64]:
         """Expected calibration error of every exit."""
-        gaps = np.abs(self.accuracy - self.confidence)
-        return np.nansum(gaps * self.counts, axis=1) / self.counts.sum(axis=1)
+        return Reliability(self.accuracy, self.confidence, self.counts).error
 
     def plot(self, ax: Any = None) -> Self:
         """Draw accuracy against confidence, a point a bin.

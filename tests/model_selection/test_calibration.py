@@ -26,13 +26,16 @@ from sklearn_epee import (
     speedup_ratio,
     speedup_score,
 )
+from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee.datasets import make_supplement_notes
 from sklearn_epee.model_selection._calibration import (
-    calibration_error,
+    ExitMaps,
+    _HeldOut,
     fit_scales,
     fit_temperature,
 )
 from sklearn_epee.model_selection._exits import exit_classifier
+from sklearn_epee.plotting import ExitReliabilityDisplay
 from sklearn_epee.policy import apply_policy, normalized_entropy
 from tests.conftest import tiny_text_classifier
 
@@ -122,10 +125,6 @@ def test_weights_count_as_repetitions():
     once = (log_proba, codes, weights.astype(float))
     assert fit_temperature(*once) == pytest.approx(fit_temperature(*repeated, ones), rel=1e-4)
     assert_allclose(fit_scales(*once, 1.0), fit_scales(*repeated, ones, 1.0), atol=1e-3)
-    proba = np.exp(log_proba)
-    assert calibration_error(proba, codes, weights) == pytest.approx(
-        calibration_error(np.exp(repeated[0]), repeated[1])
-    )
 
 
 def test_flat_probabilities_keep_their_temperature():
@@ -133,11 +132,14 @@ def test_flat_probabilities_keep_their_temperature():
     assert fit_temperature(log_proba, np.arange(50) % 2, np.ones(50)) == 1.0
 
 
-def test_calibration_error_by_hand():
-    proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
-    codes = np.array([0, 1, 1, 1])
-    # Two at 0.9, half of them right; one at 0.6, right; one at 1, right.
-    assert calibration_error(proba, codes) == pytest.approx((2 * 0.4 + 0.4 + 0) / 4)
+def test_the_calibration_error_is_that_of_the_display():
+    rng = np.random.default_rng(0)
+    confidence = rng.choice([0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0], size=(100, 2))
+    proba = np.stack([confidence, 1 - confidence], axis=2)
+    codes = rng.integers(2, size=100)
+    held_out = _HeldOut(np.log(np.maximum(proba, 1e-30)), codes, np.ones(100))
+    error = held_out.ece(ExitMaps.unchanged(2, 2))
+    assert_allclose(error, ExitReliabilityDisplay.from_predictions(codes, proba).ece, atol=1e-12)
 
 
 # --------------------------------------------------------------------------- what they change
@@ -181,8 +183,8 @@ def test_losses_are_those_of_the_exits_and_no_worse(method, frozen, other_notes)
         staged = staged_of(classifier, X)
         expected = -np.log(staged[np.arange(len(y)), :, codes]).mean(axis=0)
         assert_allclose(nll, expected, atol=1e-5)
-        by_exit = [calibration_error(staged[:, layer], codes) for layer in range(3)]
-        assert_allclose(ece, by_exit, atol=0.02)  # confidences at the edge of a bin
+        # Confidences at the edge of a bin.
+        assert_allclose(ece, Reliability.of(staged, codes).error, atol=0.02)
     assert (calibrated.nll_after_ <= calibrated.nll_before_).all()
     assert calibrated.nll_after_.sum() < calibrated.nll_before_.sum()
 

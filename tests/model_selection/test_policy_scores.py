@@ -48,6 +48,29 @@ def test_exact_scores_are_the_metrics(name, weighted, proba, seed):
         assert_allclose(score(sweep), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_a_class_without_weight_counts_as_in_the_scorer_of_that_name(name):
+    proba = np.random.default_rng(3).dirichlet(np.ones(3), size=(40, 4))
+    codes = codes_for(proba)
+    weights = np.where(codes == 1, 0.0, np.linspace(0.5, 2, 40))
+    for kept in (np.full(40, True), codes != 1):  # there without weight; predicted alone
+        answers = StagedProbabilities.from_proba(proba[kept])
+        sweep = PolicySpace(answers).sweep(3)
+        found = EXACT_SCORES[name](answers, codes[kept], weights[kept])(sweep)
+        rows = np.arange(kept.sum())
+        expected = [
+            get_scorer(name)._score_func(
+                codes[kept],
+                answers.predictions[rows, exits - 1],
+                sample_weight=weights[kept],
+                **get_scorer(name)._kwargs,
+            )
+            for exits in sweep.walk()
+        ]
+        assert_allclose(found, expected, atol=1e-12)
+
+
 def many(n_classes=3):
     proba = np.random.default_rng(0).dirichlet(np.ones(n_classes), size=(60, 4))
     classes = np.array(["ant", "bee", "cow", "dog"][:n_classes])

@@ -1,6 +1,7 @@
 """The tuned policy: found as by brute force, at the cost of one fit and one pass a split."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,12 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_epee import TunedExitPolicyClassifierCV, exit_scores, speedup_score
+from sklearn_epee import (
+    FixedExitPolicyClassifier,
+    TunedExitPolicyClassifierCV,
+    exit_scores,
+    speedup_score,
+)
 from sklearn_epee.metrics import speedup_ratio
 from sklearn_epee.policy import apply_policy, normalized_entropy
 
@@ -531,8 +537,80 @@ def test_risk_groups_that_make_no_sense(data, fitted):
         tuned(fitted).fit(X, y, risk_groups=y)
     with pytest.raises(ValueError, match="per_class=True and risk_groups exclude each other"):
         tuned(fitted, per_class=True, **GUARANTEED).fit(X, y, risk_groups=y)
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="risk_groups must hold one label for each of the 300"):
         tuned(fitted, **GUARANTEED).fit(X, y, risk_groups=y[:-1])
+    with pytest.raises(TypeError, match="risk_groups must hold labels of one type"):
+        tuned(fitted, **GUARANTEED).fit(X, y, risk_groups=[1, "north"] * 150)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT])
+@pytest.mark.parametrize("container", [list, pd.Series, lambda labels: np.array(labels, object)])
+def test_risk_groups_that_are_missing(missing, container, data, fitted):
+    X, y = data
+    site = container(["north", missing, *["south"] * 298])
+    with pytest.raises(ValueError, match=r"risk_groups must hold a label .* first at row 1"):
+        tuned(fitted, **GUARANTEED).fit(X, y, risk_groups=site)
+
+
+def test_a_class_or_group_without_calibration_samples_cannot_be_certified(fitted):
+    X, y = blobs(4000)
+    model = tuned(fitted, per_class=True, **GUARANTEED)
+    assert model.fit(X, y).certified_
+    some = y != "cow"
+    unseen = r"No sample was tested of the groups or classes \['cow'\], where 22 without any loss"
+    with pytest.warns(UserWarning, match=unseen):
+        model.fit(X[some], y[some])
+    assert model.certified_ is False
+    assert (model.predict_exit_layer(X) == N_LAYERS).all()
+    assert np.isnan(model.risk_by_group_["cow"])
+    assert model.risk_ == max(model.risk_by_group_[name] for name in ("ant", "bee")) == 0
+    with pytest.raises(ValueError, match=r"min_speedup=0.1 cannot be promised.*\['cow'\]"):
+        model.set_params(min_speedup=0.1).fit(X[some], y[some])
+
+
+def test_a_group_that_is_in_the_training_part_alone_cannot_be_certified():
+    X, y = blobs(2000)
+    train, test = np.arange(1000), np.arange(1000, 2000)
+    site = np.where(np.arange(2000) < 5, "north", "south")
+    model = TunedExitPolicyClassifierCV(
+        NumericExits(), cv=[(train, test)], refit=False, **GUARANTEED
+    )
+    with pytest.warns(UserWarning, match=r"No sample was tested of .* \['north'\]"):
+        model.fit(X, y, risk_groups=site)
+    assert model.certified_ is False
+
+
+@pytest.mark.parametrize("share", [0.001, 0.002])
+def test_the_promise_to_each_class_is_kept_for_rare_classes(share):
+    knows_four = NumericExits(tau=0.0).fit(*blobs(400, n_classes=4, seed=7))
+    n_certified = 0
+    for seed in range(30):
+        X, y = blobs(600, n_classes=4, seed=seed)
+        rare = np.random.default_rng(seed).random(600) < share
+        X, y = X[(y != "dog") | rare], y[(y != "dog") | rare]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model = tuned(knows_four, per_class=True, **GUARANTEED).fit(X, y)
+        n_certified += model.certified_
+    assert n_certified == 0  # nothing is known of a class of one or two samples, or of none
+
+
+def test_arguments_of_fit_that_nothing_would_use(data, fitted):
+    X, y = data
+    frozen = FrozenEstimator(fitted)
+    weights = np.ones(len(y))
+    for model in (
+        TunedExitPolicyClassifierCV(frozen),
+        TunedExitPolicyClassifierCV(fitted, cv="prefit", refit=False),
+        FixedExitPolicyClassifier(frozen),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'sample_weights'"):
+            model.fit(X, y, sample_weights=weights)
+        assert not hasattr(model, "estimator_")
+        model.fit(X, y, sample_weight=weights)
+    assert TunedExitPolicyClassifierCV(frozen).fit(X, y, groups=y).best_tau_ >= 0
+    with pytest.raises(TypeError, match="sample_weights"):
+        TunedExitPolicyClassifierCV(NumericExits(), cv=2).fit(X, y, sample_weights=weights)
 
 
 def test_splits_that_make_no_sense(data, fitted):

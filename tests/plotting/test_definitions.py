@@ -199,8 +199,8 @@ def test_certain_and_wrong_has_the_largest_error():
     proba = np.tile([1.0, 0.0], (6, 2, 1))
     display = ExitReliabilityDisplay.from_predictions(["b"] * 6, proba, labels=["a", "b"])
     assert list(display.ece) == [1, 1]
-    for n_bins in (0, 2.5, True):
-        with pytest.raises(ValueError, match="n_bins must be an integer >= 1"):
+    for n_bins in (0, 2.5, True, 10**9):
+        with pytest.raises((TypeError, ValueError), match="n_bins must be an integer from 1 to"):
             ExitReliabilityDisplay.from_predictions(
                 ["b"] * 6, proba, labels=["a", "b"], n_bins=n_bins
             )

@@ -1,0 +1,1 @@
+"""Exits on arrays: what metrics, model selection and plotting share; never torch."""
