@@ -24,14 +24,42 @@ from transformers import (
 from sklearn_epee._checks import Text
 
 from .batching import EncodedTexts
+from .long_pairs import shorten_pairs
 
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000
-_CHUNK = 4096
+# What one call of a tokenizer is given: it keeps some hundred bytes for every token.
+_CHUNK_TEXTS = 4096
+_CHUNK_CHARACTERS = 2**21
+# A long pair makes up to nine rows while it is truncated, so that fewer share a call.
+_CHUNK_CHARACTERS_TRUNCATED = 2**19
 # Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
-_WINDOW = 4 * _CHUNK
-# A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
-_TOKENIZER_LOCK = threading.Lock()
+_WINDOW = 4 * _CHUNK_TEXTS
+
+
+class _TokenizerLock:
+    """A lock for every call of a tokenizer, which keeps its truncation setting inside.
+
+    A child process is forked with the lock as it stands, perhaps held by a thread that does not
+    exist there, so that every child starts with a lock of its own.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+_tokenizer_lock = _TokenizerLock()
 
 
 class TextTokenizer:
@@ -95,29 +123,30 @@ class TextTokenizer:
             Of the next texts in order.
         """
         total = 0
-        for window in _chunks(texts, _WINDOW):
+        for start in range(0, len(texts), _WINDOW):
+            window = texts[start : start + _WINDOW]
             encoded, n_cut = self._encode(window)
             total += n_cut
             yield encoded
         self._warn_if_cut(total, len(texts), stacklevel=6)
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
-        """Give the token ids, and how many texts had to be cut."""
-        ids, segments, lengths, n_cut = [], [], [], 0
-        for chunk in _chunks(texts):
-            rows = self._encode_chunk(chunk)
+        """Return the token ids, and how many texts had to be truncated."""
+        ids, segments, lengths, n_truncated = [], [], [], 0
+        for chunk in _chunks(texts, _CHUNK_CHARACTERS):
+            rows, n_long = self._encode_chunk(chunk)
+            n_truncated += n_long
             lengths.append(np.array([len(row) for row in rows["input_ids"]], dtype=np.int64))
             ids.append(_flatten(rows["input_ids"], np.int32))
             if self._with_segments:
                 segments.append(_flatten(rows["token_type_ids"], np.int8))
-            n_cut += self._count_cut(chunk, lengths[-1])
         encoded = EncodedTexts(
             np.concatenate(ids),
             np.concatenate(lengths),
             np.concatenate(segments) if segments else None,
             self.tokenizer.pad_token_id or 0,
         )
-        return encoded, n_cut
+        return encoded, n_truncated
 
     def _warn_if_cut(self, n_cut: int, n_texts: int, stacklevel: int) -> None:
         if n_cut:
@@ -132,14 +161,16 @@ class TextTokenizer:
         """Turn training texts into token ids; nothing about them is random."""
         return self.encode(texts)
 
-    def _encode_chunk(self, chunk: Sequence[Text]) -> dict[str, Any]:
-        rows = tokenize(
-            self.tokenizer,
-            chunk,
-            truncation=True,
-            max_length=self.max_length,
-            return_token_type_ids=self._with_segments,
-        )
+    def _encode_chunk(self, chunk: Sequence[Text]) -> tuple[dict[str, Any], int]:
+        """Return the rows of some texts, and how many of them were truncated."""
+        rows = self._tokenize(chunk, truncation=False)
+        lengths = [len(row) for row in rows["input_ids"]]
+        long = [i for i, length in enumerate(lengths) if length > self.max_length]
+        if long:
+            truncated = self._truncated([chunk[i] for i in long], [lengths[i] for i in long])
+            for name, values in truncated.items():
+                for i, value in zip(long, values, strict=True):
+                    rows[name][i] = value
         # A tokenizer without special tokens makes nothing of an empty text.
         filler = next(
             (
@@ -152,11 +183,31 @@ class TextTokenizer:
         rows["input_ids"] = [row or [filler] for row in rows["input_ids"]]
         if self._with_segments:
             rows["token_type_ids"] = [row or [0] for row in rows["token_type_ids"]]
+        return rows, len(long)
+
+    def _truncated(self, texts: list[Text], lengths: list[int]) -> dict[str, list[list[int]]]:
+        """Return the truncated rows of texts that are too long."""
+        far_too_long = [i for i, n in enumerate(lengths) if n > 2 * self.max_length]
+        if self.reads_pairs and far_too_long:
+            pairs: Any = [texts[i] for i in far_too_long]
+            shortened = shorten_pairs(pairs, self.tokenizer, self.max_length, tokenize)
+            for i, pair in zip(far_too_long, shortened, strict=True):
+                texts[i] = pair
+        rows: dict[str, list[list[int]]] = {}
+        for chunk in _chunks(texts, _CHUNK_CHARACTERS_TRUNCATED):
+            for name, values in self._tokenize(chunk, truncation=True).items():
+                rows.setdefault(name, []).extend(values)
         return rows
 
-    def _count_cut(self, chunk: Sequence[Text], lengths: NDArray[np.int64]) -> int:
-        full = [chunk[row] for row in np.flatnonzero(lengths >= self.max_length).tolist()]
-        return sum(n > self.max_length for n in token_counts(self.tokenizer, full))
+    def _tokenize(self, texts: Sequence[Text], truncation: bool) -> dict[str, Any]:
+        limit = {"max_length": self.max_length} if truncation else {}
+        return tokenize(
+            self.tokenizer,
+            texts,
+            truncation=truncation,
+            return_token_type_ids=self._with_segments,
+            **limit,
+        )
 
 
 def tokenize(
@@ -169,7 +220,7 @@ def tokenize(
         first, second = [text[0] for text in texts], [text[1] for text in texts]
     else:
         first, second = list(texts), None  # type: ignore[arg-type]
-    with _TOKENIZER_LOCK, _settings_kept(tokenizer):
+    with _tokenizer_lock, _settings_kept(tokenizer):
         return dict(
             tokenizer(
                 first,
@@ -202,7 +253,7 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
     """Count the tokens of texts before any truncation, special tokens included."""
     counts: list[int] = []
-    for chunk in _chunks(texts):
+    for chunk in _chunks(texts, _CHUNK_CHARACTERS):
         rows = tokenize(tokenizer, chunk, truncation=False, return_token_type_ids=False)
         counts.extend(len(row) for row in rows["input_ids"])
     return counts
@@ -408,9 +459,16 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
             yield text
 
 
-def _chunks(texts: Sequence[Text], size: int = _CHUNK) -> Iterator[Sequence[Text]]:
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+def _chunks(texts: Sequence[Text], characters: int) -> Iterator[Sequence[Text]]:
+    """Yield consecutive texts, as many as one call of a tokenizer is given."""
+    start = total = 0
+    for end, text in enumerate(texts):
+        length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        if end > start and (end - start == _CHUNK_TEXTS or total + length > characters):
+            yield texts[start:end]
+            start, total = end, 0
+        total += length
+    yield texts[start:]
 
 
 def _flatten(rows: Sequence[Sequence[int]], dtype: type) -> NDArray[Any]:

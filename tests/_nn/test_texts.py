@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertConfig
 
+from sklearn_epee._nn import texts as nn_texts
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.texts import (
@@ -98,6 +101,61 @@ def test_pairs_are_cut_and_counted_too():
     with pytest.warns(UserWarning, match="^1 of 2 texts are longer than max_length=6"):
         encoded = encoder.encode(pairs)
     assert encoded.lengths.tolist() == [6, 5]
+
+
+def words(rng, n):
+    """Words that are split, joined or spelt in every way."""
+    return " ".join(rng.choice([*WORDS, "xyzzy", "über!", "é", "日本", "don't", "a\nb"], n))
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_pairs_are_truncated_as_the_tokenizer_truncates_them(family, side):
+    rng = np.random.default_rng(0)
+    tokenizer, direct = tiny_tokenizer(family), tiny_tokenizer(family)
+    tokenizer.truncation_side = direct.truncation_side = side
+    pairs = [(words(rng, a), words(rng, b)) for a, b in rng.integers(0, 60, (40, 2))]
+    # The odd token goes to the longer one, however little longer it is.
+    pairs += [(text := words(rng, 50), text), (f"{text} a", text), (text, f"{text} a")]
+    for length in (5, 6, 20, 21):
+        encoded, n_truncated = TextTokenizer(tokenizer, length, 2, reads_pairs=True)._encode(pairs)
+        first, second = (list(column) for column in zip(*pairs, strict=True))
+        rows = direct(first, second, truncation=True, max_length=length)["input_ids"]
+        assert rows_of(encoded) == rows
+        whole = direct(first, second)["input_ids"]
+        assert n_truncated == sum(len(row) > length for row in whole)
+
+
+def test_truncating_long_texts_needs_memory_for_what_is_kept(monkeypatch):
+    given: dict[bool, list[int]] = {True: [], False: []}
+
+    def counted(tokenizer, samples, *, truncation, **options):
+        given[truncation].append(sum(len(part) for part in nn_texts._parts(samples)))
+        return tokenize(tokenizer, samples, truncation=truncation, **options)
+
+    tokenize = nn_texts.tokenize
+    monkeypatch.setattr(nn_texts, "tokenize", counted)
+    monkeypatch.setattr(nn_texts, "_CHUNK_CHARACTERS", limit := 30_000)
+    long = " ".join(WORDS * 50)
+    encoder = TextTokenizer(tiny_tokenizer("bert"), 20, 2, reads_pairs=True)
+    encoded, n_truncated = encoder._encode([(long, long)] * 8)
+    assert n_truncated == 8
+    assert encoded.lengths.tolist() == [20] * 8
+    # A pair of 15,000 characters becomes one of some hundred before it is truncated.
+    assert sum(given[True]) < 8 * 1000
+    assert max(given[False]) <= limit
+    assert len(given[False]) > 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_thread_tokenizes_can_tokenize():
+    encoder = TextTokenizer(tiny_tokenizer("bert"), 40, 2, reads_pairs=False)
+    with nn_texts._tokenizer_lock:
+        pid = os.fork()
+        if not pid:
+            signal.alarm(20)  # a child that hangs ends by this signal
+            os._exit(0 if len(encoder.encode(TEXTS)) == len(TEXTS) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_segments_tell_the_texts_of_a_pair_apart():
