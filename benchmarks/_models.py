@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AlbertConfig, BertConfig, GPT2Config, PretrainedConfig, ViTConfig
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
+from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.texts import learn_wordpiece
 
 N_CLASSES = 3
@@ -257,14 +258,25 @@ def dynamic(
         where samples leave: where exits are forced, runs with the same tau share what it has
         learned. None: runs with the same mean exit do.
     """
-    engine, policy = estimator._engine(), estimator._policy()
+    engine, policy = engine_of(estimator), estimator._policy(estimator._state.summary)
     if schedule is None:
         return engine.dynamic(encoded, policy, batch_size)
     tau = float(schedule.mean()) / estimator.n_layers_ if tau is None else tau
     return engine.dynamic(encoded, replace(policy, tau=tau), batch_size, schedule=schedule)
 
 
+def engine_of(estimator: Any) -> Engine:
+    """Return the engine that a fitted estimator predicts with."""
+    return estimator._state.engine(*estimator._setting())
+
+
+def encode(estimator: Any, X: Any) -> Any:
+    """Encode samples as `predict` does before its engine runs."""
+    state = estimator._state
+    return state.trained.preprocessor.encode(estimator._check_samples(X, state.summary))
+
+
 def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndarray:
     """Do what ``predict(X)`` does, with forced exits."""
-    exits = dynamic(estimator, estimator._encode(X), estimator._prediction_batch(), schedule)
+    exits = dynamic(estimator, encode(estimator, X), estimator._prediction_batch(), schedule)
     return estimator.classes_[exits.proba.argmax(axis=1)]

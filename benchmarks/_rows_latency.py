@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import Seconds, interleaved, medians, quotient, timed
-from benchmarks._models import FAMILIES, dynamic, forced_exits, prepared, samples
+from benchmarks._models import FAMILIES, dynamic, encode, engine_of, forced_exits, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import FULL, fraction, speedup_line
@@ -36,7 +36,7 @@ def latency(settings: Settings, *, family: str) -> Iterator[Line]:
         estimator = prepared(family, settings.device, precision)
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)
         n = 4 if settings.quick else N_SINGLE[FAMILIES[family].kind][precision]
-        singles = [estimator._encode(samples(family, n)[row : row + 1]) for row in range(n)]
+        singles = [encode(estimator, samples(family, n)[row : row + 1]) for row in range(n)]
         lengths = np.concatenate([single.lengths for single in singles])
         for share in (1 / 3,) if settings.quick else (1 / 3, 1 / 2, 1):
             mean_exit = share * estimator.n_layers_
@@ -91,12 +91,12 @@ def budgeted(settings: Settings, *, family: str) -> Iterator[Line]:
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)
         n = 16 if settings.quick else N_BUDGETED[FAMILIES[family].kind][precision]
         n = settings.enough(n, "auto")
-        encoded = estimator._encode(samples(family, n))
+        encoded = encode(estimator, samples(family, n))
         layers = {share: round(share * estimator.n_layers_) for share in BUDGETS}
         competitors = {FULL: functools.partial(rival.proba, encoded, "auto")}
         for share, layer in layers.items():
             competitors[fraction(share)] = functools.partial(
-                estimator._engine().budgeted, encoded, layer, "auto"
+                engine_of(estimator).budgeted, encoded, layer, "auto"
             )
         seconds = interleaved(competitors, settings.repetitions)
         for share, layer in layers.items():
@@ -129,7 +129,7 @@ def strings(settings: Settings) -> Iterator[Line]:
 
 def patience_for(estimator: Any, mean_exit: float) -> int:
     """Find the patience with which real decisions come nearest to a mean exit."""
-    proba = estimator._engine().staged(estimator._encode(samples("bert", 32)), "auto")
+    proba = engine_of(estimator).staged(encode(estimator, samples("bert", 32)), "auto")
     return min(
         range(1, estimator.n_layers_ + 1),
         key=lambda patience: abs(apply_policy(proba, 0.0, patience).exit_layer.mean() - mean_exit),
@@ -138,7 +138,7 @@ def patience_for(estimator: Any, mean_exit: float) -> int:
 
 def _many_strings(estimator: Any, settings: Settings, n: int) -> Line:
     texts = samples("bert", n)
-    encoded = estimator._encode(texts)
+    encoded = encode(estimator, texts)
     competitors = {
         "predict": lambda: estimator.predict(texts),
         "engine": lambda: dynamic(estimator, encoded, "auto"),
@@ -160,9 +160,9 @@ def _many_strings(estimator: Any, settings: Settings, n: int) -> Line:
 def _one_string(estimator: Any, n: int) -> Line:
     """Time predict on one text, and its parts: the tokenizer's own call, and the engine."""
     seconds: Seconds = {"predict": [], "tokenizer": [], "engine": []}
-    tokenizer = estimator._encoder.tokenizer
+    tokenizer = estimator._preprocessor.tokenizer
     for text in [*samples("bert", 5), *samples("bert", n)]:
-        encoded = estimator._encode([text])
+        encoded = encode(estimator, [text])
         parts = {
             "predict": functools.partial(estimator.predict, [text]),
             "tokenizer": functools.partial(tokenizer, text),

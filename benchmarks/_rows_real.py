@@ -15,7 +15,7 @@ import torch
 
 import sklearn_epee
 from benchmarks._measure import interleaved
-from benchmarks._models import NotMeasuredError, data_set, dynamic
+from benchmarks._models import NotMeasuredError, data_set, dynamic, encode
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import FULL, speedup_line
@@ -70,7 +70,7 @@ def real_exits(settings: Settings, *, name: str) -> Iterator[Line]:
     """Measure accuracy, ratio and wall clock at several thresholds, then what precision changes."""
     estimator = fine_tuned(settings, name).set_params(device=settings.device)
     texts, y = data_set(name, "test")
-    encoded = estimator._encode(texts)
+    encoded = encode(estimator, texts)
     found: dict[tuple[str, float], Any] = {}
     for precision in ("float32", "bfloat16"):
         estimator.set_params(precision=precision)
@@ -136,7 +136,7 @@ def _precision_line(name: str, tau: float, exact: Any, rounded: Any) -> Line:
 
 def _batch_lines(estimator: Any, name: str, texts: list[str]) -> Iterator[Line]:
     """Tell whether a sample's exit or answer depends on the batch it is in."""
-    encoded = estimator._encode(texts)
+    encoded = encode(estimator, texts)
     for precision in ("float32", "bfloat16"):
         estimator.set_params(precision=precision)
         first, *others = [_at_tau(estimator, TAUS[0], encoded, size) for size in BATCH_SIZES]

@@ -24,6 +24,8 @@ from benchmarks._models import (
     N_CLASSES,
     NotMeasuredError,
     data_set,
+    encode,
+    engine_of,
     forced_exits,
     predict_on_schedule,
     prepared,
@@ -43,7 +45,7 @@ def text_family(settings: Settings) -> str:
 def third(estimator: Any, X: Any, n: int) -> np.ndarray:
     """Draw forced exits of mean M/3 for some texts."""
     n_layers = estimator.n_layers_
-    return forced_exits(n, n_layers, n_layers / 3, estimator._encode(X).lengths)
+    return forced_exits(n, n_layers, n_layers / 3, encode(estimator, X).lengths)
 
 
 # ------------------------------------------------------------------------------- mixed lengths
@@ -74,12 +76,12 @@ def mixed_lengths(settings: Settings) -> Iterator[Line]:
     rival = FullDepth(estimator, getattr(torch, precision), settings.device)
     for name in ("phee", "git", "health_advice", "ddi2013"):
         texts = data_set(name, "test")[0][: 100 if settings.quick else 500]
-        encoded = estimator._encode(texts)
+        encoded = encode(estimator, texts)
         padded = PaddedToLongest(encoded)
         competitors = {
             "padded": functools.partial(rival.proba, padded, 16),
             "ours": functools.partial(
-                estimator._engine().budgeted, encoded, estimator.n_layers_, "auto"
+                engine_of(estimator).budgeted, encoded, estimator.n_layers_, "auto"
             ),
         }
         yield _padding_line(
@@ -127,7 +129,7 @@ def papers_labels(
 ) -> list[int]:
     """Answer texts one by one, each padded to a length."""
     heads = estimator.net_.module_.heads.to(rival.head.out.weight.device)
-    tokenizer = estimator._encoder.tokenizer
+    tokenizer = estimator._preprocessor.tokenizer
     labels = []
     for text, exit_layer in zip(texts, exits, strict=True):
         batch = tokenizer(
@@ -196,7 +198,7 @@ def transformers_pipeline(settings: Settings) -> Iterator[Line]:
     classify = pipeline(
         "text-classification",
         model=as_sequence_classifier(estimator),
-        tokenizer=estimator._encoder.tokenizer,
+        tokenizer=estimator._preprocessor.tokenizer,
         batch_size=16,
         device=settings.device,
     )
@@ -290,7 +292,7 @@ def onnx_sessions(rival: FullDepth, encoded: Any, folder: Path) -> dict[str, Any
 
 def onnx_labels(session: Any, estimator: Any, texts: list[str]) -> np.ndarray:
     """Labels of strings in the batches that predict would make."""
-    encoded = estimator._encode(texts)
+    encoded = encode(estimator, texts)
     out = np.empty(len(texts), np.int64)
     for rows in batches_by_length(encoded.lengths, "auto"):
         batch = encoded.batch(rows)
@@ -310,7 +312,7 @@ def against_onnxruntime(settings: Settings) -> Iterator[Line]:
     estimator = prepared(family, settings.device, "auto")
     n = 32 if settings.quick else 128
     texts = real_texts(n)
-    encoded = estimator._encode(texts)
+    encoded = encode(estimator, texts)
     rival = FullDepth(estimator, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         sessions = onnx_sessions(rival, encoded, Path(folder))

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks._measure import interleaved, medians
-from benchmarks._models import FAMILIES, dynamic, forced_exits, new_estimator, prepared, real_texts
+from benchmarks._models import (
+    FAMILIES,
+    dynamic,
+    encode,
+    forced_exits,
+    new_estimator,
+    prepared,
+    real_texts,
+)
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.batching import EncodedTexts
@@ -38,7 +46,7 @@ def _on_schedule(estimator: Any, encoded: Any) -> Callable[[], Any]:
 def _numbers_of_texts(settings: Settings) -> Variants:
     estimator = prepared(FAMILY, settings.device, settings.fast_precision())
     counts = (48, 96) if settings.quick else (100, 200, 400, 800, 1600)
-    runs = {n: _on_schedule(estimator, estimator._encode(real_texts(n))) for n in counts}
+    runs = {n: _on_schedule(estimator, encode(estimator, real_texts(n))) for n in counts}
     return runs, {n: n for n in counts}
 
 
@@ -78,7 +86,7 @@ def _classes(settings: Settings, n: int) -> Variants:
 def _variant(settings: Settings, n: int, **options: Any) -> Callable[[], Any]:
     estimator = new_estimator(FAMILIES[FAMILY], "cls", **options)
     estimator.set_params(device=settings.device, precision=settings.fast_precision())
-    return _on_schedule(estimator, estimator._encode(real_texts(n)))
+    return _on_schedule(estimator, encode(estimator, real_texts(n)))
 
 
 def _line(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import Seconds, interleaved, quotient
-from benchmarks._models import FAMILIES, dynamic, forced_exits, prepared, samples
+from benchmarks._models import FAMILIES, dynamic, encode, engine_of, forced_exits, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
@@ -98,7 +98,7 @@ def _block(
     settings: Settings, estimator: Any, rival: FullDepth, family: str, block: Block
 ) -> Iterator[Line]:
     n, n_layers = settings.enough(block.n, block.batch_size), estimator.n_layers_
-    encoded = estimator._encode(samples(family, n))
+    encoded = encode(estimator, samples(family, n))
     schedules = {
         f"mean exit {fraction(share)}": forced_exits(n, n_layers, share * n_layers, encoded.lengths)
         for share in block.means
@@ -130,8 +130,8 @@ def check_same_answers(estimator: Any, rival: FullDepth, family: str) -> None:
     AssertionError
         If the probabilities at full depth are not the rival's.
     """
-    encoded = estimator._encode(samples(family, 4))
-    ours = estimator._engine().budgeted(encoded, estimator.n_layers_, 4)
+    encoded = encode(estimator, samples(family, 4))
+    ours = engine_of(estimator).budgeted(encoded, estimator.n_layers_, 4)
     difference = np.abs(ours - rival.proba(encoded, 4)).max()
     if difference > (1e-4 if estimator.precision == "float32" else 0.05):
         raise AssertionError(f"{family}: probabilities differ from the rival's by {difference:.2g}")
@@ -212,11 +212,11 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
     """Compare the engine, which asks a head first where it pays, with one that never does."""
     for precision in ("float32", "bfloat16"):
         estimator = prepared(family, settings.device, precision)
-        n_layers, policy = estimator.n_layers_, estimator._policy()
-        engines = {"ours": estimator._engine(), "plain": copy.copy(estimator._engine())}
+        n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state.summary)
+        engines = {"ours": engine_of(estimator), "plain": copy.copy(engine_of(estimator))}
         engines["plain"]._costs = _NeverPays(timed=True)
         for block in CHOICE_BLOCKS:
-            encoded = estimator._encode(samples(family, block.n))
+            encoded = encode(estimator, samples(family, block.n))
             for share in block.means:
                 schedule = forced_exits(block.n, n_layers, share * n_layers, encoded.lengths)
                 own = replace(policy, tau=share)  # what is learned of other exits is not theirs

@@ -22,9 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._checks import check_callbacks, check_layer, check_prediction_batch
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
-from ._nn.batching import EncodedSamples
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype
-from ._nn.engine import Engine
 from ._nn.exit_rules import ExitPolicy, Exits
 from ._nn.network import MultiExitNetwork
 from ._nn.network_file import LazyNetwork
@@ -34,7 +32,14 @@ from ._nn.tasks import Classes
 from ._nn.training import ExitNet, TrainingPlan, reproducible, train_network
 from ._predictions import SharedPredictions, exits_from
 from ._tasks import Tasks, exact_match_score
-from ._trained import Engines, SearchContext, Trained, as_lazy_network, warn_if_not_finite
+from ._trained import (
+    FittedState,
+    SearchContext,
+    Summary,
+    Trained,
+    as_lazy_network,
+    warn_if_not_finite,
+)
 from ._training_data import TrainingData, hold_out, prepare_training_data, take
 from .policy import (
     JOINT_EXITS,
@@ -99,16 +104,23 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     # ------------------------------------------------------------------ left to the estimators
 
     @abstractmethod
-    def _check_samples(self, X: Any, *, fitting: bool) -> Any:
-        """Validate X into a sequence of samples that can be indexed with a list of rows."""
+    def _check_samples(self, X: Any, fitted: Summary | None) -> Any:
+        """Validate X into a sequence of samples that can be indexed with a list of rows.
+
+        Parameters
+        ----------
+        X : samples
+        fitted : Summary or None
+            What is known of the network that shall read them; None if one is to be made for them.
+        """
 
     @abstractmethod
     def _build(self, samples: Any, n_classes: Classes) -> tuple[Any, MultiExitNetwork]:
-        """Make the encoder and the untrained network for training samples."""
+        """Return the preprocessor and the untrained network for training samples."""
 
     @abstractmethod
     def _training_defaults(self) -> TrainingDefaults:
-        """Give what "auto" stands for with this backbone."""
+        """Return what "auto" stands for with this backbone."""
 
     # ------------------------------------------------------------------------------- training
 
@@ -142,19 +154,21 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         self._validate_params()
         self._check_parameters()
-        samples = self._check_samples(X, fitting=True)
+        continued = self._continued()
+        samples = self._check_samples(X, continued.summary if continued else None)
         data = prepare_training_data(samples, y, sample_weight, self.class_weight, type(self))
-        self._check_continuation(data.classes)
+        if continued is not None:
+            _check_same_classes(continued.tasks, data.classes)
         context = getattr(self, "_search_context", None)
         seed, shareable = self._draw_seed(context)
         store = store_for(self.memory, context.folder if context else None)
         key = None
-        if store is not None and shareable and not self._continues():
+        if store is not None and shareable and continued is None:
             key = self._training_key(data, seed)
-        trained = self._train_or_fetch(data, seed, store, key)
-        self._adopt(trained, data.classes)
+        network = self._train_or_fetch(data, seed, store, key)
         in_search = context is not None and context.generation > 1
-        self._predictions = SharedPredictions(key) if key is not None and in_search else None
+        shared = SharedPredictions(key) if key is not None and in_search else None
+        self._adopt(FittedState(network, data.classes, shared))
         return self
 
     def _check_parameters(self) -> None:
@@ -210,38 +224,33 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             "seed": seed,
         })  # fmt: skip
 
-    def _continues(self) -> bool:
-        return bool(self.warm_start) and hasattr(self, "_held")
-
-    def _check_continuation(self, classes: Labels) -> None:
-        if self._continues() and not self._tasks.same_as(classes):
-            raise ValueError(
-                f"warm_start=True continues a network for the classes {self._tasks}, "
-                f"but y holds {Tasks(classes)}. Fit with the same classes or with "
-                "warm_start=False."
-            )
+    def _continued(self) -> FittedState | None:
+        """Return the fit that the next one continues, if any."""
+        return vars(self).get("_state") if self.warm_start else None
 
     def _train(self, data: TrainingData, seed: int) -> LazyNetwork[Trained]:
         train, valid = hold_out(data.labels, self.validation_fraction, seed)
         device = resolve_device(self.device)
         samples = take(data.samples, train)
-        encoder, network = self._start(samples, Tasks(data.classes).n_classes, seed, device)
-        to_learn = data.labelled(encoder.encode_for_training, train)
-        to_watch = data.labelled(encoder.encode, valid) if len(valid) else None
+        preprocessor, network = self._start(samples, Tasks(data.classes).n_classes, seed, device)
+        to_learn = data.labelled(preprocessor.encode_for_training, train)
+        to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
         plan = self._plan(len(train), network, device, seed)
         net = train_network(network, to_learn, to_watch, plan)
         warn_if_not_finite(net)
-        return as_lazy_network(encoder, net, plan.exit_weights)
+        return as_lazy_network(preprocessor, net, plan.exit_weights)
 
     def _start(
         self, samples: Any, n_classes: Classes, seed: int, device: torch.device
     ) -> tuple[Any, MultiExitNetwork]:
-        """Give the encoder and the network to train: fresh ones, or the fitted ones again."""
-        if not self._continues():
+        """Return the preprocessor and the network to train: new ones, or the fitted ones again."""
+        continued = self._continued()
+        if continued is None:
             with reproducible(seed, device):
                 return self._build(samples, n_classes)
         # A copy, so that a training that fails leaves the fitted network as it was.
-        return self._encoder, copy.deepcopy(self.net_.module_)
+        trained = continued.trained
+        return trained.preprocessor, copy.deepcopy(trained.net.module_)
 
     def _plan(
         self, n_samples: int, network: MultiExitNetwork, device: torch.device, seed: int
@@ -278,41 +287,39 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _head_dropout(self) -> float:
         return float(_given(self.dropout, self._training_defaults().dropout))
 
-    def _adopt(self, held: LazyNetwork[Trained], classes: Labels) -> None:
+    def _adopt(self, state: FittedState) -> None:
         """Take a finished training over: everything that is learned is set here."""
-        self.classes_ = classes
-        self.n_layers_ = held.summary.n_layers
-        self.history_ = held.summary.history
-        self.n_iter_ = len(held.summary.history)
-        self._exit_weights = held.summary.exit_weights
-        self._sample_form = held.summary.sample_form
-        self._held = held
-        self._engines = Engines(held)
+        self._state = state
+        self.classes_ = state.tasks.classes
+        self.n_layers_ = state.summary.n_layers
+        self.history_ = state.summary.history
+        self.n_iter_ = len(state.summary.history)
+
+    def _fitted(self) -> FittedState:
+        """Return the state that a prediction reads, once."""
+        check_is_fitted(self)
+        return self._state
 
     @property
     def net_(self) -> ExitNet:
         """The trained net, a ``skorch.NeuralNetClassifier``."""
-        return self._fitted("net_").net
+        return self._trained("net_").net
 
     @property
     def n_outputs_(self) -> int:
         """Number of tasks."""
-        return len(self._tasks.each)
+        return len(self._fitted().tasks.each)
 
     @property
-    def _tasks(self) -> Tasks:
-        check_is_fitted(self)
-        return Tasks(self.classes_)
+    def _preprocessor(self) -> Any:
+        return self._trained("_preprocessor").preprocessor
 
-    @property
-    def _encoder(self) -> Any:
-        return self._fitted("_encoder").encoder
-
-    def _fitted(self, name: str) -> Trained:
-        held = vars(self).get("_held")
-        if held is None:
+    def _trained(self, name: str) -> Trained:
+        state = vars(self).get("_state")
+        if state is None:
             raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
-        return held.get()
+        trained: Trained = state.trained
+        return trained
 
     # ----------------------------------------------------------------------------- prediction
 
@@ -360,7 +367,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Columns in the order of ``classes_``; a list with one array a task if there are several.
         """
-        return self._tasks.proba(self._exits(X).proba)
+        state = self._fitted()
+        return state.tasks.proba(self._exits(state, X).proba)
 
     def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
         """Give the layer at which each sample leaves.
@@ -374,7 +382,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ndarray of shape (n_samples,), int64
             Layers, counted from 1 to ``n_layers_``.
         """
-        return self._exits(X).exit_layer
+        return self._exits(self._fitted(), X).exit_layer
 
     def predict_with_exits(self, X: Any) -> Bunch:
         """Give labels, probabilities, exit layers and entropies in one pass.
@@ -390,10 +398,11 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             ``entropy`` (n,) float32, the normalized entropy of the exit's own head. With several
             tasks ``labels`` and ``entropy`` are (n, n_tasks), and ``proba`` is a list.
         """
-        exits = self._exits(X)
+        state = self._fitted()
+        exits = self._exits(state, X)
         return Bunch(
-            labels=self._tasks.labels(exits.proba),
-            proba=self._tasks.proba(exits.proba),
+            labels=state.tasks.labels(exits.proba),
+            proba=state.tasks.proba(exits.proba),
             exit_layer=exits.exit_layer,
             entropy=exits.entropy,
         )
@@ -411,7 +420,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
         """
-        return self._tasks.labels(self._at_layer(X, layer))
+        state = self._fitted()
+        return state.tasks.labels(self._at_layer(state, X, layer))
 
     def predict_proba_at_layer(self, X: Any, layer: int) -> Probabilities:
         """Predict class probabilities with the head of one layer; those above it do not run.
@@ -431,16 +441,15 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             If there is no such layer.
         """
-        return self._tasks.proba(self._at_layer(X, layer))
+        state = self._fitted()
+        return state.tasks.proba(self._at_layer(state, X, layer))
 
-    def _at_layer(self, X: Any, layer: int) -> NDArray[np.float32]:
-        check_is_fitted(self)
-        layer = check_layer(layer, self.n_layers_)
-        samples = self._check_samples(X, fitting=False)
-        engine, batch_size = self._engine(), self._prediction_batch()
-        return np.concatenate(
-            [engine.budgeted(window, layer, batch_size) for window in self._windows(samples)]
-        )
+    def _at_layer(self, state: FittedState, X: Any, layer: int) -> NDArray[np.float32]:
+        layer = check_layer(layer, state.summary.n_layers)
+        samples = self._check_samples(X, state.summary)
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        windows = state.trained.preprocessor.encode_in_windows(samples)
+        return np.concatenate([engine.budgeted(window, layer, batch_size) for window in windows])
 
     def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
         """Predict labels at every layer, from one forward pass.
@@ -454,8 +463,9 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
             Labels of layer 1, then 2, up to ``n_layers_``.
         """
-        for proba in self._layer_by_layer(X):
-            yield self._tasks.labels(proba)
+        state = self._fitted()
+        for proba in self._layer_by_layer(state, X):
+            yield state.tasks.labels(proba)
 
     def staged_predict_proba(self, X: Any) -> Iterator[Probabilities]:
         """Predict class probabilities at every layer, from one forward pass.
@@ -469,41 +479,39 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Probabilities of layer 1, then 2, up to ``n_layers_``.
         """
-        for proba in self._layer_by_layer(X):
-            yield self._tasks.proba(proba)
+        state = self._fitted()
+        for proba in self._layer_by_layer(state, X):
+            yield state.tasks.proba(proba)
 
-    def _layer_by_layer(self, X: Any) -> NDArray[np.float32]:
-        check_is_fitted(self)
-        return self._staged(self._check_samples(X, fitting=False)).transpose(1, 0, 2)
+    def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
+        samples = self._check_samples(X, state.summary)
+        return self._staged(state, samples).transpose(1, 0, 2)
 
-    def _staged(self, samples: Any) -> NDArray[np.float32]:
-        engine, batch_size = self._engine(), self._prediction_batch()
-        return np.concatenate(
-            [engine.staged(window, batch_size) for window in self._windows(samples)]
-        )
+    def _staged(self, state: FittedState, samples: Any) -> NDArray[np.float32]:
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        windows = state.trained.preprocessor.encode_in_windows(samples)
+        return np.concatenate([engine.staged(window, batch_size) for window in windows])
 
-    def _exits(self, X: Any) -> Exits:
-        check_is_fitted(self)
-        policy, batch_size = self._policy(), self._prediction_batch()
-        samples = self._check_samples(X, fitting=False)
-        shared = self._shared_probabilities(samples)
-        if shared is not None:
-            return exits_from(shared, policy, self._tasks.counts)
-        engine = self._engine()
-        return Exits.join(
-            [engine.dynamic(window, policy, batch_size) for window in self._windows(samples)]
-        )
+    def _exits(self, state: FittedState, X: Any) -> Exits:
+        policy, batch_size = self._policy(state.summary), self._prediction_batch()
+        samples = self._check_samples(X, state.summary)
+        proba = self._shared_probabilities(state, samples)
+        if proba is not None:
+            return exits_from(proba, policy, state.tasks.counts)
+        engine = state.engine(*self._setting())
+        windows = state.trained.preprocessor.encode_in_windows(samples)
+        return Exits.join([engine.dynamic(window, policy, batch_size) for window in windows])
 
-    def _shared_probabilities(self, samples: Any) -> NDArray[np.float32] | None:
-        """Give the probabilities of every exit where another candidate of a search asked first."""
-        if self._predictions is None:
+    def _shared_probabilities(self, state: FittedState, samples: Any) -> NDArray[np.float32] | None:
+        """Return the probabilities of every exit if another candidate of a search asked first."""
+        if state.shared is None:
             return None
         device, dtype = self._setting()
-        return self._predictions.probabilities(
+        return state.shared.probabilities(
             samples,
             setting=(str(device), str(dtype)),
-            shape=(len(samples), self.n_layers_, self._tasks.n_columns),
-            run=lambda: self._staged(samples),
+            shape=(len(samples), state.summary.n_layers, state.tasks.n_columns),
+            run=lambda: self._staged(state, samples),
         )
 
     def _with_mapped_exits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
@@ -521,24 +529,14 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         twin.net_.module_.map_logits(matrix, shift)
         return twin
 
-    def _policy(self) -> ExitPolicy:
+    def _policy(self, fitted: Summary) -> ExitPolicy:
         return ExitPolicy(
             tau=check_tau(self.tau),
-            patience=check_patience(self.patience, self.n_layers_),
+            patience=check_patience(self.patience, fitted.n_layers),
             exit_ensemble=check_exit_ensemble(self.exit_ensemble),
-            exit_weights=self._exit_weights,
+            exit_weights=fitted.exit_weights,
             joint_exit=check_joint_exit(self.joint_exit),
         )
-
-    def _encode(self, X: Any) -> EncodedSamples:
-        return self._encoder.encode(self._check_samples(X, fitting=False))
-
-    def _windows(self, samples: Any) -> Iterator[EncodedSamples]:
-        """Encode validated samples some thousands at a time."""
-        return self._encoder.encode_in_windows(samples)
-
-    def _engine(self) -> Engine:
-        return self._engines.get(*self._setting())
 
     def _setting(self) -> tuple[torch.device, torch.dtype]:
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -565,18 +563,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()
-        if "_held" in state:
-            # Engines are made again where the estimator is loaded, and a fitted estimator is
-            # written to last, which a process's temporary folder and memory do not.
-            state.pop("_engines")
+        if "_state" in state:
+            # A fitted estimator is written to last, which a process's temporary folder does not.
             state.pop("_search_context", None)
-            state["_predictions"] = None
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_held" in state:
-            self._engines = Engines(self._held)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -585,6 +575,14 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _check_same_classes(fitted: Tasks, classes: Labels) -> None:
+    if not fitted.same_as(classes):
+        raise ValueError(
+            f"warm_start=True continues a network for the classes {fitted}, but y holds "
+            f"{Tasks(classes)}. Fit with the same classes or with warm_start=False."
+        )
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -32,6 +32,7 @@ from ._nn.images import (
 )
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
+from ._trained import Summary
 
 
 class EPEEImageClassifier(BaseEPEEClassifier):
@@ -312,14 +313,13 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_samples(self, X: Any, *, fitting: bool) -> Images:
+    def _check_samples(self, X: Any, fitted: Summary | None) -> Images:
         images = as_images(X, self.image_shape)
         channels = images[0].shape[-1]
-        reads_on = not fitting or self._continues()
-        if reads_on and channels != self._sample_form:
+        if fitted is not None and channels != fitted.sample_form:
             raise ValueError(
                 f"X holds images of {channels} channels, but this {type(self).__name__} was fitted "
-                f"on images of {self._sample_form} channels."
+                f"on images of {fitted.sample_form} channels."
             )
         return images
 

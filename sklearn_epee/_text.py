@@ -29,6 +29,7 @@ from ._nn.texts import (
     learn_wordpiece,
     load_tokenizer,
 )
+from ._trained import Summary
 
 
 class EPEEClassifier(BaseEPEEClassifier):
@@ -304,14 +305,13 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_samples(self, X: Any, *, fitting: bool) -> list[Text]:
+    def _check_samples(self, X: Any, fitted: Summary | None) -> list[Text]:
         texts = as_texts(X)
-        reads_on = not fitting or self._continues()
-        if reads_on and is_paired(texts) != self._sample_form:
+        if fitted is not None and is_paired(texts) != fitted.sample_form:
             names = {True: "pairs of texts", False: "single texts"}
             raise ValueError(
                 f"X holds {names[is_paired(texts)]}, but this {type(self).__name__} was fitted on "
-                f"{names[self._sample_form]}."
+                f"{names[fitted.sample_form]}."
             )
         return texts
 

@@ -1,10 +1,9 @@
-"""What a fit leaves: the trained network, what is known of it, and engines that run it."""
+"""What a fit leaves behind: the trained network, what is known of it, and engines that run it."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,33 +14,15 @@ from sklearn.exceptions import ConvergenceWarning
 from ._nn.engine import Engine
 from ._nn.network_file import LazyNetwork, ready
 from ._nn.training import ExitNet
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """What clones of one search share.
-
-    Parameters
-    ----------
-    folder : Path
-        The temporary store of the process that made the first clone.
-    seed : int or None
-        The draw that stands in for ``random_state=None``; None once an estimator was fitted.
-    generation : int
-        How many times the constructed estimator was cloned. Searches clone twice: the estimator
-        they are given, and that clone for every candidate.
-    """
-
-    folder: Path
-    seed: int | None
-    generation: int
+from ._predictions import SharedPredictions
+from ._tasks import Tasks
 
 
 @dataclass(frozen=True)
 class Trained:
     """The outcome of a training: what the store keeps."""
 
-    encoder: Any
+    preprocessor: Any
     net: ExitNet
 
 
@@ -61,18 +42,67 @@ class Summary:
         return self.stopped_by in (None, "early stopping")
 
 
+class FittedState:
+    """Everything that a prediction reads of a fit.
+
+    An estimator replaces it at once when it is fitted again, and every prediction reads it once:
+    a prediction during another thread's fit is made with one network and its own classes.
+
+    Parameters
+    ----------
+    network : LazyNetwork of Trained
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    shared : SharedPredictions or None
+        The predictions that the candidates of a search share.
+    """
+
+    def __init__(
+        self,
+        network: LazyNetwork[Trained],
+        classes: NDArray[Any] | list[NDArray[Any]],
+        shared: SharedPredictions | None = None,
+    ) -> None:
+        self.network = network
+        self.tasks = Tasks(classes)
+        self.shared = shared
+        self._engines: dict[tuple[torch.device, torch.dtype], Engine] = {}
+
+    @property
+    def summary(self) -> Summary:
+        """What is known of the network without reading it."""
+        summary: Summary = self.network.summary
+        return summary
+
+    @property
+    def trained(self) -> Trained:
+        """The network and its preprocessor, read from the store at the first call."""
+        return self.network.get()
+
+    def engine(self, device: torch.device, dtype: torch.dtype) -> Engine:
+        """Return the engine for a device and precision, made at the first call."""
+        key = (device, dtype)
+        if key not in self._engines:
+            network = self.trained.net.module_
+            self._engines[key] = Engine(network.to_inference_copy(device, torch.float32), dtype)
+        return self._engines[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Engines are made again where the estimator is loaded; what a search shares stays with it.
+        return vars(self) | {"shared": None, "_engines": {}}
+
+
 def as_lazy_network(
-    encoder: Any, net: ExitNet, exit_weights: NDArray[np.float64]
+    preprocessor: Any, net: ExitNet, exit_weights: NDArray[np.float64]
 ) -> LazyNetwork[Trained]:
-    """Hold a network that was just trained."""
+    """Wrap a network that was just trained."""
     summary = Summary(
-        net.module_.n_layers, encoder.sample_form, exit_weights, net.history_, net.stopped_by_
+        net.module_.n_layers, preprocessor.sample_form, exit_weights, net.history_, net.stopped_by_
     )
-    return ready(summary, Trained(encoder, net))
+    return ready(summary, Trained(preprocessor, net))
 
 
 def warn_if_not_finite(net: ExitNet) -> None:
-    """Tell that a training stopped before its end."""
+    """Warn that a training stopped before its end."""
     if net.stopped_by_ == "not finite":
         warnings.warn(
             f"The loss or its gradient became NaN or infinite at training step {net.n_steps_ + 1}; "
@@ -83,17 +113,21 @@ def warn_if_not_finite(net: ExitNet) -> None:
         )
 
 
-class Engines:
-    """Engines of a fitted network by device and precision, made when first asked for."""
+@dataclass(frozen=True)
+class SearchContext:
+    """What clones of one search share.
 
-    def __init__(self, held: LazyNetwork[Trained]) -> None:
-        self._held = held
-        self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
+    Parameters
+    ----------
+    folder : Path
+        The temporary store of the process that made the first clone.
+    seed : int or None
+        The draw that stands in for ``random_state=None``; None once an estimator was fitted.
+    generation : int
+        How many times the constructed estimator was cloned. Searches clone twice: the estimator
+        they are given, and that clone for every candidate.
+    """
 
-    def get(self, device: torch.device, dtype: torch.dtype) -> Engine:
-        """Give the engine for a device and precision."""
-        key = (device, dtype)
-        if key not in self._made:
-            network = self._held.get().net.module_
-            self._made[key] = Engine(network.to_inference_copy(device, torch.float32), dtype)
-        return self._made[key]
+    folder: Any
+    seed: int | None
+    generation: int

@@ -10,7 +10,7 @@ import torch
 from benchmarks import __main__ as suite
 from benchmarks._isolated import Turns, in_turns
 from benchmarks._measure import interleaved, quotient
-from benchmarks._models import NotMeasuredError, forced_exits
+from benchmarks._models import NotMeasuredError, encode, engine_of, forced_exits
 from benchmarks._report import Line, Results, as_markdown
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import arithmetic_limit
@@ -93,8 +93,8 @@ def test_arithmetic_limit_of_leaving_at_the_first_layer():
 
 
 def test_rival_computes_the_same(text_classifier, texts):
-    encoded = text_classifier._encode(texts)
-    ours = text_classifier._engine().budgeted(encoded, text_classifier.n_layers_, 7)
+    encoded = encode(text_classifier, texts)
+    ours = engine_of(text_classifier).budgeted(encoded, text_classifier.n_layers_, 7)
     theirs = FullDepth(text_classifier, torch.float32).proba(encoded, 7)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

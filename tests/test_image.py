@@ -39,7 +39,7 @@ def make(backbone: Any = None, **parameters: Any) -> EPEEImageClassifier:
 
 
 def pixels_of(model: EPEEImageClassifier, X: Any) -> torch.Tensor:
-    samples = model._encode(X)
+    samples = model._preprocessor.encode(model._check_samples(X, model._state.summary))
     return samples.batch(np.arange(len(samples)))["pixel_values"]
 
 

@@ -162,7 +162,7 @@ def test_a_file_holds_the_weights_and_the_vocabulary_once(saved, kind, way):
     network = fitted[kind].net_.module_
     content = sum(part.numel() * part.element_size() for part in network.parameters())
     if kind == "scratch text":
-        tokenizer = fitted[kind]._encoder.tokenizer
+        tokenizer = fitted[kind]._preprocessor.tokenizer
         content += len(tokenizer.backend_tokenizer.to_str().encode())
     assert (folder / f"{kind}.{way}").stat().st_size <= 1.05 * content
 

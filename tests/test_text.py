@@ -137,7 +137,7 @@ def test_budgeted_and_staged_prediction_agree_and_negative_layers_count_from_the
 
 
 def test_layers_above_a_budget_never_run(fitted, samples, monkeypatch):
-    backbone = fitted._engine()._backbone
+    backbone = fitted._state.engine(*fitted._setting())._backbone
     keys_values, runs = backbone.keys_values, []
 
     def counted(layer, hidden):
@@ -271,21 +271,21 @@ def test_a_checkpoint_keeps_its_weights_and_its_tokenizer(tmp_path):
     found = model.net_.module_.backbone.state_dict()
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
-    assert model._encoder.tokenizer.get_vocab() == tiny_tokenizer("bert").get_vocab()
+    assert model._preprocessor.tokenizer.get_vocab() == tiny_tokenizer("bert").get_vocab()
 
 
 def test_from_scratch_the_vocabulary_is_learned_from_the_training_texts():
     X, y = make_texts()
     model = EPEEClassifier(**TRAINING).fit(X, y)
     assert model.n_layers_ == 6
-    encoder = model._encoder
+    encoder = model._preprocessor
     assert encoder.tokenizer.get_vocab() == learn_wordpiece(X).get_vocab()
     assert encoder.max_length == max(encoder.encode(X).lengths)
     long = " ".join(["zinc"] * 100)
     with pytest.warns(UserWarning, match="1 of 1 texts are longer than max_length="):
         model.predict([long])
     other = EPEEClassifier(tokenizer=tiny_tokenizer("bert"), max_length=20, **TRAINING).fit(X, y)
-    assert other._encoder.max_length == 20
+    assert other._preprocessor.max_length == 20
     assert other.predict(X).shape == (24,)
 
 
@@ -380,7 +380,7 @@ def test_texts_are_read_a_window_at_a_time_with_the_same_answers(fitted, samples
     staged = np.stack(list(fitted.staged_predict_proba(samples)))
     budgeted = fitted.predict_proba_at_layer(samples, 2)
     monkeypatch.setattr(nn_texts, "_WINDOW", 5)
-    sizes = [len(window) for window in fitted._windows(samples)]
+    sizes = [len(window) for window in fitted._preprocessor.encode_in_windows(samples)]
     assert sizes[:-1] == [5] * (len(sizes) - 1)
     assert sum(sizes) == len(samples)
     found = fitted.predict_with_exits(samples)

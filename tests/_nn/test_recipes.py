@@ -370,7 +370,7 @@ def test_recipes_train_reproducibly_and_leave_a_network_that_runs_all_exits(exit
     network = model.net_.module_
     assert not network.last_exit_only
     assert not network.detached_heads
-    assert network.train()(**model._encode(X).batch(np.arange(4))).shape == (4, 3, 3)
+    assert network.train()(**model._preprocessor.encode(X).batch(np.arange(4))).shape == (4, 3, 3)
     assert np.stack(list(model.staged_predict_proba(X))).shape == (3, 24, 3)
 
 

@@ -356,8 +356,8 @@ def test_integer_sample_weights_equal_repetition_in_the_loss():
     options = {"batch_size": 100, "warmup_ratio": 0.0, "max_epochs": 3}
     one = make(**options).fit(X, y, sample_weight=weights)
     # The same vocabulary, so that the weights that are drawn are the same.
-    other = make(**options, tokenizer=one._encoder.tokenizer)
-    one = make(**options, tokenizer=one._encoder.tokenizer).fit(X, y, sample_weight=weights)
+    other = make(**options, tokenizer=one._preprocessor.tokenizer)
+    one = make(**options, tokenizer=one._preprocessor.tokenizer).fit(X, y, sample_weight=weights)
     other.fit([X[i] for i in repeated], y[repeated])
     np.testing.assert_allclose(
         np.stack(list(one.staged_predict_proba(X))),
@@ -678,7 +678,7 @@ def test_deterministic_algorithms_stay_as_the_caller_had_them():
 def test_warm_start_continues_from_the_fitted_weights():
     X, y = make_texts(24)
     model = make(warm_start=True, max_epochs=4, learning_rate=2e-3).fit(X, y)
-    before, tokenizer = weights_of(model), model._encoder.tokenizer
+    before, tokenizer = weights_of(model), model._preprocessor.tokenizer
     start: list[dict[str, torch.Tensor]] = []
     recorder = Recorder(
         1,
@@ -689,7 +689,7 @@ def test_warm_start_continues_from_the_fitted_weights():
     first_losses = model.history_[:, "train_loss"]
     model.set_params(callbacks=[recorder]).fit(X, y)
     assert all(torch.equal(start[0][name], before[name]) for name in before)
-    assert model._encoder.tokenizer is tokenizer
+    assert model._preprocessor.tokenizer is tokenizer
     assert model.history_[0]["train_loss"] < first_losses[0]
     cold = model.set_params(warm_start=False).fit(X, y)
     assert cold.history_[0]["train_loss"] == pytest.approx(first_losses[0], rel=0.05)
@@ -716,7 +716,7 @@ def test_net_is_a_skorch_classifier_that_answers_with_the_last_exit():
     X, y = make_texts(24)
     model = make(max_epochs=2).fit(X, y)
     assert isinstance(model.net_, skorch.NeuralNetClassifier)
-    encoded = model._encoder.encode(X)
+    encoded = model._preprocessor.encode(X)
     data = LabelledSamples(encoded, np.zeros(24, np.int64), np.ones(24, np.float32))
     found = model.net_.predict_proba(data)
     np.testing.assert_allclose(found, model.predict_proba_at_layer(X, -1), atol=1e-5)
@@ -757,7 +757,10 @@ def test_gradient_checkpointing_learns_the_same(precision):
 def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
     X, y = make_texts()
     fitted = make().fit(X, y)
-    network, batch = fitted.net_.module_.train(), fitted._encode(X).batch(np.arange(len(X)))
+    network, batch = (
+        fitted.net_.module_.train(),
+        fitted._preprocessor.encode(X).batch(np.arange(len(X))),
+    )
     kept = {}
     for checkpointing in (False, True):
         network.gradient_checkpointing = checkpointing
