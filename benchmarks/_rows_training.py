@@ -36,7 +36,7 @@ from benchmarks._models import (
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _base
-from sklearn_epee._nn.batching import LabelledSamples, LengthGroupedSampler
+from sklearn_epee._nn.batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
 from sklearn_epee._nn.texts import TextTokenizer
 from sklearn_epee._nn.training import ExitNet
 
@@ -95,7 +95,6 @@ def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, An
         return step(net, batch, **kwargs)
 
     before, peak = memory_in_use(device), PeakMemory(device)
-    # Not by a callback of the user's, with which training keeps a copy of the weights.
     with mock.patch.object(ExitNet, "train_step", step_in_turn):
         estimator.fit(texts, y)
     return _outcome(turns, peak.read() - before, shapes)
@@ -144,7 +143,8 @@ def _trainer_settings(folder: str, precision: str, device: str) -> TrainingArgum
 
 def _trainer_batches(data: LabelledSamples) -> DataLoader:
     def collate(rows: list[int]) -> dict[str, Any]:
-        inputs, (labels, _) = data.collate(rows)
+        inputs, labels = data.collate(rows)
+        del inputs[SAMPLE_WEIGHT]
         return {**inputs, "labels": labels}
 
     # The seed that the estimator draws from its random state.

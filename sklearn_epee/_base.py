@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_callbacks, check_layer, check_prediction_batch
+from ._checks import check_layer, check_prediction_batch
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype
@@ -29,7 +29,14 @@ from ._nn.network_file import LazyNetwork
 from ._nn.recipes import EXIT_TRAININGS, check_teacher
 from ._nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
 from ._nn.tasks import Classes
-from ._nn.training import ExitNet, TrainingPlan, reproducible, train_network
+from ._nn.training import (
+    ExitNet,
+    TrainingPlan,
+    check_callbacks,
+    explain_out_of_memory,
+    reproducible,
+    train_network,
+)
 from ._predictions import SharedPredictions, exits_from
 from ._tasks import Tasks, exact_match_score
 from ._trained import (
@@ -198,7 +205,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         self, data: TrainingData, seed: int, store: NetworkStore | None, key: str | None
     ) -> LazyNetwork[Trained]:
         def train() -> LazyNetwork[Trained]:
-            return self._train(data, seed)
+            with explain_out_of_memory(resolve_device(self.device), self.batch_size):
+                return self._train(data, seed)
 
         if store is None or key is None:
             return train()

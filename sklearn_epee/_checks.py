@@ -276,17 +276,6 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np
     return weights
 
 
-def check_callbacks(callbacks: Sequence[Any] | None) -> None:
-    """Refuse callbacks that skorch could not call."""
-    for item in callbacks or ():
-        named = isinstance(item, tuple) and len(item) == 2
-        if not hasattr(item[1] if named else item, "on_train_begin"):
-            raise TypeError(
-                "callbacks must hold skorch callbacks or pairs of a name and a callback; "
-                f"got {item!r}."
-            )
-
-
 def check_layer(layer: int, n_layers: int) -> int:
     """Give a layer counted from 1, whether it was counted from the start or from the end."""
     if isinstance(layer, bool) or not isinstance(layer, Integral):

@@ -131,8 +131,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     n_iter_no_change : int, default=3
         Epochs without improvement before an early stop.
     callbacks : list of skorch callbacks or None, default=None
-        Called in training. With callbacks, which may change weights, training keeps a copy of them
-        to go back to if the loss becomes NaN; without, undoing the last step is enough.
+        Called in training, with the batch's class indices as ``y``.
     gradient_checkpointing : bool, default=False
         Keep only what enters each layer in training and run the layer again in the backward pass:
         one forward pass more for each step, and far less memory for long inputs and large batches.

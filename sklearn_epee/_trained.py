@@ -103,14 +103,16 @@ def as_lazy_network(
 
 def warn_if_not_finite(net: ExitNet) -> None:
     """Warn that a training stopped before its end."""
-    if net.stopped_by_ == "not finite":
-        warnings.warn(
-            f"The loss or its gradient became NaN or infinite at training step {net.n_steps_ + 1}; "
-            "training stopped there and keeps the last weights that gave a finite loss. Lower "
-            "learning_rate or raise warmup_ratio.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+    if net.stopped_by_ != "not finite":
+        return
+    kept = f"after step {net.n_kept_steps_}" if net.n_kept_steps_ else "from before the training"
+    warnings.warn(
+        f"The loss or its gradient became NaN or infinite at training step {net.failed_step_}; "
+        f"training stopped there and keeps the weights {kept}, the last good ones that were saved. "
+        "Lower learning_rate or raise warmup_ratio.",
+        ConvergenceWarning,
+        stacklevel=5,
+    )
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,10 @@ class EncodedImages:
         return {"pixel_values": self._transform([self._images[row] for row in rows])}
 
 
+# Key of the sample weights in a training batch.
+SAMPLE_WEIGHT = "sample_weight"
+
+
 class LabelledSamples(Dataset):
     """Encoded samples with labels and weights, as the training loop reads them.
 
@@ -140,10 +144,14 @@ class LabelledSamples(Dataset):
         # Only the row number: a batch is gathered and padded at once, in `collate`.
         return row
 
-    def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Make one training batch of row numbers."""
+    def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the training batch of some row numbers: inputs with their weights, and labels.
+
+        Weights lie beside the inputs, under `SAMPLE_WEIGHT`, as skorch has it: what scores a batch
+        reads its second part as the labels.
+        """
         index = np.asarray(rows)
-        return self.samples.batch(index), (self.labels[index], self.weights[index])
+        return self.samples.batch(index) | {SAMPLE_WEIGHT: self.weights[index]}, self.labels[index]
 
 
 class LengthGroupedSampler(Sampler[list[int]]):

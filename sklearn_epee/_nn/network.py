@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -422,6 +422,16 @@ def last_real_positions(mask: Tensor) -> Tensor:
     """Index of the last real token of each row, under either padding side."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return (mask.long() * positions).argmax(dim=1)
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinite values.
+
+    The sum tells in most cases, and is the quickest to make.
+    """
+    floats = [(name, part) for name, part in weights.items() if part.is_floating_point()]
+    suspects = [pair for pair in floats if not torch.isfinite(pair[1].detach().sum())]
+    return [name for name, part in suspects if not torch.isfinite(part.detach()).all()]
 
 
 def parameter_groups(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -205,30 +204,3 @@ class StopOnceAllLearn(EarlyStopping):
         """Watch an epoch that ended with all exits in training."""
         if not net.module_.last_exit_only:
             super().on_epoch_end(net, **kwargs)
-
-
-class SequentialSchedule:
-    """Schedules that follow one another, as the factor of the learning rate at each step.
-
-    Each part of a mixed training warms up and decays: exits that begin to learn in the second part
-    find a small rate, and moments of the optimiser that fit.
-
-    Parameters
-    ----------
-    schedules : sequence of callable
-        Each gives the factor at a step counted from its own 0.
-    n_steps : sequence of int
-        Steps of each.
-    """
-
-    def __init__(self, schedules: Sequence[Any], n_steps: Sequence[int]) -> None:
-        self.schedules = schedules
-        self.n_steps = n_steps
-
-    def __call__(self, step: int) -> float:
-        """Factor at a step counted from 0."""
-        for schedule, n_steps in zip(self.schedules[:-1], self.n_steps[:-1], strict=True):
-            if step < n_steps:
-                return float(schedule(step))
-            step -= n_steps
-        return float(self.schedules[-1](step))

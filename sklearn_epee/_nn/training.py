@@ -1,14 +1,15 @@
-"""Training of the multi-exit network: the skorch net, the schedule, what a failure leaves."""
+"""Training of the multi-exit network: the skorch net, its callbacks, and what a failure leaves."""
 
 from __future__ import annotations
 
-import math
+import io
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import skorch
@@ -20,22 +21,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .batching import LabelledSamples, LengthGroupedSampler
-from .network import MultiExitNetwork, parameter_groups
+from .batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
+from .devices import is_out_of_memory
+from .network import MultiExitNetwork, not_finite, parameter_groups
 from .recipes import (
     LastExitFirst,
-    SequentialSchedule,
     StopOnceAllLearn,
     exit_loss,
     is_mixed,
     steps_of_parts,
 )
+from .schedule import SequentialSchedule, WarmupThenDecay
 from .tasks import split_tasks, task_predictions, task_softmax
 
 _SEEDING = threading.RLock()
-# At this rate, far above what transformers are trained with, undoing a step restores weights
-# within about 1e-8; weights themselves are of the order of 0.02.
-_LARGEST_UNDONE_RATE = 0.01
+# Good weights are saved at the start of every epoch, and in longer epochs every so many steps.
+_SAVED_EVERY = 100
+
+
+# Names of the callbacks that a training has of its own.
+_OWN_CALLBACKS = (
+    "early_stopping", "epoch_timer", "last_exit_first", "print_log", "progress", "schedule",
+    "train_loss", "valid_acc", "valid_loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,60 +81,57 @@ class _NotFiniteError(Exception):
     """Ends the training loop at a step whose loss or gradient is not finite."""
 
 
-class _WeightsCopy:
-    """Goes back to the last good weights by keeping a copy of them."""
+class _GoodWeights:
+    """The last weights that were saved after they had given a finite loss, in a temporary file.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._live = [parameter.detach() for parameter in module.parameters()]
-        self._kept = [weight.clone() for weight in self._live]
-
-    def keep(self) -> None:
-        """Note that the weights gave a finite loss; the optimiser is about to move them."""
-        torch._foreach_copy_(self._kept, self._live)
-
-    def restore(self) -> None:
-        """Go back to the weights of the last `keep`."""
-        torch._foreach_copy_(self._live, self._kept)
-
-
-class _StepBack:
-    """Goes back to the last good weights by undoing the last step of AdamW.
-
-    The moments from which that step was computed are still there, so nothing is copied: a copy at
-    every step costs a quarter of what weights, gradients and moments take, and the time to write
-    it. What comes back agrees with the weights before the step within their rounding, as long as
-    nothing but the optimiser moved them and a step is not much larger than the weights.
-
-    References
-    ----------
-    Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101, algorithm 2.
+    In memory they would add a quarter to what weights, gradients and moments take.
     """
 
-    def __init__(self, optimizer: torch.optim.AdamW) -> None:
-        self._optimizer = optimizer
-        self._rates: list[float] = []
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        # Closed with the training, which is longer than one function.
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._wait = 0
+        self.n_steps = 0
+        """Training steps that led to the saved weights."""
 
-    def keep(self) -> None:
-        """Note that the weights gave a finite loss; the optimiser is about to move them."""
-        # The schedule changes the rates right after the step.
-        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+    def start_epoch(self) -> None:
+        """Save the next good weights."""
+        self._wait = 0
 
-    @torch.no_grad()
+    def offer(self, n_steps: int) -> None:
+        """Save the weights that ``n_steps`` steps led to, if it is time to."""
+        if self._wait == 0:
+            self._save()
+            self.n_steps = n_steps
+            self._wait = _SAVED_EVERY
+        self._wait -= 1
+
+    def _save(self) -> None:
+        try:
+            self._write()
+        except OSError:
+            # A full disk is no reason to end a training.
+            self._file = io.BytesIO()
+            self._write()
+
+    def _write(self) -> None:
+        self._file.seek(0)
+        for weight in self._module.state_dict().values():
+            self._file.write(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        self._file.flush()
+
     def restore(self) -> None:
-        """Go back to the weights of the last `keep`."""
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=False):
-            for weight in group["params"]:
-                # Weights that have no gradient were not moved, nor those at their first one.
-                if weight.grad is not None and weight in self._optimizer.state:
-                    self._undo(weight, group, rate)
+        """Put the saved weights back into the module."""
+        self._file.seek(0)
+        for weight in self._module.state_dict().values():
+            raw = self._file.read(weight.numel() * weight.element_size())
+            saved = torch.frombuffer(bytearray(raw), dtype=weight.dtype)
+            weight.copy_(saved.view(weight.shape))
 
-    def _undo(self, weight: Tensor, group: dict[str, Any], rate: float) -> None:
-        state = self._optimizer.state[weight]
-        step = float(state["step"])
-        first, second = (1 - beta**step for beta in group["betas"])
-        scale = state["exp_avg_sq"].sqrt().div_(math.sqrt(second)).add_(group["eps"])
-        weight.addcdiv_(state["exp_avg"], scale, value=rate / first)
-        weight.div_(1 - rate * group["weight_decay"])
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
 
 
 class ExitNet(skorch.NeuralNetClassifier):
@@ -135,7 +140,7 @@ class ExitNet(skorch.NeuralNetClassifier):
     Parameters
     ----------
     module : callable
-        Gives the network, which is trained in place.
+        Returns the network, which is trained in place.
     plan : TrainingPlan
     **kwargs
         Passed on to skorch.
@@ -145,10 +150,10 @@ class ExitNet(skorch.NeuralNetClassifier):
         self.plan = plan
         super().__init__(module, **kwargs)
 
-    @property
-    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's callbacks for times and losses, and one for the accuracy."""
         kept = ("epoch_timer", "train_loss", "valid_loss")
-        standard = [pair for pair in super()._default_callbacks if pair[0] in kept]
+        standard = [pair for pair in super().get_default_callbacks() if pair[0] in kept]
         return [*standard, ("valid_acc", PassthroughScoring("valid_acc", lower_is_better=False))]
 
     def initialize_optimizer(self, *_: Any, **__: Any) -> ExitNet:
@@ -161,8 +166,11 @@ class ExitNet(skorch.NeuralNetClassifier):
         self.optimizer_ = torch.optim.AdamW(groups, fused=plan.device.type in ("cpu", "cuda"))
         return self
 
-    def get_iterator(self, dataset: LabelledSamples, training: bool = False) -> DataLoader:
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Load batches of similar length, shuffled in training."""
+        if not isinstance(dataset, LabelledSamples):
+            # A batch that a scoring callback asks about without its cache.
+            return super().get_iterator(dataset, training=training)
         plan = self._require_plan()
         load = partial(
             DataLoader,
@@ -179,18 +187,19 @@ class ExitNet(skorch.NeuralNetClassifier):
 
     def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Tensor:
         """Run the network in the plan's precision."""
+        inputs = {name: part for name, part in x.items() if name != SAMPLE_WEIGHT}
         with _autocast(torch.device(self.device), self._require_plan().dtype):
-            return super().infer(x, **fit_params)
+            return super().infer(inputs, **fit_params)
 
     def get_loss(
         self,
         y_pred: Tensor,
-        y_true: tuple[Tensor, Tensor],
-        X: Any = None,  # noqa: ARG002 - skorch's signature
-        training: bool = False,  # noqa: ARG002
+        y_true: Tensor,
+        X: Any = None,
+        training: bool = False,  # noqa: ARG002 - skorch's signature
     ) -> Tensor:
-        """Joint loss of a batch, its mean over the tasks."""
-        labels, weights = (part.to(y_pred.device) for part in y_true)
+        """Return the joint loss of a batch, its mean over the tasks."""
+        labels, weights = (part.to(y_pred.device) for part in (y_true, X[SAMPLE_WEIGHT]))
         tasks = split_tasks(y_pred, self.module_.class_counts)
         if len(tasks) == 1:
             return self.criterion_(y_pred, labels, weights)
@@ -198,7 +207,7 @@ class ExitNet(skorch.NeuralNetClassifier):
         return torch.stack([self.criterion_(*pair, weights) for pair in pairs]).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Forward and backward; ends the training at a loss or gradient that is not finite."""
+        """Run forward and backward; end the training at a loss or gradient that is not finite."""
         step = super().train_step_single(batch, **fit_params)
         norm = nn.utils.clip_grad_norm_(
             self.module_.parameters(), self._require_plan().max_grad_norm
@@ -206,36 +215,59 @@ class ExitNet(skorch.NeuralNetClassifier):
         # The sum, so that a GPU is waited for once.
         if not torch.isfinite(step["loss"].detach() + norm):
             raise _NotFiniteError
-        self.last_good_.keep()
+        # The optimizer has not moved the weights yet.
+        self.good_weights_.offer(self.n_steps_)
         self.n_steps_ += 1
         return step
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Loss and last-exit accuracy of a held-out batch; a hit is right in every task."""
+        """Return loss and predictions of a held-out batch, and record its last-exit accuracy.
+
+        A sample counts as correct if it is so in every task.
+        """
         step = super().validation_step(batch, **fit_params)
-        labels = batch[1][0].to(step["y_pred"].device)
+        labels = batch[1].to(step["y_pred"].device)
         predictions = task_predictions(step["y_pred"][:, -1], self.module_.class_counts)
         hits = (predictions == labels.view_as(predictions)).all(dim=1).float().mean()
         self.history.record_batch("valid_acc", hits.item())
         return step
 
+    def on_epoch_begin(self, net: ExitNet, **kwargs: Any) -> None:
+        """Begin an epoch of the history, with weights that are to be saved once they are good."""
+        super().on_epoch_begin(net, **kwargs)
+        self.good_weights_.start_epoch()
+
     def fit_loop(self, *args: Any, **kwargs: Any) -> ExitNet:
-        """Train; an interrupt or a loss that is not finite keeps what was learned so far."""
+        """Train; after an interrupt or a loss that is not finite, keep what was learned so far."""
         self.n_steps_ = 0
-        self.stopped_by_ = None
-        undoable = _can_be_undone(self._require_plan())
-        self.last_good_ = _StepBack(self.optimizer_) if undoable else _WeightsCopy(self.module_)
+        self.failed_step_: int | None = None
+        self.stopped_by_: str | None = None
+        self.good_weights_ = _GoodWeights(self.module_)
+        try:
+            self._fit_until_stopped(*args, **kwargs)
+            if self.failed_step_ is not None:
+                self.stopped_by_ = "not finite"
+                # Nothing was saved if the very first step failed.
+                if self.n_steps_:
+                    self.good_weights_.restore()
+            self.n_kept_steps_ = self.good_weights_.n_steps if self.failed_step_ else self.n_steps_
+        finally:
+            self.good_weights_.close()
+            del self.good_weights_
+        return self
+
+    def _fit_until_stopped(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().fit_loop(*args, **kwargs)
         except KeyboardInterrupt:
             # skorch's early stopping ends the loop in the way Ctrl-C does.
             self.stopped_by_ = "early stopping" if self._stopped_early() else "interrupt"
         except _NotFiniteError:
-            self.last_good_.restore()
-            self.stopped_by_ = "not finite"
-        finally:
-            del self.last_good_
-        return self
+            self.failed_step_ = self.n_steps_ + 1
+            return
+        # No loss was computed with the weights that the last step led to.
+        if not_finite(self.module_.state_dict()):
+            self.failed_step_ = self.n_steps_
 
     def _stopped_early(self) -> bool:
         stoppers = (found for _, found in self.callbacks_ if isinstance(found, EarlyStopping))
@@ -254,6 +286,13 @@ class ExitNet(skorch.NeuralNetClassifier):
             self.__dict__.update(state)
         else:
             super().__setstate__(state)
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Return the classes with the last exit's largest probability, a column per task."""
+        counts = self.module_.class_counts
+        if len(counts) == 1:
+            return super().predict(X)
+        return task_predictions(torch.from_numpy(self.predict_proba(X)), counts).numpy()
 
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:
@@ -295,7 +334,7 @@ def train_network(
     network : MultiExitNetwork
     train : LabelledSamples
     valid : LabelledSamples or None
-        LazyNetwork-out samples for the history and for early stopping.
+        Held-out samples for the history and for early stopping.
     plan : TrainingPlan
 
     Returns
@@ -308,7 +347,7 @@ def train_network(
     DivergedError
         If the loss is not finite at the very first step.
     TrainingMemoryError
-        If the device runs out of memory.
+        If the device, a CPU as well, runs out of memory.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
     net = ExitNet(
@@ -329,11 +368,12 @@ def train_network(
         device=str(plan.device),
         verbose=plan.verbose,
     )
-    with reproducible(plan.seed, plan.device), _set_up(network, plan):
-        try:
-            net.fit(train, None)
-        except torch.cuda.OutOfMemoryError as error:
-            raise TrainingMemoryError(_memory_message(plan)) from error
+    with (
+        explain_out_of_memory(plan.device, plan.batch_size),
+        reproducible(plan.seed, plan.device),
+        _set_up(network, plan),
+    ):
+        net.fit(train, None)
     _check_progress(net)
     return _trim(net)
 
@@ -373,28 +413,6 @@ def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
     return callbacks + list(plan.callbacks)
 
 
-class WarmupThenDecay:
-    """Factor of the learning rate: up linearly, then down linearly to zero.
-
-    Parameters
-    ----------
-    warmup_ratio : float
-        Share of the steps spent going up.
-    n_steps : int
-        Steps in all.
-    """
-
-    def __init__(self, warmup_ratio: float, n_steps: int) -> None:
-        self.n_warmup = math.ceil(warmup_ratio * n_steps)
-        self.n_steps = n_steps
-
-    def __call__(self, step: int) -> float:
-        """Factor at a step counted from 0."""
-        if step < self.n_warmup:
-            return (step + 1) / (self.n_warmup + 1)
-        return max(0.0, (self.n_steps - step) / max(1, self.n_steps - self.n_warmup))
-
-
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and leave the caller's random state as it was."""
@@ -415,15 +433,6 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManage
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
-
-
-def _can_be_undone(plan: TrainingPlan) -> bool:
-    """Tell whether `_StepBack` can go back: AdamW moves a weight by about 3 times its rate at most.
-
-    A user's callbacks may change weights in ways that nobody can undo.
-    """
-    rate = max(plan.learning_rate, plan.head_learning_rate)
-    return not plan.callbacks and rate <= _LARGEST_UNDONE_RATE and rate * plan.weight_decay < 0.1
 
 
 def _check_progress(net: ExitNet) -> None:
@@ -461,10 +470,53 @@ def _silent(*_: Any) -> None:
     """Swallow the messages of a callback whose outcome the history records."""
 
 
-def _memory_message(plan: TrainingPlan) -> str:
-    return (
-        f"The device {plan.device} ran out of memory in training with batch_size="
-        f"{plan.batch_size}. Lower batch_size or max_length / image_size, use "
-        "gradient_checkpointing=True or precision='bfloat16', choose a smaller backbone, or train "
-        "with device='cpu'."
-    )
+@contextmanager
+def explain_out_of_memory(device: torch.device, batch_size: int | str) -> Iterator[None]:
+    """Turn running out of memory inside the block into an error that says what to change.
+
+    Raises
+    ------
+    TrainingMemoryError
+    """
+    try:
+        yield
+    except TrainingMemoryError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingMemoryError(
+            f"The device {device} ran out of memory in training with batch_size={batch_size!r}. "
+            "Lower batch_size or max_length / image_size, use gradient_checkpointing=True or "
+            "precision='bfloat16', or choose a smaller backbone"
+            + ("." if device.type == "cpu" else ", or train with device='cpu'.")
+        ) from error
+
+
+def check_callbacks(callbacks: Sequence[Any] | None) -> None:
+    """Refuse callbacks that skorch could not call.
+
+    Raises
+    ------
+    TypeError
+        If one is neither a skorch callback (or a class of them) nor a pair of a name and a
+        callback.
+    ValueError
+        If two have the same name.
+    """
+    names = set()
+    for item in callbacks or ():
+        named = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+        callback = item[1] if named else item
+        is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if not is_class and not isinstance(callback, Callback):
+            raise TypeError(
+                "callbacks must hold skorch callbacks or pairs of a name and a callback; "
+                f"got {item!r}."
+            )
+        if named and (item[0] in names or item[0] in _OWN_CALLBACKS):
+            raise ValueError(
+                f"callbacks has the name {item[0]!r} twice, or it is one of those in use: "
+                f"{', '.join(_OWN_CALLBACKS)}. Choose another."
+            )
+        names |= {item[0]} if named else set()

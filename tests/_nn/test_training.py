@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
 import random
@@ -12,25 +13,23 @@ import pytest
 import skorch
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import BatchScoring, Callback, EarlyStopping, EpochScoring
 from torch.nn import functional
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee._nn import training
 from sklearn_epee._nn.batching import (
     AUTO_POSITIONS,
     POOL_BATCHES,
+    SAMPLE_WEIGHT,
     EncodedTexts,
     LabelledSamples,
     LengthGroupedSampler,
     batches_by_length,
 )
 from sklearn_epee._nn.recipes import JointExitLoss
-from sklearn_epee._nn.training import (
-    ExitNet,
-    TrainingMemoryError,
-    WarmupThenDecay,
-    _StepBack,
-)
+from sklearn_epee._nn.schedule import WarmupThenDecay
+from sklearn_epee._nn.training import ExitNet, TrainingMemoryError
 from tests.checkpoints import tiny_config
 
 WORDS = ("iron", "zinc", "rash", "pain", "dose", "daily", "never", "after")
@@ -83,7 +82,7 @@ class Recorder(Callback):
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         if training:
-            self.sizes.append(len(batch[1][0]))
+            self.sizes.append(len(batch[1]))
             self.rates.append([group["lr"] for group in net.optimizer_.param_groups])
             if self.action is not None and len(self.sizes) == self.at_step:
                 self.action(net)
@@ -92,6 +91,13 @@ class Recorder(Callback):
         if training:
             squares = [(p.grad**2).sum() for p in net.module_.parameters() if p.grad is not None]
             self.norms.append(float(torch.stack(squares).sum().sqrt()))
+
+
+class Duck:
+    """Has the method of a callback that is called first, and nothing else."""
+
+    def on_train_begin(self, net, **kwargs):
+        pass
 
 
 def weights_of(estimator: Any) -> dict[str, torch.Tensor]:
@@ -150,8 +156,9 @@ def test_training_minimises_the_joint_loss(exit_loss_weights, weights):
     def note(net):
         batch = estimator_batch(net)
         with torch.no_grad():
+            batch_weights = batch[0].pop(SAMPLE_WEIGHT)
             start.append(net.module_(**batch[0]))
-            targets.append(batch[1])
+            targets.append((batch[1], batch_weights))
 
     targets: list[Any] = []
     recorder = Recorder(1, note)
@@ -493,33 +500,8 @@ def poison(net: Any) -> None:
         next(net.module_.heads.parameters()).fill_(float("nan"))
 
 
-def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_weights(tmp_path, monkeypatch):
-    X, y = make_texts(24)
-    steps: list[dict[str, torch.Tensor]] = []
-
-    class Weights(Callback):
-        def on_batch_begin(self, net, training=False, **kwargs):
-            state = net.module_.state_dict()
-            steps.append({name: value.clone() for name, value in state.items()})
-
-    model = make(max_epochs=3, memory=tmp_path, callbacks=[Weights(), Recorder(5, poison)])
-    trainings = count_trainings(monkeypatch)
-    with pytest.warns(
-        ConvergenceWarning, match="became NaN or infinite at training step 5;"
-    ) as seen:
-        model.fit(X, y)
-    assert len(seen) == 1
-    assert "learning_rate" in str(seen[0].message)
-    # Step 4 was the last with a finite loss.
-    assert_same_weights(model, steps[3])
-    assert np.isfinite(model.predict_proba(X)).all()
-    with pytest.warns(ConvergenceWarning):
-        make(max_epochs=3, memory=tmp_path, callbacks=[Weights(), Recorder(5, poison)]).fit(X, y)
-    assert len(trainings) == 2
-
-
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, at_step: int, spoil: Any) -> list[dict[str, Any]]:
-    """Spoil the loss of one step, with nobody but the optimiser to move the weights."""
+    """Spoil the loss of one step; the weights of every step are noted."""
     steps: list[dict[str, torch.Tensor]] = []
     get_loss = ExitNet.get_loss
 
@@ -543,42 +525,73 @@ def with_infinite_gradient(net: Any, loss: torch.Tensor) -> torch.Tensor:
     "spoil", [lambda _, loss: loss * float("nan"), lambda _, loss: loss / 0, with_infinite_gradient]
 )
 @pytest.mark.parametrize(
-    "rates",
-    [
-        {},
-        {"learning_rate": 0.005, "head_learning_rate": 0.01, "weight_decay": 5.0},
-        {"learning_rate": 0.5},
-        {"learning_rate": 0.005, "weight_decay": 200.0},
-    ],
+    ("at_step", "kept"),
+    [(2, "from before the training"), (4, "from before the training"), (5, "after step 3")],
 )
-def test_the_last_good_weights_come_back_also_without_a_copy(monkeypatch, spoil, rates):
+def test_a_loss_that_is_not_finite_stops_and_keeps_weights_that_were_good(
+    monkeypatch, spoil, at_step, kept
+):
     X, y = make_texts(24)
-    steps = spoil_loss(monkeypatch, 5, spoil)
-    with pytest.warns(ConvergenceWarning, match="became NaN or infinite at training step 5;"):
-        model = make(max_epochs=3, dropout=0.2, **rates).fit(X, y)
-    assert len(steps) == 5
-    found = model.net_.module_.state_dict()
-    moved = 0.0
-    for name, expected in steps[3].items():
-        # The rounding of float32 beside a weight of about 1, which normalization has.
-        torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=2e-7)
-        moved = max(moved, (steps[4][name] - expected).abs().max().item())
-    assert moved > 1e-4
+    # Three steps an epoch. Weights are saved once an epoch, when their first loss was finite.
+    steps = spoil_loss(monkeypatch, at_step, spoil)
+    expected = f"became NaN or infinite at training step {at_step}; .* keeps the weights {kept},"
+    with pytest.warns(ConvergenceWarning, match=expected) as seen:
+        model = make(max_epochs=3, dropout=0.2).fit(X, y)
+    assert len(seen) == 1
+    assert "learning_rate" in str(seen[0].message)
+    assert len(steps) == at_step
+    assert_same_weights(model, steps[3 if at_step == 5 else 0])
 
 
-def test_undoing_a_step_leaves_weights_without_a_gradient_alone():
-    weights = [torch.nn.Parameter(torch.tensor([0.5, -0.25])) for _ in range(3)]
-    optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=True)
-    step_back = _StepBack(optimizer)
-    for used in (weights[:2], weights[:1]):
-        optimizer.zero_grad()
-        sum(weight.square().sum() for weight in used).backward()
-        before = [weight.detach().clone() for weight in weights]
-        step_back.keep()
-        optimizer.step()
-    assert not torch.equal(weights[0], before[0])
-    step_back.restore()
-    torch.testing.assert_close([weight.detach() for weight in weights], before, rtol=0, atol=1e-7)
+def test_good_weights_are_saved_within_long_epochs_too(monkeypatch):
+    X, y = make_texts(24)
+    monkeypatch.setattr(training, "_SAVED_EVERY", 2)
+    steps = spoil_loss(monkeypatch, 6, lambda _, loss: loss * float("nan"))
+    with pytest.warns(ConvergenceWarning, match="training step 6; .* weights after step 4,"):
+        model = make(batch_size=3).fit(X, y)
+    assert_same_weights(model, steps[4])
+
+
+def test_weights_that_the_last_step_spoiled_are_not_kept(monkeypatch):
+    X, y = make_texts(24)
+    step = torch.optim.AdamW.step
+    n_steps: list[int] = []
+
+    def spoil_last(self, *args, **kwargs):
+        loss = step(self, *args, **kwargs)
+        n_steps.append(1)
+        if len(n_steps) == 6:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0][0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil_last)
+    with pytest.warns(ConvergenceWarning, match="training step 6; .* weights after step 3,"):
+        model = make(max_epochs=2).fit(X, y)
+    assert len(n_steps) == 6
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_a_full_disk_does_not_end_a_training(monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, *args):
+            raise OSError(28, "No space left on device")
+
+    X, y = make_texts(24)
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", Full)
+    steps = spoil_loss(monkeypatch, 5, lambda _, loss: loss * float("nan"))
+    with pytest.warns(ConvergenceWarning, match="weights after step 3,"):
+        model = make(max_epochs=3).fit(X, y)
+    assert_same_weights(model, steps[3])
+
+
+def test_a_training_that_was_not_finite_is_not_kept_for_reuse(tmp_path, monkeypatch):
+    X, y = make_texts(24)
+    trainings = count_trainings(monkeypatch)
+    for _ in range(2):
+        with pytest.warns(ConvergenceWarning, match="training step 5;"):
+            make(max_epochs=3, memory=tmp_path, callbacks=[Recorder(5, poison)]).fit(X, y)
+    assert len(trainings) == 2
 
 
 @pytest.mark.parametrize("rate", [1e5, 1e30])
@@ -622,17 +635,40 @@ def test_an_interrupt_keeps_what_was_learned_and_is_not_kept_for_reuse(tmp_path,
 
 
 def exhaust(net: Any) -> None:
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
-def test_running_out_of_memory_in_training_explains_itself():
-    model = make(callbacks=[Recorder(2, exhaust)])
+def exhaust_cpu(net: Any) -> None:
+    torch.empty(2**50)
+
+
+def exhaust_numpy(net: Any) -> None:
+    np.empty(2**50)
+
+
+@pytest.mark.parametrize("exhausted", [exhaust, exhaust_cpu, exhaust_numpy])
+def test_running_out_of_memory_in_training_explains_itself(exhausted):
+    model = make(callbacks=[Recorder(2, exhausted)])
     with pytest.raises(TrainingMemoryError, match="ran out of memory in training") as caught:
         model.fit(*make_texts())
     assert isinstance(caught.value, MemoryError)
     for advice in ("batch_size=8", "max_length", "image_size", "precision='bfloat16'", "backbone"):
         assert advice in str(caught.value)
     assert not hasattr(model, "classes_")
+
+
+def test_a_network_that_memory_cannot_hold_explains_itself():
+    config = tiny_config("bert", hidden_size=2**24, intermediate_size=2**24)
+    with pytest.raises(MemoryError, match=r"Lower batch_size .* choose a smaller backbone"):
+        make(backbone=config).fit(*make_texts())
+
+
+def test_another_error_of_a_callback_gets_through():
+    def fail(net):
+        raise RuntimeError("of my own")
+
+    with pytest.raises(RuntimeError, match="of my own"):
+        make(callbacks=[Recorder(2, fail)]).fit(*make_texts())
 
 
 def global_states() -> tuple[Any, ...]:
@@ -734,6 +770,65 @@ def test_callbacks_are_called_and_not_kept():
     assert sum(recorder.sizes) == 48
     # The recorder holds its lists; a fitted net without it can be pickled small.
     assert b"Recorder" not in pickle.dumps(model.net_)
+
+
+def test_scoring_callbacks_of_skorch():
+    X, y = make_texts(48)
+    callbacks = [
+        EpochScoring("f1_macro", name="f1", lower_is_better=False),
+        EpochScoring("neg_log_loss", name="train_log_loss", on_train=True),
+        BatchScoring("accuracy", name="batch_accuracy", lower_is_better=False),
+        BatchScoring("accuracy", name="again", lower_is_better=False, use_caching=False),
+    ]
+    model = make(max_epochs=6, learning_rate=3e-3, validation_fraction=0.25, callbacks=callbacks)
+    model.fit(X, y)
+    history = model.history_
+    assert history[-1, "f1"] > 0.8
+    assert history[-1, "train_log_loss"] > history[0, "train_log_loss"]
+    assert history[:, "batch_accuracy"] == pytest.approx(history[:, "valid_acc"])
+    assert history[:, "again"] == pytest.approx(history[:, "valid_acc"])
+
+
+def test_scoring_callbacks_of_several_tasks():
+    X, y = make_texts(48)
+    both = np.column_stack([y, np.array(["even", "odd"])[np.arange(48) % 2]])
+
+    def share_of_hits(net, X, y):
+        return float((net.predict(X) == y).all(axis=1).mean())
+
+    scoring = EpochScoring(share_of_hits, name="hits", lower_is_better=False)
+    model = make(max_epochs=3, learning_rate=3e-3, validation_fraction=0.25, callbacks=[scoring])
+    history = model.fit(X, both).history_
+    assert history[:, "hits"] == pytest.approx(history[:, "valid_acc"])
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        1,
+        "EpochScoring",
+        None,
+        object(),
+        int,
+        ("named", 1),
+        (1, Recorder()),
+        ("a", "b", "c"),
+        Duck(),
+    ],
+)
+def test_what_is_no_callback_is_refused(callback):
+    with pytest.raises(TypeError, match="callbacks must hold skorch callbacks"):
+        make(callbacks=[callback]).fit(*make_texts())
+
+
+@pytest.mark.parametrize("names", [("mine", "mine"), ("schedule",), ("valid_acc",)])
+def test_names_of_callbacks_that_are_taken_are_refused(names):
+    with pytest.raises(ValueError, match="callbacks has the name"):
+        make(callbacks=[(name, Recorder()) for name in names]).fit(*make_texts())
+
+
+def test_a_class_of_callbacks_is_one_too():
+    make(callbacks=[Recorder, ("named", Recorder)]).fit(*make_texts())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
