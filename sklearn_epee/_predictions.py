@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ._nn.exit_rules import ExitPolicy, Exits
 from ._nn.fingerprint import NoFingerprintError, fingerprint
+from ._nn.forks import ForkSafeLock
 from ._tasks import split_columns
 from .policy import apply_policy
 
@@ -89,7 +89,7 @@ class _Memory:
     """Who asked first, and the answers used last, for one process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._asked: OrderedDict[str, int] = OrderedDict()
         self._kept: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 

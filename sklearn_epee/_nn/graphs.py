@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .forks import ForkSafeLock
+
 # Positions up to which a layer of a GPU waits for its launches.
 SMALL_BATCH = 1024
 # Lengths are rounded up to a multiple of this, so that few graphs serve all texts.
@@ -18,7 +19,7 @@ _LENGTH_STEP = 16
 # Graphs kept: those of a dozen layers for ten shapes.
 _MOST_GRAPHS = 128
 
-_one_capture = threading.Lock()
+_one_capture = ForkSafeLock()
 
 Outputs = tuple[Tensor, ...]
 # Runs a layer: its number, hidden states (n, t, d) and mask (n, t). The first output is
@@ -79,7 +80,7 @@ class LayerGraphs:
         self._capture = capture or _CudaCapture()
         self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._works = True
 
     def fits(self, positions: int) -> bool:

@@ -346,13 +346,15 @@ def _to_bytes(weight: Tensor) -> RawWeight:
 
 
 def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
-    # joblib can map a file into memory for reading only.
-    content = content if content.flags.writeable else content.copy()
-    raw = torch.from_numpy(content)
-    if raw.data_ptr() % _ALIGNMENT:
-        # The order in which a product sums can depend on where its weights lie.
-        raw = raw.clone()
-    return raw.view(getattr(torch, dtype)).view(shape)
+    # The order in which a product sums can depend on where its weights lie, and joblib can map a
+    # file into memory for reading only.
+    if not content.flags.writeable or content.ctypes.data % _ALIGNMENT:
+        # Copied by NumPy: torch would start its threads, and a process that is forked after it
+        # loaded a model would wait for them for ever.
+        aligned = torch.empty(content.shape, dtype=torch.uint8).numpy()
+        aligned[...] = content
+        content = aligned
+    return torch.from_numpy(content).view(getattr(torch, dtype)).view(shape)
 
 
 def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> MultiExitNetwork:

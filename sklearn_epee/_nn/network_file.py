@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import cloudpickle
+
+from .forks import ForkSafeLock
 
 Trained = TypeVar("Trained")
 Buffer = bytes | memoryview
@@ -48,7 +49,7 @@ class LazyNetwork(Generic[Trained]):
     def __init__(self, summary: Any, read: Callable[[], Trained]) -> None:
         self.summary = summary
         self._read: Callable[[], Trained] | None = read
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self) -> Trained:
         """Give the network, reading it at the first call.

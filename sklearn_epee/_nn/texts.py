@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from transformers import (
 from sklearn_epee._checks import Text
 
 from .batching import EncodedTexts
+from .forks import ForkSafeLock
 from .long_pairs import shorten_pairs
 
 MAX_SCRATCH_LENGTH = 512
@@ -35,31 +35,8 @@ _CHUNK_CHARACTERS = 2**21
 _CHUNK_CHARACTERS_TRUNCATED = 2**19
 # Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
 _WINDOW = 4 * _CHUNK_TEXTS
-
-
-class _TokenizerLock:
-    """A lock for every call of a tokenizer, which keeps its truncation setting inside.
-
-    A child process is forked with the lock as it stands, perhaps held by a thread that does not
-    exist there, so that every child starts with a lock of its own.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-_tokenizer_lock = _TokenizerLock()
+# A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
+_tokenizer_lock = ForkSafeLock()
 
 
 class TextTokenizer:

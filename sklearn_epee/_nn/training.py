@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 
 from .batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
 from .devices import is_out_of_memory
+from .forks import ForkSafeLock
 from .network import MultiExitNetwork, not_finite, parameter_groups
 from .recipes import (
     LastExitFirst,
@@ -34,7 +34,7 @@ from .recipes import (
 from .schedule import SequentialSchedule, WarmupThenDecay
 from .tasks import split_tasks, task_predictions, task_softmax
 
-_SEEDING = threading.RLock()
+_SEEDING = ForkSafeLock(reentrant=True)
 # Good weights are saved at the start of every epoch, and in longer epochs every so many steps.
 _SAVED_EVERY = 100
 
