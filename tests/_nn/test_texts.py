@@ -150,11 +150,22 @@ def test_truncating_long_texts_needs_memory_for_what_is_kept(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_while_a_thread_tokenizes_can_tokenize():
     encoder = TextTokenizer(tiny_tokenizer("bert"), 40, 2, reads_pairs=False)
-    with nn_texts._tokenizer_lock:
-        pid = os.fork()
-        if not pid:
-            signal.alarm(20)  # a child that hangs ends by this signal
-            os._exit(0 if len(encoder.encode(TEXTS)) == len(TEXTS) else 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with nn_texts._tokenizer_lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)  # a child that hangs ends by this signal
+        os._exit(0 if len(encoder.encode(TEXTS)) == len(TEXTS) else 1)
+    done.set()
+    thread.join()
     assert os.waitpid(pid, 0)[1] == 0
 
 
