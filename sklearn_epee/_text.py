@@ -18,16 +18,22 @@ from . import _defaults
 from ._base import BaseEPEEClassifier
 from ._checks import Text, as_texts, is_paired
 from ._compat import Interval
-from ._nn.backbones import adapter_for, checkpoint_pooling, load_backbone, load_config
+from ._nn.backbones import (
+    adapter_for,
+    checkpoint_pooling,
+    enlarge_vocabulary,
+    load_backbone,
+    load_config,
+)
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
 from ._nn.texts import (
     TextTokenizer,
-    check_vocabulary,
     choose_max_length,
     compact_text_config,
     learn_wordpiece,
     load_tokenizer,
+    required_vocabulary,
 )
 from ._trained import Summary
 
@@ -327,8 +333,11 @@ class EPEEClassifier(BaseEPEEClassifier):
         source = copy.deepcopy(self.backbone)
         config = load_config(source, "text")
         tokenizer = self._tokenizer_for(samples, config)
-        check_vocabulary(tokenizer, config)
+        checkpoint = None if isinstance(source, PretrainedConfig) else source
+        n_tokens = required_vocabulary(tokenizer, config, checkpoint)
         backbone = load_backbone(source, "text")
+        if n_tokens > config.vocab_size:
+            enlarge_vocabulary(backbone, n_tokens)
         adapter = adapter_for(backbone)
         max_length = choose_max_length(self.max_length, tokenizer, adapter.max_length, samples)
         n_segments = getattr(config, "type_vocab_size", 0) or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ import polars as pl
 import pytest
 import torch
 from sklearn.utils import Bunch
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from sklearn_epee import EPEEClassifier, policy
 from sklearn_epee._nn import texts as nn_texts
@@ -401,3 +402,47 @@ def test_cut_texts_are_counted_over_all_windows(fitted, samples, monkeypatch):
     with pytest.warns(UserWarning, match="^3 of 7 texts are longer than max_length=") as seen:
         fitted.predict([long, "a", long, "b", "c", "d", long])
     assert len(seen) == 1
+
+
+# ------------------------------------------------------------------------------------ added tokens
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2"])
+def test_marker_tokens_added_to_a_checkpoints_tokenizer_are_learned(family, tmp_path):
+    make_checkpoint(family, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    n_before = len(tokenizer)
+    tokenizer.add_tokens(["[E1]", "[/E1]"])
+    X, y = make_texts()
+    X = [f"[E1] {text} [/E1]" for text in X]
+    states = torch.get_rng_state()
+    fitted = make(tmp_path, tokenizer=tokenizer).fit(X, y)
+    assert torch.equal(torch.get_rng_state(), states)
+    embedding = fitted.net_.module_.backbone.get_input_embeddings().weight
+    assert embedding.shape[0] == n_before + 2
+    again = make(tmp_path, tokenizer=tokenizer).fit(X, y)
+    np.testing.assert_array_equal(fitted.predict_proba(X), again.predict_proba(X))
+    loaded = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+
+
+# ------------------------------------------------------------------------ torch's default data type
+
+
+def test_torchs_default_data_type_changes_nothing(fitted):
+    X, y = make_texts()
+    expected = make(pooling="attention").fit(X, y).predict_proba(X)
+    at_layer = fitted.predict_proba_at_layer(X, 2)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = make(pooling="attention").fit(X, y)
+        found = model.predict_proba(X)
+        loaded = pickle.loads(pickle.dumps(fitted))
+        np.testing.assert_array_equal(loaded.predict_proba_at_layer(X, 2), at_layer)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert {weight.dtype for weight in model.net_.module_.parameters()} == {torch.float32}
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)

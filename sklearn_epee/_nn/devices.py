@@ -8,12 +8,6 @@ from sklearn_epee._compat import cpu_capabilities
 
 from .packed_linear import can_pack
 
-_OUT_OF_MEMORY_PHRASES = (
-    "can't allocate memory",  # DefaultCPUAllocator
-    "not enough memory",  # DefaultCPUAllocator on Windows, and of oneDNN
-    "MPS backend out of memory",
-)
-
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn the ``device`` parameter into a torch device that is really there.
@@ -61,19 +55,6 @@ def _check_present(device: torch.device) -> None:
             f"device={name!r} is not available on this machine; available: {present}. "
             "device='auto' takes the best of them."
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception means that a device, a CPU as well, ran out of memory.
-
-    torch has an exception of its own for GPUs; its CPU and MPS allocators raise a RuntimeError
-    that only the message tells from others, and NumPy and Python raise MemoryError.
-    """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
-    )
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ from sklearn_epee._checks import Images
 from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
+from .backbones import damaged_json
 from .batching import EncodedImages
 
 MAX_SCRATCH_SIDE = 224
@@ -192,17 +193,20 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
         )
     try:
         return _load_pil_processor(str(source))
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RuntimeError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{argument}={str(source)!r} holds no image processor that can be loaded; pass "
             "image_processor= a folder with preprocessor_config.json, a hub id that can be "
-            f"reached, or a processor object. transformers said: {error}"
+            "reached, or a processor object; a checkpoint's own code is never run."
+            f"{damaged_json(source)} transformers said: {error}"
         ) from error
 
 
 def _load_pil_processor(source: str) -> Any:
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil")
+        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     except ImportError:
         # transformers 5.17 asks for torchvision even for the processors that work without it.
         settings, _ = ImageProcessingMixin.get_image_processor_dict(source)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -15,11 +16,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, adapter_for, empty_backbone
+from .failures import not_finite
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
 _ALIGNMENT = 64
-POOLINGS = ("cls", "mean", "cls+mean", "last", "attention")
 Pool = Callable[[Tensor], Tensor]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
@@ -53,10 +54,13 @@ class ExitHead(nn.Module):
     ) -> None:
         super().__init__()
         # With a query of zeros all positions weigh the same: attention begins as the mean.
-        self.query = nn.Parameter(torch.zeros(in_features)) if attends else None
-        self.dense = nn.Linear(in_features, dense_size) if dense_size else None
+        query = torch.zeros(in_features, dtype=torch.float32)
+        self.query = nn.Parameter(query) if attends else None
+        # float32 whatever torch's default is.
+        linear = functools.partial(nn.Linear, dtype=torch.float32)
+        self.dense = linear(in_features, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(dense_size or in_features, n_classes)
+        self.out = linear(dense_size or in_features, n_classes)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled rows (n, in_features) to logits (n, n_classes), in float32."""
@@ -288,12 +292,21 @@ class MultiExitNetwork(nn.Module):
         The network itself is returned if it is there already; heads stay in float32.
         """
         weight = next(self.parameters())
+        self._check_finite()
         if weight.device == device and weight.dtype == dtype and not self.training:
             return self
         copy = rebuild_network(self._recipe(), self.state_dict()).to(device)
         # Through the base class: transformers wraps the method and hides its signature.
         nn.Module.to(copy.backbone, dtype=dtype)
         return copy.eval()
+
+    def _check_finite(self) -> None:
+        if spoilt := not_finite(self.state_dict()):
+            raise ValueError(
+                "This network cannot predict: weights are NaN or infinite in "
+                f"{', '.join(sorted(spoilt)[:4])}{' and others' if len(spoilt) > 4 else ''}. "
+                "Fit it again, or put finite weights there."
+            )
 
     def _recipe(self) -> dict[str, Any]:
         config = self.backbone.config.to_dict()
@@ -424,16 +437,6 @@ def last_real_positions(mask: Tensor) -> Tensor:
     """Index of the last real token of each row, under either padding side."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return (mask.long() * positions).argmax(dim=1)
-
-
-def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinite values.
-
-    The sum tells in most cases, and is the quickest to make.
-    """
-    floats = [(name, part) for name, part in weights.items() if part.is_floating_point()]
-    suspects = [pair for pair in floats if not torch.isfinite(pair[1].detach().sum())]
-    return [name for name, part in suspects if not torch.isfinite(part.detach()).all()]
 
 
 def parameter_groups(

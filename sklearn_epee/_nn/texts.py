@@ -22,6 +22,7 @@ from transformers import (
 
 from sklearn_epee._checks import Text
 
+from .backbones import damaged_json
 from .batching import EncodedTexts
 from .forks import ForkSafeLock
 from .long_pairs import shorten_pairs
@@ -256,13 +257,13 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
             f"got {type(source).__name__}."
         )
     try:
-        loaded = AutoTokenizer.from_pretrained(str(source))
+        loaded = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         _check_not_empty(loaded)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(
             f"{argument}={str(source)!r} holds no tokenizer that can be loaded; pass tokenizer= a "
-            "folder with tokenizer files, a hub id that can be reached, or a tokenizer object. "
-            f"transformers said: {error}"
+            "folder with tokenizer files, a hub id that can be reached, or a tokenizer object; a "
+            f"checkpoint's own code is never run.{damaged_json(source)} transformers said: {error}"
         ) from error
     return loaded
 
@@ -414,18 +415,57 @@ def choose_max_length(
     return int(max_length)
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer with more entries than the backbone has embeddings for.
+def required_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    checkpoint: str | os.PathLike[str] | None,
+) -> int:
+    """Return how many embeddings a backbone must have for a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    config : PretrainedConfig
+        Of the backbone.
+    checkpoint : str, path-like or None
+        Where the backbone's weights are from; None where they are drawn anew.
+
+    Returns
+    -------
+    int
+        The configured number, or more if the tokenizer is the checkpoint's own with tokens added.
 
     Raises
     ------
     ValueError
+        If the tokenizer has more entries than the backbone embeds, for another reason.
     """
-    if len(tokenizer) > config.vocab_size:
+    if len(tokenizer) <= config.vocab_size:
+        return int(config.vocab_size)
+    found = (
+        f"tokenizer has {len(tokenizer)} entries, but the backbone embeds only "
+        f"vocab_size={config.vocab_size}"
+    )
+    if checkpoint is None:
+        raise ValueError(f"{found}; give the configuration vocab_size={len(tokenizer)}.")
+    own = _entries_below(load_tokenizer(checkpoint, argument="backbone"), config.vocab_size)
+    if own != _entries_below(tokenizer, config.vocab_size) or not _is_extended(tokenizer, config):
         raise ValueError(
-            f"tokenizer has {len(tokenizer)} entries, but the backbone embeds only "
-            f"vocab_size={config.vocab_size}; they do not belong together."
+            f"{found}; they do not belong together. To add tokens, take the checkpoint's own "
+            "tokenizer, AutoTokenizer.from_pretrained(backbone), and call its add_tokens; the "
+            "embeddings are then enlarged."
         )
+    return len(tokenizer)
+
+
+def _entries_below(tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, int]:
+    return {entry: number for entry, number in tokenizer.get_vocab().items() if number < limit}
+
+
+def _is_extended(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
+    """Return whether all entries beyond the backbone's embeddings are added tokens."""
+    beyond = [number for number in tokenizer.get_vocab().values() if number >= config.vocab_size]
+    return set(beyond) <= set(tokenizer.added_tokens_decoder)
 
 
 def _parts(texts: Sequence[Text]) -> Iterator[str]:

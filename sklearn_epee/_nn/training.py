@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
-from .devices import is_out_of_memory
+from .failures import is_out_of_memory, not_finite
 from .forks import ForkSafeLock
-from .network import MultiExitNetwork, not_finite, parameter_groups
+from .network import MultiExitNetwork, parameter_groups
 from .recipes import (
     LastExitFirst,
     StopOnceAllLearn,

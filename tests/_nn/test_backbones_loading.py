@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -22,6 +23,8 @@ from sklearn_epee._nn.backbones import (
     load_backbone,
     load_config,
 )
+from sklearn_epee._nn.images import load_image_processor
+from sklearn_epee._nn.texts import load_tokenizer
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     IMAGE_SIZE,
@@ -326,12 +329,134 @@ def test_a_damaged_configuration_is_refused(content, folder):
         load_config(folder, "text")
 
 
-@pytest.mark.parametrize(
-    "options", [{"hidden_size": "wide"}, {"num_attention_heads": 5}, {"hidden_act": "none such"}]
-)
-def test_a_configuration_that_makes_no_model_is_refused(options, folder):
-    with pytest.raises(ValueError, match="could not read the"):
+BAD_OPTIONS = [
+    {"hidden_size": "wide"},
+    {"hidden_size": 0},
+    {"hidden_size": None},
+    {"num_attention_heads": 5},
+    {"num_attention_heads": -1},
+    {"num_hidden_layers": 0},
+    {"num_hidden_layers": 2.5},
+    {"vocab_size": 0},
+    {"max_position_embeddings": -4},
+    {"hidden_act": "none such"},
+    {"hidden_act": None},
+    {"layer_norm_eps": "small"},
+    {"layer_norm_eps": float("nan")},
+    {"hidden_dropout_prob": 2.0},
+    {"type_vocab_size": 0},
+    {"pad_token_id": 10**6},
+    {"initializer_range": "wide"},
+]
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
+def test_a_configuration_file_that_makes_no_network_is_refused(options, folder):
+    with pytest.raises(ValueError, match=r"backbone: .*(config.json|could not read)"):
         load_backbone(configure(folder, **options), "text")
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
+def test_a_configuration_that_makes_no_network_is_refused(options):
+    config = tiny_config("bert")
+    for name, value in options.items():
+        object.__setattr__(config, name, value)
+    with pytest.raises(ValueError, match=r"backbone: .*BertConfig"):
+        load_backbone(config, "text")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_names(bad, folder):
+    def spoil(weights):
+        weights["encoder.layer.1.output.dense.weight"][0, 3] = bad
+        return weights
+
+    with pytest.raises(ValueError, match=r"NaN or infinite \(1\): encoder.layer.1.output.dense"):
+        load_backbone(rename(folder, spoil), "text")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/" + "n" * 300, "./" + "n" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(ValueError, match="backbone: "):
+        load_backbone(name, "text")
+
+
+# Code of a checkpoint, and paths that lead out of it
+
+
+@pytest.fixture
+def folder_with_code(folder: Path, monkeypatch) -> Path:
+    """A checkpoint whose files ask for code of its own, which leaves a mark when it runs."""
+    code = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+    code += "from transformers import BertConfig as C, BertModel as M, BertTokenizer as T\n"
+    (folder / "own.py").write_text(code)
+    parts = {"AutoConfig": "own.C", "AutoModel": "own.M", "AutoTokenizer": ["own.T", "own.T"]}
+    configure(folder, auto_map=parts)
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"auto_map": parts, "tokenizer_class": "OwnTokenizer"}
+    path.write_text(json.dumps(content))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.T"}})
+    )
+
+    def answer(*_args):
+        pytest.fail("someone asked at the terminal")
+
+    monkeypatch.setattr("builtins.input", answer)
+    return folder
+
+
+def test_a_checkpoints_own_code_is_neither_run_nor_asked_for(folder_with_code):
+    for argument in ("backbone", "tokenizer"):
+        with contextlib.suppress(ValueError):
+            load_tokenizer(folder_with_code, argument=argument)
+    with pytest.raises(ValueError, match=r"image_processor=.*code is never run"):
+        load_image_processor(folder_with_code, argument="image_processor")
+    # The weights are those of a known family, which needs no code.
+    assert adapter_for(load_backbone(folder_with_code, "text")).family == "bert"
+    configure(folder_with_code, model_type="own")
+    with pytest.raises(ValueError, match="backbone: unknown family 'own'"):
+        load_backbone(folder_with_code, "text")
+    assert not list(folder_with_code.rglob("ran"))
+
+
+def test_a_tokenizer_that_only_own_code_could_make_is_refused(folder_with_code):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder_with_code / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"tokenizer=.*own code is never run"):
+        load_tokenizer(folder_with_code, argument="tokenizer")
+    assert not list(folder_with_code.rglob("ran"))
+
+
+@pytest.mark.parametrize("attention", ["some-user/own-kernel", "flash_attention_2", 5])
+def test_a_kernel_that_a_configuration_names_is_not_looked_for(attention, folder):
+    for name in ("attn_implementation", "_attn_implementation"):
+        configure(folder, **{name: attention})
+    load_backbone(folder, "text")
+
+
+@pytest.mark.parametrize(
+    "name", ["../weights.safetensors", "/elsewhere/weights.safetensors", "C:\\w"]
+)
+def test_an_index_that_names_weights_outside_the_folder_is_refused(name, folder):
+    shard(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    key = next(iter(index["weight_map"]))
+    index["weight_map"][key] = name
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"backbone: .*index.json names .* outside the folder"):
+        load_backbone(folder, "text")
+
+
+@pytest.mark.parametrize("where", ["../pooling", "/pooling", "1_Pooling/../../pooling", "..\\p"])
+def test_modules_outside_the_checkpoint_are_refused(where, tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    modules = [{"path": where, "type": "sentence_transformers.models.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match=r"backbone=.*modules.json names .* outside"):
+        checkpoint_pooling(folder)
 
 
 def test_unknown_families_and_families_of_the_other_kind_are_refused(folder):
@@ -413,7 +538,8 @@ def test_an_empty_backbone_filled_equals_the_original(family):
     state = torch.get_rng_state()
     empty = empty_backbone(config)
     assert torch.equal(torch.get_rng_state(), state)
-    empty.load_state_dict(model.state_dict())
+    assert all(part.is_meta for part in empty.parameters())
+    empty.load_state_dict(model.state_dict(), assign=True)
     buffers = dict(empty.named_buffers())
     for name, buffer in model.named_buffers():
         assert torch.equal(buffers[name], buffer), name

@@ -12,7 +12,6 @@ from torch import nn
 
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.network import (
-    POOLINGS,
     MultiExitNetwork,
     attended_mean,
     last_real_positions,
@@ -34,7 +33,7 @@ CPU = torch.device("cpu")
 ALL_NETWORKS = [
     (family, pooling)
     for family in FAMILIES
-    for pooling in POOLINGS
+    for pooling in ("cls", "mean", "cls+mean", "last", "attention")
     if not (
         (family == "gpt2" and "cls" in pooling) or (family in IMAGE_FAMILIES and pooling == "last")
     )
@@ -326,3 +325,16 @@ def test_fresh_heads_are_small_and_without_bias():
     weights = np.concatenate([head.out.weight.detach().numpy().ravel() for head in heads])
     assert 0.01 < weights.std() < 0.03
     assert all((head.out.bias == 0).all() for head in heads)
+
+
+@pytest.mark.parametrize(
+    "part", ["heads.1.out.weight", "backbone.encoder.layer.0.output.dense.bias"]
+)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_with_weights_that_are_not_finite_does_not_predict(part, bad):
+    network = make_network("bert", pooling="cls").eval()
+    with torch.no_grad():
+        network.get_parameter(part).view(-1)[0] = bad
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"cannot predict: weights are NaN .* {part}"):
+            network.to_inference_copy(torch.device("cpu"), dtype)

@@ -13,21 +13,27 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig
+from transformers import BertConfig, BertTokenizerFast
 
 from sklearn_epee._nn import texts as nn_texts
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.texts import (
     TextTokenizer,
-    check_vocabulary,
     choose_max_length,
     compact_text_config,
     learn_wordpiece,
     load_tokenizer,
+    required_vocabulary,
     token_counts,
 )
-from tests.checkpoints import TEXT_FAMILIES, WORDS, tiny_config, tiny_tokenizer
+from tests.checkpoints import (
+    TEXT_FAMILIES,
+    WORDS,
+    make_checkpoint,
+    tiny_config,
+    tiny_tokenizer,
+)
 
 TEXTS = [
     "patient takes zinc daily",
@@ -256,11 +262,42 @@ def test_another_object_is_no_tokenizer(source):
         load_tokenizer(source, argument="tokenizer")
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused():
+def test_a_tokenizer_larger_than_the_configured_embedding_is_refused():
     tokenizer = tiny_tokenizer("bert")
-    check_vocabulary(tokenizer, BertConfig(vocab_size=len(tokenizer)))
-    with pytest.raises(ValueError, match=r"tokenizer has 172 entries, but .* vocab_size=100"):
-        check_vocabulary(tokenizer, BertConfig(vocab_size=100))
+    assert required_vocabulary(tokenizer, BertConfig(vocab_size=len(tokenizer)), None) == 172
+    assert required_vocabulary(tokenizer, BertConfig(vocab_size=200), None) == 200
+    with pytest.raises(
+        ValueError, match=r"tokenizer has 172 entries, but .* vocab_size=100; .* vocab_size=172"
+    ):
+        required_vocabulary(tokenizer, BertConfig(vocab_size=100), None)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_tokens_added_to_a_checkpoints_tokenizer_ask_for_more_embeddings(family, saved, tmp_path):
+    make_checkpoint(family, tmp_path)
+    config = tiny_config(family)
+    tokenizer = load_tokenizer(tmp_path, argument="tokenizer")
+    assert required_vocabulary(tokenizer, config, tmp_path) == config.vocab_size
+    tokenizer.add_tokens(["[E1]", "[/E1]"], special_tokens=True)
+    if saved:
+        tokenizer.save_pretrained(tmp_path)
+    assert required_vocabulary(tokenizer, config, tmp_path) == len(tokenizer)
+    assert len(tokenizer) == config.vocab_size + 2
+
+
+def test_another_checkpoints_tokenizer_with_more_entries_is_refused(tmp_path):
+    make_checkpoint("bert", tmp_path)
+    other = tiny_tokenizer("roberta")
+    other.add_tokens(["[E1]"])
+    with pytest.raises(ValueError, match=r"do not belong together.*add_tokens"):
+        required_vocabulary(other, tiny_config("bert"), tmp_path)
+    pieces = tiny_tokenizer("bert").get_vocab()
+    shuffled = dict(zip(pieces, reversed(pieces.values()), strict=True))
+    other = BertTokenizerFast(vocab=shuffled)
+    other.add_tokens(["[E1]"])
+    with pytest.raises(ValueError, match=r"do not belong together.*add_tokens"):
+        required_vocabulary(other, tiny_config("bert"), tmp_path)
 
 
 # ----------------------------------------------------------------------------- learned vocabularies

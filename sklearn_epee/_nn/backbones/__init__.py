@@ -1,7 +1,13 @@
 """Adapters of the transformer families, and loading their checkpoints."""
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter, LayerParts, LinearWeights
-from sklearn_epee._nn.backbones._loading import empty_backbone, load_backbone, load_config
+from sklearn_epee._nn.backbones._folder import damaged_json
+from sklearn_epee._nn.backbones._loading import (
+    empty_backbone,
+    enlarge_vocabulary,
+    load_backbone,
+    load_config,
+)
 from sklearn_epee._nn.backbones._pooling_hint import checkpoint_pooling
 from sklearn_epee._nn.backbones._registry import adapter_for, known_families
 
@@ -11,7 +17,9 @@ __all__ = [
     "LinearWeights",
     "adapter_for",
     "checkpoint_pooling",
+    "damaged_json",
     "empty_backbone",
+    "enlarge_vocabulary",
     "known_families",
     "load_backbone",
     "load_config",

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,31 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._registry import adapter_class_for
+from sklearn_epee._nn.backbones._validation import check_forward, check_sizes
+from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
-__all__ = ["empty_backbone", "load_backbone", "load_config"]
+__all__ = ["empty_backbone", "enlarge_vocabulary", "load_backbone", "load_config"]
 
-# What reading damaged or foreign files raises, in transformers, safetensors, torch.load and pickle.
+# What damaged or foreign files and configurations raise, in transformers, safetensors and torch.
 _READ_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
     OSError,
     RuntimeError,
-    ValueError,
-    KeyError,
     TypeError,
-    EOFError,
+    ValueError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     SafetensorError,
     StrictDataclassError,
 )
@@ -92,6 +101,7 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
         )
     config = getattr(config, "vision_config", config)
     adapter_class.check_config(config)
+    check_sizes(config, _where(source, config))
     return config
 
 
@@ -116,9 +126,10 @@ def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) 
     TypeError
         If `source` is of another type.
     ValueError
-        If the configuration is refused (see `load_config`), there are no weights or they cannot be
-        read, keys are missing or of another shape, or there are keys that are neither the
-        backbone's nor a known task head's. The message lists the keys.
+        If the configuration is refused (see `load_config`) or no network can be made from it, there
+        are no weights or they cannot be read or are not finite, keys are missing or of another
+        shape, or there are keys that are neither the backbone's nor a known task head's. The
+        message lists the keys.
 
     Notes
     -----
@@ -141,12 +152,14 @@ def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) 
     """
     config = load_config(source, kind)
     adapter_class = adapter_class_for(config.model_type, kind)
-    model = (
-        _build(adapter_class, config)
-        if isinstance(source, PretrainedConfig)
-        else _read_weights(source, adapter_class, config)
-    )
-    return model.eval()
+    if isinstance(source, PretrainedConfig):
+        with _build_failure(_where(source, config)):
+            model = _build(adapter_class, config)
+    else:
+        model = _read_weights(source, adapter_class, config)
+    with _build_failure(_where(source, config)):
+        check_forward(adapter_class(model.eval()))
+    return model
 
 
 def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
@@ -160,9 +173,9 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     Returns
     -------
     transformers.PreTrainedModel
-        In float32 and evaluation mode. Its parameters are uninitialised memory, to be filled by
-        `load_state_dict`; buffers that a state dict does not carry (position ids) are right.
-        torch's random generator is not advanced.
+        In float32 and evaluation mode. Its parameters are on the meta device, without memory, to
+        be replaced by ``load_state_dict(weights, assign=True)``; buffers that a state dict does
+        not carry (position ids) are right. torch's random generator is not advanced.
 
     Raises
     ------
@@ -181,20 +194,36 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     ...     intermediate_size=16,
     ... )
     >>> model = empty_backbone(config)
-    >>> model.load_state_dict(load_backbone(config, "text").state_dict())
+    >>> model.load_state_dict(load_backbone(config, "text").state_dict(), assign=True)
     <All keys matched successfully>
     """
     adapter_class = adapter_class_for(config.model_type)
     config = load_config(config, adapter_class.kind)
     with _FloatsWithoutMemory():
-        model = _build(adapter_class, config)
-    return model._apply(_with_memory).eval()
+        return _build(adapter_class, config).eval()
+
+
+def enlarge_vocabulary(model: PreTrainedModel, n_tokens: int) -> None:
+    """Add embeddings to a text backbone, in place, for tokens that a tokenizer was given.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        As returned by `load_backbone`.
+    n_tokens : int
+        Number of embeddings afterwards. The new ones are drawn, from torch's global generator,
+        with the mean and the covariance of the others.
+    """
+    with _quiet():
+        model.resize_token_embeddings(n_tokens)
 
 
 class _FloatsWithoutMemory(TorchFunctionMode):
     """Make float tensors on the meta device, and do not fill them.
 
-    Integers, which are position ids and the like, are made as usual. Only this thread is affected.
+    Integers, which are position ids and the like, are made as usual. Only this thread is affected,
+    unlike by `transformers.initialization.no_init_weights`, during which a network that another
+    thread makes would be left without weights.
     """
 
     _factories = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
@@ -218,29 +247,43 @@ class _FloatsWithoutMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _with_memory(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
-
-
 def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
-    model_class = getattr(transformers, adapter_class.model_class)
-    # A model keeps and changes its configuration; the caller's object stays as it was.
-    return model_class(copy.deepcopy(config), **adapter_class.model_options).float()
+    # A model keeps and changes its configuration; the caller's object stays as it was. Adapters
+    # attend by themselves, so a kernel that the configuration names is not to be looked for.
+    model = AutoModel.from_config(
+        copy.deepcopy(config),
+        dtype=torch.float32,
+        attn_implementation="eager",
+        trust_remote_code=False,
+        **adapter_class.model_options,
+    )
+    return model.float()
 
 
 def _describe(source: str | os.PathLike[str]) -> str:
     """Say what a source is, so that a message can begin with it."""
-    kind = "folder" if _is_local(source) else "hub id"
-    return f"backbone: the {kind} {os.fspath(source)!r}"
+    return f"backbone: the {_kind(source)} {os.fspath(source)!r}"
+
+
+def _where(source: str | os.PathLike[str] | PretrainedConfig, config: PretrainedConfig) -> str:
+    """Say where a configuration is from."""
+    if isinstance(source, PretrainedConfig):
+        return f"the {type(config).__name__}"
+    return f"config.json of the {_kind(source)} {os.fspath(source)!r}"
+
+
+def _kind(source: str | os.PathLike[str]) -> str:
+    return "folder" if _is_local(source) else "hub id"
 
 
 def _is_local(source: str | os.PathLike[str]) -> bool:
     text = os.fspath(source)
-    return (
-        isinstance(source, os.PathLike)
-        or Path(text).exists()
-        or text.startswith((".", "/", "~", "\\"))
-    )
+    if isinstance(source, os.PathLike) or text.startswith((".", "/", "~", "\\")):
+        return True
+    try:
+        return Path(text).exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _read_config(
@@ -248,15 +291,15 @@ def _read_config(
 ) -> tuple[type[BackboneAdapter], PretrainedConfig]:
     """Read `config.json` of a folder or a hub repository."""
     where = _describe(source)
-    if _is_local(source) and not (Path(source) / "config.json").is_file():
-        problem = "has no config.json" if Path(source).is_dir() else "does not exist"
+    if _is_local(source) and "config.json" not in files_of(source):
+        problem = "has no config.json" if files_of(source) else "does not exist or is empty"
         raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
     with _quiet(), _read_failure(source, "configuration"):
         if _is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     model_type = raw.get("model_type")
-    adapter_class = adapter_class_for(model_type, kind)
+    adapter_class = adapter_class_for(model_type if isinstance(model_type, str) else None, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
     with _quiet(), _read_failure(source, "configuration"):
         return adapter_class, getattr(transformers, name).from_dict(raw)
@@ -273,16 +316,34 @@ def _read_weights(
 ) -> PreTrainedModel:
     model_class = getattr(transformers, adapter_class.model_class)
     with _quiet(), _read_failure(source, "weights"):
+        if _is_local(source):
+            _check_shards(Path(source))
         model, report = model_class.from_pretrained(
             os.fspath(source),
             config=copy.deepcopy(config),
             dtype=torch.float32,
+            attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
             **adapter_class.model_options,
         )
     _check_report(source, adapter_class, model_class.base_model_prefix, report)
+    if spoilt := not_finite(model.state_dict()):
+        raise ValueError(
+            f"{_describe(source)} holds weights that are NaN or infinite "
+            f"({len(spoilt)}): {_listed(spoilt)}."
+        )
     return model
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse an index of weight files that names files elsewhere."""
+    for path in sorted(folder.glob("*.index.json")):
+        shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        for name in sorted(set(shards)):
+            if leaves_folder(name):
+                raise ValueError(f"{path.name} names {name!r}, which is outside the folder")
 
 
 def _check_report(
@@ -337,6 +398,8 @@ def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
     try:
         yield
     except _READ_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         advice = (
             f"Expected the complete {what} of a checkpoint in transformers' format."
             if _is_local(source)
@@ -345,9 +408,34 @@ def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
         # The first line says what happened; the rest is often advice for another library.
         reason = (str(error).strip() or "the file ends too early").splitlines()[0]
         raise ValueError(
-            f"{_describe(source)}: could not read the {what} "
+            f"{_describe(source)}: could not read the {what}{_files(source, what)} "
             f"({type(error).__name__}: {reason}). {advice}"
         ) from error
+
+
+@contextlib.contextmanager
+def _build_failure(where: str) -> Iterator[None]:
+    """Turn what a configuration of which no network can be made raises into a ValueError."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ValueError(
+            f"backbone: no network that runs can be made from {where} "
+            f"({type(error).__name__}: {reason}). Check the values of the configuration."
+        ) from error
+
+
+def _files(source: str | os.PathLike[str], what: str) -> str:
+    """Return which files of a folder are read for something, to be put into a message."""
+    endings = {
+        "configuration": ("config.json",),
+        "weights": (".safetensors", ".bin", ".index.json"),
+    }
+    names = [name for name in files_of(source) if name.endswith(endings[what])]
+    return f" from {_listed(names)}" if names else ""
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
+from sklearn_epee._nn.backbones._folder import leaves_folder
+
 __all__ = ["checkpoint_pooling"]
 
 _MODES = {
@@ -33,6 +35,11 @@ def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str
     -------
     {"cls", "mean", "last"} or None
         None where the checkpoint does not say, combines several modes or names another one.
+
+    Raises
+    ------
+    ValueError
+        If `modules.json` names a folder outside the checkpoint.
 
     References
     ----------
@@ -62,6 +69,11 @@ def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str
         ]
     if len(folders) != 1:
         return None
+    if leaves_folder(folders[0]):
+        raise ValueError(
+            f"backbone={os.fspath(source)!r}: modules.json names the folder {folders[0]!r}, which "
+            "is outside the checkpoint."
+        )
     return _mode(_read_json(source, f"{folders[0]}/config.json"))
 
 

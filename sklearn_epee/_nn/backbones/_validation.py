@@ -1,0 +1,91 @@
+"""What is checked of a configuration, and of the network that is made from it, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+
+__all__ = ["check_forward", "check_sizes"]
+
+_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+# Sizes that not every family has.
+_OPTIONAL = (
+    "intermediate_size", "vocab_size", "max_position_embeddings", "embedding_size",
+    "num_hidden_groups", "inner_group_num", "image_size", "patch_size", "num_channels",
+)  # fmt: skip
+_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
+
+
+def check_sizes(config: PretrainedConfig, where: str) -> None:
+    """Refuse a configuration with a size below 1 or an activation that nobody knows.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+    where : str
+        Where the configuration is from, for the message.
+
+    Raises
+    ------
+    ValueError
+        It names the option.
+    """
+    for name in (*_NEEDED, *_OPTIONAL):
+        value = getattr(config, name, None)
+        if not _is_size(value) and (value is not None or name in _NEEDED):
+            raise ValueError(
+                f"backbone: {name}={value!r} in {where}; expected an integer of at least 1."
+            )
+    for name in _ACTIVATIONS:
+        value = getattr(config, name, None)
+        if isinstance(value, str) and value not in ACT2FN:
+            raise ValueError(
+                f"backbone: {name}={value!r} in {where} is no activation that transformers knows; "
+                f"expected one of {', '.join(sorted(ACT2FN))}."
+            )
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads:
+        raise ValueError(
+            f"backbone: hidden_size={width} in {where} is not a multiple of "
+            f"num_attention_heads={heads}."
+        )
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) == 2 and all(map(_is_size, value))
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+@torch.no_grad()
+def check_forward(adapter: BackboneAdapter) -> None:
+    """Run the first and the last layer on one short sample, and refuse what cannot be computed.
+
+    A configuration can hold values with which a network can be made but not run.
+
+    Raises
+    ------
+    ValueError
+        If the output is not finite. Whatever the network raises gets through.
+    """
+    hidden, mask = adapter.embed(_one_sample(adapter))
+    for layer in sorted({1, adapter.n_layers}):
+        hidden = adapter.layer(layer, hidden, mask)
+    if not torch.isfinite(adapter.pool(hidden)).all():
+        raise ValueError("its output is NaN or infinite")
+
+
+def _one_sample(adapter: BackboneAdapter) -> dict[str, torch.Tensor]:
+    config = adapter.model.config
+    if adapter.kind == "text":
+        return {"input_ids": torch.zeros(1, min(2, adapter.max_length or 2), dtype=torch.long)}
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return {"pixel_values": torch.zeros(1, config.num_channels, height, width)}
