@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_layer, check_prediction_batch
+from ._checks.parameters import check_layer, check_prediction_batch
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype

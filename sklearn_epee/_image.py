@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from . import _defaults
 from ._base import BaseEPEEClassifier
-from ._checks import Images, as_images
+from ._checks.images import Images, as_images, image_form
 from ._compat import Interval, StrOptions
 from ._nn.backbones import load_backbone, load_config
 from ._nn.images import (
@@ -313,14 +313,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.verbose = verbose
 
     def _check_samples(self, X: Any, fitted: Summary | None) -> Images:
-        images = as_images(X, self.image_shape)
-        channels = images[0].shape[-1]
-        if fitted is not None and channels != fitted.sample_form:
-            raise ValueError(
-                f"X holds images of {channels} channels, but this {type(self).__name__} was fitted "
-                f"on images of {fitted.sample_form} channels."
-            )
-        return images
+        return as_images(X, self.image_shape, fitted.sample_form if fitted else None)
 
     def _training_defaults(self) -> _defaults.TrainingDefaults:
         if isinstance(self.backbone, (str, os.PathLike)):
@@ -375,7 +368,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         mean, std = (None, None) if processor is not None else channel_statistics(samples)
         return ImagePreprocessor(
             size,
-            samples[0].shape[-1],
+            image_form(samples),
             config.num_channels,
             count_positions(config, size),
             mean=mean,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
-from ._checks import check_labels
+from ._checks.labels import check_labels
 
 Array = NDArray[Any]
 
@@ -203,7 +203,8 @@ def _columns(y: Any) -> list[Array]:
 
 def _natural(labels: list[Any]) -> Array:
     """Make an array of labels that may stand beside labels of another type."""
-    alike = any(all(isinstance(label, kind) for label in labels) for kind in (str, Number))
+    kinds = (str, (Number, np.bool_))
+    alike = any(all(isinstance(label, kind) for label in labels) for kind in kinds)
     return np.array(labels) if alike else np.array(labels, dtype=object)
 
 

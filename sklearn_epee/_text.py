@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from . import _defaults
 from ._base import BaseEPEEClassifier
-from ._checks import Text, as_texts, is_paired
+from ._checks.texts import Text, as_texts, is_paired
 from ._compat import Interval
 from ._nn.backbones import (
     adapter_for,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ._checks import check_weights
+from ._checks.labels import check_weights
 from ._nn.batching import EncodedSamples, LabelledSamples
 from ._tasks import check_any_labels, strata
 
@@ -63,7 +63,7 @@ def prepare_training_data(
     Raises
     ------
     ValueError
-        If y or a weight is not as described, or a task has fewer than two classes left.
+        If y or a weight is not as described, or no task has two classes left.
     """
     checked = check_any_labels(y, len(samples), estimator.__name__)
     weights = check_weights(sample_weight, len(samples))
@@ -73,13 +73,12 @@ def prepare_training_data(
         samples, weights = take(samples, used), weights[used]
         tasks = [labels[used] for labels in tasks]
     encoded = [np.unique(labels, return_inverse=True) for labels in tasks]
-    for task, (classes, _) in enumerate(encoded):
-        if len(classes) < 2:
-            where = f" in task {task}, y[:, {task}]" if isinstance(checked, list) else ""
-            raise ValueError(
-                f"{estimator.__name__} needs samples of at least 2 classes; y holds only one "
-                f"class{where}: {classes[0]!r}."
-            )
+    if all(len(classes) < 2 for classes, _ in encoded):
+        raise ValueError(
+            f"{estimator.__name__} needs samples of at least 2 classes; y holds only one class"
+            f"{' in every task' if len(encoded) > 1 else ''}: "
+            f"{', '.join(repr(classes.tolist()[0]) for classes, _ in encoded)}."
+        )
     if class_weight is not None:
         weights = _with_class_weights(weights, class_weight, tasks)
     weights = (weights / weights.mean()).astype(np.float32)

@@ -6,6 +6,7 @@ import copy
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -17,6 +18,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
+from skorch.callbacks import Callback
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from tests.checkpoints import IMAGE_SIZE, make_checkpoint, tiny_config, tiny_tokenizer
@@ -274,11 +276,7 @@ def test_floats_that_a_processor_cannot_read(vit):
         (None, "requires y to be passed, but the target y is None"),
         (np.linspace(0, 1, 16), "Unknown label type: continuous"),
         (np.ones((16, 2, 2)), "Found array with dim 3, while dim <= 2 is required"),
-        (np.ones((16, 2)), r"y holds only one class in task 0, y\[:, 0\]: .*1\.0"),
-        (
-            np.array([LABELS, np.ones(16)], dtype=object).T,
-            r"y holds only one class in task 1, y\[:, 1\]: .*1\.0",
-        ),
+        (np.ones((16, 2)), r"y holds only one class in every task: 1\.0, 1\.0"),
         ([[label, 0] for label in LABELS[:-1]], r"In task 0, y\[:, 0\]: X and y have incons"),
         ([*[[0, 1]] * 15, [0]], r"one label a task for every sample; .*lengths \[1, 2\]"),
         ([*zip(LABELS, np.linspace(0, 1, 16), strict=True)], r"In task 1, .*Unknown label type"),
@@ -298,6 +296,14 @@ def test_labels_that_do_not_fit(refused_text, refused_image, y, message):
         (np.array(["a", None] * 8, dtype=object), r"\['NoneType', 'str'\]"),
         (pd.Series(["a", pd.NA] * 8, dtype="string"), r"\['NAType', 'str'\]"),
         (np.array(["a", np.nan] * 8, dtype=object), r"\['float', 'str'\]"),
+        (["a", None] * 8, r"\['NoneType', 'str'\]"),
+        (["a", float("nan")] * 8, r"\['float', 'str'\]"),
+        (["a", pd.NA] * 8, r"\['NAType', 'str'\]"),
+        (("a", np.float64("nan")) * 8, r"\['float64', 'str'\]"),
+        ([1, "no"] * 8, r"\['int', 'str'\]"),
+        ([True, "no"] * 8, r"\['bool', 'str'\]"),
+        ([["a"], [None]] * 8, r"\['NoneType', 'str'\]"),
+        ([["a"], [1]] * 8, r"\['int', 'str'\]"),
     ],
 )
 def test_labels_of_mixed_types_or_missing(refused_text, y, types):
@@ -313,10 +319,21 @@ def test_labels_of_mixed_types_or_missing(refused_text, y, types):
         (-np.ones(16), "sample_weight must not be negative; the smallest is -1"),
         (np.full(16, np.nan), "sample_weight contains NaN"),
         (np.tile([1.0, 0.0], 8), "at least 2 classes; y holds only one class: .*'a'"),
+        (["1"] * 16, "sample_weight must hold one number .*; got values of type <U1, such as"),
+        (["a", "b"] * 8, "sample_weight must hold one number .* such as .*'a'"),
+        (
+            np.array(["a", 1] * 8, dtype=object),
+            "sample_weight must hold one number for each sample",
+        ),
+        ([None] * 16, "sample_weight must hold one number for each|sample_weight contains NaN"),
+        ([[1, 2], [3]] * 8, "sample_weight must hold one number for each sample"),
+        ([1j] * 16, "sample_weight must hold one number .* type complex128"),
+        ({"a": 1}, "sample_weight must hold one number for each sample"),
     ],
 )
 def test_sample_weights_that_do_not_fit(refused_text, sample_weight, message):
-    refused_text.of_fit(ValueError, message, TEXTS, LABELS, sample_weight=sample_weight)
+    error = (ValueError, TypeError)
+    refused_text.of_fit(error, message, TEXTS, LABELS, sample_weight=sample_weight)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +496,8 @@ def test_a_teacher_that_learns_nothing(refused_text, exit_training):
 
 
 def test_callbacks_that_are_none(refused_text):
-    for callbacks in ([5], [("name", 5)], [print]):
+    looks_alike = SimpleNamespace(on_train_begin=print)
+    for callbacks in ([5], [("name", 5)], [print], [looks_alike], [(1, Callback())]):
         message = "callbacks must hold skorch callbacks or pairs of a name and a callback; got"
         refused_text.of_parameter(TypeError, message, callbacks=callbacks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_coloured_pil_images_of_every_mode_from_scratch(mode):
     images = [Image.fromarray(image).convert("L" if mode == "LA" else "RGB") for image in COLOUR]
     images = [image.convert(mode) for image in images]
     model = EPEEImageClassifier(**TRAINING).fit(images, Y)
-    expected = {"LA": 2, "CMYK": 4, "RGBA": 4}.get(mode, 3)
+    expected = {"LA": 2, "RGBA": 4}.get(mode, 3)
     assert model.net_.module_.backbone.config.num_channels == expected
     assert model.predict(images).shape == (20,)
 
@@ -191,7 +192,8 @@ def test_a_checkpoint_at_another_image_size_interpolates_its_positions(checkpoin
     assert pixels_of(model, COLOUR).shape == (20, 3, height, width)
     n_patches = (height // 4) * (width // 4)
     adapter = model.net_.module_.adapter
-    hidden, _ = adapter.embed({"pixel_values": pixels_of(model, COLOUR)})
+    device = next(model.net_.module_.parameters()).device
+    hidden, _ = adapter.embed({"pixel_values": pixels_of(model, COLOUR).to(device)})
     assert n_patches < hidden.shape[1] <= n_patches + 3
     assert np.isfinite(model.predict_proba(COLOUR)).all()
 
@@ -333,3 +335,47 @@ def test_augment_auto_leaves_the_images_of_checkpoints_alone(vit):
     np.testing.assert_array_equal(*(model.predict_proba(COLOUR) for model in models.values()))
     with pytest.raises(ValueError, match="The 'augment' parameter of EPEEImageClassifier"):
         make(augment="yes").fit(GREY, Y)
+
+
+# ----------------------------------------------------------------------------- the scale of pixels
+
+TYPES = {
+    "uint8": GREY,
+    "int64": GREY.astype(np.int64),
+    "PIL I": [Image.fromarray(image).convert("I") for image in GREY],
+    "float64": GREY.astype(float),
+}
+
+
+@pytest.mark.parametrize("fitted_on", TYPES)
+def test_the_same_numbers_are_the_same_images_or_refused(fitted_on):
+    model = make().fit(TYPES[fitted_on], Y)
+    expected = model.predict_proba(TYPES[fitted_on])
+    for given, X in TYPES.items():
+        if fitted_on == "uint8" and given == "float64":
+            with pytest.raises(ValueError, match=r"X holds float pixels .* fitted on uint8 pixels"):
+                model.predict(X)
+        else:
+            np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-6)
+    fractions = GREY / 255
+    if fitted_on != "uint8":
+        with pytest.raises(ValueError, match=r"X holds float pixels .* fitted on"):
+            model.predict(fractions)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-9, 1.0, 1e9])
+def test_pixels_in_any_unit_are_learned_from(unit):
+    expected = make().fit(GREY / 255, Y)
+    model = make().fit(GREY / 255 * unit, Y)
+    np.testing.assert_allclose(
+        pixels_of(model, GREY / 255 * unit), pixels_of(expected, GREY / 255), atol=1e-4
+    )
+
+
+def test_a_scale_is_kept_with_the_estimator():
+    model = pickle.loads(pickle.dumps(make().fit(GREY, Y)))
+    with pytest.raises(ValueError, match="but this classifier was fitted on uint8 pixels from"):
+        model.predict(GREY.astype(float))
+    model.set_params(warm_start=True)
+    with pytest.raises(ValueError, match="but this classifier was fitted on uint8 pixels from"):
+        model.fit(GREY.astype(float), Y)

@@ -13,8 +13,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -402,3 +403,67 @@ def test_pipelines_and_cross_validated_predictions(in_words):
     pipeline = make_pipeline(upper, tiny_text_classifier(max_epochs=1))
     assert cross_val_predict(pipeline, X, y, cv=2).shape == y.shape
     assert pipeline.fit(X, y).score(X, y) <= 1
+
+
+# ---------------------------------------------------------------------- labels that do not vary
+
+
+def test_a_task_with_one_class_is_learned_with_the_others(notes):
+    texts, labels = notes
+    y = np.column_stack([labels, ["rare"] * len(labels)])
+    model = tiny_text_classifier(tau=0.9).fit(texts, y)
+    assert_array_equal(model.classes_[1], ["rare"])
+    proba = model.predict_proba(texts)
+    assert [part.shape for part in proba] == [(len(texts), 4), (len(texts), 1)]
+    assert_array_equal(proba[1], 1)
+    assert_array_equal(model.predict(texts)[:, 1], y[:, 1])
+    single = tiny_text_classifier(tau=0.9).fit(texts, labels)
+    found = model.predict_with_exits(texts)
+    assert_array_equal(found.entropy[:, 1], 0)
+    assert np.isfinite(found.entropy).all()
+    for joint_exit in JOINT_EXITS:
+        for ensemble in (None, "mean", "weighted"):
+            model.set_params(joint_exit=joint_exit, exit_ensemble=ensemble)
+            staged = [
+                np.stack(part, 1) for part in zip(*model.staged_predict_proba(texts), strict=True)
+            ]
+            expected = apply_policy(staged, 0.9, None, ensemble, joint_exit=joint_exit)
+            assert_array_equal(model.predict_exit_layer(texts), expected.exit_layer)
+    assert model.predict_proba_at_layer(texts, 2)[1].shape == (len(texts), 1)
+    assert single.n_layers_ == model.n_layers_
+    assert 0 <= model.score(texts, y) <= 1
+    forest = RandomForestClassifier(5, random_state=0).fit(np.eye(len(texts)), y)
+    assert_array_equal(forest.classes_[1], model.classes_[1])
+
+
+def test_a_label_that_is_constant_in_one_fold(notes):
+    texts, labels = notes
+    # The rare code stands in the last fold only.
+    rare = np.where(np.arange(len(labels)) >= len(labels) - 2, "rare", "none")
+    y = np.column_stack([labels, rare])
+    scores = cross_val_score(
+        tiny_text_classifier(max_epochs=1), texts, y, cv=KFold(4), error_score="raise"
+    )
+    assert np.isfinite(scores).all()
+
+
+def test_a_frame_of_labels_of_several_types_in_a_search(two_tasks):
+    texts, y = two_tasks
+    frame = pd.DataFrame({"status": y[:, 0].tolist(), "vitamin": y[:, 1].tolist()})
+    assert frame["vitamin"].dtype == bool
+    # Without a splitter scikit-learn sorts the labels of all tasks together, which it cannot.
+    search = GridSearchCV(
+        tiny_text_classifier(max_epochs=1), {"tau": [0.1, 0.5]}, cv=KFold(2), error_score="raise"
+    ).fit(texts, frame)
+    assert np.isfinite(search.best_score_)
+    assert search.predict(texts[:3]).shape == (3, 2)
+    assert [classes.dtype.kind for classes in search.classes_] == ["U", "b"]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_missing_labels_of_one_task_are_refused(notes, missing):
+    texts, labels = notes
+    for column in ([missing, *["a", "b"] * 19, "a"], [missing, *[0, 1] * 19, 1]):
+        for y in (list(zip(labels, column, strict=True)), pd.DataFrame({"a": labels, "b": column})):
+            with pytest.raises((TypeError, ValueError), match=r"In task 1, y\[:, 1\]: "):
+                tiny_text_classifier().fit(texts, y)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedConfig, ViTConfig
 
-from sklearn_epee._checks import Images
+from sklearn_epee._checks.images import ImageForm, Images
 from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
@@ -32,8 +32,8 @@ class ImagePreprocessor:
     ----------
     size : tuple of int
         Height and width the backbone reads, in pixels.
-    n_channels : int
-        Channels of the training images, 1, 3 or another count.
+    form : ImageForm
+        Channels of the training images, and how their pixels were scaled.
     backbone_channels : int
         Channels the backbone reads; grey images are repeated to fill them.
     n_positions : int
@@ -49,7 +49,7 @@ class ImagePreprocessor:
     def __init__(
         self,
         size: tuple[int, int],
-        n_channels: int,
+        form: ImageForm,
         backbone_channels: int,
         n_positions: int,
         *,
@@ -59,7 +59,7 @@ class ImagePreprocessor:
         augments: bool = False,
     ) -> None:
         self.size = size
-        self.n_channels = n_channels
+        self.form = form
         self.processor = processor
         self._backbone_channels = backbone_channels
         self._n_positions = n_positions
@@ -68,9 +68,9 @@ class ImagePreprocessor:
         self._augments = augments
 
     @property
-    def sample_form(self) -> int:
-        """What samples must have in common with those of the training: the channels."""
-        return self.n_channels
+    def sample_form(self) -> ImageForm:
+        """What samples must have in common with those of the training."""
+        return self.form
 
     def encode(self, images: Images) -> EncodedImages:
         """Wrap images for batching; pixels are prepared batch by batch."""
@@ -100,7 +100,7 @@ class ImagePreprocessor:
     def transform(self, images: Sequence[NDArray[Any]]) -> Tensor:
         """Prepare some images (h, w, c) as one float tensor (n, c, h, w)."""
         prepare = self._process if self.processor is not None else self._standardise
-        return prepare(images)
+        return prepare([np.asarray(image) for image in images])
 
     def _standardise(self, images: Sequence[NDArray[Any]]) -> Tensor:
         pixels = torch.cat([_resize(group, self.size) for group in _by_shape(images)])
@@ -161,17 +161,21 @@ def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
 
 def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation of each channel over all training pixels, float32."""
-    total, squares, count = 0.0, 0.0, 0
+    # Differences from one pixel: of a constant channel they are 0, and an offset costs no digits.
+    pivot = scaled(np.asarray(images[0]))[0, 0].astype(np.float64)
+    total, squares, count = np.zeros_like(pivot), np.zeros_like(pivot), 0
     for image in images:
-        pixels = scaled(image).reshape(-1, image.shape[-1]).astype(np.float64)
-        total = total + pixels.sum(0)
-        squares = squares + (pixels**2).sum(0)
+        pixels = scaled(np.asarray(image)).reshape(-1, len(pivot)).astype(np.float64) - pivot
+        total += pixels.sum(0)
+        squares += (pixels**2).sum(0)
         count += len(pixels)
-    mean: NDArray[np.float64] = np.asarray(total / count)
-    variance = np.maximum(np.asarray(squares / count) - mean**2, 0)
-    # A constant channel carries nothing; dividing by 1 leaves it at zero.
-    std = np.asarray(np.where(variance > 1e-12, np.sqrt(variance), 1.0))
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    mean = pivot + total / count
+    variance = np.maximum(squares / count - (total / count) ** 2, 0)
+    std = np.sqrt(variance).astype(np.float32)
+    # A constant channel carries nothing; dividing by 1 leaves it at zero. What float32 makes of a
+    # constant is compared with the values themselves, as images may be given in any unit.
+    varies = (variance > 1e-14 * (mean**2 + variance)) & (std > 0)
+    return mean.astype(np.float32), np.where(varies, std, np.float32(1))
 
 
 def load_image_processor(source: Any, *, argument: str) -> Any:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sklearn_epee._checks import Text
+from sklearn_epee._checks.texts import Text
 
 from .backbones import damaged_json
 from .batching import EncodedTexts

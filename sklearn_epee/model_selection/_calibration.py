@@ -25,7 +25,7 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_epee._checks import check_labels, check_weights
+from sklearn_epee._checks.labels import check_labels, check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee._tasks import has_tasks

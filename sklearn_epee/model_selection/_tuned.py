@@ -22,7 +22,7 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_epee._checks import check_weights
+from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
+from sklearn_epee._checks.images import ImageForm, image_form
 from sklearn_epee._nn.images import (
     ImagePreprocessor,
     as_size,
@@ -34,7 +35,11 @@ def make_encoder(size: tuple[int, int], n_channels: int = 3, **options: Any) -> 
     settings: dict[str, Any] = {"mean": np.zeros(n_channels), "std": np.ones(n_channels)}
     settings |= options
     settings = {name: np.float32(value) for name, value in settings.items()}
-    return ImagePreprocessor(size, n_channels, 3, 17, **settings)
+    return ImagePreprocessor(size, form(n_channels), 3, 17, **settings)
+
+
+def form(n_channels: int) -> ImageForm:
+    return image_form(np.zeros((1, 2, 2, n_channels), np.uint8))
 
 
 # --------------------------------------------------------------------------------------- processors
@@ -47,7 +52,7 @@ def processor(request, tmp_path_factory):
 
 
 def test_a_processor_gives_the_pixels_that_it_gives_when_called_directly(processor):
-    encoder = ImagePreprocessor((IMAGE_SIZE, IMAGE_SIZE), 3, 3, 17, processor=processor)
+    encoder = ImagePreprocessor((IMAGE_SIZE, IMAGE_SIZE), form(3), 3, 17, processor=processor)
     assert processor_size(processor) == (IMAGE_SIZE, IMAGE_SIZE)
     found = encoder.transform(COLOUR)
     assert found.dtype == torch.float32
@@ -61,7 +66,7 @@ def test_a_processor_gives_the_pixels_that_it_gives_when_called_directly(process
 
 
 def test_a_processor_follows_another_image_size(processor):
-    encoder = ImagePreprocessor((24, 12), 3, 3, 19, processor=processor)
+    encoder = ImagePreprocessor((24, 12), form(3), 3, 19, processor=processor)
     found = encoder.transform(COLOUR)
     assert found.shape == (4, 3, 24, 12)
     assert abs(found).max() > 0.1
@@ -69,12 +74,12 @@ def test_a_processor_follows_another_image_size(processor):
 
 def test_a_processor_reads_floats_as_0_to_1_and_grey_as_three_equal_channels(processor):
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    encoder = ImagePreprocessor(size, 3, 3, 17, processor=processor)
+    encoder = ImagePreprocessor(size, form(3), 3, 17, processor=processor)
     floats = [image.astype(np.float32) / 255 for image in COLOUR]
     np.testing.assert_array_equal(encoder.transform(floats), encoder.transform(COLOUR))
     grey = [image[..., :1] for image in COLOUR]
     repeated = [np.repeat(image, 3, axis=-1) for image in grey]
-    from_grey = ImagePreprocessor(size, 1, 3, 17, processor=processor).transform(grey)
+    from_grey = ImagePreprocessor(size, form(1), 3, 17, processor=processor).transform(grey)
     np.testing.assert_array_equal(from_grey, encoder.transform(repeated))
 
 
@@ -213,3 +218,15 @@ def test_sizes(value, size):
 def test_what_is_no_size_is_refused(value):
     with pytest.raises(ValueError, match=r"image_size=.* expected an integer >= 1 or \(height, w"):
         as_size(value)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-9, 1e-3, 1e9])
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_a_channel_is_constant_relative_to_its_own_values(unit, offset):
+    varied = (offset + RNG.random((4, 5, 5, 1))) * unit
+    constant = np.full_like(varied, (offset + 0.1) * unit)
+    X = np.concatenate([varied, constant], axis=-1).astype(np.float32)
+    mean, std = channel_statistics(X)
+    assert std[0] == pytest.approx(X[..., 0].astype(float).std(), rel=1e-4)
+    assert std[1] == 1
+    np.testing.assert_allclose(mean, X.astype(float).mean((0, 1, 2)), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Texts and images in every accepted form, and junk refused with a message."""
+"""Images in every accepted form, and what is refused with a message."""
 
 from __future__ import annotations
 
@@ -16,152 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from sklearn_epee._checks import as_images, as_texts, is_paired
+from sklearn_epee._checks.images import as_images, image_form
 
-TEXTS = ["iron daily", "", "Zink für später"]
-PAIRS = [("iron", "a rash"), ("zinc", ""), ("", "ü")]
-COLUMNS = list(zip(*PAIRS, strict=True))
-
-TEXT_FORMS = {
-    "list": TEXTS,
-    "tuple": tuple(TEXTS),
-    "array": np.array(TEXTS),
-    "object array": np.array(TEXTS, dtype=object),
-    "column": np.array(TEXTS)[:, None],
-    "pandas Series": pd.Series(TEXTS, index=[7, 3, 3]),
-    "pandas string Series": pd.Series(TEXTS, dtype="string"),
-    "pandas Categorical Series": pd.Series(TEXTS, dtype="category"),
-    "pandas Index": pd.Index(TEXTS),
-    "pandas DataFrame": pd.DataFrame({"text": TEXTS}),
-    "polars Series": pl.Series(TEXTS),
-    "polars DataFrame": pl.DataFrame({"text": TEXTS}),
-    "generator": iter(TEXTS),
-    "numpy strings": [np.str_(text) for text in TEXTS],
-    "dict values": dict(enumerate(TEXTS)).values(),
-}
-PAIR_FORMS = {
-    "tuples": PAIRS,
-    "lists": [list(pair) for pair in PAIRS],
-    "array": np.array(PAIRS),
-    "object array": np.array(PAIRS, dtype=object),
-    "arrays": [np.array(pair) for pair in PAIRS],
-    "pandas DataFrame": pd.DataFrame({"a": COLUMNS[0], "b": COLUMNS[1]}),
-    "pandas Series": pd.Series(PAIRS),
-    "polars DataFrame": pl.DataFrame({"a": COLUMNS[0], "b": COLUMNS[1]}),
-    "polars Series": pl.Series([list(pair) for pair in PAIRS]),
-}
-
-
-@pytest.mark.parametrize("form", TEXT_FORMS)
-def test_texts_in_every_form(form):
-    texts = as_texts(TEXT_FORMS[form])
-    assert texts == TEXTS
-    assert {type(text) for text in texts} == {str}
-    assert not is_paired(texts)
-
-
-@pytest.mark.parametrize("form", PAIR_FORMS)
-def test_pairs_in_every_form(form):
-    texts = as_texts(PAIR_FORMS[form])
-    assert texts == PAIRS
-    assert {type(part) for pair in texts for part in pair} == {str}
-    assert is_paired(texts)
-
-
-BAD_TEXTS = [
-    ([], ValueError, r"X holds no texts \(0 sample\(s\)\)"),
-    (np.array([], dtype=str), ValueError, "X holds no texts"),
-    (pd.DataFrame({"text": []}), ValueError, "X holds no texts"),
-    ("iron", TypeError, "X is a single str; .* Wrap it in a list"),
-    (b"iron", TypeError, "X is a single bytes"),
-    (None, TypeError, "X is of type NoneType; expected a list"),
-    (5, TypeError, "X is of type int"),
-    ({"a": "iron"}, TypeError, "X is of type dict"),
-    ({"iron", "zinc"}, TypeError, "X is of type set"),
-    (frozenset({"iron"}), TypeError, "X is of type frozenset"),
-    (["iron", None], TypeError, r"X\[1\] is None of type NoneType, not a text"),
-    (["iron", float("nan")], TypeError, r"X\[1\] is nan of type float.*empty string ''"),
-    ([None, "iron"], TypeError, r"X\[0\] is None"),
-    (pd.Series(["iron", pd.NA], dtype="string"), TypeError, r"X\[1\] is <NA>"),
-    (pd.Series(["iron", None]), TypeError, r"X\[1\] is (None|nan)"),
-    (pl.Series(["iron", None]), TypeError, r"X\[1\] is None"),
-    (["iron", 3], TypeError, r"X\[1\] is 3 of type int"),
-    (["iron", b"zinc"], TypeError, r"X\[1\] is b'zinc' of type bytes"),
-    (np.array([b"iron"]), TypeError, r"X\[0\] is b'iron' of type bytes"),
-    (np.ones(3), TypeError, r"X\[0\] is 1.0 of type float"),
-    (np.ones((3, 4)), TypeError, r"X\[0\] is a tuple of 4 elements"),
-    (np.array("iron"), ValueError, r"X is an array of shape \(\)"),
-    (np.full((2, 2, 2), "iron"), ValueError, r"X is an array of shape \(2, 2, 2\)"),
-    ([["iron", "zinc", "rash"]], TypeError, r"X\[0\] is a list of 3 elements"),
-    ([[["iron"]]], TypeError, r"X\[0\] is a list of 1 elements"),
-    ([("iron", None)], TypeError, r"X\[0\]\[1\] is None"),
-    ([("iron", ["zinc"])], TypeError, r"X\[0\]\[1\] is \['zinc'\] of type list"),
-    ([("iron", "zinc"), "rash"], ValueError, r"X mixes pairs and single texts.*X\[1\] is 'rash'"),
-    (["rash", ("iron", "zinc")], TypeError, r"X\[1\] is \('iron', 'zinc'\) of type tuple"),
-    ([("iron",), 5], TypeError, r"X\[0\] is a tuple of 1 elements"),
-    ([np.array("iron")], TypeError, r"X\[0\] is array\('iron'"),
-    (["iron", "\ud800"], ValueError, r"X\[1\] is '\\ud800', which is not valid Unicode"),
-    (torch.ones(2), TypeError, r"X\[0\] is tensor"),
-    (["x" * 999, 10**500], TypeError, r"X\[1\] is 10{56}\.\.\. of type int"),
-]
-
-
-@pytest.mark.parametrize(("X", "error", "message"), BAD_TEXTS)
-def test_what_is_not_a_text_is_refused(X, error, message):
-    with pytest.raises(error, match=message) as caught:
-        as_texts(X)
-    assert len(str(caught.value)) < 500
-
-
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.complex_numbers(),
-    st.text(st.characters(), max_size=5),
-    st.binary(max_size=5),
-    st.datetimes(),
-    hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, max_dims=4, max_side=2)),
-)
-junk = st.recursive(
-    scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.tuples(inner),
-        st.tuples(inner, inner),
-        st.dictionaries(st.text(max_size=2), inner, max_size=2),
-        st.lists(inner, max_size=3).map(lambda items: pd.Series(items, dtype=object)),
-    ),
-    max_leaves=12,
-)
-
-
-def answer_or_refusal(check, *args):
-    """Give the samples, or the error if it is one of the two that are allowed."""
-    try:
-        return check(*args)
-    except (TypeError, ValueError) as error:
-        return error
-
-
-@given(junk)
-def test_any_junk_is_texts_or_refused(X):
-    texts = answer_or_refusal(as_texts, X)
-    if isinstance(texts, Exception):
-        assert "X" in str(texts)
-    else:
-        flat = [part for text in texts for part in ((text,) if isinstance(text, str) else text)]
-        assert {type(part) for part in flat} == {str}
-
-
-@given(st.lists(st.text(max_size=20), min_size=1))
-def test_any_list_of_str_is_accepted_unchanged(X):
-    assert as_texts(X) == X
-    assert as_texts(tuple((text, text[::-1]) for text in X)) == [(t, t[::-1]) for t in X]
-
-
-# ------------------------------------------------------------------------------------------ images
+from .junk import answer_or_refusal, junk
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (3, 5, 4), dtype=np.uint8)
@@ -220,7 +77,8 @@ def test_pixels_of_other_types_become_float32_with_their_values(dtype):
 @pytest.mark.parametrize(
     ("mode", "channels"),
     [("L", 1), ("1", 1), ("P", 3), ("PA", 4), ("RGB", 3), ("RGBA", 4), ("LA", 2), ("I;16", 1),
-     ("I", 1), ("F", 1), ("CMYK", 4)],
+     ("I", 1), ("F", 1), ("CMYK", 3), ("YCbCr", 3), ("HSV", 3), ("RGBX", 3), ("La", 2),
+     ("RGBa", 4)],
 )  # fmt: skip
 def test_pil_images_of_every_mode(mode, channels):
     image = Image.fromarray(COLOUR[0]).convert("L") if mode.startswith("I") else None
@@ -317,3 +175,98 @@ def test_any_stack_of_pixels_is_accepted_with_its_values(X):
 def test_an_object_that_only_looks_like_an_image_is_refused():
     with pytest.raises(TypeError, match="not an image"):
         as_images([SimpleNamespace(mode="P")], None)
+
+
+# ------------------------------------------------------------------------------- axes and channels
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_channels_first_are_refused_with_what_they_were_taken_for(n_channels):
+    X = np.zeros((20, n_channels, 28, 28), np.uint8)
+    taken = rf"an image of {n_channels} x 28 pixels with 28 channels; channels come last"
+    with pytest.raises(ValueError, match=rf"X holds .*{taken}.* give np\.moveaxis\(X, 1, -1\)"):
+        as_images(X, None)
+    with pytest.raises(ValueError, match=rf"X\[0\] holds .*{taken}.* np\.moveaxis\(image, 0, -1\)"):
+        as_images(list(X), None)
+    assert as_images(np.moveaxis(X, 1, -1), None).shape == (20, 28, 28, n_channels)
+    rows = X.reshape(20, -1)
+    with pytest.raises(ValueError, match=r"image_shape=.* expected \(height, width, channels\)"):
+        as_images(rows, X.shape[1:])
+    assert as_images(rows, (28, 28, n_channels)).shape == (20, 28, 28, n_channels)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 28), (28, 28, 64), (13, 64, 64), (64, 13, 64)])
+def test_volumes_are_refused(shape):
+    X = np.zeros((20, *shape), np.uint8)
+    for given_as in (X, list(X)):
+        with pytest.raises(ValueError, match=rf"with {shape[-1]} channels.*Volumes cannot be"):
+            as_images(given_as, None)
+    # Small images of many bands exist; whoever has them can say so.
+    assert as_images(X.reshape(20, -1), shape).shape == X.shape
+    assert as_images(np.zeros((20, 64, 64, 13)), None).shape == (20, 64, 64, 13)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (28, 28, 3), (64, 32, 4)])
+def test_a_single_image_is_not_taken_for_many_narrow_ones(shape):
+    n, height, width = shape
+    message = rf"would be {n} images of {height} x {width} pixels\. If it is a single image, give X"
+    with pytest.raises(ValueError, match=message):
+        as_images(np.zeros(shape), None)
+    assert as_images(np.zeros(shape)[np.newaxis], None).shape == (1, *shape)
+    assert as_images(np.zeros(shape)[..., np.newaxis], None).shape == (*shape, 1)
+    with pytest.raises(ValueError, match="a single image needs to be in a list"):
+        as_images(np.zeros((28, 28)), None)
+    with pytest.raises(TypeError, match=r"X is of type Image; .* Wrap it in a list"):
+        as_images(Image.new("L", (28, 28)), None)
+
+
+# ------------------------------------------------------------------------------------- PIL images
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "CMYK", "P", "RGBX"])
+def test_colors_in_another_space_are_read_as_rgb(mode):
+    smooth = Image.fromarray(COLOUR[0]).resize((64, 64))
+    image = smooth.convert(mode)
+    (found,) = as_images([image], None)
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+
+
+def test_colors_that_pil_cannot_convert_are_refused():
+    with pytest.raises(ValueError, match=r"X\[1\] is a PIL image of mode 'LAB'.* convert it to 'R"):
+        as_images([Image.new("RGB", (4, 4)), Image.new("LAB", (4, 4))], None)
+
+
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path):
+    files = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for file in files:
+        Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+    files[1].write_bytes(files[1].read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"X\[1\] is a PIL image that cannot be decoded: .*trunc"):
+        as_images([Image.open(file) for file in files], None)
+
+
+# --------------------------------------------------------------------------------- scale of pixels
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int32])
+def test_whole_numbers_are_read_as_uint8_where_that_was_fitted(dtype):
+    form = image_form(as_images(GREY, None))
+    for given_as in (GREY.astype(dtype), list(GREY.astype(dtype))):
+        images = as_images(given_as, None, form)
+        np.testing.assert_array_equal(np.stack(list(images))[..., 0], GREY)
+        assert images[0].dtype == np.uint8
+
+
+def test_a_list_with_pixels_of_several_types_is_read_as_one(tmp_path):
+    mixed = [GREY[0], GREY[1].astype(np.int64), GREY[2] / 255, Image.fromarray(GREY[0])]
+    images = as_images(mixed, None)
+    assert [image.dtype for image in images] == ["uint8", "uint8", "float32", "uint8"]
+    message = "X mixes uint8 pixels from .* and float pixels from .*, which do not mean the same"
+    with pytest.raises(ValueError, match=message):
+        as_images([GREY[0], GREY[1].astype(float)], None)
+
+
+def test_another_channel_count_than_in_the_training_is_refused():
+    form = image_form(as_images(GREY, None))
+    with pytest.raises(ValueError, match=r"images of 3 channels, but .* images of 1 channels"):
+        as_images(COLOUR, None, form)

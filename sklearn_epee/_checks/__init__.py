@@ -1,0 +1,1 @@
+"""Validation of what callers pass, without torch: texts, images, labels, weights, arguments."""

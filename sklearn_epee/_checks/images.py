@@ -1,0 +1,275 @@
+"""Images in every form that callers have them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .image_files import ImageFile, decoded, is_pil_image
+from .messages import shown
+from .pixels import PixelRange, PixelScale, ranges_by_kind
+
+# An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c) and of image files.
+Images = NDArray[Any] | list[Any]
+
+# Decoded pixels of image files that are kept, in bytes; what is beyond is decoded when it is used.
+_KEPT_BYTES = 2**28
+# Channels that any image may have: grey or RGB, each with or without transparency.
+_FEW_CHANNELS = 4
+
+_IMAGES = (
+    "an array of shape (n, height, width) or (n, height, width, channels), a sequence of arrays or "
+    "PIL images, or rows of flattened images together with image_shape"
+)
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What images must have in common with those of the training."""
+
+    n_channels: int
+    scale: PixelScale
+
+
+def image_form(images: Images) -> ImageForm:
+    """Return the form of validated images."""
+    if isinstance(images, np.ndarray):
+        ranges = [PixelRange.of(images)]
+    else:
+        ranges = [_range_of(image) for image in images]
+    joined = ranges_by_kind(ranges)
+    return ImageForm(images[0].shape[-1], PixelScale.of(joined[_reference(joined)]))
+
+
+def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None = None) -> Images:
+    """Return images as arrays with a channel axis at the end, uint8 or float32.
+
+    Parameters
+    ----------
+    X : ndarray or sequence
+        (n, h, w), (n, h, w, c), rows (n, h*w*c) with ``image_shape``, or a sequence of arrays or
+        PIL images, which may differ in height and width.
+    image_shape : tuple of int or None
+        (h, w) or (h, w, c) of flattened rows.
+    form : ImageForm or None, default=None
+        That of the training images; pixels are read as they were in the training.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w, c) or list of ndarray of shape (h, w, c)
+        Large image files of which there are many are in the list as they are, to be decoded with
+        `numpy.asarray`.
+
+    Raises
+    ------
+    TypeError
+        If an element is not an image.
+    ValueError
+        If there are no images, one cannot be decoded, has no pixels or pixels that are not finite,
+        if axes are in another order, or if channel counts or the scale of the pixels differ.
+    """
+    if isinstance(X, (str, bytes, Mapping, Set)) or not (
+        hasattr(X, "__array__") or isinstance(X, Iterable)
+    ):
+        wrap = " Wrap it in a list." if is_pil_image(X) else ""
+        raise TypeError(f"X is of type {type(X).__name__}; expected {_IMAGES}.{wrap}")
+    if hasattr(X, "__array__"):
+        array = np.asarray(X)
+        if array.dtype != object or not array.ndim:
+            return _stack(array, image_shape, form)
+        X = array
+    return _list(X, form)
+
+
+def _stack(
+    array: NDArray[Any], image_shape: Sequence[int] | None, form: ImageForm | None
+) -> NDArray[Any]:
+    if array.ndim and not len(array):
+        raise ValueError(_no_images())
+    if array.ndim == 2:
+        array = _unflatten(array, image_shape)
+    elif array.ndim == 4:
+        _check_axes(array.shape[1:], "X", "np.moveaxis(X, 1, -1)")
+    elif array.ndim == 3:
+        _check_not_single(array.shape)
+    if array.ndim not in (3, 4):
+        raise ValueError(f"X is an array of shape {array.shape}; expected {_IMAGES}.")
+    images = array if array.ndim == 4 else array[..., np.newaxis]
+    pixels = _check_pixels(images, "X")
+    _check_channels({pixels.shape[-1]}, form)
+    if form is None:
+        return pixels
+    return _read_as(pixels, form.scale.reading_of(PixelRange.of(images)))
+
+
+def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
+    images, ranges, kept = [], [], 0
+    for i, item in enumerate(X):
+        pixels, seen = _single(item, i)
+        if is_pil_image(item):
+            kept += pixels.nbytes
+        images.append(pixels if kept <= _KEPT_BYTES else _as_file(item, pixels, seen))
+        ranges.append(seen)
+    if not images:
+        raise ValueError(_no_images())
+    _check_channels({image.shape[-1] for image in images}, form)
+    joined = ranges_by_kind(ranges)
+    readings = _readings(joined, form.scale) if form else _mixed_readings(joined)
+    return [
+        _read_as(image, readings[seen.kind]) for image, seen in zip(images, ranges, strict=True)
+    ]
+
+
+def _as_file(item: Any, pixels: NDArray[Any], seen: PixelRange) -> NDArray[Any] | ImageFile:
+    return ImageFile.of(item, pixels, seen) if is_pil_image(item) else pixels
+
+
+def _readings(joined: dict[str, PixelRange], scale: PixelScale) -> dict[str, str | None]:
+    return {kind: scale.reading_of(seen) for kind, seen in joined.items()}
+
+
+def _mixed_readings(joined: dict[str, PixelRange]) -> dict[str, str | None]:
+    """Return as what each kind of pixels is to be read, where there may be several."""
+    try:
+        return _readings(joined, PixelScale.of(joined[_reference(joined)]))
+    except ValueError as error:
+        found = " and ".join(str(seen) for seen in joined.values())
+        raise ValueError(
+            f"X mixes {found}, which do not mean the same; give all images with one type of pixels."
+        ) from error
+
+
+def _reference(joined: dict[str, PixelRange]) -> str:
+    """Return the kind of pixels that says what the others mean."""
+    return next(kind for kind in ("uint8", "integer", "float") if kind in joined)
+
+
+def _read_as(image: Any, dtype: str | None) -> Any:
+    if dtype is None or image.dtype == dtype:
+        return image
+    if isinstance(image, ImageFile):
+        return replace(image, dtype=np.dtype(dtype))
+    return image.astype(dtype)
+
+
+def _range_of(image: NDArray[Any] | ImageFile) -> PixelRange:
+    if not isinstance(image, ImageFile):
+        return PixelRange.of(image)
+    return replace(image.seen, kind="uint8" if image.dtype == np.uint8 else "float")
+
+
+def _check_channels(found: set[int], form: ImageForm | None) -> None:
+    if len(found) > 1:
+        raise ValueError(f"X mixes images of {sorted(found)} channels; expected one count.")
+    (n_channels,) = found
+    if form is not None and n_channels != form.n_channels:
+        raise ValueError(
+            f"X holds images of {n_channels} channels, but this classifier was fitted on images "
+            f"of {form.n_channels} channels."
+        )
+
+
+def _check_axes(shape: tuple[int, ...], place: str, moved: str) -> None:
+    """Refuse channels in front of height and width, and volumes."""
+    height, width, channels = shape
+    if channels <= _FEW_CHANNELS:
+        return
+    taken = (
+        f"{place} holds an array of shape {shape}, which would be an image of {height} x {width} "
+        f"pixels with {channels} channels; channels come last. "
+    )
+    if 0 < height <= _FEW_CHANNELS:
+        raise ValueError(f"{taken}Where they come first, give {moved}.")
+    if channels >= min(height, width) > 0:
+        raise ValueError(
+            f"{taken}Volumes cannot be classified, but their slices can. Images that do have so "
+            "many channels can be given as flattened rows, with image_shape=(height, width, "
+            "channels)."
+        )
+
+
+def _check_not_single(shape: tuple[int, ...]) -> None:
+    """Refuse one image with channels, which looks like many narrow ones."""
+    n, height, width = shape
+    if width <= _FEW_CHANNELS < min(n, height):
+        raise ValueError(
+            f"X is an array of shape {shape}, which would be {n} images of {height} x {width} "
+            "pixels. If it is a single image, give X[np.newaxis]; if not, give X[..., np.newaxis]."
+        )
+
+
+def _unflatten(array: NDArray[Any], image_shape: Sequence[int] | None) -> NDArray[Any]:
+    if image_shape is None:
+        raise ValueError(
+            f"X is an array of shape {array.shape}; rows of flattened images need "
+            "image_shape=(height, width) or (height, width, channels), and a single image needs "
+            "to be in a list."
+        )
+    sides = [side for side in image_shape if isinstance(side, Integral) and side >= 1]
+    if len(sides) != len(image_shape) or len(sides) not in (2, 3):
+        raise ValueError(
+            f"image_shape={image_shape!r} is not valid; expected (height, width) or "
+            "(height, width, channels), integers >= 1."
+        )
+    if array.shape[1] != np.prod(sides):
+        raise ValueError(
+            f"X has {array.shape[1]} features a row, but image_shape={tuple(image_shape)} makes "
+            f"{np.prod(sides)}."
+        )
+    if len(sides) == 3 and int(sides[0]) <= _FEW_CHANNELS < int(sides[2]):
+        raise ValueError(
+            f"image_shape={tuple(image_shape)} would be images of {sides[0]} x {sides[1]} pixels "
+            f"with {sides[2]} channels; expected (height, width, channels). Where channels come "
+            "first, move them to the end before images are flattened."
+        )
+    return array.reshape(len(array), *image_shape)
+
+
+def _single(image: Any, i: int) -> tuple[NDArray[Any], PixelRange]:
+    """Return the pixels of one image, with a channel axis, and their range."""
+    if is_pil_image(image):
+        array = decoded(image, f"X[{i}]")
+    elif isinstance(image, (str, bytes)) or not (
+        hasattr(image, "__array__") or hasattr(image, "__array_interface__")
+    ):
+        raise TypeError(
+            f"X[{i}] is {shown(image)} of type {type(image).__name__}, not an image; "
+            f"expected {_IMAGES}."
+        )
+    else:
+        array = np.asarray(image)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"X[{i}] is an array of shape {array.shape}; expected (height, width) or "
+            "(height, width, channels)."
+        )
+    if array.ndim == 3:
+        _check_axes(array.shape, f"X[{i}]", "np.moveaxis(image, 0, -1) for every image")
+    array = array if array.ndim == 3 else array[..., np.newaxis]
+    pixels = _check_pixels(array, f"X[{i}]")
+    return pixels, PixelRange.of(array)
+
+
+def _check_pixels(pixels: NDArray[Any], place: str) -> NDArray[Any]:
+    if 0 in pixels.shape:
+        raise ValueError(f"{place} has the shape {pixels.shape}: images without pixels.")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{place} has pixels of type {pixels.dtype}; expected uint8 or floating point."
+        )
+    with np.errstate(over="ignore"):
+        values = pixels.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{place} contains NaN or infinity among its pixels.")
+    return values
+
+
+def _no_images() -> str:
+    return f"X holds no images (0 sample(s)) while a minimum of 1 is required; expected {_IMAGES}."

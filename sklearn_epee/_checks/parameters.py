@@ -1,0 +1,28 @@
+"""Parameters and arguments that are checked apart from scikit-learn's constraints."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+
+def check_layer(layer: int, n_layers: int) -> int:
+    """Return a layer counted from 1, whether it was counted from the start or from the end."""
+    if isinstance(layer, bool) or not isinstance(layer, Integral):
+        raise TypeError(f"layer must be an integer; got {layer!r} of type {type(layer).__name__}.")
+    resolved = int(layer) + n_layers + 1 if layer < 0 else int(layer)
+    if not 1 <= resolved <= n_layers:
+        raise ValueError(
+            f"layer={layer} does not exist; this network has layers 1 to {n_layers} "
+            f"(or -{n_layers} to -1, counted from the end)."
+        )
+    return resolved
+
+
+def check_prediction_batch(size: Any) -> int | str:
+    """Return the samples of a prediction batch, or "auto"."""
+    if size == "auto" or (isinstance(size, Integral) and int(size) >= 1):
+        return size if size == "auto" else int(size)
+    raise ValueError(
+        f"predict_batch_size={size!r} is not valid; expected 'auto' or an integer >= 1."
+    )

@@ -1,0 +1,111 @@
+"""Texts in every form that callers have them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .messages import shown
+
+Text = str | tuple[str, str]
+
+_TEXTS = (
+    "a list, tuple, array or Series of str, or pairs of str as an (n, 2) array, a two-column frame "
+    "or a list of pairs"
+)
+
+
+def as_texts(X: Any) -> list[Text]:
+    """Return texts or pairs of texts as a list of str or of tuples of two str.
+
+    Parameters
+    ----------
+    X : list, tuple, ndarray, pandas or polars Series or DataFrame
+
+    Returns
+    -------
+    list of str or list of tuple of str
+
+    Raises
+    ------
+    TypeError
+        If an element is not a text; the message says which.
+    ValueError
+        If there are no texts, or texts and pairs are mixed.
+    """
+    rows = _rows_of(X)
+    if not rows:
+        raise ValueError(
+            f"X holds no texts (0 sample(s)) while a minimum of 1 is required; expected {_TEXTS}."
+        )
+    if isinstance(rows[0], str):
+        return [_text(row, f"X[{i}]") for i, row in enumerate(rows)]
+    return [_pair(row, i) for i, row in enumerate(rows)]
+
+
+def is_paired(texts: Sequence[Text]) -> bool:
+    """Return whether texts are pairs."""
+    return isinstance(texts[0], tuple)
+
+
+def _rows_of(X: Any) -> list[Any]:
+    if isinstance(X, (str, bytes)):
+        raise TypeError(f"X is a single {type(X).__name__}; expected {_TEXTS}. Wrap it in a list.")
+    if hasattr(X, "iter_rows"):
+        rows = list(X.iter_rows())
+    elif hasattr(X, "itertuples"):
+        rows = list(X.itertuples(index=False, name=None))
+    elif isinstance(X, np.ndarray):
+        rows = _array_rows(X)
+    elif hasattr(X, "to_list"):
+        rows = X.to_list()
+    elif isinstance(X, Iterable) and not isinstance(X, (Mapping, Set)):
+        rows = list(X)
+    else:
+        raise TypeError(f"X is of type {type(X).__name__}; expected {_TEXTS}.")
+    # A frame or array of one column holds single texts.
+    if rows and all(isinstance(row, tuple) and len(row) == 1 for row in rows):
+        return [row[0] for row in rows]
+    return rows
+
+
+def _array_rows(X: NDArray[Any]) -> list[Any]:
+    if X.ndim not in (1, 2):
+        raise ValueError(f"X is an array of shape {X.shape}; expected {_TEXTS}.")
+    return X.tolist() if X.ndim == 1 else [tuple(row) for row in X.tolist()]
+
+
+def _text(value: Any, place: str) -> str:
+    if isinstance(value, str):
+        return _encodable(str(value), place)
+    raise TypeError(
+        f"{place} is {shown(value)} of type {type(value).__name__}, not a text; "
+        f"expected {_TEXTS}. Missing texts can be given as the empty string ''."
+    )
+
+
+def _encodable(text: str, place: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{place} is {shown(text)}, which is not valid Unicode ({error}); read it again "
+                "with the right encoding, or with errors='replace'."
+            ) from error
+    return text
+
+
+def _pair(value: Any, i: int) -> tuple[str, str]:
+    if i and isinstance(value, str):
+        raise ValueError(f"X mixes pairs and single texts: X[0] is a pair, X[{i}] is {value!r}.")
+    if not (isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim)):
+        _text(value, f"X[{i}]")
+    if len(value) != 2:
+        raise TypeError(
+            f"X[{i}] is a {type(value).__name__} of {len(value)} elements; expected {_TEXTS}."
+        )
+    return _text(value[0], f"X[{i}][0]"), _text(value[1], f"X[{i}][1]")
