@@ -42,7 +42,8 @@ N_DRAWS = 10
 class Mapped(Answered):
     """Predictions that are there already, whose exits can be calibrated."""
 
-    def _with_mapped_exits(self, matrix, shift):
+    def map_exit_logits(self, matrix, shift):
+        """Return a copy with other logits at every exit."""
         log_proba = np.log(np.maximum(self.proba, np.finfo(np.float32).tiny))
         logits = np.einsum("mkj,nmj->nmk", matrix, log_proba) + shift
         proba = np.exp(logits - logits.max(axis=2, keepdims=True))

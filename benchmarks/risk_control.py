@@ -17,6 +17,7 @@ and the mean difference.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,16 +25,71 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
+from scipy.special import xlog1py, xlogy
+from scipy.stats import binom
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.tables import PolicyGrid
+from sklearn_epee.model_selection._p_values import betting
 from sklearn_epee.model_selection._risk_control import Groups, RiskControl
-from sklearn_epee.model_selection._risks import risk_of
-from sklearn_epee.model_selection._selection import PolicyGrid
+from sklearn_epee.model_selection._risks import Risk, risk_of
 
 CONFIDENCE = 0.95
 SIZES = (500, 1000, 2000, 5000)
 BOUNDS = {"accuracy_drop": (0.01, 0.02), "disagreement": (0.02, 0.05), "error": (0.12,)}
 N_ORACLE_TAUS = 1000
+
+
+def hoeffding_bentkus(losses, bound, lowest=0.0):
+    """Test losses between `lowest` and 1 with the inequality of Learn then Test [1]_.
+
+    Parameters
+    ----------
+    losses : ndarray of shape (n,)
+    bound  in (lowest, 1)
+    lowest , default=0.0
+        Losses are mapped to [0, 1] first.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    .. [1] A. N. Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve
+       risk control", arXiv:2110.01052.
+    """
+    n = len(losses)
+    bound = (bound - lowest) / (1 - lowest)
+    total = float(((losses - lowest) / (1 - lowest)).sum())
+    mean = min(total / n, bound)
+    divergence = xlogy(mean, mean / bound) + xlog1py(1 - mean, (bound - mean) / (1 - bound))
+    hoeffding = math.exp(-n * divergence)
+    # What rounding adds must not count as one more loss.
+    bentkus = math.e * binom.cdf(math.ceil(total - 1e-9), n, bound)
+    return float(min(1.0, hoeffding, bentkus))
+
+
+def bet_on(risk, losses, bound, level, seen):
+    """Bet whatever the losses are."""
+    del risk
+    return betting(losses, bound, level, seen) if len(losses) else 1.0
+
+
+def bound_by_hoeffding_bentkus(risk, losses, bound, level, seen):
+    """Know of the losses no more than their range; those of an accuracy drop reach down to -1."""
+    del level, seen
+    lowest = -1.0 if risk.is_relative and not risk.is_binary else 0.0
+    return hoeffding_bentkus(losses, bound, lowest) if len(losses) else 1.0
+
+
+# "auto" is what the tuned classifier does: binomial where losses are 0 or 1, else betting.
+P_VALUES = {
+    "auto": Risk.p_value,
+    "betting": bet_on,
+    "hoeffding_bentkus": bound_by_hoeffding_bentkus,
+}
 
 
 def staged_population(n_samples=20_000, n_layers=6, n_classes=4, seed=0):
@@ -62,7 +118,7 @@ def staged_population(n_samples=20_000, n_layers=6, n_classes=4, seed=0):
 class Promise:
     """A risk in a population, whom it concerns, and the bound that is promised."""
 
-    answers: StagedProbabilities
+    staged: StagedPredictions
     risk: object
     groups: Groups
     bound: float
@@ -70,19 +126,20 @@ class Promise:
     @classmethod
     def on(cls, proba, codes, risk, bound, *, per_class=False):
         """Promise a bound on a risk, given as to the tuned classifier."""
-        answers = StagedProbabilities.from_proba(proba)
-        losses = risk_of(risk, answers.predictions, codes, np.arange(proba.shape[2]))
+        staged = StagedPredictions.from_proba([proba])
+        classes = np.arange(proba.shape[2])
+        losses = risk_of(risk, staged.predictions, codes[:, np.newaxis], classes)
         groups = Groups.from_labels(codes if per_class else None, losses.concerned)
-        return cls(answers, losses, groups, bound)
+        return cls(staged, losses, groups, bound)
 
     def true_risk(self, exits):
-        """Give the largest risk over the groups, of exit layers of the population."""
+        """Return the largest risk over the groups, of exit layers of the population."""
         losses = self.risk.losses[np.arange(len(exits)), exits - 1]
         return max(losses[member].mean() for member in self.groups.members)
 
     def oracle_speedup(self):
-        """Give the speed-up of the fastest policy whose true risk is within the bound."""
-        space = PolicySpace(self.answers)
+        """Return the speed-up of the fastest policy whose true risk is within the bound."""
+        space = PolicySpace(self.staged)
         taus = space.quantile_taus(N_ORACLE_TAUS)
         fastest = 0.0
         for patience in range(1, space.n_layers + 1):
@@ -97,23 +154,23 @@ class Promise:
         return fastest
 
     def draw(self, n_samples, p_value, rng):
-        """Calibrate on new samples; give the policy's true risk and speed-up, and if it passed."""
+        """Return true risk and speed-up of the policy for new samples, and whether it passed."""
         rows = rng.randint(len(self.risk.losses), size=n_samples)
         risk = replace(
             self.risk, losses=self.risk.losses[rows], concerned=self.risk.concerned[rows]
         )
-        control = RiskControl(self.bound, CONFIDENCE, p_value)
-        offered = PolicyGrid.from_parameter("all", self.answers.n_layers)
+        control = RiskControl(self.bound, CONFIDENCE, P_VALUES[p_value])
+        offered = PolicyGrid.from_parameter("all", self.staged.n_layers)
         candidates = control.certify(
-            self.answers.take(rows), risk, self.groups.take(rows), offered, rng
+            self.staged.take(rows), risk, self.groups.take(rows), offered, rng
         ).candidates
         certified = np.flatnonzero(candidates["certified"])
-        tau, patience = 0.0, self.answers.n_layers
+        tau, patience = 0.0, self.staged.n_layers
         if len(certified):
             best = certified[candidates["speedup"][certified].argmax()]
             tau, patience = candidates["tau"][best], candidates["patience"][best]
-        exits = self.answers.exit_layers(tau, patience)
-        speedup = 1 - exits.mean() / self.answers.n_layers
+        exits = self.staged.exit_layers(tau, patience)
+        speedup = 1 - exits.mean() / self.staged.n_layers
         return self.true_risk(exits), speedup, bool(len(certified))
 
 
@@ -140,14 +197,14 @@ def simulate(promise, n_samples, n_draws, *, p_value="auto", seed=0):
 
 
 def graded_error(y, answers, at_full_depth):
-    """Give a loss between 0 and 1: the distance of the answered class from the true one."""
+    """Return a loss between 0 and 1: the distance of the answered class from the true one."""
     del at_full_depth
     return np.abs(y - answers) / 3
 
 
 def promises(proba, codes):
     """Yield the name, the promise and the p-values to compare."""
-    binary = ("auto", "betting", "hoeffding_bentkus")
+    binary = tuple(P_VALUES)
     other = binary[1:]  # "auto" is betting there
     for risk, bounds in BOUNDS.items():
         for bound in bounds:

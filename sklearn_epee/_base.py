@@ -22,6 +22,14 @@ from sklearn.utils.validation import check_is_fitted
 from ._checks.parameters import check_layer, check_prediction_batch
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
+from ._exits.checks import (
+    JOINT_EXITS,
+    check_exit_ensemble,
+    check_exit_loss_weights,
+    check_joint_exit,
+    check_patience,
+    check_tau,
+)
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype
 from ._nn.exit_rules import ExitPolicy, Exits
 from ._nn.network import MultiExitNetwork
@@ -48,14 +56,6 @@ from ._trained import (
     warn_if_not_finite,
 )
 from ._training_data import TrainingData, hold_out, prepare_training_data, take
-from .policy import (
-    JOINT_EXITS,
-    check_exit_ensemble,
-    check_exit_loss_weights,
-    check_joint_exit,
-    check_patience,
-    check_tau,
-)
 
 Labels = NDArray[Any] | list[NDArray[Any]]
 Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
@@ -522,8 +522,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             run=lambda: self._staged(state, samples),
         )
 
-    def _with_mapped_exits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
-        """Give a copy in which every exit's logits z are ``matrix @ z + shift``.
+    def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
+        """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
 
         Heads end in a linear map, so the copy has other weights and runs as any other network.
 

@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from ._task_scores import label_scores, task_accuracy_score
+from ._exits.label_scores import label_scores, task_accuracy_score
+from ._exits.wrappers import find_exits
 from ._tasks import has_tasks
 
 __all__ = [
@@ -146,9 +145,9 @@ def speedup_score(
     0.375
     """
     del y
-    classifier, X = _unwrap(estimator, X)
-    layers = classifier.predict_exit_layer(X)
-    return speedup_ratio(layers, classifier.n_layers_, sample_weight=sample_weight)
+    found = find_exits(estimator, X)
+    layers = found.classifier.predict_exit_layer(found.X)
+    return speedup_ratio(layers, found.classifier.n_layers_, sample_weight=sample_weight)
 
 
 # With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
@@ -213,11 +212,11 @@ def exit_scores(
     (0.75, 0.375, 2.5)
     """
     y_true = y if has_tasks(y) else column_or_1d(y, warn=True)
-    classifier, inner_X, rewritten = _unwrap_fully(estimator, X)
-    result = classifier.predict_with_exits(inner_X)
-    y_pred = np.asarray(estimator.predict(X) if rewritten else result.labels)
+    found = find_exits(estimator, X)
+    result = found.classifier.predict_with_exits(found.X)
+    y_pred = np.asarray(result.labels if found.is_transparent else estimator.predict(X))
     check_consistent_length(y_true, y_pred, sample_weight)
-    n_layers = int(classifier.n_layers_)
+    n_layers = int(found.classifier.n_layers_)
     speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=sample_weight)
     scores = label_scores(y_true, y_pred, sample_weight)
     weights = None if sample_weight is None else np.asarray(sample_weight)
@@ -363,62 +362,6 @@ class _FastestWithin:
         valid = _valid_candidates(scores, speedups)
         close = valid & (scores >= scores[valid].max() - self.tolerance - _TIE)
         return _best(close, speedups, scores)
-
-
-def _unwrap(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """Find the classifier with early exits inside `estimator`, and `X` as it reaches it."""
-    classifier, X, _ = _unwrap_fully(estimator, X)
-    return classifier, X
-
-
-def _unwrap_fully(estimator: Any, X: Any) -> tuple[Any, Any, bool]:
-    """Do as `_unwrap`, and tell whether a wrapper on the way may change the labels."""
-    path = [type(estimator).__name__]
-    rewritten = False
-    while not hasattr(estimator, "predict_with_exits"):
-        if isinstance(estimator, Pipeline):
-            if len(estimator.steps) > 1:
-                X = estimator[:-1].transform(X)
-            inner = estimator.steps[-1][1]
-        else:
-            inner, changes_labels = _inner_estimator(estimator)
-            rewritten |= changes_labels
-        if inner is None:
-            raise TypeError(_no_exits_message(path))
-        estimator = inner
-        path.append(type(estimator).__name__)
-    check_is_fitted(estimator, "n_layers_")
-    return estimator, X, rewritten
-
-
-def _inner_estimator(estimator: Any) -> tuple[Any, bool]:
-    """Return the one fitted estimator inside a wrapper, and whether labels may differ."""
-    if isinstance(estimator, FrozenEstimator):
-        return estimator.estimator, False
-    if hasattr(estimator, "best_estimator_"):  # any search object
-        return estimator.best_estimator_, False
-    if hasattr(estimator, "estimator_"):  # a tuned or fixed threshold, for example
-        return estimator.estimator_, True
-    calibrated: Any = getattr(estimator, "calibrated_classifiers_", ())
-    if len(calibrated) == 1:
-        return calibrated[0].estimator, True
-    if getattr(estimator, "refit", True) is False and hasattr(estimator, "cv_results_"):
-        raise ValueError(
-            f"{type(estimator).__name__} was fitted with refit=False and holds no fitted "
-            "estimator to measure; fit it with refit=True or a refit rule."
-        )
-    if hasattr(estimator, "estimator") and hasattr(estimator, "fit"):
-        check_is_fitted(estimator)  # a wrapper that is not fitted yet, or one that has many
-    return None, False
-
-
-def _no_exits_message(path: list[str]) -> str:
-    """Say where the search for a classifier with early exits ended."""
-    return (
-        "estimator must be a classifier with early exits (one with a method predict_with_exits), "
-        "or a pipeline, search object or wrapper around a single one; "
-        f"got {' > '.join(path)}."
-    )
 
 
 def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sklearn_epee._exits.checks import check_joint_exit
 from sklearn_epee.policy import (
     JOINT_EXITS,
     apply_policy,
-    check_joint_exit,
     exit_layers,
     normalized_entropy,
     patience_counters,

@@ -30,8 +30,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import Bunch
 
+from sklearn_epee._exits.wrappers import find_exits
 from sklearn_epee.metrics import (
-    _unwrap,
     exit_scores,
     refit_accuracy_at_speedup,
     refit_fastest_within,
@@ -292,7 +292,7 @@ def test_a_threshold_changes_the_labels_that_are_scored(data):
 def test_unwrapping_returns_the_classifier_and_what_reaches_it(data):
     X, y = data
     pipeline = WRAPPERS["pipeline in pipeline"][0]().fit(X, y)
-    classifier, X_inner = _unwrap(FrozenEstimator(pipeline), X)
+    classifier, X_inner, _ = find_exits(FrozenEstimator(pipeline), X)
     assert classifier is pipeline[-1][-1]
     assert_array_equal(X_inner, 4 * X)
 

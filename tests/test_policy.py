@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee.policy import (
-    PolicyResult,
-    apply_policy,
+from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_exit_loss_weights,
     check_patience,
     check_tau,
+)
+from sklearn_epee.policy import (
+    PolicyResult,
+    apply_policy,
     exit_layers,
     normalized_entropy,
     patience_counters,

@@ -42,7 +42,7 @@ class JointRule(DynamicRule):
     """Samples leave by the entropies and patience counters of several tasks.
 
     Probabilities of the tasks lie side by side, (n, sum of K_t); predictions, counters and
-    entropies have one column a task. `sklearn_epee._joint` says how they become one decision.
+    entropies have one column a task. `sklearn_epee._exits.rule` says how they become one decision.
 
     Parameters
     ----------

@@ -11,10 +11,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import Bunch, Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._exits.wrappers import exit_classifier, find_exits
 from sklearn_epee._tasks import Tasks, exact_match_score
-from sklearn_epee.metrics import _unwrap
-
-from ._exits import exit_classifier
 
 
 class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -22,8 +20,8 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
     estimator: Any
 
-    # Whether samples leave by the policy of `estimator`, so that it can be changed in there.
-    _leaves_as_inner: ClassVar[bool] = False
+    # Whether samples exit by the policy of `estimator`, see `_exits.protocol`.
+    delegates_exit_policy: ClassVar[bool] = False
 
     def _with_policy(self) -> Any:
         """Give the fitted estimator that leaves by this classifier's policy."""
@@ -32,7 +30,8 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
     def _inner(self, X: Any) -> tuple[Any, Any]:
         """Give the classifier with early exits and X as it reaches it."""
-        return _unwrap(self._with_policy(), X)
+        found = find_exits(self._with_policy(), X)
+        return found.classifier, found.X
 
     def _adopt(self, estimator: Any) -> Self:
         """Take over a fitted estimator that has the policy."""

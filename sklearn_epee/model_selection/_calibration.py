@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -10,11 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
 from sklearn import get_config
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils import indexable
@@ -27,64 +23,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_labels, check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
+from sklearn_epee._exits.protocol import MapsExitLogits
 from sklearn_epee._exits.reliability import Reliability
+from sklearn_epee._exits.staged import Floats, Integers
+from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_classifier
 from sklearn_epee._tasks import has_tasks
 
 from ._base import BaseExitPolicyClassifier
-from ._exits import check_has_exits, exit_classifier, with_classifier
-from ._policy_space import Floats, Integers
+from ._exit_maps import ExitMaps, fit_scales, fit_temperature, warn_at_bounds
 from ._staging import Validation, check_used, stage_fitted, stage_splits
 
-# Scales are the inverse of temperatures, so that both methods have the same bounds.
-_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.05, 20.0
-_LARGEST_SHIFT = 20.0
 # Probabilities of 0 in float32 would have no logarithm.
 _SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
-# An exit whose probabilities are flat gains nothing from any temperature.
-_SMALLEST_GAIN = 1e-9
-
-
-@dataclass(frozen=True)
-class ExitMaps:
-    """Linear maps of the logits of every exit: z becomes ``matrix @ z + shift``.
-
-    Attributes
-    ----------
-    matrix : ndarray of shape (n_layers, n_classes, n_classes), float64
-    shift : ndarray of shape (n_layers, n_classes), float64
-    """
-
-    matrix: Floats
-    shift: Floats
-
-    @classmethod
-    def unchanged(cls, n_layers: int, n_classes: int) -> Self:
-        """Give the maps that change nothing."""
-        return cls.from_temperatures(np.ones(n_layers), n_classes)
-
-    @classmethod
-    def from_temperatures(cls, temperatures: Floats, n_classes: int) -> Self:
-        """Divide the logits of an exit, (n_layers,), by its temperature."""
-        matrix = np.eye(n_classes) / temperatures[:, np.newaxis, np.newaxis]
-        return cls(matrix, np.zeros((len(temperatures), n_classes)))
-
-    @classmethod
-    def from_scales(cls, scales: Floats, shifts: Floats) -> Self:
-        """Scale and shift centred logits; both arrays are (n_layers, n_classes)."""
-        n_classes = scales.shape[1]
-        # What log-probabilities leave open is a constant; centring takes it out.
-        centring = np.eye(n_classes) - 1 / n_classes
-        return cls(scales[:, :, np.newaxis] * centring, shifts)
-
-    def log_proba(self, log_proba: Floats) -> Floats:
-        """Map log-probabilities, (n_samples, n_layers, n_classes)."""
-        mapped = np.einsum("mkj,nmj->nmk", self.matrix, log_proba) + self.shift
-        return log_softmax(mapped, axis=2)
 
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """What every exit says about samples that are used to calibrate.
+    """The predictions of every exit for samples that are used to calibrate.
 
     Attributes
     ----------
@@ -102,7 +57,10 @@ class _HeldOut:
 
     @classmethod
     def of(cls, validation: Validation, weights: Floats, *, every_class: bool) -> Self:
-        """Take the samples whose weight is not 0, and refuse too few classes.
+        """Return the samples whose weight is not 0; too few classes are an error.
+
+        Networks of splits that do not know every class are left out: the logits of the classes that
+        they lack are not known.
 
         Parameters
         ----------
@@ -112,9 +70,14 @@ class _HeldOut:
         every_class : bool
             Whether each class of the network is needed.
         """
-        weights = weights[validation.rows]
+        if not validation.knows_all.any():
+            raise ValueError(
+                "The training part of every split lacks a class, so no network could be calibrated "
+                "for all classes. Use fewer folds or a stratified splitter."
+            )
+        weights = weights[validation.rows] * validation.knows_all
         used = np.flatnonzero(weights)
-        codes, classes = validation.codes[used], validation.classes
+        codes, classes = validation.codes[used, 0], validation.classes
         present = np.unique(codes)
         if len(present) < 2:
             raise ValueError(
@@ -128,93 +91,19 @@ class _HeldOut:
                 f"{missing.tolist()} is there to calibrate on; give some, or use "
                 "method='temperature'."
             )
-        proba = validation.head_proba[used].astype(np.float64)
+        proba = validation.staged.head_proba[0][used].astype(np.float64)
         return cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, weights[used])
 
     def nll(self, maps: ExitMaps) -> Floats:
-        """Give the mean negative log-likelihood of every exit, (n_layers,), in nats."""
+        """Return the mean negative log-likelihood of every exit, (n_layers,), in nats."""
         log_proba = maps.log_proba(self.log_proba)
         true = log_proba[np.arange(len(self.codes)), :, self.codes]
         return -np.average(true, axis=0, weights=self.weights)
 
     def ece(self, maps: ExitMaps) -> Floats:
-        """Give the expected calibration error of every exit, (n_layers,)."""
+        """Return the expected calibration error of every exit, (n_layers,)."""
         proba = np.exp(maps.log_proba(self.log_proba))
         return Reliability.of(proba, self.codes, weights=self.weights).error
-
-
-def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> float:
-    """Find the temperature of one exit, by minimising the negative log-likelihood.
-
-    Parameters
-    ----------
-    log_proba : ndarray of shape (n_samples, n_classes), float64
-    codes : ndarray of shape (n_samples,), int
-    weights : ndarray of shape (n_samples,), float64
-
-    Returns
-    -------
-    float
-        From 0.05 to 20; 1 where no temperature is better.
-    """
-    true = log_proba[np.arange(len(codes)), codes]
-
-    def nll(log_temperature: float) -> float:
-        inverse = np.exp(-log_temperature)
-        losses = logsumexp(inverse * log_proba, axis=1) - inverse * true
-        return float(np.average(losses, weights=weights))
-
-    # The loss is convex in 1/T, so it has one minimum in log T, too.
-    found = minimize_scalar(
-        nll,
-        bounds=(np.log(_LOWEST_TEMPERATURE), np.log(_HIGHEST_TEMPERATURE)),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return float(np.exp(found.x)) if nll(0.0) - found.fun > _SMALLEST_GAIN else 1.0
-
-
-def fit_scales(
-    log_proba: Floats, codes: Integers, weights: Floats, start: float
-) -> tuple[Floats, Floats]:
-    """Find a scale and a shift for each class of one exit, by minimising the same loss.
-
-    Parameters
-    ----------
-    log_proba : ndarray of shape (n_samples, n_classes), float64
-    codes : ndarray of shape (n_samples,), int
-    weights : ndarray of shape (n_samples,), float64
-    start : float
-        Scale of all classes to begin with.
-
-    Returns
-    -------
-    scales, shifts : ndarray of shape (n_classes,), float64
-        For logits that are centred over the classes. The shifts have the mean 0.
-    """
-    n_classes = log_proba.shape[1]
-    centred = log_proba - log_proba.mean(axis=1, keepdims=True)
-    shares = weights / weights.sum()
-    is_true = codes[:, np.newaxis] == np.arange(n_classes)
-
-    def nll_and_gradient(parameters: Floats) -> tuple[float, Floats]:
-        logits = parameters[:n_classes] * centred + parameters[n_classes:]
-        losses = logsumexp(logits, axis=1) - logits[is_true]
-        error = (softmax(logits, axis=1) - is_true) * shares[:, np.newaxis]
-        gradient = np.concatenate([(error * centred).sum(axis=0), error.sum(axis=0)])
-        return float(shares @ losses), gradient
-
-    scale_bounds = (1 / _HIGHEST_TEMPERATURE, 1 / _LOWEST_TEMPERATURE)
-    found = minimize(
-        nll_and_gradient,
-        np.repeat([start, 0.0], n_classes),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[scale_bounds] * n_classes + [(-_LARGEST_SHIFT, _LARGEST_SHIFT)] * n_classes,
-        options={"maxiter": 1000, "ftol": 1e-10},
-    )
-    scales, shifts = found.x[:n_classes], found.x[n_classes:]
-    return scales, shifts - shifts.mean()
 
 
 class ExitCalibratedClassifier(BaseExitPolicyClassifier):
@@ -352,7 +241,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     True
     """
 
-    _leaves_as_inner = True
+    delegates_exit_policy = True
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "estimator": [HasMethods(["fit", "predict"])],
@@ -436,7 +325,9 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         held_out = _HeldOut.of(validation, weights, every_class=self.method == "vector")
         maps, found = self._calibrate(held_out)
         fitted = self.estimator if self._is_fitted() else clone(self.estimator).fit(X, y, **to_fit)
-        self._adopt(with_classifier(fitted, lambda inner: _calibrated(inner, maps)))
+        self._adopt(
+            with_classifier(fitted, lambda inner: inner.map_exit_logits(maps.matrix, maps.shift))
+        )
         for name in ("temperatures_", "scales_", "shifts_"):  # nothing stays of an earlier fit
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
@@ -511,7 +402,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
             found = {"scales_": scales, "shifts_": shifts}
             maps = ExitMaps.from_scales(scales, shifts)
         found["n_parameters_"] = sum(part.size for part in found.values())
-        _warn_at_bounds(found)
+        warn_at_bounds(found)
         before = ExitMaps.unchanged(n_layers, n_classes)
         found |= {"nll_before_": held_out.nll(before), "nll_after_": held_out.nll(maps)}
         found |= {"ece_before_": held_out.ece(before), "ece_after_": held_out.ece(maps)}
@@ -520,34 +411,9 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
 
 def _check_linear(estimator: Any) -> None:
     classifier = exit_classifier(estimator)
-    if not hasattr(classifier, "_with_mapped_exits"):
+    if not isinstance(classifier, MapsExitLogits):
         raise TypeError(
             "estimator must end in an EPEEClassifier or EPEEImageClassifier, whose exits end in a "
-            f"linear map that can be rescaled; got {type(classifier).__name__}."
-        )
-
-
-def _calibrated(classifier: Any, maps: ExitMaps) -> Any:
-    return classifier._with_mapped_exits(maps.matrix, maps.shift)
-
-
-def _warn_at_bounds(found: Mapping[str, Any]) -> None:
-    """Tell which exits ended at the bounds of what they may become."""
-    at_bound: set[int] = set()
-    for name, values in found.items():
-        if name == "n_parameters_":
-            continue
-        lowest, highest = _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE
-        if name == "shifts_":
-            lowest, highest = -_LARGEST_SHIFT, _LARGEST_SHIFT
-        outside = (values < lowest * 1.001) | (values > highest * 0.999)
-        at_bound.update(np.flatnonzero(outside.reshape(len(values), -1).any(axis=1)) + 1)
-    if at_bound:
-        layers = sorted(int(layer) for layer in at_bound)
-        warnings.warn(
-            f"The calibration of the exits {layers} ended at a bound: on these samples each of "
-            "them separates classes without error, or is as good as blind. Give more samples to "
-            "calibrate on; 'temperature' needs fewer of them than 'vector'.",
-            ConvergenceWarning,
-            stacklevel=4,
+            "linear map that can be rescaled, or in a classifier with the method map_exit_logits; "
+            f"got {type(classifier).__name__}."
         )

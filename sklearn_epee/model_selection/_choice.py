@@ -1,4 +1,4 @@
-"""From samples with the answers of all exits to the chosen policy."""
+"""From samples with the predictions of all exits to the chosen policy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
 from sklearn_epee._compat import safe_indexing
+from sklearn_epee._exits.policy_scores import PolicyScore, ScorerScore, exact_score
+from sklearn_epee._exits.staged import Floats, Integers
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, policy_tables, take
 from sklearn_epee._tasks import Tasks
 
-from ._policy_scores import PolicyScore, ScorerScore, exact_score
-from ._policy_space import Floats, Integers, PolicySpace
 from ._risk_control import Certification, Groups, RiskControl
 from ._risks import Risk, risk_of
-from ._selection import (
-    PolicyGrid,
-    SelectionCriterion,
-    Table,
-    concatenate,
-    policy_tables,
-    take,
-)
+from ._selection import SelectionCriterion
 from ._staging import Validation
 
 
@@ -52,7 +47,7 @@ class ScoredSamples:
     @cached_property
     def space(self) -> PolicySpace:
         """All policies for these samples."""
-        return PolicySpace(self.validation.answers)
+        return PolicySpace(self.validation.staged)
 
     @cached_property
     def sample_weight(self) -> Floats | None:
@@ -62,24 +57,24 @@ class ScoredSamples:
     @cached_property
     def score(self) -> PolicyScore:
         """The score of all thresholds of a patience."""
-        answers, codes = self.validation.answers, self.validation.codes
+        staged, codes = self.validation.staged, self.validation.codes
         exact = exact_score(self.scoring)
         if exact is not None:
-            return exact(answers, codes, self.sample_weight)
+            return exact(staged, codes, self.sample_weight)
         weights = self.sample_weight
         classes = self.validation.classes
         return ScorerScore(
             get_scorer(self.scoring),
-            answers=answers,
+            staged=staged,
             classes=classes,
             X=safe_indexing(self.X, self.validation.rows),
-            y=Tasks(classes).decode(codes),
+            y=Tasks(classes).decode(codes if isinstance(classes, list) else codes[:, 0]),
             params={} if weights is None else {"sample_weight": weights},
         )
 
     @property
     def full_depth_score(self) -> float:
-        """Score of the policy that never leaves early."""
+        """Score of the policy that never exits early."""
         return self.score_of(0.0, self.space.n_layers)
 
     def score_of(self, tau: float, patience: int) -> float:
@@ -87,11 +82,11 @@ class ScoredSamples:
         return float(self.score(self.space.sweep(patience, np.array([tau])))[0])
 
     def tables(self, offered: PolicyGrid) -> list[Table]:
-        """Evaluate the offered policies, one table a patience."""
+        """Return the evaluated policies, one table per patience."""
         return list(policy_tables(self.space, self.score, offered, self.sample_weight))
 
     def take(self, rows: Integers) -> ScoredSamples:
-        """Give some of the samples, each counting the same."""
+        """Return some of the samples, each with the same weight."""
         return ScoredSamples(self.validation.take(rows), self.X, None, self.scoring)
 
 
@@ -134,7 +129,7 @@ def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCrit
     Raises
     ------
     ValueError
-        If no policy meets the wishes.
+        If no policy meets the constraints.
     """
     full_depth = samples.full_depth_score
     policy = criterion.choose(concatenate(tables), full_depth, samples.space.n_layers)
@@ -178,7 +173,8 @@ class Guarantee:
         group_names : ndarray of shape (n_groups,) or None
             All groups for each of which the bound has to hold, with samples here or without.
         """
-        losses = risk_of(risk, validation.answers.predictions, validation.codes, validation.classes)
+        predictions = validation.staged.predictions
+        losses = risk_of(risk, predictions, validation.codes, validation.classes)
         labels = None if group_labels is None else group_labels[validation.rows]
         return cls(control, losses, Groups.from_labels(labels, losses.concerned, group_names))
 
@@ -186,8 +182,8 @@ class Guarantee:
         self, samples: ScoredSamples, offered: PolicyGrid, rng: np.random.RandomState
     ) -> Certification:
         """Find and test candidates."""
-        answers = samples.validation.answers
-        return self.control.certify(answers, self.risk, self.groups, offered, rng)
+        staged = samples.validation.staged
+        return self.control.certify(staged, self.risk, self.groups, offered, rng)
 
     def choose(
         self, samples: ScoredSamples, certification: Certification, criterion: SelectionCriterion
@@ -197,7 +193,7 @@ class Guarantee:
         Raises
         ------
         ValueError
-            If no certified policy meets the wishes.
+            If no certified policy meets the constraints.
 
         Warns
         -----

@@ -16,10 +16,10 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._compat import HasMethods, Interval
-from sklearn_epee.policy import check_patience, check_tau
+from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_policy
 
 from ._base import BaseExitPolicyClassifier
-from ._exits import check_has_exits, exit_classifier, with_policy
 from ._staging import check_used
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import xlog1py, xlogy
 from scipy.stats import binom
 
-from ._policy_space import Floats
+from sklearn_epee._exits.staged import Floats
 
 # Largest bet, as a share of the bet that can lose everything. Chosen by simulation: 0.75 needs more
 # samples where hardly any loss occurs, and gains little elsewhere (benchmarks/risk_control.py).
@@ -72,7 +71,7 @@ def betting(losses: Floats, bound: float, level: float, seen: Floats) -> float:
 
 
 def _variances_before(losses: Floats, seen: Floats) -> Floats:
-    """Give the variance of all that is known before each loss, as if 1/4 had been seen too."""
+    """Return the variance of all that is known before each loss, as if 1/4 had been seen too."""
     known = np.concatenate([seen, losses])
     count = np.arange(1, len(known) + 1)
     means = known.cumsum() / count
@@ -81,36 +80,6 @@ def _variances_before(losses: Floats, seen: Floats) -> Floats:
     return variances[len(seen) : -1]
 
 
-def hoeffding_bentkus(losses: Floats, bound: float, lowest: float = 0.0) -> float:
-    """Test losses between `lowest` and 1 with the inequality of Learn then Test [1]_.
-
-    Parameters
-    ----------
-    losses : ndarray of shape (n,)
-    bound : float in (lowest, 1)
-    lowest : float, default=0.0
-        Losses are mapped to [0, 1] first.
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    .. [1] A. N. Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve
-       risk control", arXiv:2110.01052.
-    """
-    n = len(losses)
-    bound = (bound - lowest) / (1 - lowest)
-    total = float(((losses - lowest) / (1 - lowest)).sum())
-    mean = min(total / n, bound)
-    divergence = xlogy(mean, mean / bound) + xlog1py(1 - mean, (bound - mean) / (1 - bound))
-    hoeffding = math.exp(-n * divergence)
-    # What rounding adds must not count as one more loss.
-    bentkus = math.e * binom.cdf(math.ceil(total - 1e-9), n, bound)
-    return float(min(1.0, hoeffding, bentkus))
-
-
 def smallest_sample(bound: float, level: float) -> int:
-    """Give the number of samples below which not even losses that are all 0 are enough."""
+    """Return the number of samples below which not even losses that are all 0 are enough."""
     return math.ceil(math.log(level) / math.log1p(-bound))

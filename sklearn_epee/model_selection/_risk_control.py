@@ -17,17 +17,21 @@ International Conference on Learning Representations (2023).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace, Sweep
+from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, pareto_front, take
+
 from ._p_values import smallest_sample
-from ._policy_space import Floats, Integers, PolicySpace, Predictions, Sweep
 from ._risks import Risk
-from ._selection import PolicyGrid, Table, concatenate, pareto_front, take
+
+PValue = Callable[[Risk, Floats, float, float, Floats], float]
 
 # Chosen by simulation, see benchmarks/risk_control.py.
 CANDIDATE_SHARE = 0.3
@@ -44,7 +48,7 @@ class Groups:
     Attributes
     ----------
     names : list or None
-        One a group; None for a single group of all samples.
+        One per group; None for a single group of all samples.
     members : list of ndarray of bool of shape (n_samples,)
     """
 
@@ -58,7 +62,7 @@ class Groups:
         concerned: NDArray[np.bool_],
         names: NDArray[Any] | None = None,
     ) -> Groups:
-        """Make a group of each name, or one of all, of the samples a risk concerns.
+        """Return a group of each name, or one of all, of the samples a risk concerns.
 
         Parameters
         ----------
@@ -75,7 +79,7 @@ class Groups:
         return cls(names.tolist(), [(labels == name) & concerned for name in names])
 
     def take(self, rows: Integers) -> Groups:
-        """Give the groups of some of the samples."""
+        """Return the groups of some of the samples."""
         return Groups(self.names, [member[rows] for member in self.members])
 
 
@@ -99,7 +103,7 @@ class Certification:
     group_names : list or None
     group_risks : ndarray of shape (n_candidates, n_groups)
     group_sizes : ndarray of shape (n_groups,), int
-        Tested samples a group.
+        Tested samples per group.
     tested : ndarray of shape (n_tested,), int
         Rows of the tested samples.
     """
@@ -119,12 +123,13 @@ class RiskControl:
     ----------
     bound : float in (0, 1)
     confidence : float in (0, 1)
-    p_value : {"auto", "betting", "hoeffding_bentkus"}
+    p_value : callable, default=Risk.p_value
+        How a policy is tested; takes a risk and the arguments of `Risk.p_value`.
     """
 
     bound: float
     confidence: float
-    p_value: str = "auto"
+    p_value: PValue = Risk.p_value
 
     @property
     def level(self) -> float:
@@ -133,7 +138,7 @@ class RiskControl:
 
     def certify(
         self,
-        answers: Predictions,
+        staged: StagedPredictions,
         risk: Risk,
         groups: Groups,
         offered: PolicyGrid,
@@ -143,12 +148,12 @@ class RiskControl:
 
         Parameters
         ----------
-        answers : Predictions
+        staged : StagedPredictions
         risk : Risk
         groups : Groups
         offered : PolicyGrid
         rng : numpy.random.RandomState
-            Parts the samples.
+            Splits the samples.
 
         Returns
         -------
@@ -157,27 +162,27 @@ class RiskControl:
         parts = split_rows(groups, rng)
         seen = parts.seen
         policies = self.find_candidates(
-            answers.take(seen), risk.losses[seen], groups.take(seen), offered
+            staged.take(seen), risk.losses[seen], groups.take(seen), offered
         )
         if risk.is_relative:  # full depth needs no test
             policies = take(policies, np.flatnonzero(policies["speedup"] > 0))
-        return self.test_candidates(policies, answers, risk, groups, parts)
+        return self.test_candidates(policies, staged, risk, groups, parts)
 
     def find_candidates(
         self,
-        answers: Predictions,
+        staged: StagedPredictions,
         losses: Floats,
         groups: Groups,
         offered: PolicyGrid,
     ) -> Table:
-        """Give policies from the surest to the fastest: a Pareto front of evidence and speed.
+        """Return policies from the surest to the fastest: a Pareto front of evidence and speed.
 
         The evidence for a policy is how many standard errors its risk lies below the bound, in the
         group where this is least. Where few samples are seen many policies are without any loss,
         so that the evidence for them is the same, and the fastest of them alone is on the front;
         some slower ones go before it, or a test that it fails would leave nothing.
         """
-        space = PolicySpace(answers)
+        space = PolicySpace(staged)
         taus = offered.thresholds(space, N_CANDIDATE_TAUS)
         sweeps = (space.sweep(int(patience), taus) for patience in offered.patiences)
         tables = [self._evidence(sweep, losses, groups) for sweep in sweeps]
@@ -207,7 +212,7 @@ class RiskControl:
     def test_candidates(
         self,
         policies: Table,
-        answers: Predictions,
+        staged: StagedPredictions,
         risk: Risk,
         groups: Groups,
         parts: Parts,
@@ -221,13 +226,13 @@ class RiskControl:
         ours = groups.take(tested)
         rows = []
         for tau, patience in zip(policies["tau"], policies["patience"], strict=True):
-            exits = answers.exit_layers(tau, patience)
+            exits = staged.exit_layers(tau, patience)
             losses = risk.losses[np.arange(len(exits)), exits - 1]
             p_values = [
                 self._p_value(risk, losses, seen[member[seen]], tested[member[tested]])
                 for member in groups.members
             ]
-            speedup = 1.0 - exits[tested].mean() / answers.n_layers
+            speedup = 1.0 - exits[tested].mean() / staged.n_layers
             risks = [_mean(losses[tested[member]]) for member in ours.members]
             rows.append((speedup, largest_risk(risks), max(p_values), *risks))
         measured = np.array(rows).reshape(len(rows), 3 + len(groups.members))
@@ -244,10 +249,10 @@ class RiskControl:
         return Certification(candidates, groups.names, measured[:, 3:], sizes, tested)
 
     def _p_value(self, risk: Risk, losses: Floats, seen: Integers, tested: Integers) -> float:
-        return risk.p_value(losses[tested], self.bound, self.level, losses[seen], self.p_value)
+        return self.p_value(risk, losses[tested], self.bound, self.level, losses[seen])
 
     def explain_failure(self, certification: Certification, risk: Risk) -> str:
-        """Say that no policy was certified, why, and what happens instead."""
+        """Return the message that no policy was certified, why, and what happens instead."""
         needed = smallest_sample(self.bound, self.level)
         fallback = (
             f"going on at full depth, where {risk.description} is 0 by definition."
@@ -263,7 +268,7 @@ class RiskControl:
 
 
 def _as_sure_but_slower(table: Table, front: Table) -> Table:
-    """Give policies with the evidence of the surest one on the front, from slow to fast."""
+    """Return policies with the evidence of the surest one on the front, from slow to fast."""
     is_as_sure = table["evidence"] >= front["evidence"][0]
     as_sure = take(table, np.flatnonzero(is_as_sure & (table["speedup"] < front["speedup"][0])))
     as_sure = take(as_sure, np.lexsort((as_sure["tau"], -as_sure["patience"], as_sure["speedup"])))
@@ -273,7 +278,7 @@ def _as_sure_but_slower(table: Table, front: Table) -> Table:
 
 
 def _tested_sizes(certification: Certification) -> str:
-    """Say how many samples were tested, and which groups had none."""
+    """Return how many samples were tested, or which groups had none, for the message."""
     sizes, names = certification.group_sizes, certification.group_names
     if names is None:
         return f"{sizes[0]} samples were tested"
@@ -293,7 +298,7 @@ def largest_risk(risks: Sequence[float] | Floats) -> float:
 def _closest(certification: Certification) -> str:
     candidates = certification.candidates
     if not len(candidates["tau"]):
-        return "No policy that leaves early was found."
+        return "No policy that exits early was found."
     return (
         f"The first of {len(candidates['tau'])} candidates has a speed-up ratio of "
         f"{candidates['speedup'][0]:.4f}, a risk of {candidates['risk'][0]:.4f} and a p-value of "
@@ -306,9 +311,9 @@ def _mean(losses: Floats) -> float:
 
 
 def split_rows(groups: Groups, rng: np.random.RandomState) -> Parts:
-    """Part rows at random into those that find candidates and those that test them.
+    """Split rows at random into those that find candidates and those that test them.
 
-    Each group is parted in the same proportion, and so is the rest; the second part is in random
+    Each group is split in the same proportion, and so is the rest; the second part is in random
     order.
     """
     rest = ~np.logical_or.reduce(groups.members)

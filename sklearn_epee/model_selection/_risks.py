@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._tasks import Tasks
 
-from ._p_values import betting, binomial, hoeffding_bentkus
-from ._policy_space import Floats, Integers
+from ._p_values import betting, binomial
 
 NAMED_RISKS = ("accuracy_drop", "disagreement", "error")
-P_VALUES = ("auto", "betting", "hoeffding_bentkus")
-
-# Labels of the samples, of the answers at an exit, and at full depth -> losses in [0, 1].
+# True labels, labels predicted at an exit, and at full depth -> losses in [0, 1].
 LossFunction = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]
 
 
@@ -28,13 +26,11 @@ class Risk:
     Attributes
     ----------
     losses : ndarray of shape (n_samples, n_layers), float64
-        Of every sample, if it leaves at this layer.
+        Of every sample, if it exits at this layer.
     concerned : ndarray of shape (n_samples,), bool
         The samples over which the mean is taken.
     description : str
         For messages.
-    lowest : {0, -1}
-        Losses lie between this and 1.
     is_binary : bool
         Whether losses are 0 or 1.
     is_relative : bool
@@ -44,12 +40,14 @@ class Risk:
     losses: Floats
     concerned: NDArray[np.bool_]
     description: str
-    lowest: int = 0
     is_binary: bool = False
     is_relative: bool = False
 
-    def p_value(self, losses: Floats, bound: float, level: float, seen: Floats, name: str) -> float:
-        """Test whether the mean of tested losses is at most the bound.
+    def p_value(self, losses: Floats, bound: float, level: float, seen: Floats) -> float:
+        """Return a p-value of "the mean loss on new data is above the bound".
+
+        It is that of the exact binomial test where losses are 0 or 1, and of betting elsewhere: the
+        ones that need the fewest samples (``benchmarks/risk_control.py``).
 
         Parameters
         ----------
@@ -58,7 +56,6 @@ class Risk:
         bound, level : float
         seen : ndarray
             Losses that are not tested, see :func:`._p_values.betting`.
-        name : {"auto", "betting", "hoeffding_bentkus"}
 
         Returns
         -------
@@ -67,15 +64,13 @@ class Risk:
         """
         if not len(losses):
             return 1.0
-        if name == "hoeffding_bentkus":
-            return hoeffding_bentkus(losses, bound, self.lowest)
-        if name == "auto" and self.is_binary:
+        if self.is_binary:
             return binomial(losses, bound)
         return betting(losses, bound, level, seen)
 
 
 def check_risk(risk: Any) -> None:
-    """Refuse what names no risk.
+    """Raise if `risk` is none of the named risks and no callable.
 
     Raises
     ------
@@ -140,15 +135,15 @@ def risk_of(
     codes: Integers,
     classes: Any,
 ) -> Risk:
-    """Compute the losses of a named or callable risk.
+    """Return the losses of a named or callable risk.
 
     Parameters
     ----------
     risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable
-    predictions : ndarray of shape (n_samples, n_layers) or (n_samples, n_layers, n_tasks), int
-        Column of the class answered at every layer. With several tasks an answer is right, or the
-        same, if it is in every task.
-    codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
+    predictions : ndarray of shape (n_samples, n_layers, n_tasks), int
+        Column of the class predicted at every layer. A prediction is right, or the same, if it is
+        in every task.
+    codes : ndarray of shape (n_samples, n_tasks), int
         Column of the true class.
     classes : ndarray of shape (n_classes,), or list of such arrays
 
@@ -159,7 +154,7 @@ def risk_of(
     Raises
     ------
     ValueError
-        If a label is unknown, or a callable gives something else than losses in [0, 1].
+        If a label is unknown, or a callable returns something else than losses in [0, 1].
     """
     everybody = np.ones(len(codes), dtype=bool)
     if callable(risk):
@@ -175,15 +170,15 @@ def risk_of(
     if risk == "accuracy_drop":
         drop = wrong - wrong[:, -1:]
         name = "the accuracy drop against full depth"
-        return Risk(drop, everybody, name, lowest=-1, is_relative=True)
+        return Risk(drop, everybody, name, is_relative=True)
     label = risk[1]
-    of_label = codes == _code_of(label, classes)
+    of_label = codes[:, 0] == _code_of(label, classes)
     return Risk(wrong, of_label, f"the miss rate of class {label!r}", is_binary=True)
 
 
 def _any_task(differs: NDArray[np.bool_]) -> Floats:
-    """Give 1 where an answer differs in some task, of shape (n_samples, n_layers)."""
-    losses: Floats = np.asarray(differs if differs.ndim == 2 else differs.any(axis=2), np.float64)
+    """Return 1 where a prediction differs in some task, of shape (n_samples, n_layers)."""
+    losses: Floats = np.asarray(differs.any(axis=2), dtype=np.float64)
     return losses
 
 
@@ -195,23 +190,28 @@ def _code_of(label: Any, classes: NDArray[Any]) -> int:
 
 
 def _called(risk: LossFunction, predictions: Integers, codes: Integers, classes: Any) -> Floats:
-    decode = Tasks(classes).decode
-    y, answers = decode(codes), [decode(layer) for layer in np.moveaxis(predictions, 1, 0)]
-    columns = [_checked(risk(y, answer, answers[-1]), len(y)) for answer in answers]
+    y = _labels(classes, codes)
+    layers = [_labels(classes, layer) for layer in np.moveaxis(predictions, 1, 0)]
+    columns = [_checked(risk(y, labels, layers[-1]), len(y)) for labels in layers]
     return np.column_stack(columns)
+
+
+def _labels(classes: Any, codes: Integers) -> NDArray[Any]:
+    """Return labels, (n_samples,) or (n_samples, n_tasks), from columns (n_samples, n_tasks)."""
+    return Tasks(classes).decode(codes if isinstance(classes, list) else codes[:, 0])
 
 
 def _checked(losses: Any, n_samples: int) -> Floats:
     array = np.asarray(losses)
     if array.shape != (n_samples,) or array.dtype.kind not in "biuf":
         raise ValueError(
-            f"A callable risk must give {n_samples} numbers, one loss a sample; got an array of "
+            f"A callable risk must return {n_samples} numbers, one loss a sample; got an array of "
             f"shape {array.shape} and dtype {array.dtype}."
         )
     array = array.astype(np.float64)
     if not ((array >= 0) & (array <= 1)).all():  # false for NaN too
         raise ValueError(
-            "A callable risk must give losses between 0 and 1; got values from "
+            "A callable risk must return losses between 0 and 1; got values from "
             f"{array.min()} to {array.max()}."
         )
     return array

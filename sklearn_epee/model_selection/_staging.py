@@ -1,7 +1,8 @@
-"""One fit and one forward pass a split: what all exits say about samples left out of training."""
+"""One fit and one forward pass per split: the predictions of all exits for held-out samples."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,43 +13,40 @@ from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklearn_epee._compat import check_method_params, safe_indexing
+from sklearn_epee._exits.staged import Integers, StagedPredictions
+from sklearn_epee._exits.wrappers import staged_predictions
 from sklearn_epee._tasks import Tasks, task_columns
-
-from ._exits import Staged, staged_predictions
-from ._joint_predictions import JointPredictions
-from ._policy_space import Integers, Predictions, StagedProbabilities
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Samples with the answers of all exits, from networks that were not trained on them.
+    """Samples with the predictions of all exits of networks that were not trained on them.
 
     Attributes
     ----------
-    answers : Predictions
+    staged : StagedPredictions
     rows : ndarray of shape (n_samples,), int
         Which of the given samples they are; a sample may appear in several splits.
-    codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
+    codes : ndarray of shape (n_samples, n_tasks), int
         Column of the true class.
     classes : ndarray of shape (n_classes,), or list of such arrays
-    head_proba : ndarray of shape (n_samples, n_layers, n_classes), or list of such arrays
-        The heads' own probabilities, where `answers` may have those of an ensemble.
+        All classes of the given samples and of the networks.
+    knows_all : ndarray of shape (n_samples,), bool
+        Whether the sample's network was trained on samples of every class.
     """
 
-    answers: Predictions
+    staged: StagedPredictions
     rows: NDArray[np.intp]
     codes: Integers
     classes: Any
-    head_proba: Any
+    knows_all: NDArray[np.bool_]
 
     def take(self, rows: Integers) -> Validation:
-        """Give some of the samples."""
-        proba = self.head_proba
-        taken = [part[rows] for part in proba] if isinstance(proba, list) else proba[rows]
-        answers = self.answers.take(rows)
-        return Validation(answers, self.rows[rows], self.codes[rows], self.classes, taken)
+        """Return some of the samples."""
+        staged, knows_all = self.staged.take(rows), self.knows_all[rows]
+        return Validation(staged, self.rows[rows], self.codes[rows], self.classes, knows_all)
 
 
 def check_used(params: Mapping[str, Any], estimator: Any) -> None:
@@ -75,13 +73,13 @@ def check_used(params: Mapping[str, Any], estimator: Any) -> None:
 
 
 def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
-    """Ask a fitted estimator about all samples.
+    """Return the predictions of a fitted estimator for all samples.
 
     Parameters
     ----------
     estimator : estimator
     X : samples
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
 
     Returns
     -------
@@ -92,9 +90,9 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     ValueError
         If `y` holds labels that the estimator does not know.
     """
-    staged = staged_predictions(estimator, X)
-    Tasks(staged.classes).check_known(y)
-    return _pooled([staged], [np.arange(len(y))], y)
+    staged, classes = staged_predictions(estimator, X)
+    Tasks(classes).check_known(y)
+    return _pooled([(staged, classes)], [np.arange(len(y))], y)
 
 
 def stage_splits(
@@ -106,16 +104,16 @@ def stage_splits(
     fit_params: Mapping[str, Any],
     n_jobs: int | None,
 ) -> tuple[Validation, Any]:
-    """Fit a clone on the first part of each split and ask it about the second.
+    """Fit a clone on the first part of each split, and return its predictions for the second.
 
     Parameters
     ----------
     estimator : estimator
     X : samples
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
     splits : iterable of (train, test) rows
     fit_params : mapping
-        Keyword arguments for `fit`; what has one entry a sample is split too.
+        Keyword arguments for `fit`; what has one entry per sample is split too.
     n_jobs : int or None
         Fits in parallel.
 
@@ -129,10 +127,16 @@ def stage_splits(
     Raises
     ------
     ValueError
+        If there is no split, or one without samples in its second part.
+
+    Warns
+    -----
+    UserWarning
         If the first part of a split lacks a class.
     """
     splits = list(splits)
-    _check_classes(y, splits)
+    _check_splits(splits)
+    _warn_of_missing_classes(y, splits)
     base = clone(estimator)  # clones of one base share what they may share
     keep = len(splits) == 1
     results = Parallel(n_jobs=n_jobs)(
@@ -143,21 +147,30 @@ def stage_splits(
     return _pooled(staged, [test for _, test in splits], y), results[0][1]
 
 
-def _check_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
+def _check_splits(splits: Sequence[Split]) -> None:
+    if not splits:
+        raise ValueError("cv must make at least one split into training and test rows; got none.")
+    for i, (_, test) in enumerate(splits):
+        if not len(test):
+            raise ValueError(f"Split {i} of cv has no samples to choose a policy on.")
+
+
+def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
+    """Say which classes the networks of some splits cannot know, as scikit-learn does."""
     columns = task_columns(y)
-    for i, (train, test) in enumerate(splits):
+    for i, (train, _) in enumerate(splits):
         for task, column in enumerate(columns):
             missing = np.setdiff1d(column, column[train])
             if not len(missing):
                 continue
             where = f" of task {task}" if len(columns) > 1 else ""
-            raise ValueError(
+            warnings.warn(
                 f"The training part of split {i} has no sample of the classes {missing.tolist()}"
-                f"{where}, so its network could not know them. Use fewer folds or a stratified "
-                "splitter, or leave out classes that are too small."
+                f"{where}, so its network never predicts them. Use fewer folds or a stratified "
+                "splitter, or leave out classes that are too small.",
+                UserWarning,
+                stacklevel=5,
             )
-        if not len(test):
-            raise ValueError(f"Split {i} leaves no samples to choose a policy on.")
 
 
 def _fit_and_stage(
@@ -168,7 +181,7 @@ def _fit_and_stage(
     *,
     fit_params: Mapping[str, Any],
     keep: bool,
-) -> tuple[Staged, Any]:
+) -> tuple[tuple[StagedPredictions, Any], Any]:
     train, test = split
     params = check_method_params(X, fit_params, indices=train)
     estimator.fit(safe_indexing(X, train), y[train], **params)
@@ -176,40 +189,49 @@ def _fit_and_stage(
 
 
 def _pooled(
-    staged: Sequence[Staged], rows: Sequence[NDArray[np.intp]], y: NDArray[Any]
+    parts: Sequence[tuple[StagedPredictions, Any]],
+    rows: Sequence[NDArray[np.intp]],
+    y: NDArray[Any],
 ) -> Validation:
-    first = staged[0]
-    for other in staged[1:]:
-        if not Tasks(first.classes).same_as(other.classes):
-            raise ValueError(
-                "The networks of the splits know different classes: "
-                f"{Tasks(first.classes)} and {Tasks(other.classes)}."
-            )
-        if other.n_layers != first.n_layers:
-            raise ValueError(
-                "The networks of the splits have different numbers of layers: "
-                f"{first.n_layers} and {other.n_layers}."
-            )
+    """Put the predictions of several networks below each other, among the classes of all."""
+    depths = sorted({staged.n_layers for staged, _ in parts})
+    if len(depths) > 1:
+        raise ValueError(f"The networks of the splits have different numbers of layers: {depths}.")
+    classes = _all_classes([classes for _, classes in parts], y)
     all_rows = np.concatenate(rows)
-    proba = first.proba if len(staged) == 1 else _below_each_other([s.proba for s in staged])
+    codes = Tasks(classes).codes(y[all_rows])
     return Validation(
-        answers=_predictions_of(first, proba),
+        staged=StagedPredictions.concatenate([_among(classes, *part) for part in parts]),
         rows=all_rows,
-        codes=Tasks(first.classes).codes(y[all_rows]),
-        classes=first.classes,
-        head_proba=proba,
+        codes=codes.reshape(len(codes), -1),
+        classes=classes,
+        knows_all=np.concatenate(
+            [np.full(part[0].n_samples, Tasks(classes).same_as(part[1])) for part in parts]
+        ),
     )
 
 
-def _below_each_other(parts: Sequence[Any]) -> Any:
-    if not isinstance(parts[0], list):
-        return np.concatenate(parts)
-    return [np.concatenate(task) for task in zip(*parts, strict=True)]
+def _all_classes(known: Sequence[Any], y: NDArray[Any]) -> Any:
+    """Return the classes of all networks and labels, sorted, in the form of `classes_`."""
+    columns = task_columns(y)
+    each = [Tasks(classes).each for classes in known]
+    if any(len(tasks) != len(columns) for tasks in each):
+        raise ValueError(
+            f"y holds {len(columns)} task(s), but the networks of the splits predict "
+            f"{sorted({len(tasks) for tasks in each})}."
+        )
+    united = [
+        np.unique(np.concatenate([*(tasks[task] for tasks in each), column]))
+        for task, column in enumerate(columns)
+    ]
+    return united if isinstance(known[0], list) else united[0]
 
 
-def _predictions_of(staged: Staged, proba: Any) -> Predictions:
-    """Read probabilities of all exits as the networks that gave them answer and leave."""
-    combined = staged.exit_ensemble, staged.exit_loss_weights
-    if isinstance(proba, list):
-        return JointPredictions.from_proba(proba, staged.joint_exit, *combined)
-    return StagedProbabilities.from_proba(proba, *combined)
+def _among(classes: Any, staged: StagedPredictions, known: Any) -> StagedPredictions:
+    """Return predictions of known classes among all classes."""
+    if Tasks(classes).same_as(known):
+        return staged
+    pairs = zip(Tasks(classes).each, Tasks(known).each, strict=True)
+    return staged.with_classes(
+        [np.searchsorted(every, some) for every, some in pairs], Tasks(classes).counts
+    )

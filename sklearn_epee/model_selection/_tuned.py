@@ -24,15 +24,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
+from sklearn_epee._exits.staged import Floats
+from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front
+from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_policy
 from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
-from ._exits import check_has_exits, exit_classifier, with_policy
-from ._policy_space import Floats
 from ._risk_control import Certification, RiskControl, largest_risk
-from ._risks import P_VALUES, LossFunction, check_risk, check_risk_groups
-from ._selection import Objective, PolicyGrid, SelectionCriterion, concatenate, pareto_front
+from ._risks import LossFunction, check_risk, check_risk_groups
+from ._selection import Objective, SelectionCriterion
 from ._staging import Validation, check_used, stage_fitted, stage_splits
 
 # Attributes that depend on parameters.
@@ -100,10 +101,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
     per_class : bool, default=False
         Whether the bound on `risk` has to hold for the samples of each class.
-    p_value : {"auto", "betting", "hoeffding_bentkus"}, default="auto"
-        How policies are tested. "auto" is the exact binomial test where losses are 0 or 1, and
-        betting [4]_ for "accuracy_drop" and callables, the ones that need the fewest samples
-        (``benchmarks/risk_control.py``). All are valid.
     scoring : str or callable, default="accuracy"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
@@ -193,7 +190,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
     risk and slower policies that are as sure as the surest of it (over at most 200 quantiles of
     tau with each patience, unless `policies` says otherwise); on the rest the candidates are tested
-    in turn, from the surest to the fastest, until the first that could be too risky [2]_ [3]_. The
+    in turn, from the surest to the fastest, until the first that could be too risky [2]_ [3]_, by
+    the exact binomial test where losses are 0 or 1 and by betting [4]_ elsewhere. The
     probability that any policy certified in this way has a risk above the bound on new data is at
     most 1 - confidence. It is a probability over draws of the samples, which have to be independent
     and like the new data: several notes of one patient are not independent, and another hospital's
@@ -259,7 +257,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         "risk": [str, tuple, callable],
         "max_risk": [Interval(Real, 0, 1, closed="neither"), None],
         "per_class": ["boolean"],
-        "p_value": [StrOptions(set(P_VALUES))],
         "scoring": [StrOptions(set(get_scorer_names())), callable],
         "policies": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left"), dict],
         "cv": [
@@ -284,7 +281,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         risk: str | tuple[str, Any] | LossFunction = "accuracy_drop",
         max_risk: float | None = None,
         per_class: bool = False,
-        p_value: str = "auto",
         scoring: str | Callable[..., float] = "accuracy",
         policies: str | int | dict[str, Any] = "all",
         cv: Any = None,
@@ -301,7 +297,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self.risk = risk
         self.max_risk = max_risk
         self.per_class = per_class
-        self.p_value = p_value
         self.scoring = scoring
         self.policies = policies
         self.cv = cv
@@ -551,7 +546,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         if self.confidence is None:
             to_compare = tables if callable(self.objective) else [front]
             return choose(samples, to_compare, self._wish()), found
-        control = RiskControl(self._bound(), self.confidence, self.p_value)
+        control = RiskControl(self._bound(), self.confidence)
         validation = samples.validation
         labels, names = self._groups(given, validation)
         guarantee = Guarantee.of(control, self.risk, validation, labels, names)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
+from sklearn_epee._exits.sweep import PolicySpace
 
 from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
 from ._policies import SearchedPolicies, make_score, policy_grid
-from ._staged import StagedPredictions, ask_estimator, from_arrays, own_policy
+from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,10 +141,9 @@ class ExitPolicyHeatmapDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
-        answers = staged.answers(own.exit_ensemble, own.exit_loss_weights)
+        shown, _ = ask_estimator(estimator, X, y)
         name = name or type(estimator).__name__
-        return cls._of(staged, answers, taus, patiences, scoring=scoring, name=name).plot(ax)
+        return cls._of(shown, taus, patiences, scoring=scoring, name=name).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -198,24 +197,22 @@ class ExitPolicyHeatmapDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged = from_arrays(y_true, staged_proba, labels)
-        answers = staged.answers(exit_ensemble, exit_loss_weights)
-        return cls._of(staged, answers, taus, patiences, scoring=scoring, name=name).plot(ax)
+        shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
+        return cls._of(shown, taus, patiences, scoring=scoring, name=name).plot(ax)
 
     @classmethod
     def _of(
         cls,
-        staged: StagedPredictions,
-        answers: StagedProbabilities,
+        shown: Shown,
         taus: ArrayLike,
         patiences: ArrayLike | None,
         *,
         scoring: str,
         name: str | None,
     ) -> Self:
-        score = make_score(scoring, answers, staged.codes)
-        counts = np.arange(1, staged.n_layers + 1) if patiences is None else patiences
-        rows, columns, table = policy_grid(PolicySpace(answers), score, taus, counts)
+        score = make_score(scoring, shown)
+        counts = np.arange(1, shown.staged.n_layers + 1) if patiences is None else patiences
+        rows, columns, table = policy_grid(PolicySpace(shown.staged), score, taus, counts)
         grids = [table[key].reshape(len(columns), len(rows)) for key in ("score", "speedup")]
         return cls(rows, columns, *grids, score_name=scoring, name=name)
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklearn_epee._exits.checks import check_patience, check_tau
 from sklearn_epee.metrics import speedup_ratio
-from sklearn_epee.policy import exit_layers
 
 from ._axes import COLORMAP, OKABE_ITO, factor_of, number_layers, own_or_new_axes
-from ._staged import StagedPredictions, ask_estimator, from_arrays, own_policy
+from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,13 +109,13 @@ class ExitHistogramDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
+        shown, own = ask_estimator(estimator, X, y)
         if own.tau is None:
             raise TypeError(
                 f"{type(estimator).__name__} has no tau and patience, by which samples leave; give "
                 "them to from_predictions."
             )
-        return cls._of(staged, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
+        return cls._of(shown, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -163,13 +163,12 @@ class ExitHistogramDisplay:
         return cls._of(from_arrays(y_true, staged_proba, labels), tau, patience, name).plot(ax)
 
     @classmethod
-    def _of(
-        cls, staged: StagedPredictions, tau: float, patience: int | None, name: str | None
-    ) -> Self:
-        layers = exit_layers(staged.proba, tau, patience)
-        counts = np.zeros((len(staged.classes), staged.n_layers), dtype=np.int64)
-        np.add.at(counts, (staged.codes, layers - 1), 1)
-        return cls(counts, staged.classes, name=name)
+    def _of(cls, shown: Shown, tau: float, patience: int | None, name: str | None) -> Self:
+        staged, n_classes = shown.staged, len(shown.classes)
+        exits = staged.exit_layers(check_tau(tau), check_patience(patience, staged.n_layers))
+        counts = np.zeros((n_classes, staged.n_layers), dtype=np.int64)
+        np.add.at(counts, (shown.codes, exits - 1), 1)
+        return cls(counts, shown.classes, name=name)
 
     @property
     def shares(self) -> NDArray[np.float64]:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklearn_epee.policy import normalized_entropy
-
 from ._axes import BLUE, ORANGE, number_layers, own_or_new_axes
-from ._staged import StagedPredictions, ask_estimator, from_arrays
+from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,8 +107,8 @@ class LayerwiseDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged = ask_estimator(estimator, X, y)
-        return cls._of(staged, name or type(estimator).__name__).plot(ax)
+        shown, _ = ask_estimator(estimator, X, y)
+        return cls._of(shown, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -152,10 +150,10 @@ class LayerwiseDisplay:
         return cls._of(from_arrays(y_true, staged_proba, labels), name).plot(ax)
 
     @classmethod
-    def _of(cls, staged: StagedPredictions, name: str | None) -> Self:
-        correct = staged.proba.argmax(axis=2) == staged.codes[:, np.newaxis]
-        entropies = normalized_entropy(staged.proba)
-        return cls(correct.mean(axis=0), entropies.mean(axis=0, dtype=np.float64), name=name)
+    def _of(cls, shown: Shown, name: str | None) -> Self:
+        correct = shown.head_proba.argmax(axis=2) == shown.codes[:, np.newaxis]
+        entropies = shown.staged.entropies[..., 0]
+        return cls(correct.mean(axis=0), entropies.mean(axis=0), name=name)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw the accuracy on the left axis and the entropy on the right one.

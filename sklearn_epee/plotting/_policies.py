@@ -9,59 +9,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee.metrics import _inner_estimator
-from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, PolicyScore
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
-from sklearn_epee.model_selection._selection import Table, concatenate, take
-from sklearn_epee.policy import check_patience, check_tau
+from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
+from sklearn_epee._exits.wrappers import chain
 
-__all__ = ["SearchedPolicies", "Table", "check_scoring", "policy_grid", "score_policies"]
+from ._staged import Shown
 
 
 def check_scoring(scoring: Any) -> str:
-    """Return the name of a score that needs labels alone, or refuse it."""
+    """Return the name of a score that needs labels alone, or raise."""
     if scoring not in EXACT_SCORES:
         raise ValueError(f"scoring must be one of {list(EXACT_SCORES)}; got {scoring!r}.")
     return scoring
 
 
-def make_score(scoring: str, answers: StagedProbabilities, codes: NDArray[np.int64]) -> PolicyScore:
-    """Prepare a score of the samples for any set of policies."""
-    return EXACT_SCORES[check_scoring(scoring)](answers, codes)
-
-
-def score_policies(
-    space: PolicySpace, score: PolicyScore, patience: int, taus: ArrayLike | None = None
-) -> Table:
-    """Score thresholds of one patience.
-
-    Parameters
-    ----------
-    space : PolicySpace
-    score : PolicyScore
-    patience : int
-    taus : array-like of shape (n_taus,), default=None
-        Ascending. None takes every threshold that makes a difference.
-
-    Returns
-    -------
-    dict of ndarray
-        Columns "tau", "patience", "score" and "speedup".
-    """
-    sweep = space.sweep(patience, None if taus is None else np.asarray(taus, dtype=np.float64))
-    n_layers_run = space.answers.n_samples * space.n_layers
-    return {
-        "tau": sweep.taus,
-        "patience": np.full(len(sweep.taus), patience),
-        "score": score(sweep),
-        "speedup": 1.0 - sweep.total_layers() / n_layers_run,
-    }
+def make_score(scoring: str, shown: Shown) -> PolicyScore:
+    """Return a score of the samples for any set of policies."""
+    return EXACT_SCORES[check_scoring(scoring)](shown.staged, shown.codes[:, np.newaxis])
 
 
 def policy_grid(
     space: PolicySpace, score: PolicyScore, taus: ArrayLike, patiences: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], Table]:
-    """Score every pair of a threshold and a patience.
+    """Return the scores of every pair of a threshold and a patience.
 
     Returns
     -------
@@ -77,7 +49,7 @@ def policy_grid(
     counts = np.unique([check_patience(patience, space.n_layers) for patience in given])
     if not (len(thresholds) and len(counts)):
         raise ValueError("taus and patiences must hold at least one value each.")
-    tables = [score_policies(space, score, int(count), thresholds) for count in counts]
+    tables = [policy_table(space, score, int(count), thresholds) for count in counts]
     return thresholds, counts, concatenate(tables)
 
 
@@ -88,7 +60,8 @@ class SearchedPolicies:
     Attributes
     ----------
     table : dict of ndarray
-        Columns "tau", "patience" (M where it was None), "score" and "speedup", one row a candidate.
+        Columns "tau", "patience" (M where it was None), "score" and "speedup", one row per
+        candidate.
     best : int or None
         Row of the chosen candidate.
     n_layers : int or None
@@ -103,7 +76,7 @@ class SearchedPolicies:
     def from_search(
         cls, search: Any, *, metric: str, speedup: str, n_layers: int | None
     ) -> SearchedPolicies:
-        """Read a fitted search over tau and patience, or its ``cv_results_``.
+        """Return the policies of a fitted search over tau and patience, or of its ``cv_results_``.
 
         Raises
         ------
@@ -132,22 +105,21 @@ class SearchedPolicies:
         return cls(table, getattr(search, "best_index_", None), n_layers)
 
     def rows(self, chosen: NDArray[np.bool_]) -> Table:
-        """Give some of the candidates, from the slowest to the fastest."""
+        """Return some of the candidates, from the slowest to the fastest."""
         part = take(self.table, np.flatnonzero(chosen))
         return take(part, np.argsort(part["speedup"], kind="stable"))
 
 
 def _layers_of(search: Any) -> int | None:
-    """Find the number of layers of the network that a search has trained at the end, if any."""
-    estimator = getattr(search, "best_estimator_", None)
-    while estimator is not None and not hasattr(estimator, "n_layers_"):
-        is_pipeline = hasattr(estimator, "steps")
-        estimator = estimator.steps[-1][1] if is_pipeline else _inner_estimator(estimator)[0]
-    return None if estimator is None else int(estimator.n_layers_)
+    """Return the number of layers of the network that a search has refitted, None without one."""
+    if not hasattr(search, "best_estimator_"):
+        return None
+    links = chain(search.best_estimator_)
+    return next((int(link.n_layers_) for link in links if hasattr(link, "n_layers_")), None)
 
 
 def _policy_column(results: Mapping[str, Any], name: str) -> str:
-    """Find the column of a parameter, which may belong to a step of a pipeline."""
+    """Return the column of a parameter, which may belong to a step of a pipeline."""
     found = [key for key in results if _is_parameter(key) and _last_part(key) == name]
     if len(found) != 1:
         parameters = [key.removeprefix("param_") for key in results if _is_parameter(key)]
@@ -167,7 +139,7 @@ def _last_part(key: str) -> str:
 
 
 def _check_nothing_else(results: Mapping[str, Any], policy_columns: set[str]) -> None:
-    """Refuse a search in which scores do not depend on the policy alone."""
+    """Raise if scores of a search do not depend on the policy alone."""
     for key in filter(_is_parameter, results):
         values = {repr(value) for value in results[key]}
         if key not in policy_columns and len(values) > 1:

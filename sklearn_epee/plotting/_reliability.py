@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn_epee._exits.reliability import N_BINS, Reliability, check_n_bins
 
 from ._axes import BLUE, COLORMAP, ORANGE, import_pyplot, own_or_new_axes, own_or_new_panels
-from ._staged import StagedPredictions, ask_estimator, from_arrays
+from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,8 +131,9 @@ class ExitReliabilityDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged = ask_estimator(estimator, X, y)
-        return cls._of(staged, n_bins, name or type(estimator).__name__).plot(ax)
+        n_bins = check_n_bins(n_bins)
+        shown, _ = ask_estimator(estimator, X, y)
+        return cls._of(shown, n_bins, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -178,8 +179,8 @@ class ExitReliabilityDisplay:
         return cls._of(from_arrays(y_true, staged_proba, labels), n_bins, name).plot(ax)
 
     @classmethod
-    def _of(cls, staged: StagedPredictions, n_bins: int, name: str | None) -> Self:
-        found = Reliability.of(staged.proba, staged.codes, check_n_bins(n_bins))
+    def _of(cls, shown: Shown, n_bins: int, name: str | None) -> Self:
+        found = Reliability.of(shown.head_proba, shown.codes, check_n_bins(n_bins))
         return cls(found.accuracy, found.confidence, found.counts, name=name)
 
     @property

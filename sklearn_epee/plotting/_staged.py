@@ -1,72 +1,52 @@
-"""What displays are made of: true classes and the probabilities of all exits, from one pass."""
+"""What displays are made of: the predictions of all exits, from one pass, and the true classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import column_or_1d
 
-from sklearn_epee.metrics import _inner_estimator, _unwrap
-from sklearn_epee.model_selection._policy_space import StagedProbabilities
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.wrappers import OwnPolicy, own_policy, staged_predictions
 
 # Sums of probabilities in half precision are off by less than this.
 _SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class StagedPredictions:
-    """True classes and the probabilities of all exits.
+class Shown:
+    """The samples of a display.
 
     Attributes
     ----------
+    staged : StagedPredictions
+        Of one task.
     codes : ndarray of shape (n_samples,), int64
         Column of the true class.
-    proba : ndarray of shape (n_samples, n_layers, n_classes)
     classes : ndarray of shape (n_classes,)
     """
 
+    staged: StagedPredictions
     codes: NDArray[np.int64]
-    proba: NDArray[np.floating]
     classes: NDArray[Any]
 
     @property
-    def n_layers(self) -> int:
-        """Number of layers M."""
-        return self.proba.shape[1]
-
-    def answers(
-        self, exit_ensemble: str | None = None, exit_loss_weights: Any = "ascending"
-    ) -> StagedProbabilities:
-        """Give what each exit answers, and what decides whether a sample leaves there."""
-        return StagedProbabilities.from_proba(self.proba, exit_ensemble, exit_loss_weights)
+    def head_proba(self) -> NDArray[np.floating]:
+        """The heads' own probabilities, (n_samples, n_layers, n_classes)."""
+        return self.staged.head_proba[0]
 
 
-@dataclass(frozen=True)
-class OwnPolicy:
-    """How a fitted estimator leaves and answers.
-
-    Attributes
-    ----------
-    tau : float or None
-        None if no policy is found: the estimator leaves by rules of its own.
-    patience : int or None
-    exit_ensemble : {None, "mean", "weighted"}
-    exit_loss_weights : str or array-like
-    """
-
-    tau: float | None
-    patience: int | None
-    exit_ensemble: str | None
-    exit_loss_weights: Any
-
-
-def from_arrays(y_true: ArrayLike, staged_proba: ArrayLike, labels: ArrayLike | None) -> Any:
-    """Check true labels and staged probabilities.
+def from_arrays(
+    y_true: ArrayLike,
+    staged_proba: ArrayLike,
+    labels: ArrayLike | None,
+    exit_ensemble: str | None = None,
+    exit_loss_weights: Any = "ascending",
+) -> Shown:
+    """Return the samples that true labels and staged probabilities stand for.
 
     Parameters
     ----------
@@ -74,10 +54,12 @@ def from_arrays(y_true: ArrayLike, staged_proba: ArrayLike, labels: ArrayLike | 
     staged_proba : array-like of shape (n_samples, n_layers, n_classes)
     labels : array-like of shape (n_classes,) or None
         The class of each column; None: the sorted labels in `y_true`.
+    exit_ensemble : {None, "mean", "weighted"}, default=None
+    exit_loss_weights : str or array-like, default="ascending"
 
     Returns
     -------
-    StagedPredictions
+    Shown
 
     Raises
     ------
@@ -85,7 +67,7 @@ def from_arrays(y_true: ArrayLike, staged_proba: ArrayLike, labels: ArrayLike | 
         If an argument is not as described, or they do not fit together.
     """
     proba = _check_proba(staged_proba)
-    truth: NDArray[Any] = np.asarray(column_or_1d(y_true))
+    truth = _check_labels("y_true", y_true)
     if len(truth) != len(proba):
         raise ValueError(
             "staged_proba must have one row for each sample of y_true, shape (n_samples, n_layers, "
@@ -93,13 +75,12 @@ def from_arrays(y_true: ArrayLike, staged_proba: ArrayLike, labels: ArrayLike | 
             "staged_predict_proba are to be stacked along axis 1."
         )
     classes = _check_classes(truth, labels, proba.shape[2])
-    order = np.argsort(classes)
-    codes = order[np.searchsorted(classes, truth, sorter=order)]
-    return StagedPredictions(codes, proba, classes)
+    staged = StagedPredictions.from_proba([proba], exit_ensemble, exit_loss_weights)
+    return Shown(staged, _codes(truth, classes), classes)
 
 
-def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> StagedPredictions:
-    """Ask a fitted estimator for all exits in one forward pass.
+def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolicy]:
+    """Return the predictions of all exits of a fitted estimator, and its policy.
 
     Parameters
     ----------
@@ -110,60 +91,50 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> StagedPredictions:
 
     Returns
     -------
-    StagedPredictions
+    shown : Shown
+    policy : OwnPolicy
 
     Raises
     ------
     TypeError
-        If the classifier answers several tasks.
+        If the classifier predicts several tasks.
     ValueError
         If `y` does not fit.
     """
-    classifier, inner_X = _unwrap(estimator, X)
-    if isinstance(classifier.classes_, list):
+    staged, classes = staged_predictions(estimator, X)
+    if isinstance(classes, list):
         raise TypeError(
-            f"{type(estimator).__name__} answers {len(classifier.classes_)} tasks, and a display "
-            "shows one. Draw task t with from_predictions(y[:, t], np.stack([layer[t] for layer in "
+            f"{type(estimator).__name__} predicts {len(classes)} tasks, and a display shows one. "
+            "Draw task t with from_predictions(y[:, t], np.stack([layer[t] for layer in "
             "classifier.staged_predict_proba(X)], axis=1)); its exits are then those of the task "
             "alone."
         )
-    proba = np.stack(list(classifier.staged_predict_proba(inner_X)), axis=1)
-    return from_arrays(y, proba, classifier.classes_)
+    truth = _check_labels("y", y)
+    if len(truth) != staged.n_samples:
+        raise ValueError(
+            f"y must hold one label for each of the {staged.n_samples} samples of X; got "
+            f"{len(truth)}."
+        )
+    _check_known("y", truth, classes)
+    return Shown(staged, _codes(truth, classes), classes), own_policy(estimator)
 
 
-def own_policy(estimator: Any) -> OwnPolicy:
-    """Read by which policy a fitted estimator leaves; of wrapped ones the outermost counts.
-
-    Parameters
-    ----------
-    estimator : estimator
-
-    Returns
-    -------
-    OwnPolicy
-    """
-    chain = list(_chain(estimator))
-    chosen = ((c.best_tau_, c.best_patience_) for c in chain if hasattr(c, "best_tau_"))
-    given = ((c.tau, c.patience) for c in chain if hasattr(c, "tau"))
-    tau, patience = next(chosen, None) or next(given, (None, None))
-    return OwnPolicy(
-        tau=tau,
-        patience=patience,
-        exit_ensemble=_first(chain, "exit_ensemble", None),
-        exit_loss_weights=_first(chain, "exit_loss_weights", "ascending"),
-    )
+def _codes(truth: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, truth, sorter=order)].astype(np.int64)
 
 
-def _chain(estimator: Any) -> Iterator[Any]:
-    """Give the estimator, what it wraps, and so on."""
-    while estimator is not None:
-        yield estimator
-        is_pipeline = isinstance(estimator, Pipeline)
-        estimator = estimator.steps[-1][1] if is_pipeline else _inner_estimator(estimator)[0]
-
-
-def _first(chain: list[Any], name: str, default: Any) -> Any:
-    return next((getattr(link, name) for link in chain if hasattr(link, name)), default)
+def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
+    """Return labels as an array of one dimension, or raise."""
+    try:
+        labels: NDArray[Any] = np.asarray(column_or_1d(given))
+        np.unique(labels)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must hold one label per sample, of one type and shape (n_samples,); {error}"
+        ) from error
+    return labels
 
 
 def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
@@ -186,7 +157,7 @@ def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
 
 
 def _check_classes(y_true: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> NDArray[Any]:
-    classes = np.unique(y_true) if labels is None else np.asarray(column_or_1d(labels))
+    classes = np.unique(y_true) if labels is None else _check_labels("labels", labels)
     if len(classes) != n_classes:
         where = "labels has" if labels is not None else "y_true has"
         advice = "" if labels is not None else " Give the class of each column as labels."
@@ -196,10 +167,21 @@ def _check_classes(y_true: NDArray[Any], labels: ArrayLike | None, n_classes: in
         )
     if len(np.unique(classes)) != n_classes:
         raise ValueError(f"labels must differ from each other; got {classes.tolist()}.")
-    unknown = np.setdiff1d(y_true, classes)
+    _check_known("y_true", y_true, classes)
+    return classes
+
+
+def _check_known(name: str, truth: NDArray[Any], classes: NDArray[Any]) -> None:
+    """Raise if true labels are not among the classes."""
+    try:
+        unknown = np.setdiff1d(truth, classes)
+    except TypeError as error:  # words and numbers
+        raise TypeError(
+            f"{name} and the classes {classes.tolist()} are of different types; got labels such "
+            f"as {truth[:1].tolist()}."
+        ) from error
     if len(unknown):
         raise ValueError(
-            f"y_true holds the labels {unknown.tolist()}, which are not among the classes "
+            f"{name} holds the labels {unknown.tolist()}, which are not among the classes "
             f"{classes.tolist()}."
         )
-    return classes

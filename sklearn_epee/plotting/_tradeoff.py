@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
-from sklearn_epee.model_selection._selection import concatenate, pareto_front
-from sklearn_epee.policy import check_patience, check_tau
+from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.tables import Table, concatenate, pareto_front, policy_table
 
 from ._axes import BLUE, GREEN, ORANGE, add_factor_axis, own_or_new_axes
-from ._policies import SearchedPolicies, Table, make_score, score_policies
-from ._staged import StagedPredictions, ask_estimator, from_arrays, own_policy
+from ._policies import SearchedPolicies, make_score
+from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,9 +31,9 @@ class ExitTradeoffDisplay:
     """Score against speed-up: entropy only, patience only, both, and the chosen policy.
 
     "Both" is the Pareto front of all policies, each patience with each tau. It is the best that
-    can be picked on the very samples shown, so it flatters: on new samples a picked policy does
-    worse on average. Make the display with :meth:`from_estimator`, :meth:`from_predictions` or
-    :meth:`from_cv_results`.
+    can be selected on the very samples shown, so it is optimistically biased: on new samples a
+    selected policy does worse on average. Make the display with :meth:`from_estimator`,
+    :meth:`from_predictions` or :meth:`from_cv_results`.
 
     Parameters
     ----------
@@ -151,10 +151,9 @@ class ExitTradeoffDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged, own = ask_estimator(estimator, X, y), own_policy(estimator)
-        answers = staged.answers(own.exit_ensemble, own.exit_loss_weights)
+        shown, own = ask_estimator(estimator, X, y)
         policy = None if own.tau is None else (own.tau, own.patience)
-        return cls._of(staged, answers, policy, scoring, name or type(estimator).__name__).plot(ax)
+        return cls._of(shown, policy, scoring, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -208,32 +207,30 @@ class ExitTradeoffDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        staged = from_arrays(y_true, staged_proba, labels)
+        shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
         if tau is None and patience is not None:
             raise ValueError(
                 f"patience={patience!r} needs a tau to mark a policy; tau=0 is patience alone."
             )
-        answers = staged.answers(exit_ensemble, exit_loss_weights)
         policy = None if tau is None else (tau, patience)
-        return cls._of(staged, answers, policy, scoring, name).plot(ax)
+        return cls._of(shown, policy, scoring, name).plot(ax)
 
     @classmethod
     def _of(
         cls,
-        staged: StagedPredictions,
-        answers: StagedProbabilities,
+        shown: Shown,
         policy: tuple[float, int | None] | None,
         scoring: str,
         name: str | None,
     ) -> Self:
-        score = make_score(scoring, answers, staged.codes)
-        space = PolicySpace(answers)
+        score = make_score(scoring, shown)
+        space = PolicySpace(shown.staged)
         n_layers = space.n_layers
-        tables = [score_policies(space, score, count) for count in range(n_layers, 0, -1)]
+        tables = [policy_table(space, score, count) for count in range(n_layers, 0, -1)]
         chosen = None
         if policy is not None:
             patience = min(check_patience(policy[1], n_layers), n_layers)
-            table = score_policies(space, score, patience, [check_tau(policy[0])])
+            table = policy_table(space, score, patience, np.array([check_tau(policy[0])]))
             chosen = _row(table, 0) | {"patience": patience}
         return cls(
             entropy_only=tables[0],

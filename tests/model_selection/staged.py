@@ -7,8 +7,8 @@ from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_epee._exits.wrappers import stack_tasks
 from sklearn_epee._tasks import Tasks, exact_match_score, task_columns
-from sklearn_epee.model_selection._exits import stacked_tasks
 from sklearn_epee.policy import apply_policy
 
 N_LAYERS = 5
@@ -169,7 +169,7 @@ class NumericTasks(ClassifierMixin, BaseEstimator):
         return map(list, zip(*(one.staged_predict_proba(X) for one in self.each_), strict=True))
 
     def predict_with_exits(self, X):
-        tasks = stacked_tasks([*self.staged_predict_proba(X)])
+        tasks = stack_tasks([*self.staged_predict_proba(X)])
         found = apply_policy(
             tasks,
             self.tau,

@@ -27,14 +27,10 @@ from sklearn_epee import (
     speedup_score,
 )
 from sklearn_epee._exits.reliability import Reliability
+from sklearn_epee._exits.wrappers import exit_classifier
 from sklearn_epee.datasets import make_supplement_notes
-from sklearn_epee.model_selection._calibration import (
-    ExitMaps,
-    _HeldOut,
-    fit_scales,
-    fit_temperature,
-)
-from sklearn_epee.model_selection._exits import exit_classifier
+from sklearn_epee.model_selection._calibration import _HeldOut
+from sklearn_epee.model_selection._exit_maps import ExitMaps, fit_scales, fit_temperature
 from sklearn_epee.plotting import ExitReliabilityDisplay
 from sklearn_epee.policy import apply_policy, normalized_entropy
 from tests.conftest import tiny_text_classifier
@@ -57,7 +53,7 @@ class MappedExits(NumericExits):
         matrix, shift = self.maps_
         return softmax(np.einsum("mkj,nmj->nmk", matrix, np.log(proba)) + shift, axis=2)
 
-    def _with_mapped_exits(self, matrix, shift):
+    def map_exit_logits(self, matrix, shift):
         twin = copy.deepcopy(self)
         twin.maps_ = (matrix, shift)
         return twin

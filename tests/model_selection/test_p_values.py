@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
+from benchmarks.risk_control import hoeffding_bentkus
 from sklearn_epee.model_selection._p_values import (
     _variances_before,
     betting,
     binomial,
-    hoeffding_bentkus,
     smallest_sample,
 )
 

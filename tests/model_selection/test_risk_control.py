@@ -7,8 +7,16 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy.stats import binom
 
-from benchmarks.risk_control import CONFIDENCE, Promise, graded_error, simulate, staged_population
-from sklearn_epee.model_selection._policy_space import StagedProbabilities
+from benchmarks.risk_control import (
+    CONFIDENCE,
+    P_VALUES,
+    Promise,
+    graded_error,
+    simulate,
+    staged_population,
+)
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.tables import PolicyGrid
 from sklearn_epee.model_selection._risk_control import (
     CANDIDATE_SHARE,
     N_CAUTIOUS,
@@ -17,7 +25,6 @@ from sklearn_epee.model_selection._risk_control import (
     split_rows,
 )
 from sklearn_epee.model_selection._risks import check_risk, risk_of
-from sklearn_epee.model_selection._selection import PolicyGrid
 
 LEVEL = 1 - CONFIDENCE
 N_DRAWS = 300
@@ -36,7 +43,7 @@ CLASSES = np.array(["a", "b", "c"])
 
 
 def losses_of(risk):
-    return risk_of(risk, PREDICTIONS, CODES, CLASSES)
+    return risk_of(risk, PREDICTIONS[..., np.newaxis], CODES[:, np.newaxis], CLASSES)
 
 
 def test_named_losses():
@@ -107,17 +114,17 @@ def test_parts_of_groups():
 
 
 def certify(promise, *, p_value="auto", policies="all", seed=0, confidence=CONFIDENCE):
-    control = RiskControl(promise.bound, confidence, p_value)
-    offered = PolicyGrid.from_parameter(policies, promise.answers.n_layers)
+    control = RiskControl(promise.bound, confidence, P_VALUES[p_value])
+    offered = PolicyGrid.from_parameter(policies, promise.staged.n_layers)
     rng = np.random.RandomState(seed)
-    return control.certify(promise.answers, promise.risk, promise.groups, offered, rng)
+    return control.certify(promise.staged, promise.risk, promise.groups, offered, rng)
 
 
 def test_candidates_go_from_the_surest_to_the_fastest(population):
     promise = Promise.on(*population, "accuracy_drop", 0.01)
     control = RiskControl(0.01, 0.95)
-    offered = PolicyGrid.from_parameter("all", promise.answers.n_layers)
-    front = control.find_candidates(promise.answers, promise.risk.losses, promise.groups, offered)
+    offered = PolicyGrid.from_parameter("all", promise.staged.n_layers)
+    front = control.find_candidates(promise.staged, promise.risk.losses, promise.groups, offered)
     assert (np.diff(front["speedup"]) > 0).all()
     as_sure = front["evidence"] == front["evidence"][0]  # slower ones, and the first of the front
     assert as_sure.sum() > 5
@@ -150,7 +157,7 @@ def test_what_is_tested_was_not_seen(population):
     losses = promise.risk.losses[found.tested]
     for i in (0, 10, -1):
         tau, patience = found.candidates["tau"][i], found.candidates["patience"][i]
-        exits = promise.answers.take(found.tested).exit_layers(tau, patience)
+        exits = promise.staged.take(found.tested).exit_layers(tau, patience)
         risk = losses[np.arange(len(exits)), exits - 1].mean()
         assert found.candidates["risk"][i] == pytest.approx(risk)
         assert found.candidates["p_value"][i] == binom.cdf(
@@ -227,22 +234,22 @@ def test_the_promise_is_kept_and_costs_little(name, population):
     assert outcome.oracle - outcome.speedup < lost
 
 
-@pytest.mark.parametrize("p_value", ["auto", "betting", "hoeffding_bentkus"])
+@pytest.mark.parametrize("p_value", P_VALUES)
 @pytest.mark.parametrize("risk", ["error", "disagreement", "accuracy_drop"])
 def test_a_policy_that_is_a_little_too_risky_is_seldom_certified(p_value, risk, population):
     """The hardest case: one policy, whose risk is just above the bound."""
     grid = {"tau": [0.3], "patience": [6]}
     offered = PolicyGrid.from_parameter(grid, 6)
     promise = Promise.on(*population, risk, 0.5)
-    true_risk = promise.true_risk(promise.answers.exit_layers(0.3, 6))
-    control = RiskControl(true_risk - 1e-9, 0.9, p_value)
+    true_risk = promise.true_risk(promise.staged.exit_layers(0.3, 6))
+    control = RiskControl(true_risk - 1e-9, 0.9, P_VALUES[p_value])
     rng = np.random.RandomState(0)
     n_draws, n_certified = 400, 0
     for _ in range(n_draws):
         rows = rng.randint(8000, size=400)
         drawn = replace(promise.risk, losses=promise.risk.losses[rows])
-        answers = promise.answers.take(rows)
-        found = control.certify(answers, drawn, promise.groups.take(rows), offered, rng)
+        staged = promise.staged.take(rows)
+        found = control.certify(staged, drawn, promise.groups.take(rows), offered, rng)
         n_certified += bool(found.candidates["certified"].any())
     assert n_certified <= binom.ppf(0.9999, n_draws, 0.1)
     if p_value == "auto" and risk != "accuracy_drop":  # exact, so nearly all of it is used
@@ -258,7 +265,8 @@ def test_the_same_seed_gives_the_same_tests(population):
 
 def test_answers_carry_the_ensemble(population):
     proba, codes = population
-    answers = StagedProbabilities.from_proba(proba, exit_ensemble="mean")
-    losses = risk_of("disagreement", answers.predictions, codes, np.arange(4)).losses
+    staged = StagedPredictions.from_proba([proba], exit_ensemble="mean")
+    codes_of_tasks = codes[:, np.newaxis]
+    losses = risk_of("disagreement", staged.predictions, codes_of_tasks, np.arange(4)).losses
     assert not losses[:, -1].any()
     assert (losses != Promise.on(proba, codes, "disagreement", 0.1).risk.losses).any()

@@ -7,16 +7,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.metrics import accuracy_score
 
+from sklearn_epee._exits.policy_scores import EXACT_SCORES
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front, policy_tables
 from sklearn_epee.metrics import speedup_ratio
-from sklearn_epee.model_selection._policy_scores import EXACT_SCORES
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
-from sklearn_epee.model_selection._selection import (
-    PolicyGrid,
-    SelectionCriterion,
-    concatenate,
-    pareto_front,
-    policy_tables,
-)
+from sklearn_epee.model_selection._selection import SelectionCriterion
 from sklearn_epee.policy import apply_policy
 
 from .staged import codes_for, staged_arrays
@@ -25,11 +21,11 @@ no_deadline = settings(deadline=None)
 
 
 def tables_of(proba, policies="all", weights=None, score="accuracy"):
-    answers = StagedProbabilities.from_proba(proba)
+    staged = StagedPredictions.from_proba([proba])
     codes = codes_for(proba)
-    offered = PolicyGrid.from_parameter(policies, answers.n_layers)
-    exact = EXACT_SCORES[score](answers, codes, weights)
-    return list(policy_tables(PolicySpace(answers), exact, offered, weights))
+    offered = PolicyGrid.from_parameter(policies, staged.n_layers)
+    exact = EXACT_SCORES[score](staged, codes[:, np.newaxis], weights)
+    return list(policy_tables(PolicySpace(staged), exact, offered, weights))
 
 
 def not_dominated(points):

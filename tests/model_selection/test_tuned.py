@@ -399,10 +399,9 @@ RISKS = {
 
 
 @pytest.mark.parametrize("name", RISKS)
-@pytest.mark.parametrize("p_value", ["auto", "betting", "hoeffding_bentkus"])
-def test_other_risks(name, p_value, fitted):
+def test_other_risks(name, fitted):
     X, y = blobs(3000)
-    model = tuned(fitted, confidence=0.95, random_state=0, p_value=p_value, **RISKS[name])
+    model = tuned(fitted, confidence=0.95, random_state=0, **RISKS[name])
     model.fit(X, y)
     assert model.certified_
     assert model.risk_ < model.risk_bound_ == RISKS[name]["max_risk"]

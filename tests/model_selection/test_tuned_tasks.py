@@ -21,8 +21,8 @@ from sklearn_epee import (
     speedup_score,
     task_accuracy_score,
 )
+from sklearn_epee._exits.wrappers import stack_tasks
 from sklearn_epee.metrics import speedup_ratio
-from sklearn_epee.model_selection._exits import stacked_tasks
 from sklearn_epee.plotting import LayerwiseDisplay
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, normalized_entropy
 from tests.conftest import tiny_text_classifier
@@ -58,7 +58,7 @@ def tuned(estimator, **parameters):
 
 def every_policy(classifier, X, y, metric, ensemble):
     """Score and speed-up of all policies that differ on these samples, one by one."""
-    tasks = stacked_tasks([*classifier.staged_predict_proba(X)])
+    tasks = stack_tasks([*classifier.staged_predict_proba(X)])
     entropies = np.stack([normalized_entropy(task) for task in tasks], axis=-1)
     # Each task's own entropies, and their mean.
     taus = np.unique([*entropies.ravel(), *entropies.mean(axis=-1).ravel()])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, recall_score
 
-from sklearn_epee.model_selection import _policy_scores
-from sklearn_epee.model_selection._policy_scores import EXACT_SCORES, ScorerScore
-from sklearn_epee.model_selection._policy_space import PolicySpace, StagedProbabilities
-
-from .staged import codes_for, staged_arrays
+from sklearn_epee._exits import policy_scores
+from sklearn_epee._exits.policy_scores import EXACT_SCORES, ScorerScore
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace
+from tests.model_selection.staged import codes_for, staged_arrays
 
 no_deadline = settings(deadline=None)
 
@@ -34,16 +34,16 @@ METRICS = {"accuracy": accuracy_score, "balanced_accuracy": mean_recall, "f1_mac
 @given(proba=staged_arrays(), seed=st.integers(0, 2**32 - 1))
 @no_deadline
 def test_exact_scores_are_the_metrics(name, weighted, proba, seed):
-    answers = StagedProbabilities.from_proba(proba)
+    staged = StagedPredictions.from_proba([proba])
     codes = codes_for(proba, seed)
     weights = np.random.default_rng(seed).uniform(0.1, 2, size=len(codes)) if weighted else None
-    score = EXACT_SCORES[name](answers, codes, weights)
+    score = EXACT_SCORES[name](staged, codes[:, np.newaxis], weights)
     rows = np.arange(len(codes))
-    for patience in range(1, answers.n_layers + 1):
-        sweep = PolicySpace(answers).sweep(patience)
+    for patience in range(1, staged.n_layers + 1):
+        sweep = PolicySpace(staged).sweep(patience)
         expected = [
-            METRICS[name](codes, answers.predictions[rows, exits - 1], sample_weight=weights)
-            for exits in sweep.walk()
+            METRICS[name](codes, staged.predictions[rows, exits - 1, 0], sample_weight=weights)
+            for exits in sweep.exit_layers()
         ]
         assert_allclose(score(sweep), expected, atol=1e-12)
 
@@ -55,18 +55,18 @@ def test_a_class_without_weight_counts_as_in_the_scorer_of_that_name(name):
     codes = codes_for(proba)
     weights = np.where(codes == 1, 0.0, np.linspace(0.5, 2, 40))
     for kept in (np.full(40, True), codes != 1):  # there without weight; predicted alone
-        answers = StagedProbabilities.from_proba(proba[kept])
-        sweep = PolicySpace(answers).sweep(3)
-        found = EXACT_SCORES[name](answers, codes[kept], weights[kept])(sweep)
+        staged = StagedPredictions.from_proba([proba[kept]])
+        sweep = PolicySpace(staged).sweep(3)
+        found = EXACT_SCORES[name](staged, codes[kept][:, np.newaxis], weights[kept])(sweep)
         rows = np.arange(kept.sum())
         expected = [
             get_scorer(name)._score_func(
                 codes[kept],
-                answers.predictions[rows, exits - 1],
+                staged.predictions[rows, exits - 1, 0],
                 sample_weight=weights[kept],
                 **get_scorer(name)._kwargs,
             )
-            for exits in sweep.walk()
+            for exits in sweep.exit_layers()
         ]
         assert_allclose(found, expected, atol=1e-12)
 
@@ -74,77 +74,79 @@ def test_a_class_without_weight_counts_as_in_the_scorer_of_that_name(name):
 def many(n_classes=3):
     proba = np.random.default_rng(0).dirichlet(np.ones(n_classes), size=(60, 4))
     classes = np.array(["ant", "bee", "cow", "dog"][:n_classes])
-    return StagedProbabilities.from_proba(proba), codes_for(proba), classes
+    return StagedPredictions.from_proba([proba]), codes_for(proba), classes
 
 
 def test_many_classes_are_counted_in_blocks(monkeypatch):
-    answers, codes, _ = many(4)
-    sweep = PolicySpace(answers).sweep(3)
-    whole = EXACT_SCORES["f1_macro"](answers, codes)(sweep)
+    staged, codes, _ = many(4)
+    sweep = PolicySpace(staged).sweep(3)
+    whole = EXACT_SCORES["f1_macro"](staged, codes[:, np.newaxis])(sweep)
     for size in (1, 2 * len(sweep.taus), 3 * len(sweep.taus)):
-        monkeypatch.setattr(_policy_scores, "_BLOCK", size)
-        assert_allclose(EXACT_SCORES["f1_macro"](answers, codes)(sweep), whole, rtol=1e-12)
+        monkeypatch.setattr(policy_scores, "_BLOCK", size)
+        assert_allclose(
+            EXACT_SCORES["f1_macro"](staged, codes[:, np.newaxis])(sweep), whole, rtol=1e-12
+        )
 
 
 def test_accuracies_are_equal_to_the_last_bit():
-    answers, codes, _ = many()
-    sweep = PolicySpace(answers).sweep(4)
-    found = EXACT_SCORES["accuracy"](answers, codes)(sweep)
-    for score, exits in zip(found, sweep.walk(), strict=True):
-        assert score == accuracy_score(codes, answers.predictions[np.arange(60), exits - 1])
+    staged, codes, _ = many()
+    sweep = PolicySpace(staged).sweep(4)
+    found = EXACT_SCORES["accuracy"](staged, codes[:, np.newaxis])(sweep)
+    for score, exits in zip(found, sweep.exit_layers(), strict=True):
+        assert score == accuracy_score(codes, staged.predictions[np.arange(60), exits - 1, 0])
 
 
 @pytest.mark.parametrize("name", ["f1_weighted", "neg_log_loss", "roc_auc_ovr"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_any_scorer_sees_the_answers_at_the_exits(name, weighted):
-    answers, codes, classes = many()
+def test_any_scorer_sees_the_staged_at_the_exits(name, weighted):
+    staged, codes, classes = many()
     params = {"sample_weight": np.linspace(0.1, 1, 60)} if weighted else {}
     scorer = get_scorer(name)
     score = ScorerScore(
-        scorer, answers=answers, classes=classes, X=np.zeros(60), y=classes[codes], params=params
+        scorer, staged=staged, classes=classes, X=np.zeros(60), y=classes[codes], params=params
     )
-    taus = PolicySpace(answers).quantile_taus(5)
-    sweep = PolicySpace(answers).sweep(3, taus)
+    taus = PolicySpace(staged).quantile_taus(5)
+    sweep = PolicySpace(staged).sweep(3, taus)
     metric = scorer._score_func
     needs_labels = name.startswith("f1")
-    for found, exits in zip(score(sweep), sweep.walk(), strict=True):
-        proba = answers.proba[np.arange(60), exits - 1]
+    for found, exits in zip(score(sweep), sweep.exit_layers(), strict=True):
+        proba = staged.proba_at(exits)[0]
         answer = classes[proba.argmax(axis=1)] if needs_labels else proba
         expected = metric(classes[codes], answer, **scorer._kwargs, **params)
         assert found == pytest.approx(scorer._sign * expected)
 
 
 def test_scorers_get_the_samples():
-    answers, codes, classes = many()
+    staged, codes, classes = many()
     X = [f"text {i}" for i in range(60)]
 
     def last_word(estimator, X, y):
         assert estimator.predict(X).shape == y.shape
         return float(X[7].split()[1])
 
-    score = ScorerScore(last_word, answers=answers, classes=classes, X=X, y=codes, params={})
-    assert score(PolicySpace(answers).sweep(1)).tolist() == [7]
+    score = ScorerScore(last_word, staged=staged, classes=classes, X=X, y=codes, params={})
+    assert score(PolicySpace(staged).sweep(1)).tolist() == [7]
 
 
 @pytest.mark.parametrize("value", [{"a": 1.0}, "0.9", None, np.ones(2)])
 def test_scorers_that_give_no_number(value):
-    answers, codes, classes = many()
+    staged, codes, classes = many()
     score = ScorerScore(
-        lambda *_: value, answers=answers, classes=classes, X=codes, y=codes, params={}
+        lambda *_: value, staged=staged, classes=classes, X=codes, y=codes, params={}
     )
     with pytest.raises(TypeError, match="scoring must give a single number"):
-        score(PolicySpace(answers).sweep(1))
+        score(PolicySpace(staged).sweep(1))
 
 
 def test_thresholded_binary_scores():
-    answers, codes, classes = many(2)
+    staged, codes, classes = many(2)
     scorer = make_scorer(f1_score, pos_label="bee")
     score = ScorerScore(
-        scorer, answers=answers, classes=classes, X=codes, y=classes[codes], params={}
+        scorer, staged=staged, classes=classes, X=codes, y=classes[codes], params={}
     )
-    sweep = PolicySpace(answers).sweep(4, np.array([0.5]))
-    exits = next(sweep.walk())
-    labels = classes[answers.predictions[np.arange(60), exits - 1]]
+    sweep = PolicySpace(staged).sweep(4, np.array([0.5]))
+    exits = next(sweep.exit_layers())
+    labels = classes[staged.predictions[np.arange(60), exits - 1, 0]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = score(sweep)

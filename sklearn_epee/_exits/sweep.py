@@ -1,8 +1,8 @@
-"""Every exit policy at once: what each tau and patience does to samples whose exits are known.
+"""All exit policies at once: what each tau and patience does to samples with staged predictions.
 
 For one patience, raising tau moves samples to earlier exits, one move at a time: a sample whose
-entropies fall to new lows at some layers leaves at the first of these lows that is below tau. All
-moves are sorted by entropy once; totals over the samples (of layers run, of correct answers, of
+entropies fall to new lows at some layers exits at the first of these lows that is below tau. All
+moves are sorted by entropy once; totals over the samples (of layers run, of correct predictions, of
 losses) then follow for every tau from cumulative sums. Nothing is approximated.
 """
 
@@ -10,165 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from sklearn_epee.policy import (
-    check_exit_ensemble,
-    check_exit_loss_weights,
-    normalized_entropy,
-    patience_counters,
-)
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class StagedProbabilities:
-    """What every exit would answer, and what decides whether a sample leaves there.
-
-    Attributes
-    ----------
-    proba : ndarray of shape (n_samples, n_layers, n_classes)
-        The probabilities answered with by a sample that leaves at this layer: the head's own, or
-        the ensemble of the heads visited by then.
-    entropies : ndarray of shape (n_samples, n_layers), float64
-        Normalized entropies of the heads' own probabilities.
-    counters : ndarray of shape (n_samples, n_layers), int64
-        Patience counters of the heads' own predictions.
-    """
-
-    proba: NDArray[np.floating]
-    entropies: Floats
-    counters: Integers
-
-    @classmethod
-    def from_proba(
-        cls,
-        proba: ArrayLike,
-        exit_ensemble: str | None = None,
-        exit_loss_weights: Any = "ascending",
-    ) -> Self:
-        """Read staged probabilities of shape (n_samples, n_layers, n_classes).
-
-        The other parameters are those of :func:`sklearn_epee.policy.apply_policy`, and so are the
-        errors raised.
-        """
-        staged = np.asarray(proba)
-        if staged.ndim != 3 or 0 in staged.shape:
-            raise ValueError(
-                "staged probabilities must have shape (n_samples, n_layers, n_classes), none of "
-                f"them 0; got {staged.shape}."
-            )
-        entropies = normalized_entropy(staged).astype(np.float64)
-        counters = patience_counters(staged.argmax(axis=2))
-        answered = _combine_visited(staged, check_exit_ensemble(exit_ensemble), exit_loss_weights)
-        return cls(answered, entropies, counters)
-
-    # Several tasks may differ in this, see `JointPredictions`.
-    depends_on_patience: ClassVar[bool] = False
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples n."""
-        return self.entropies.shape[0]
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers M."""
-        return self.entropies.shape[1]
-
-    @cached_property
-    def predictions(self) -> Integers:
-        """Column of the class answered at every layer, of shape (n_samples, n_layers)."""
-        return self.proba.argmax(axis=2)
-
-    def entropies_with(self, patience: int) -> Floats:
-        """Give the entropies that count with a patience: always the same."""
-        del patience
-        return self.entropies
-
-    def answered(self, exits: Integers) -> NDArray[np.floating]:
-        """Give the probabilities answered with, by the layers that samples leave at."""
-        return self.proba[np.arange(len(exits)), exits - 1]
-
-    def take(self, rows: NDArray[np.intp]) -> StagedProbabilities:
-        """Give some of the samples."""
-        return StagedProbabilities(self.proba[rows], self.entropies[rows], self.counters[rows])
-
-    def exit_layers(self, tau: float, patience: int) -> Integers:
-        """Give the layer at which each sample leaves, from 1 to M."""
-        leaves = (self.entropies < tau) | (self.counters >= patience)
-        leaves[:, -1] = True
-        return leaves.argmax(axis=1) + 1
-
-
-class Predictions(Protocol):
-    """What policies are evaluated on: those of one task, or `JointPredictions` of several."""
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples n."""
-        ...
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers M."""
-        ...
-
-    @property
-    def depends_on_patience(self) -> bool:
-        """Whether the entropies that count change with the patience."""
-        ...
-
-    @property
-    def entropies(self) -> Floats:
-        """Entropies that count, of shape (n_samples, n_layers)."""
-        ...
-
-    @property
-    def counters(self) -> Integers:
-        """Patience counters, of shape (n_samples, n_layers)."""
-        ...
-
-    @property
-    def predictions(self) -> Integers:
-        """Columns of the classes answered, (n_samples, n_layers) or (..., n_tasks)."""
-        ...
-
-    def entropies_with(self, patience: int) -> Floats:
-        """Give the entropies that count with a patience."""
-        ...
-
-    def answered(self, exits: Integers) -> Any:
-        """Give the probabilities answered with, by the layers that samples leave at."""
-        ...
-
-    def take(self, rows: NDArray[np.intp]) -> Predictions:
-        """Give some of the samples."""
-        ...
-
-    def exit_layers(self, tau: float, patience: int) -> Integers:
-        """Give the layer at which each sample leaves, from 1 to M."""
-        ...
-
-
-def _combine_visited(
-    proba: NDArray[np.floating], exit_ensemble: str | None, exit_loss_weights: Any
-) -> NDArray[np.floating]:
-    """Give what a sample answers at every layer it may leave at."""
-    if exit_ensemble is None:
-        return proba
-    weighting = exit_loss_weights if exit_ensemble == "weighted" else "uniform"
-    weights = check_exit_loss_weights(weighting, proba.shape[1], dtype=proba.dtype)[:, np.newaxis]
-    totals = weights.cumsum(axis=0)
-    mean = (weights * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)
-    return np.where(totals > 0, mean, proba)
+from .staged import Floats, Integers, StagedPredictions
 
 
 @dataclass(frozen=True)
@@ -197,7 +45,7 @@ class Sweep:
     target: Integers
 
     def total(self, values: NDArray[Any]) -> Floats:
-        """Sum `values[i, m]`, of sample i leaving at layer m + 1, over the samples for every tau.
+        """Sum `values[i, m]`, of sample i exiting at layer m + 1, over the samples for every tau.
 
         Parameters
         ----------
@@ -212,11 +60,11 @@ class Sweep:
         return self.accumulate(float(self.at_start(values).sum()), after - before)
 
     def at_start(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Give the value of every sample under the patience rule alone."""
+        """Return the value of every sample under the patience rule alone."""
         return values[np.arange(len(self.start)), self.start - 1]
 
     def moved(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Give the values before and after every move."""
+        """Return the values before and after every move."""
         flat = np.ascontiguousarray(values).ravel()
         base = self.row * values.shape[1] - 1
         return flat[base + self.source], flat[base + self.target]
@@ -224,19 +72,19 @@ class Sweep:
     def accumulate(
         self, start: float, changes: NDArray[Any], moves: NDArray[Any] | None = None
     ) -> Floats:
-        """Add up the changes that all moves, or those selected, make to a total."""
+        """Return a total for every tau, from the changes that the moves make to it."""
         step = self.step if moves is None else self.step[moves]
         per_step = np.bincount(step, weights=changes, minlength=len(self.taus))
         return np.cumsum(per_step, dtype=np.float64) + start
 
     def total_layers(self, weights: Floats | None = None) -> Floats:
-        """Sum the exit layers, weighted or not, for every tau."""
+        """Return the sum of the exit layers, weighted or not, for every tau."""
         saved = self.target - self.source
         if weights is None:
             return self.accumulate(float(self.start.sum()), saved)
         return self.accumulate(float(weights @ self.start), weights[self.row] * saved)
 
-    def walk(self) -> Iterator[Integers]:
+    def exit_layers(self) -> Iterator[Integers]:
         """Yield the exit layers of every tau; one array, changed in place."""
         exits = self.start.copy()
         bounds = np.searchsorted(self.step, np.arange(len(self.taus) + 1))
@@ -251,21 +99,21 @@ class PolicySpace:
 
     Parameters
     ----------
-    answers : Predictions
+    staged : StagedPredictions
     """
 
-    def __init__(self, answers: Predictions) -> None:
-        self.answers = answers
-        varies = answers.depends_on_patience
-        self._common = None if varies else _Lows.of(answers.entropies)
+    def __init__(self, staged: StagedPredictions) -> None:
+        self.staged = staged
+        varies = staged.depends_on_patience
+        self._common = None if varies else _Lows.of(staged.joint_entropies)
 
     @property
     def n_layers(self) -> int:
         """Number of layers M, and of patience values that differ."""
-        return self.answers.n_layers
+        return self.staged.n_layers
 
     def sweep(self, patience: int, taus: Floats | None = None) -> Sweep:
-        """Follow the samples through the thresholds of one patience.
+        """Return the moves of the samples through the thresholds of one patience.
 
         Parameters
         ----------
@@ -279,7 +127,7 @@ class PolicySpace:
         -------
         Sweep
         """
-        start, lows = self._patience_exits(patience), self._lows(patience)
+        start, lows = self.staged.patience_exits(patience), self._lows(patience)
         limit = start[lows.row]
         moves = np.flatnonzero(lows.layer < limit)
         entropy = lows.entropy[moves]
@@ -300,7 +148,7 @@ class PolicySpace:
         )
 
     def quantile_taus(self, n_taus: int) -> Floats:
-        """Give at most `n_taus` thresholds: 0, and quantiles of all thresholds that matter."""
+        """Return at most `n_taus` thresholds: 0, and quantiles of all thresholds that matter."""
         every, _ = _thresholds_between(self._all_entropies())
         if len(every) <= n_taus:
             return every
@@ -309,20 +157,15 @@ class PolicySpace:
     def _lows(self, patience: int) -> _Lows:
         if self._common is not None:
             return self._common
-        return _Lows.of(self.answers.entropies_with(patience))
+        return _Lows.of(self.staged.entropies_with(patience))
 
     def _all_entropies(self) -> Floats:
-        """Give the entropies of all moves that there are, sorted."""
+        """Return the entropies of all moves that there are, sorted."""
         if self._common is not None:
             return self._common.entropy
         patiences = range(1, self.n_layers + 1)
         every = np.concatenate([self._lows(patience).entropy for patience in patiences])
         return np.unique(every[every >= 0])  # others mark where patience decides
-
-    def _patience_exits(self, patience: int) -> Integers:
-        leaves = self.answers.counters >= patience
-        leaves[:, -1] = True
-        return leaves.argmax(axis=1) + 1
 
 
 @dataclass(frozen=True)
@@ -366,7 +209,7 @@ def _new_lows(entropies: Floats) -> tuple[Integers, Integers, Integers, Floats]:
 
 
 def _thresholds_between(entropies: Floats) -> tuple[Floats, Integers]:
-    """Give one threshold for each way to part sorted entropies, and each entropy's first one above.
+    """Return a threshold for each way to split sorted entropies, and the first above each entropy.
 
     A threshold lies halfway between its neighbours, so that rounding elsewhere changes nothing.
     """

@@ -1,4 +1,4 @@
-"""Scores of predicted labels, of one task or of several."""
+"""Scores of predicted labels, of one task or of several, as scorers and as a table of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from ._tasks import exact_match_score, task_columns, task_hits
+from sklearn_epee._tasks import exact_match_score, task_columns, task_hits
 
 
 def task_accuracy_score(
     estimator: Any, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None
 ) -> float:
-    """Score a fitted classifier of several tasks with the mean of their accuracies.
+    """Return the mean accuracy over the tasks of a fitted classifier.
 
     It is a scorer, to be passed as it is: ``scoring=task_accuracy_score``, or inside a dict. The
     accuracy of a classifier of several tasks, its ``score``, is stricter: it counts the samples
@@ -23,7 +23,7 @@ def task_accuracy_score(
     Parameters
     ----------
     estimator : estimator
-        A fitted classifier whose `predict` gives an array of shape (n_samples, n_tasks). With one
+        A fitted classifier whose `predict` returns an array of shape (n_samples, n_tasks). With one
         task, of shape (n_samples,), the score is the accuracy.
     X : array-like of shape (n_samples, ...)
         Samples, as `estimator` takes them.
@@ -66,12 +66,12 @@ vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
 def label_scores(
     y_true: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
-    """Score predicted labels; several tasks are right together, their other scores averaged."""
+    """Return scores of predicted labels; over tasks, the exact match and means of the others."""
     if y_pred.ndim == 1:
         return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
     exact = exact_match_score(y_true, y_pred, sample_weight)
     pairs = zip(task_columns(y_true), task_columns(y_pred), strict=True)
-    scores = [_scores_of_one(truth, answer, sample_weight) for truth, answer in pairs]
+    scores = [_scores_of_one(truth, labels, sample_weight) for truth, labels in pairs]
     means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
     return {**means, "task_accuracy": means["accuracy"], "accuracy": exact}
 
@@ -79,7 +79,7 @@ def label_scores(
 def _scores_of_one(
     y_true: NDArray[Any], y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
-    """Score predicted labels, without a warning for classes a small fold lacks."""
+    """Return scores of predicted labels, without a warning for classes a small fold lacks."""
     # Undefined recalls, of classes that are predicted but not there, are left out of the mean; an
     # F1 score is undefined only for a class without weight, and counts as 0, as in "f1_macro".
     common = {"sample_weight": sample_weight, "average": "macro"}

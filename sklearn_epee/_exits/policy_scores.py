@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from sklearn_epee._task_scores import task_accuracy_score
 from sklearn_epee._tasks import Tasks, exact_match_score
 
-from ._joint_predictions import JointPredictions
-from ._policy_space import Floats, Integers, Predictions, StagedProbabilities, Sweep
+from .label_scores import task_accuracy_score
+from .staged import Floats, Integers, StagedPredictions
+from .sweep import Sweep
 
 Scorer = Callable[..., float]
-OneTaskScore = Callable[[Any, Integers, Floats | None], "PolicyScore"]
+# Predictions of one task (n_samples, n_layers), true columns, number of classes, weights.
+OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
 
 # Sums of weights that cancel leave less than this.
 _ROUNDING = 1e-9
@@ -34,7 +35,7 @@ class PolicyScore(Protocol):
     is_cheap: bool
 
     def __call__(self, sweep: Sweep) -> Floats:
-        """Give the score, higher is better, for each of the sweep's thresholds."""
+        """Return the score, higher is better, for each of the sweep's thresholds."""
         ...
 
 
@@ -44,7 +45,7 @@ class MeanScore:
     Parameters
     ----------
     values : ndarray of shape (n_samples, n_layers), of numbers
-        What a sample counts if it leaves at this layer, its weight included.
+        What a sample counts if it exits at this layer, its weight included.
     total_weight : float
         What the sum is divided by.
     """
@@ -113,13 +114,13 @@ class MacroF1:
     def _is_there(
         self, block: slice, start: Integers, changes: _Changes, n_taus: int
     ) -> NDArray[np.bool_]:
-        """Tell which classes are true or predicted for some sample, (n_classes, n_taus)."""
+        """Return which classes are true or predicted for some sample, (n_classes, n_taus)."""
         predicted = np.bincount(start, minlength=len(self._support))[block]
         counts = changes.add_up(block, predicted, n_taus, changes.sign)
         return self._is_true[block, np.newaxis] | (counts > 0.5)
 
     def _changes(self, sweep: Sweep) -> _Changes:
-        """Find what each move takes from the class predicted before and gives to the next."""
+        """Return what each move takes from the class predicted before and gives to the next."""
         before, after = sweep.moved(self._predictions)
         moves = np.flatnonzero(before != after)
         row = np.tile(sweep.row[moves], 2)
@@ -155,7 +156,7 @@ class _Changes:
     correct: Floats
 
     def add_up(self, classes: slice, start: NDArray[Any], n_taus: int, values: Floats) -> Floats:
-        """Give the counts of some classes for every threshold, of shape (n_classes, n_taus)."""
+        """Return the counts of some classes for every threshold, (n_classes, n_taus)."""
         rows = slice(*np.searchsorted(self.label, [classes.start, classes.stop]))
         cell = (self.label[rows] - classes.start) * n_taus + self.step[rows]
         cells = np.bincount(cell, weights=values[rows], minlength=len(start) * n_taus)
@@ -169,10 +170,10 @@ class ScorerScore:
     ----------
     scorer : callable
         ``scorer(estimator, X, y, **params)``.
-    answers : Predictions
+    staged : StagedPredictions
     classes : ndarray of shape (n_classes,), or list of such arrays
     X : samples
-        Handed to the scorer; what they are answered with is known already.
+        Passed to the scorer; what is predicted for them is known already.
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
     params : mapping
         Keyword arguments for the scorer, such as sample weights.
@@ -184,25 +185,25 @@ class ScorerScore:
         self,
         scorer: Scorer,
         *,
-        answers: Predictions,
+        staged: StagedPredictions,
         classes: Any,
         X: Any,
         y: NDArray[Any],
         params: Mapping[str, Any],
     ) -> None:
         self._scorer = scorer
-        self._predictions = answers
+        self._staged = staged
         self._classes = classes
         self._X = X
         self._y = y
         self._params = params
 
     def __call__(self, sweep: Sweep) -> Floats:
-        return np.array([self._score(exits) for exits in sweep.walk()], dtype=np.float64)
+        return np.array([self._score(exits) for exits in sweep.exit_layers()], dtype=np.float64)
 
     def _score(self, exits: Integers) -> float:
-        proba = self._predictions.answered(exits)
-        score = self._scorer(_Predicted(self._classes, proba), self._X, self._y, **self._params)
+        predicted = _Predicted(self._classes, self._staged.proba_at(exits))
+        score = self._scorer(predicted, self._X, self._y, **self._params)
         if not isinstance(score, Real):
             raise TypeError(
                 f"scoring must give a single number; got {score!r} of type {type(score).__name__}."
@@ -211,9 +212,16 @@ class ScorerScore:
 
 
 class _Predicted(ClassifierMixin, BaseEstimator):
-    """A fitted classifier that has its answers ready."""
+    """A fitted classifier whose predictions are known.
 
-    def __init__(self, classes: Any, proba: Any) -> None:
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    proba : list of ndarray of shape (n_samples, n_classes)
+        One per task.
+    """
+
+    def __init__(self, classes: Any, proba: list[NDArray[np.floating]]) -> None:
         self.classes = classes
         self.proba = proba
 
@@ -223,19 +231,18 @@ class _Predicted(ClassifierMixin, BaseEstimator):
         return self.classes
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Give the labels, whatever X holds."""
+        """Return the labels, whatever X holds."""
         del X
-        several = isinstance(self.proba, list)
-        return Tasks(self.classes).labels(np.hstack(self.proba) if several else self.proba)
+        return Tasks(self.classes).labels(np.hstack(self.proba))
 
     def predict_proba(self, X: Any) -> Any:
-        """Give the class probabilities, whatever X holds."""
+        """Return the class probabilities, whatever X holds."""
         del X
-        return self.proba
+        return self.proba if isinstance(self.classes, list) else self.proba[0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Give the share of correct answers, in every task."""
-        if isinstance(self.proba, list):
+        """Return the share of samples that are predicted correctly, in every task."""
+        if isinstance(self.classes, list):
             return exact_match_score(y, self.predict(X), sample_weight)
         return super().score(X, y, sample_weight)
 
@@ -246,7 +253,7 @@ class MeanOverTasks:
     Parameters
     ----------
     scores : sequence of PolicyScore
-        One a task.
+        One per task.
     """
 
     def __init__(self, scores: Sequence[PolicyScore]) -> None:
@@ -258,45 +265,70 @@ class MeanOverTasks:
 
 
 def _over_tasks(score_one: OneTaskScore) -> Callable[..., PolicyScore]:
-    """Make a score of one task a score of several, too: their mean."""
+    """Make a score of one task a score of several tasks, too: their mean."""
 
     @functools.wraps(score_one)
-    def score(answers: Predictions, codes: Integers, weights: Floats | None = None) -> PolicyScore:
-        if isinstance(answers, JointPredictions):
-            pairs = zip(answers.tasks, codes.T, strict=True)
-            return MeanOverTasks([score_one(task, column, weights) for task, column in pairs])
-        return score_one(answers, codes, weights)
+    def score(
+        staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+    ) -> PolicyScore:
+        scores = [
+            score_one(staged.predictions[..., task], codes[:, task], proba.shape[2], weights)
+            for task, proba in enumerate(staged.proba)
+        ]
+        return scores[0] if len(scores) == 1 else MeanOverTasks(scores)
 
     return score
 
 
-def accuracy(answers: Predictions, codes: Integers, weights: Floats | None = None) -> MeanScore:
-    """Score the share of correct answers, in every task if there are several."""
-    right = answers.predictions == codes[:, np.newaxis]
-    hits = (right if right.ndim == 2 else right.all(axis=2)).astype(np.float64)
+def accuracy(
+    staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+) -> PolicyScore:
+    """Score the share of samples that are predicted correctly, in every task.
+
+    Parameters
+    ----------
+    staged : StagedPredictions
+    codes : ndarray of shape (n_samples, n_tasks), int
+        Columns of the true classes.
+    weights : ndarray of shape (n_samples,), default=None
+    """
+    hits = (staged.predictions == codes[:, np.newaxis]).all(axis=2)
+    return _mean_score(hits, weights)
+
+
+@_over_tasks
+def task_accuracy(
+    predictions: Integers, codes: Integers, n_classes: int, weights: Floats | None
+) -> PolicyScore:
+    """Score the share of samples that are predicted correctly in one task."""
+    del n_classes
+    return _mean_score(predictions == codes[:, np.newaxis], weights)
+
+
+def _mean_score(hits: NDArray[np.bool_], weights: Floats | None) -> MeanScore:
     if weights is None:
-        return MeanScore(hits, len(codes))
+        return MeanScore(hits.astype(np.float64), len(hits))
     return MeanScore(hits * weights[:, np.newaxis], float(weights.sum()))
 
 
 @_over_tasks
 def balanced_accuracy(
-    answers: StagedProbabilities, codes: Integers, weights: Floats | None = None
-) -> MeanScore:
-    """Score the mean recall over the classes that are there."""
+    predictions: Integers, codes: Integers, n_classes: int, weights: Floats | None
+) -> PolicyScore:
+    """Score the mean recall over the classes in the true labels."""
     weights = np.ones(len(codes)) if weights is None else weights
-    support = np.bincount(codes, weights=weights)
-    hits = (answers.predictions == codes[:, np.newaxis]).astype(np.float64)
+    support = np.bincount(codes, weights=weights, minlength=n_classes)
+    hits = (predictions == codes[:, np.newaxis]).astype(np.float64)
     shares = weights / np.maximum(support[codes], np.finfo(float).tiny)
     return MeanScore(hits * shares[:, np.newaxis], float(np.count_nonzero(support)))
 
 
 @_over_tasks
 def macro_f1(
-    answers: StagedProbabilities, codes: Integers, weights: Floats | None = None
-) -> MacroF1:
-    """Score the mean F1 score over the classes that are there or predicted."""
-    return MacroF1(answers.predictions, codes, answers.proba.shape[2], weights)
+    predictions: Integers, codes: Integers, n_classes: int, weights: Floats | None
+) -> PolicyScore:
+    """Score the mean F1 score over the classes in the true or predicted labels."""
+    return MacroF1(predictions, codes, n_classes, weights)
 
 
 # The names of scikit-learn's scorers that need not be asked threshold by threshold.
@@ -308,7 +340,7 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 
 
 def exact_score(scoring: Any) -> Callable[..., PolicyScore] | None:
-    """Give the way to score all thresholds at once, if there is one."""
+    """Return the way to score all thresholds at once, None if there is none."""
     if scoring is task_accuracy_score:
-        return _over_tasks(accuracy)
+        return task_accuracy
     return EXACT_SCORES.get(scoring) if isinstance(scoring, str) else None

@@ -1,0 +1,236 @@
+"""Validation of the parameters of an exit policy; each function returns the value or raises."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXIT_ENSEMBLES = ("mean", "weighted")
+EXIT_LOSS_WEIGHTS = ("ascending", "uniform", "descending")
+JOINT_EXITS = ("all", "any", "mean")
+
+
+def check_tau(tau: Any) -> float:
+    """Return the entropy threshold as a float.
+
+    Parameters
+    ----------
+    tau : real number in [0, inf)
+        NumPy scalars are accepted; booleans, strings and arrays are not.
+
+    Returns
+    -------
+    tau : float
+
+    Raises
+    ------
+    TypeError
+        If `tau` is not a real number.
+    ValueError
+        If `tau` is negative, infinite or NaN.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_tau
+    >>> check_tau(0)
+    0.0
+    """
+    if isinstance(tau, bool) or not isinstance(tau, Real):
+        raise TypeError(
+            f"tau must be a real number in [0, inf); got {tau!r} of type {type(tau).__name__}."
+        )
+    threshold = float(tau)
+    if not 0 <= threshold < np.inf:  # false for NaN too
+        raise ValueError(f"tau must be a real number in [0, inf); got {tau!r}.")
+    return threshold
+
+
+@overload
+def check_patience(patience: Any, n_layers: int) -> int: ...
+
+
+@overload
+def check_patience(patience: Any, n_layers: None = None) -> int | None: ...
+
+
+def check_patience(patience: Any, n_layers: int | None = None) -> int | None:
+    """Return the patience as an int.
+
+    Parameters
+    ----------
+    patience : int >= 1 or None
+        NumPy integers are accepted; booleans and floats are not. A patience above the
+        number of layers is accepted and never fires, exactly as ``patience=M``.
+    n_layers : int, default=None
+        Number of layers M, which is what ``patience=None`` stands for.
+
+    Returns
+    -------
+    patience : int or None
+        `n_layers` where `patience` is None.
+
+    Raises
+    ------
+    TypeError
+        If `patience` is neither an integer nor None.
+    ValueError
+        If `patience` is below 1.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_patience
+    >>> check_patience(3)
+    3
+    >>> check_patience(None, n_layers=12)
+    12
+    """
+    if patience is None:
+        return n_layers
+    if isinstance(patience, bool) or not isinstance(patience, Integral):
+        raise TypeError(
+            "patience must be an integer >= 1 or None; "
+            f"got {patience!r} of type {type(patience).__name__}."
+        )
+    if patience < 1:
+        raise ValueError(
+            f"patience must be an integer >= 1 or None; got {patience!r}. The counter starts "
+            "at 1: the first layer agrees with itself."
+        )
+    return int(patience)
+
+
+def check_exit_ensemble(exit_ensemble: Any) -> str | None:
+    """Return the name of the way in which visited exits are combined.
+
+    Parameters
+    ----------
+    exit_ensemble : {None, "mean", "weighted"}
+
+    Returns
+    -------
+    exit_ensemble : str or None
+
+    Raises
+    ------
+    TypeError
+        If `exit_ensemble` is neither a string nor None.
+    ValueError
+        If `exit_ensemble` is another string.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_exit_ensemble
+    >>> check_exit_ensemble("mean")
+    'mean'
+    """
+    if exit_ensemble is None:
+        return None
+    expected = f"exit_ensemble must be None, 'mean' or 'weighted'; got {exit_ensemble!r}"
+    if not isinstance(exit_ensemble, str):
+        raise TypeError(f"{expected} of type {type(exit_ensemble).__name__}.")
+    if exit_ensemble not in EXIT_ENSEMBLES:
+        raise ValueError(f"{expected}.")
+    return exit_ensemble
+
+
+def check_exit_loss_weights(
+    exit_loss_weights: Any, n_layers: int, dtype: Any = np.float64
+) -> NDArray[Any]:
+    """Return the weights of the M exits in the joint loss.
+
+    Parameters
+    ----------
+    exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers
+        "ascending" weights layer m by m, its relative inference cost; "descending" by
+        M + 1 - m; "uniform" by 1. An array holds M finite weights >= 0, not all zero.
+    n_layers : int
+        Number of layers M.
+    dtype : dtype, default=numpy.float64
+        Type of the weights returned.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_layers,)
+        As given; they are not normalized.
+
+    Raises
+    ------
+    TypeError
+        If the weights are not numbers.
+    ValueError
+        If the name is unknown, or the array has another shape or a weight that is
+        negative or not finite, or only zeros.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_exit_loss_weights
+    >>> check_exit_loss_weights("ascending", n_layers=4)
+    array([1., 2., 3., 4.])
+    """
+    if isinstance(exit_loss_weights, str):
+        if exit_loss_weights not in EXIT_LOSS_WEIGHTS:
+            raise ValueError(
+                f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights; "
+                f"got {exit_loss_weights!r}."
+            )
+        ascending = np.arange(1, n_layers + 1, dtype=dtype)
+        named = {"ascending": ascending, "descending": ascending[::-1].copy()}
+        return named.get(exit_loss_weights, np.ones(n_layers, dtype=dtype))
+    return _check_weight_array(exit_loss_weights, n_layers).astype(dtype)
+
+
+def _check_weight_array(weights: Any, n_layers: int) -> NDArray[Any]:
+    """Refuse an array that cannot weight the M exits."""
+    expected = f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights"
+    try:
+        array = np.asarray(weights)
+    except ValueError as error:  # nested lists of different lengths
+        raise ValueError(f"{expected}; got {weights!r}.") from error
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{expected}; got {weights!r} of type {type(weights).__name__}.")
+    if array.shape != (n_layers,):
+        raise ValueError(
+            f"exit_loss_weights must hold one weight for each of the {n_layers} layers; "
+            f"got an array of shape {array.shape}."
+        )
+    if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
+        raise ValueError(
+            "exit_loss_weights must be finite, >= 0 and not all zero; "
+            f"got {np.array2string(array, threshold=24)}."
+        )
+    return array
+
+
+def check_joint_exit(joint_exit: Any) -> str:
+    """Return the name of the rule by which tasks exit together.
+
+    Parameters
+    ----------
+    joint_exit : {"all", "any", "mean"}
+
+    Returns
+    -------
+    joint_exit : str
+
+    Raises
+    ------
+    TypeError
+        If `joint_exit` is not a string.
+    ValueError
+        If `joint_exit` is another string.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_joint_exit
+    >>> check_joint_exit("any")
+    'any'
+    """
+    expected = f"joint_exit must be 'all', 'any' or 'mean'; got {joint_exit!r}"
+    if not isinstance(joint_exit, str):
+        raise TypeError(f"{expected} of type {type(joint_exit).__name__}.")
+    if joint_exit not in JOINT_EXITS:
+        raise ValueError(f"{expected}.")
+    return str(joint_exit)

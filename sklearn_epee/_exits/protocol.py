@@ -1,0 +1,124 @@
+"""What a classifier needs for the metrics, the tuned policies and the displays to work with it.
+
+A classifier of another package that has the members of `EarlyExitClassifier` can be scored with
+`speedup_score` and `exit_scores`, drawn by the displays, and put into
+`TunedExitPolicyClassifierCV` and `FixedExitPolicyClassifier`; nothing has to be inherited or
+registered. With `map_exit_logits` too, `ExitCalibratedClassifier` can calibrate its exits. A
+meta-estimator that only passes exits on sets `delegates_exit_policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+
+@runtime_checkable
+class EarlyExitClassifier(Protocol):
+    """A scikit-learn classifier that predicts after each of its layers.
+
+    It has the constructor parameters `tau` and `patience`, shown by `get_params`. Both act on
+    prediction alone: ``set_params(tau=..., patience=...)`` after `fit` takes effect at the next
+    prediction, and ``copy.copy`` of a fitted classifier gives one that shares what was learned and
+    has a policy of its own. If it has the parameters `exit_ensemble`, `exit_loss_weights` or
+    `joint_exit`, they have the meaning that they have in :func:`sklearn_epee.policy.apply_policy`.
+
+    Attributes
+    ----------
+    tau : float
+        Entropy threshold.
+    patience : int or None
+        Number of layers in a row that must agree; None stands for the number of layers.
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        Class labels, sorted; a list with one array per task for several tasks.
+    n_layers_ : int
+        Number of layers M, and of exits.
+    """
+
+    tau: float
+    patience: int | None
+    classes_: Any
+    n_layers_: int
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, `tau` and `patience` among them."""
+        ...
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters and return the classifier itself."""
+        ...
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the classifier and return it itself."""
+        ...
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Return the predictions of one pass under the classifier's own policy.
+
+        Returns
+        -------
+        Bunch
+            ``labels`` of shape (n_samples,) or (n_samples, n_tasks); ``proba`` of shape
+            (n_samples, n_classes), or a list with one such array per task; ``exit_layer`` of shape
+            (n_samples,), int, from 1 to M; ``entropy`` of shape (n_samples,) or (n_samples,
+            n_tasks).
+        """
+        ...
+
+    def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
+        """Return the exit layer of each sample, from 1 to M, under the classifier's own policy."""
+        ...
+
+    def staged_predict_proba(self, X: Any) -> Iterator[Any]:
+        """Yield the class probabilities of layer 1, then 2, up to M, from one forward pass.
+
+        Yields
+        ------
+        ndarray of shape (n_samples, n_classes), or list of such arrays
+            The heads' own probabilities, whatever the policy; a list for several tasks.
+        """
+        ...
+
+
+@runtime_checkable
+class MapsExitLogits(Protocol):
+    """A classifier whose exits can be calibrated, as they end in a linear map."""
+
+    def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
+        """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
+
+        The classifier itself stays as it is. Logits are the logarithms of the probabilities, up to
+        a constant per sample and exit.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_layers, n_classes, n_classes), float64
+        shift : ndarray of shape (n_layers, n_classes), float64
+        """
+        ...
+
+
+@runtime_checkable
+class DelegatesExitPolicy(Protocol):
+    """A meta-estimator without a policy of its own.
+
+    Samples exit by the policy of its `estimator_`, so a copy of the meta-estimator with another
+    classifier there exits by another policy.
+
+    Attributes
+    ----------
+    delegates_exit_policy : bool
+        True; a class attribute, read before `fit` too.
+    estimator : estimator
+        As given.
+    estimator_ : estimator
+        As fitted.
+    """
+
+    delegates_exit_policy: bool
+    estimator: Any
+    estimator_: Any

@@ -1,0 +1,233 @@
+"""The exit rule on arrays: entropies, patience counters, and the layer at which samples exit.
+
+A sample exits at the first layer whose normalized entropy is below ``tau`` or whose patience
+counter has reached ``patience``, and at the last layer if there is none. Tasks that share a
+backbone exit together: "all" waits until every task may exit, "any" until one may, and "mean"
+averages the entropies and counts how long the predictions of all tasks have stayed the same.
+
+Arrays of entropies and counters have the shape (n_samples, n_layers, n_tasks), with ``n_tasks=1``
+for one task.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Probabilities of a float16 or bfloat16 softmax may exceed 1 by about this much.
+_PROBA_EXCESS = 1e-2
+
+
+def normalized_entropy(proba: ArrayLike) -> NDArray[np.floating]:
+    """Return the entropy of class probabilities, divided by its largest value, log K.
+
+    H = -sum_k p_k log p_k / log K, where 0 log 0 = 0, and H = 0 when K = 1.
+
+    Parameters
+    ----------
+    proba : array-like of shape (..., n_classes)
+        Class probabilities. Sums over the last axis are taken to be 1.
+
+    Returns
+    -------
+    entropy : ndarray of shape (...)
+        Between 0 (certain) and 1 (uniform), in the type of `proba`: float32 or float64
+        (float32 for float16, float64 for integers).
+
+    Raises
+    ------
+    ValueError
+        If `proba` has no class, or holds a value that is no probability.
+
+    References
+    ----------
+    "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+    arXiv:2503.02053.
+
+    Examples
+    --------
+    >>> from sklearn_epee.policy import normalized_entropy
+    >>> normalized_entropy([[0.5, 0.5], [1.0, 0.0]])
+    array([1., 0.])
+    """
+    proba = check_proba(proba)
+    n_classes = proba.shape[-1]
+    if n_classes == 1:
+        return np.zeros(proba.shape[:-1], dtype=proba.dtype)
+    information = -proba * np.log(np.where(proba > 0, proba, 1))
+    entropy = information.sum(axis=-1) / proba.dtype.type(np.log(n_classes))
+    return np.clip(entropy, 0, 1)
+
+
+def patience_counters(predictions: ArrayLike) -> NDArray[np.int64]:
+    """Return, for every layer, how many layers in a row agree on the predicted class.
+
+    P_1 = 1; P_m = P_{m-1} + 1 if layers m and m - 1 predict the same class, else 1.
+    (PABEE and its descendants count agreements from 0; their counter is P_m - 1.)
+
+    Parameters
+    ----------
+    predictions : array-like of shape (n_samples, n_layers)
+        Predicted class at every layer: column numbers, or labels.
+
+    Returns
+    -------
+    counters : ndarray of shape (n_samples, n_layers), dtype int64
+
+    Raises
+    ------
+    ValueError
+        If `predictions` is not two-dimensional.
+
+    References
+    ----------
+    "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+    arXiv:2503.02053.
+
+    Examples
+    --------
+    >>> from sklearn_epee.policy import patience_counters
+    >>> patience_counters([[0, 0, 1, 1, 1]])
+    array([[1, 2, 1, 2, 3]])
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 2:
+        raise ValueError(
+            "predictions must have shape (n_samples, n_layers); "
+            f"got an array of shape {predictions.shape}."
+        )
+    layers = np.arange(predictions.shape[1], dtype=np.int64)
+    starts = np.zeros(predictions.shape, dtype=np.int64)
+    starts[:, 1:] = np.where(predictions[:, 1:] != predictions[:, :-1], layers[1:], 0)
+    # The layer where the current run of agreement began is the latest start so far.
+    return layers - np.maximum.accumulate(starts, axis=1) + 1
+
+
+def joint_counters(counters: NDArray[np.int64], joint_exit: str) -> NDArray[np.int64]:
+    """Return the counters whose comparison with a patience is the joint patience rule.
+
+    Parameters
+    ----------
+    counters : ndarray of shape (n_samples, n_layers, n_tasks), int64
+        Patience counters of every task.
+    joint_exit : {"all", "any", "mean"}
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), int64
+    """
+    if counters.shape[-1] == 1:
+        return counters[..., 0]
+    if joint_exit == "any":
+        return counters.max(axis=-1)
+    # A joint prediction is as old as the youngest of its parts, so "mean" counts like "all".
+    return counters.min(axis=-1)
+
+
+def joint_entropies(entropies: NDArray[np.float64], joint_exit: str) -> NDArray[np.float64]:
+    """Return the entropies whose comparison with ``tau`` is the joint entropy rule.
+
+    Parameters
+    ----------
+    entropies : ndarray of shape (n_samples, n_layers, n_tasks), float64
+        Normalized entropies of every task.
+    joint_exit : {"all", "any", "mean"}
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), float64
+    """
+    if entropies.shape[-1] == 1:
+        return entropies[..., 0]
+    if joint_exit == "mean":
+        return entropies.mean(axis=-1)
+    return entropies.max(axis=-1) if joint_exit == "all" else entropies.min(axis=-1)
+
+
+def may_exit(
+    entropies: NDArray[np.float64],
+    counters: NDArray[np.int64],
+    tau: float,
+    patience: int,
+    joint_exit: str,
+) -> NDArray[np.bool_]:
+    """Return whether a policy lets samples exit, layer by layer.
+
+    Parameters
+    ----------
+    entropies : ndarray of shape (n_samples, n_layers, n_tasks), float64
+    counters : ndarray of shape (n_samples, n_layers, n_tasks), int64
+    tau : float
+        The comparison is strict, and in float64.
+    patience : int
+    joint_exit : {"all", "any", "mean"}
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), bool
+    """
+    if entropies.shape[-1] > 1 and joint_exit == "all":
+        # One task may be ready by its entropy, and another one by its patience.
+        is_ready: NDArray[np.bool_] = (entropies < tau) | (counters >= patience)
+        return np.logical_and.reduce(is_ready, axis=-1)
+    is_sure = joint_entropies(entropies, joint_exit) < tau
+    return is_sure | (joint_counters(counters, joint_exit) >= patience)
+
+
+def first_exits(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the first layer at which each sample may exit, M if there is none.
+
+    Parameters
+    ----------
+    allowed : ndarray of shape (n_samples, n_layers), bool
+        Where a sample may exit. The last layer is set to True in place.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64
+        From 1 to M.
+    """
+    allowed[:, -1] = True
+    return allowed.argmax(axis=1).astype(np.int64) + 1
+
+
+def combine_visited(
+    proba: NDArray[np.floating], weights: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return the weighted mean of the probabilities of layers 1 to m, for every layer m.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_samples, n_layers, n_classes)
+    weights : ndarray of shape (n_layers,)
+        In the type of `proba`. Where those of layers 1 to m are all 0, the probabilities of layer
+        m are returned.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers, n_classes)
+    """
+    weights = weights[:, np.newaxis]
+    totals = weights.cumsum(axis=0)
+    mean = (weights * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)
+    return np.where(totals > 0, mean, proba)
+
+
+def check_proba(proba: ArrayLike) -> NDArray[np.floating]:
+    """Return class probabilities along the last axis as float32 or float64, or raise."""
+    array = np.asarray(proba)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"proba must be an array of numbers; got dtype {array.dtype}.")
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"proba must have at least one class along its last axis; got shape {array.shape}."
+        )
+    # float16 cannot hold the sums; longdouble buys nothing here.
+    small = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    array = array.astype(np.float32 if small else np.float64, copy=False)
+    if array.size and not (array.min() >= 0 and array.max() <= 1 + _PROBA_EXCESS):  # NaN fails
+        raise ValueError(
+            "proba must hold probabilities between 0 and 1; "
+            f"got values from {array.min()} to {array.max()}."
+        )
+    return array

@@ -1,0 +1,242 @@
+"""Staged predictions: what every exit predicts, and what decides whether a sample exits there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .checks import check_exit_ensemble, check_exit_loss_weights, check_joint_exit
+from .rule import (
+    check_proba,
+    combine_visited,
+    first_exits,
+    joint_counters,
+    joint_entropies,
+    may_exit,
+    normalized_entropy,
+    patience_counters,
+)
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# What marks a layer at which the patience rule lets a sample exit: below any tau, 0 included.
+_BELOW_ANY_TAU = -1.0
+
+
+@dataclass(frozen=True)
+class StagedPredictions:
+    """Probabilities of every exit for some samples, of one task or of several.
+
+    Attributes
+    ----------
+    head_proba : list of ndarray of shape (n_samples, n_layers, n_classes)
+        The heads' own probabilities, one array per task; a single one for one task.
+    entropies : ndarray of shape (n_samples, n_layers, n_tasks), float64
+        Normalized entropies of the heads' own probabilities.
+    counters : ndarray of shape (n_samples, n_layers, n_tasks), int64
+        Patience counters of the heads' own predictions.
+    exit_ensemble : {None, "mean", "weighted"}
+        How visited exits are combined into what is predicted.
+    exit_loss_weights : str or array-like of shape (n_layers,)
+        Read for "weighted" only.
+    joint_exit : {"all", "any", "mean"}
+        How several tasks exit together.
+    """
+
+    head_proba: list[NDArray[np.floating]]
+    entropies: Floats
+    counters: Integers
+    exit_ensemble: str | None = None
+    exit_loss_weights: Any = "ascending"
+    joint_exit: str = "all"
+
+    @classmethod
+    def from_proba(
+        cls,
+        tasks: Sequence[ArrayLike],
+        exit_ensemble: str | None = None,
+        exit_loss_weights: Any = "ascending",
+        joint_exit: str = "all",
+    ) -> Self:
+        """Read staged probabilities.
+
+        Parameters
+        ----------
+        tasks : sequence of array-like of shape (n_samples, n_layers, n_classes)
+            One array per task, of the same samples and layers.
+        exit_ensemble, exit_loss_weights, joint_exit
+            See :func:`sklearn_epee.policy.apply_policy`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described.
+        """
+        proba = [_check_staged_proba(task) for task in tasks]
+        shapes = [task.shape for task in proba]
+        if len({shape[:2] for shape in shapes}) > 1:
+            raise ValueError(
+                "The tasks in proba must have the same samples and layers; got arrays of the "
+                f"shapes {shapes}."
+            )
+        return cls(
+            proba,
+            np.stack([normalized_entropy(task) for task in proba], axis=-1).astype(np.float64),
+            np.stack([patience_counters(task.argmax(axis=2)) for task in proba], axis=-1),
+            check_exit_ensemble(exit_ensemble),
+            exit_loss_weights,
+            check_joint_exit(joint_exit),
+        )
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples n."""
+        return self.entropies.shape[0]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.entropies.shape[1]
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return self.entropies.shape[2]
+
+    @cached_property
+    def proba(self) -> list[NDArray[np.floating]]:
+        """Probabilities predicted for a sample that exits at a layer, one array per task.
+
+        Those of the exit, or of the ensemble of the exits visited by then.
+        """
+        if self.exit_ensemble is None:
+            return self.head_proba
+        weighting = self.exit_loss_weights if self.exit_ensemble == "weighted" else "uniform"
+        return [
+            combine_visited(
+                proba, check_exit_loss_weights(weighting, self.n_layers, dtype=proba.dtype)
+            )
+            for proba in self.head_proba
+        ]
+
+    @cached_property
+    def predictions(self) -> Integers:
+        """Column of the class predicted at every layer, (n_samples, n_layers, n_tasks)."""
+        return np.stack([proba.argmax(axis=2) for proba in self.proba], axis=-1)
+
+    @cached_property
+    def joint_entropies(self) -> Floats:
+        """Entropies that are compared with tau, (n_samples, n_layers)."""
+        return joint_entropies(self.entropies, self.joint_exit)
+
+    @property
+    def depends_on_patience(self) -> bool:
+        """Whether entropy and patience cannot be told apart.
+
+        "any", "mean" and one task compare one entropy with tau, and one counter with the patience.
+        With "all", one task may be ready by its patience and another one by its entropy.
+        """
+        return self.joint_exit == "all" and self.n_tasks > 1
+
+    def entropies_with(self, patience: int) -> Floats:
+        """Return entropies whose comparison with tau decides, for one patience.
+
+        Parameters
+        ----------
+        patience : int
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_layers), float64
+            For "all" of several tasks it is -1, below any tau, where the patience rule alone lets
+            a sample exit. Otherwise it is `joint_entropies`, whatever the patience.
+        """
+        if not self.depends_on_patience:
+            return self.joint_entropies
+        numbers = np.where(self.counters >= patience, _BELOW_ANY_TAU, self.entropies)
+        return joint_entropies(numbers, self.joint_exit)
+
+    def exit_layers(self, tau: float, patience: int) -> Integers:
+        """Return the exit layer of each sample, from 1 to M.
+
+        Parameters
+        ----------
+        tau : float
+        patience : int
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+        """
+        return first_exits(may_exit(self.entropies, self.counters, tau, patience, self.joint_exit))
+
+    def patience_exits(self, patience: int) -> Integers:
+        """Return the exit layer of each sample by the patience rule alone, as with ``tau=0``."""
+        return first_exits(joint_counters(self.counters, self.joint_exit) >= patience)
+
+    def proba_at(self, exits: Integers) -> list[NDArray[np.floating]]:
+        """Return what samples get that exit at these layers, (n_samples, n_classes) per task."""
+        rows = np.arange(len(exits))
+        return [proba[rows, exits - 1] for proba in self.proba]
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Return some of the samples."""
+        return replace(
+            self,
+            head_proba=[proba[rows] for proba in self.head_proba],
+            entropies=self.entropies[rows],
+            counters=self.counters[rows],
+        )
+
+    def with_classes(self, columns: Sequence[Integers], counts: Sequence[int]) -> Self:
+        """Return the same predictions among more classes, which get the probability 0.
+
+        Exits stay as they are: they depend on the entropies among the classes that were known.
+
+        Parameters
+        ----------
+        columns : sequence of ndarray of shape (n_classes,), int
+            Per task, the new column of each class.
+        counts : sequence of int
+            Per task, the number of classes there are.
+
+        Returns
+        -------
+        StagedPredictions
+        """
+        wider = []
+        for proba, column, count in zip(self.head_proba, columns, counts, strict=True):
+            wide = np.zeros((*proba.shape[:2], count), dtype=proba.dtype)
+            wide[..., column] = proba
+            wider.append(wide)
+        return replace(self, head_proba=wider)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[StagedPredictions]) -> StagedPredictions:
+        """Return the predictions for the samples of all parts, below each other."""
+        if len(parts) == 1:
+            return parts[0]
+        tasks = zip(*(part.head_proba for part in parts), strict=True)
+        return replace(
+            parts[0],
+            head_proba=[np.concatenate(task) for task in tasks],
+            entropies=np.concatenate([part.entropies for part in parts]),
+            counters=np.concatenate([part.counters for part in parts]),
+        )
+
+
+def _check_staged_proba(proba: ArrayLike) -> NDArray[np.floating]:
+    """Return probabilities of shape (n_samples, n_layers, n_classes), or raise."""
+    proba = check_proba(proba)
+    if proba.ndim != 3 or proba.shape[1] == 0:
+        raise ValueError(
+            "proba must have shape (n_samples, n_layers, n_classes) with at least one layer; "
+            f"got an array of shape {proba.shape}."
+        )
+    return proba

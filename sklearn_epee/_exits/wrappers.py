@@ -1,0 +1,358 @@
+"""The one way through pipelines, searches and other wrappers to a classifier with early exits.
+
+`step_inwards` knows the wrappers; everything else here takes such steps. See `protocol` for what
+the classifier at the end has to offer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_epee._compat import BaseSearchCV
+
+from .staged import StagedPredictions
+
+_METHODS = ("staged_predict_proba", "predict_with_exits")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step from a wrapper to what is inside.
+
+    Attributes
+    ----------
+    inner : estimator
+    is_transparent : bool
+        Whether predictions and exits are those of `inner`, so that its policy is the wrapper's.
+    attribute : str or None
+        Where the wrapper keeps `inner`; None for pipelines and frozen estimators.
+    """
+
+    inner: Any
+    is_transparent: bool = True
+    attribute: str | None = None
+
+
+class FoundExits(NamedTuple):
+    """The classifier with early exits inside a fitted estimator.
+
+    Attributes
+    ----------
+    classifier : estimator
+    X : samples
+        As they reach the classifier.
+    is_transparent : bool
+        Whether predicted labels are those of the classifier for sure.
+    """
+
+    classifier: Any
+    X: Any
+    is_transparent: bool
+
+
+class OwnPolicy(NamedTuple):
+    """By which policy a fitted estimator exits, and how visited exits are combined.
+
+    Attributes
+    ----------
+    tau : float or None
+        None if no policy is found: the estimator exits by rules of its own.
+    patience : int or None
+    exit_ensemble : {None, "mean", "weighted"}
+    exit_loss_weights : str or array-like
+    joint_exit : {"all", "any", "mean"}
+    """
+
+    tau: float | None
+    patience: int | None
+    exit_ensemble: str | None
+    exit_loss_weights: Any
+    joint_exit: str
+
+
+# ------------------------------------------------------------------------------- one step
+
+
+def step_inwards(estimator: Any, *, fitted: bool = True) -> Step | None:
+    """Return the step from a wrapper to what it wraps, None if it is no wrapper.
+
+    Parameters
+    ----------
+    estimator : estimator
+    fitted : bool, default=True
+        Whether to step to what a wrapper has fitted, if it is fitted, or to what it was given.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If what is inside cannot be known before `fit`.
+    ValueError
+        If a search was fitted without refit.
+    """
+    if isinstance(estimator, Pipeline):
+        return Step(estimator.steps[-1][1])
+    if isinstance(estimator, FrozenEstimator):
+        return Step(estimator.estimator)
+    is_search = isinstance(estimator, BaseSearchCV) or hasattr(estimator, "best_estimator_")
+    if is_search or getattr(estimator, "delegates_exit_policy", False):
+        attribute = "best_estimator_" if is_search else "estimator_"
+        return _transparent_step(estimator, attribute, fitted)
+    return _opaque_step(estimator) if fitted else None
+
+
+def _transparent_step(estimator: Any, attribute: str, fitted: bool) -> Step:
+    """Step into a wrapper that predicts what its inner estimator predicts."""
+    if not fitted:
+        return Step(estimator.estimator, attribute=attribute)
+    if getattr(estimator, "refit", True) is False and hasattr(estimator, "cv_results_"):
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted with refit=False and holds no fitted "
+            "estimator to measure; fit it with refit=True or a refit rule."
+        )
+    inner = getattr(estimator, attribute, None)
+    return Step(estimator.estimator if inner is None else inner, attribute=attribute)
+
+
+def _opaque_step(estimator: Any) -> Step | None:
+    """Step into a fitted wrapper that may predict otherwise than its inner estimator."""
+    if hasattr(estimator, "estimator_"):  # a tuned or fixed threshold, for example
+        return Step(estimator.estimator_, is_transparent=False, attribute="estimator_")
+    calibrated: Any = getattr(estimator, "calibrated_classifiers_", ())
+    if len(calibrated) == 1:
+        return Step(calibrated[0].estimator, is_transparent=False)
+    if hasattr(estimator, "estimator") and hasattr(estimator, "fit"):
+        check_is_fitted(estimator)  # a wrapper that is not fitted yet, or one that has many
+    return None
+
+
+# ------------------------------------------------------------------------------- all steps
+
+
+def chain(estimator: Any) -> Iterator[Any]:
+    """Yield a fitted estimator, what it wraps, and so on.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Yields
+    ------
+    estimator
+    """
+    while True:
+        yield estimator
+        step = step_inwards(estimator)
+        if step is None:
+            return
+        estimator = step.inner
+
+
+def find_exits(estimator: Any, X: Any) -> FoundExits:
+    """Return the classifier with early exits in a fitted estimator, and X as it reaches it.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : samples
+        As `estimator` takes them; the steps of pipelines are applied.
+
+    Returns
+    -------
+    FoundExits
+
+    Raises
+    ------
+    TypeError
+        If there is none. The message shows the way that was searched.
+    sklearn.exceptions.NotFittedError
+        If `estimator` is not fitted.
+    """
+    path = [type(estimator).__name__]
+    is_transparent = True
+    while not hasattr(estimator, "predict_with_exits"):
+        step = step_inwards(estimator)
+        if step is None:
+            raise TypeError(
+                "estimator must be a classifier with early exits (one with a method "
+                "predict_with_exits), or a pipeline, search object or wrapper around a single one; "
+                f"got {' > '.join(path)}."
+            )
+        if isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
+            X = estimator[:-1].transform(X)
+        is_transparent &= step.is_transparent
+        estimator = step.inner
+        path.append(type(estimator).__name__)
+    check_is_fitted(estimator, "n_layers_")
+    return FoundExits(estimator, X, is_transparent)
+
+
+def check_has_exits(estimator: Any) -> None:
+    """Raise if an estimator, fitted or not, ends in no classifier with a policy to be set.
+
+    Raises
+    ------
+    TypeError
+        The message shows the way that was searched.
+    """
+    _classifier_with_policy(estimator, fitted=False)
+
+
+def exit_classifier(estimator: Any) -> Any:
+    """Return the classifier with early exits by whose policy a fitted estimator exits.
+
+    Raises
+    ------
+    TypeError
+        As `check_has_exits`: a search may have preferred a classifier without early exits.
+    """
+    return _classifier_with_policy(estimator, fitted=True)
+
+
+def _classifier_with_policy(estimator: Any, *, fitted: bool) -> Any:
+    path = [type(estimator).__name__]
+    while not _has_policy(estimator):
+        step = step_inwards(estimator, fitted=fitted)
+        if step is None or not step.is_transparent:
+            raise TypeError(
+                "estimator must be a classifier with early exits (one with the methods "
+                f"{' and '.join(_METHODS)} and the parameters tau and patience), or a pipeline, "
+                "search object, FrozenEstimator or ExitCalibratedClassifier that ends in one; got "
+                f"{' > '.join(path)}."
+            )
+        estimator = step.inner
+        path.append(type(estimator).__name__)
+    return estimator
+
+
+def _has_policy(estimator: Any) -> bool:
+    if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
+        return False  # frozen estimators have all attributes of what they hold, but its parameters
+    parameters = set(estimator.get_params(deep=False))
+    # A wrapper with a policy of its own would be overruled, or overrule.
+    has_policy = {"tau", "patience"} <= parameters and "estimator" not in parameters
+    return has_policy and all(hasattr(estimator, name) for name in _METHODS)
+
+
+# --------------------------------------------------------------------- what is asked and set
+
+
+def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Any]:
+    """Return the predictions of every exit of a fitted estimator, from one forward pass.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : samples
+        As `estimator` takes them; the steps of a pipeline are applied.
+
+    Returns
+    -------
+    staged : StagedPredictions
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    """
+    found = find_exits(estimator, X)
+    layers = list(found.classifier.staged_predict_proba(found.X))
+    own = own_policy(estimator)
+    combined = own.exit_ensemble, own.exit_loss_weights, own.joint_exit
+    classes = found.classifier.classes_
+    if not isinstance(layers[0], list):
+        staged = StagedPredictions.from_proba([np.stack(layers, axis=1)], *combined)
+        return staged, np.asarray(classes)
+    return StagedPredictions.from_proba(stack_tasks(layers), *combined), classes
+
+
+def stack_tasks(layers: list[list[Any]]) -> list[Any]:
+    """Return one array of all layers per task, from one list of tasks per layer."""
+    return [np.stack(task, axis=1) for task in zip(*layers, strict=True)]
+
+
+def own_policy(estimator: Any) -> OwnPolicy:
+    """Return the policy of a fitted estimator; of wrapped ones the outermost counts.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    OwnPolicy
+    """
+    links = list(chain(estimator))
+    chosen = ((link.best_tau_, link.best_patience_) for link in links if hasattr(link, "best_tau_"))
+    given = ((link.tau, link.patience) for link in links if hasattr(link, "tau"))
+    tau, patience = next(chosen, None) or next(given, (None, None))
+
+    def first(name: str, default: Any) -> Any:
+        return next((getattr(link, name) for link in links if hasattr(link, name)), default)
+
+    return OwnPolicy(
+        tau=tau,
+        patience=patience,
+        exit_ensemble=first("exit_ensemble", None),
+        exit_loss_weights=first("exit_loss_weights", "ascending"),
+        joint_exit=first("joint_exit", "all"),
+    )
+
+
+def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
+    """Return a copy of a fitted estimator that exits by another policy.
+
+    What was learned is shared with `estimator`, which keeps its own policy.
+
+    Parameters
+    ----------
+    estimator : estimator
+    tau : float
+    patience : int or None
+
+    Returns
+    -------
+    estimator
+    """
+
+    def changed(classifier: Any) -> Any:
+        return copy.copy(classifier).set_params(tau=tau, patience=patience)
+
+    return with_classifier(estimator, changed)
+
+
+def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of a fitted estimator that ends in another classifier with early exits.
+
+    Parameters
+    ----------
+    estimator : estimator
+        It stays as it is; all but the classifier is shared.
+    change : callable
+        Takes the fitted classifier with early exits and returns the one to put in its place.
+
+    Returns
+    -------
+    estimator
+
+    Raises
+    ------
+    TypeError
+        If `estimator` ends in another classifier.
+    """
+    if _has_policy(estimator):
+        return change(estimator)
+    exit_classifier(estimator)  # raises with the whole path where there is none
+    step: Any = step_inwards(estimator)
+    inner = with_classifier(step.inner, change)
+    if isinstance(estimator, FrozenEstimator):
+        return FrozenEstimator(inner)
+    twin = copy.copy(estimator)
+    if isinstance(estimator, Pipeline):
+        twin.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], inner)]
+    else:
+        setattr(twin, step.attribute, inner)
+    return twin
