@@ -59,6 +59,7 @@ class NumericExits(ClassifierMixin, BaseEstimator):
 
     n_fits = 0
     n_passes = 0
+    accepts_one_class = False
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class NumericExits(ClassifierMixin, BaseEstimator):
         weight = _check_sample_weight(sample_weight, X)
         X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
         self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
+        if len(self.classes_) < 2 and not self.accepts_one_class:
             raise ValueError(
                 "Classifier can't train when only one class is present (see sample_weight)."
             )
@@ -137,6 +138,12 @@ def blobs(n_samples=300, n_classes=3, seed=0):
     return X, np.array(["ant", "bee", "cow", "dog"])[codes]
 
 
+class _OneOfSeveral(NumericExits):
+    """A task may be constant in a fold, as in scikit-learn's forests."""
+
+    accepts_one_class = True
+
+
 class NumericTasks(ClassifierMixin, BaseEstimator):
     """One `NumericExits` a task; samples leave with all tasks at once."""
 
@@ -159,7 +166,7 @@ class NumericTasks(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y, sample_weight=None):
         type(self).n_fits += 1
-        self.each_ = [NumericExits().fit(X, column, sample_weight) for column in task_columns(y)]
+        self.each_ = [_OneOfSeveral().fit(X, column, sample_weight) for column in task_columns(y)]
         self.classes_ = [one.classes_ for one in self.each_]
         self.n_layers_ = N_LAYERS
         return self

@@ -446,6 +446,25 @@ def test_vector_scaling_needs_every_class(data):
     ExitCalibratedClassifier(inner).fit(X[some], y[some])
 
 
+def test_splits_that_lack_a_class_are_left_out(data):
+    X, y = np.vstack([data[0], [[9.0, 9.0]]]), np.append(data[1], "dog")
+    rows = np.arange(len(y))
+    complete = [(rows[rows % 3 != k], rows[rows % 3 == k]) for k in (0, 2)]
+    rest = (rows[(rows % 3 != 1) & (rows != 300)], np.append(rows[rows % 3 == 1], 300))
+    complete = [(np.append(train, 300), test[test != 300]) for train, test in complete]
+    few = ExitCalibratedClassifier(MappedExits(), cv=complete)
+    all_splits = ExitCalibratedClassifier(MappedExits(), cv=[*complete, rest])
+    few.fit(X, y)
+    with pytest.warns(UserWarning, match=r"split 2 has no sample of the classes \['dog'\]"):
+        all_splits.fit(X, y)
+    assert_allclose(all_splits.temperatures_, few.temperatures_)
+    with (
+        pytest.warns(UserWarning, match="split 0 has no sample"),
+        pytest.raises(ValueError, match="training part of every split lacks a class"),
+    ):
+        ExitCalibratedClassifier(MappedExits(), cv=[rest]).fit(X, y)
+
+
 def test_unknown_labels_are_refused(data):
     X, y = data
     inner = FrozenEstimator(MappedExits().fit(X, y))

@@ -503,7 +503,6 @@ def test_a_refusal_leaves_everything_as_it_was(data, fitted):
         ({"policies": "some"}, "The 'policies' parameter"),
         ({"policies": 0}, "The 'policies' parameter"),
         ({"policies": {"tau": "x"}}, r"policies\['tau'\] must be 'all'"),
-        ({"p_value": "exact"}, "The 'p_value' parameter"),
         ({"risk": "regret"}, "risk must be 'accuracy_drop'"),
         ({"confidence": 0.9}, "needs a bound above 0 in max_accuracy_drop; got None"),
         ({"confidence": 0.9, "max_accuracy_drop": 0.0}, "needs a bound above 0"),
@@ -620,12 +619,64 @@ def test_splits_that_make_no_sense(data, fitted):
         TunedExitPolicyClassifierCV(NumericExits(), cv=3, refit=False).fit(X, y)
     NumericExits.n_fits = 0
     rows = np.arange(len(y))
-    lacking = [(rows[y != "bee"], rows[y == "bee"])]
-    with pytest.raises(ValueError, match=r"split 0 has no sample of the classes \['bee'\]"):
-        TunedExitPolicyClassifierCV(NumericExits(), cv=lacking).fit(X, y)
-    with pytest.raises(ValueError, match="Split 0 leaves no samples"):
+    with pytest.raises(ValueError, match="Split 0 of cv has no samples"):
         TunedExitPolicyClassifierCV(NumericExits(), cv=[(rows, rows[:0])]).fit(X, y)
+    with pytest.raises(ValueError, match="cv must make at least one split"):
+        TunedExitPolicyClassifierCV(NumericExits(), cv=[]).fit(X, y)
     assert NumericExits.n_fits == 0
+
+
+# --------------------------------------------------------------- classes that a split lacks
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class in y")
+@pytest.mark.parametrize("ensemble", [None, "mean"])
+def test_a_class_with_one_sample_does_not_stop_the_search(ensemble, data):
+    X, y = np.vstack([data[0], [[9.0, 9.0]]]), np.append(data[1], "dog")
+    model = TunedExitPolicyClassifierCV(NumericExits(exit_ensemble=ensemble))
+    lacks = r"training part of split \d has no sample of the classes \['dog'\], so its network"
+    with pytest.warns(UserWarning, match=lacks):
+        model.fit(X, y)
+    assert model.classes_.tolist() == ["ant", "bee", "cow", "dog"]
+    assert model.predict_proba(X).shape == (301, 4)
+    # The lone sample is an error of its split, whose exits are those of a network of 3 classes.
+    expected = []
+    for train, test in StratifiedKFold(5).split(X, y):
+        network = NumericExits(exit_ensemble=ensemble).fit(X[train], y[train])
+        staged = np.stack(list(network.staged_predict_proba(X[test])), axis=1)
+        policy = apply_policy(staged, model.best_tau_, model.best_patience_, ensemble)
+        expected.append(network.classes_[policy.prediction] == y[test])
+    assert model.best_score_ == pytest.approx(np.concatenate(expected).mean())
+
+
+@pytest.mark.parametrize("scoring", ["balanced_accuracy", "f1_macro", "neg_log_loss"])
+def test_scores_where_a_split_lacks_a_class(scoring, data):
+    X, y = data
+    rows = np.arange(len(y))
+    lacking = [(rows[y != "bee"], rows[::2]), (rows[::2], rows[1::2])]
+    model = TunedExitPolicyClassifierCV(NumericExits(), cv=lacking, scoring=scoring)
+    with pytest.warns(UserWarning, match=r"split 0 has no sample of the classes \['bee'\]"):
+        model.fit(X, y)
+    assert np.isfinite(model.best_score_)
+
+
+def test_a_class_that_the_kept_network_lacks_is_not_certified(fitted):
+    X, y = blobs(2000)
+    rows = np.arange(len(y))
+    model = TunedExitPolicyClassifierCV(
+        NumericExits(),
+        cv=[(rows[(y != "bee") & (rows < 500)], rows[500:])],
+        refit=False,
+        per_class=True,
+        risk="error",
+        max_risk=0.9,
+        confidence=0.9,
+        random_state=0,
+    )
+    with pytest.warns(UserWarning, match="No policy could be certified to keep the error rate"):
+        model.fit(X, y)
+    assert list(model.risk_by_group_) == ["ant", "bee", "cow"]
+    assert model.risk_ == model.risk_by_group_["bee"] == 1
 
 
 def test_labels_that_the_fitted_estimator_does_not_know(data, fitted):

@@ -251,8 +251,17 @@ def test_labels_that_do_not_fit(data, fitted):
     with pytest.raises(ValueError, match=r"y holds 1 task\(s\), but the fitted estimator knows 2"):
         tuned(fitted).fit(X, y[:, 0])
     rare = np.column_stack([y[:, 0], ["common"] * 299 + ["rare"]])
-    with pytest.raises(ValueError, match=r"no sample of the classes \['rare'\] of task 1"):
-        TunedExitPolicyClassifierCV(NumericTasks(), cv=3).fit(X, rare)
+    model = TunedExitPolicyClassifierCV(NumericTasks(), cv=3)
+    with pytest.warns(UserWarning, match=r"no sample of the classes \['rare'\] of task 1"):
+        model.fit(X, rare)
+    assert [classes.tolist() for classes in model.classes_] == [
+        ["ant", "bee", "cow"],
+        ["common", "rare"],
+    ]
+    missing = np.array(y, dtype=object)
+    missing[5, 1] = np.nan
+    with pytest.raises((TypeError, ValueError), match=r"In task 1, y\[:, 1\]"):
+        model.fit(X, missing)
 
 
 # ------------------------------------------------------------------------- one task at a time
@@ -267,7 +276,7 @@ def test_calibration_is_refused(two_columns):
 
 def test_displays_show_one_task(data, fitted):
     X, y = data
-    with pytest.raises(TypeError, match=r"answers 2 tasks, and a display shows one\. Draw task t"):
+    with pytest.raises(TypeError, match=r"predicts 2 tasks, and a display shows one\. Draw task t"):
         LayerwiseDisplay.from_estimator(fitted, X, y)
 
 
