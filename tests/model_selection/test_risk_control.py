@@ -209,7 +209,7 @@ def test_one_layer_leaves_nothing_to_certify():
     found = certify(promise)
     assert len(found.candidates["tau"]) == 0
     message = RiskControl(0.1, 0.95).explain_failure(found, promise.risk)
-    assert "No policy that leaves early was found" in message
+    assert "No policy that exits early was found" in message
 
 
 # --------------------------------------------------------------------------- the promise
