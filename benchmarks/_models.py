@@ -1,10 +1,10 @@
-"""Backbones with fresh weights, estimators on them, real texts, and exits drawn beforehand."""
+"""Backbones with fresh weights, estimators on them, and real texts."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -180,91 +180,6 @@ def prepared(family: str, device: str, precision: str, pooling: str | None = Non
     )
 
 
-def forced_exits(
-    n: int, n_layers: int, mean_exit: float, lengths: np.ndarray | None = None, seed: int = 0
-) -> np.ndarray:
-    """Draw exit layers with exactly the wanted mean, spread as widely as that mean allows.
-
-    Parameters
-    ----------
-    n : int
-        Number of samples.
-    n_layers : int
-        Layers M; exits are from 1 to M.
-    mean_exit : float
-        Wanted mean, 1 to M; the sum is rounded to an integer.
-    lengths : ndarray of shape (n,) or None, default=None
-        Where given, exits are dealt out so that long samples leave no later than short ones on
-        the whole: the mean weighted by length is nearly the plain one, too.
-    seed : int, default=0
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-
-    Notes
-    -----
-    The distribution of largest entropy among those on 1..M with this mean: proportional to
-    ``ratio ** layer``. Many samples leave early and a few go all the way, as with real exits.
-    """
-    layers = np.arange(1, n_layers + 1)
-    rng = np.random.default_rng(seed)
-    exits = rng.choice(layers, size=n, p=_broadest(layers, mean_exit))
-    missing = round(mean_exit * n) - int(exits.sum())
-    while missing:
-        step = int(np.sign(missing))
-        movable = np.flatnonzero((exits + step >= 1) & (exits + step <= n_layers))
-        chosen = rng.permutation(movable)[: abs(missing)]
-        exits[chosen] += step
-        missing -= step * len(chosen)
-    if lengths is None:
-        return exits
-    deals = [rng.permutation(exits) for _ in range(200)]
-    return min(deals, key=lambda deal: abs(np.average(deal, weights=lengths) - exits.mean()))
-
-
-def _broadest(layers: np.ndarray, mean: float) -> np.ndarray:
-    """Probabilities proportional to ratio ** layer with the wanted mean, found by bisection."""
-    low, high = -20.0, 20.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        weights = np.exp(middle * (layers - (layers[-1] if middle > 0 else layers[0])))
-        proba = weights / weights.sum()
-        if proba @ layers < mean:
-            low = middle
-        else:
-            high = middle
-    return proba
-
-
-def dynamic(
-    estimator: Any,
-    encoded: Any,
-    batch_size: int | str,
-    schedule: np.ndarray | None = None,
-    tau: float | None = None,
-) -> Any:
-    """Run the engine alone on encoded samples, with the policy's exits or with forced ones.
-
-    Parameters
-    ----------
-    estimator : EPEEClassifier or EPEEImageClassifier
-    encoded : EncodedSamples
-    batch_size : int or "auto"
-    schedule : ndarray of shape (n,), default=None
-        Exit layers to force.
-    tau : float, default=None
-        With a schedule, another threshold than the estimator's. The engine learns for each policy
-        where samples leave: where exits are forced, runs with the same tau share what it has
-        learned. None: runs with the same mean exit do.
-    """
-    engine, policy = engine_of(estimator), estimator._policy(estimator._state.summary)
-    if schedule is None:
-        return engine.dynamic(encoded, policy, batch_size)
-    tau = float(schedule.mean()) / estimator.n_layers_ if tau is None else tau
-    return engine.dynamic(encoded, replace(policy, tau=tau), batch_size, schedule=schedule)
-
-
 def engine_of(estimator: Any) -> Engine:
     """Return the engine that a fitted estimator predicts with."""
     return estimator._state.engine(*estimator._setting())
@@ -274,9 +189,3 @@ def encode(estimator: Any, X: Any) -> Any:
     """Encode samples as `predict` does before its engine runs."""
     state = estimator._state
     return state.trained.preprocessor.encode(estimator._check_samples(X, state.summary))
-
-
-def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndarray:
-    """Do what ``predict(X)`` does, with forced exits."""
-    exits = dynamic(estimator, encode(estimator, X), estimator._prediction_batch(), schedule)
-    return estimator.classes_[exits.proba.argmax(axis=1)]

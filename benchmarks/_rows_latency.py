@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._measure import Seconds, interleaved, medians, quotient, timed
-from benchmarks._models import FAMILIES, dynamic, encode, engine_of, forced_exits, prepared, samples
+from benchmarks._models import FAMILIES, encode, engine_of, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import FULL, fraction, speedup_line

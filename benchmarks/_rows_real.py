@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 import sklearn_epee
+from benchmarks._forced_exits import dynamic
 from benchmarks._measure import interleaved
-from benchmarks._models import NotMeasuredError, data_set, dynamic, encode
+from benchmarks._models import NotMeasuredError, data_set, encode
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import FULL, speedup_line

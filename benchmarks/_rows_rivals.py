@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from benchmarks._forced_exits import forced_exits, predict_on_schedule
 from benchmarks._measure import Seconds, interleaved, medians, quotient
 from benchmarks._models import (
     FAMILIES,
@@ -26,8 +27,6 @@ from benchmarks._models import (
     data_set,
     encode,
     engine_of,
-    forced_exits,
-    predict_on_schedule,
     prepared,
     real_texts,
 )

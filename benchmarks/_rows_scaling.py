@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._measure import interleaved, medians
-from benchmarks._models import (
-    FAMILIES,
-    dynamic,
-    encode,
-    forced_exits,
-    new_estimator,
-    prepared,
-    real_texts,
-)
+from benchmarks._models import FAMILIES, encode, new_estimator, prepared, real_texts
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.batching import EncodedTexts

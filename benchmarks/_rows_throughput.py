@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._forced_exits import dynamic, forced_exits, run_forced
 from benchmarks._measure import Seconds, interleaved, quotient
-from benchmarks._models import FAMILIES, dynamic, encode, engine_of, forced_exits, prepared, samples
+from benchmarks._models import FAMILIES, encode, engine_of, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
-from sklearn_epee._nn.row_costs import RowCosts
+from sklearn_epee._nn.row_first import RowCosts, RowFirst
 
 FULL = "transformers, full depth"
 OWN_FULL = "ours, full depth"
@@ -214,7 +215,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
         estimator = prepared(family, settings.device, precision)
         n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state.summary)
         engines = {"ours": engine_of(estimator), "plain": copy.copy(engine_of(estimator))}
-        engines["plain"]._costs = _NeverPays(timed=True)
+        engines["plain"]._row_first = _never_first(n_layers)
         for block in CHOICE_BLOCKS:
             encoded = encode(estimator, samples(family, block.n))
             for share in block.means:
@@ -222,7 +223,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
                 own = replace(policy, tau=share)  # what is learned of other exits is not theirs
                 runs = {
                     name: functools.partial(
-                        engine.dynamic, encoded, own, block.batch_size, schedule
+                        run_forced, engine, own, encoded, block.batch_size, schedule
                     )
                     for name, engine in engines.items()
                 }
@@ -231,11 +232,17 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
 
 
 class _NeverPays(RowCosts):
-    """Costs by which asking first pays at the last layer alone, where nothing is to choose."""
+    """Costs by which rows first pay at the last layer alone, where nothing is to choose."""
 
-    def row_first_pays(self, n: int, t: int, chance: float) -> bool:
-        del n, t, chance
+    def row_first_pays(self, n: int, t: int, rate: float) -> bool:
+        del n, t, rate
         return False
+
+
+def _never_first(n_layers: int) -> RowFirst:
+    row_first = RowFirst(n_layers, timed=True)
+    row_first.costs = _NeverPays(timed=True)
+    return row_first
 
 
 def _choice_line(

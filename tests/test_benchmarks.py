@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as suite
+from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._isolated import Turns, in_turns
 from benchmarks._measure import interleaved, quotient
-from benchmarks._models import NotMeasuredError, encode, engine_of, forced_exits
+from benchmarks._models import NotMeasuredError, encode, engine_of
 from benchmarks._report import Line, Results, as_markdown
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import arithmetic_limit
@@ -166,3 +167,14 @@ def test_rows_are_chosen_by_prefix():
     assert names == ["latency-bert", "latency-albert", "latency-gpt2", "latency-vit", "pickle"]
     with pytest.raises(SystemExit, match="no row begins with"):
         suite.chosen_rows(["latency", "nonsense"], quick=False)
+
+
+def test_samples_exit_where_a_schedule_says(text_classifier, texts):
+    encoded, n = encode(text_classifier, texts), len(texts)
+    staged = engine_of(text_classifier).staged(encoded)
+    exit_layers = np.random.default_rng(0).integers(1, text_classifier.n_layers_ + 1, n)
+    for batch_size in (1, 5, "auto"):
+        found = dynamic(text_classifier, encoded, batch_size, exit_layers)
+        np.testing.assert_array_equal(found.exit_layer, exit_layers)
+        expected = staged[np.arange(n), exit_layers - 1]
+        np.testing.assert_allclose(found.proba, expected, atol=1e-5, rtol=0)

@@ -138,7 +138,7 @@ def test_budgeted_and_staged_prediction_agree_and_negative_layers_count_from_the
 
 
 def test_layers_above_a_budget_never_run(fitted, samples, monkeypatch):
-    backbone = fitted._state.engine(*fitted._setting())._backbone
+    backbone = fitted._state.engine(*fitted._setting())._placed.backbone
     keys_values, runs = backbone.keys_values, []
 
     def counted(layer, hidden):

@@ -1,11 +1,12 @@
-"""Rules for leaving: which samples answer at a layer, and with what."""
+"""Exit rules: which samples exit at a layer, and with which prediction."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,16 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ExitPolicy:
-    """When a sample leaves and what it answers (`sklearn_epee.policy` is the array version).
+    """When a sample exits and what is predicted (`sklearn_epee.policy` is the array version).
 
     Parameters
     ----------
     tau : float
-        A sample leaves where its normalized entropy is below this.
+        A sample exits where its normalized entropy is below this.
     patience : int
         ... or where this many consecutive layers, the current one included, agree.
     exit_ensemble : {None, "mean", "weighted"}
-        How the visited exits combine into the answer.
+        How the visited exits are combined into the prediction.
     exit_weights : ndarray of shape (M,)
         Weights of the exits for ``"weighted"``.
     joint_exit : {"all", "any", "mean"}
@@ -40,7 +41,7 @@ class ExitPolicy:
 
 @dataclass(frozen=True)
 class Exits:
-    """Where samples left and with what answer, in the caller's order.
+    """Where samples exited and with which prediction, in the caller's order.
 
     Attributes
     ----------
@@ -57,13 +58,13 @@ class Exits:
 
     @classmethod
     def empty(cls, n: int, n_classes: int, n_tasks: int = 1) -> Exits:
-        """Make room for the answers of n samples."""
+        """Return arrays for the predictions of n samples, to be filled."""
         entropy = np.empty(n if n_tasks == 1 else (n, n_tasks), np.float32)
         return cls(np.empty((n, n_classes), np.float32), np.empty(n, np.int64), entropy)
 
     @classmethod
     def join(cls, parts: Sequence[Exits]) -> Exits:
-        """Put the answers of consecutive samples together."""
+        """Return the predictions of consecutive samples as one."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -75,7 +76,7 @@ class Exits:
 
 @dataclass(frozen=True)
 class ExitState:
-    """What a policy remembers of samples that are on their way.
+    """What a policy remembers of samples that have not exited.
 
     Attributes
     ----------
@@ -92,13 +93,13 @@ class ExitState:
     total: Tensor | None
 
     def take(self, rows: Tensor) -> ExitState:
-        """Keep some samples, given by their numbers."""
+        """Return what is remembered of some samples, given by their numbers."""
         total = None if self.total is None else self.total[rows]
         return ExitState(self.predicted[rows], self.agreeing[rows], total)
 
     @classmethod
     def join(cls, parts: Sequence[ExitState]) -> ExitState:
-        """Put samples of several batches together."""
+        """Return what is remembered of several batches as one."""
         totals = [part.total for part in parts if part.total is not None]
         return cls(
             torch.cat([part.predicted for part in parts]),
@@ -113,46 +114,74 @@ class Decision:
 
     Attributes
     ----------
-    stay : ndarray of int or None
-        Numbers of the samples that stay, within the batch; None where all do.
+    remaining : ndarray of int or None
+        Numbers of the samples that do not exit, within the batch; None where no sample exits.
     state : ExitState or None
-        Of all samples of the batch, those that leave included.
+        Of all samples of the batch, those that exit included.
     """
 
-    stay: NDArray[np.intp] | None
+    remaining: NDArray[np.intp] | None
     state: ExitState | None
 
 
 class ExitRule(Protocol):
-    """When samples leave; holds where their answers go, and nothing about single batches."""
+    """When samples exit; records their predictions and remembers nothing of single batches.
+
+    Attributes
+    ----------
+    last_layer : int
+        Where all remaining samples exit.
+    rates_key : hashable or None
+        Under rules with equal keys the same samples exit at the same layers. None for a rule under
+        which no sample exits early.
+    """
 
     last_layer: int
+    rates_key: Hashable | None
 
     def reads(self, layer: int) -> bool:
-        """Tell whether the head of this layer is needed."""
+        """Return whether the head of a layer is needed."""
         ...
 
-    def may_leave(self, layer: int) -> bool:
-        """Tell whether a sample can leave at this layer."""
+    def may_exit(self, layer: int) -> bool:
+        """Return whether a sample can exit at a layer."""
         ...
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
-        """Note the answers of the samples ``rows`` that leave at this layer."""
+        """Record the predictions of the samples that exit at a layer.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        proba : Tensor of shape (n, K)
+            Probabilities of the layer's head.
+        rows : ndarray of shape (n,)
+            Numbers of the samples in the caller's order.
+        state : ExitState or None
+            What the layer below left.
+
+        Returns
+        -------
+        Decision
+        """
         ...
 
 
 class RecordingRule:
-    """Nobody leaves before the last wanted layer; notes the probabilities of some layers.
+    """No sample exits before the last layer asked for; records the probabilities of some layers.
 
     Parameters
     ----------
     first, last : int
-        Layers to note, counted from 1.
+        Layers to record, counted from 1.
     out : ndarray of shape (n, last - first + 1, K), float32
         Where to.
     """
+
+    rates_key: Hashable | None = None
 
     def __init__(self, first: int, last: int, out: NDArray[np.float32]) -> None:
         self.last_layer = last
@@ -160,97 +189,120 @@ class RecordingRule:
         self._out = out
 
     def reads(self, layer: int) -> bool:
-        """Tell whether the head of this layer is needed."""
+        """Return whether the head of a layer is needed."""
         return layer >= self._first
 
-    def may_leave(self, layer: int) -> bool:
-        """Tell whether a sample can leave at this layer."""
+    def may_exit(self, layer: int) -> bool:
+        """Return whether a sample can exit at a layer."""
         return layer == self.last_layer
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
-        """Note the probabilities of a layer."""
+        """Record the probabilities of a layer."""
         self._out[rows, layer - self._first] = proba.cpu().numpy()
         nobody = np.empty(0, np.intp)
         return Decision(nobody if layer == self.last_layer else None, state)
 
 
 class DynamicRule:
-    """Samples leave by entropy or patience.
+    """Samples exit by entropy or patience.
 
     Parameters
     ----------
     policy : ExitPolicy
     n_layers : int
-        Number of layers M; the last one answers whoever is left.
+        Number of layers M; all remaining samples exit at the last one.
     out : Exits
-        Where answers go.
-    schedule : ndarray of shape (n,), int64, optional
-        Layer at which each sample leaves, whatever the policy says. Everything else is computed
-        as usual; for benchmarks, in which a random network must leave where a trained one would.
+        Where predictions are recorded.
     """
 
-    def __init__(
-        self,
-        policy: ExitPolicy,
-        n_layers: int,
-        out: Exits,
-        schedule: NDArray[np.int64] | None = None,
-    ) -> None:
+    def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
         self.last_layer = n_layers
+        self.rates_key: Hashable | None = (policy.tau, policy.patience, policy.joint_exit)
         self._policy = policy
         self._out = out
         self._threshold = float32_threshold(policy.tau)
-        self._schedule = schedule
-        # What all M layers agree on leaves at the last one, as everybody does.
+        # Samples on which all M layers agree exit at the last one, as all others do.
         self._remembers = policy.patience < n_layers or policy.exit_ensemble is not None
 
     def reads(self, layer: int) -> bool:
-        """Tell whether the head of this layer is needed."""
+        """Return whether the head of a layer is needed."""
         policy = self._policy
-        leaves_early = policy.tau > 0 or policy.patience < self.last_layer
-        return leaves_early or policy.exit_ensemble is not None or layer == self.last_layer
+        exits_early = policy.tau > 0 or policy.patience < self.last_layer
+        return exits_early or policy.exit_ensemble is not None or layer == self.last_layer
 
-    def may_leave(self, layer: int) -> bool:
-        """Tell whether a sample can leave at this layer."""
+    def may_exit(self, layer: int) -> bool:
+        """Return whether a sample can exit at a layer."""
         policy = self._policy
         return layer == self.last_layer or policy.tau > 0 or policy.patience <= layer
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
-        """Let those leave that may, and note their answers."""
-        state = self._advance(layer, proba, state)
-        leave = self._leavers(layer, proba, rows, state)
-        if leave is not None and not leave.any():
+        """Record the predictions of the samples that exit at a layer; see `ExitRule`."""
+        state = self._remember(layer, proba, state)
+        if not self.may_exit(layer):
             return Decision(None, state)
-        answer = self._answer(proba, state)
-        if leave is None or leave.all():
-            self._record(layer, rows, answer, self._entropy(proba))
-            return Decision(np.empty(0, np.intp), state)
-        leavers = torch.from_numpy(np.flatnonzero(leave)).to(proba.device)
-        self._record(layer, rows[leave], answer[leavers], self._entropy(proba[leavers]))
-        return Decision(np.flatnonzero(~leave), state)
+        entropy = self._entropy(proba)
+        exits = None if layer == self.last_layer else self._exits(layer, entropy, state)
+        return Decision(self._settle(layer, rows, exits, (proba, entropy), state), state)
 
-    def _predict(self, proba: Tensor) -> Tensor:
+    def _settle(
+        self,
+        layer: int,
+        rows: NDArray[np.intp],
+        exits: Tensor | None,
+        found: tuple[Tensor, Tensor],
+        state: ExitState | None,
+    ) -> NDArray[np.intp] | None:
+        """Record the samples that exit, all if `exits` is None; return the numbers of the others.
+
+        Probabilities and entropies are `found` for all samples of the batch. None is returned
+        where no sample exits.
+        """
+        proba, entropy = found
+        if exits is None:
+            self._record(layer, rows, *to_host(self._predicted_proba(proba, state), entropy))
+            return np.empty(0, np.intp)
+        if exits.device.type == "cpu" and not exits.numpy().any():
+            return None
+        # A GPU is waited for once: to look at the decision first would be to wait twice.
+        leaving, *recorded = to_host(exits, self._predicted_proba(proba, state), entropy)
+        if not leaving.any():
+            return None
+        self._record(layer, rows[leaving], *(part[leaving] for part in recorded))
+        return np.flatnonzero(~leaving)
+
+    def _record(
+        self,
+        layer: int,
+        rows: NDArray[np.intp],
+        proba: NDArray[np.float32],
+        entropy: NDArray[np.float32],
+    ) -> None:
+        self._out.proba[rows] = proba
+        self._out.entropy[rows] = entropy
+        self._out.exit_layer[rows] = layer
+
+    def _label(self, proba: Tensor) -> Tensor:
         return proba.argmax(dim=1)
 
     def _entropy(self, proba: Tensor) -> Tensor:
         return normalized_entropy(proba)
 
-    def _advance(self, layer: int, proba: Tensor, before: ExitState | None) -> ExitState | None:
-        """Note what this layer says; None where no later layer needs to know."""
+    def _remember(self, layer: int, proba: Tensor, before: ExitState | None) -> ExitState | None:
+        """Return what the layers above need to know; None where that is nothing."""
         if not self._remembers:
             return None
-        predicted = self._predict(proba)
-        total = self._weigh(layer, proba, before)
+        predicted = self._label(proba)
+        total = self._weighted_sum(layer, proba, before)
         if before is None:
             return ExitState(predicted, torch.ones_like(predicted), total)
         agreeing = (before.agreeing + 1).masked_fill_(predicted != before.predicted, 1)
         return ExitState(predicted, agreeing, total)
 
-    def _weigh(self, layer: int, proba: Tensor, before: ExitState | None) -> Tensor | None:
+    def _weighted_sum(self, layer: int, proba: Tensor, before: ExitState | None) -> Tensor | None:
         ensemble = self._policy.exit_ensemble
         if ensemble is None:
             return None
@@ -261,82 +313,68 @@ class DynamicRule:
             else before.total + weight * proba
         )
 
-    def _leavers(
-        self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
-    ) -> NDArray[np.bool_] | None:
-        """Say who leaves, on the host; None for everybody."""
-        if layer == self.last_layer:
-            return None
-        if self._schedule is not None:
-            self._entropy(proba)
-            return self._schedule[rows] <= layer
-        leave = self._leave(layer, proba, state)
-        if leave is None:
-            return np.zeros(len(rows), bool)
-        # The one moment at which a GPU is waited for.
-        return leave.cpu().numpy()
+    def _exits(self, layer: int, entropy: Tensor, state: ExitState | None) -> Tensor:
+        """Return whether each sample exits, (n,) bool, at a layer where some may."""
+        return either(self._agreed(layer, state), self._sure(entropy))
 
-    def _leave(self, layer: int, proba: Tensor, state: ExitState | None) -> Tensor | None:
-        """Say who leaves by the policy; None where nobody can yet."""
-        policy = self._policy
-        leave = self._settled(layer, state)
-        if policy.tau > 0:
-            sure = self._entropy(proba) < self._threshold
-            leave = sure if leave is None else leave | sure
-        return leave
+    def _sure(self, entropy: Tensor) -> Tensor | None:
+        """Return where entropies are low enough; None where that never is."""
+        return entropy < self._threshold if self._policy.tau > 0 else None
 
-    def _settled(self, layer: int, state: ExitState | None) -> Tensor | None:
-        """Say where enough layers agree; None where that cannot be yet."""
+    def _agreed(self, layer: int, state: ExitState | None) -> Tensor | None:
+        """Return where enough layers agree; None where that cannot be yet."""
         if state is None or self._policy.patience > layer:
             return None
         return state.agreeing >= self._policy.patience
 
-    def _answer(self, proba: Tensor, state: ExitState | None) -> Tensor:
-        """Combine the visited exits, or give the exit's own probabilities."""
+    def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:
+        """Return the visited exits combined, or the exit's own probabilities."""
         total = None if state is None else state.total
-        return proba if total is None else self._combine(proba, total)
+        return proba if total is None else self._combined(proba, total)
 
     @staticmethod
-    def _combine(proba: Tensor, weighted: Tensor) -> Tensor:
+    def _combined(proba: Tensor, weighted: Tensor) -> Tensor:
         total = weighted.sum(dim=1, keepdim=True)
         # Visited exits may all weigh nothing; then there is nothing to combine yet.
         return torch.where(total > 0, weighted / total, proba)
 
-    def _record(self, layer: int, rows: NDArray[np.intp], answer: Tensor, entropy: Tensor) -> None:
-        self._out.proba[rows] = answer.cpu().numpy()
-        self._out.entropy[rows] = entropy.cpu().numpy()
-        self._out.exit_layer[rows] = layer
 
-
-class ExitRates:
-    """How often samples that reach a layer leave there, learned from those seen so far.
+def to_host(*parts: Tensor) -> list[NDArray[Any]]:
+    """Return tensors of the same n samples as arrays, copied from a GPU in one transfer.
 
     Parameters
     ----------
-    n_layers : int
-        Number of layers M.
+    *parts : Tensors of shape (n, ...)
+        bool, or floats that float32 holds exactly.
+
+    Returns
+    -------
+    list of ndarray
+        In the same shapes, bool or float32.
     """
+    if parts[0].device.type == "cpu":
+        return [part.numpy() for part in parts]
+    return _in_one_transfer(parts)
 
-    # As if this many samples had been seen before the first one, a sixth of them leaving.
-    _PRIOR_SAMPLES = 6.0
-    _PRIOR_LEAVERS = 1.0
 
-    def __init__(self, n_layers: int) -> None:
-        self._reached = [self._PRIOR_SAMPLES] * (n_layers + 1)
-        self._left = [self._PRIOR_LEAVERS] * (n_layers + 1)
+def _in_one_transfer(parts: Sequence[Tensor]) -> list[NDArray[Any]]:
+    columns = [part.reshape(len(part), -1).float() for part in parts]
+    fetched = torch.cat(columns, dim=1).cpu().numpy()
+    ends = np.cumsum([column.shape[1] for column in columns])[:-1]
+    arrays = np.split(fetched, ends, axis=1)
+    return [
+        (array != 0 if part.dtype == torch.bool else array).reshape(tuple(part.shape))
+        for array, part in zip(arrays, parts, strict=True)
+    ]
 
-    def note(self, layer: int, reached: int, left: int) -> None:
-        """Learn from a batch of which some left."""
-        self._reached[layer] += reached
-        self._left[layer] += left
 
-    def at(self, layer: int) -> float:
-        """Estimate the chance that a sample leaves at a layer it reaches."""
-        return self._left[layer] / self._reached[layer]
+def either(*conditions: Tensor | None) -> Tensor:
+    """Return where one of some conditions holds, of which one at least is known."""
+    return functools.reduce(torch.logical_or, [c for c in conditions if c is not None])
 
 
 def normalized_entropy(proba: Tensor) -> Tensor:
-    """Entropy of each row over log K, in [0, 1]; 0 for a single class."""
+    """Return the entropy of each row over log K, in [0, 1]; 0 for a single class."""
     n_classes = proba.shape[-1]
     if n_classes == 1:
         return torch.zeros(proba.shape[:-1], device=proba.device)
@@ -344,7 +382,7 @@ def normalized_entropy(proba: Tensor) -> Tensor:
 
 
 def float32_threshold(tau: float) -> float:
-    """Give the float32 number that float32 entropies are below exactly where they are below tau."""
+    """Return the float32 number that float32 entropies are below where they are below tau."""
     # Entropies end at 1: a larger tau is as good as 2, and does not overflow.
     rounded = np.float32(min(tau, 2.0))
     # As Python floats: NumPy would round tau to float32 before it compares.
@@ -353,6 +391,6 @@ def float32_threshold(tau: float) -> float:
 
 
 def joined_states(states: Iterable[ExitState | None]) -> ExitState | None:
-    """Put what is remembered of several batches together; None where nothing is yet."""
+    """Return what is remembered of several batches as one; None where that is nothing yet."""
     known = [state for state in states if state is not None]
     return ExitState.join(known) if known else None

@@ -1,10 +1,10 @@
-"""The engine answers as the policy on arrays does, sample by sample, and runs nothing in vain."""
+"""The engine predicts as the policy on arrays does, sample by sample, and runs nothing in vain."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklearn_epee._nn.batching import EncodedImages, EncodedTexts
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits, float32_threshold, normalized_entropy
+from sklearn_epee._nn.failures import is_out_of_memory
 from sklearn_epee._nn.network import MultiExitNetwork
 from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, TEXT_FAMILIES, randomise, tiny_config
 
@@ -93,7 +94,7 @@ def undecided(staged: np.ndarray, rule: ExitPolicy, last_visited: np.ndarray) ->
     return (near & visited).any(axis=1)
 
 
-def assert_equal_answers(found: Exits, staged: np.ndarray, rule: ExitPolicy) -> None:
+def assert_equal_predictions(found: Exits, staged: np.ndarray, rule: ExitPolicy) -> None:
     expected = oracle(staged, rule)
     last_visited = np.maximum(found.exit_layer, expected.exit_layer)
     sure = ~undecided(staged, rule, last_visited)
@@ -122,32 +123,32 @@ def bert() -> tuple[MultiExitNetwork, EncodedTexts]:
 def count_rows(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int]]:
     """Record (layer, samples) of every layer that begins to run."""
     runs: list[tuple[int, int]] = []
-    keys_values = engine._backbone.keys_values
+    keys_values = engine._placed.backbone.keys_values
 
     def counted(layer, hidden):
         runs.append((layer, len(hidden)))
         return keys_values(layer, hidden)
 
-    monkeypatch.setattr(engine._backbone, "keys_values", counted)
+    monkeypatch.setattr(engine._placed.backbone, "keys_values", counted)
     return runs
 
 
 def count_positions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int, int]]:
     """Record (layer, samples, positions) of every call that finishes rows of a layer."""
     runs: list[tuple[int, int, int]] = []
-    rows = engine._backbone.rows
+    rows = engine._placed.backbone.rows
 
     def counted(layer, hidden_rows, *rest):
         runs.append((layer, *hidden_rows.shape[:2]))
         return rows(layer, hidden_rows, *rest)
 
-    monkeypatch.setattr(engine._backbone, "rows", counted)
+    monkeypatch.setattr(engine._placed.backbone, "rows", counted)
     return runs
 
 
 def always_row_first(monkeypatch: pytest.MonkeyPatch, engine: Engine, answer: bool) -> None:
     """Take the decision whether the head's row comes first away from the clock."""
-    monkeypatch.setattr(engine._costs, "row_first_pays", lambda *_: answer)
+    monkeypatch.setattr(engine._row_first.costs, "row_first_pays", lambda *_: answer)
 
 
 # ------------------------------------------------------------------------- against the oracle
@@ -165,7 +166,7 @@ def test_dynamic_inference_equals_the_policy_on_staged_probabilities(family, poo
     for rule, batch_size in itertools.product(
         random_policies(rng, entropies), (1, 7, N_SAMPLES, "auto")
     ):
-        assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+        assert_equal_predictions(engine.dynamic(samples, rule, batch_size), staged, rule)
 
 
 @pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
@@ -174,11 +175,11 @@ def test_neighbours_order_and_padding_do_not_matter(family, pooling):
     order = np.random.default_rng(7).permutation(N_SAMPLES)
     staged = engine.staged(make_samples(family), 1)
     rule = exit_policy(float(np.median(policy.normalized_entropy(staged))), 3, "weighted")
-    assert_equal_answers(
+    assert_equal_predictions(
         engine.dynamic(make_samples(family, order=order), rule, 5), staged[order], rule
     )
     lonely = make_samples(family, order=order[:1])
-    assert_equal_answers(engine.dynamic(lonely, rule), staged[order[:1]], rule)
+    assert_equal_predictions(engine.dynamic(lonely, rule), staged[order[:1]], rule)
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
@@ -189,7 +190,7 @@ def test_all_policies_on_one_network(bert, ensemble):
     taus = np.quantile(policy.normalized_entropy(staged), [0.1, 0.35, 0.6, 0.9])
     for tau, patience in itertools.product([0.0, *taus, 1.0], range(1, N_LAYERS + 2)):
         rule = exit_policy(float(tau), patience, ensemble)
-        assert_equal_answers(engine.dynamic(samples, rule, 4), staged, rule)
+        assert_equal_predictions(engine.dynamic(samples, rule, 4), staged, rule)
 
 
 def test_an_ensemble_does_not_move_the_exit(bert):
@@ -310,13 +311,13 @@ def test_columns_that_only_finished_samples_filled_are_dropped(bert, monkeypatch
     engine = Engine(network)
     always_row_first(monkeypatch, engine, row_first)
     widths: list[tuple[int, int]] = []
-    rows = engine._backbone.rows
+    rows = engine._placed.backbone.rows
 
     def measured(layer, hidden_rows, k, v, mask, *positions):
         widths.append((k.shape[2], int(mask.sum(1).max())))
         return rows(layer, hidden_rows, k, v, mask, *positions)
 
-    monkeypatch.setattr(engine._backbone, "rows", measured)
+    monkeypatch.setattr(engine._placed.backbone, "rows", measured)
     engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
     assert all(width == longest for width, longest in widths)
 
@@ -367,20 +368,8 @@ def test_budgeted_finishes_only_the_row_its_head_reads(bert, monkeypatch):
     assert [(layer, width == 1) for layer, _, width in runs] == [(1, False), (2, False), (3, True)]
 
 
-def test_a_schedule_sends_samples_where_it_says(bert):
-    network, samples = bert
-    engine = Engine(network)
-    schedule = np.random.default_rng(0).integers(1, N_LAYERS + 1, N_SAMPLES)
-    staged = engine.staged(samples)
-    for batch_size in (1, 5, "auto"):
-        found = engine.dynamic(samples, exit_policy(0.3), batch_size, schedule=schedule)
-        np.testing.assert_array_equal(found.exit_layer, schedule)
-        expected = staged[np.arange(N_SAMPLES), schedule - 1]
-        np.testing.assert_allclose(found.proba, expected, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_thin_batches_wait_for_company(bert, monkeypatch, ensemble):
+def test_underfilled_batches_wait_to_be_merged(bert, monkeypatch, ensemble):
     network = bert[0]
     samples = make_samples("bert", n=64)
     engine = Engine(network)
@@ -391,9 +380,9 @@ def test_thin_batches_wait_for_company(bert, monkeypatch, ensemble):
         sizes = [n for number, n in runs if number == layer]
         assert sum(sizes) == (found.exit_layer >= layer).sum()
         assert max(sizes) <= 8
-        # At most the last one is thin: those before waited until they were half full.
+        # At most the last one is underfilled: those before waited until they were half full.
         assert all(n > 4 for n in sizes[:-1])
-    assert_equal_answers(found, engine.staged(samples), rule)
+    assert_equal_predictions(found, engine.staged(samples), rule)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, N_SAMPLES, "auto"])
@@ -451,14 +440,34 @@ def test_staged_probabilities_are_those_of_the_training_forward(family):
 # --------------------------------------------------------------------------------- out of memory
 
 
-def limit_memory(monkeypatch: pytest.MonkeyPatch, network: MultiExitNetwork, limit: int) -> list:
+def gpu_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def cpu_is_full() -> None:
+    torch.empty(10**15)  # torch's own error, whatever its wording
+
+
+def arrays_are_full() -> None:
+    raise MemoryError("Unable to allocate 3.5 PiB")
+
+
+FULL = (gpu_is_full, cpu_is_full, arrays_are_full)
+
+
+def limit_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    network: MultiExitNetwork,
+    limit: int,
+    fail: Callable[[], None] = gpu_is_full,
+) -> list[int]:
     sizes: list[int] = []
     embed = network.adapter.embed
 
     def limited(batch):
         n = len(next(iter(batch.values())))
         if n > limit:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            fail()
         sizes.append(n)
         return embed(batch)
 
@@ -466,13 +475,14 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, network: MultiExitNetwork, lim
     return sizes
 
 
+@pytest.mark.parametrize("fail", FULL)
 @pytest.mark.parametrize("limit", [1, 3, 8])
-def test_out_of_memory_halves_the_batch_with_one_warning(bert, monkeypatch, limit):
+def test_out_of_memory_halves_the_batch_with_one_warning(bert, monkeypatch, limit, fail):
     network, samples = bert
     engine, rule = Engine(network), exit_policy(0.3, 3, "mean")
     staged = engine.staged(samples)
     expected = engine.dynamic(samples, rule)
-    sizes = limit_memory(monkeypatch, network, limit)
+    sizes = limit_memory(monkeypatch, network, limit, fail)
     with pytest.warns(RuntimeWarning, match=r"ran out of memory .* batch of \d+ samples") as seen:
         found = engine.dynamic(samples, rule, 9)
     assert len(seen) == 1
@@ -485,32 +495,50 @@ def test_out_of_memory_halves_the_batch_with_one_warning(bert, monkeypatch, limi
         np.testing.assert_allclose(engine.staged(samples), staged, atol=1e-5)
 
 
-def test_out_of_memory_in_the_middle_of_a_batch_forgets_the_failed_attempt(bert, monkeypatch):
+@pytest.mark.parametrize("fail", FULL)
+def test_out_of_memory_in_the_middle_of_a_batch_forgets_the_attempt(bert, monkeypatch, fail):
     network, samples = bert
     engine, rule = Engine(network), exit_policy(0.3, 3, "weighted")
     expected = engine.dynamic(samples, rule)
-    rows = engine._backbone.rows
+    rows = engine._placed.backbone.rows
 
     def limited(layer, hidden_rows, *rest):
         if layer == 3 and len(hidden_rows) > 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            fail()
         return rows(layer, hidden_rows, *rest)
 
-    monkeypatch.setattr(engine._backbone, "rows", limited)
+    monkeypatch.setattr(engine._placed.backbone, "rows", limited)
     with pytest.warns(RuntimeWarning, match="ran out of memory"):
         found = engine.dynamic(samples, rule, N_SAMPLES)
     np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
     np.testing.assert_allclose(found.proba, expected.proba, atol=1e-5)
 
 
-def test_a_single_sample_that_does_not_fit_is_an_error(bert, monkeypatch):
+@pytest.mark.parametrize("fail", FULL)
+def test_a_single_sample_that_does_not_fit_is_an_error(bert, monkeypatch, fail):
     network, samples = bert
-    limit_memory(monkeypatch, network, 0)
+    limit_memory(monkeypatch, network, 0, fail)
     with (
         pytest.warns(RuntimeWarning, match="ran out of memory"),
-        pytest.raises(torch.cuda.OutOfMemoryError),
+        pytest.raises(MemoryError, match=r"a single sample\. Set max_length") as raised,
     ):
         Engine(network).staged(samples)
+    assert is_out_of_memory(raised.value.__cause__)
+
+
+def test_other_errors_do_not_halve_the_batch(bert, monkeypatch):
+    network, samples = bert
+    engine = Engine(network)
+    sizes: list[int] = []
+
+    def fail(batch):
+        sizes.append(len(next(iter(batch.values()))))
+        raise RuntimeError("a broken layer")
+
+    monkeypatch.setattr(network.adapter, "embed", fail)
+    with pytest.raises(RuntimeError, match="a broken layer"):
+        engine.staged(samples, N_SAMPLES)
+    assert sizes == [N_SAMPLES]
 
 
 # -------------------------------------------------------------------------------------- precision
@@ -543,7 +571,7 @@ def test_bfloat16_answers_do_not_depend_on_neighbours(family, pooling):
         np.testing.assert_allclose(engine.staged(samples, batch_size), staged, atol=2e-6, rtol=0)
     for rule in random_policies(rng, policy.normalized_entropy(staged)):
         for batch_size in (1, 7, N_SAMPLES):
-            assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+            assert_equal_predictions(engine.dynamic(samples, rule, batch_size), staged, rule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -552,7 +580,7 @@ def test_a_backbone_of_another_plan_runs_through_its_adapter(dtype, monkeypatch)
     usual = Engine(network, dtype).staged(samples)
     monkeypatch.setattr(type(network.adapter), "_parts", lambda *_: None)
     engine = Engine(network, dtype)
-    assert isinstance(engine._backbone, BackboneAdapter)
+    assert isinstance(engine._placed.backbone, BackboneAdapter)
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     np.testing.assert_allclose(engine.staged(samples), usual, atol=tolerance)
 

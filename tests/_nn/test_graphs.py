@@ -1,4 +1,4 @@
-"""Captured graphs and walks side by side: what a GPU runs, with stand-ins on a CPU."""
+"""Captured graphs and batches in streams: what a GPU runs, with stand-ins on a CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from sklearn_epee._nn import graphs as graphs_module
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.graphs import LayerGraphs
+from sklearn_epee._nn.layer_step import LayerStep
 from tests._nn.test_engine import (
     ALL_NETWORKS,
     N_LAYERS,
     N_SAMPLES,
-    assert_equal_answers,
+    assert_equal_predictions,
     exit_policy,
     make_network,
     make_samples,
@@ -47,7 +48,7 @@ class StandIn:
 
 
 def with_graphs(engine: Engine, capture: Callable, *, image: bool = False) -> Engine:
-    engine._graphs = LayerGraphs(engine._run_layer, not image, capture)
+    engine._graphs = LayerGraphs(engine._placed.run_layer, not image, capture)
     return engine
 
 
@@ -60,7 +61,7 @@ def test_replayed_layers_answer_as_the_policy_on_arrays(family, pooling, batch_s
     engine = with_graphs(Engine(network), capture, image=family in IMAGE_FAMILIES)
     entropies = np.linspace(0.2, 0.9, 20)
     for rule in random_policies(np.random.default_rng(1), entropies):
-        assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+        assert_equal_predictions(engine.dynamic(samples, rule, batch_size), staged, rule)
     np.testing.assert_allclose(engine.staged(samples, batch_size), staged, atol=1e-5)
     np.testing.assert_allclose(engine.budgeted(samples, 2, batch_size), staged[:, 1], atol=1e-5)
     assert capture.replays > capture.captures
@@ -131,42 +132,42 @@ def test_threads_that_share_an_engine_do_not_mix_their_replays():
 
 @pytest.mark.parametrize("ensemble", [None, "mean", "weighted"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_walks_side_by_side_give_the_same_answers(monkeypatch, pooling, ensemble):
+def test_streams_give_the_same_predictions(monkeypatch, pooling, ensemble):
     network, samples = make_network("bert", pooling), make_samples("bert")
     staged = Engine(network).staged(samples)
     engine = Engine(network)
-    monkeypatch.setattr(engine, "_n_walks", 2)
-    walked, walk = [], engine._walk_side_by_side
+    monkeypatch.setattr(engine, "_n_streams", 2)
+    calls, run_in_streams = [], engine._run_in_streams
     monkeypatch.setattr(
-        engine, "_walk_side_by_side", lambda *given: walked.append(None) or walk(*given)
+        engine, "_run_in_streams", lambda *given: calls.append(None) or run_in_streams(*given)
     )
     for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
         rule = exit_policy(tau, patience, ensemble)
-        assert_equal_answers(engine.dynamic(samples, rule, 2), staged, rule)
+        assert_equal_predictions(engine.dynamic(samples, rule, 2), staged, rule)
     np.testing.assert_allclose(engine.staged(samples, 2), staged, atol=1e-5)
-    assert len(walked) == 4
+    assert len(calls) == 4
 
 
-def test_walks_side_by_side_raise_what_goes_wrong(monkeypatch):
+def test_streams_raise_what_goes_wrong(monkeypatch):
     engine = Engine(make_network("bert", "cls"))
-    monkeypatch.setattr(engine, "_n_walks", 2)
+    monkeypatch.setattr(engine, "_n_streams", 2)
 
     def fail(*_, **__):
         raise ValueError("broken layer")
 
-    monkeypatch.setattr(engine, "step", fail)
+    monkeypatch.setattr(LayerStep, "advance", fail)
     with pytest.raises(ValueError, match="broken layer"):
         engine.dynamic(make_samples("bert"), exit_policy(0.5), 2)
 
 
-def test_few_batches_walk_alone(monkeypatch):
+def test_few_batches_run_in_one_stream(monkeypatch):
     engine = Engine(make_network("bert", "cls"))
-    monkeypatch.setattr(engine, "_n_walks", 2)
+    monkeypatch.setattr(engine, "_n_streams", 2)
 
     def refuse(*_):
-        raise AssertionError("walked side by side")
+        raise AssertionError("two streams")
 
-    monkeypatch.setattr(engine, "_walk_side_by_side", refuse)
+    monkeypatch.setattr(engine, "_run_in_streams", refuse)
     found = engine.dynamic(make_samples("bert"), exit_policy(0.5), N_SAMPLES)
     assert (found.exit_layer >= 1).all()
 
@@ -183,6 +184,6 @@ def test_a_gpu_answers_as_a_cpu(family, pooling, batch_size):
         rule = exit_policy(tau, patience)
         for _ in range(2):  # the second time, graphs are there
             found = engine.dynamic(samples, rule, batch_size)
-            assert_equal_answers(found, staged, rule)
+            assert_equal_predictions(found, staged, rule)
     assert engine._graphs._works
     assert batch_size > 1 or engine._graphs._graphs

@@ -1,0 +1,177 @@
+"""Which batch runs when: underfilled ones wait to be merged, too large ones are halved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .active_batch import ActiveBatch
+from .batching import BatchLimit, EncodedSamples
+from .failures import is_out_of_memory
+
+# Positions of padding that cost less than another round of a layer's calls.
+_CHEAP_PADDING = 64
+
+
+class Step(Protocol):
+    """What takes batches in and runs them; `LayerStep` does."""
+
+    def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
+        """Return some samples, embedded."""
+        ...
+
+    def advance(self, active: ActiveBatch) -> ActiveBatch | None:
+        """Run the next layer; return the samples that did not exit, None if all did."""
+        ...
+
+
+class BatchScheduler:
+    """Runs all samples of a call to their exits.
+
+    A batch from which many samples have exited waits until others have passed the same layers, and
+    is merged with them: a layer costs little less for a few samples than for a full batch.
+
+    Parameters
+    ----------
+    step : Step
+    limit : BatchLimit
+        How large batches may be.
+
+    Notes
+    -----
+    Where the memory does not suffice for a batch, it goes on in halves, and a warning says so once
+    per call.
+    """
+
+    def __init__(self, step: Step, limit: BatchLimit) -> None:
+        self._step = step
+        self._limit = limit
+        self._waiting: dict[int, list[ActiveBatch]] = {}
+        self._warned = False
+
+    def run(self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]) -> None:
+        """Run batches to their exits, each given by the numbers of its samples.
+
+        Raises
+        ------
+        MemoryError
+            If the memory does not suffice for a single sample.
+        """
+        for rows in batches:
+            self._enter(samples, rows)
+        self._drain()
+
+    def _enter(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> None:
+        """Take a batch in and run it until it is underfilled or done."""
+        most = self._limit.samples
+        if most is not None and len(rows) > most:
+            self._enter(samples, rows[:most])
+            self._enter(samples, rows[most:])
+            return
+        active = None
+        try:
+            active = self._step.start(samples, rows)
+        except (RuntimeError, MemoryError) as error:
+            _check_can_be_halved(error, len(rows))
+        if active is not None:
+            self._advance(active)
+            return
+        # Outside the handler, so that the failed attempt's tensors are free by now.
+        self._make_room(len(rows))
+        for part in np.array_split(rows, 2):
+            self._enter(samples, part)
+
+    def _drain(self) -> None:
+        """Run the waiting batches, layer by layer."""
+        while self._waiting:
+            layer = min(self._waiting)
+            for group in self._groups(self._waiting.pop(layer)):
+                active = self._run_layer(ActiveBatch.merge(group))
+                if active is not None:
+                    self._waiting.setdefault(layer + 1, []).append(active)
+
+    def _advance(self, active: ActiveBatch | None) -> None:
+        """Run a batch until it is underfilled or done."""
+        while active is not None:
+            active = self._filled(active)
+            if active is not None:
+                active = self._run_layer(active)
+
+    def _filled(self, active: ActiveBatch) -> ActiveBatch | None:
+        """Return a batch, merged with waiting ones if it is underfilled; None if it has to wait."""
+        if active.layer == 0 or not self._limit.is_underfilled(len(active.rows), active.width):
+            return active
+        waiting = self._waiting.setdefault(active.layer, [])
+        group = [other for other in waiting if _are_alike(other.width, active.width)]
+        width = max(part.width for part in [*group, active])
+        n = len(active.rows) + sum(len(part.rows) for part in group)
+        if self._limit.is_underfilled(n, width):
+            waiting.append(active)
+            return None
+        self._waiting[active.layer] = [other for other in waiting if other not in group]
+        return ActiveBatch.merge([*group, active])
+
+    def _groups(self, waiting: list[ActiveBatch]) -> Iterator[list[ActiveBatch]]:
+        """Group batches by length, so that padding costs less than merging saves."""
+        group: list[ActiveBatch] = []
+        for active in sorted(waiting, key=lambda part: -part.width):
+            if group and not self._fits(active, group):
+                yield group
+                group = []
+            group.append(active)
+        if group:
+            yield group
+
+    def _fits(self, active: ActiveBatch, group: list[ActiveBatch]) -> bool:
+        width = group[0].width
+        padding = len(active.rows) * (width - active.width)
+        n = len(active.rows) + sum(len(part.rows) for part in group)
+        wasteful = padding > _CHEAP_PADDING and not _are_alike(active.width, width)
+        return n <= self._limit.size(width) and not wasteful
+
+    def _run_layer(self, active: ActiveBatch) -> ActiveBatch | None:
+        try:
+            return self._step.advance(active)
+        except (RuntimeError, MemoryError) as error:
+            _check_can_be_halved(error, len(active.rows))
+        self._make_room(len(active.rows))
+        for half in active.halves():
+            self._advance(half)
+        return None
+
+    def _make_room(self, size: int) -> None:
+        torch.cuda.empty_cache()
+        self._limit = self._limit.at_most(size // 2)
+        if not self._warned:
+            self._warned = True
+            _warn_out_of_memory(size)
+
+
+def _are_alike(width: int, other: int) -> bool:
+    """Return whether samples of two lengths waste little in one batch."""
+    return max(width, other) <= 1.2 * min(width, other) + 2
+
+
+def _check_can_be_halved(error: Exception, size: int) -> None:
+    """Raise an error again that half a batch would not avoid."""
+    if not is_out_of_memory(error):
+        raise error
+    if size == 1:
+        raise MemoryError(
+            "The memory does not suffice to predict a single sample. Set max_length (texts) or "
+            "image_size (images) lower and fit again, or predict on a device with more memory."
+        ) from error
+
+
+def _warn_out_of_memory(size: int) -> None:
+    warnings.warn(
+        f"The device ran out of memory with a prediction batch of {size} samples; going on with "
+        "halves. Set predict_batch_size lower to avoid this.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

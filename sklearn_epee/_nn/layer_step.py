@@ -1,0 +1,147 @@
+"""One layer for a batch: run it, read its exit, and keep the samples that remain."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .active_batch import ActiveBatch
+from .batching import EncodedSamples
+from .exit_rules import ExitRule, ExitState
+from .graphs import LayerGraphs
+from .placed_network import PlacedNetwork
+from .row_first import RowFirst
+from .tasks import task_softmax
+
+
+class LayerStep:
+    """Runs batches through one layer at a time, under one exit rule.
+
+    Parameters
+    ----------
+    placed : PlacedNetwork
+    rule : ExitRule
+    row_first : RowFirst
+        What the engine has learned so far.
+    graphs : LayerGraphs, default=None
+        Replays small batches.
+    """
+
+    def __init__(
+        self,
+        placed: PlacedNetwork,
+        rule: ExitRule,
+        row_first: RowFirst,
+        graphs: LayerGraphs | None = None,
+    ) -> None:
+        self._placed = placed
+        self._rule = rule
+        self._row_first = row_first.choice(rule, placed.network.reads_one_row)
+        self._graphs = graphs
+
+    def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
+        """Return some samples, embedded."""
+        return ActiveBatch(0, rows, *self._placed.embed(samples, rows))
+
+    def advance(self, active: ActiveBatch) -> ActiveBatch | None:
+        """Run the next layer.
+
+        Parameters
+        ----------
+        active : ActiveBatch
+
+        Returns
+        -------
+        ActiveBatch or None
+            The samples that did not exit; None if all did.
+        """
+        layer, backbone = active.layer + 1, self._placed.backbone
+        if self._graphs is not None and self._graphs.fits(active.mask.numel()):
+            hidden, logits = self._graphs(layer, active.hidden, active.mask)
+            if self._rule.reads(layer):
+                return self._keep(active, hidden, logits)
+            return active.above(hidden, active.state)
+        k, v = backbone.keys_values(layer, active.hidden)
+        if not self._rule.reads(layer):
+            hidden = backbone.rows(layer, active.hidden, k, v, active.mask)
+            return active.above(hidden, active.state)
+        if self._row_first.pays(layer, *active.mask.shape):
+            return self._row_then_rest(active, (k, v))
+        return self._all_rows(active, (k, v))
+
+    def _all_rows(
+        self, active: ActiveBatch, keys_values: tuple[Tensor, Tensor]
+    ) -> ActiveBatch | None:
+        """Compute all positions, then read the exit."""
+        layer = active.layer + 1
+        hidden = self._rows(layer, active.hidden, keys_values, active.mask)
+        logits = self._placed.exit_logits(layer, hidden, active.hidden, active.mask)
+        return self._keep(active, hidden, logits)
+
+    def _keep(self, active: ActiveBatch, hidden: Tensor, logits: Tensor) -> ActiveBatch | None:
+        """Return the samples that do not exit at a layer that was computed for all."""
+        remaining, state = self._decide(active, logits)
+        if remaining is None:
+            return active.above(hidden, state)
+        if not len(remaining):
+            return None
+        index, width = self._index(remaining), _width(active.mask, remaining)
+        return ActiveBatch(
+            active.layer + 1,
+            active.rows[remaining],
+            hidden[:, :width][index],
+            active.mask[:, :width][index],
+            None if state is None else state.take(index),
+        )
+
+    def _row_then_rest(
+        self, active: ActiveBatch, keys_values: tuple[Tensor, Tensor]
+    ) -> ActiveBatch | None:
+        """Compute the row that the exit reads, and the others for the samples that remain."""
+        layer, hidden, mask, rows = active.layer + 1, active.hidden, active.mask, active.rows
+        started = perf_counter()
+        row = self._placed.read_row(layer, hidden, keys_values, mask)
+        self._row_first.costs.note_row(len(row), perf_counter() - started)
+        remaining, state = self._decide(active, self._placed.row_logits(layer, row, hidden, mask))
+        if remaining is not None:
+            if not len(remaining):
+                return None
+            index, width = self._index(remaining), _width(mask, remaining)
+            rows, state = rows[remaining], None if state is None else state.take(index)
+            hidden, mask = hidden[:, :width][index], mask[:, :width][index]
+            k, v = keys_values
+            keys_values = k[:, :, :width][index], v[:, :, :width][index]
+        return ActiveBatch(layer, rows, self._rows(layer, hidden, keys_values, mask), mask, state)
+
+    def _rows(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        started = perf_counter()
+        above = self._placed.backbone.rows(layer, hidden, *keys_values, mask)
+        self._row_first.costs.note_rest(mask.numel(), perf_counter() - started)
+        return above
+
+    def _decide(
+        self, active: ActiveBatch, logits: Tensor
+    ) -> tuple[NDArray[np.intp] | None, ExitState | None]:
+        """Return the numbers of the samples that remain, None for all, and what is remembered."""
+        layer, n = active.layer + 1, len(active.rows)
+        proba = task_softmax(logits, self._placed.network.class_counts)
+        decision = self._rule.decide(layer, proba, active.rows, active.state)
+        n_exits = 0 if decision.remaining is None else n - len(decision.remaining)
+        self._row_first.note_exits(layer, n, n_exits)
+        return decision.remaining, decision.state
+
+    def _index(self, remaining: NDArray[np.intp]) -> Tensor:
+        return torch.from_numpy(remaining).to(self._placed.device)
+
+
+def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:
+    """Return the number of positions that a remaining sample still fills."""
+    if mask.device.type != "cpu":  # reading it would wait for the queue
+        return mask.shape[1]
+    return int(mask.numpy()[remaining].sum(axis=1).max())

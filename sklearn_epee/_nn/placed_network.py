@@ -1,0 +1,103 @@
+"""A trained network where it runs: on its device, in its precision, its inputs moved there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batching import EncodedSamples
+from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .network import MultiExitNetwork
+
+
+class PlacedNetwork:
+    """A network as the engine runs it.
+
+    Parameters
+    ----------
+    network : MultiExitNetwork
+        In evaluation mode, on its device. Never modified.
+    dtype : torch.dtype
+        What the layers compute in; heads are float32.
+
+    Attributes
+    ----------
+    device : torch.device
+    network : MultiExitNetwork
+        Its heads are run.
+    backbone : LayerwiseBackbone
+        Its layers are run. On a CPU, with copies of the weights laid out for the processor.
+    """
+
+    def __init__(self, network: MultiExitNetwork, dtype: torch.dtype) -> None:
+        self.device = next(network.backbone.parameters()).device
+        fast = fast_backbone(network.adapter, dtype) if self.device.type == "cpu" else None
+        if fast is None:
+            network = network.to_inference_copy(self.device, dtype)
+        self.network = network
+        self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
+        self._input_dtype = next(network.backbone.parameters()).dtype
+
+    def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Return what the first layer reads of some samples.
+
+        Parameters
+        ----------
+        samples : EncodedSamples
+        rows : ndarray of shape (n,)
+            Numbers of the samples.
+
+        Returns
+        -------
+        hidden : Tensor of shape (n, t, d)
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
+        """
+        return self.backbone.embed({
+            name: self._place(part) for name, part in samples.batch(rows).items()
+        })  # fmt: skip
+
+    def _place(self, part: Tensor) -> Tensor:
+        dtype = self._input_dtype if part.is_floating_point() else part.dtype
+        if self.device.type == "cuda":
+            # Pixels of grey images may be one channel seen three times, which cannot be pinned.
+            part = part.contiguous().pin_memory()
+        return part.to(self.device, dtype, non_blocking=True)
+
+    def run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of a whole layer and the logits of its exit.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        hidden : Tensor of shape (n, t, d)
+        mask : Tensor of shape (n, t), bool
+
+        Returns
+        -------
+        above : Tensor of shape (n, t, d)
+        logits : Tensor of shape (n, K), float32
+        """
+        k, v = self.backbone.keys_values(layer, hidden)
+        above = self.backbone.rows(layer, hidden, k, v, mask)
+        return above, self.exit_logits(layer, above, hidden, mask)
+
+    def read_row(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        """Return a layer's output at the one position that its head reads, (n, d)."""
+        positions = self.network.read_positions(mask)
+        samples = torch.arange(len(hidden), device=hidden.device)
+        rows = hidden[samples, positions].unsqueeze(1)
+        return self.backbone.rows(layer, rows, *keys_values, mask, positions.unsqueeze(1))[:, 0]
+
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits of an exit from its layer's output, (n, K) float32."""
+        return self.network.exit_logits(layer, hidden, below, mask, self.backbone.pool)
+
+    def row_logits(self, layer: int, row: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits of an exit from the row it reads, (n, K) float32."""
+        return self.network.row_logits(layer, row, below, mask, self.backbone.pool)
