@@ -259,6 +259,7 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         _check_not_empty(loaded)
+        _forget_folder(loaded)
     except Exception as error:
         raise ValueError(
             f"{argument}={str(source)!r} holds no tokenizer that can be loaded; pass tokenizer= a "
@@ -266,6 +267,17 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
             f"checkpoint's own code is never run.{damaged_json(source)} transformers said: {error}"
         ) from error
     return loaded
+
+
+def _forget_folder(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Leave out where a tokenizer was read from: a saved estimator says nothing of the machine."""
+    folder = tokenizer.name_or_path
+    tokenizer.name_or_path = ""
+    tokenizer.init_kwargs = {
+        name: value
+        for name, value in tokenizer.init_kwargs.items()
+        if not (folder and isinstance(value, str) and value.startswith(folder))
+    }
 
 
 def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones import BackboneAdapter, adapter_for, known_families, load_backbone
+from sklearn_epee._nn.network import last_real_positions
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     MAX_TOKENS,
@@ -114,13 +115,13 @@ def test_rows_of_a_subset_equal_rows_of_the_layer(family, options):
     adapter = make_adapter(family, **options)
     for batch in side_batches(family):
         hidden, mask = adapter.embed(batch)
-        anchors = adapter.anchor_positions(mask)[:, None]
+        last = last_real_positions(mask)[:, None]
         other = torch.randint(mask.shape[1], (len(mask), 3))
         for layer in range(1, adapter.n_layers + 1):
             whole = adapter.layer(layer, hidden, mask)
             k, v = adapter.keys_values(layer, hidden)
             torch.testing.assert_close(adapter.rows(layer, hidden, k, v, mask), whole)
-            for positions in (anchors, other):
+            for positions in (last, other):
                 index = positions[..., None].expand(-1, -1, adapter.hidden_size)
                 rows = adapter.rows(layer, hidden.gather(1, index), k, v, mask, positions)
                 torch.testing.assert_close(rows, whole.gather(1, index), atol=1e-5, rtol=1e-5)
@@ -144,10 +145,8 @@ def test_padding_and_company_change_nothing(family):
         batch["attention_mask"][2] = 0
         batch["input_ids"][2, place] = alone["input_ids"][0]
         batch["attention_mask"][2, place] = 1
-        outputs, mask = walk(adapter, batch)
+        outputs, _ = walk(adapter, batch)
         torch.testing.assert_close(outputs[-1][2, place], expected[0], atol=1e-5, rtol=1e-5)
-        anchor = adapter.anchor_positions(mask)[2]
-        assert anchor == (place.stop - 1 if adapter.anchor == "last" else place.start)
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
@@ -160,15 +159,6 @@ def test_a_row_without_tokens_stays_finite_and_alone(family):
     outputs, mask = walk(adapter, batch)
     assert torch.isfinite(outputs[-1]).all()
     torch.testing.assert_close(outputs[-1][0][mask[0]], before[0][mask[0]], atol=1e-5, rtol=1e-5)
-    assert adapter.anchor_positions(mask)[1] == 0
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_padding_token_is_never_the_anchor(family):
-    adapter = make_adapter(family)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]).bool()
-    expected = [0, 0, 2] if family == "bert" else [2, 4, 4]
-    assert adapter.anchor_positions(mask).tolist() == expected
 
 
 @torch.no_grad()
@@ -334,7 +324,7 @@ def test_bfloat16_by_autocast_and_by_weights(family):
         autocast, _ = walk(adapter, batch)
         hidden, _ = adapter.embed(batch)
         k, v = adapter.keys_values(1, hidden)
-        positions = adapter.anchor_positions(mask)[:, None]
+        positions = last_real_positions(mask)[:, None]
         rows = adapter.rows(1, hidden[torch.arange(4)[:, None], positions], k, v, mask, positions)
     adapter.model.to(torch.bfloat16)
     cast, _ = walk(adapter, batch)

@@ -112,7 +112,6 @@ class BackboneAdapter(ABC):
 
     family: ClassVar[str]
     kind: ClassVar[Literal["text", "image"]]
-    anchor: ClassVar[Literal["first", "last"]] = "first"
     causal: ClassVar[bool] = False
     config_class: ClassVar[str]
     """Name of the transformers class that configures the family."""
@@ -373,27 +372,6 @@ class BackboneAdapter(ABC):
             Through the model's final LayerNorm in pre-norm families, unchanged in the others.
         """
         return hidden_rows
-
-    def anchor_positions(self, mask: Tensor) -> Tensor:
-        """Position that stands for the whole sequence.
-
-        Parameters
-        ----------
-        mask : Tensor of shape (n, t), bool
-            True at real tokens.
-
-        Returns
-        -------
-        Tensor of shape (n,), int64
-            The first real token (the class token), or for causal families the last real token,
-            wherever the padding is. 0 where there is no real token at all.
-        """
-        marks = mask.to(torch.long)
-        if self.anchor == "first":
-            # argmax gives the first maximum.
-            return marks.argmax(dim=1)
-        order = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        return (marks * order).argmax(dim=1)
 
     def _attend(
         self,

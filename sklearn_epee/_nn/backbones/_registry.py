@@ -113,8 +113,8 @@ def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
     ...     image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=3, num_attention_heads=2
     ... )
     >>> adapter = adapter_for(load_backbone(config, "image"))
-    >>> adapter.family, adapter.n_layers, adapter.anchor
-    ('vit', 3, 'first')
+    >>> adapter.family, adapter.n_layers, adapter.hidden_size
+    ('vit', 3, 8)
     """
     adapter_class = adapter_class_for(_model_type(model.config))
     if type(model).__name__ != adapter_class.model_class:

@@ -255,7 +255,6 @@ class GPT2Adapter(_TextAdapter):
     """
 
     family = "gpt2"
-    anchor = "last"
     causal = True
     config_class = "GPT2Config"
     model_class = "GPT2Model"
