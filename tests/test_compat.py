@@ -19,7 +19,7 @@ import sklearn_epee
 from sklearn_epee import _compat
 
 # To be moved to `_compat`.
-OPEN = {"_base.py", "packed_linear.py"}
+OPEN = {"_base.py"}
 PACKAGE = Path(sklearn_epee.__file__).parent
 OTHERS = {
     "huggingface_hub", "joblib", "matplotlib", "numpy", "pandas", "polars", "safetensors",

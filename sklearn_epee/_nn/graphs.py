@@ -1,4 +1,4 @@
-"""Layers replayed as captured graphs, where launching their kernels takes longer than they do."""
+"""Layers replayed as captured graphs, where launching kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ SMALL_BATCH = 1024
 _LENGTH_STEP = 16
 # Graphs kept: those of a dozen layers for ten shapes.
 _MOST_GRAPHS = 128
+# Captures that may fail, as one does when another thread synchronizes the device meanwhile.
+_MOST_FAILURES = 3
 
 _one_capture = ForkSafeLock()
 
@@ -25,7 +27,7 @@ Outputs = tuple[Tensor, ...]
 # Runs a layer: its number, hidden states (n, t, d) and mask (n, t). The first output is
 # (n, t, ...), the others (n, ...).
 RunLayer = Callable[[int, Tensor, Tensor], Outputs]
-# Records what a function launches: gives what launches it again and the outputs it writes to.
+# Records what a function launches: returns what launches it again and the outputs it writes to.
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 
 
@@ -46,7 +48,7 @@ class _Captured:
         self.hidden[:n, :t] = hidden
 
     def read(self, n: int, t: int) -> Outputs:
-        """Copy the outputs of n samples of t positions; the next replay overwrites them."""
+        """Return copies of the outputs of n samples of t positions."""
         first, *others = self.outputs
         return first[:n, :t].clone(), *(other[:n].clone() for other in others)
 
@@ -69,9 +71,9 @@ class LayerGraphs:
 
     Notes
     -----
-    Every graph is compared with the plain run when it is captured. If a graph cannot be captured,
-    or gives something else, a warning says so once and layers are run kernel by kernel: the same
-    answers, later. Threads take turns.
+    Every graph is compared with the plain run when it is captured. If graphs repeatedly cannot be
+    captured, or one gives something else, a warning says so once and layers are run kernel by
+    kernel: the same predictions, later. Threads take turns.
     """
 
     def __init__(self, run: RunLayer, pads_length: bool, capture: Capture | None = None) -> None:
@@ -82,13 +84,14 @@ class LayerGraphs:
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._lock = ForkSafeLock()
         self._works = True
+        self._failures = 0
 
     def fits(self, positions: int) -> bool:
-        """Tell whether a batch of so many positions is small enough to be worth a graph."""
+        """Return whether a batch of so many positions is small enough to be worth a graph."""
         return self._works and positions <= SMALL_BATCH
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor) -> Outputs:
-        """Run a layer; the outputs are the caller's own."""
+        """Run a layer; return outputs that later replays leave alone."""
         with self._lock:
             graph = self._graph(layer, hidden, mask) if self._works else None
             if graph is None:
@@ -119,28 +122,34 @@ class LayerGraphs:
     def _try_to_capture(
         self, layer: int, shape: tuple[int, ...], hidden: Tensor, mask: Tensor
     ) -> _Captured | None:
+        """Return a graph that was compared with the plain run; None if that did not work."""
         try:
             captured = self._captured(layer, shape, hidden)
             captured.write(hidden, mask)
             captured.replay()
             expected = self._run(layer, hidden, mask)
-            if _are_close(captured.read(*mask.shape), expected):
-                return captured
-            reason = "a graph gave other numbers than the layer"
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                self._give_up(str(error).partition("\n")[0])
+            return None
+        if _are_close(captured.read(*mask.shape), expected):
+            return captured
+        self._give_up("a graph gave other numbers than the layer")
+        return None
+
+    def _give_up(self, reason: str) -> None:
         self._works = False
         self._graphs.clear()
         self._buffers.clear()
         warnings.warn(
             f"Layers cannot be captured as graphs here ({reason}); going on without: the same "
-            "answers, but small batches take longer.",
+            "predictions, but small batches take longer.",
             RuntimeWarning,
             stacklevel=2,
         )
-        return None
 
     def _captured(self, layer: int, shape: tuple[int, ...], hidden: Tensor) -> _Captured:
         if shape not in self._buffers:

@@ -1,14 +1,17 @@
-"""Products with weights that are laid out once for the processor, on a CPU that gains by it."""
+"""Linear maps with weights that are laid out once for the processor, on a CPU that gains by it."""
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sklearn_epee._compat import mkldnn_linear
 
 from .backbones import LinearWeights
 
@@ -90,7 +93,7 @@ class PackedLinear:
 
     Notes
     -----
-    The operators are those that torch.compile uses on a CPU; `can_pack` tells whether they are
+    The operators are those that torch.compile uses on a CPU; `can_pack` says whether they are
     there and right.
     """
 
@@ -100,8 +103,10 @@ class PackedLinear:
         dtype: torch.dtype,
         activation: Callable[[Tensor], Tensor] | None,
     ) -> None:
+        operators = mkldnn_linear()
+        self._linear, self._linear_add = operators.linear, operators.linear_add
         weight = affine.weight.detach().to(dtype).contiguous()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._weight = operators.reorder(weight, None)
         self._bias = None if affine.bias is None else affine.bias.detach().to(dtype).contiguous()
         self._fused = _fused_activation(activation)
         self._activation = None if self._fused else activation
@@ -121,23 +126,19 @@ class PackedLinear:
         """Map rows and add others (r, out)."""
         if len(rows) == 1:
             return self.added(rows.repeat(2, 1), other.repeat(2, 1))[:1]
-        return torch.ops.mkldnn._linear_pointwise.binary(
-            rows, other, self._weight, self._bias, "add"
-        )
+        return self._linear_add(rows, other, self._weight, self._bias, "add")
 
     def _multiply(self, rows: Tensor, activation: str, variant: str) -> Tensor:
         if len(rows) == 1:
             # A matrix of one row takes another kernel, which sums in another order.
             return self._multiply(rows.repeat(2, 1), activation, variant)[:1]
-        return torch.ops.mkldnn._linear_pointwise(
-            rows, self._weight, self._bias, activation, [], variant
-        )
+        return self._linear(rows, self._weight, self._bias, activation, [], variant)
 
 
 def make_product(
     affine: LinearWeights, dtype: torch.dtype, activation: Callable[[Tensor], Tensor] | None = None
 ) -> Product:
-    """Make the fastest product this device has for an affine map.
+    """Return the fastest product this device has for an affine map.
 
     Parameters
     ----------
@@ -158,7 +159,32 @@ def make_product(
 
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Tell whether packed products work here: present, right, and blind to neighbours."""
+    """Return whether packed products work here: present, right, and independent of neighbors.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of the rows and weights.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, where torch was built with oneDNN and they do not.
+    """
+    reason = _why_not_packed(dtype)
+    if reason and torch.backends.mkldnn.is_available():
+        warnings.warn(
+            f"oneDNN's packed products cannot be used in {dtype} by torch {torch.__version__} on "
+            f"this processor ({reason}); torch's plain products take their place. Predictions on "
+            "the CPU take longer, up to three times as long.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return not reason
+
+
+def _why_not_packed(dtype: torch.dtype) -> str:
+    """Return what is wrong with packed products here; an empty string if nothing is."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(96, 256, generator=generator).to(dtype)
     weight = torch.randn(1024, 256, generator=generator).mul_(0.05).to(dtype)
@@ -172,15 +198,16 @@ def can_pack(dtype: torch.dtype) -> bool:
                 (packed.activated(rows[:n])[0], packed.added(rows[:n], found[:n])[0])
                 for n in (1, 2, 7, 33)
             ]
-        except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
             # Another processor, or a release of torch that names its operators otherwise.
-            return False
+            return str(error).partition("\n")[0] or type(error).__name__
         plain = PlainProduct(affine, dtype, functional.gelu)
-        right = _is_close(found, plain.activated(rows)) and _is_close(
-            summed, plain.added(rows, found)
-        )
-    alike = all(torch.equal(a, found[0]) and torch.equal(b, summed[0]) for a, b in parts)
-    return right and alike
+        expected = plain.activated(rows)
+        if not (_is_close(found, expected) and _is_close(summed, plain.added(rows, found))):
+            return "they give other numbers"
+    if not all(torch.equal(a, found[0]) and torch.equal(b, summed[0]) for a, b in parts):
+        return "a row depends on the rows beside it"
+    return ""
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
@@ -189,7 +216,7 @@ def _is_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _fused_activation(activation: Callable[[Tensor], Tensor] | None) -> tuple[str, str] | None:
-    """Find the activation among those oneDNN knows, by what it does: it has many names."""
+    """Return oneDNN's name and variant of an activation, known by what it does; None for others."""
     if activation is None:
         return None
     grid = torch.linspace(-8, 8, 257)

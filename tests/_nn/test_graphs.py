@@ -54,7 +54,7 @@ def with_graphs(engine: Engine, capture: Callable, *, image: bool = False) -> En
 
 @pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
 @pytest.mark.parametrize("batch_size", [1, 7, N_SAMPLES])
-def test_replayed_layers_answer_as_the_policy_on_arrays(family, pooling, batch_size):
+def test_replayed_layers_predict_as_the_policy_on_arrays(family, pooling, batch_size):
     network, samples = make_network(family, pooling), make_samples(family)
     staged = Engine(network).staged(samples)
     capture = StandIn()
@@ -105,8 +105,28 @@ def give_something_else(function: Callable):
     return (lambda: None), tuple(torch.zeros_like(part) for part in function())
 
 
+@pytest.mark.parametrize(("n_failures", "gives_up"), [(2, False), (3, True)])
+def test_a_capture_may_fail_twice(n_failures, gives_up):
+    network, samples = make_network("bert", "cls"), make_samples("bert")
+    expected = Engine(network).staged(samples)
+    works, failures = StandIn(), iter(range(n_failures))
+
+    def fail_first(function: Callable):
+        if next(failures, None) is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return works(function)
+
+    engine = with_graphs(Engine(network), fail_first)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = [engine.staged(samples, 4) for _ in range(2)]
+    assert [str(w.message)[:26] for w in seen] == ["Layers cannot be captured "] * gives_up
+    assert bool(works.replays) is not gives_up
+    np.testing.assert_allclose(found, [expected] * 2, atol=1e-5)
+
+
 @pytest.mark.parametrize("capture", [break_down, give_something_else])
-def test_graphs_that_do_not_work_are_left_with_a_warning_and_the_same_answers(capture):
+def test_graphs_that_do_not_work_are_given_up_with_a_warning(capture):
     network, samples, rule = make_network("bert", "cls"), make_samples("bert"), exit_policy(0.5)
     expected = Engine(network).dynamic(samples, rule, 4)
     engine = with_graphs(Engine(network), capture)
@@ -176,7 +196,7 @@ def test_few_batches_run_in_one_stream(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
 @pytest.mark.parametrize("batch_size", [1, 3, N_SAMPLES])
-def test_a_gpu_answers_as_a_cpu(family, pooling, batch_size):
+def test_a_gpu_predicts_as_a_cpu(family, pooling, batch_size):
     network, samples = make_network(family, pooling), make_samples(family)
     staged = Engine(network).staged(samples)
     engine = Engine(network.to_inference_copy(torch.device("cuda", 0), torch.float32))

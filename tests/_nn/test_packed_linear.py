@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
+from sklearn_epee._compat import MkldnnLinear
 from sklearn_epee._nn import packed_linear
 from sklearn_epee._nn.backbones import LinearWeights
 from sklearn_epee._nn.packed_linear import PackedLinear, PlainProduct, can_pack, make_product
@@ -91,8 +94,48 @@ def test_without_the_operators_products_are_plain(monkeypatch, missing):
     monkeypatch.setattr(torch.ops.mkldnn, missing, Gone(), raising=False)
     can_pack.cache_clear()
     try:
-        assert not can_pack(torch.float32)
-        assert isinstance(make_product(make_affine(), torch.float32), PlainProduct)
+        with pytest.warns(RuntimeWarning, match=r"packed products .*float32.* take longer"):
+            assert not can_pack(torch.float32)
+        with warnings.catch_warnings():  # once is enough
+            warnings.simplefilter("error")
+            assert isinstance(make_product(make_affine(), torch.float32), PlainProduct)
+    finally:
+        can_pack.cache_clear()
+
+
+def test_operators_that_are_wrong_are_not_used(monkeypatch):
+    def zeros(rows, *_):
+        return rows.new_zeros(len(rows), 1024)
+
+    operators = MkldnnLinear(lambda weight, _: weight, zeros, zeros)
+    monkeypatch.setattr(packed_linear, "mkldnn_linear", lambda: operators)
+    assert "other numbers" in packed_linear._why_not_packed(torch.float32)
+
+
+def test_operators_that_look_at_neighbors_are_not_used(monkeypatch):
+    def linear(rows, weight, bias, *_):
+        found = functional.gelu(functional.linear(rows, weight, bias))
+        return found + 1e-7 * len(rows)
+
+    def linear_add(rows, other, weight, bias, _):
+        return functional.linear(rows, weight, bias) + other
+
+    operators = MkldnnLinear(lambda weight, _: weight, linear, linear_add)
+    monkeypatch.setattr(packed_linear, "mkldnn_linear", lambda: operators)
+    assert "beside it" in packed_linear._why_not_packed(torch.float32)
+
+
+def test_a_build_without_onednn_is_not_warned_about(monkeypatch):
+    def absent():
+        raise AttributeError("mkldnn")
+
+    monkeypatch.setattr(packed_linear, "mkldnn_linear", absent)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    can_pack.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not can_pack(torch.float32)
     finally:
         can_pack.cache_clear()
 
