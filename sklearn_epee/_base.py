@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
+from sklearn.metrics import accuracy_score
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks.parameters import check_layer, check_prediction_batch
+from ._checks.labels import check_scored
+from ._checks.parameters import check_layer, check_precision, check_prediction_batch
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
 from ._exits.checks import (
@@ -359,9 +361,11 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         float
         """
-        if self.n_outputs_ == 1:
-            return float(super().score(X, y, sample_weight))
-        return exact_match_score(y, self.predict(X), sample_weight)
+        predicted = self.predict(X)
+        check_scored(y, sample_weight, len(predicted))
+        if predicted.ndim == 1:
+            return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+        return exact_match_score(y, predicted, sample_weight)
 
     def predict_proba(self, X: Any) -> Probabilities:
         """Predict class probabilities, each sample leaving at the first layer that is sure enough.
@@ -547,12 +551,8 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         )
 
     def _setting(self) -> tuple[torch.device, torch.dtype]:
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(
-                f"precision={self.precision!r} is unknown; expected 'auto', 'float32', 'bfloat16'."
-            )
         device = resolve_device(self.device)
-        return device, prediction_dtype(self.precision, device)
+        return device, prediction_dtype(check_precision(self.precision), device)
 
     def _prediction_batch(self) -> int | str:
         return check_prediction_batch(self.predict_batch_size)

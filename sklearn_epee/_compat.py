@@ -32,10 +32,9 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 
-# scikit-learn 1.7 to 1.9. How its own meta-estimators cut `fit` parameters to a fold, validate
-# weights and count the samples of an X that need not be an array.
+# scikit-learn 1.7 to 1.9. How its own meta-estimators cut `fit` parameters to a fold and count
+# the samples of an X that need not be an array.
 from sklearn.utils.validation import _check_method_params as check_method_params
-from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _num_samples as num_samples
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "StrOptions",
     "check_method_params",
     "check_pandas_support",
-    "check_sample_weight",
     "cpu_capabilities",
     "mkldnn_linear",
     "num_samples",

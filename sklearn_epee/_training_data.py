@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ._checks.labels import check_weights
+from ._checks.messages import shown
 from ._nn.batching import EncodedSamples, LabelledSamples
 from ._tasks import check_any_labels, strata
 
@@ -94,12 +95,19 @@ def _with_class_weights(
     """Multiply by the weight of the class in every task."""
     for wanted, labels in zip(_for_each(class_weight, len(tasks)), tasks, strict=True):
         if wanted is not None:
-            weights = weights * compute_sample_weight(wanted, labels)
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            weights = weights * _weights_of_classes(wanted, labels)
+    if not (np.isfinite(weights.sum()) and (weights >= 0).all()):
         raise ValueError(f"class_weight={class_weight!r} must hold finite weights >= 0.")
     if not weights.any():
         raise ValueError("class_weight leaves no sample with a weight above 0.")
     return weights
+
+
+def _weights_of_classes(wanted: Any, labels: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        return compute_sample_weight(wanted, labels)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"class_weight={shown(wanted)} is not valid: {error}") from error
 
 
 def _for_each(class_weight: Any, n_tasks: int) -> list[Any]:

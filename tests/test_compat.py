@@ -81,13 +81,6 @@ def test_check_method_params():
     assert params == {"sample_weight": [1.0, 3.0], "other": "kept"}
 
 
-def test_check_sample_weight():
-    weights = _compat.check_sample_weight(None, np.empty(3), dtype=np.float64)
-    assert weights.tolist() == [1.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match=r"sample_weight.shape"):
-        _compat.check_sample_weight([1.0], np.empty(3), dtype=np.float64)
-
-
 def test_num_samples():
     assert _compat.num_samples(["a", "b"]) == 2
     assert _compat.num_samples(np.zeros((3, 2))) == 3

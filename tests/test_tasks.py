@@ -209,7 +209,9 @@ def test_the_score_is_that_of_multioutputclassifier(joint_text, two_tasks):
     expected = np.average(hits, weights=weights)
     assert joint_text.score(X, y, sample_weight=weights) == pytest.approx(expected)
     assert joint_text.score(X, pd.DataFrame(y)) == joint_text.score(X, y)
-    for wrong in (y[:, 0], y[:, :1], y[:-1]):
+    with pytest.raises(ValueError, match=r"X and y have inconsistent numbers .* y has 39"):
+        joint_text.score(X, y[:-1])
+    for wrong in (y[:, 0], y[:, :1]):
         with pytest.raises(ValueError, match=r"one label for each of the 2 tasks of the 40 sam"):
             joint_text.score(X, wrong)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
-from sklearn_epee._compat import check_sample_weight
+from sklearn_epee._compat import num_samples
 
 from .messages import shown
 
@@ -42,16 +42,16 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
     if isinstance(y, (list, tuple)):
         # NumPy makes strings of all labels if one is a string: None and NaN would be classes.
         _check_label_types(_elements(y))
-    labels = column_or_1d(y, warn=True)
+    try:
+        labels = column_or_1d(y, warn=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"y must hold one label for each sample: {error}") from error
     if labels.dtype.kind == "O":
         _check_label_types(labels)
     if labels.dtype.kind in "fcO":
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
-    if len(labels) != n_samples:
-        raise ValueError(
-            f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {len(labels)}."
-        )
+    _check_count(len(labels), n_samples)
     return labels
 
 
@@ -94,16 +94,54 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np
     """
     if sample_weight is None:
         return np.ones(n_samples)
-    _check_numbers(sample_weight)
-    weights = check_sample_weight(sample_weight, np.empty(n_samples), dtype=np.float64)
+    weights = _as_weights(sample_weight, n_samples)
     if (weights < 0).any():
         raise ValueError(f"sample_weight must not be negative; the smallest is {weights.min():g}.")
     if not weights.any():
         raise ValueError("sample_weight must contain at least one non-zero number.")
+    if not np.isfinite(weights.sum()):
+        raise ValueError(f"sample_weight is too large to be added up: up to {weights.max():g}.")
     return weights
 
 
-def _check_numbers(sample_weight: ArrayLike) -> None:
+def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) -> None:
+    """Refuse labels and weights that are not as many as the samples they are scored with.
+
+    Raises
+    ------
+    TypeError
+        If y is not a sequence, or weights are not numbers.
+    ValueError
+        If there are more or fewer of them than samples.
+    """
+    try:
+        n_labels = num_samples(y)
+    except TypeError as error:
+        raise TypeError(f"y must hold the true labels, one for each sample: {error}") from error
+    _check_count(n_labels, n_samples)
+    if sample_weight is not None:
+        _as_weights(sample_weight, n_samples)
+
+
+def _check_count(n_labels: int, n_samples: int) -> None:
+    if n_labels != n_samples:
+        raise ValueError(
+            f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {n_labels}."
+        )
+
+
+def _as_weights(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
+    given = _as_numbers(sample_weight)
+    weights = np.full(n_samples, given) if given.ndim == 0 else given
+    if weights.ndim != 1:
+        raise ValueError(f"sample_weight must be 1D or a number; got shape {weights.shape}.")
+    if len(weights) != n_samples:
+        raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(n_samples,)}.")
+    assert_all_finite(weights, input_name="sample_weight")
+    return weights
+
+
+def _as_numbers(sample_weight: ArrayLike) -> NDArray[np.float64]:
     try:
         given = np.asarray(sample_weight)
         if given.dtype.kind == "O":
@@ -115,3 +153,4 @@ def _check_numbers(sample_weight: ArrayLike) -> None:
             "sample_weight must hold one number for each sample; got values of type "
             f"{given.dtype}, such as {shown(given.reshape(-1)[:1].tolist())}."
         )
+    return given.astype(np.float64)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
+from .messages import shown
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 def check_layer(layer: int, n_layers: int) -> int:
     """Return a layer counted from 1, whether it was counted from the start or from the end."""
@@ -20,9 +24,29 @@ def check_layer(layer: int, n_layers: int) -> int:
 
 
 def check_prediction_batch(size: Any) -> int | str:
-    """Return the samples of a prediction batch, or "auto"."""
-    if size == "auto" or (isinstance(size, Integral) and int(size) >= 1):
-        return size if size == "auto" else int(size)
+    """Return the samples of a prediction batch, or "auto".
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(size, str) and size == "auto":
+        return size
+    if isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1:
+        return int(size)
     raise ValueError(
-        f"predict_batch_size={size!r} is not valid; expected 'auto' or an integer >= 1."
+        f"predict_batch_size={shown(size)} is not valid; expected 'auto' or an integer >= 1."
     )
+
+
+def check_precision(precision: Any) -> str:
+    """Return the precision, if it is one.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(precision, str) and precision in PRECISIONS:
+        return precision
+    names = ", ".join(map(repr, PRECISIONS))
+    raise ValueError(f"precision={shown(precision)} is unknown; expected one of {names}.")

@@ -8,6 +8,8 @@ from sklearn_epee._compat import cpu_capabilities
 
 from .packed_linear import can_pack
 
+_NO_NAME = "device={!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn the ``device`` parameter into a torch device that is really there.
@@ -23,15 +25,17 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
     Raises
     ------
+    TypeError
+        If it is neither a name nor a device.
     ValueError
         If the device is unknown or absent.
     """
+    if not isinstance(device, str | torch.device):
+        raise TypeError(_NO_NAME.format(device))
     try:
         resolved = torch.device(_best_device() if device == "auto" else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
-        ) from error
+    except RuntimeError as error:
+        raise ValueError(_NO_NAME.format(device)) from error
     _check_present(resolved)
     if resolved.type == "cuda" and resolved.index is None:
         # Tensors name their GPU by number; so that the two compare equal.

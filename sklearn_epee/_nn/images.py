@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedConfig, ViTConfig
 
 from sklearn_epee._checks.images import ImageForm, Images
+from sklearn_epee._checks.messages import shown
 from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
@@ -22,6 +23,8 @@ from .backbones import damaged_json
 from .batching import EncodedImages
 
 MAX_SCRATCH_SIDE = 224
+# Pixels; what is larger is a mistake that would end in a lack of memory.
+MAX_SIDE = 2**14
 _MAX_PATCH = 16
 
 
@@ -285,9 +288,12 @@ def as_size(value: Any) -> tuple[int, int]:
         If it is neither one integer nor two, or one is below 1.
     """
     sides: tuple[Any, ...] = (value, value) if isinstance(value, Integral) else tuple(value)
-    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+    if len(sides) != 2 or not all(
+        isinstance(s, Integral) and 1 <= int(s) <= MAX_SIDE for s in sides
+    ):
         raise ValueError(
-            f"image_size={value!r} is not valid; expected an integer >= 1 or (height, width)."
+            f"image_size={shown(value)} is not valid; expected an integer >= 1 or (height, width), "
+            f"each at most {MAX_SIDE} pixels."
         )
     return int(sides[0]), int(sides[1])
 

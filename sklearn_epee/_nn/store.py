@@ -76,7 +76,7 @@ class NetworkStore:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"memory: the folder {str(self.folder)!r} for trained networks cannot be made "
                 f"({error}); pass memory= a folder that can be written to, or None."
