@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-import secrets
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -15,9 +13,9 @@ import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, _clone_parametrized
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import Bunch, Tags, check_random_state
+from sklearn.utils import Bunch, Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks.labels import check_scored
@@ -35,9 +33,7 @@ from ._exits.checks import (
 from ._nn.devices import prediction_dtype, resolve_device, training_dtype
 from ._nn.exit_rules import ExitPolicy, Exits
 from ._nn.network import MultiExitNetwork
-from ._nn.network_file import LazyNetwork
 from ._nn.recipes import EXIT_TRAININGS, check_teacher
-from ._nn.store import NetworkStore, source_identity, store_for, temporary_folder, training_key
 from ._nn.tasks import Classes
 from ._nn.training import (
     ExitNet,
@@ -47,23 +43,24 @@ from ._nn.training import (
     reproducible,
     train_network,
 )
-from ._predictions import SharedPredictions, exits_from
+from ._search import LazyNetwork, NetworkReuse, SearchContext, exits_from, source_identity
 from ._tasks import Tasks, exact_match_score
 from ._trained import (
+    VERSION_KEY,
     FittedState,
-    SearchContext,
     Summary,
     Trained,
     as_lazy_network,
-    warn_if_not_finite,
+    check_end,
+    warn_if_another_version,
 )
 from ._training_data import TrainingData, hold_out, prepare_training_data, take
+from ._version import __version__
 
 Labels = NDArray[Any] | list[NDArray[Any]]
 Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
 
 MAX_GRAD_NORM = 1.0
-_LARGEST_SEED = 2**31 - 1
 _AUTO = StrOptions({"auto"})
 
 
@@ -109,6 +106,9 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     # Parameters that name checkpoints, tokenizers or processors.
     _sources: ClassVar[tuple[str, ...]]
+
+    # A constructed estimator is part of no search; clones have a context of their own.
+    _search_context: SearchContext = SearchContext()
 
     # ------------------------------------------------------------------ left to the estimators
 
@@ -161,28 +161,23 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         MemoryError
             If the device runs out of memory; the message says what to change.
         """
-        self._validate_params()
         self._check_parameters()
         continued = self._continued()
         samples = self._check_samples(X, continued.summary if continued else None)
         data = prepare_training_data(samples, y, sample_weight, self.class_weight, type(self))
         if continued is not None:
             _check_same_classes(continued.tasks, data.classes)
-        context = getattr(self, "_search_context", None)
-        seed, shareable = self._draw_seed(context)
-        store = store_for(self.memory, context.folder if context else None)
-        key = None
-        if store is not None and shareable and continued is None:
-            key = self._training_key(data, seed)
-        network = self._train_or_fetch(data, seed, store, key)
-        in_search = context is not None and context.generation > 1
-        shared = SharedPredictions(key) if key is not None and in_search else None
+        reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
+        network, shared = reuse.fit_or_fetch(
+            train=lambda: self._train(data, reuse.seed, continued),
+            shaping=None if continued else lambda: self._shaping(data),
+            is_complete=lambda network: network.summary.is_complete,
+        )
         self._adopt(FittedState(network, data.classes, shared))
         return self
 
     def _check_parameters(self) -> None:
-        check_tau(self.tau)
-        check_patience(self.patience)
+        self._validate_params()
         resolve_device(self.device)
         check_callbacks(self.callbacks)
         if self.early_stopping and not self.validation_fraction:
@@ -191,39 +186,21 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
                 "(0.1 holds out a tenth of the training data)."
             )
 
-    def _draw_seed(self, context: SearchContext | None) -> tuple[int, bool]:
-        """Give the seed of this fit and whether another fit can ask for the same."""
-        if context is not None:
-            # What comes after this fit is no longer part of the search.
-            self._search_context = replace(context, seed=None, generation=0)
-        if self.random_state is not None:
-            rng = check_random_state(self.random_state)
-            return int(rng.randint(_LARGEST_SEED)), True
-        if context is not None and context.seed is not None:
-            return context.seed, True
-        return secrets.randbelow(_LARGEST_SEED), False
+    def _continued(self) -> FittedState | None:
+        """Return the fit that the next one continues, if any."""
+        return vars(self).get("_state") if self.warm_start else None
 
-    def _train_or_fetch(
-        self, data: TrainingData, seed: int, store: NetworkStore | None, key: str | None
-    ) -> LazyNetwork[Trained]:
-        def train() -> LazyNetwork[Trained]:
-            with explain_out_of_memory(resolve_device(self.device), self.batch_size):
-                return self._train(data, seed)
-
-        if store is None or key is None:
-            return train()
-        return store.fetch_or_train(key, train, lambda held: held.summary.is_complete)
-
-    def _training_key(self, data: TrainingData, seed: int) -> str | None:
+    def _shaping(self, data: TrainingData) -> dict[str, Any]:
+        """Return everything beside the seed that shapes what is learned."""
         device = resolve_device(self.device)
-        shaping = {
+        parameters = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name not in self._not_shaping and name not in self._sources
         }
-        return training_key({
+        return {
             "class": type(self),
-            "parameters": shaping,
+            "parameters": parameters,
             "defaults": self._training_defaults(),
             "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
             "device": str(device),
@@ -231,36 +208,29 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
             # The order of summation, and with it the last bits, depends on it.
             "threads": torch.get_num_threads(),
             "data": (data.samples, data.classes, data.labels, data.weights),
-            "seed": seed,
-        })  # fmt: skip
+        }
 
-    def _continued(self) -> FittedState | None:
-        """Return the fit that the next one continues, if any."""
-        return vars(self).get("_state") if self.warm_start else None
-
-    def _train(self, data: TrainingData, seed: int) -> LazyNetwork[Trained]:
-        train, valid = hold_out(data.labels, self.validation_fraction, seed)
+    def _train(
+        self, data: TrainingData, seed: int, continued: FittedState | None
+    ) -> LazyNetwork[Trained]:
         device = resolve_device(self.device)
-        samples = take(data.samples, train)
-        preprocessor, network = self._start(samples, Tasks(data.classes).n_classes, seed, device)
-        to_learn = data.labelled(preprocessor.encode_for_training, train)
-        to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
-        plan = self._plan(len(train), network, device, seed)
-        net = train_network(network, to_learn, to_watch, plan)
-        warn_if_not_finite(net)
+        with explain_out_of_memory(device, self.batch_size):
+            train, valid = hold_out(data.labels, self.validation_fraction, seed)
+            if continued is None:
+                with reproducible(seed, device):
+                    preprocessor, network = self._build(
+                        take(data.samples, train), Tasks(data.classes).n_classes
+                    )
+            else:
+                preprocessor = continued.trained.preprocessor
+                # A copy, so that a training that fails leaves the fitted network as it was.
+                network = copy.deepcopy(continued.trained.net.module_)
+            to_learn = data.labelled(preprocessor.encode_for_training, train)
+            to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
+            plan = self._plan(len(train), network, device, seed)
+            net = train_network(network, to_learn, to_watch, plan)
+            check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
-
-    def _start(
-        self, samples: Any, n_classes: Classes, seed: int, device: torch.device
-    ) -> tuple[Any, MultiExitNetwork]:
-        """Return the preprocessor and the network to train: new ones, or the fitted ones again."""
-        continued = self._continued()
-        if continued is None:
-            with reproducible(seed, device):
-                return self._build(samples, n_classes)
-        # A copy, so that a training that fails leaves the fitted network as it was.
-        trained = continued.trained
-        return trained.preprocessor, copy.deepcopy(trained.net.module_)
 
     def _plan(
         self, n_samples: int, network: MultiExitNetwork, device: torch.device, seed: int
@@ -300,6 +270,7 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     def _adopt(self, state: FittedState) -> None:
         """Take a finished training over: everything that is learned is set here."""
         self._state = state
+        self._search_context = self._search_context.after_fit()
         self.classes_ = state.tasks.classes
         self.n_layers_ = state.summary.n_layers
         self.history_ = state.summary.history
@@ -560,21 +531,20 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     # --------------------------------------------------------------------------- scikit-learn
 
     def __sklearn_clone__(self) -> Self:
-        clone = _clone_parametrized(self)
-        context = getattr(self, "_search_context", None)
-        if context is None or context.seed is None:
-            context = SearchContext(
-                temporary_folder(), secrets.randbelow(_LARGEST_SEED), generation=0
-            )
-        clone._search_context = replace(context, generation=context.generation + 1)
+        clone: Self = super().__sklearn_clone__()
+        clone._search_context = self._search_context.for_clone()
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__().copy()
+        state = super().__getstate__() | {VERSION_KEY: __version__}
         if "_state" in state:
             # A fitted estimator is written to last, which a process's temporary folder does not.
             state.pop("_search_context", None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        warn_if_another_version(type(self), state)
+        super().__setstate__({name: value for name, value in state.items() if name != VERSION_KEY})
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
 from ._nn.engine import Engine
-from ._nn.network_file import LazyNetwork, ready
 from ._nn.training import ExitNet
-from ._predictions import SharedPredictions
+from ._search import LazyNetwork, SharedPredictions, ready
 from ._tasks import Tasks
+from ._version import __version__
+
+# The version of this package in the state of a pickled estimator.
+VERSION_KEY = "_sklearn_epee_version"
 
 
 @dataclass(frozen=True)
@@ -101,35 +104,52 @@ def as_lazy_network(
     return ready(summary, Trained(preprocessor, net))
 
 
-def warn_if_not_finite(net: ExitNet) -> None:
-    """Warn that a training stopped before its end."""
-    if net.stopped_by_ != "not finite":
-        return
-    kept = f"after step {net.n_kept_steps_}" if net.n_kept_steps_ else "from before the training"
-    warnings.warn(
-        f"The loss or its gradient became NaN or infinite at training step {net.failed_step_}; "
-        f"training stopped there and keeps the weights {kept}, the last good ones that were saved. "
-        "Lower learning_rate or raise warmup_ratio.",
-        ConvergenceWarning,
-        stacklevel=5,
-    )
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """What clones of one search share.
+def check_end(net: ExitNet, is_clone: bool) -> None:
+    """Warn that a training stopped before its end, or stop whoever asked for it.
 
     Parameters
     ----------
-    folder : Path
-        The temporary store of the process that made the first clone.
-    seed : int or None
-        The draw that stands in for ``random_state=None``; None once an estimator was fitted.
-    generation : int
-        How many times the constructed estimator was cloned. Searches clone twice: the estimator
-        they are given, and that clone for every candidate.
-    """
+    net : ExitNet
+    is_clone : bool
+        Whether a search, a cross-validation or an ensemble fits the estimator.
 
-    folder: Any
-    seed: int | None
-    generation: int
+    Raises
+    ------
+    KeyboardInterrupt
+        If the training of a clone was interrupted: whoever fits it would go on, and take the
+        network for one that was trained to its end.
+    """
+    if net.stopped_by_ == "interrupt":
+        if is_clone:
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Training was interrupted after step {net.n_steps_}; the estimator is fitted with "
+            "what was learned so far.",
+            ConvergenceWarning,
+            stacklevel=6,
+        )
+    if net.stopped_by_ == "not finite":
+        kept = (
+            f"after step {net.n_kept_steps_}" if net.n_kept_steps_ else "from before the training"
+        )
+        warnings.warn(
+            "The loss or its gradient became NaN or infinite at training step "
+            f"{net.failed_step_}; training stopped there and keeps the weights {kept}, the last "
+            "good ones that were saved. Lower learning_rate or raise warmup_ratio.",
+            ConvergenceWarning,
+            stacklevel=6,
+        )
+
+
+def warn_if_another_version(estimator: type, state: dict[str, Any]) -> None:
+    """Warn that an estimator was pickled by another version of this package."""
+    written_by = state.get(VERSION_KEY, "unknown")
+    if written_by != __version__:
+        warnings.warn(
+            InconsistentVersionWarning(
+                estimator_name=f"{estimator.__name__} of sklearn_epee",
+                current_sklearn_version=__version__,
+                original_sklearn_version=written_by,
+            ),
+            stacklevel=3,
+        )

@@ -12,7 +12,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import joblib
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
@@ -280,8 +280,8 @@ def test_unfitted_estimators(make, way, notes, digits, tmp_path):
 
 def test_a_saved_clone_outlives_the_store_of_its_process(notes, tmp_path):
     twin = clone(tiny_text_classifier(max_epochs=1, random_state=None))
-    # As if made by a process that has ended (no process can have this number).
-    ended = tmp_path / "sklearn-epee-4194305-aaaa"
+    # As if made by a process that has ended: nobody holds a lock beside it.
+    ended = tmp_path / "sklearn-epee-aaaa"
     twin._search_context = dataclasses.replace(twin._search_context, folder=ended)
     loaded = pickle.loads(pickle.dumps(twin)).fit(*notes)
     assert loaded.predict(notes[0]).shape == (40,)

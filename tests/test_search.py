@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import itertools
 import os
 import pickle
 import shutil
@@ -12,13 +14,13 @@ import sys
 import warnings
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - what it is for
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
@@ -31,15 +33,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback
 
+import joblib
 from sklearn_epee import exit_scores, speedup_score
-from sklearn_epee._nn import network_file
 from sklearn_epee._nn.engine import Engine
-from sklearn_epee._nn.network_file import ready
-from sklearn_epee._nn.store import NetworkStore
+from sklearn_epee._search import network_file
+from sklearn_epee._search.temporary_folder import temporary_folder
 from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
 
 from .checkpoints import make_checkpoint
 from .conftest import tiny_image_classifier, tiny_text_classifier
+from .limits import largest_file
 
 SIX = {"tau": [0.0, 0.3, 0.9], "patience": [1, None]}
 SIXTY = {"tau": np.linspace(0, 1, 20), "patience": [1, 2, None]}
@@ -145,10 +148,10 @@ SEARCHES = [(6, 1), (6, 2), (60, 2)]
 @pytest.mark.parametrize(("source", "n_searches"), [("script", 3), ("notebook", 2)])
 def test_models_defined_in_a_script_or_a_notebook(source, n_searches, tmp_path):
     temporary = tmp_path / "tmp"
-    left_behind = temporary / "sklearn-epee-4194305-aaaa"  # no process can have this number
-    of_somebody = temporary / f"sklearn-epee-{os.getpid()}-bbbb"
-    for folder in (left_behind, of_somebody):
-        folder.mkdir(parents=True)
+    # Nobody holds the lock beside it, as after a process was killed.
+    left_behind = temporary / "sklearn-epee-1-aaaa"
+    left_behind.mkdir(parents=True)
+    (temporary / "sklearn-epee-1-aaaa.lock").touch()
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     ran = run_python(
@@ -162,7 +165,7 @@ def test_models_defined_in_a_script_or_a_notebook(source, n_searches, tmp_path):
     expected = [f"{points} points, {jobs} jobs: 6 trainings" for points, jobs in SEARCHES]
     assert ran.stdout.splitlines() == expected[:n_searches]
     # The store goes with its process, and takes along what killed processes left.
-    assert list(temporary.glob("sklearn-epee-*")) == [of_somebody]
+    assert not list(temporary.glob("sklearn-epee-*"))
 
 
 def run_python(*arguments, input=None, **environment):  # noqa: A002 - as in subprocess.run
@@ -338,6 +341,47 @@ def test_estimators_of_one_hit_are_independent(trainings, notes, tmp_path):
     assert not same_weights(first, second)
 
 
+def test_clones_of_a_clone_draw_anew_where_no_search_is_running(trainings, notes):
+    template = clone(clone(classifier(trainings)))
+    members = [clone(template).fit(*notes) for _ in range(2)]
+    members += [clone(clone(template)).fit(*notes)]
+    members += Ensemble(template).fit(*notes).members_
+    assert trainings.count == len(members) == 5
+    for one, other in itertools.combinations(members, 2):
+        assert not same_weights(one, other)
+
+
+class Ensemble(BaseEstimator):
+    """A deep ensemble, which clones as a search does."""
+
+    def __init__(self, estimator, n_members=2):
+        self.estimator = estimator
+        self.n_members = n_members
+
+    def fit(self, X, y):
+        base = clone(self.estimator)
+        self.members_ = [clone(base).fit(X, y) for _ in range(self.n_members)]
+        return self
+
+
+def test_candidates_share_a_draw_whatever_the_grid_reaches(trainings, notes):
+    # The grid sets nothing of the classifier, whose networks the candidates share all the same.
+    calibrated = CalibratedClassifierCV(classifier(trainings), cv=2)
+    GridSearchCV(calibrated, {"method": ["sigmoid", "isotonic"]}, cv=2).fit(*notes)
+    assert trainings.count == 2 * 2 + 2
+
+
+def test_a_persistent_folder_without_a_seed_is_said(trainings, notes, tmp_path):
+    message = r"memory='.*' keeps networks .* with random_state=None every search .* Pass an int"
+    for memory in (tmp_path, joblib.Memory(tmp_path, verbose=0)):
+        with pytest.warns(UserWarning, match=message):
+            GridSearchCV(classifier(trainings, memory=memory), SIX, cv=2).fit(*notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier(trainings, memory="auto").fit(*notes)
+        classifier(trainings, memory=tmp_path, random_state=0).fit(*notes)
+
+
 # ------------------------------------------------------- one pass for all policies of a search
 
 
@@ -437,10 +481,8 @@ def test_candidates_that_were_copied_run_their_network(trainings, notes, passes)
 
 def test_networks_that_are_never_asked_are_never_read(trainings, notes, monkeypatch, tmp_path):
     read = []
-    decode = network_file._decode
-    monkeypatch.setattr(
-        network_file, "_decode", lambda content: (read.append(1), decode(content))[1]
-    )
+    load = network_file._load
+    monkeypatch.setattr(network_file, "_load", lambda *parts: (read.append(1), load(*parts))[1])
     estimator = classifier(trainings, random_state=0, memory=tmp_path)
     GridSearchCV(estimator, SIXTY, cv=3).fit(*notes)
     # Once for the pass over every exit.
@@ -599,11 +641,91 @@ class Logger(Callback):
 
 
 def test_what_has_no_fingerprint_is_trained_and_said(trainings, notes, tmp_path):
-    estimator = classifier(trainings, memory=tmp_path / "kept")
+    estimator = classifier(trainings, memory=tmp_path / "kept", random_state=0)
     estimator.set_params(callbacks=[trainings, Logger(Stream())])
     with pytest.warns(RuntimeWarning, match="cannot be fingerprinted.*generator"):
         GridSearchCV(estimator, {"tau": [0.0, 0.5]}, cv=2).fit(*notes)
     assert trainings.count == 2 * 2 + 1
+
+
+MODULE = """
+from skorch.callbacks import Callback
+
+RATE = {rate}
+
+def scale(value):
+    return value * RATE + {body}
+
+class Rescale(Callback):
+    def on_train_begin(self, net, **kwargs):
+        with open({path!r}, "a") as file:
+            file.write("trained")
+            file.write(chr(10))
+        self.scaled = scale(1)
+"""
+
+
+def test_code_of_an_importable_module_is_in_the_key(notes, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    log = tmp_path / "trainings"
+    changes = [(1, 0), (1, 0), (2, 0), (2, 1), (1, 0)]
+    for changed, (rate, body) in enumerate(changes):
+        code = MODULE.format(rate=rate, body=body, path=str(log))
+        (tmp_path / "my_callbacks.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+        importlib.invalidate_caches()
+        callback = importlib.import_module("my_callbacks").Rescale()
+        tiny_text_classifier(max_epochs=1, memory=tmp_path / "kept", callbacks=[callback]).fit(
+            *notes
+        )
+        assert len(log.read_text().splitlines()) == [1, 1, 2, 3, 3][changed]
+
+
+# --------------------------------------------------------------------------------- interrupted
+
+
+class PressesCtrlC(Trainings):
+    """Counts, and interrupts this process at one of the trainings."""
+
+    def __init__(self, path, at):
+        super().__init__(path)
+        self.at = at
+
+    def on_batch_end(self, net, **kwargs):
+        if self.count == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+INTERRUPTED = {
+    "search": lambda clf, X, y: GridSearchCV(clf, SIX, cv=3).fit(X, y),
+    "cross-validation": lambda clf, X, y: cross_val_score(clf, X, y, cv=3),
+    "wrapper": lambda clf, X, y: CalibratedClassifierCV(clf, cv=3).fit(X, y),
+    "clone": lambda clf, X, y: clone(clf).fit(X, y),
+}
+
+
+@pytest.mark.parametrize("memory", ["auto", None])
+@pytest.mark.parametrize("kind", INTERRUPTED)
+def test_an_interrupt_gets_through_where_somebody_else_fits(trainings, notes, kind, memory):
+    at = 1 if kind == "clone" else 2
+    interrupting = PressesCtrlC(trainings.path, at)
+    estimator = classifier(trainings, memory=memory, callbacks=[interrupting], random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        INTERRUPTED[kind](estimator, *notes)
+    assert trainings.count == at
+
+
+def test_an_interrupted_fit_by_hand_keeps_what_was_learned_and_says_so(trainings, notes):
+    interrupting = PressesCtrlC(trainings.path, at=1)
+    estimator = classifier(trainings, callbacks=[interrupting], random_state=0)
+    with pytest.warns(ConvergenceWarning, match=r"interrupted after step 1; .* learned so far"):
+        estimator.fit(*notes)
+    assert estimator.predict(notes[0]).shape == notes[1].shape
+    # It is not what another fit may have.
+    interrupting.at = -1
+    estimator.fit(*notes)
+    assert trainings.count == 2
 
 
 # ----------------------------------------------------------------------------------- disk memory
@@ -653,6 +775,33 @@ def test_a_killed_search_continues_with_the_finished_folds(notes, tmp_path):
     assert search.best_estimator_.net_.history_
 
 
+def test_a_full_disk_costs_no_training(trainings, notes):
+    estimator = classifier(trainings, random_state=0)
+    message = r"memory: .* cannot be kept"
+    with largest_file(10_000), pytest.warns(RuntimeWarning, match=message):
+        estimator.fit(*notes)
+    assert trainings.count == 1
+    assert estimator.predict(notes[0]).shape == notes[1].shape
+    assert not list(temporary_folder().glob("*.partial"))
+
+
+def test_a_store_that_somebody_removes_costs_no_training(trainings, notes):
+    estimator = classifier(trainings, random_state=0)
+    search = GridSearchCV(estimator, SIX, cv=2)
+    shutil.rmtree(temporary_folder(), ignore_errors=True)
+    search.fit(*notes)
+    assert trainings.count == 2 + 1
+
+    class Removes(Callback):
+        def on_train_end(self, net, **kwargs):
+            shutil.rmtree(temporary_folder(), ignore_errors=True)
+
+    estimator.set_params(callbacks=[trainings, Removes()])
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        estimator.fit(*notes)
+    assert estimator.predict(notes[0]).shape == notes[1].shape
+
+
 def test_two_processes_that_ask_for_one_network_train_it_once(trainings, notes, tmp_path):
     estimator = classifier(trainings, random_state=0, memory=tmp_path / "kept", max_epochs=5)
     fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(estimator.fit)(*notes) for _ in range(2))
@@ -660,15 +809,15 @@ def test_two_processes_that_ask_for_one_network_train_it_once(trainings, notes, 
     assert same_weights(*fitted)
 
 
+@pytest.mark.parametrize("name", [network_file.WEIGHTS, network_file.REST])
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign"])
-def test_a_damaged_entry_is_discarded_and_trained_again(
-    remembered, trainings, notes, tmp_path, damage
-):
-    (network_file,) = (tmp_path / "kept").rglob("*.network")
-    content = network_file.read_bytes()
+def test_a_damaged_entry_is_discarded_and_trained_again(remembered, notes, name, damage):
+    (trainings,) = remembered.callbacks
+    (path,) = Path(remembered.memory).rglob(f"*.network/{name}")
+    content = path.read_bytes()
     flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     damaged = {"empty": b"", "cut": content[: len(content) // 2], "foreign": b"x" * 500}
-    network_file.write_bytes((damaged | {"flipped": flipped})[damage])
+    path.write_bytes((damaged | {"flipped": flipped})[damage])
     with pytest.warns(RuntimeWarning, match="damaged"):
         again = clone(remembered).fit(*notes)
     assert trainings.count == 2
@@ -690,51 +839,3 @@ def test_a_training_that_fails_leaves_nothing_behind(trainings, notes, tmp_path)
         assert trainings.count == count
     assert not list((tmp_path / "kept").rglob("*.network"))
     assert not list((tmp_path / "kept").rglob("*.partial"))
-
-
-# ------------------------------------------------------------------------------------- the store
-
-
-def fetch(store, key, value=b"?" * 1000):
-    """Fetch a value, and tell whether it had to be made."""
-    made = []
-
-    def make():
-        made.append(key)
-        return ready(len(value), value)
-
-    held = store.fetch_or_train(key, make, lambda _: True)
-    assert held.summary == len(value)
-    assert held.get() == value
-    return bool(made)
-
-
-def test_the_store_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path):
-    store = NetworkStore(tmp_path / "store", max_bytes=3500)
-    assert all(fetch(store, key) for key in "abc")
-    assert not fetch(store, "a")
-    assert fetch(store, "d")  # in place of b
-    assert not any(fetch(store, key) for key in "acd")
-    assert sum(path.stat().st_size for path in store.folder.glob("*.network")) <= 3500
-    assert fetch(store, "b")
-
-
-def test_a_network_larger_than_the_store_is_not_kept_and_said(tmp_path):
-    store = NetworkStore(tmp_path / "store", max_bytes=3500)
-    fetch(store, "small")
-    with pytest.warns(RuntimeWarning, match="does not fit into the temporary store.*memory="):
-        fetch(store, "large", b"?" * 5000)
-    assert not fetch(store, "small")
-
-
-def test_what_is_not_worth_keeping_is_not_kept(tmp_path):
-    store = NetworkStore(tmp_path / "store")
-    half = store.fetch_or_train("key", lambda: ready(4, b"half"), lambda _: False)
-    assert half.get() == b"half"
-    assert fetch(store, "key", b"whole")
-
-
-def test_a_folder_without_a_bound_keeps_everything(tmp_path):
-    store = NetworkStore(tmp_path / "store")
-    assert all(fetch(store, str(key)) for key in range(20))
-    assert not any(fetch(store, str(key)) for key in range(20))

@@ -295,7 +295,7 @@ class MultiExitNetwork(nn.Module):
         self._check_finite()
         if weight.device == device and weight.dtype == dtype and not self.training:
             return self
-        copy = rebuild_network(self._recipe(), self.state_dict()).to(device)
+        copy = rebuild_network(self.recipe(), self.state_dict()).to(device)
         # Through the base class: transformers wraps the method and hides its signature.
         nn.Module.to(copy.backbone, dtype=dtype)
         return copy.eval()
@@ -308,7 +308,8 @@ class MultiExitNetwork(nn.Module):
                 "Fit it again, or put finite weights there."
             )
 
-    def _recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, Any]:
+        """Return what `assemble_network` needs beside the weights to make this network again."""
         config = self.backbone.config.to_dict()
         # The folder a checkpoint was read from says nothing about the network.
         config.pop("_name_or_path", None)
@@ -325,21 +326,34 @@ class MultiExitNetwork(nn.Module):
         # Configuration and raw weights, not module objects: loads under another version of
         # transformers, without the device it was trained on, and each weight is stored once.
         weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
-        return _unpickle_network, (self._recipe(), weights)
+        return _unpickle_network, (self.recipe(), weights)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MultiExitNetwork:
-        copy = rebuild_network(self._recipe(), self.state_dict())
+        copy = rebuild_network(self.recipe(), self.state_dict())
         memo[id(self)] = copy
         return copy.train(self.training)
 
 
 def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
     """Make a network from its recipe and copies of weights, in evaluation mode on their device."""
-    return _assemble(recipe, {name: part.clone() for name, part in weights.items()})
+    return assemble_network(recipe, {name: part.clone() for name, part in weights.items()})
 
 
-def _assemble(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
-    """Make a network around tensors, which become its weights."""
+def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
+    """Make a network around tensors, which become its weights.
+
+    Parameters
+    ----------
+    recipe : dict
+        What `MultiExitNetwork.recipe` returns.
+    weights : dict of str to Tensor
+        Those of the state dict.
+
+    Returns
+    -------
+    MultiExitNetwork
+        In evaluation mode, on the device of the weights.
+    """
     config = config_from_dict(recipe["config"])
     backbone = empty_backbone(config)
     # Heads drawn anew would be overwritten, and would move the caller's random state.
@@ -354,24 +368,39 @@ def _assemble(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNe
 
 def _to_bytes(weight: Tensor) -> RawWeight:
     """Give a weight as something that every version of pickle and NumPy writes without a copy."""
-    flat = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), flat.numpy()
+    content = raw_bytes(weight.detach().cpu().contiguous())
+    return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), content
 
 
 def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
-    # The order in which a product sums can depend on where its weights lie, and joblib can map a
-    # file into memory for reading only.
-    if not content.flags.writeable or content.ctypes.data % _ALIGNMENT:
-        # Copied by NumPy: torch would start its threads, and a process that is forked after it
-        # loaded a model would wait for them for ever.
-        aligned = torch.empty(content.shape, dtype=torch.uint8).numpy()
-        aligned[...] = content
-        content = aligned
-    return torch.from_numpy(content).view(getattr(torch, dtype)).view(shape)
+    # joblib can map a file into memory for reading only, and the order in which a product sums can
+    # depend on where its weights lie.
+    if content.flags.writeable and content.ctypes.data % _ALIGNMENT == 0:
+        raw = torch.from_numpy(content)
+    else:
+        raw = aligned_copy(torch.from_numpy(np.asarray(content).view(np.uint8)))
+    return raw.view(getattr(torch, dtype)).view(shape)
+
+
+def aligned_copy(weight: Tensor) -> Tensor:
+    """Return a copy of a tensor of the CPU that begins where torch lets its own tensors begin.
+
+    NumPy copies, as torch would start the threads of its pool, for which a process that is forked
+    later would wait for ever.
+    """
+    copy = torch.empty(weight.shape, dtype=weight.dtype)
+    np.copyto(raw_bytes(copy), raw_bytes(weight))
+    return copy
+
+
+def raw_bytes(weight: Tensor) -> NDArray[np.uint8]:
+    """Return the bytes of a contiguous tensor of the CPU, without a copy."""
+    flat: NDArray[np.uint8] = weight.detach().reshape(-1).view(torch.uint8).numpy()
+    return flat
 
 
 def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> MultiExitNetwork:
-    return _assemble(recipe, {name: _from_bytes(*part) for name, part in weights.items()})
+    return assemble_network(recipe, {name: _from_bytes(*part) for name, part in weights.items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:

@@ -244,7 +244,7 @@ def test_copies_compute_the_same_and_share_nothing(family, pooling, how):
     made = {
         "pickle": lambda: pickle.loads(pickle.dumps(network)),
         "deepcopy": lambda: copy.deepcopy(network),
-        "rebuild": lambda: rebuild_network(network._recipe(), network.state_dict()),
+        "rebuild": lambda: rebuild_network(network.recipe(), network.state_dict()),
     }[how]()
     assert made.dropout == network.dropout
     assert made.pooling == network.pooling

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from sklearn_epee import _predictions
 from sklearn_epee._nn.exit_rules import ExitPolicy
-from sklearn_epee._predictions import SharedPredictions, _Memory, exits_from
+from sklearn_epee._search import shared_predictions
+from sklearn_epee._search.shared_predictions import SharedPredictions, _Memory, exits_from
 from sklearn_epee.policy import apply_policy
 
 SETTING = ("cpu", "torch.float32")
@@ -19,7 +19,7 @@ SHAPE = (2, 3, 4)
 def memory(monkeypatch):
     """An empty memory, whatever other tests have left."""
     memory = _Memory()
-    monkeypatch.setattr(_predictions, "_memory", memory)
+    monkeypatch.setattr(shared_predictions, "_memory", memory)
     return memory
 
 
@@ -82,7 +82,7 @@ def test_samples_that_were_changed_in_place_are_other_samples():
 
 def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes(monkeypatch):
     size = Network()().nbytes
-    monkeypatch.setattr(_predictions, "MAX_BYTES", 2 * size)
+    monkeypatch.setattr(shared_predictions, "MAX_BYTES", 2 * size)
     networks = {name: Network() for name in "abc"}
     for name in "abc":
         ask(SharedPredictions("key"), networks[name], name)
@@ -92,14 +92,14 @@ def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes(monkeypatch)
 
 
 def test_large_sets_of_samples_are_predicted_as_usual(monkeypatch):
-    monkeypatch.setattr(_predictions, "_LARGEST", Network()().nbytes - 1)
+    monkeypatch.setattr(shared_predictions, "_LARGEST", Network()().nbytes - 1)
     network = Network()
     assert [ask(SharedPredictions("key"), network) for _ in range(4)] == [None] * 4
     assert network.runs == 0
 
 
 def test_who_asked_is_forgotten_in_time(monkeypatch):
-    monkeypatch.setattr(_predictions, "_MOST_ASKED", 2)
+    monkeypatch.setattr(shared_predictions, "_MOST_ASKED", 2)
     network = Network()
     for samples in ("a", "b", "c"):
         ask(SharedPredictions("key"), network, samples)

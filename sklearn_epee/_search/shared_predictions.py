@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._nn.exit_rules import ExitPolicy, Exits
-from ._nn.fingerprint import NoFingerprintError, fingerprint
-from ._nn.forks import ForkSafeLock
-from ._tasks import split_columns
-from .policy import apply_policy
+from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
+from sklearn_epee._nn.forks import ForkSafeLock
+from sklearn_epee._tasks import split_columns
+from sklearn_epee.policy import apply_policy
+
+from .fingerprint import NoFingerprintError, fingerprint
 
 # Kept in each process. One set of samples may take a sixteenth of it, so that the folds of a
 # search find room side by side: about 100,000 samples at 6 layers and 3 classes.

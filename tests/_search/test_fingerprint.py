@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 
-from sklearn_epee._nn.fingerprint import NoFingerprintError, fingerprint
+from sklearn_epee._search.fingerprint import NoFingerprintError, fingerprint
 
 CELL = """
 import abc, functools

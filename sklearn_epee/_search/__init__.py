@@ -1,0 +1,22 @@
+"""Networks shared by the fits of one search: trained once, read when needed, asked once.
+
+A search over exit policies fits an estimator for every policy and fold. `NetworkReuse` trains the
+network of a fold for the first of them and fetches it for the others; `SharedPredictions` runs it
+over the samples of a fold once for all.
+"""
+
+from .context import SearchContext
+from .network_file import LazyNetwork, ready
+from .reuse import NetworkReuse
+from .shared_predictions import SharedPredictions, exits_from
+from .source_identity import source_identity
+
+__all__ = [
+    "LazyNetwork",
+    "NetworkReuse",
+    "SearchContext",
+    "SharedPredictions",
+    "exits_from",
+    "ready",
+    "source_identity",
+]

@@ -1,0 +1,72 @@
+"""What a checkpoint, config, tokenizer or processor is, wherever it lies."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+
+def source_identity(source: Any) -> Any:
+    """Return what a checkpoint, config, tokenizer or processor is, independent of where it lies.
+
+    Parameters
+    ----------
+    source : None, str, path-like or object of transformers
+
+    Returns
+    -------
+    object
+        Something that can be fingerprinted: the digest of a folder's files, the commit of a
+        checkpoint on the hub, or the content of an object.
+    """
+    if source is None:
+        return None
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        return folder_digest(path) if path.is_dir() else _hub_identity(str(source))
+    backend = getattr(source, "backend_tokenizer", None)
+    if backend is not None:
+        return backend.to_str(), sorted(map(str, source.init_kwargs.items()))
+    if hasattr(source, "to_json_string"):
+        return type(source).__qualname__, source.to_json_string()
+    return source
+
+
+def _hub_identity(name: str) -> str:
+    """Return a hub id with the commit it stands for now, or alone if the hub is out of reach."""
+    try:
+        # Asks the hub, so that a checkpoint that has moved on there is another one; without a
+        # network it is the commit that lies in the cache.
+        config = hf_hub_download(name, "config.json")
+    except (OSError, ValueError):
+        # Not a valid id, or nothing there: loading the backbone will say so.
+        return name
+    # The hub's cache names a folder after each commit.
+    return f"{name}@{Path(config).parent.name}"
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a fingerprint of the content of the files of a checkpoint folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(file_digest(path))
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file, read again only if it was changed since."""
+    status = path.stat()
+    return _file_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, changed: int) -> bytes:  # noqa: ARG001 - part of the cache key
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

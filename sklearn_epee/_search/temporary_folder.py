@@ -1,0 +1,118 @@
+"""The temporary store of a process: made at the first clone, removed at the end of the process.
+
+A process owns its folder by holding a lock on a file beside it. Locks end with their process, and
+unlike process numbers they mean the same in every container and on every machine that sees the
+file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, which cleans its temporary folder by itself
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX = "sklearn-epee-"
+# Folders of this process, with the open files whose locks make them its own.
+_owned: dict[Path, int] = {}
+
+
+@functools.cache
+def temporary_folder() -> Path | None:
+    """Return the temporary store of this process, made at the first call.
+
+    Folders of processes that were killed are removed here.
+
+    Returns
+    -------
+    Path or None
+        None, with a warning, if no folder can be made.
+    """
+    try:
+        _sweep()
+        return _make_folder()
+    except OSError as error:
+        warnings.warn(
+            f"No temporary folder for trained networks can be made ({error}), so a search trains "
+            "again for every policy. Pass memory= a folder that can be written to.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def has_owner(folder: Path) -> bool:
+    """Return whether the process that made a temporary store is still there."""
+    if folder in _owned:
+        return True
+    try:
+        descriptor = os.open(_lock_file(folder), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # Somebody else's: leave it alone.
+        return True
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"{_PREFIX}{secrets.token_hex(8)}"
+    # Locked before it is there, so that nobody finds it without an owner.
+    descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    _lock(descriptor)
+    folder.mkdir(mode=0o700)
+    _owned[folder] = descriptor
+    atexit.register(_remove, folder)
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    # A forked child inherits this handler, but the folder is its parent's.
+    if folder in _owned:
+        shutil.rmtree(folder, ignore_errors=True)
+        _lock_file(folder).unlink(missing_ok=True)
+
+
+def _sweep() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Without the file nothing tells whose folder it is.
+        if folder.is_dir() and _lock_file(folder).exists() and not has_owner(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_file(folder).unlink(missing_ok=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _lock(descriptor: int) -> bool:
+    """Return whether the lock of an open file could be taken; False also if nothing can tell."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _forget_the_parents_folder() -> None:
+    # The child shares the open file, and with it the lock: it must not give the lock back.
+    _owned.clear()
+    temporary_folder.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents_folder)
