@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
+import joblib
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import PretrainedConfig
-
-import joblib
 
 from . import _defaults
 from ._base import BaseEPEEClassifier

@@ -12,19 +12,20 @@ import sys
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-import joblib
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _trained
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
 from .conftest import tiny_image_classifier, tiny_text_classifier, tiny_training
@@ -294,3 +295,29 @@ def test_wrappers_of_fitted_estimators(text_classifier, notes, tmp_path):
     for estimator in (frozen, CalibratedClassifierCV(frozen, method="sigmoid").fit(X, y)):
         loaded = twin_through("joblib", estimator, tmp_path)
         assert_array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
+
+
+# ------------------------------------------------------------------------- of another version
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_pickle_of_another_version_warns(text_classifier, monkeypatch, fitted):
+    estimator = text_classifier if fitted else tiny_text_classifier()
+    pickled = pickle.dumps(estimator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickled)
+        copy.deepcopy(estimator)
+    monkeypatch.setattr(_trained, "__version__", "99.0")
+    message = r"EPEEClassifier of sklearn_epee from version .* when using version 99\.0"
+    with pytest.warns(InconsistentVersionWarning, match=message):
+        loaded = pickle.loads(pickled)
+    assert loaded.get_params().keys() == estimator.get_params().keys()
+
+
+def test_a_pickle_that_names_no_version_warns():
+    estimator = tiny_text_classifier()
+    state = estimator.__getstate__()
+    state.pop(_trained.VERSION_KEY)
+    with pytest.warns(InconsistentVersionWarning, match="from version unknown"):
+        estimator.__setstate__(state)

@@ -14,6 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback
 
-import joblib
 from sklearn_epee import exit_scores, speedup_score
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._search import network_file

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import joblib
 from sklearn.utils import check_random_state
 
-import joblib
 from sklearn_epee._version import __version__
 
 from .context import LARGEST_SEED, SearchContext

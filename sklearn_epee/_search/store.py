@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
-
 import joblib
+from filelock import FileLock
 
 from .network_file import (
     WEIGHTS,

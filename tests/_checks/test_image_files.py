@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn_epee._checks import images
 from sklearn_epee._checks.image_files import ImageFile
 from sklearn_epee._checks.images import as_images, image_form
-from sklearn_epee._nn.fingerprint import fingerprint
+from sklearn_epee._search.fingerprint import fingerprint
 from tests.conftest import tiny_image_classifier
 
 SIDE = 400

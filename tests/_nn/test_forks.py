@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
-import joblib
 from sklearn_epee import EPEEClassifier
 from sklearn_epee._nn.forks import ForkSafeLock
 from tests.checkpoints import tiny_config
