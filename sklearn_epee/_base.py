@@ -23,7 +23,6 @@ from ._checks.parameters import check_layer, check_precision, check_prediction_b
 from ._compat import Interval, StrOptions
 from ._defaults import TrainingDefaults
 from ._exits.checks import (
-    JOINT_EXITS,
     check_exit_ensemble,
     check_exit_loss_weights,
     check_joint_exit,
@@ -68,10 +67,11 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
     """Shared by `EPEEClassifier` and `EPEEImageClassifier`; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "tau": [Interval(Real, 0, None, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "exit_ensemble": [StrOptions({"mean", "weighted"}), None],
-        "joint_exit": [StrOptions(set(JOINT_EXITS))],
+        # The exit policy can be changed after `fit`: it has checks of its own.
+        "tau": "no_validation",
+        "patience": "no_validation",
+        "exit_ensemble": "no_validation",
+        "joint_exit": "no_validation",
         "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
         "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
         "exit_training": [StrOptions(set(EXIT_TRAININGS))],
@@ -178,6 +178,10 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _check_parameters(self) -> None:
         self._validate_params()
+        check_tau(self.tau)
+        check_patience(self.patience)
+        check_exit_ensemble(self.exit_ensemble)
+        check_joint_exit(self.joint_exit)
         resolve_device(self.device)
         check_callbacks(self.callbacks)
         if self.early_stopping and not self.validation_fraction:
