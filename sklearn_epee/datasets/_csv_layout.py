@@ -67,6 +67,9 @@ def _read_table(path: Path, text_set: TextSet) -> dict[str, list[str]]:
     missing = [column for column in text_set.columns if column not in header]
     if missing:
         raise ValueError(f"{path} must have the columns {missing}; got the columns {header}.")
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise ValueError(f"{path} must have every column once; got {repeated} several times.")
     table: dict[str, list[str]] = {column: [] for column in header}
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):

@@ -49,8 +49,15 @@ def _data_folder(data_home: str | os.PathLike[str] | None) -> Path:
                 f"{_LAYOUT}"
             )
     folder = Path(data_home).expanduser()
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise FileNotFoundError(
             f"{origin} must be an existing folder; got {str(folder)!r}. {_LAYOUT}"
         )
     return folder
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long to be one
+        return False

@@ -77,9 +77,11 @@ def _read_parts(
 
 def _read_arrays(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        # A .npy file under this name loads too, as an array.
-        found = {} if isinstance(loaded, np.ndarray) else _named_arrays(loaded, keys)
+        # Opened here, as NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            # A .npy file under this name loads too, as an array.
+            found = {} if isinstance(loaded, np.ndarray) else _named_arrays(loaded, keys)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{path} must be a NumPy .npz file of plain arrays; {error}") from error
     missing = [key for key in keys if key not in found]

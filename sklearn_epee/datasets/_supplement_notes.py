@@ -21,6 +21,10 @@ classes are those of Fan and Zhang, BMC Medical Informatics and Decision Making 
 """
 
 
+# More statements or remarks make texts of megabytes.
+_MOST_STATEMENTS = 10_000
+
+
 @dataclass(frozen=True)
 class _Statement:
     """Who does what with which substance."""
@@ -128,8 +132,11 @@ def _capitalised(text: str) -> str:
 
 
 def _class_counts(n_samples: int, weights: Any) -> np.ndarray:
-    """Share the samples among the classes, the largest remainders first."""
-    shares = np.ones(len(_STATUSES)) if weights is None else np.asarray(weights, dtype=float)
+    """Return the size of each class, the largest remainders rounded up first."""
+    try:
+        shares = np.ones(len(_STATUSES)) if weights is None else np.asarray(weights, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weights must be numbers; got {weights!r}: {error}.") from error
     if shares.shape != (len(_STATUSES),):
         raise ValueError(
             f"weights must have one entry for each of the {len(_STATUSES)} classes {_STATUSES}; "
@@ -150,8 +157,8 @@ def _class_counts(n_samples: int, weights: Any) -> np.ndarray:
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "easy_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_distractors": [Interval(Integral, 0, None, closed="left")],
-        "n_context": [Interval(Integral, 0, None, closed="left")],
+        "n_distractors": [Interval(Integral, 0, _MOST_STATEMENTS, closed="both")],
+        "n_context": [Interval(Integral, 0, _MOST_STATEMENTS, closed="both")],
         "weights": ["array-like", None],
         "flip_y": [Interval(Real, 0, 1, closed="both")],
         "return_X_y": ["boolean"],
@@ -266,6 +273,7 @@ def make_supplement_notes(
     (['continuing', 'discontinued', 'started', 'uncertain'], [50, 50, 50, 50])
     """
     rng = check_random_state(random_state)
+    n_samples = int(n_samples)
     status = np.repeat(np.array(_STATUSES), _class_counts(n_samples, weights))
     status = status[rng.permutation(n_samples)]
     easy = rng.uniform(size=n_samples) < easy_fraction

@@ -250,6 +250,14 @@ def test_says_which_file_does_not_exist_and_what_is_expected(load, tmp_path):
             gzip.compress(b"text,label,section,pmid\na,none,b,1\nc,2,d,2\n"),
             r"must have labels among \['none', 'strong', 'weak'\]; got also \['2'\]",
         ),
+        (
+            gzip.compress(b"text,text,label,section,pmid\na,b,none,x,1\n"),
+            r"must have every column once; got \['text'\] several times",
+        ),
+        (
+            gzip.compress(b"text,label,label,section,pmid,pmid\na,none,weak,x,1,1\n"),
+            r"must have every column once; got \['label', 'pmid'\] several times",
+        ),
     ],
     ids=[
         "plain",
@@ -261,6 +269,8 @@ def test_says_which_file_does_not_exist_and_what_is_expected(load, tmp_path):
         "short-row",
         "no-rows",
         "unknown-label",
+        "two-columns-of-texts",
+        "two-columns-of-labels",
     ],
 )
 def test_refuses_text_files_that_do_not_fit(text_home, content, message):
@@ -340,6 +350,36 @@ def test_refuses_a_single_array_under_the_name_of_an_archive(tmp_path):
         np.save(file, np.zeros(3))
     with pytest.raises(ValueError, match=r"must have the keys .* got the keys \[\]"):
         load_breastmnist(data_home=tmp_path)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_a_folder_with_a_name_that_is_too_long_does_not_exist(load):
+    with pytest.raises(FileNotFoundError, match=r"data_home must be an existing folder; got 'xxx"):
+        load(data_home="x" * 300)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.parametrize("kind", ["texts", "images"])
+def test_damaged_bytes_are_read_or_refused_with_the_name_of_the_file(text_home, kind):
+    if kind == "texts":
+        path, load = text_home / "health_advice" / "train.csv.gz", load_health_advice
+    else:
+        path, load = text_home / "medmnist" / "breastmnist.npz", load_breastmnist
+        path.parent.mkdir()
+        np.savez_compressed(path, **image_arrays())
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8)[: rng.integers(len(whole) // 2, len(whole) + 1)]
+        damaged = damaged.copy()
+        damaged[rng.integers(0, len(damaged), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load(data_home=text_home)
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error)  # noqa: PT017
+    assert refused > 100
 
 
 def test_names_are_exported():

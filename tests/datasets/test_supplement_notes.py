@@ -185,10 +185,14 @@ def test_same_words_in_another_order_change_the_label():
         ({"weights": [1, 1, 1, -1]}, r"weights must be finite and non-negative .*-1\.0"),
         ({"weights": [0, 0, 0, 0]}, r"weights must be finite .* positive sum; got \[0\.0"),
         ({"weights": [1, 1, 1, np.nan]}, "weights must be finite .*nan"),
+        ({"weights": ["a"] * 4}, "weights must be numbers; got .*'a'"),
+        ({"weights": {"a": 1}}, "weights"),
+        ({"n_distractors": 10**19}, "'n_distractors' parameter .* Got 1000"),
+        ({"n_context": 10**19}, "'n_context' parameter .* Got 1000"),
         ({"return_X_y": "yes"}, "'return_X_y' parameter .* Got 'yes'"),
         ({"random_state": "seed"}, "'random_state' parameter .* Got 'seed'"),
     ],
 )
 def test_refuses_parameters_out_of_range(parameters, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make_supplement_notes(**parameters)
