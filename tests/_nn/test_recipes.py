@@ -27,7 +27,7 @@ from sklearn_epee._nn.recipes import (
 from sklearn_epee._nn.schedule import SequentialSchedule, WarmupThenDecay
 from sklearn_epee._nn.training import ExitNet
 from tests._nn.test_network import make_network
-from tests._nn.test_training import (
+from tests._nn.trainings import (
     Recorder,
     Snapshots,
     assert_same_weights,
@@ -127,7 +127,8 @@ def test_joint_training_is_the_plain_loop_bit_for_bit():
         def on_train_begin(self, net, X=None, **kwargs):
             start.update(network=copy.deepcopy(net.module_), samples=X)
 
-    model = make(max_epochs=3, callbacks=[Start()], exit_loss_weights=[1, 2, 4]).fit(X, y)
+    options = {"max_epochs": 3, "exit_loss_weights": [1, 2, 4], "device": "cpu"}
+    model = make(callbacks=[Start()], **options).fit(X, y)
     network, samples = start["network"].train(), start["samples"]
     plan = model.net_.plan
     decays = [p for p in network.backbone.parameters() if p.ndim > 1]
