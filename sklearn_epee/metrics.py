@@ -19,16 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from ._checks.labels import check_weights
+from ._exits.checks import as_array, check_n_layers
 from ._exits.label_scores import label_scores, task_accuracy_score
 from ._exits.wrappers import find_exits
-from ._tasks import has_tasks
+from ._tasks import as_target, check_any_labels
 
 __all__ = [
     "exit_scores",
@@ -86,7 +87,7 @@ def speedup_ratio(
     if sample_weight is None:
         # Sums of integers are exact, so that equal policies score equally.
         return 1.0 - float(layers.sum()) / (len(layers) * int(n_layers))
-    weight = _check_weights(sample_weight, layers)
+    weight = check_weights(sample_weight, len(layers))
     return 1.0 - float(np.average(layers, weights=weight)) / int(n_layers)
 
 
@@ -211,15 +212,14 @@ def exit_scores(
     >>> scores["accuracy"], scores["speedup"], scores["mean_exit_layer"]
     (0.75, 0.375, 2.5)
     """
-    y_true = y if has_tasks(y) else column_or_1d(y, warn=True)
     found = find_exits(estimator, X)
     result = found.classifier.predict_with_exits(found.X)
     y_pred = np.asarray(result.labels if found.is_transparent else estimator.predict(X))
-    check_consistent_length(y_true, y_pred, sample_weight)
+    y_true = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
+    weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     n_layers = int(found.classifier.n_layers_)
-    speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=sample_weight)
-    scores = label_scores(y_true, y_pred, sample_weight)
-    weights = None if sample_weight is None else np.asarray(sample_weight)
+    speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=weights)
+    scores = label_scores(y_true, y_pred, weights)
     mean_exit_layer = float(np.average(result.exit_layer, weights=weights))
     return {**scores, "speedup": speedup, "mean_exit_layer": mean_exit_layer}
 
@@ -366,11 +366,8 @@ class _FastestWithin:
 
 def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:
     """Refuse anything but one layer in 1..M for each of at least one sample."""
-    if isinstance(n_layers, bool) or not isinstance(n_layers, Integral):
-        raise TypeError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
-    if n_layers < 1:
-        raise ValueError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
-    layers = np.asarray(exit_layers)
+    n_layers = check_n_layers(n_layers)
+    layers = as_array("exit_layers", exit_layers)
     if layers.ndim != 1 or layers.size == 0:
         raise ValueError(
             f"exit_layers must have shape (n_samples,) with n_samples >= 1; got {layers.shape}."
@@ -383,19 +380,6 @@ def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.inte
             f"got values from {layers.min()} to {layers.max()}."
         )
     return layers
-
-
-def _check_weights(sample_weight: ArrayLike, layers: NDArray[Any]) -> NDArray[np.floating]:
-    """Refuse weights that do not fit the samples."""
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    if weight.shape != layers.shape:
-        raise ValueError(
-            f"sample_weight must have shape {layers.shape}, one weight a sample; "
-            f"got {weight.shape}."
-        )
-    if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-        raise ValueError("sample_weight must be finite, >= 0 and not all zero.")
-    return weight
 
 
 def _check_number(name: str, value: Any, below: float) -> None:

@@ -46,9 +46,12 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
         labels = column_or_1d(y, warn=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"y must hold one label for each sample: {error}") from error
+    if labels.dtype.kind == "c":
+        raise TypeError("y must hold labels of classes; got complex numbers.")
     if labels.dtype.kind == "O":
         _check_label_types(labels)
-    if labels.dtype.kind in "fcO":
+        _check_not_missing(labels)
+    if labels.dtype.kind == "f":
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     _check_count(len(labels), n_samples)
@@ -58,6 +61,21 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
 def _elements(y: list[Any] | tuple[Any, ...]) -> list[Any]:
     """Return the labels in a list, which may be a list of rows with one label each."""
     return [row[0] if isinstance(row, (list, tuple)) and len(row) == 1 else row for row in y]
+
+
+def is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN, NaT or pandas' NA: these do not equal themselves."""
+    equal = label is not None and label == label  # noqa: PLR0124
+    return not (isinstance(equal, (bool, np.bool_)) and equal)
+
+
+def _check_not_missing(labels: NDArray[Any]) -> None:
+    missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"y must hold a label for every sample, but {len(missing)} are missing (None, NaN or "
+            f"NA), the first at row {missing[0]}."
+        )
 
 
 def _check_label_types(labels: Iterable[Any]) -> None:

@@ -13,6 +13,14 @@ EXIT_LOSS_WEIGHTS = ("ascending", "uniform", "descending")
 JOINT_EXITS = ("all", "any", "mean")
 
 
+def as_array(name: str, given: Any) -> NDArray[Any]:
+    """Return an argument as an array; the error of ragged nested lists names it."""
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array; got {given!r:.100}: {error}") from error
+
+
 def check_tau(tau: Any) -> float:
     """Return the entropy threshold as a float.
 
@@ -46,6 +54,21 @@ def check_tau(tau: Any) -> float:
     if not 0 <= threshold < np.inf:  # false for NaN too
         raise ValueError(f"tau must be a real number in [0, inf); got {tau!r}.")
     return threshold
+
+
+def check_n_layers(n_layers: Any) -> int:
+    """Return the number of layers as an int.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n_layers` is not an integer >= 1.
+    """
+    if isinstance(n_layers, bool) or not isinstance(n_layers, Integral):
+        raise TypeError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
+    if n_layers < 1:
+        raise ValueError(f"n_layers must be an integer >= 1; got {n_layers!r}.")
+    return int(n_layers)
 
 
 @overload
@@ -185,10 +208,7 @@ def check_exit_loss_weights(
 def _check_weight_array(weights: Any, n_layers: int) -> NDArray[Any]:
     """Refuse an array that cannot weight the M exits."""
     expected = f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights"
-    try:
-        array = np.asarray(weights)
-    except ValueError as error:  # nested lists of different lengths
-        raise ValueError(f"{expected}; got {weights!r}.") from error
+    array = as_array("exit_loss_weights", weights)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{expected}; got {weights!r} of type {type(weights).__name__}.")
     if array.shape != (n_layers,):

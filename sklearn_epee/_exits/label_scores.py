@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from sklearn_epee._tasks import exact_match_score, task_columns, task_hits
+from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._tasks import (
+    as_target,
+    check_any_labels,
+    exact_match_score,
+    task_columns,
+    task_hits,
+)
 
 
 def task_accuracy_score(
@@ -51,10 +58,11 @@ def task_accuracy_score(
     0.75
     """
     y_pred = np.asarray(estimator.predict(X))
+    y = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
+    weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     if y_pred.ndim == 1:
-        return float(accuracy_score(y, y_pred, sample_weight=sample_weight))
+        return float(accuracy_score(y, y_pred, sample_weight=weights))
     hits = task_hits(y, y_pred).mean(axis=1)
-    weights = None if sample_weight is None else np.asarray(sample_weight)
     return float(np.average(hits, weights=weights))
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .checks import as_array
+
 # Probabilities of a float16 or bfloat16 softmax may exceed 1 by about this much.
 _PROBA_EXCESS = 1e-2
 
@@ -90,7 +92,7 @@ def patience_counters(predictions: ArrayLike) -> NDArray[np.int64]:
     >>> patience_counters([[0, 0, 1, 1, 1]])
     array([[1, 2, 1, 2, 3]])
     """
-    predictions = np.asarray(predictions)
+    predictions = as_array("predictions", predictions)
     if predictions.ndim != 2:
         raise ValueError(
             "predictions must have shape (n_samples, n_layers); "
@@ -215,7 +217,7 @@ def combine_visited(
 
 def check_proba(proba: ArrayLike) -> NDArray[np.floating]:
     """Return class probabilities along the last axis as float32 or float64, or raise."""
-    array = np.asarray(proba)
+    array = as_array("proba", proba)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"proba must be an array of numbers; got dtype {array.dtype}.")
     if array.ndim == 0 or array.shape[-1] == 0:

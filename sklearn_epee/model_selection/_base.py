@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +23,16 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
     # Whether samples exit by the policy of `estimator`, see `_exits.protocol`.
     delegates_exit_policy: ClassVar[bool] = False
+
+    def _validate_params(self) -> None:
+        for name, value in self.get_params(deep=False).items():
+            # Other kinds of real numbers, such as fractions, fail deep inside the validation.
+            if isinstance(value, Real) and not isinstance(value, (int, float, np.number, np.bool_)):
+                raise TypeError(
+                    f"{name} must be a float or an integer; got {value!r} of type "
+                    f"{type(value).__name__}."
+                )
+        super()._validate_params()
 
     def _with_policy(self) -> Any:
         """Give the fitted estimator that leaves by this classifier's policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils import indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -27,11 +26,11 @@ from sklearn_epee._exits.protocol import MapsExitLogits
 from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_classifier
-from sklearn_epee._tasks import has_tasks
+from sklearn_epee._tasks import has_tasks, task_columns
 
 from ._base import BaseExitPolicyClassifier
 from ._exit_maps import ExitMaps, fit_scales, fit_temperature, warn_at_bounds
-from ._staging import Validation, check_used, stage_fitted, stage_splits
+from ._staging import Validation, check_used, make_splits, stage_fitted, stage_splits
 
 # Probabilities of 0 in float32 would have no logarithm.
 _SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
@@ -314,9 +313,9 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         X = indexable(X)[0]
         if has_tasks(y):
             raise ValueError(
-                f"{type(self).__name__} calibrates the exits of one task, but y has the shape "
-                f"{np.shape(y)}. Use the classifier of several tasks as it is, or train a "
-                "classifier for each task and calibrate those."
+                f"{type(self).__name__} calibrates the exits of one task, but y holds "
+                f"{len(task_columns(y))} tasks. Use the classifier of several tasks as it is, or "
+                "train a classifier for each task and calibrate those."
             )
         y = check_labels(y, num_samples(X), type(self).__name__)
         weights = check_weights(sample_weight, len(y))
@@ -374,16 +373,11 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             check_used(to_fit, self.estimator)
             return stage_fitted(self.estimator, X, y)
-        splits = self._splitter(y).split(X, y, **to_split)
+        splits = make_splits(self.cv, X, y, random_state=self.random_state, split_params=to_split)
         validation, _ = stage_splits(
             self.estimator, X, y, splits, fit_params=to_fit, n_jobs=self.n_jobs
         )
         return validation
-
-    def _splitter(self, y: NDArray[Any]) -> Any:
-        if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
-            return StratifiedShuffleSplit(1, test_size=self.cv, random_state=self.random_state)
-        return check_cv(self.cv, y=y, classifier=True)
 
     def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
         """Fit every exit; give what happens to the logits, and the attributes about it."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._checks.labels import is_missing
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._tasks import Tasks
 
@@ -106,7 +107,7 @@ def check_risk_groups(risk_groups: Any, n_samples: int) -> NDArray[Any]:
             "risk_groups must hold one label for each of the "
             f"{n_samples} samples; got an array of shape {labels.shape}."
         )
-    missing = [row for row, label in enumerate(labels.tolist()) if _is_missing(label)]
+    missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
     if missing:
         raise ValueError(
             f"risk_groups must hold a label for every sample, but {len(missing)} are missing, the "
@@ -121,12 +122,6 @@ def check_risk_groups(risk_groups: Any, n_samples: int) -> NDArray[Any]:
             f"risk_groups must hold labels of one type; got labels of the types {kinds}."
         ) from error
     return labels
-
-
-def _is_missing(label: Any) -> bool:
-    """Tell None, NaN, NaT and pandas' NA from labels: they do not equal themselves."""
-    equal = label is not None and label == label  # noqa: PLR0124
-    return not (isinstance(equal, (bool, np.bool_)) and equal)
 
 
 def risk_of(
@@ -183,10 +178,10 @@ def _any_task(differs: NDArray[np.bool_]) -> Floats:
 
 
 def _code_of(label: Any, classes: NDArray[Any]) -> int:
-    found = np.flatnonzero(classes == label)
-    if not len(found):
-        raise ValueError(f"risk=('miss', {label!r}) names no class; there are {classes.tolist()}.")
-    return int(found[0])
+    names = classes.tolist()
+    if not np.isscalar(label) or label not in names:
+        raise ValueError(f"risk=('miss', {label!r}) names no class; there are {names}.")
+    return names.index(label)
 
 
 def _called(risk: LossFunction, predictions: Integers, codes: Integers, classes: Any) -> Floats:

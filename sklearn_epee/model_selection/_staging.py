@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklearn_epee._compat import check_method_params, safe_indexing
@@ -95,11 +97,75 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     return _pooled([(staged, classes)], [np.arange(len(y))], y)
 
 
+def make_splits(
+    cv: Any,
+    X: Any,
+    target: NDArray[Any],
+    *,
+    random_state: Any,
+    split_params: Mapping[str, Any],
+) -> list[Split]:
+    """Return the training and test rows of the parameter `cv`.
+
+    Parameters
+    ----------
+    cv : int, float, cross-validation generator, iterable or None
+        A float is the share held out in a single stratified split.
+    X : samples
+    target : ndarray of shape (n_samples,)
+        What splitters stratify by.
+    random_state : int, RandomState instance or None
+        Draws the single split of a float.
+    split_params : mapping
+        Keyword arguments for the `split` of the splitter.
+
+    Returns
+    -------
+    list of (train, test) rows
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `cv` cannot split these samples, makes no split, or one without test rows.
+    """
+    try:
+        if isinstance(cv, Real) and not isinstance(cv, Integral):
+            splitter = StratifiedShuffleSplit(1, test_size=cv, random_state=random_state)
+        else:
+            splitter = check_cv(cv, y=target, classifier=True)
+        splits = [(train, test) for train, test in splitter.split(X, target, **split_params)]
+    except (AttributeError, TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"cv={cv!r:.200} cannot split these samples: {error}") from error
+    if not splits:
+        raise ValueError("cv must make at least one split into training and test rows; got none.")
+    return [_checked_split(i, split, len(target)) for i, split in enumerate(splits)]
+
+
+def _checked_split(i: int, split: Any, n_samples: int) -> Split:
+    """Return rows of the two parts of a split as integers, or raise."""
+    rows = []
+    for part, given in zip(("training", "test"), split, strict=True):
+        array = np.asarray(given)
+        if array.dtype.kind == "b":
+            array = np.flatnonzero(array)
+        is_rows = array.ndim == 1 and (array.dtype.kind in "iu" or not array.size)
+        if not is_rows or (array.size and not -n_samples <= array.min() <= array.max() < n_samples):
+            raise ValueError(
+                f"The {part} rows of split {i} of cv must be integers below the number of samples "
+                f"{n_samples}; got {array!r:.200}."
+            )
+        rows.append(array.astype(np.intp))
+    if not len(rows[1]):
+        raise ValueError(f"Split {i} of cv has no samples to choose a policy on.")
+    return rows[0], rows[1]
+
+
 def stage_splits(
     estimator: Any,
     X: Any,
     y: NDArray[Any],
-    splits: Iterable[Split],
+    splits: Sequence[Split],
     *,
     fit_params: Mapping[str, Any],
     n_jobs: int | None,
@@ -111,7 +177,8 @@ def stage_splits(
     estimator : estimator
     X : samples
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
-    splits : iterable of (train, test) rows
+    splits : sequence of (train, test) rows
+        See `make_splits`.
     fit_params : mapping
         Keyword arguments for `fit`; what has one entry per sample is split too.
     n_jobs : int or None
@@ -124,18 +191,11 @@ def stage_splits(
     estimator : estimator or None
         The fitted clone, if there was a single split.
 
-    Raises
-    ------
-    ValueError
-        If there is no split, or one without samples in its second part.
-
     Warns
     -----
     UserWarning
         If the first part of a split lacks a class.
     """
-    splits = list(splits)
-    _check_splits(splits)
     _warn_of_missing_classes(y, splits)
     base = clone(estimator)  # clones of one base share what they may share
     keep = len(splits) == 1
@@ -145,14 +205,6 @@ def stage_splits(
     )
     staged = [result for result, _ in results]
     return _pooled(staged, [test for _, test in splits], y), results[0][1]
-
-
-def _check_splits(splits: Sequence[Split]) -> None:
-    if not splits:
-        raise ValueError("cv must make at least one split into training and test rows; got none.")
-    for i, (_, test) in enumerate(splits):
-        if not len(test):
-            raise ValueError(f"Split {i} of cv has no samples to choose a policy on.")
 
 
 def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:

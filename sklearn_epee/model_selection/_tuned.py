@@ -13,7 +13,6 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer, get_scorer_names
-from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -34,7 +33,7 @@ from ._choice import Choice, Guarantee, ScoredSamples, choose
 from ._risk_control import Certification, RiskControl, largest_risk
 from ._risks import LossFunction, check_risk, check_risk_groups
 from ._selection import Objective, SelectionCriterion
-from ._staging import Validation, check_used, stage_fitted, stage_splits
+from ._staging import Validation, check_used, make_splits, stage_fitted, stage_splits
 
 # Attributes that depend on parameters.
 _ONLY_IF_ASKED = (
@@ -479,14 +478,19 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             check_used(given.fit_params, self.estimator)
             return stage_fitted(self.estimator, given.X, given.y), self.estimator
         target = self._target_to_split(given.y)
-        splitter = self._splitter(target)
-        n_splits = splitter.get_n_splits(given.X, target, **given.split_params)
-        self._check_splits(n_splits)
+        splits = make_splits(
+            self.cv,
+            given.X,
+            target,
+            random_state=self.random_state,
+            split_params=given.split_params,
+        )
+        self._check_splits(len(splits))
         validation, kept = stage_splits(
             self.estimator,
             given.X,
             given.y,
-            splitter.split(given.X, target, **given.split_params),
+            splits,
             fit_params=given.fit_params,
             n_jobs=self.n_jobs,
         )
@@ -498,11 +502,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             return y
         n_folds = self.cv if isinstance(self.cv, Integral) else 5
         return strata(task_codes(y), 2 if isinstance(self.cv, float) else int(n_folds))
-
-    def _splitter(self, y: NDArray[Any]) -> Any:
-        if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
-            return StratifiedShuffleSplit(1, test_size=self.cv, random_state=self.random_state)
-        return check_cv(self.cv, y=y, classifier=True)
 
     def _check_splits(self, n_splits: int) -> None:
         if not self.refit and n_splits > 1:

@@ -80,8 +80,8 @@ def own_or_new_panels(
     panels = np.asarray(ax, dtype=object).ravel()
     if len(panels) != n_panels or not all(hasattr(one, "get_figure") for one in panels):
         raise ValueError(
-            f"ax must be None or hold {n_panels} matplotlib Axes, one a panel; got "
-            f"{len(panels)} of type {type(panels[0]).__name__}."
+            f"ax must be None or hold {n_panels} matplotlib Axes, one per panel; got "
+            f"{len(panels)} of the types {sorted({type(one).__name__ for one in panels})}."
         )
     return panels, panels[0].get_figure()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.checks import check_n_layers, check_patience, check_tau
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
@@ -20,7 +20,7 @@ from ._staged import Shown
 
 def check_scoring(scoring: Any) -> str:
     """Return the name of a score that needs labels alone, or raise."""
-    if scoring not in EXACT_SCORES:
+    if not isinstance(scoring, str) or scoring not in EXACT_SCORES:
         raise ValueError(f"scoring must be one of {list(EXACT_SCORES)}; got {scoring!r}.")
     return scoring
 
@@ -44,13 +44,24 @@ def policy_grid(
     table : dict of ndarray
         Patience by patience.
     """
-    thresholds = np.unique([check_tau(tau) for tau in np.atleast_1d(np.asarray(taus)).tolist()])
-    given = np.atleast_1d(np.asarray(patiences, dtype=object)).tolist()
-    counts = np.unique([check_patience(patience, space.n_layers) for patience in given])
-    if not (len(thresholds) and len(counts)):
-        raise ValueError("taus and patiences must hold at least one value each.")
+    thresholds = _checked_values("taus", taus, check_tau)
+    counts = _checked_values(
+        "patiences", patiences, lambda patience: check_patience(patience, space.n_layers)
+    )
     tables = [policy_table(space, score, int(count), thresholds) for count in counts]
     return thresholds, counts, concatenate(tables)
+
+
+def _checked_values(name: str, given: ArrayLike, check: Callable[[Any], Any]) -> NDArray[Any]:
+    """Return values in ascending order, each once, or raise an error that names the argument."""
+    values = np.atleast_1d(np.asarray(given, dtype=object)).tolist()
+    if not values:
+        raise ValueError(f"{name} must hold at least one value; got none.")
+    try:
+        return np.unique([check(value) for value in values])
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class SearchedPolicies:
                 "search must be a fitted search over tau and patience, such as GridSearchCV, or "
                 f"its cv_results_; got {type(search).__name__} without cv_results_."
             )
-        n_layers = n_layers if n_layers is not None else _layers_of(search)
+        n_layers = _layers_of(search) if n_layers is None else check_n_layers(n_layers)
         columns = {name: _policy_column(results, name) for name in ("tau", "patience")}
         _check_nothing_else(results, set(columns.values()))
         patiences = [_known(value, n_layers) for value in results[columns["patience"]]]

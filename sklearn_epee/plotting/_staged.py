@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import column_or_1d
 
+from sklearn_epee._exits.checks import as_array
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.wrappers import OwnPolicy, own_policy, staged_predictions
 
@@ -138,7 +139,7 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
 
 
 def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
-    proba = np.asarray(staged_proba)
+    proba = as_array("staged_proba", staged_proba)
     if proba.dtype.kind not in "iuf":
         raise TypeError(f"staged_proba must be an array of numbers; got dtype {proba.dtype}.")
     if proba.ndim != 3 or 0 in proba.shape:

@@ -12,7 +12,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -297,7 +297,8 @@ def test_tuning_over_a_calibrated_classifier(frozen, data):
     assert pickle.dumps(calibrated) == before
     X, y = data
     if not frozen:  # the samples that the kept network was not trained on
-        held_out = next(tuned._splitter(y).split(X, y))[1]
+        splitter = StratifiedShuffleSplit(1, test_size=0.5, random_state=0)
+        held_out = next(splitter.split(X, y))[1]
         X, y = X[held_out], y[held_out]
     assert tuned.best_score_ == best_with_speedup(tuned, X, y, 0.3)
     inner = exit_classifier(tuned.estimator_)

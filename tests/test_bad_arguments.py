@@ -1,0 +1,253 @@
+"""Every public argument of policy, metrics, model_selection and plotting, with values of any kind.
+
+A call may accept a value, or refuse it by a TypeError or ValueError that names the argument.
+"""
+
+import copy
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+from sklearn_epee import (
+    ExitCalibratedClassifier,
+    FixedExitPolicyClassifier,
+    TunedExitPolicyClassifierCV,
+    metrics,
+    plotting,
+    policy,
+)
+
+from .bad_values import BAD_VALUES, outcome
+from .model_selection.staged import NumericExits, blobs
+from .model_selection.test_calibration import MappedExits
+
+X, Y = blobs(60)
+CLASSIFIER = MappedExits(tau=0.3).fit(X, Y)
+PROBA = np.stack(list(CLASSIFIER.staged_predict_proba(X)), axis=1)
+FROZEN = FrozenEstimator(CLASSIFIER)
+CV_RESULTS = {
+    "param_tau": [0.1, 0.2],
+    "param_patience": [1, 2],
+    "mean_test_accuracy": [0.9, 0.8],
+    "mean_test_speedup": [0.1, 0.5],
+    "params": [{}, {}],
+}
+
+
+def fit(estimator, **arguments):
+    """Return a call that fits an estimator."""
+    return lambda **given: clone(estimator).fit(**{"X": X, "y": Y} | arguments | given)
+
+
+def constructed(make, **arguments):
+    """Return a call that makes and fits an estimator."""
+
+    def call(**given):
+        parameters = {**arguments, **given}
+        return make(**parameters).fit(X, Y)
+
+    return call
+
+
+def rule(make):
+    """Return a call that makes a refit rule and applies it."""
+    return lambda **given: make(**given)(CV_RESULTS)
+
+
+GUARANTEE = {"estimator": FROZEN, "confidence": 0.9, "random_state": 0}
+LABELS = {"y_true": Y, "staged_proba": PROBA}
+FITTED = {"estimator": CLASSIFIER, "X": X, "y": Y}
+
+# What is called, with arguments that it accepts, and the arguments that are varied.
+CALLS = {
+    "normalized_entropy": (policy.normalized_entropy, {"proba": PROBA}, ["proba"]),
+    "patience_counters": (
+        policy.patience_counters,
+        {"predictions": PROBA.argmax(axis=2)},
+        ["predictions"],
+    ),
+    "exit_layers": (
+        policy.exit_layers,
+        {"proba": PROBA, "tau": 0.3},
+        ["proba", "tau", "patience", "joint_exit"],
+    ),
+    "apply_policy": (
+        policy.apply_policy,
+        {"proba": PROBA, "tau": 0.3, "exit_ensemble": "weighted"},
+        ["proba", "tau", "patience", "exit_ensemble", "exit_loss_weights", "joint_exit"],
+    ),
+    "speedup_ratio": (
+        metrics.speedup_ratio,
+        {"exit_layers": [1, 2, 3, 4, 5, 5], "n_layers": 5},
+        ["exit_layers", "n_layers", "sample_weight"],
+    ),
+    "speedup_score": (metrics.speedup_score, FITTED, ["estimator", "sample_weight"]),
+    "exit_scores": (metrics.exit_scores, FITTED, ["estimator", "y", "sample_weight"]),
+    "task_accuracy_score": (metrics.task_accuracy_score, FITTED, ["y", "sample_weight"]),
+    "refit_accuracy_at_speedup": (
+        rule(metrics.refit_accuracy_at_speedup),
+        {"min_speedup": 0.3},
+        ["min_speedup", "metric", "speedup"],
+    ),
+    "refit_fastest_within": (
+        rule(metrics.refit_fastest_within),
+        {"tolerance": 0.3},
+        ["tolerance", "metric", "speedup"],
+    ),
+    "FixedExitPolicyClassifier": (
+        constructed(FixedExitPolicyClassifier, estimator=FROZEN),
+        {},
+        ["estimator", "tau", "patience"],
+    ),
+    "TunedExitPolicyClassifierCV": (
+        constructed(TunedExitPolicyClassifierCV, estimator=NumericExits(), cv=2),
+        {},
+        [
+            "estimator",
+            "objective",
+            "min_speedup",
+            "max_accuracy_drop",
+            "scoring",
+            "policies",
+            "cv",
+            "refit",
+            "random_state",
+            "store_cv_results",
+        ],
+    ),
+    "TunedExitPolicyClassifierCV, cv=0.5": (
+        constructed(TunedExitPolicyClassifierCV, estimator=NumericExits(), cv=0.5),
+        {},
+        ["random_state"],
+    ),
+    "TunedExitPolicyClassifierCV, guarantee": (
+        constructed(TunedExitPolicyClassifierCV, **GUARANTEE, max_accuracy_drop=0.5),
+        {},
+        [
+            "objective",
+            "min_speedup",
+            "max_accuracy_drop",
+            "confidence",
+            "per_class",
+            "policies",
+            "random_state",
+        ],
+    ),
+    "TunedExitPolicyClassifierCV, risk": (
+        constructed(TunedExitPolicyClassifierCV, **GUARANTEE, risk="error", max_risk=0.5),
+        {},
+        ["risk", "max_risk"],
+    ),
+    "TunedExitPolicyClassifierCV, miss": (
+        lambda risk: constructed(TunedExitPolicyClassifierCV, **GUARANTEE, max_risk=0.5)(
+            risk=("miss", risk)
+        ),
+        {},
+        ["risk"],
+    ),
+    "TunedExitPolicyClassifierCV.fit": (
+        fit(TunedExitPolicyClassifierCV(**GUARANTEE, max_accuracy_drop=0.5)),
+        {},
+        ["y", "risk_groups", "sample_weight"],
+    ),
+    "ExitCalibratedClassifier": (
+        constructed(ExitCalibratedClassifier, estimator=MappedExits(), cv=2),
+        {},
+        ["estimator", "method", "cv", "random_state"],
+    ),
+    "ExitCalibratedClassifier.fit": (
+        fit(ExitCalibratedClassifier(FROZEN)),
+        {},
+        ["y", "sample_weight"],
+    ),
+    **{
+        f"{name}.from_predictions": (
+            getattr(plotting, name).from_predictions,
+            LABELS | arguments,
+            ["y_true", "staged_proba", "labels", "ax", *varied],
+        )
+        for name, arguments, varied in (
+            ("LayerwiseDisplay", {}, ["name"]),
+            ("ExitHistogramDisplay", {"tau": 0.3}, ["tau", "patience"]),
+            ("ExitReliabilityDisplay", {}, ["n_bins"]),
+            (
+                "ExitTradeoffDisplay",
+                {"tau": 0.3, "exit_ensemble": "weighted"},
+                ["tau", "patience", "exit_ensemble", "exit_loss_weights", "scoring"],
+            ),
+            (
+                "ExitPolicyHeatmapDisplay",
+                {"exit_ensemble": "weighted"},
+                ["taus", "patiences", "exit_ensemble", "exit_loss_weights", "scoring"],
+            ),
+        )
+    },
+    **{
+        f"{name}.from_estimator": (
+            getattr(plotting, name).from_estimator,
+            FITTED,
+            ["estimator", "y", *varied],
+        )
+        for name, varied in (
+            ("LayerwiseDisplay", []),
+            ("ExitHistogramDisplay", []),
+            ("ExitReliabilityDisplay", ["n_bins"]),
+            ("ExitTradeoffDisplay", ["scoring"]),
+            ("ExitPolicyHeatmapDisplay", ["taus", "patiences", "scoring"]),
+        )
+    },
+    **{
+        f"{name}.from_cv_results": (
+            getattr(plotting, name).from_cv_results,
+            {"search": CV_RESULTS},
+            ["search", "metric", "speedup", "n_layers"],
+        )
+        for name in ("ExitTradeoffDisplay", "ExitPolicyHeatmapDisplay")
+    },
+}
+VARIED = [(name, argument) for name, (_, _, arguments) in CALLS.items() for argument in arguments]
+
+
+@pytest.fixture(autouse=True)
+def _figures_in_memory():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_that_are_varied_work(name):
+    call, arguments, _ = CALLS[name]
+    if name != "TunedExitPolicyClassifierCV, miss":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call(**arguments)
+
+
+@pytest.mark.parametrize(("name", "argument"), VARIED)
+def test_bad_values_are_accepted_or_refused_by_name(name, argument):
+    call, arguments, _ = CALLS[name]
+    wrong = {}
+    for kind, value in BAD_VALUES.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            given = arguments | {argument: value}
+            found = outcome(lambda given=given: call(**given), argument)
+        if found not in {"accepted", "refused"}:
+            wrong[kind] = found
+        plt.close("all")
+    assert not wrong
+
+
+def test_refusals_leave_estimators_as_they_were():
+    model = TunedExitPolicyClassifierCV(FROZEN).fit(X, Y)
+    before = copy.copy(vars(model))
+    for name, value in (("min_speedup", 2), ("scoring", "nope"), ("policies", {"a": 1})):
+        with pytest.raises(ValueError, match=name):
+            model.set_params(**{name: value}).fit(X, Y)
+        model.set_params(**{name: before[name]})
+        assert vars(model) == before
