@@ -328,11 +328,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         _check_channels(samples[0].shape[-1], config)
         processor = self._processor()
         size = self._size_for(config, processor)
-        encoder = self._encoder_for(samples, config, processor, size)
+        preprocessor = self._preprocessor_for(samples, config, processor, size)
         backbone = load_backbone(source, "image")
         defaults = self._training_defaults()
         pooling = defaults.pooling if self.pooling == "auto" else self.pooling
-        return encoder, MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
+        return preprocessor, MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
 
     def _source(self, samples: Images) -> Any:
         if self.backbone is not None:
@@ -360,13 +360,14 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     def _wanted_size(self, processor: Any) -> tuple[int, int] | None:
         if self.image_size is not None:
             return as_size(self.image_size)
-        return processor_size(processor) if processor is not None else None
+        size = processor_size(processor) if processor is not None else None
+        return None if size is None else as_size(size, "image_processor: its size")
 
-    def _encoder_for(
+    def _preprocessor_for(
         self, samples: Images, config: PretrainedConfig, processor: Any, size: tuple[int, int]
     ) -> ImagePreprocessor:
         mean, std = (None, None) if processor is not None else channel_statistics(samples)
-        return ImagePreprocessor(
+        preprocessor = ImagePreprocessor(
             size,
             image_form(samples),
             config.num_channels,
@@ -376,6 +377,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
             processor=processor,
             augments=self._augments(),
         )
+        preprocessor.check(samples)
+        return preprocessor
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -341,9 +341,9 @@ class EPEEClassifier(BaseEPEEClassifier):
         adapter = adapter_for(backbone)
         max_length = choose_max_length(self.max_length, tokenizer, adapter.max_length, samples)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        encoder = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
+        preprocessor = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
         said = checkpoint_pooling(source)
-        return encoder, self._with_heads(backbone, n_classes, said, adapter.causal)
+        return preprocessor, self._with_heads(backbone, n_classes, said, adapter.causal)
 
     def _build_compact(
         self, samples: list[Text], n_classes: Classes
@@ -355,9 +355,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         )
         max_length = choose_max_length(self.max_length, tokenizer, None, samples)
         config = compact_text_config(tokenizer, max_length)
-        encoder = TextTokenizer(tokenizer, max_length, config.type_vocab_size, is_paired(samples))
+        n_segments = config.type_vocab_size
+        preprocessor = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
         backbone = load_backbone(config, "text")
-        return encoder, self._with_heads(backbone, n_classes, None, causal=False)
+        return preprocessor, self._with_heads(backbone, n_classes, None, causal=False)
 
     def _tokenizer_for(self, samples: list[Text], config: PretrainedConfig) -> Any:
         if self.tokenizer is not None:

@@ -100,7 +100,7 @@ class ImagePreprocessor:
     def _transform_and_jitter(self, images: Sequence[NDArray[Any]]) -> Tensor:
         return jitter(self.transform(images))
 
-    def transform(self, images: Sequence[NDArray[Any]]) -> Tensor:
+    def transform(self, images: Sequence[Any] | NDArray[Any]) -> Tensor:
         """Prepare some images (h, w, c) as one float tensor (n, c, h, w)."""
         prepare = self._process if self.processor is not None else self._standardise
         return prepare([np.asarray(image) for image in images])
@@ -113,13 +113,40 @@ class ImagePreprocessor:
     def _process(self, images: Sequence[NDArray[Any]]) -> Tensor:
         height, width = self.size
         size = {"height": height, "width": width}
-        prepared = self.processor(
-            images=[self._fill_channels_last(to_uint8(image)) for image in images],
-            input_data_format="channels_last",
-            return_tensors="np",
-            **self._size_options(size),
-        )
-        return torch.from_numpy(np.asarray(prepared["pixel_values"], dtype=np.float32))
+        given = [self._fill_channels_last(to_uint8(image)) for image in images]
+        try:
+            prepared = self.processor(
+                images=given,
+                input_data_format="channels_last",
+                return_tensors="np",
+                **self._size_options(size),
+            )
+            pixels = np.asarray(prepared["pixel_values"], dtype=np.float32)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"image_processor: a {type(self.processor).__name__} cannot prepare the images: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        expected = (len(given), self._backbone_channels, height, width)
+        if pixels.shape != expected:
+            raise ValueError(
+                f"image_processor: a {type(self.processor).__name__} makes pixels of shape "
+                f"{pixels.shape} where {expected} was expected (images, channels, height, width)."
+            )
+        return torch.from_numpy(pixels)
+
+    def check(self, images: Images) -> None:
+        """Prepare one training image, to find out before the training whether that works.
+
+        Raises
+        ------
+        ValueError
+            If the processor fails, or makes pixels of another shape or that are not finite.
+        """
+        if not torch.isfinite(self.transform(images[:1])).all():
+            raise ValueError("image_processor: the prepared pixels contain NaN or infinity.")
 
     def _size_options(self, size: dict[str, int]) -> dict[str, Any]:
         if processor_size(self.processor) == (size["height"], size["width"]):
@@ -228,7 +255,7 @@ def processor_size(processor: Any) -> tuple[int, int] | None:
     for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
         try:
             return int(size[names[0]]), int(size[names[1]])
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             continue
     return None
 
@@ -279,23 +306,36 @@ def config_size(config: PretrainedConfig) -> tuple[int, int]:
     return as_size(config.image_size)
 
 
-def as_size(value: Any) -> tuple[int, int]:
-    """Give an image size as (height, width).
+def as_size(value: Any, name: str = "image_size") -> tuple[int, int]:
+    """Return an image size as (height, width).
+
+    Parameters
+    ----------
+    value : int or sequence of two int
+        Pixels.
+    name : str, default="image_size"
+        For the message.
+
+    Returns
+    -------
+    tuple of int
 
     Raises
     ------
     ValueError
-        If it is neither one integer nor two, or one is below 1.
+        If it is neither one integer nor two, or one is below 1 or unreasonably large.
     """
     sides: tuple[Any, ...] = (value, value) if isinstance(value, Integral) else tuple(value)
-    if len(sides) != 2 or not all(
-        isinstance(s, Integral) and 1 <= int(s) <= MAX_SIDE for s in sides
-    ):
+    if len(sides) != 2 or not all(_is_side(side) for side in sides):
         raise ValueError(
-            f"image_size={shown(value)} is not valid; expected an integer >= 1 or (height, width), "
+            f"{name}={shown(value)} is not valid; expected an integer >= 1 or (height, width), "
             f"each at most {MAX_SIDE} pixels."
         )
     return int(sides[0]), int(sides[1])
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, Integral) and 1 <= int(side) <= MAX_SIDE
 
 
 def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:

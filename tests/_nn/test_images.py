@@ -103,6 +103,34 @@ def test_a_processor_object_is_taken_as_it_is_and_another_object_is_refused(tmp_
     assert "preprocessor_config.json" in str(caught.value)
 
 
+def fails(images, **kwargs):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (len, "a builtin_function_or_method cannot prepare the images: TypeError"),
+        (lambda **_: None, "a function cannot prepare the images: TypeError"),
+        (lambda **_: {}, "a function cannot prepare the images: KeyError"),
+        (fails, "cannot prepare the images: ZeroDivisionError: division by zero"),
+        (lambda **_: {"pixel_values": "a"}, "cannot prepare the images: ValueError"),
+        (
+            lambda **_: {"pixel_values": np.ones((1, 3, 9, 8))},
+            r"makes pixels of shape \(1, 3, 9, 8\) where \(1, 3, 8, 8\) was expected",
+        ),
+        (
+            lambda **_: {"pixel_values": np.full((1, 3, 8, 8), np.nan)},
+            "the prepared pixels contain NaN or infinity",
+        ),
+    ],
+)
+def test_a_processor_that_does_not_work_is_named_before_the_training(broken, message):
+    preprocessor = ImagePreprocessor((8, 8), form(3), 3, 17, processor=broken)
+    with pytest.raises(ValueError, match=f"^image_processor: .*{message}"):
+        preprocessor.check(COLOUR)
+
+
 # --------------------------------------------------------------------------- without a processor
 
 
