@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_epee._nn.batching import batches_by_length
 from sklearn_epee._nn.network import last_real_positions, masked_mean
+from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 
 
 class FullDepth(nn.Module):
@@ -53,7 +53,9 @@ class FullDepth(nn.Module):
     def proba(self, encoded: Any, batch_size: int | str) -> np.ndarray:
         """Probabilities (n, K) of encoded samples, in the batches `predict` would make."""
         out = np.empty((len(encoded), self.head.out.out_features), np.float32)
-        for rows in batches_by_length(encoded.lengths, batch_size):
+        weight = next(self.backbone.parameters())
+        limit = batch_limit(batch_size, weight.device, weight.dtype)
+        for rows in batches_by_length(encoded.lengths, limit):
             logits = self(**self.place(encoded.batch(rows)))
             out[rows] = torch.softmax(logits, -1).cpu().numpy()
         return out

@@ -33,7 +33,7 @@ from benchmarks._models import (
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
-from sklearn_epee._nn.batching import batches_by_length
+from sklearn_epee._nn.prediction_batches import batches_by_length
 
 
 def text_family(settings: Settings) -> str:

@@ -215,7 +215,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
         estimator = prepared(family, settings.device, precision)
         n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state.summary)
         engines = {"ours": engine_of(estimator), "plain": copy.copy(engine_of(estimator))}
-        engines["plain"]._row_first = _never_first(n_layers)
+        engines["plain"]._row_first = RowFirst(n_layers, _NeverPays(timed=True))
         for block in CHOICE_BLOCKS:
             encoded = encode(estimator, samples(family, block.n))
             for share in block.means:
@@ -237,12 +237,6 @@ class _NeverPays(RowCosts):
     def row_first_pays(self, n: int, t: int, rate: float) -> bool:
         del n, t, rate
         return False
-
-
-def _never_first(n_layers: int) -> RowFirst:
-    row_first = RowFirst(n_layers, timed=True)
-    row_first.costs = _NeverPays(timed=True)
-    return row_first
 
 
 def _choice_line(

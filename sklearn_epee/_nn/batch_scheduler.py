@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from .active_batch import ActiveBatch
-from .batching import BatchLimit, EncodedSamples
+from .batching import EncodedSamples
 from .failures import is_out_of_memory
-
-# Positions of padding that cost less than another round of a layer's calls.
-_CHEAP_PADDING = 64
+from .prediction_batches import BatchLimit
 
 
 class Step(Protocol):
@@ -131,7 +129,7 @@ class BatchScheduler:
         width = group[0].width
         padding = len(active.rows) * (width - active.width)
         n = len(active.rows) + sum(len(part.rows) for part in group)
-        wasteful = padding > _CHEAP_PADDING and not _are_alike(active.width, width)
+        wasteful = padding > self._limit.calls and not _are_alike(active.width, width)
         return n <= self._limit.size(width) and not wasteful
 
     def _run_layer(self, active: ActiveBatch) -> ActiveBatch | None:

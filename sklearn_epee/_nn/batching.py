@@ -1,10 +1,9 @@
-"""Encoded samples and how they are cut into batches."""
+"""Encoded samples, and the batches that training makes of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,12 +14,6 @@ from torch.utils.data import Dataset, Sampler
 
 # Sorting by length inside pools of this many batches keeps padding low and batches random.
 POOL_BATCHES = 32
-# Positions (samples x padded length) of an automatic prediction batch: enough rows for the matrix
-# products to run at full speed, few enough to stay in a processor's caches.
-AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
-# With this many positions an automatic batch may end before a text much shorter than its longest.
-ENOUGH_POSITIONS = 512
-ALIKE = 0.8
 
 
 class EncodedSamples(Protocol):
@@ -29,11 +22,11 @@ class EncodedSamples(Protocol):
     lengths: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Give the number of samples."""
+        """Return the number of samples."""
         ...
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Give the padded input tensors of some samples."""
+        """Return the padded input tensors of some samples."""
         ...
 
 
@@ -69,7 +62,7 @@ class EncodedTexts:
         return len(self.lengths)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Pad some texts on the right to the longest of them."""
+        """Return the tensors of some texts, padded on the right to the longest of them."""
         lengths = self.lengths[rows]
         mask = np.arange(lengths.max()) < lengths[:, None]
         source = (self._starts[rows][:, None] + np.arange(lengths.max()))[mask]
@@ -110,7 +103,7 @@ class EncodedImages:
         return len(self._images)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Prepare some images."""
+        """Return the pixels of some images."""
         return {"pixel_values": self._transform([self._images[row] for row in rows])}
 
 
@@ -189,98 +182,11 @@ class LengthGroupedSampler(Sampler[list[int]]):
         return iter([sorted_batches[i] for i in self._rng.permutation(len(batches))])
 
     def _sort_pool(self, batches: list[NDArray[np.intp]]) -> list[list[int]]:
-        """Hand the samples of some batches out again, by length."""
+        """Return the samples of some batches, handed out again by length."""
         pool = np.concatenate(batches)
         pool = pool[np.argsort(self._lengths[pool], kind="stable")]
         ends = np.cumsum([len(batch) for batch in batches])
         return [cut.tolist() for cut in np.split(pool, ends[:-1])]
-
-
-@dataclass(frozen=True)
-class BatchLimit:
-    """How large a prediction batch may be.
-
-    Parameters
-    ----------
-    samples : int or None
-        At most this many samples.
-    positions : int or None
-        At most this many positions, padding included; a single sample may have more.
-    """
-
-    samples: int | None = None
-    positions: int | None = None
-
-    def size(self, length: int) -> int:
-        """Give the number of samples of a length that fit."""
-        sizes = []
-        if self.samples is not None:
-            sizes.append(self.samples)
-        if self.positions is not None:
-            sizes.append(self.positions // max(1, length))
-        return max(1, min(sizes))
-
-    def is_underfilled(self, n: int, length: int) -> bool:
-        """Tell whether a batch fills less than half of what it may."""
-        return 2 * n <= self.size(length)
-
-    def at_most(self, samples: int) -> BatchLimit:
-        """Give this limit with fewer samples."""
-        return replace(
-            self, samples=samples if self.samples is None else min(samples, self.samples)
-        )
-
-
-def batch_limit(
-    batch_size: int | str,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-) -> BatchLimit:
-    """Turn the ``predict_batch_size`` parameter into a limit.
-
-    Parameters
-    ----------
-    batch_size : int or "auto"
-        Samples a batch; ``"auto"`` sizes batches by positions instead.
-    device : torch.device
-
-    Returns
-    -------
-    BatchLimit
-    """
-    if batch_size == "auto":
-        return BatchLimit(positions=AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"]))
-    return BatchLimit(samples=int(batch_size))
-
-
-def batches_by_length(
-    lengths: NDArray[np.int64], limit: BatchLimit | int | str
-) -> Iterator[NDArray[np.intp]]:
-    """Cut samples into batches of similar length, the longest first.
-
-    Parameters
-    ----------
-    lengths : ndarray of shape (n,)
-        Length of each sample in positions.
-    limit : BatchLimit, int or "auto"
-        As `batch_limit` takes it, for a CPU.
-
-    Yields
-    ------
-    ndarray of int
-        Row numbers of one batch.
-    """
-    limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        rows = order[start : start + limit.size(longest)]
-        if limit.samples is None:
-            enough = -(-ENOUGH_POSITIONS // longest)
-            alike = np.count_nonzero(lengths[rows] >= ALIKE * longest)
-            rows = rows[: max(enough, alike)]
-        yield rows
-        start += len(rows)
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler
-from .batching import BatchLimit, EncodedSamples, batch_limit, batches_by_length
+from .batching import EncodedSamples
 from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule
 from .graphs import LayerGraphs
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
 from .placed_network import PlacedNetwork
-from .row_first import RowFirst
+from .prediction_batches import BatchLimit, batch_limit, batches_by_length, calls_in_positions
+from .row_first import RowCosts, RowFirst
 
 # Streams in which a GPU runs batches side by side, so that it has work while a decision is on its
 # way to the host, and the number of batches from which on they pay.
@@ -59,10 +61,16 @@ class Engine:
         self.n_layers = network.n_layers
         self.n_columns = network.n_columns
         self._class_counts = network.class_counts
+        self._dtype = dtype
         device = self._placed.device
-        on_gpu = device.type == "cuda"
-        self._row_first = RowFirst(network.n_layers, timed=device.type == "cpu")
+        on_gpu, timed = device.type == "cuda", device.type == "cpu"
+        costs = RowCosts(timed, calls=0 if timed else calls_in_positions(device, dtype))
+        self._row_first = RowFirst(network.n_layers, costs)
         self._n_streams = _GPU_STREAMS if on_gpu else 1
+        # Always the same: a stream has memory of its own, which a new one would have to ask for.
+        self._streams = (
+            [torch.cuda.Stream(device) for _ in range(self._n_streams)] if on_gpu else []
+        )
         pads_length = network.adapter.kind == "text"
         self._graphs = LayerGraphs(self._placed.run_layer, pads_length) if on_gpu else None
 
@@ -139,22 +147,29 @@ class Engine:
         MemoryError
             If the memory does not suffice for a single sample.
         """
-        limit = batch_limit(batch_size, self._placed.device)
+        limit = batch_limit(batch_size, self._placed.device, self._dtype)
         batches = batches_by_length(samples.lengths, limit)
         if self._n_streams > 1:
-            batches = iter(listed := list(batches))
-            if len(listed) >= _BATCHES_FOR_STREAMS and not self._can_replay(samples, listed[0]):
-                self._run_in_streams(samples, listed, rule, limit)
-                return
+            large, small = self._by_size(samples, batches)
+            if len(large) >= _BATCHES_FOR_STREAMS:
+                self._run_in_streams(samples, large, rule, limit)
+                large = []
+            batches = iter(large + small)
         with torch.inference_mode():
             step = LayerStep(self._placed, rule, self._row_first, self._graphs)
             BatchScheduler(step, limit).run(samples, batches)
 
-    def _can_replay(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> bool:
-        """Return whether graphs, of which one runs at a time, serve even the largest batch."""
-        return self._graphs is not None and self._graphs.fits(
-            len(rows) * int(samples.lengths[rows].max())
-        )
+    def _by_size(
+        self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]
+    ) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
+        """Return the batches that are too large for graphs, and those that graphs serve."""
+        large: list[NDArray[np.intp]] = []
+        small: list[NDArray[np.intp]] = []
+        for rows in batches:
+            positions = len(rows) * int(samples.lengths[rows].max())
+            replays = self._graphs is not None and self._graphs.fits(positions)
+            (small if replays else large).append(rows)
+        return large, small
 
     def _run_in_streams(
         self,
@@ -164,11 +179,12 @@ class Engine:
         limit: BatchLimit,
     ) -> None:
         """Share batches among threads; which takes which does not depend on the clock."""
-        device = self._placed.device
-        ready = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        on_gpu = bool(self._streams)
+        ready = torch.cuda.current_stream(self._placed.device) if on_gpu else None
 
         def work(part: int) -> None:
-            with torch.inference_mode(), _stream_after(ready):
+            stream = self._streams[part] if on_gpu else None
+            with torch.inference_mode(), _stream_after(stream, ready):
                 step = LayerStep(self._placed, rule, self._row_first)
                 BatchScheduler(step, limit).run(samples, batches[part :: self._n_streams])
 
@@ -177,10 +193,11 @@ class Engine:
                 done.result()
 
 
-def _stream_after(ready: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    """Launch what runs in the block in a stream of its own, after what is launched by then."""
-    if ready is None:
+def _stream_after(
+    stream: torch.cuda.Stream | None, ready: torch.cuda.Stream | None
+) -> AbstractContextManager[object]:
+    """Launch what runs in the block in a stream, after what another one has been given by then."""
+    if stream is None or ready is None:
         return nullcontext()
-    stream = torch.cuda.Stream(ready.device)
     stream.wait_stream(ready)
     return torch.cuda.stream(stream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,10 +14,15 @@ from .forks import ForkSafeLock
 
 # Positions up to which a layer of a GPU waits for its launches.
 SMALL_BATCH = 1024
-# Lengths are rounded up to a multiple of this, so that few graphs serve all texts.
-_LENGTH_STEP = 16
-# Graphs kept: those of a dozen layers for ten shapes.
-_MOST_GRAPHS = 128
+# The shortest length captured. Longer ones are rounded up to 24, 32, 48, 64, 96, ... positions, so
+# that few graphs serve all texts.
+_SHORTEST = 16
+# Graphs kept: those of a dozen layers for forty shapes.
+_MOST_GRAPHS = 512
+# Capturing a layer takes as long as running it some times, so that only what comes up again is
+# captured; and of the graphs kept only one that has not been used for so many runs is replaced.
+_MET_BEFORE = 3
+_LONG_UNUSED = 8 * _MOST_GRAPHS
 # Captures that may fail, as one does when another thread synchronizes the device meanwhile.
 _MOST_FAILURES = 3
 
@@ -68,6 +73,8 @@ class LayerGraphs:
         Whether masked positions may be added behind the others: texts, not images.
     capture : callable, default=None
         What records a graph; None takes CUDA's. Tests on a CPU pass a stand-in.
+    met_before : int, default=3
+        How many times a shape is run kernel by kernel before it is captured.
 
     Notes
     -----
@@ -76,11 +83,22 @@ class LayerGraphs:
     kernel: the same predictions, later. Threads take turns.
     """
 
-    def __init__(self, run: RunLayer, pads_length: bool, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        run: RunLayer,
+        pads_length: bool,
+        capture: Capture | None = None,
+        met_before: int = _MET_BEFORE,
+    ) -> None:
         self._run = run
-        self._length_step = _LENGTH_STEP if pads_length else 1
+        self._pads_length = pads_length
         self._capture = capture or _CudaCapture()
+        self._met_before = met_before
+        self._met: Counter[tuple[int, ...]] = Counter()
+        self._n_runs = 0
+        # The one used longest ago comes first.
         self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
+        self._last_used: dict[tuple[int, ...], int] = {}
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._lock = ForkSafeLock()
         self._works = True
@@ -101,23 +119,38 @@ class LayerGraphs:
             return graph.read(*mask.shape)
 
     def _graph(self, layer: int, hidden: Tensor, mask: Tensor) -> _Captured | None:
+        """Return the graph that serves a batch, capturing it if the shape comes up again."""
         n, t = mask.shape
-        shape = (1 << (n - 1).bit_length(), t + -t % self._length_step)
+        shape = (1 << (n - 1).bit_length(), _rounded(t) if self._pads_length else t)
         key = (layer, *shape)
+        self._n_runs += 1
         if key not in self._graphs:
-            captured = self._try_to_capture(layer, shape, hidden, mask)
+            captured = self._new_graph(key, hidden, mask)
             if captured is None:
                 return None
             self._graphs[key] = captured
-            if len(self._graphs) > _MOST_GRAPHS:
-                self._forget_oldest()
         self._graphs.move_to_end(key)
+        self._last_used[key] = self._n_runs
         return self._graphs[key]
 
-    def _forget_oldest(self) -> None:
-        (_, *shape), _ = self._graphs.popitem(last=False)
-        if not any(key[1:] == tuple(shape) for key in self._graphs):
-            del self._buffers[tuple(shape)]
+    def _new_graph(self, key: tuple[int, ...], hidden: Tensor, mask: Tensor) -> _Captured | None:
+        """Return a graph of a shape; None if it is not worth one yet, or does not work."""
+        self._met[key] += 1
+        if self._met[key] <= self._met_before or not self._has_room():
+            return None
+        return self._try_to_capture(key[0], key[1:], hidden, mask)
+
+    def _has_room(self) -> bool:
+        """Return whether another graph can be kept, forgetting one that is not used any more."""
+        if len(self._graphs) < _MOST_GRAPHS:
+            return True
+        oldest = next(iter(self._graphs))
+        if self._n_runs - self._last_used[oldest] < _LONG_UNUSED:
+            return False
+        del self._graphs[oldest], self._last_used[oldest]
+        if not any(key[1:] == oldest[1:] for key in self._graphs):
+            del self._buffers[oldest[1:]]
+        return True
 
     def _try_to_capture(
         self, layer: int, shape: tuple[int, ...], hidden: Tensor, mask: Tensor
@@ -143,6 +176,7 @@ class LayerGraphs:
     def _give_up(self, reason: str) -> None:
         self._works = False
         self._graphs.clear()
+        self._last_used.clear()
         self._buffers.clear()
         warnings.warn(
             f"Layers cannot be captured as graphs here ({reason}); going on without: the same "
@@ -187,6 +221,13 @@ class _CudaCapture:
         ):
             outputs = function()
         return graph.replay, outputs
+
+
+def _rounded(length: int) -> int:
+    """Return a length rounded up to a power of two or one and a half of one."""
+    power = max(_SHORTEST, 1 << (length - 1).bit_length())
+    between = 3 * power // 4
+    return between if length <= between and between > _SHORTEST else power
 
 
 def _are_close(found: Outputs, expected: Outputs) -> bool:

@@ -26,10 +26,13 @@ class RowCosts:
     timed : bool
         Whether the clock shows what a call costs. On a GPU it does not, and the arithmetic stands
         for it.
+    calls : int, default=0
+        Positions that take as long as the calls for a row; fewer are not worth a row of their own.
     """
 
-    def __init__(self, timed: bool) -> None:
+    def __init__(self, timed: bool, calls: int = 0) -> None:
         self._timed = timed
+        self._calls = calls
         self._row: dict[int, float] = {}
         self._rest: dict[int, float] = {}
 
@@ -51,7 +54,7 @@ class RowCosts:
         rate : float
             Share of the samples that are expected to exit.
         """
-        return rate > self._share(n, t)
+        return rate > self._share(n, t) and rate * n * t > self._calls
 
     def _share(self, n: int, t: int) -> float:
         """Return the cost of the single rows, and of the copying that follows, over all rows."""
@@ -96,16 +99,16 @@ class RowFirst:
     ----------
     n_layers : int
         Number of layers M.
-    timed : bool
-        As `RowCosts` takes it.
+    costs : RowCosts
+        Shared by all rules.
 
     Attributes
     ----------
     costs : RowCosts
     """
 
-    def __init__(self, n_layers: int, timed: bool) -> None:
-        self.costs = RowCosts(timed)
+    def __init__(self, n_layers: int, costs: RowCosts) -> None:
+        self.costs = costs
         self._n_layers = n_layers
         self._rates: OrderedDict[Hashable, ExitRates] = OrderedDict()
 

@@ -48,7 +48,7 @@ class StandIn:
 
 
 def with_graphs(engine: Engine, capture: Callable, *, image: bool = False) -> Engine:
-    engine._graphs = LayerGraphs(engine._placed.run_layer, not image, capture)
+    engine._graphs = LayerGraphs(engine._placed.run_layer, not image, capture, met_before=0)
     return engine
 
 
@@ -84,17 +84,41 @@ def test_large_batches_are_launched_as_usual(monkeypatch):
     assert not capture.captures
 
 
-def test_the_oldest_graphs_are_forgotten(monkeypatch):
+@pytest.mark.parametrize("long_unused", [1, 1000])
+def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused):
     monkeypatch.setattr(graphs_module, "_MOST_GRAPHS", 3)
+    monkeypatch.setattr(graphs_module, "_LONG_UNUSED", long_unused)
     capture = StandIn()
     engine = with_graphs(Engine(make_network("bert", "cls")), capture)
     expected = Engine(make_network("bert", "cls")).staged(make_samples("bert"))
     for batch_size in (1, 2, 1):
         found = engine.staged(make_samples("bert"), batch_size)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert len(engine._graphs._graphs) == 3
+    assert len(engine._graphs._graphs) == len(engine._graphs._last_used) == 3
     assert len(engine._graphs._buffers) <= 3
-    assert capture.captures > 2 * N_LAYERS
+    if long_unused == 1:
+        assert capture.captures > 2 * N_LAYERS
+    else:
+        assert capture.captures == 3  # the first three serve on
+
+
+def test_what_comes_up_again_is_captured():
+    capture = StandIn()
+    engine = Engine(make_network("bert", "cls"))
+    engine._graphs = LayerGraphs(engine._placed.run_layer, True, capture, met_before=2)
+    samples = make_samples("bert")
+    expected = Engine(make_network("bert", "cls")).staged(samples)
+    for n_captures in (0, 0, N_LAYERS, N_LAYERS):
+        found = engine.staged(samples, N_SAMPLES)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert capture.captures == n_captures
+
+
+def test_lengths_are_rounded_to_few():
+    rounded = [graphs_module._rounded(length) for length in range(1, 1025)]
+    assert all(length <= found for length, found in enumerate(rounded, 1))
+    assert all(found <= max(16, 1.5 * length) for length, found in enumerate(rounded, 1))
+    assert sorted(set(rounded)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
 
 def break_down(function: Callable):
@@ -180,6 +204,26 @@ def test_streams_raise_what_goes_wrong(monkeypatch):
         engine.dynamic(make_samples("bert"), exit_policy(0.5), 2)
 
 
+def test_small_batches_are_replayed_and_large_ones_share_streams(monkeypatch):
+    monkeypatch.setattr(graphs_module, "SMALL_BATCH", 10)
+    network, samples = make_network("bert", "cls"), make_samples("bert")
+    capture = StandIn()
+    engine = with_graphs(Engine(network), capture)
+    monkeypatch.setattr(engine, "_n_streams", 2)
+    shared, run_in_streams = [], engine._run_in_streams
+
+    def noted(given, batches, *rest):
+        shared.extend(batches)
+        run_in_streams(given, batches, *rest)
+
+    monkeypatch.setattr(engine, "_run_in_streams", noted)
+    found = engine.staged(samples, 2)
+    np.testing.assert_allclose(found, Engine(network).staged(samples), atol=1e-5)
+    assert 4 <= len(shared) < 10
+    assert all(2 * samples.lengths[rows].max() > 10 for rows in shared)
+    assert capture.captures
+
+
 def test_few_batches_run_in_one_stream(monkeypatch):
     engine = Engine(make_network("bert", "cls"))
     monkeypatch.setattr(engine, "_n_streams", 2)
@@ -202,7 +246,7 @@ def test_a_gpu_predicts_as_a_cpu(family, pooling, batch_size):
     engine = Engine(network.to_inference_copy(torch.device("cuda", 0), torch.float32))
     for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
         rule = exit_policy(tau, patience)
-        for _ in range(2):  # the second time, graphs are there
+        for _ in range(3):  # at the end, graphs are there
             found = engine.dynamic(samples, rule, batch_size)
             assert_equal_predictions(found, staged, rule)
     assert engine._graphs._works

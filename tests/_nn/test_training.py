@@ -19,13 +19,11 @@ from torch.nn import functional
 from sklearn_epee import EPEEImageClassifier
 from sklearn_epee._nn import training
 from sklearn_epee._nn.batching import (
-    AUTO_POSITIONS,
     POOL_BATCHES,
     SAMPLE_WEIGHT,
     EncodedTexts,
     LabelledSamples,
     LengthGroupedSampler,
-    batches_by_length,
 )
 from sklearn_epee._nn.recipes import JointExitLoss
 from sklearn_epee._nn.schedule import WarmupThenDecay
@@ -272,20 +270,6 @@ def test_shuffled_batches_are_reproducible_new_each_epoch_and_of_similar_length(
     assert padded < 1.1 * lengths.sum() < unsorted
     longest = [lengths[batch].max() for batch in epochs[0]]
     assert longest != sorted(longest)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 1000, "auto"])
-def test_prediction_batches_cover_every_sample_longest_first(batch_size):
-    lengths = np.random.default_rng(0).integers(1, 3000, 700)
-    batches = list(batches_by_length(lengths, batch_size))
-    assert sorted(np.concatenate(batches)) == list(range(700))
-    in_order = lengths[np.concatenate(batches)]
-    assert (np.diff(in_order) <= 0).all()
-    for batch in batches:
-        if batch_size == "auto":
-            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= AUTO_POSITIONS["cpu"]
-        else:
-            assert len(batch) <= batch_size
 
 
 def test_batches_pad_to_their_longest_text():

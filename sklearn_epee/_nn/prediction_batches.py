@@ -1,0 +1,125 @@
+"""How large prediction batches are, and how samples are cut into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Positions (samples x padded length) of an automatic batch: enough rows for the matrix products to
+# run at full speed, few enough to stay in a processor's caches.
+AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
+# With this many positions an automatic batch may end before a text much shorter than its longest.
+_ENOUGH_POSITIONS = 512
+_ALIKE = 0.8
+# Positions that a layer computes in the time that its calls take by themselves. On a GPU these are
+# launches of kernels: of the size of BERT-base, on an H100, a millisecond of a thread.
+_CALLS_ON_CPU = 64
+_CALLS_ON_GPU = {torch.float32: 1024, torch.bfloat16: 8192}
+
+
+@dataclass(frozen=True)
+class BatchLimit:
+    """How large a prediction batch may be.
+
+    Parameters
+    ----------
+    samples : int, default=None
+        At most this many samples.
+    positions : int, default=None
+        At most this many positions, padding included; a single sample may have more.
+    calls : int, default=64
+        Positions that take as long as the calls of a layer by themselves: so much padding is worth
+        a batch less.
+    """
+
+    samples: int | None = None
+    positions: int | None = None
+    calls: int = _CALLS_ON_CPU
+
+    def size(self, length: int) -> int:
+        """Return the number of samples of a length that fit."""
+        sizes = []
+        if self.samples is not None:
+            sizes.append(self.samples)
+        if self.positions is not None:
+            sizes.append(self.positions // max(1, length))
+        return max(1, min(sizes))
+
+    def is_underfilled(self, n: int, length: int) -> bool:
+        """Return whether a batch fills less than half of what it may."""
+        return 2 * n <= self.size(length)
+
+    def at_most(self, samples: int) -> BatchLimit:
+        """Return this limit with fewer samples."""
+        return replace(
+            self, samples=samples if self.samples is None else min(samples, self.samples)
+        )
+
+
+def batch_limit(
+    batch_size: int | str,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    dtype: torch.dtype = torch.float32,
+) -> BatchLimit:
+    """Return what the ``predict_batch_size`` parameter means on a device.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        Samples per batch; ``"auto"`` sizes batches by positions instead.
+    device : torch.device
+    dtype : torch.dtype
+        What the layers compute in.
+
+    Returns
+    -------
+    BatchLimit
+    """
+    calls = calls_in_positions(device, dtype)
+    if batch_size == "auto":
+        positions = AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"])
+        return BatchLimit(positions=positions, calls=calls)
+    return BatchLimit(samples=int(batch_size), calls=calls)
+
+
+def calls_in_positions(device: torch.device, dtype: torch.dtype) -> int:
+    """Return how many positions a layer computes in the time that its calls take."""
+    if device.type != "cuda":
+        return _CALLS_ON_CPU
+    return _CALLS_ON_GPU.get(dtype, _CALLS_ON_GPU[torch.float32])
+
+
+def batches_by_length(
+    lengths: NDArray[np.int64], limit: BatchLimit | int | str
+) -> Iterator[NDArray[np.intp]]:
+    """Cut samples into batches of similar length, the longest first.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,)
+        Length of each sample in positions.
+    limit : BatchLimit, int or "auto"
+        As `batch_limit` takes it, for a CPU.
+
+    Yields
+    ------
+    ndarray of int
+        Row numbers of one batch.
+    """
+    limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
+    order = np.argsort(-lengths, kind="stable")
+    least = max(_ENOUGH_POSITIONS, 2 * limit.calls)
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        rows = order[start : start + limit.size(longest)]
+        if limit.samples is None:
+            enough = -(-least // longest)
+            alike = np.count_nonzero(lengths[rows] >= _ALIKE * longest)
+            rows = rows[: max(enough, alike)]
+        yield rows
+        start += len(rows)
