@@ -1,4 +1,4 @@
-"""Where and in which precision a network runs."""
+"""Device and precision of a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_NAME = "device={!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'c
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn the ``device`` parameter into a torch device that is really there.
+    """Return the torch device that the ``device`` parameter names.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def _check_present(device: torch.device) -> None:
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Give the precision of the forward and backward pass in training.
+    """Return the data type of the forward and backward pass in training.
 
     ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere.
     Weights, gradients of the weights and the loss stay in float32 either way.
@@ -73,12 +73,11 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Give the precision of the backbone in prediction.
+    """Return the data type of the backbone in prediction.
 
-    ``"auto"`` is bfloat16 on a CPU that multiplies it natively, with products whose outcome for a
-    sample does not depend on the batch it shares; float32 elsewhere. On a GPU the product of a
-    row moves in its third digit with the number of rows beside it, and a decision must not
-    depend on a sample's neighbours.
+    ``"auto"`` is bfloat16 on a CPU that multiplies it in hardware, where the result for a sample
+    does not depend on the other samples of its batch; float32 elsewhere. On a GPU the third digit
+    of a bfloat16 result changes with the batch size, and an exit must not depend on other samples.
     """
     if precision == "auto":
         independent = device.type == "cpu" and has_native_bfloat16(device)
@@ -87,7 +86,7 @@ def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Tell whether bfloat16 products run in hardware on the device."""
+    """Return whether a device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

@@ -69,9 +69,9 @@ class ExitHead(nn.Module):
         return self.out(self.dropout(pooled))
 
     def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the real positions, weighted by the head's query.
+        """Return the mean over the real positions, weighted by attention to the head's query.
 
-        Hidden states (n, t, d) and mask (n, t) give (n, d), in float32.
+        From hidden states (n, t, d) and mask (n, t) to (n, d), in float32.
         """
         if self.query is None:
             raise RuntimeError("This head was made without a query.")
@@ -125,14 +125,14 @@ class MultiExitNetwork(nn.Module):
         dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
         features = 2 * width if pooling == "cls+mean" else width
         self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
-        self._initialise_heads()
+        self._initialize_heads()
 
     def _make_head(self, features: int, dense: int | None) -> nn.Module:
         attends = self.pooling == "attention"
         heads = [ExitHead(features, k, dense, self.dropout, attends) for k in self.class_counts]
         return heads[0] if len(heads) == 1 else TaskHeads(heads)
 
-    def _initialise_heads(self) -> None:
+    def _initialize_heads(self) -> None:
         scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
         for module in self.heads.modules():
             if isinstance(module, nn.Linear):
@@ -160,7 +160,7 @@ class MultiExitNetwork(nn.Module):
         return self.pooling not in ("mean", "attention")
 
     def read_positions(self, mask: Tensor) -> Tensor:
-        """Position that each sample's heads read, where they read one.
+        """Return the position that the heads read of each sample, where they read one.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class MultiExitNetwork(nn.Module):
     def exit_logits(
         self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
     ) -> Tensor:
-        """Logits of one exit.
+        """Return the logits of one exit.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class MultiExitNetwork(nn.Module):
     def row_logits(
         self, layer: int, row: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
     ) -> Tensor:
-        """Logits of one exit from the single position that it reads of its layer.
+        """Return the logits of one exit from the single position that its head reads.
 
         Parameters
         ----------
@@ -243,7 +243,7 @@ class MultiExitNetwork(nn.Module):
             return self.heads[layer - 1](pooled.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Logits of every exit, (n, M, K) float32, with gradients."""
+        """Return the logits of every exit, (n, M, K) float32, with gradients."""
         hidden, mask = self._adapter.embed(batch)
         first = self.n_layers if self.last_exit_only and self.training else 1
         logits = []
@@ -270,7 +270,7 @@ class MultiExitNetwork(nn.Module):
 
     @torch.no_grad()
     def map_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
-        """Change the logits z of every exit to ``matrix @ z + shift``, in the heads' own weights.
+        """Map the logits z of every exit to ``matrix @ z + shift``, by changing the heads' weights.
 
         Parameters
         ----------
@@ -287,9 +287,9 @@ class MultiExitNetwork(nn.Module):
             bias.copy_(linear @ bias.double() + constant)
 
     def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> MultiExitNetwork:
-        """Give this network in evaluation mode on a device, the backbone in ``dtype``.
+        """Return this network in evaluation mode on a device, the backbone in ``dtype``.
 
-        The network itself is returned if it is there already; heads stay in float32.
+        Heads stay in float32. The network itself is returned if nothing is to be changed.
         """
         weight = next(self.parameters())
         self._check_finite()
@@ -335,7 +335,7 @@ class MultiExitNetwork(nn.Module):
 
 
 def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
-    """Make a network from its recipe and copies of weights, in evaluation mode on their device."""
+    """Return a network made from its recipe and copies of weights, in evaluation mode."""
     return assemble_network(recipe, {name: part.clone() for name, part in weights.items()})
 
 
@@ -367,7 +367,7 @@ def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Mult
 
 
 def _to_bytes(weight: Tensor) -> RawWeight:
-    """Give a weight as something that every version of pickle and NumPy writes without a copy."""
+    """Return a weight as what every version of pickle and NumPy writes without a copy."""
     content = raw_bytes(weight.detach().cpu().contiguous())
     return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), content
 
@@ -404,7 +404,7 @@ def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> 
 
 
 def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
-    """Turn the dictionary of a transformers config into the config object again."""
+    """Return the transformers configuration that a dictionary of it describes."""
     return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
 
 
@@ -430,13 +430,15 @@ def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
+    """Return the mean over the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
     weights = mask.unsqueeze(-1).float()
     return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
 def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
-    """Mean of the real positions weighted by the softmax of their products with a query.
+    """Return the mean over the real positions, weighted by their attention to a query.
+
+    The attention weights are the softmax of the scaled dot products with the query.
 
     Parameters
     ----------
@@ -463,7 +465,7 @@ def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
 
 
 def last_real_positions(mask: Tensor) -> Tensor:
-    """Index of the last real token of each row, under either padding side."""
+    """Return the index of the last real token of each row, under either padding side."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return (mask.long() * positions).argmax(dim=1)
 
@@ -471,7 +473,7 @@ def last_real_positions(mask: Tensor) -> Tensor:
 def parameter_groups(
     network: MultiExitNetwork, learning_rate: float, head_learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Group parameters for AdamW: heads apart, no decay on biases and normalization."""
+    """Return parameter groups for AdamW: heads apart, no decay on biases and normalization."""
     groups = []
     for parameters, rate in (
         (network.backbone.named_parameters(), learning_rate),

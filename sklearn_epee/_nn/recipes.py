@@ -1,4 +1,4 @@
-"""How the exits are trained: the losses, and which exits learn when."""
+"""Training recipes: the losses of the exits, and which exits are trained at which step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 EXIT_TRAININGS = ("joint", "mixed", "distillation", "mixed+distillation", "detached")
 
-# Share of the optimiser steps in which a mixed training moves the last exit alone. Two equal
+# Fraction of the optimizer steps in which a mixed training moves the last exit alone. Two equal
 # halves: both parts have a schedule to run through, and the whole costs no more than a joint one.
 _SHARE_OF_LAST_EXIT = 0.5
 # A student learns as much from its teacher as from the labels.
@@ -24,17 +24,17 @@ _TEMPERATURE = 2.0
 
 
 def is_mixed(exit_training: str) -> bool:
-    """Tell whether the last exit is trained alone first."""
+    """Return whether the last exit is trained alone first."""
     return exit_training.startswith("mixed")
 
 
 def is_distilled(exit_training: str) -> bool:
-    """Tell whether the exits learn from the last one."""
+    """Return whether the exits learn from the last one."""
     return exit_training.endswith("distillation")
 
 
 def check_teacher(exit_training: str, exit_weights: NDArray[np.float64]) -> None:
-    """Refuse a training that learns from an exit which learns nothing.
+    """Refuse distillation from a last exit that has no weight in the loss.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def check_teacher(exit_training: str, exit_weights: NDArray[np.float64]) -> None
     Raises
     ------
     ValueError
-        If the last exit is to teach and has no weight in the loss.
+        If the last exit is the teacher and its weight is 0.
     """
     if is_distilled(exit_training) and not exit_weights[-1] > 0:
         raise ValueError(
@@ -75,9 +75,9 @@ class JointExitLoss(nn.Module):
         self.register_buffer("exit_weights", weights / weights.sum())
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
-        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,).
+        """Return the loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,).
 
-        Logits (n, 1, K), of a network that ran its last exit alone, give that exit's loss.
+        For logits (n, 1, K), of a network that ran its last exit only, it is that exit's loss.
         """
         losses = _cross_entropies(logits, labels)
         return (sample_weights * self._mean_over_exits(losses)).mean()
@@ -89,11 +89,11 @@ class JointExitLoss(nn.Module):
 
 
 class DistillationExitLoss(JointExitLoss):
-    """The joint loss in which exits before the last learn from labels and from the last exit.
+    """Joint loss in which exits before the last learn from the labels and from the last exit.
 
     The loss of exit m < M is ``(1 - a) CE(y, p_m) + a T^2 KL(q_M || q_m)``, where q are
-    probabilities at temperature T; the last exit, which the exits do not move, learns from the
-    labels. LazyNetwork-out samples are scored with the joint loss, so that it can be compared.
+    probabilities at temperature T. The last exit learns from the labels only. Held-out samples are
+    scored with the joint loss, so that ``valid_loss`` is comparable between recipes.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class DistillationExitLoss(JointExitLoss):
     """
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
-        """Loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
+        """Return the loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
         if not self.training:
             return super().forward(logits, labels, sample_weights)
         losses = _cross_entropies(logits, labels)
@@ -120,12 +120,12 @@ class DistillationExitLoss(JointExitLoss):
 
 
 def exit_loss(exit_training: str) -> type[JointExitLoss]:
-    """Give the loss of a training."""
+    """Return the loss class of a recipe."""
     return DistillationExitLoss if is_distilled(exit_training) else JointExitLoss
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every sample at every exit, (n, M) float32."""
+    """Return the cross-entropy of every sample at every exit, (n, M) float32."""
     labels_per_exit = labels.unsqueeze(1).expand(-1, logits.shape[1])
     return functional.cross_entropy(
         logits.float().transpose(1, 2), labels_per_exit, reduction="none"
@@ -133,7 +133,7 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _divergences(logits: Tensor) -> Tensor:
-    """T^2 KL(q_M || q_m) of every sample at every exit before the last, (n, M - 1) float32."""
+    """Return T^2 KL(q_M || q_m) of every sample at exits before the last, (n, M - 1) float32."""
     softened = functional.log_softmax(logits.float() / _TEMPERATURE, dim=-1)
     # Detached: the last exit would otherwise move towards what shallow ones can follow.
     teacher = softened[:, -1:].detach()
@@ -144,34 +144,36 @@ def _divergences(logits: Tensor) -> Tensor:
 
 
 def steps_of_parts(exit_training: str, n_steps: int) -> tuple[int, ...]:
-    """Give the numbers of optimiser steps of a training's parts, each with its own schedule.
+    """Return the number of optimizer steps of each part of a training.
+
+    Each part has a learning rate schedule of its own.
 
     Parameters
     ----------
     exit_training : str
     n_steps : int
-        Steps of the whole training.
+        Number of steps of the whole training.
 
     Returns
     -------
     tuple of int
-        One part, or that of the last exit alone and that of all exits. Of a single step, that is
-        the latter.
+        One number, or two for a mixed training: the part of the last exit alone, then the part
+        of all exits.
     """
     alone = int(_SHARE_OF_LAST_EXIT * n_steps) if is_mixed(exit_training) else 0
     return (alone, n_steps - alone) if alone else (n_steps,)
 
 
 class LastExitFirst(Callback):
-    """Trains the last exit alone for some steps, then all exits, as in the mixed regime.
+    """Train the last exit alone for some steps, then all exits, as in the mixed regime.
 
-    The heads of other exits do not run in these steps. Every epoch's ``n_exits_trained`` in the
-    history tells which part it ended in, for its ``train_loss`` is that of the exits trained.
+    The heads of the other exits do not run in these steps. ``n_exits_trained`` in the history is
+    the number of exits at the end of each epoch; its ``train_loss`` is the loss of these exits.
 
     Parameters
     ----------
     n_steps : int
-        Steps of the first part.
+        Number of steps of the first part.
 
     References
     ----------
@@ -183,24 +185,24 @@ class LastExitFirst(Callback):
         self.n_steps = n_steps
 
     def on_batch_begin(self, net: Any, training: bool = False, **_: Any) -> None:
-        """Choose the exits that run."""
+        """Choose which exits run."""
         if training:
             net.module_.last_exit_only = net.n_steps_ < self.n_steps
 
     def on_epoch_end(self, net: Any, **_: Any) -> None:
-        """Note the exits that the epoch ended with."""
+        """Record the number of exits in training."""
         trained = 1 if net.module_.last_exit_only else net.module_.n_layers
         net.history.record("n_exits_trained", trained)
 
 
 class StopOnceAllLearn(EarlyStopping):
-    """Early stopping that looks away while the last exit is trained alone.
+    """Early stopping that ignores the epochs in which the last exit is trained alone.
 
     The held-out loss is that of all exits. In the first part of a mixed training it says nothing
-    about what is being learned, and the weights with the least of it are not to be gone back to.
+    about the exit in training, and its minimum there does not mark the best weights.
     """
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Watch an epoch that ended with all exits in training."""
+        """Monitor an epoch that ended with all exits in training."""
         if not net.module_.last_exit_only:
             super().on_epoch_end(net, **kwargs)

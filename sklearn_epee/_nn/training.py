@@ -48,7 +48,7 @@ _OWN_CALLBACKS = (
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that shapes the training of a given network on given samples."""
+    """Everything that determines the training of a given network on given samples."""
 
     max_epochs: int
     batch_size: int
@@ -89,8 +89,7 @@ class _GoodWeights:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        # Closed with the training, which is longer than one function.
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file = _temporary_file()
         self._wait = 0
         self.n_steps = 0
         """Training steps that led to the saved weights."""
@@ -112,6 +111,7 @@ class _GoodWeights:
             self._write()
         except OSError:
             # A full disk is no reason to end a training.
+            self._file.close()
             self._file = io.BytesIO()
             self._write()
 
@@ -134,8 +134,15 @@ class _GoodWeights:
         self._file.close()
 
 
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no folder to write to
+        return io.BytesIO()
+
+
 class ExitNet(skorch.NeuralNetClassifier):
-    """The skorch net that trains a `MultiExitNetwork`; ``predict_proba`` is the last exit's.
+    """Skorch net that trains a `MultiExitNetwork`; ``predict_proba`` is that of the last exit.
 
     Parameters
     ----------
@@ -157,7 +164,7 @@ class ExitNet(skorch.NeuralNetClassifier):
         return [*standard, ("valid_acc", PassthroughScoring("valid_acc", lower_is_better=False))]
 
     def initialize_optimizer(self, *_: Any, **__: Any) -> ExitNet:
-        """Set up AdamW with the heads' own learning rate and no decay on biases and norms."""
+        """Set up AdamW; heads have their own learning rate, biases and norms no weight decay."""
         plan = self._require_plan()
         groups = parameter_groups(
             self.module_, plan.learning_rate, plan.head_learning_rate, plan.weight_decay
@@ -310,7 +317,7 @@ class TrainingBar(Callback):
         self.bar_ = tqdm(total=total, desc="training", unit="batch", leave=True)
 
     def on_batch_end(self, net: ExitNet, training: bool = False, **_: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if training:
             self.bar_.update()
             loss = net.history[-1]["batches"][-1]["train_loss"]
@@ -327,7 +334,7 @@ def train_network(
     valid: LabelledSamples | None,
     plan: TrainingPlan,
 ) -> ExitNet:
-    """Train a network in place, its exits as the plan's recipe says.
+    """Train a network in place, with the recipe of the plan.
 
     Parameters
     ----------
@@ -340,7 +347,7 @@ def train_network(
     Returns
     -------
     ExitNet
-        Holds the trained network, without optimiser state.
+        The net with the trained network, without optimizer state.
 
     Raises
     ------
@@ -380,7 +387,7 @@ def train_network(
 
 @contextmanager
 def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
-    """Let the network run in the plan's way inside the block."""
+    """Set the options of the plan on the network inside the block."""
     network.gradient_checkpointing = plan.gradient_checkpointing
     network.detached_heads = plan.exit_training == "detached"
     try:
@@ -444,7 +451,7 @@ def _check_progress(net: ExitNet) -> None:
 
 
 def _trim(net: ExitNet) -> ExitNet:
-    """Drop what only training needs; the history stays."""
+    """Drop what only training needs; keep the history."""
     history = net.history_
     net.history_ = type(history)()
     net.trim_for_prediction()
@@ -467,7 +474,7 @@ def _last_exit_task_probabilities(logits: Tensor, counts: tuple[int, ...]) -> Te
 
 
 def _silent(*_: Any) -> None:
-    """Swallow the messages of a callback whose outcome the history records."""
+    """Ignore the messages of a callback whose result is in the history."""
 
 
 @contextmanager

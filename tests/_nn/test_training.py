@@ -444,13 +444,17 @@ def test_weights_that_the_last_step_spoiled_are_not_kept(monkeypatch):
     assert np.isfinite(model.predict_proba(X)).all()
 
 
-def test_a_full_disk_does_not_end_a_training(monkeypatch):
+@pytest.mark.parametrize("nowhere", [False, True])
+def test_a_full_disk_does_not_end_a_training(monkeypatch, nowhere):
     class Full(io.BytesIO):
         def write(self, *args):
             raise OSError(28, "No space left on device")
 
+    def no_folder():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
     X, y = make_texts(24)
-    monkeypatch.setattr(training.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", no_folder if nowhere else Full)
     steps = spoil_loss(monkeypatch, 5, lambda _, loss: loss * float("nan"))
     with pytest.warns(ConvergenceWarning, match="weights after step 3,"):
         model = make(max_epochs=3).fit(X, y)
