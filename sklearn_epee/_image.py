@@ -36,12 +36,12 @@ from ._trained import Summary
 
 
 class EPEEImageClassifier(BaseEPEEClassifier):
-    r"""Transformer classifier for images that answers each image at the first layer that is sure.
+    r"""Transformer classifier for images with early exits.
 
     A vision transformer is fine-tuned with a classifier after every layer. In prediction each
-    image leaves at the first layer m whose normalized entropy is below `tau`, or at which
-    `patience` consecutive layers agree (EPEE [1]_), so that easy images cost a few layers and only
-    hard ones the whole depth.
+    image exits at the first layer m whose normalized entropy is below `tau`, or at which
+    `patience` consecutive layers agree (EPEE [1]_), so that easy images need a few layers and only
+    hard ones the full depth.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         scratch, its patches suited to the image size. Families: CLIP (vision tower), DeiT,
         DINOv2, ViT.
     image_processor : str, path-like, processor object or None, default=None
-        None takes the checkpoint's own; without a checkpoint images are standardised by the
+        None takes the checkpoint's own; without a checkpoint images are standardized by the
         channel statistics of the training images.
     image_size : int, (height, width) or None, default=None
         Size in pixels that the backbone reads; images are resized to it. None: the checkpoint's
@@ -64,26 +64,25 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         side) and toned (contrast and brightness, 0.2 standard deviations) at random each time it is
         seen; never mirrored. "auto" does so from scratch, and not with a checkpoint.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
-        is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
-        1 always does. Can be changed after `fit`.
+        Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
+        is below `tau`. The comparison is strict: with 0 no sample exits by entropy (patience
+        only), and with a value above 1 every sample exits at layer 1. Can be changed after `fit`.
     patience : int or None, default=None
-        A sample also leaves once this many consecutive layers, the current one included, predict
-        the same class: 1 leaves at layer 1, and None stands for the number of layers M, which
-        leaves the decision to the entropy alone. PABEE, PCEE-BERT, ElasticBERT and the paper's own
-        code count agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed
-        after `fit`.
+        A sample also exits once this many consecutive layers, the current one included, predict
+        the same class: with 1 it exits at layer 1, and None stands for the number of layers M, so
+        that the entropy alone decides. PABEE, PCEE-BERT, ElasticBERT and the paper's own code count
+        agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
-        What a sample answers with: the probabilities of the exit it takes (None), the mean over
-        the exits it visited, or their mean weighted by `exit_loss_weights`. When it leaves does
+        Which probabilities are predicted: those of the exit that a sample takes (None), the mean
+        over the exits up to it, or their mean weighted by `exit_loss_weights`. The exit layer does
         not change. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
-        Where a sample leaves with several tasks, always with all of them at once. "all": at the
-        first layer at which every task may leave, whether by its own entropy or its own patience;
-        no task is answered before it is ready. "any": at the first at which one task may, the
-        fastest and the least careful. "mean": where the mean of the tasks' normalized entropies is
-        below `tau`, or where `patience` layers agree in the predictions of all tasks; a sure task
-        can carry an unsure one. With one task all three are the same. Can be changed after `fit`.
+        Where a sample with several tasks exits, with all tasks at once. "all": at the first layer
+        at which every task meets the exit rule, by its own entropy or its own patience. "any": at
+        the first layer at which one task does, the fastest and least careful. "mean": where the
+        mean of the tasks' normalized entropies is below `tau`, or where `patience` layers agree in
+        the predictions of all tasks, so that a confident task can outweigh an uncertain one. With
+        one task all three are the same. Can be changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
@@ -92,7 +91,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
-        at inference, as in the paper.
+        at inference, as in the paper. None of the weights may be negative, nor all of them 0.
     exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
             default="joint"
         How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
@@ -104,7 +103,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     max_epochs : int or "auto", default="auto"
         Passes over the training data. "auto" sees small data sets more often, see Notes.
     batch_size : int or "auto", default="auto"
-        Samples a training step.
+        Samples per training step.
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone, reached after a linear warm-up and followed by a linear
         decay to 0.
@@ -113,17 +112,17 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of AdamW; biases and normalization are exempt.
     warmup_ratio : float, default=0.1
-        Share of the training steps in which the learning rate rises.
+        Fraction of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
         Dropout in the heads. The backbone keeps its own.
     class_weight : "balanced", dict, list of dict or None, default=None
-        Weights of the classes in the loss, as in scikit-learn. Several tasks take "balanced" or a
-        list with one dict (or None) a task; the weights of a sample's classes are multiplied.
+        Weights of the classes in the loss, as in scikit-learn. With several tasks, "balanced" or a
+        list with one dict (or None) per task; the weights of a sample's classes are multiplied.
     validation_fraction : float, default=0.0
-        Share of the training data held out (stratified) to report ``valid_loss`` and
+        Fraction of the training data held out (stratified) to report ``valid_loss`` and
         ``valid_acc`` in `history_`. Nothing is held out unless this is set. Several tasks are
-        stratified by the combination of their labels, those that occur once as one; ``valid_acc``
-        counts samples that are right in every task.
+        stratified by the combination of their labels, where combinations that occur once count as
+        one; ``valid_acc`` is the fraction of samples that are right in every task.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
         back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
@@ -139,16 +138,17 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
-        Samples a prediction batch; "auto" sizes batches by positions. Never changes an answer.
+        Samples per prediction batch; "auto" sizes batches by positions. Predictions do not depend
+        on it.
     device : str, default="auto"
         "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
         the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
-        that kind, where a sample's answer does not depend on the batch it shares. It predicts in
-        float32 elsewhere. The two differ in the third digit of the probabilities.
+        that kind, where a prediction does not depend on the other samples of its batch. It predicts
+        in float32 elsewhere. The two differ in the third digit of the probabilities.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
-        Where trained networks are kept so that a search over `tau` and `patience` trains each one
+        Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
         the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs;
         files there are pickles, so it must be a folder you trust. None trains every time. A search
@@ -165,7 +165,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        The labels, sorted; with several tasks a list with one array a task.
+        The labels, sorted; with several tasks a list with one array per task.
     n_outputs_ : int
         Number of tasks.
     n_layers_ : int
@@ -174,7 +174,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
         Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
-        `exit_training`, and ``train_loss`` what was minimised; a mixed training also notes with
+        `exit_training`, and ``train_loss`` what was minimized; a mixed training also notes with
         how many exits an epoch ended, ``n_exits_trained``.
     n_iter_ : int
         Epochs run.
@@ -182,17 +182,19 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     Notes
     -----
     After layer m a head maps the pooled hidden state to class probabilities, and training
-    minimises the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
-    trained network answers for every `tau`, `patience` and budget.
+    minimizes the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
+    trained network serves every `tau`, `patience` and budget.
 
     **Several tasks.** A `y` of shape (n_samples, n_tasks), with two or more columns, trains one
     backbone with a head for each task after each layer; the loss is the mean over the tasks, and K
     in the table below is that of the task with most classes. As in scikit-learn's forests,
-    `predict` gives (n_samples, n_tasks) (of objects where the tasks' labels differ in type) and
-    `predict_proba` a list with one array a task; so do the budgeted and staged methods. The
-    ``entropy`` of `predict_with_exits` has one column a task, and `score` is the share of samples
-    that are right in every task, as in :class:`~sklearn.multioutput.MultiOutputClassifier`.
-    `joint_exit` says when a sample leaves.
+    `predict` returns (n_samples, n_tasks) (of objects where the tasks' labels differ in type),
+    `predict_proba` a list with one array per task, and a task may have a single class; the budgeted
+    and staged methods do the same. The ``entropy`` of `predict_with_exits` has one column per task, and
+    `score` is the fraction of samples that are right in every task, as in
+    :class:`~sklearn.multioutput.MultiOutputClassifier`. `joint_exit` decides when a sample exits.
+    scikit-learn's stratified splitters and its scores need labels of one type in all columns:
+    where a frame has columns of several types, pass ``cv=KFold()`` to a search.
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 
@@ -207,8 +209,12 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     measure them with.
 
     X is an array (n, h, w) or (n, h, w, c), a sequence of arrays or PIL images of any sizes, or
-    rows of flattened images together with `image_shape`. uint8 pixels are read as 0..255; floats
-    as they are (from 0 to 1 for a checkpoint's processor).
+    rows of flattened images together with `image_shape`. Channels come last. uint8 pixels are read
+    as 0..255; floats as they are (from 0 to 1 for a checkpoint's processor). The scale of the
+    training images is remembered: later images with the same numbers in another type are converted,
+    and those whose scale differs, or cannot be told, are refused. PIL images are read as grey or
+    RGB, each with or without transparency, and other color spaces are converted to RGB. Of many
+    large PIL files, only those of one batch are in memory at a time.
 
     References
     ----------

@@ -39,12 +39,12 @@ from ._trained import Summary
 
 
 class EPEEClassifier(BaseEPEEClassifier):
-    r"""Transformer classifier for texts that answers each text at the first layer that is sure.
+    r"""Transformer classifier for texts with early exits.
 
-    A transformer is fine-tuned with a classifier after every layer. In prediction each text
-    leaves at the first layer m whose normalized entropy is below `tau`, or at which `patience`
-    consecutive layers agree (EPEE [1]_), so that easy texts cost a few layers and only hard ones
-    the whole depth.
+    A transformer is fine-tuned with a classifier after every layer. In prediction each text exits
+    at the first layer m whose normalized entropy is below `tau`, or at which `patience`
+    consecutive layers agree (EPEE [1]_), so that easy texts need a few layers and only hard ones
+    the full depth.
 
     Parameters
     ----------
@@ -56,40 +56,39 @@ class EPEEClassifier(BaseEPEEClassifier):
         None takes the checkpoint's own; without a checkpoint a lower-case WordPiece vocabulary is
         learned from the training texts.
     max_length : int or None, default=None
-        Longest text in tokens, special tokens included; what is longer is cut, with a warning.
+        Longest text in tokens, special tokens included; longer texts are truncated, with a warning.
         None: all positions of the backbone; from scratch, the longest training text (at most
         512). Batches are padded to their own longest text only.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
-        is below `tau`. The comparison is strict: 0 never fires (patience only), and anything above
-        1 always does. Can be changed after `fit`.
+        Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
+        is below `tau`. The comparison is strict: with 0 no sample exits by entropy (patience
+        only), and with a value above 1 every sample exits at layer 1. Can be changed after `fit`.
     patience : int or None, default=None
-        A sample also leaves once this many consecutive layers, the current one included, predict
-        the same class: 1 leaves at layer 1, and None stands for the number of layers M, which
-        leaves the decision to the entropy alone. PABEE, PCEE-BERT, ElasticBERT and the paper's own
-        code count agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed
-        after `fit`.
+        A sample also exits once this many consecutive layers, the current one included, predict
+        the same class: with 1 it exits at layer 1, and None stands for the number of layers M, so
+        that the entropy alone decides. PABEE, PCEE-BERT, ElasticBERT and the paper's own code count
+        agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
-        What a sample answers with: the probabilities of the exit it takes (None), the mean over
-        the exits it visited, or their mean weighted by `exit_loss_weights`. When it leaves does
+        Which probabilities are predicted: those of the exit that a sample takes (None), the mean
+        over the exits up to it, or their mean weighted by `exit_loss_weights`. The exit layer does
         not change. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
-        Where a sample leaves with several tasks, always with all of them at once. "all": at the
-        first layer at which every task may leave, whether by its own entropy or its own patience;
-        no task is answered before it is ready. "any": at the first at which one task may, the
-        fastest and the least careful. "mean": where the mean of the tasks' normalized entropies is
-        below `tau`, or where `patience` layers agree in the predictions of all tasks; a sure task
-        can carry an unsure one. With one task all three are the same. Can be changed after `fit`.
+        Where a sample with several tasks exits, with all tasks at once. "all": at the first layer
+        at which every task meets the exit rule, by its own entropy or its own patience. "any": at
+        the first layer at which one task does, the fastest and least careful. "mean": where the
+        mean of the tasks' normalized entropies is below `tau`, or where `patience` layers agree in
+        the predictions of all tasks, so that a confident task can outweigh an uncertain one. With
+        one task all three are the same. Can be changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
         positions weighted by a softmax of their products with a query that the head learns
-        (after [4]_). "auto" believes a checkpoint that says how it was pooled, takes "last" for
-        causal decoders, and "mean" otherwise.
+        (after [4]_). "auto" follows a checkpoint that states its pooling, takes "last" for causal
+        decoders, and "mean" otherwise.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
-        at inference, as in the paper.
+        at inference, as in the paper. None of the weights may be negative, nor all of them 0.
     exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
             default="joint"
         How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
@@ -101,7 +100,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     max_epochs : int or "auto", default="auto"
         Passes over the training data. "auto" sees small data sets more often, see Notes.
     batch_size : int or "auto", default="auto"
-        Samples a training step.
+        Samples per training step.
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone, reached after a linear warm-up and followed by a linear
         decay to 0.
@@ -110,17 +109,17 @@ class EPEEClassifier(BaseEPEEClassifier):
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of AdamW; biases and normalization are exempt.
     warmup_ratio : float, default=0.1
-        Share of the training steps in which the learning rate rises.
+        Fraction of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
         Dropout in the heads. The backbone keeps its own.
     class_weight : "balanced", dict, list of dict or None, default=None
-        Weights of the classes in the loss, as in scikit-learn. Several tasks take "balanced" or a
-        list with one dict (or None) a task; the weights of a sample's classes are multiplied.
+        Weights of the classes in the loss, as in scikit-learn. With several tasks, "balanced" or a
+        list with one dict (or None) per task; the weights of a sample's classes are multiplied.
     validation_fraction : float, default=0.0
-        Share of the training data held out (stratified) to report ``valid_loss`` and
+        Fraction of the training data held out (stratified) to report ``valid_loss`` and
         ``valid_acc`` in `history_`. Nothing is held out unless this is set. Several tasks are
-        stratified by the combination of their labels, those that occur once as one; ``valid_acc``
-        counts samples that are right in every task.
+        stratified by the combination of their labels, where combinations that occur once count as
+        one; ``valid_acc`` is the fraction of samples that are right in every task.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
         back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
@@ -136,16 +135,17 @@ class EPEEClassifier(BaseEPEEClassifier):
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
-        Samples a prediction batch; "auto" sizes batches by positions. Never changes an answer.
+        Samples per prediction batch; "auto" sizes batches by positions. Predictions do not depend
+        on it.
     device : str, default="auto"
         "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
         the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
-        that kind, where a sample's answer does not depend on the batch it shares. It predicts in
-        float32 elsewhere. The two differ in the third digit of the probabilities.
+        that kind, where a prediction does not depend on the other samples of its batch. It predicts
+        in float32 elsewhere. The two differ in the third digit of the probabilities.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
-        Where trained networks are kept so that a search over `tau` and `patience` trains each one
+        Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
         the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs;
         files there are pickles, so it must be a folder you trust. None trains every time. A search
@@ -162,7 +162,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        The labels, sorted; with several tasks a list with one array a task.
+        The labels, sorted; with several tasks a list with one array per task.
     n_outputs_ : int
         Number of tasks.
     n_layers_ : int
@@ -171,7 +171,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
         Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
-        `exit_training`, and ``train_loss`` what was minimised; a mixed training also notes with
+        `exit_training`, and ``train_loss`` what was minimized; a mixed training also notes with
         how many exits an epoch ended, ``n_exits_trained``.
     n_iter_ : int
         Epochs run.
@@ -179,17 +179,19 @@ class EPEEClassifier(BaseEPEEClassifier):
     Notes
     -----
     After layer m a head maps the pooled hidden state to class probabilities, and training
-    minimises the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
-    trained network answers for every `tau`, `patience` and budget.
+    minimizes the mean of the heads' cross-entropies weighted by `exit_loss_weights` [1]_. One
+    trained network serves every `tau`, `patience` and budget.
 
     **Several tasks.** A `y` of shape (n_samples, n_tasks), with two or more columns, trains one
     backbone with a head for each task after each layer; the loss is the mean over the tasks, and K
     in the table below is that of the task with most classes. As in scikit-learn's forests,
-    `predict` gives (n_samples, n_tasks) (of objects where the tasks' labels differ in type) and
-    `predict_proba` a list with one array a task; so do the budgeted and staged methods. The
-    ``entropy`` of `predict_with_exits` has one column a task, and `score` is the share of samples
-    that are right in every task, as in :class:`~sklearn.multioutput.MultiOutputClassifier`.
-    `joint_exit` says when a sample leaves.
+    `predict` returns (n_samples, n_tasks) (of objects where the tasks' labels differ in type),
+    `predict_proba` a list with one array per task, and a task may have a single class; the budgeted
+    and staged methods do the same. The ``entropy`` of `predict_with_exits` has one column per task, and
+    `score` is the fraction of samples that are right in every task, as in
+    :class:`~sklearn.multioutput.MultiOutputClassifier`. `joint_exit` decides when a sample exits.
+    scikit-learn's stratified splitters and its scores need labels of one type in all columns:
+    where a frame has columns of several types, pass ``cv=KFold()`` to a search.
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 
@@ -224,9 +226,10 @@ class EPEEClassifier(BaseEPEEClassifier):
     >>> clf.set_params(patience=1).predict_exit_layer(X[:5])
     array([1, 1, 1, 1, 1])
 
-    Two tasks, the use of a supplement and whether the note mentions a vitamin, leave together:
+    Two tasks, the use of a supplement and whether the note mentions a vitamin, exit together:
 
-    >>> tasks = [[label, "vitamin" in text.lower()] for text, label in zip(X, y)]
+    >>> vitamin = ["yes" if "vitamin" in text.lower() else "no" for text in X]
+    >>> tasks = list(zip(y, vitamin))
     >>> both = EPEEClassifier(tau=0.2, max_epochs=1, joint_exit="mean", random_state=0)
     >>> both = both.fit(X, tasks)
     >>> both.predict(X[:5]).shape, [part.shape for part in both.predict_proba(X[:5])]

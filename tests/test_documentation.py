@@ -1,0 +1,47 @@
+"""What the two estimators share is documented in the same words."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+
+# Where the two do differ: families, and what "auto" stands for.
+OWN = {
+    "Parameters": {"backbone", "pooling"},
+    "Attributes": set(),
+}
+
+
+def entries(cls: type, section: str) -> dict[str, str]:
+    """Return the entries of a numpydoc section by name."""
+    doc = inspect.getdoc(cls)
+    _, body = re.split(rf"^{section}\n-+\n", doc, flags=re.MULTILINE)
+    body = re.split(r"^\w[\w ]*\n-+\n", body, flags=re.MULTILINE)[0]
+    parts = re.split(r"^(?=\w+ : )", body.strip(), flags=re.MULTILINE)
+    return {part.partition(" : ")[0]: part.strip() for part in parts if part}
+
+
+@pytest.mark.parametrize("section", ["Parameters", "Attributes"])
+def test_shared_entries_are_the_same_in_both_estimators(section):
+    texts, images = (entries(cls, section) for cls in (EPEEClassifier, EPEEImageClassifier))
+    shared = (texts.keys() & images.keys()) - OWN[section]
+    assert len(shared) >= (6 if section == "Attributes" else 25)
+    for name in shared:
+        assert texts[name] == images[name]
+
+
+@pytest.mark.parametrize("cls", [EPEEClassifier, EPEEImageClassifier])
+def test_every_parameter_is_documented_in_the_order_of_the_signature(cls):
+    assert list(entries(cls, "Parameters")) == list(inspect.signature(cls).parameters)
+
+
+def test_several_tasks_are_explained_in_the_same_words():
+    texts, images = (
+        re.search(r"\*\*Several tasks\.\*\*.*?\n\n", inspect.getdoc(cls), flags=re.DOTALL)[0]
+        for cls in (EPEEClassifier, EPEEImageClassifier)
+    )
+    assert texts == images
