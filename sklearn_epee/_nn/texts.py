@@ -29,6 +29,8 @@ from .long_pairs import shorten_pairs
 
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000
+# Number of characters that there can be.
+_UNICODE = 0x110000
 # What one call of a tokenizer is given: it keeps some hundred bytes for every token.
 _CHUNK_TEXTS = 4096
 _CHUNK_CHARACTERS = 2**21
@@ -352,6 +354,10 @@ def _train_pieces(
     bounds: dict[str, Any] = {}
     if alphabet is not None:
         bounds = {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+    if vocab_size > _UNICODE:
+        # The trainer takes memory for all that it may learn, and ends the process if there is not
+        # enough. It cannot learn more entries than there are characters.
+        vocab_size = min(vocab_size, _UNICODE + 2 * sum(map(len, _parts(texts))))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False, **bounds
     )

@@ -338,6 +338,8 @@ BAD_OPTIONS = [
     {"num_hidden_layers": 0},
     {"num_hidden_layers": 2.5},
     {"vocab_size": 0},
+    {"vocab_size": None},
+    {"vocab_size": [1, 2]},
     {"max_position_embeddings": -4},
     {"hidden_act": "none such"},
     {"hidden_act": None},

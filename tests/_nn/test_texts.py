@@ -306,6 +306,11 @@ def test_another_checkpoints_tokenizer_with_more_entries_is_refused(tmp_path):
 LEARNING = [f"{a} {b}" for a in WORDS for b in WORDS[::3]]
 
 
+def test_a_vocabulary_larger_than_memory_ends_no_process():
+    largest = learn_wordpiece(LEARNING, 10**9)
+    assert largest.get_vocab() == learn_wordpiece(LEARNING, 8000).get_vocab()
+
+
 def test_a_learned_vocabulary_is_the_same_every_time():
     # Many pairs of pieces are equally frequent here; their order must not be left to chance.
     first, *others = (learn_wordpiece(LEARNING, 150).get_vocab() for _ in range(5))

@@ -101,7 +101,7 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
         )
     config = getattr(config, "vision_config", config)
     adapter_class.check_config(config)
-    check_sizes(config, _where(source, config))
+    check_sizes(config, kind, _where(source, config))
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,21 +13,25 @@ from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
 __all__ = ["check_forward", "check_sizes"]
 
-_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_NEEDED = {
+    "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+             "max_position_embeddings"),
+    "image": ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
+}  # fmt: skip
 # Sizes that not every family has.
-_OPTIONAL = (
-    "intermediate_size", "vocab_size", "max_position_embeddings", "embedding_size",
-    "num_hidden_groups", "inner_group_num", "image_size", "patch_size", "num_channels",
-)  # fmt: skip
+_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
+# One number, or height and width.
+_SIDES = ("image_size", "patch_size")
 _ACTIVATIONS = ("hidden_act", "activation", "activation_function")
 
 
-def check_sizes(config: PretrainedConfig, where: str) -> None:
+def check_sizes(config: PretrainedConfig, kind: str, where: str) -> None:
     """Refuse a configuration with a size below 1 or an activation that nobody knows.
 
     Parameters
     ----------
     config : transformers.PretrainedConfig
+    kind : {"text", "image"}
     where : str
         Where the configuration is from, for the message.
 
@@ -37,11 +40,19 @@ def check_sizes(config: PretrainedConfig, where: str) -> None:
     ValueError
         It names the option.
     """
-    for name in (*_NEEDED, *_OPTIONAL):
+    needed = _NEEDED[kind]
+    for name in (*needed, *_OPTIONAL):
         value = getattr(config, name, None)
-        if not _is_size(value) and (value is not None or name in _NEEDED):
+        if not _is_size(value) and (value is not None or name in needed):
             raise ValueError(
                 f"backbone: {name}={value!r} in {where}; expected an integer of at least 1."
+            )
+    for name in _SIDES if kind == "image" else ():
+        value = getattr(config, name, None)
+        if not (_is_size(value) or _is_pair(value)):
+            raise ValueError(
+                f"backbone: {name}={value!r} in {where}; expected an integer of at least 1, or "
+                "a height and a width."
             )
     for name in _ACTIVATIONS:
         value = getattr(config, name, None)
@@ -59,9 +70,11 @@ def check_sizes(config: PretrainedConfig, where: str) -> None:
 
 
 def _is_size(value: Any) -> bool:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return len(value) == 2 and all(map(_is_size, value))
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
 
 
 @torch.no_grad()
