@@ -190,8 +190,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     in the table below is that of the task with most classes. As in scikit-learn's forests,
     `predict` returns (n_samples, n_tasks) (of objects where the tasks' labels differ in type),
     `predict_proba` a list with one array per task, and a task may have a single class; the budgeted
-    and staged methods do the same. The ``entropy`` of `predict_with_exits` has one column per task, and
-    `score` is the fraction of samples that are right in every task, as in
+    and staged methods do the same. The ``entropy`` of `predict_with_exits` has one column per task,
+    and `score` is the fraction of samples that are right in every task, as in
     :class:`~sklearn.multioutput.MultiOutputClassifier`. `joint_exit` decides when a sample exits.
     scikit-learn's stratified splitters and its scores need labels of one type in all columns:
     where a frame has columns of several types, pass ``cv=KFold()`` to a search.
