@@ -26,18 +26,25 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 PROGRAM = """
 import faulthandler, json, multiprocessing, os, sys, threading
 import joblib
+from sklearn.base import clone
 from sklearn_epee.datasets import make_supplement_notes
 
 context = multiprocessing.get_context("fork")
-texts = make_supplement_notes(40, random_state=0)[0]
+texts, labels = make_supplement_notes(40, random_state=0)
 
-def predict_into(queue):
+def predict():
+    return classifier.predict_proba(texts).tolist()
+
+def fit_and_predict():
+    return clone(classifier).fit(texts, labels).predict_proba(texts).tolist()
+
+def run_into(queue, work):
     faulthandler.dump_traceback_later(30, exit=True)
-    queue.put(classifier.predict_proba(texts).tolist())
+    queue.put(work())
 
-def predicted_by_child():
+def done_by_child(work):
     queue = context.SimpleQueue()
-    child = context.Process(target=predict_into, args=(queue,))
+    child = context.Process(target=run_into, args=(queue, work))
     child.start()
     child.join(60)  # what it writes fits into a pipe
     return None if queue.empty() else queue.get()
@@ -48,9 +55,11 @@ def n_threads():
 import sklearn_epee._nn.engine
 before = n_threads()
 classifier = joblib.load(sys.argv[1])
-report = {"started": n_threads() - before, "loaded": predicted_by_child()}
-report["parent"] = classifier.predict_proba(texts).tolist()
-report["predicted"] = predicted_by_child()
+report = {"started": n_threads() - before, "loaded": done_by_child(predict)}
+report["parent"] = predict()
+report["predicted"] = done_by_child(predict)
+report["refitted"] = fit_and_predict()
+report["fitted"] = done_by_child(fit_and_predict)
 stop = threading.Event()
 
 def keep_predicting():
@@ -60,7 +69,7 @@ def keep_predicting():
 threads = [threading.Thread(target=keep_predicting) for _ in range(3)]
 for thread in threads:
     thread.start()
-report["meanwhile"] = [predicted_by_child() for _ in range(5)]
+report["meanwhile"] = [done_by_child(predict) for _ in range(5)]
 stop.set()
 for thread in threads:
     thread.join()
@@ -100,6 +109,12 @@ def test_loading_starts_no_threads(report):
 def test_a_child_predicts_after_its_parent(report, moment):
     assert report[moment] is not None, report["errors"]
     np.testing.assert_allclose(report[moment], report["parent"], atol=1e-6)
+
+
+def test_a_child_fits_after_its_parent(report):
+    assert report["fitted"] is not None, report["errors"]
+    # Sums in another order, with one thread for two.
+    np.testing.assert_allclose(report["fitted"], report["refitted"], atol=1e-4)
 
 
 def test_a_child_predicts_while_threads_of_its_parent_do(report):
