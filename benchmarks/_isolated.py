@@ -28,7 +28,7 @@ _NEXT = "next"
 
 
 def isolated(function: str, **arguments: Any) -> dict[str, Any]:
-    """Call ``module:function`` with JSON arguments in a fresh process and give what it returns.
+    """Call ``module:function`` with JSON arguments in a fresh process and return what it returns.
 
     Raises
     ------

@@ -25,7 +25,7 @@ def interleaved(
     repetitions : int
         Rounds that count.
     warm_up : bool, default=True
-        Run everybody once beforehand. False where the caller has done so.
+        Run everything beforehand. False where the caller has done so.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def interleaved(
     """
     if warm_up:
         for run in competitors.values():
-            run()
+            warmed_up(run)
     seconds: Seconds = {name: [] for name in competitors}
     for _ in range(repetitions):
         gc.collect()
@@ -43,8 +43,15 @@ def interleaved(
     return seconds
 
 
+def warmed_up(run: Callable[[], Any]) -> None:
+    """Run something until later runs take as long as each other."""
+    # On a GPU the engine captures a layer as a graph once its shape has come up three times.
+    for _ in range(4 if torch.cuda.is_available() else 1):
+        run()
+
+
 def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one run, waiting for the GPU on both sides."""
+    """Return the seconds of one run, waiting for the GPU on both sides."""
     synchronize()
     start = time.perf_counter()
     run()
@@ -58,7 +65,7 @@ def synchronize() -> None:
 
 
 def quotient(seconds: Seconds, slower: str, faster: str) -> float:
-    """Median over the rounds of one competitor's time over another's in the same round."""
+    """Return the median, over the rounds, of one competitor's time over another's."""
     pairs = zip(seconds[slower], seconds[faster], strict=True)
     return statistics.median(ours / theirs for ours, theirs in pairs)
 

@@ -30,7 +30,7 @@ class Family:
     ----------
     title : str
     config : callable
-        Gives the transformers config.
+        Returns the transformers config.
     pooling : str
         The paper's pooling of the family.
     kind : {"text", "image"}
@@ -132,7 +132,7 @@ def shared_tokenizer(vocab_size: int) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def fresh_estimator(family: str, pooling: str | None = None) -> Any:
-    """Give `new_estimator`, keeping the last one made: families are large."""
+    """Return `new_estimator`, keeping the last one made: families are large."""
     return new_estimator(FAMILIES[family], pooling or FAMILIES[family].pooling)
 
 
@@ -173,7 +173,7 @@ def new_estimator(
 
 
 def prepared(family: str, device: str, precision: str, pooling: str | None = None) -> Any:
-    """Give the family's fresh estimator, set to a device and precision, all else as by default."""
+    """Return the family's fresh estimator on a device, in a precision, all else by default."""
     estimator = fresh_estimator(family, pooling)
     return estimator.set_params(
         device=device, precision=precision, tau=0.1, patience=None, predict_batch_size="auto"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks._forced_exits import dynamic, forced_exits
-from benchmarks._measure import Seconds, interleaved, medians, quotient, timed
+from benchmarks._measure import Seconds, interleaved, medians, quotient, timed, warmed_up
 from benchmarks._models import FAMILIES, encode, engine_of, prepared, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
@@ -59,7 +59,7 @@ def one_by_one(pairs: Sequence[dict[str, Callable[[], Any]]], repetitions: int) 
     """Time competitors in turns on every sample; a repetition is the sum over the samples."""
     for pair in pairs:
         for run in pair.values():
-            run()
+            warmed_up(run)
     seconds: Seconds = {name: [] for name in pairs[0]}
     for _ in range(repetitions):
         gc.collect()

@@ -33,7 +33,7 @@ UNREADABLE = (AttributeError, ImportError, KeyError, TypeError, ValueError, pick
 
 
 def fine_tuned(settings: Settings, name: str) -> Any:
-    """Give MiniLM fine-tuned on a data set, trained once and kept in the cache folder."""
+    """Return MiniLM fine-tuned on a data set, trained once and kept in the cache folder."""
     if settings.minilm is None or not settings.minilm.exists():
         raise NotMeasuredError("no folder of all-MiniLM-L6-v2; give it with --minilm")
     n, n_epochs = TRAINING[name]
@@ -48,7 +48,7 @@ def fine_tuned(settings: Settings, name: str) -> Any:
 
 
 def _kept(path: Path, texts: list[str]) -> Any:
-    """Give the estimator in a file, None where there is none that still works."""
+    """Return the estimator in a file, None where there is none that still works."""
     if not path.exists():
         return None
     try:
@@ -136,7 +136,7 @@ def _precision_line(name: str, tau: float, exact: Any, rounded: Any) -> Line:
 
 
 def _batch_lines(estimator: Any, name: str, texts: list[str]) -> Iterator[Line]:
-    """Tell whether a sample's exit or answer depends on the batch it is in."""
+    """Return whether a sample's exit or prediction depends on the batch it is in."""
     encoded = encode(estimator, texts)
     for precision in ("float32", "bfloat16"):
         estimator.set_params(precision=precision)

@@ -69,7 +69,7 @@ class PaddedToLongest:
 
 
 def mixed_lengths(settings: Settings) -> Iterator[Line]:
-    """Measure what batches of similar length save, at full depth: nobody leaves early."""
+    """Measure what batches of similar length save, at full depth: no sample exits early."""
     precision = settings.fast_precision()
     estimator = prepared("minilm", settings.device, precision)
     rival = FullDepth(estimator, getattr(torch, precision), settings.device)
@@ -177,7 +177,7 @@ def paper(settings: Settings) -> Iterator[Line]:
 
 
 def as_sequence_classifier(estimator: Any) -> Any:
-    """Give a BERT estimator's backbone and last head as the classifier of transformers."""
+    """Return a BERT estimator's backbone and last head as the classifier of transformers."""
     network = estimator.net_.module_
     config = type(network.backbone.config).from_dict(
         network.backbone.config.to_dict() | {"id2label": {k: str(k) for k in range(N_CLASSES)}}

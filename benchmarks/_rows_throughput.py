@@ -21,7 +21,7 @@ from sklearn_epee._nn.row_first import RowCosts, RowFirst
 
 FULL = "transformers, full depth"
 OWN_FULL = "ours, full depth"
-# Of a layer's work, what a sample that leaves there does not need: all but keys and values.
+# Of a layer's work, what a sample that exits there does not need: all but keys and values.
 SAVED_IN_LAST_LAYER = 5 / 6
 # What of the arithmetic limit is to be reached with batches of 16 and more.
 LIMIT_SHARE = 0.85
@@ -75,7 +75,7 @@ CHOICE_BLOCKS = (Block(1, 12, TWO_MEANS), Block(16, 64, TWO_MEANS), Block("auto"
 
 
 def arithmetic_limit(n_layers: int, mean_exit: float) -> float:
-    """Speed-up if a sample that leaves at layer e pays e - 5/6 layers (one pooled row)."""
+    """Return the speed-up if an exit at layer e costs e - 5/6 layers (one pooled row)."""
     return n_layers / (mean_exit - SAVED_IN_LAST_LAYER)
 
 
@@ -90,7 +90,7 @@ def throughput(
     """Measure one family in one precision at several batch sizes and mean exits."""
     estimator = prepared(family, settings.device, precision, pooling)
     rival = FullDepth(estimator, getattr(torch, precision), settings.device)
-    check_same_answers(estimator, rival, family)
+    check_same_predictions(estimator, rival, family)
     for block in QUICK if settings.quick else blocks:
         yield from _block(settings, estimator, rival, family, block)
 
@@ -123,7 +123,7 @@ def fraction(share: float) -> str:
     return "M" if share == 1 else f"M/{round(1 / share)}"
 
 
-def check_same_answers(estimator: Any, rival: FullDepth, family: str) -> None:
+def check_same_predictions(estimator: Any, rival: FullDepth, family: str) -> None:
     """Refuse to time two things that do not compute the same.
 
     Raises
@@ -234,7 +234,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
 class _NeverPays(RowCosts):
     """Costs by which rows first pay at the last layer alone, where nothing is to choose."""
 
-    def row_first_pays(self, n: int, t: int, rate: float) -> bool:
+    def asking_first_pays(self, n: int, t: int, rate: float) -> bool:
         del n, t, rate
         return False
 

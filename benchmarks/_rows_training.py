@@ -68,7 +68,7 @@ class _SameBatches(Trainer):
         self.shapes: list[list[int]] = []
 
     def get_train_dataloader(self) -> DataLoader:
-        """Give the batches as they are."""
+        """Return the batches as they are."""
         return self._batches
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -194,7 +194,7 @@ def training(settings: Settings, *, precision: str) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def counted_trainings() -> Iterator[list[None]]:
-    """Give a list that grows by one with every network that is trained in this process."""
+    """Return a list that grows by one with every network that is trained in this process."""
     trained: list[None] = []
     original = _base.train_network
 

@@ -40,15 +40,15 @@ class Answered(ClassifierMixin, BaseEstimator):
         return self
 
     def staged_predict_proba(self, X: Any) -> Iterator[np.ndarray]:
-        """Give the probabilities of every layer."""
+        """Return the probabilities of every layer."""
         yield from self.proba[np.asarray(X)].transpose(1, 0, 2)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Give the labels that the policy leads to."""
+        """Return the labels that the policy leads to."""
         return self.predict_with_exits(X).labels
 
     def predict_with_exits(self, X: Any) -> Bunch:
-        """Give labels and exit layers by the policy."""
+        """Return labels and exit layers by the policy."""
         found = apply_policy(self.proba[np.asarray(X)], self.tau, self.patience)
         return Bunch(labels=self.classes_[found.prediction], exit_layer=found.exit_layer)
 

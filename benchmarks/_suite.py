@@ -41,7 +41,7 @@ class Settings:
         return n * factors.get(batch_size, 8) if self.device == "cuda" else n
 
     def fast_precision(self) -> str:
-        """Give bfloat16 where the device multiplies it natively, else float32."""
+        """Return bfloat16 where the device multiplies it natively, else float32."""
         native = has_native_bfloat16(torch.device(self.device))
         return "bfloat16" if native else "float32"
 

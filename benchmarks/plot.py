@@ -36,7 +36,7 @@ STYLES = {
 
 
 def points(results: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
-    """Give settings and values of lines with a speed-up, batches sized by the package."""
+    """Return settings and values of lines with a speed-up, batches sized by the package."""
     for name, row in results["rows"].items():
         if not name.startswith(prefix):
             continue

@@ -84,7 +84,7 @@ VARIANTS = {
     "attention": {"pooling": "attention"},
     "uniform": {"exit_loss_weights": "uniform"},
     "descending": {"exit_loss_weights": "descending"},
-    # A policy of ratio 0.52 answers most samples at layers 2 to 4.
+    # A policy of ratio 0.52 lets most samples exit at layers 2 to 4.
     "weights 1 3 3 2 1 6": {"exit_loss_weights": [1, 3, 3, 2, 1, 6]},
     "cls+mean": {"pooling": "cls+mean"},
     "cls": {"pooling": "cls"},
@@ -131,7 +131,7 @@ def data_of(name):
 
 
 def part_of(name, subset, n, seed, *, balanced=False):
-    """Give samples and labels of a part, drawn where not all are wanted."""
+    """Return samples and labels of a part, drawn where not all are wanted."""
     name = data_of(name)
     bunch = getattr(datasets, f"load_{name}")(subset=subset)
     y = np.asarray(bunch.target)

@@ -268,11 +268,11 @@ class DynamicRule:
         if exits.device.type == "cpu" and not exits.numpy().any():
             return None
         # A GPU is waited for once: to look at the decision first would be to wait twice.
-        leaving, *recorded = to_host(exits, self._predicted_proba(proba, state), entropy)
-        if not leaving.any():
+        exiting, *recorded = to_host(exits, self._predicted_proba(proba, state), entropy)
+        if not exiting.any():
             return None
-        self._record(layer, rows[leaving], *(part[leaving] for part in recorded))
-        return np.flatnonzero(~leaving)
+        self._record(layer, rows[exiting], *(part[exiting] for part in recorded))
+        return np.flatnonzero(~exiting)
 
     def _record(
         self,

@@ -17,7 +17,7 @@ from .packed_linear import make_product
 _SCORES_BYTES = 16 * 2**20
 # Width of the widest vector a processor adds at once, in float32.
 _KEYS_TOGETHER = 16
-# Multiplications up to which torch does not leave a bfloat16 product to oneDNN.
+# Multiplications up to which torch does not hand a bfloat16 product to oneDNN.
 _SMALL_PRODUCT = 16**3
 
 
@@ -25,11 +25,11 @@ class LayerwiseBackbone(Protocol):
     """What the engine needs of a backbone; adapters have it."""
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Embed a batch: hidden states (n, t, d) and the mask of real positions (n, t)."""
+        """Return the embedded batch, (n, t, d), and the mask of real positions, (n, t)."""
         ...
 
     def keys_values(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer for all positions, (n, heads, t, head_dim)."""
+        """Return keys and values of a layer for all positions, (n, heads, t, head_dim)."""
         ...
 
     def rows(  # noqa: PLR0917 - as the adapter's
@@ -41,11 +41,11 @@ class LayerwiseBackbone(Protocol):
         mask: Tensor,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Output of a layer at some positions, (n, r, d)."""
+        """Return the output of a layer at some positions, (n, r, d)."""
         ...
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
-        """Make hidden states ready for a head."""
+        """Return hidden states ready for a head."""
         ...
 
 
@@ -75,14 +75,14 @@ class FastLayer:
         self._norm_2 = _normalizer(parts.norm_2, dtype)
 
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all positions, (n, heads, t, head_dim)."""
+        """Return keys and values of all positions, (n, heads, t, head_dim)."""
         rows = self._read(_flat(hidden))
         return self._split(self._key(rows), hidden), self._split(self._value(rows), hidden)
 
     def rows(
         self, hidden: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool
     ) -> Tensor:
-        """Output of the layer at the positions of ``hidden``, (n, r, d)."""
+        """Return the output of the layer at the positions of ``hidden``, (n, r, d)."""
         flat = _flat(hidden)
         query = self._split(self._query(self._read(flat)), hidden)
         attended = _flat(attend(query, k, v, allowed, is_causal).transpose(1, 2).flatten(2))
@@ -92,7 +92,7 @@ class FastLayer:
         return self._norm_1(rows) if self._pre_norm else rows
 
     def _split(self, rows: Tensor, hidden: Tensor) -> Tensor:
-        """Cut the rows of the positions of ``hidden`` into heads."""
+        """Return the rows of the positions of ``hidden``, cut into heads."""
         n, t, _ = hidden.shape
         return rows[: n * t].view(n, t, self._n_heads, -1).transpose(1, 2)
 
@@ -161,7 +161,7 @@ class FastBackbone:
 
 
 def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone | None:
-    """Take a backbone apart into packed products; None where a layer is built to another plan.
+    """Return a backbone taken apart into products; None where a layer is built to another plan.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone 
 
 
 def attend(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool) -> Tensor:
-    """Softmax attention of queries that are scaled already, (n, heads, r, head_dim).
+    """Return the softmax attention of queries that are scaled already, (n, heads, r, head_dim).
 
     On a CPU a query's outcome in bfloat16 depends, to the bit, on its own sample alone: not on
     how many queries, samples or masked keys stand beside it.
@@ -209,10 +209,10 @@ def attend(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causa
 
 
 def _flat(hidden: Tensor) -> Tensor:
-    """Give all positions as rows, with rows nobody reads at the end, (r, d).
+    """Return all positions as rows, with rows nobody reads at the end, (r, d).
 
     oneDNN compiles a product for every number of rows it meets and keeps the latest thousand;
-    batches from which samples leave have more sizes than that. So the numbers are rounded.
+    batches from which samples exit have more sizes than that. So the numbers are rounded.
     """
     n, t, width = hidden.shape
     rows = _rounded(n * t)
@@ -228,13 +228,16 @@ def _flat(hidden: Tensor) -> Tensor:
 
 
 def _rounded(n: int) -> int:
-    """Round a number of rows up to one of a hundred, by a few per cent at most."""
+    """Return a number of rows rounded up to one of a hundred, by a few per cent at most."""
     step = 4 if n <= 64 else 16 if n <= 512 else 64
     return n + -n % step
 
 
 def _powers_of_two(n: int, most: int) -> Iterator[slice]:
-    """Cut n samples into parts of sizes that come up again: products are compiled for each size."""
+    """Yield parts of n samples, of sizes that come up again.
+
+    A product is compiled for each size.
+    """
     start = 0
     while start < n:
         size = 1 << (min(n - start, most).bit_length() - 1)
@@ -252,7 +255,7 @@ def _as_mask(allowed: Tensor | None, is_causal: bool, k: Tensor) -> Tensor | Non
 def _with_more_keys(
     k: Tensor, v: Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Add keys that nobody sees, so that a softmax sums whole vectors whatever the padding."""
+    """Return more keys, unseen, so that a softmax sums whole vectors whatever the padding."""
     missing = -k.shape[2] % _KEYS_TOGETHER
     if not missing:
         return k, v, allowed
@@ -267,9 +270,9 @@ def _with_more_keys(
 
 
 def _with_more_queries(query: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Add queries nobody reads, up to a size that comes up again.
+    """Return more queries, which nobody reads, up to a size that comes up again.
 
-    So few that torch would not leave their product to oneDNN are made more as well.
+    So few that torch would not hand their product to oneDNN are made more as well.
     """
     _, heads, n_queries, head_dim = query.shape
     least = _SMALL_PRODUCT // (heads * head_dim * _KEYS_TOGETHER) + 1
@@ -307,7 +310,7 @@ def _attend_in_one(
 
 
 def _query_block(length: int) -> int:
-    """Give the number of queries torch's attention on a CPU takes at a time."""
+    """Return the number of queries torch's attention on a CPU takes at a time."""
     if length < 192:
         return 32
     return 64 if length < 768 else 256

@@ -109,7 +109,7 @@ class LayerGraphs:
         return self._works and positions <= SMALL_BATCH
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor) -> Outputs:
-        """Run a layer; return outputs that later replays leave alone."""
+        """Run a layer; return outputs that later replays do not touch."""
         with self._lock:
             graph = self._graph(layer, hidden, mask) if self._works else None
             if graph is None:

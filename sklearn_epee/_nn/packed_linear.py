@@ -29,15 +29,15 @@ class Product(Protocol):
     """An affine map of the rows of a matrix."""
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Map rows (r, in) to (r, out)."""
+        """Return the rows (r, in), mapped to (r, out)."""
         ...
 
     def activated(self, rows: Tensor) -> Tensor:
-        """Map rows and apply the activation the product was made with."""
+        """Return the rows, mapped and through the activation the product was made with."""
         ...
 
     def added(self, rows: Tensor, other: Tensor) -> Tensor:
-        """Map rows and add others (r, out)."""
+        """Return the rows, mapped and added to others (r, out)."""
         ...
 
 
@@ -63,16 +63,16 @@ class PlainProduct:
         self._activation = activation
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Map rows (r, in) to (r, out)."""
+        """Return the rows (r, in), mapped to (r, out)."""
         return functional.linear(rows, self._weight, self._bias)
 
     def activated(self, rows: Tensor) -> Tensor:
-        """Map rows and apply the activation."""
+        """Return the rows, mapped and through the activation."""
         product = self(rows)
         return product if self._activation is None else self._activation(product)
 
     def added(self, rows: Tensor, other: Tensor) -> Tensor:
-        """Map rows and add others (r, out)."""
+        """Return the rows, mapped and added to others (r, out)."""
         return self(rows).add_(other)
 
 
@@ -112,18 +112,18 @@ class PackedLinear:
         self._activation = None if self._fused else activation
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Map rows (r, in) to (r, out)."""
+        """Return the rows (r, in), mapped to (r, out)."""
         return self._multiply(rows, "none", "")
 
     def activated(self, rows: Tensor) -> Tensor:
-        """Map rows and apply the activation."""
+        """Return the rows, mapped and through the activation."""
         if self._fused:
             return self._multiply(rows, *self._fused)
         product = self._multiply(rows, "none", "")
         return product if self._activation is None else self._activation(product)
 
     def added(self, rows: Tensor, other: Tensor) -> Tensor:
-        """Map rows and add others (r, out)."""
+        """Return the rows, mapped and added to others (r, out)."""
         if len(rows) == 1:
             return self.added(rows.repeat(2, 1), other.repeat(2, 1))[:1]
         return self._linear_add(rows, other, self._weight, self._bias, "add")

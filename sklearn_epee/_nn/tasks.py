@@ -13,17 +13,17 @@ Classes = int | tuple[int, ...]
 
 
 def class_counts(n_classes: Classes) -> tuple[int, ...]:
-    """Give the number of classes of every task, of which there may be one."""
+    """Return the number of classes of every task, of which there may be one."""
     return (n_classes,) if isinstance(n_classes, int) else tuple(n_classes)
 
 
 def split_tasks(packed: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
-    """Part what lies side by side, (..., sum of K_t), into a view a task, (..., K_t)."""
+    """Return a view per task, (..., K_t), of what lies side by side, (..., sum of K_t)."""
     return (packed,) if len(counts) == 1 else packed.split(list(counts), dim=-1)
 
 
 def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Turn logits into probabilities, task by task.
+    """Return probabilities from logits, task by task.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def task_predictions(packed: Tensor, counts: Sequence[int]) -> Tensor:
-    """Give the column of the largest value of each task, (..., sum of K_t) -> (..., T)."""
+    """Return the column of the largest value of each task, (..., sum of K_t) -> (..., T)."""
     return torch.stack([part.argmax(dim=-1) for part in split_tasks(packed, counts)], dim=-1)
 
 
@@ -52,7 +52,7 @@ class TaskHeads(nn.Module):
     Parameters
     ----------
     heads : iterable of ExitHead
-        One a task.
+        One per task.
     """
 
     def __init__(self, heads: Iterable[nn.Module]) -> None:
@@ -60,7 +60,7 @@ class TaskHeads(nn.Module):
         self.tasks = nn.ModuleList(heads)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows to logits (n, sum of K_t), in float32.
+        """Return the logits of pooled rows, (n, sum of K_t), in float32.
 
         The tasks share a row, (n, in_features), or read one each, (n, T, in_features).
         """
@@ -68,6 +68,6 @@ class TaskHeads(nn.Module):
         return torch.cat([head(row) for head, row in zip(self.tasks, rows, strict=True)], dim=1)
 
     def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Rows that the tasks' own queries read of all positions, (n, T, in_features)."""
+        """Return the rows that the tasks' own queries read, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
         return torch.stack([head.attend(hidden, mask) for head in heads], dim=1)

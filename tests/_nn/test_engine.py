@@ -146,9 +146,9 @@ def count_positions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tup
     return runs
 
 
-def always_row_first(monkeypatch: pytest.MonkeyPatch, engine: Engine, answer: bool) -> None:
-    """Take the decision whether the head's row comes first away from the clock."""
-    monkeypatch.setattr(engine._row_first.costs, "row_first_pays", lambda *_: answer)
+def always_row_first(monkeypatch: pytest.MonkeyPatch, engine: Engine, pays: bool) -> None:
+    """Decide whether the head's row comes first without the clock."""
+    monkeypatch.setattr(engine._row_first.costs, "row_first_pays", lambda *_: pays)
 
 
 # ------------------------------------------------------------------------- against the oracle
@@ -207,7 +207,7 @@ def test_an_ensemble_does_not_move_the_exit(bert):
     assert abs(weighted.proba[later] - mean.proba[later]).max() > 1e-3
 
 
-def test_visited_exits_without_weight_leave_the_exits_own_answer(bert):
+def test_visited_exits_without_weight_give_the_exits_own_prediction(bert):
     engine, samples = Engine(bert[0]), bert[1]
     late = replace(exit_policy(0.4, 2, "weighted"), exit_weights=np.array([0.0, 0, 0, 1]))
     staged = engine.staged(samples)
@@ -220,7 +220,7 @@ def test_visited_exits_without_weight_leave_the_exits_own_answer(bert):
 
 def test_an_entropy_equal_to_tau_does_not_leave(bert):
     engine, samples = Engine(bert[0]), bert[1]
-    # patience=1: everybody leaves at layer 1, so these are the entropies compared there.
+    # patience=1: all samples exit at layer 1, so these are the entropies compared there.
     entropies = engine.dynamic(samples, exit_policy(0.0, 1), N_SAMPLES).entropy
     for row, entropy in enumerate(entropies):
         at = engine.dynamic(samples, exit_policy(float(entropy)), N_SAMPLES)
@@ -324,23 +324,23 @@ def test_columns_that_only_finished_samples_filled_are_dropped(bert, monkeypatch
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit", "albert"])
-def test_asking_first_changes_no_answer(family, dtype, monkeypatch):
+def test_rows_first_change_no_prediction(family, dtype, monkeypatch):
     network, samples = make_network(family, poolings(family)[0]), make_samples(family)
     rule = exit_policy(0.4, 3)
-    answers = []
+    found = []
     for row_first in (True, False):
         engine = Engine(network, dtype)
         always_row_first(monkeypatch, engine, row_first)
-        answers.append(engine.dynamic(samples, rule, 7))
-    first, whole = answers
+        found.append(engine.dynamic(samples, rule, 7))
+    first, whole = found
     np.testing.assert_array_equal(first.exit_layer, whole.exit_layer)
     np.testing.assert_allclose(first.proba, whole.proba, atol=1e-6, rtol=0)
 
 
-def test_asking_first_computes_single_rows_and_the_rest_for_those_who_stay(bert, monkeypatch):
+def test_rows_first_are_single_rows_and_the_rest_for_those_who_stay(bert, monkeypatch):
     network, samples = bert
     engine = Engine(network)
-    always_row_first(monkeypatch, engine, answer=True)
+    always_row_first(monkeypatch, engine, pays=True)
     runs = count_positions(monkeypatch, engine)
     exit_layer = engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES).exit_layer
     for layer in range(1, exit_layer.max() + 1):
@@ -350,10 +350,10 @@ def test_asking_first_computes_single_rows_and_the_rest_for_those_who_stay(bert,
         assert [n for n, _ in rest] == ([staying] if staying else [])
 
 
-def test_a_head_that_reads_all_positions_is_never_asked_first(monkeypatch):
+def test_a_head_that_reads_all_positions_never_comes_first(monkeypatch):
     network, samples = make_network("bert", "mean"), make_samples("bert")
     engine = Engine(network)
-    always_row_first(monkeypatch, engine, answer=True)
+    always_row_first(monkeypatch, engine, pays=True)
     runs = count_positions(monkeypatch, engine)
     engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES)
     assert all(width > 1 for _, _, width in runs[:1])
@@ -545,7 +545,7 @@ def test_other_errors_do_not_halve_the_batch(bert, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_stays_close_and_answers_in_float32(family):
+def test_bfloat16_stays_close_and_predicts_in_float32(family):
     network, samples = make_network(family, "mean"), make_samples(family)
     staged = Engine(network).staged(samples)
     half = Engine(network, torch.bfloat16)
@@ -562,7 +562,7 @@ def test_bfloat16_stays_close_and_answers_in_float32(family):
     reason="this processor predicts in float32 by itself",
 )
 @pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
-def test_bfloat16_answers_do_not_depend_on_neighbours(family, pooling):
+def test_bfloat16_predictions_do_not_depend_on_neighbours(family, pooling):
     engine = Engine(make_network(family, pooling), torch.bfloat16)
     samples = make_samples(family)
     staged = engine.staged(samples, N_SAMPLES)

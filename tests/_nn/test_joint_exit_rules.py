@@ -1,4 +1,4 @@
-"""The engine lets samples of several tasks leave together as the policy on arrays does."""
+"""Samples of several tasks exit together in the engine as under the policy on arrays."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTS = (3, 2, 4)
 
 
 def make_network(family: str, pooling: str, counts: tuple[int, ...] = COUNTS) -> MultiExitNetwork:
-    """Give the heads of every task random weights at the scale of the other tests."""
+    """Return a network whose heads have random weights at the scale of the other tests."""
     backbone = make_single(family, pooling).backbone
     network = MultiExitNetwork(backbone, counts, pooling, dropout=0.5)
     generator = torch.Generator().manual_seed(8)
@@ -76,7 +76,7 @@ def undecided(tasks: list[np.ndarray], rule: ExitPolicy, last_visited: np.ndarra
     return (near & visited).any(axis=1)
 
 
-def assert_equal_answers(found, staged: np.ndarray, rule: ExitPolicy, counts=COUNTS) -> None:
+def assert_equal_predictions(found, staged: np.ndarray, rule: ExitPolicy, counts=COUNTS) -> None:
     tasks = split_columns(staged, counts)
     expected = policy.apply_policy(
         tasks, rule.tau, rule.patience, rule.exit_ensemble, "ascending", joint_exit=rule.joint_exit
@@ -103,7 +103,7 @@ def test_joint_exits_equal_the_policy_on_staged_probabilities(family, joint_exit
     for rule, batch_size in itertools.product(
         rules(joint_exit, entropies), (1, 7, N_SAMPLES, "auto")
     ):
-        assert_equal_answers(engine.dynamic(samples, rule, batch_size), staged, rule)
+        assert_equal_predictions(engine.dynamic(samples, rule, batch_size), staged, rule)
 
 
 @pytest.mark.parametrize("joint_exit", policy.JOINT_EXITS)
@@ -115,7 +115,7 @@ def test_neighbours_order_and_padding_do_not_matter(pooling, joint_exit):
     rule = replace(exit_policy(0.6, 3, "weighted"), joint_exit=joint_exit)
     shuffled = make_samples("bert", order=order)
     for batch_size in (1, 5, "auto"):
-        assert_equal_answers(engine.dynamic(shuffled, rule, batch_size), staged[order], rule)
+        assert_equal_predictions(engine.dynamic(shuffled, rule, batch_size), staged[order], rule)
 
 
 @pytest.mark.parametrize("joint_exit", policy.JOINT_EXITS)
@@ -126,7 +126,7 @@ def test_all_policies_on_one_network(joint_exit):
     for tau, patience in itertools.product([0.0, 0.3, 0.6, 0.9, 1.5], range(1, N_LAYERS + 2)):
         rule = replace(exit_policy(tau, patience), joint_exit=joint_exit)
         found = engine.dynamic(samples, rule, 4)
-        assert_equal_answers(found, staged, rule)
+        assert_equal_predictions(found, staged, rule)
         layers.update(found.exit_layer.tolist())
     assert layers == set(range(1, N_LAYERS + 1))
 
@@ -149,7 +149,7 @@ def test_a_task_with_a_single_class_never_holds_others_up():
     staged = engine.staged(samples)
     rule = exit_policy(0.7, 3)
     found = engine.dynamic(samples, rule)
-    assert_equal_answers(found, staged, rule, counts)
+    assert_equal_predictions(found, staged, rule, counts)
     np.testing.assert_array_equal(found.exit_layer, policy.exit_layers(staged[..., :3], 0.7, 3))
 
 
@@ -185,12 +185,12 @@ def test_a_network_of_one_task_has_the_weights_it_always_had():
     assert network.n_classes == 3
 
 
-def test_answers_from_an_array_are_those_of_the_engine():
+def test_predictions_from_an_array_are_those_of_the_engine():
     engine, samples = Engine(make_network("bert", "mean")), make_samples("bert")
     staged = engine.staged(samples)
     rule = replace(exit_policy(0.6, 2, "mean"), joint_exit="any")
     found = exits_from(staged, rule, COUNTS)
     assert found.proba.shape == (N_SAMPLES, sum(COUNTS))
-    assert_equal_answers(found, staged, rule)
+    assert_equal_predictions(found, staged, rule)
     expected = engine.dynamic(samples, rule)
     np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
