@@ -21,11 +21,11 @@ class TrainingDefaults:
     head_learning_rate : float
         Peak learning rate of the heads.
     batch_size : int
-        Samples a step.
+        Samples per step.
     min_epochs, max_epochs : int
         Bounds of the number of epochs.
     n_steps : int
-        Optimiser steps to aim for between these bounds: small data sets are seen more often.
+        Optimizer steps to aim for between these bounds: small data sets are seen more often.
     n_steps_per_class : int
         Steps on top of that for every class: rare classes among many are learned late.
     weight_decay : float
@@ -48,7 +48,7 @@ class TrainingDefaults:
     pooling: str
 
     def epochs(self, n_samples: int, n_classes: int, batch_size: int) -> int:
-        """Give the number of epochs for a training set."""
+        """Return the number of epochs for a training set."""
         n_steps = self.n_steps + self.n_steps_per_class * n_classes
         wanted = math.ceil(n_steps * batch_size / max(1, n_samples))
         return min(max(wanted, self.min_epochs), self.max_epochs)

@@ -1,7 +1,7 @@
-"""Labels and probabilities of one task or of several: check, encode, pack and part them.
+"""Labels and probabilities of one task or of several: checked, encoded, packed and split.
 
 Inside the package the classes of all tasks lie side by side along the last axis of one array;
-outside, several tasks are lists with one entry a task, as in scikit-learn's forests.
+outside, several tasks are lists with one entry per task, as in scikit-learn's forests.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ class Tasks:
         return sum(self.counts)
 
     def proba(self, packed: NDArray[np.float32]) -> Any:
-        """Give probabilities (..., n_columns) as the caller gets them."""
+        """Return probabilities (..., n_columns) as the caller gets them."""
         return split_columns(packed, self.counts) if isinstance(self.classes, list) else packed
 
     def labels(self, packed: NDArray[np.float32]) -> Array:
-        """Give the most probable labels, (n,) or (n, n_tasks), from (n, n_columns)."""
+        """Return the most probable labels, (n,) or (n, n_tasks), from (n, n_columns)."""
         parts = split_columns(packed, self.counts)
-        answers = [
+        predicted = [
             classes[part.argmax(axis=1)] for classes, part in zip(self.each, parts, strict=True)
         ]
-        return as_columns(answers) if isinstance(self.classes, list) else answers[0]
+        return as_columns(predicted) if isinstance(self.classes, list) else predicted[0]
 
     def decode(self, codes: NDArray[np.integer]) -> Array:
-        """Give labels, (n,) or (n, n_tasks), from the columns of their classes."""
+        """Return labels, (n,) or (n, n_tasks), from the columns of their classes."""
         if not isinstance(self.classes, list):
             return self.classes[codes]
         columns = [classes[column] for classes, column in zip(self.classes, codes.T, strict=True)]
         return as_columns(columns)
 
     def codes(self, y: Array) -> NDArray[np.intp]:
-        """Give the columns of known labels, the inverse of `decode`."""
+        """Return the columns of known labels, the inverse of `decode`."""
         pairs = zip(self.each, task_columns(y), strict=True)
         columns = [np.searchsorted(classes, labels) for classes, labels in pairs]
         return np.stack(columns, axis=1) if isinstance(self.classes, list) else columns[0]
 
     def check_known(self, y: Array) -> None:
-        """Refuse labels that a fitted estimator cannot answer with."""
+        """Refuse labels that a fitted estimator cannot predict."""
         columns = task_columns(y)
         if len(columns) != len(self.each):
             raise ValueError(
@@ -93,7 +93,7 @@ class Tasks:
                 )
 
     def same_as(self, other: Any) -> bool:
-        """Tell whether other classes are these."""
+        """Return whether other classes are these."""
         theirs = Tasks(other).each
         return (
             isinstance(other, list) == isinstance(self.classes, list)
@@ -107,14 +107,14 @@ class Tasks:
 
 
 def split_columns(packed: Array, counts: Sequence[int]) -> list[Array]:
-    """Part the last axis, where the classes of all tasks lie side by side."""
+    """Split the last axis, along which the classes of all tasks lie side by side."""
     if len(counts) == 1:
         return [packed]
     return np.split(packed, np.cumsum(counts)[:-1], axis=-1)
 
 
 def as_columns(parts: Sequence[Array]) -> Array:
-    """Put the labels of tasks side by side, as objects where their types differ."""
+    """Return the labels of tasks side by side, as objects where their types differ."""
     kinds = {"n" if part.dtype.kind in "iuf" else part.dtype.kind for part in parts}
     dtype = np.result_type(*parts) if len(kinds) == 1 else np.dtype(object)
     columns = np.empty((len(parts[0]), len(parts)), dtype)
@@ -125,7 +125,7 @@ def as_columns(parts: Sequence[Array]) -> Array:
 
 
 def has_tasks(y: Any) -> bool:
-    """Tell whether y holds the labels of two or more tasks, one a column."""
+    """Return whether y holds the labels of two or more tasks, one per column."""
     return len(_shape(y)) == 2 and _shape(y)[1] > 1
 
 
@@ -139,7 +139,7 @@ def _shape(y: Any) -> tuple[int, ...]:
 
 
 def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Array]:
-    """Give y as one array of labels, or as a list of one array a task.
+    """Return y as one array of labels, or as a list of one array per task.
 
     Parameters
     ----------
@@ -176,17 +176,17 @@ def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Ar
 
 
 def as_target(labels: Array | list[Array]) -> Array:
-    """Give what `check_any_labels` gives as one array."""
+    """Return what `check_any_labels` returns as one array."""
     return as_columns(labels) if isinstance(labels, list) else labels
 
 
 def task_columns(y: Any) -> list[Array]:
-    """Give the labels of every task, of which there may be one, in types of their own."""
+    """Return the labels of every task, of which there may be one, in types of their own."""
     return _columns(y) if has_tasks(y) else [np.asarray(y)]
 
 
 def _columns(y: Any) -> list[Array]:
-    """Give the columns of y in types of their own."""
+    """Return the columns of y in types of their own."""
     if hasattr(y, "columns"):  # a data frame
         given = [np.asarray(y[name]) for name in y.columns]
         return [_natural(part.tolist()) if part.dtype == "O" else part for part in given]
@@ -195,32 +195,32 @@ def _columns(y: Any) -> list[Array]:
     lengths = {len(row) for row in y}
     if len(lengths) > 1:
         raise ValueError(
-            "y must hold one label a task for every sample; got rows of the lengths "
+            "y must hold one label per task for every sample; got rows of the lengths "
             f"{sorted(lengths)}."
         )
     return [_natural(list(column)) for column in zip(*y, strict=True)]
 
 
 def _natural(labels: list[Any]) -> Array:
-    """Make an array of labels that may stand beside labels of another type."""
+    """Return an array of labels that may stand beside labels of another type."""
     kinds = (str, (Number, np.bool_))
     alike = any(all(isinstance(label, kind) for label in labels) for kind in kinds)
     return np.array(labels) if alike else np.array(labels, dtype=object)
 
 
 def task_codes(y: Array) -> NDArray[np.int64]:
-    """Give numbers to the classes of every task, (n_samples, n_tasks)."""
+    """Return the classes of every task as numbers, (n_samples, n_tasks)."""
     columns = [np.unique(labels, return_inverse=True)[1].reshape(-1) for labels in task_columns(y)]
     return np.stack(columns, axis=1).astype(np.int64)
 
 
 def joint_codes(codes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Give a number to each combination of labels, (n_samples, n_tasks) -> (n_samples,)."""
+    """Return a number for each combination of labels, (n_samples, n_tasks) -> (n_samples,)."""
     return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def strata(codes: NDArray[np.integer], least: int = 2) -> NDArray[np.int64]:
-    """Give numbers to the groups of samples that a stratified split keeps in proportion.
+    """Return the groups of samples that a stratified split keeps in proportion, as numbers.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def strata(codes: NDArray[np.integer], least: int = 2) -> NDArray[np.int64]:
 def exact_match_score(
     y_true: ArrayLike, y_pred: Array, sample_weight: ArrayLike | None = None
 ) -> float:
-    """Give the share of the samples of which every task is answered correctly.
+    """Return the fraction of samples that are predicted correctly in every task.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def exact_match_score(
 
 
 def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
-    """Tell which labels are right, (n_samples, n_tasks); refuses another number of tasks."""
+    """Return which labels are right, (n_samples, n_tasks); refuses another number of tasks."""
     columns = _columns(y_true) if has_tasks(y_true) else []
     shape = (len(columns[0]), len(columns)) if columns else np.shape(y_true)
     if shape != y_pred.shape:

@@ -33,7 +33,7 @@ class TrainingData:
     weights: NDArray[np.float32]
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
-        """Encode some of the samples for the training loop."""
+        """Return some of the samples, encoded for the training loop."""
         samples = encode(take(self.samples, rows))
         return LabelledSamples(samples, self.labels[rows], self.weights[rows])
 
@@ -45,7 +45,7 @@ def prepare_training_data(
     class_weight: ClassWeight,
     estimator: type,
 ) -> TrainingData:
-    """Validate labels and weights, and leave samples of weight 0 out.
+    """Return validated training data, without the samples of weight 0.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def prepare_training_data(
     sample_weight : array-like of shape (n_samples,) or None
     class_weight : "balanced", dict, list of these or None
     estimator : type
-        Whose messages these are.
+        Named in messages.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def prepare_training_data(
 def _with_class_weights(
     weights: NDArray[np.float64], class_weight: Any, tasks: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
-    """Multiply by the weight of the class in every task."""
+    """Return the weights multiplied by that of the class in every task."""
     for wanted, labels in zip(_for_each(class_weight, len(tasks)), tasks, strict=True):
         if wanted is not None:
             weights = weights * _weights_of_classes(wanted, labels)
@@ -124,19 +124,19 @@ def _for_each(class_weight: Any, n_tasks: int) -> list[Any]:
     if not is_list or not all(isinstance(one, dict) or one is None for one in class_weight):
         raise ValueError(
             f"class_weight={class_weight!r} does not fit the {n_tasks} tasks of y; expected "
-            f"'balanced', None or a list of {n_tasks} dicts, one a task."
+            f"'balanced', None or a list of {n_tasks} dicts, one per task."
         )
     return class_weight
 
 
 def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Draw the rows to learn from and those held out, in proportion.
+    """Return the rows to learn from and those held out, drawn in proportion.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_tasks), int64
     fraction : float
-        Share held out.
+        Fraction held out.
     seed : int
 
     Returns
@@ -174,7 +174,7 @@ def _cannot_hold_out(fraction: float, n_samples: int, reason: str) -> str:
 
 
 def take(samples: Any, rows: Rows) -> Any:
-    """Give some of the samples, in an array or a list as they are."""
+    """Return some of the samples, in an array or a list as they are."""
     if isinstance(samples, np.ndarray):
         return samples[rows]
     return [samples[row] for row in rows]

@@ -43,25 +43,10 @@ from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
 from .checkpoints import make_checkpoint
 from .conftest import tiny_image_classifier, tiny_text_classifier
 from .limits import largest_file
+from .trainings import Trainings
 
 SIX = {"tau": [0.0, 0.3, 0.9], "patience": [1, None]}
 SIXTY = {"tau": np.linspace(0, 1, 20), "patience": [1, 2, None]}
-
-
-class Trainings(Callback):
-    """Counts trainings in a file, so that those of other processes count too."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def on_train_begin(self, net, **kwargs):
-        with Path(self.path).open("a") as file:
-            file.write(f"{os.getpid()}\n")
-
-    @property
-    def count(self):
-        path = Path(self.path)
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 @pytest.fixture

@@ -21,13 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
-from skorch.callbacks import Callback
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._tasks import as_columns, check_any_labels, strata
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, normalized_entropy
 
 from .conftest import tiny_image_classifier, tiny_text_classifier
+from .trainings import Trainings
 
 
 @pytest.fixture(scope="session")
@@ -374,29 +374,19 @@ def test_pickle_joblib_and_clone(joint_text, two_tasks, tmp_path):
     assert clone(joint_text).joint_exit == "mean"
 
 
-def test_searches_train_once_a_fold_and_answer_alike(in_words, monkeypatch):
-    monkeypatch.setattr(Trainings, "count", 0)
+def test_searches_train_once_per_fold_and_predict_alike(in_words, tmp_path):
     X, y = in_words
-    trainings = Trainings()
+    trainings = Trainings(tmp_path / "trainings")
     grid = {"tau": [0.0, 0.9997, 0.9999], "patience": [1, 3], "joint_exit": list(JOINT_EXITS)}
     model = tiny_text_classifier(max_epochs=1, callbacks=[trainings])
     search = GridSearchCV(model, grid, cv=2).fit(X, y)
-    assert Trainings.count == 3
-    # Shared answers are those of a network of one's own.
+    assert trainings.count == 3
+    # Shared predictions are those of a network of one's own.
     lonely = GridSearchCV(clone(model).set_params(memory=None), grid, cv=2).fit(X, y)
     for fold in range(2):
         column = f"split{fold}_test_score"
         assert_array_equal(search.cv_results_[column], lonely.cv_results_[column])
     assert search.best_estimator_.predict(X).shape == y.shape
-
-
-class Trainings(Callback):
-    """Counts trainings of this process."""
-
-    count = 0
-
-    def on_train_begin(self, net, **kwargs):
-        Trainings.count += 1
 
 
 def test_pipelines_and_cross_validated_predictions(in_words):

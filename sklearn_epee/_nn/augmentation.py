@@ -15,14 +15,14 @@ MAX_INTENSITY = 0.2  # of a standard deviation, for contrast and for brightness
 
 
 def jitter(pixels: Tensor) -> Tensor:
-    """Rotate, scale, shift and tone each image a little, at random.
+    """Return images that are rotated, scaled, shifted and toned a little, at random.
 
     No mirroring: a mirrored letter, or a heart on the right, is another thing.
 
     Parameters
     ----------
     pixels : Tensor of shape (n, c, h, w), float32
-        Standardised images.
+        Standardized images.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def jitter(pixels: Tensor) -> Tensor:
 
 
 def _transformations(n: int, aspect: float) -> Tensor:
-    """Draw matrices (n, 2, 3) in coordinates in which every side runs from -1 to 1."""
+    """Return random matrices (n, 2, 3), in coordinates in which every side runs from -1 to 1."""
     angle = _uniform(n) * math.radians(MAX_ROTATION)
     scale = 1 + _uniform(n) * MAX_SCALING
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale

@@ -29,7 +29,7 @@ _MAX_PATCH = 16
 
 
 class ImagePreprocessor:
-    """How images become what a backbone reads.
+    """Turn images into the pixels that a backbone reads.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ class ImagePreprocessor:
         return self.form
 
     def encode(self, images: Images) -> EncodedImages:
-        """Wrap images for batching; pixels are prepared batch by batch."""
+        """Return images for batching; pixels are prepared batch by batch."""
         return EncodedImages(images, self.transform, self._n_positions)
 
     def encode_in_windows(self, images: Images) -> Iterator[EncodedImages]:
-        """Give validated images to the engine, all at once: it prepares them batch by batch.
+        """Yield validated images, all at once, as the engine prepares them batch by batch.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class ImagePreprocessor:
         yield self.encode(images)
 
     def encode_for_training(self, images: Images) -> EncodedImages:
-        """Wrap training images, which come out a little different each time if so wished."""
+        """Return training images, augmented anew each time they are seen if so configured."""
         transform = self._transform_and_jitter if self._augments else self.transform
         return EncodedImages(images, transform, self._n_positions)
 
@@ -101,11 +101,11 @@ class ImagePreprocessor:
         return jitter(self.transform(images))
 
     def transform(self, images: Sequence[Any] | NDArray[Any]) -> Tensor:
-        """Prepare some images (h, w, c) as one float tensor (n, c, h, w)."""
-        prepare = self._process if self.processor is not None else self._standardise
+        """Return some images (h, w, c) as one float tensor (n, c, h, w)."""
+        prepare = self._process if self.processor is not None else self._standardize
         return prepare([np.asarray(image) for image in images])
 
-    def _standardise(self, images: Sequence[NDArray[Any]]) -> Tensor:
+    def _standardize(self, images: Sequence[NDArray[Any]]) -> Tensor:
         pixels = torch.cat([_resize(group, self.size) for group in _by_shape(images)])
         mean, std = (torch.as_tensor(part).view(1, -1, 1, 1) for part in (self._mean, self._std))
         return self._fill_channels((pixels - mean) / std)
@@ -165,7 +165,7 @@ class ImagePreprocessor:
 
 
 def to_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Give an image as 0..255; floats are read as 0..1.
+    """Return an image as 0..255; floats are read as 0..1.
 
     Raises
     ------
@@ -183,14 +183,14 @@ def to_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Give pixels as float32; uint8 is divided by 255, floats stay as they are."""
+    """Return pixels as float32; uint8 is divided by 255, floats stay as they are."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return images.astype(np.float32)
 
 
 def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each channel over all training pixels, float32."""
+    """Return mean and standard deviation of each channel over all training pixels, float32."""
     # Differences from one pixel: of a constant channel they are 0, and an offset costs no digits.
     pivot = scaled(np.asarray(images[0]))[0, 0].astype(np.float64)
     total, squares, count = np.zeros_like(pivot), np.zeros_like(pivot), 0
@@ -209,7 +209,7 @@ def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def load_image_processor(source: Any, *, argument: str) -> Any:
-    """Load an image processor from a folder or hub id; an object is given back as it is.
+    """Return the image processor of a folder or hub id; an object is returned as it is.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def _load_pil_processor(source: str) -> Any:
 
 
 def processor_size(processor: Any) -> tuple[int, int] | None:
-    """Height and width of what a processor produces, None if it does not say."""
+    """Return height and width of what a processor produces, None if it does not say."""
     cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
     size = cropped or getattr(processor, "size", None) or {}
     for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
@@ -261,7 +261,7 @@ def processor_size(processor: Any) -> tuple[int, int] | None:
 
 
 def common_size(images: Images) -> tuple[int, int]:
-    """Size that training images have, or their median size where they differ."""
+    """Return the size of training images, their median size where they differ."""
     shapes = np.array(sorted({image.shape[:2] for image in images}))
     if len(shapes) > 1:
         shapes = np.array([image.shape[:2] for image in images])
@@ -271,7 +271,7 @@ def common_size(images: Images) -> tuple[int, int]:
 
 
 def suitable_patch(size: tuple[int, int]) -> int:
-    """Patch side that cuts an image into about 4 x 4 patches, more where they would pass 16 pixels.
+    """Return the patch side for about 4 x 4 patches, more where they would pass 16 pixels.
 
     8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches). A
     side near that which divides height and width is preferred, so that nothing is resized.
@@ -286,7 +286,7 @@ def suitable_patch(size: tuple[int, int]) -> int:
 
 
 def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:
-    """Give the architecture that is trained from scratch: a ViT with 6 layers of width 128."""
+    """Return the architecture that is trained from scratch: a ViT with 6 layers of width 128."""
     patch = suitable_patch(size)
     height, width = (-(-side // patch) * patch for side in size)
     return ViTConfig(
@@ -302,7 +302,7 @@ def compact_image_config(size: tuple[int, int], n_channels: int) -> ViTConfig:
 
 
 def config_size(config: PretrainedConfig) -> tuple[int, int]:
-    """Height and width in an image backbone's config."""
+    """Return height and width in an image backbone's config."""
     return as_size(config.image_size)
 
 
@@ -339,13 +339,13 @@ def _is_side(side: Any) -> bool:
 
 
 def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:
-    """Positions a backbone makes of an image: its patches and a class token."""
+    """Return the positions that a backbone makes of an image: its patches and a class token."""
     patch = as_size(config.patch_size)
     return (size[0] // patch[0]) * (size[1] // patch[1]) + 1
 
 
 def _by_shape(images: Sequence[NDArray[Any]]) -> list[Tensor]:
-    """Stack runs of equally shaped images as tensors (n, c, h, w)."""
+    """Return runs of equally shaped images as tensors (n, c, h, w)."""
     groups: list[list[NDArray[Any]]] = []
     for image in images:
         if groups and groups[-1][0].shape == image.shape and groups[-1][0].dtype == image.dtype:

@@ -43,13 +43,13 @@ _tokenizer_lock = ForkSafeLock()
 
 
 class TextTokenizer:
-    """A tokenizer with the length its backbone can read.
+    """Turn texts into token ids, as many as a backbone can read.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
     max_length : int
-        Longest row in tokens, special tokens included; longer texts are cut.
+        Longest row in tokens, special tokens included; longer texts are truncated.
     n_segments : int
         Segment ids the backbone knows; below 2 none are made.
     reads_pairs : bool
@@ -76,7 +76,7 @@ class TextTokenizer:
         return self.reads_pairs
 
     def encode(self, texts: Sequence[Text]) -> EncodedTexts:
-        """Turn texts into token ids, warning once if some had to be cut.
+        """Return the token ids of texts, warning once if some had to be truncated.
 
         Parameters
         ----------
@@ -86,12 +86,12 @@ class TextTokenizer:
         -------
         EncodedTexts
         """
-        encoded, n_cut = self._encode(texts)
-        self._warn_if_cut(n_cut, len(texts), stacklevel=5)
+        encoded, n_truncated = self._encode(texts)
+        self._warn_if_truncated(n_truncated, len(texts), stacklevel=5)
         return encoded
 
     def encode_in_windows(self, texts: Sequence[Text]) -> Iterator[EncodedTexts]:
-        """Turn texts into token ids, some thousands at a time, so that memory stays bounded.
+        """Yield the token ids of texts, some thousands at a time, so that memory stays bounded.
 
         Parameters
         ----------
@@ -105,10 +105,10 @@ class TextTokenizer:
         total = 0
         for start in range(0, len(texts), _WINDOW):
             window = texts[start : start + _WINDOW]
-            encoded, n_cut = self._encode(window)
-            total += n_cut
+            encoded, n_truncated = self._encode(window)
+            total += n_truncated
             yield encoded
-        self._warn_if_cut(total, len(texts), stacklevel=6)
+        self._warn_if_truncated(total, len(texts), stacklevel=6)
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
         """Return the token ids, and how many texts had to be truncated."""
@@ -128,17 +128,17 @@ class TextTokenizer:
         )
         return encoded, n_truncated
 
-    def _warn_if_cut(self, n_cut: int, n_texts: int, stacklevel: int) -> None:
-        if n_cut:
+    def _warn_if_truncated(self, n_truncated: int, n_texts: int, stacklevel: int) -> None:
+        if n_truncated:
             warnings.warn(
-                f"{n_cut} of {n_texts} texts are longer than max_length={self.max_length} "
+                f"{n_truncated} of {n_texts} texts are longer than max_length={self.max_length} "
                 "tokens; what comes after is not read.",
                 UserWarning,
                 stacklevel=stacklevel,
             )
 
     def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
-        """Turn training texts into token ids; nothing about them is random."""
+        """Return the token ids of training texts; nothing about them is random."""
         return self.encode(texts)
 
     def _encode_chunk(self, chunk: Sequence[Text]) -> tuple[dict[str, Any], int]:
@@ -193,7 +193,7 @@ class TextTokenizer:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
 ) -> dict[str, Any]:
-    """Run a tokenizer on texts or pairs without padding; safe to call from several threads."""
+    """Return what a tokenizer makes of texts or pairs, without padding; safe in several threads."""
     first: list[str]
     second: list[str] | None
     if texts and isinstance(texts[0], tuple):
@@ -231,7 +231,7 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
-    """Count the tokens of texts before any truncation, special tokens included."""
+    """Return the number of tokens of texts, not truncated, special tokens included."""
     counts: list[int] = []
     for chunk in _chunks(texts, _CHUNK_CHARACTERS):
         rows = tokenize(tokenizer, chunk, truncation=False, return_token_type_ids=False)
@@ -240,7 +240,7 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> l
 
 
 def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or hub id; a tokenizer object is given back as it is.
+    """Return the tokenizer of a folder or hub id; a tokenizer object is returned as it is.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
 def learn_wordpiece(
     texts: Sequence[Text], vocab_size: int = SCRATCH_VOCABULARY, pad_id: int = 0
 ) -> PreTrainedTokenizerFast:
-    """Learn a lower-case WordPiece vocabulary from training texts.
+    """Return a tokenizer with a lower-case WordPiece vocabulary learned from training texts.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ def _wordpiece(vocab: dict[str, int]) -> Tokenizer:
 
 
 def _learn_pieces(texts: Sequence[Text], vocab_size: int, special: list[str]) -> dict[str, int]:
-    """Learn WordPiece entries whose ids depend on nothing but the texts.
+    """Return WordPiece entries whose ids depend on nothing but the texts.
 
     The trainer numbers the characters inside words in the order of a hash map that is seeded anew
     each time, and breaks ties between pairs by these numbers. So a first pass without merges finds
@@ -376,7 +376,7 @@ def _frequent_characters(texts: Sequence[Text], limit: int) -> list[str]:
 
 
 def compact_text_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
-    """Give the architecture that is trained from scratch: BERT with 6 layers of width 128."""
+    """Return the architecture that is trained from scratch: BERT with 6 layers of width 128."""
     return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -394,7 +394,7 @@ def choose_max_length(
     positions: int | None,
     texts: Sequence[Text],
 ) -> int:
-    """Longest row in tokens that an estimator will read.
+    """Return the longest row in tokens that an estimator reads.
 
     Parameters
     ----------
@@ -414,7 +414,7 @@ def choose_max_length(
     Raises
     ------
     ValueError
-        If the criterion is beyond the backbone's positions or leaves no room for a token.
+        If it is beyond the backbone's positions or leaves no room for a token.
     """
     if max_length is None:
         if positions is None:
