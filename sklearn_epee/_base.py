@@ -510,6 +510,23 @@ class BaseEPEEClassifier(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):
         ----------
         matrix : ndarray of shape (n_layers, n_classes, n_classes)
         shift : ndarray of shape (n_layers, n_classes)
+
+        Returns
+        -------
+        estimator
+            Of the same class, fitted; the classifier itself stays as it is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> shape = clf.n_layers_, len(clf.classes_)
+        >>> flat = clf.map_exit_logits(np.zeros((*shape, shape[1])), np.zeros(shape))
+        >>> bool(np.allclose(flat.predict_proba(X), 1 / shape[1]))
+        True
         """
         check_is_fitted(self)
         twin = copy.deepcopy(self)

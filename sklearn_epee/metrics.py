@@ -49,12 +49,12 @@ _TIE = 1e-9
 def speedup_ratio(
     exit_layers: ArrayLike, n_layers: int, *, sample_weight: ArrayLike | None = None
 ) -> float:
-    """Compute the share of layers saved: 1 - sum(exit_layers) / (n_samples * n_layers).
+    """Return the share of layers saved: 1 - sum(exit_layers) / (n_samples * n_layers).
 
     Parameters
     ----------
     exit_layers : array-like of shape (n_samples,) of int
-        Layer at which each sample left, from 1 to `n_layers`.
+        Exit layer of each sample, from 1 to `n_layers`.
     n_layers : int
         Number of layers M of the network.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -63,7 +63,7 @@ def speedup_ratio(
     Returns
     -------
     ratio : float
-        From 0 (no sample left early) to 1 - 1 / M (all left at layer 1).
+        From 0 (no sample exited early) to 1 - 1 / M (all exited at layer 1).
 
     Raises
     ------
@@ -94,7 +94,7 @@ def speedup_ratio(
 def speedup_score(
     estimator: Any, X: Any, y: Any = None, *, sample_weight: ArrayLike | None = None
 ) -> float:
-    """Score a fitted early-exit classifier with its speed-up ratio on `X`.
+    """Return the speed-up ratio of a fitted early-exit classifier on `X`.
 
     It is a scorer, to be passed as it is: ``scoring=speedup_score``, or inside a dict,
     ``scoring={"accuracy": "accuracy", "speedup": speedup_score}``. Where both accuracy and
@@ -159,7 +159,7 @@ vars(speedup_score)["_accept_sample_weight"] = lambda: True
 def exit_scores(
     estimator: Any, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None
 ) -> dict[str, float]:
-    """Measure accuracy and speed-up of a fitted early-exit classifier in one pass.
+    """Return accuracy and speed-up of a fitted early-exit classifier, from one pass.
 
     It returns a dict, which scikit-learn takes as several scores:
     ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``.
@@ -227,7 +227,7 @@ def exit_scores(
 def refit_accuracy_at_speedup(
     min_speedup: float, *, metric: str = "accuracy", speedup: str = "speedup"
 ) -> RefitRule:
-    """Choose the most accurate exit policy that is at least this fast.
+    """Return a refit rule: the most accurate exit policy that is at least this fast.
 
     The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
     scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
@@ -238,7 +238,7 @@ def refit_accuracy_at_speedup(
     min_speedup : float in [0, 1)
         Smallest mean speed-up ratio over the folds that is accepted.
     metric : str, default="accuracy"
-        Name of the score to maximise, one of the keys of `scoring`.
+        Name of the score to maximize, one of the keys of `scoring`.
     speedup : str, default="speedup"
         Name of the speed-up ratio among the scores.
 
@@ -274,7 +274,7 @@ def refit_accuracy_at_speedup(
 def refit_fastest_within(
     tolerance: float, *, metric: str = "accuracy", speedup: str = "speedup"
 ) -> RefitRule:
-    """Choose the fastest exit policy whose score is close to the best one.
+    """Return a refit rule: the fastest exit policy whose score is close to the best one.
 
     The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
     scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
@@ -365,7 +365,7 @@ class _FastestWithin:
 
 
 def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:
-    """Refuse anything but one layer in 1..M for each of at least one sample."""
+    """Return the exit layers as an array; each must lie in 1..M."""
     n_layers = check_n_layers(n_layers)
     layers = as_array("exit_layers", exit_layers)
     if layers.ndim != 1 or layers.size == 0:
@@ -383,7 +383,7 @@ def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.inte
 
 
 def _check_number(name: str, value: Any, below: float) -> None:
-    """Refuse anything but a number in [0, below)."""
+    """Raise unless the value is a number in [0, below)."""
     message = f"{name} must be a number in [0, {below}); got {value!r}."
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(message)

@@ -206,7 +206,7 @@ def check_exit_loss_weights(
 
 
 def _check_weight_array(weights: Any, n_layers: int) -> NDArray[Any]:
-    """Refuse an array that cannot weight the M exits."""
+    """Return an array of weights of the M exits, or raise."""
     expected = f"exit_loss_weights must be one of {EXIT_LOSS_WEIGHTS} or {n_layers} weights"
     array = as_array("exit_loss_weights", weights)
     if array.dtype.kind not in "iuf":

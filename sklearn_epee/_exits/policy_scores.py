@@ -22,9 +22,9 @@ Scorer = Callable[..., float]
 # Predictions of one task (n_samples, n_layers), true columns, number of classes, weights.
 OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
 
-# Sums of weights that cancel leave less than this.
+# Sums of weights that cancel are below this.
 _ROUNDING = 1e-9
-# Counts held at a time, one a class and threshold.
+# Counts held at a time, one per class and threshold.
 _BLOCK = 2**20
 
 
@@ -206,7 +206,8 @@ class ScorerScore:
         score = self._scorer(predicted, self._X, self._y, **self._params)
         if not isinstance(score, Real):
             raise TypeError(
-                f"scoring must give a single number; got {score!r} of type {type(score).__name__}."
+                f"scoring must return a single number; got {score!r} of type "
+                f"{type(score).__name__}."
             )
         return float(score)
 

@@ -35,17 +35,17 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         super()._validate_params()
 
     def _with_policy(self) -> Any:
-        """Give the fitted estimator that leaves by this classifier's policy."""
+        """Return the fitted estimator that exits by this classifier's policy."""
         check_is_fitted(self, "estimator_")
         return self.estimator_
 
     def _inner(self, X: Any) -> tuple[Any, Any]:
-        """Give the classifier with early exits and X as it reaches it."""
+        """Return the classifier with early exits, and X as it reaches it."""
         found = find_exits(self._with_policy(), X)
         return found.classifier, found.X
 
     def _adopt(self, estimator: Any) -> Self:
-        """Take over a fitted estimator that has the policy."""
+        """Take over a fitted estimator that has the policy, and return the classifier itself."""
         classifier = exit_classifier(estimator)
         self.estimator_ = estimator
         self.classes_ = classifier.classes_
@@ -57,7 +57,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict labels, each sample leaving by the policy.
+        """Predict labels under the exit policy.
 
         Parameters
         ----------
@@ -67,11 +67,20 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> clf.fit(X, y).predict(X).shape
+        (40,)
         """
         return self._with_policy().predict(X)
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Give the share of the samples that are answered correctly, in every task.
+        """Return the share of the samples that are predicted correctly, in every task.
 
         Parameters
         ----------
@@ -83,6 +92,16 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         float
+            From 0 to 1.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> 0 <= clf.fit(X, y).score(X, y) <= 1
+        True
         """
         check_is_fitted(self, "estimator_")
         if self.n_outputs_ == 1:
@@ -90,7 +109,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         return exact_match_score(y, self.predict(X), sample_weight)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.floating]]:
-        """Predict class probabilities, each sample leaving by the policy.
+        """Predict class probabilities under the exit policy.
 
         Parameters
         ----------
@@ -99,12 +118,22 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         ndarray of shape (n_samples, n_classes), or list of such arrays
-            Columns in the order of ``classes_``; a list with one array a task if there are several.
+            Columns in the order of ``classes_``; a list with one array per task for several tasks.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> proba = clf.fit(X, y).predict_proba(X)
+        >>> proba.shape == (40, len(clf.classes_))
+        True
         """
         return self._with_policy().predict_proba(X)
 
     def predict_with_exits(self, X: Any) -> Bunch:
-        """Give labels, probabilities, exit layers and entropies in one pass.
+        """Return labels, probabilities, exit layers and entropies, from one pass.
 
         Parameters
         ----------
@@ -113,14 +142,24 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         Bunch
-            As the classifier with early exits gives it: ``labels``, ``proba``, ``exit_layer`` and
-            ``entropy``.
+            ``labels``, ``proba``, ``exit_layer`` and ``entropy``, as the classifier with early
+            exits returns them.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> found = clf.fit(X, y).predict_with_exits(X)
+        >>> sorted(found)
+        ['entropy', 'exit_layer', 'labels', 'proba']
         """
         classifier, inner_X = self._inner(X)
         return classifier.predict_with_exits(inner_X)
 
     def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
-        """Give the layer at which each sample leaves.
+        """Return the exit layer of each sample.
 
         Parameters
         ----------
@@ -129,7 +168,16 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         ndarray of shape (n_samples,), int64
-            Layers, counted from 1 to ``n_layers_``.
+            From 1 to ``n_layers_``.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), tau=0)
+        >>> bool((clf.fit(X, y).predict_exit_layer(X) == clf.n_layers_).all())
+        True
         """
         classifier, inner_X = self._inner(X)
         return classifier.predict_exit_layer(inner_X)
@@ -147,6 +195,16 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         ------
         ndarray of shape (n_samples, n_classes), or list of such arrays
             Probabilities of layer 1, then 2, up to ``n_layers_``.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> staged = list(clf.fit(X, y).staged_predict_proba(X))
+        >>> len(staged) == clf.n_layers_
+        True
         """
         classifier, inner_X = self._inner(X)
         yield from classifier.staged_predict_proba(inner_X)
@@ -162,6 +220,15 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         ------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
             Labels of layer 1, then 2, up to ``n_layers_``.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2)
+        >>> [labels.shape for labels in clf.fit(X, y).staged_predict(X)][0]
+        (40,)
         """
         tasks = Tasks(self.classes_)
         for proba in self.staged_predict_proba(X):

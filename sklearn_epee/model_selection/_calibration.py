@@ -124,7 +124,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         read. It stays as it is.
     method : {"temperature", "vector"}, default="temperature"
         "temperature" divides the logits of an exit by a number; its predicted classes stay the
-        same. "vector" gives each class of an exit a scale and a shift, for logits that are centred
+        same. "vector" gives each class of an exit a scale and a shift, for logits that are centered
         over the classes; predicted classes may change.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
@@ -149,7 +149,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         constant added to all shifts of an exit changes nothing, so fewer are free.
     nll_before_, nll_after_ : ndarray of shape (n_layers,), float64
         Mean negative log-likelihood of every exit in nats, on the samples that it was calibrated
-        on; `nll_after_` flatters.
+        on; `nll_after_` is optimistically biased.
     ece_before_, ece_after_ : ndarray of shape (n_layers,), float64
         Expected calibration error of every exit on the same samples, from 0 to 1, with 15 bins of
         equal width, as in :class:`~sklearn_epee.plotting.ExitReliabilityDisplay`; `ece_after_` is
@@ -166,18 +166,19 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     See Also
     --------
     TunedExitPolicyClassifierCV : Chooses the exit policy, also over this classifier.
-    sklearn.calibration.CalibratedClassifierCV : Calibrates the answers, not the exits.
+    sklearn.calibration.CalibratedClassifierCV : Calibrates the predictions, not the exits.
 
     Notes
     -----
-    Every exit is calibrated on all samples, also on those that leave before it under the policy of
-    `estimator`; the answers that a policy gives in the end are a selection and can be less well
-    calibrated than each exit is by itself. The logits are read off the logarithms of
+    Every exit is calibrated on all samples, also on those that exit before it under the policy of
+    `estimator`; the predictions under a policy are a selection and can be less well calibrated than
+    each exit is by itself. The logits are read off the logarithms of
     `staged_predict_proba`, which equal them up to a constant of the sample and exit. A temperature
-    does not see the constant; "vector" centres logits over the classes, which takes it out.
+    does not see the constant; "vector" centers logits over the classes, which takes it out.
 
     In cross-validation the exits of the networks of all splits are calibrated together, on the
     samples held out, and the result is applied to a last network, which is trained on all samples.
+    Splits whose training part lacks a class are left out, with a warning.
 
     A policy that was chosen before has to be chosen again, on other samples than these if there
     are enough: `tau` now means something else. With :class:`TunedExitPolicyClassifierCV` over this
@@ -272,7 +273,9 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, **fit_params: Any
     ) -> Self:
-        """Train as often as there are splits, calibrate the exits, train on everything.
+        """Calibrate the exits on held-out samples, and train on all samples.
+
+        The estimator is trained once per split, and once more on all samples.
 
         Parameters
         ----------
@@ -306,6 +309,17 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         sklearn.exceptions.ConvergenceWarning
             If a temperature, scale or shift ends at its bound: the exit separates the classes of
             these samples without error, or says nothing about them.
+
+        Examples
+        --------
+        >>> from sklearn.frozen import FrozenEstimator
+        >>> from sklearn_epee import EPEEClassifier, ExitCalibratedClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(80, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=3, random_state=0).fit(X[:40], y[:40])
+        >>> calibrated = ExitCalibratedClassifier(FrozenEstimator(clf)).fit(X[40:], y[40:])
+        >>> calibrated.temperatures_.shape == (clf.n_layers_,)
+        True
         """
         self._validate_params()
         check_has_exits(self.estimator)
@@ -335,7 +349,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     def _route(
         self, sample_weight: ArrayLike | None, params: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Say which metadata goes to the estimator and which to the splitter."""
+        """Return which metadata goes to the estimator and which to the splitter."""
         given = dict(params)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
@@ -345,12 +359,18 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         return given, {"groups": given.pop("groups", None)}
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say where metadata passed to `fit` goes.
+        """Return where metadata passed to `fit` goes.
 
         Returns
         -------
         sklearn.utils.metadata_routing.MetadataRouter
             To the `fit` of `estimator` and the `split` of `cv`.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, ExitCalibratedClassifier
+        >>> type(ExitCalibratedClassifier(EPEEClassifier()).get_metadata_routing()).__name__
+        'MetadataRouter'
         """
         to_fit, to_split = (
             MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split")
@@ -368,7 +388,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     def _stage(
         self, X: Any, y: NDArray[Any], to_fit: Mapping[str, Any], to_split: Mapping[str, Any]
     ) -> Validation:
-        """Ask all exits about samples that the networks were not trained on."""
+        """Return the predictions of all exits for samples that their networks did not see."""
         if self._is_fitted():
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             check_used(to_fit, self.estimator)
@@ -380,7 +400,7 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         return validation
 
     def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
-        """Fit every exit; give what happens to the logits, and the attributes about it."""
+        """Return the maps that calibrate every exit, and the attributes about them."""
         _, n_layers, n_classes = held_out.log_proba.shape
         layers = [held_out.log_proba[:, layer] for layer in range(n_layers)]
         samples = held_out.codes, held_out.weights

@@ -19,7 +19,7 @@ from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, policy_tables, take
 from sklearn_epee._tasks import Tasks
 
-from ._risk_control import Certification, Groups, RiskControl
+from ._risk_control import Certification, Groups, RiskControl, largest_risk
 from ._risks import Risk, risk_of
 from ._selection import SelectionCriterion
 from ._staging import Validation
@@ -154,17 +154,19 @@ class Guarantee:
     @classmethod
     def of(
         cls,
-        control: RiskControl,
+        bound: float,
+        confidence: float,
+        *,
         risk: Any,
         validation: Validation,
         group_labels: NDArray[Any] | None,
         group_names: NDArray[Any] | None,
     ) -> Guarantee:
-        """Put together what is bounded, for whom and how.
+        """Return the guarantee of a bound on a risk, for everybody or for each group.
 
         Parameters
         ----------
-        control : RiskControl
+        bound, confidence : float in (0, 1)
         risk : str, tuple or callable
             See :func:`._risks.risk_of`.
         validation : Validation
@@ -176,7 +178,11 @@ class Guarantee:
         predictions = validation.staged.predictions
         losses = risk_of(risk, predictions, validation.codes, validation.classes)
         labels = None if group_labels is None else group_labels[validation.rows]
-        return cls(control, losses, Groups.from_labels(labels, losses.concerned, group_names))
+        return cls(
+            RiskControl(bound, confidence),
+            losses,
+            Groups.from_labels(labels, losses.concerned, group_names),
+        )
 
     def certify(
         self, samples: ScoredSamples, offered: PolicyGrid, rng: np.random.RandomState
@@ -211,6 +217,22 @@ class Guarantee:
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
         return Choice(policy, full_depth, True, certification.group_risks[policy.pop("row")])
+
+    def attributes(self, certification: Certification, choice: Choice) -> dict[str, Any]:
+        """Return the fitted attributes about the guarantee."""
+        risks = np.asarray(choice.risks)
+        found = {
+            "certified_": choice.certified,
+            "risk_bound_": self.control.bound,
+            "risk_": largest_risk(risks),
+            "candidates_": certification.candidates,
+            "p_values_": certification.candidates["p_value"],
+            "n_calibration_": len(certification.tested),
+        }
+        names = certification.group_names
+        if names is not None:
+            found["risk_by_group_"] = dict(zip(names, risks.tolist(), strict=True))
+        return found
 
     def _full_depth(
         self, tested: ScoredSamples, certification: Certification, criterion: SelectionCriterion

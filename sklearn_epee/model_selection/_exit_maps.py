@@ -47,11 +47,11 @@ class ExitMaps:
 
     @classmethod
     def from_scales(cls, scales: Floats, shifts: Floats) -> Self:
-        """Return the maps that scale and shift centred logits, both (n_layers, n_classes)."""
+        """Return the maps that scale and shift centered logits, both (n_layers, n_classes)."""
         n_classes = scales.shape[1]
-        # What log-probabilities leave open is a constant; centring takes it out.
-        centring = np.eye(n_classes) - 1 / n_classes
-        return cls(scales[:, :, np.newaxis] * centring, shifts)
+        # Log-probabilities are logits up to a constant; centering removes it.
+        centering = np.eye(n_classes) - 1 / n_classes
+        return cls(scales[:, :, np.newaxis] * centering, shifts)
 
     def log_proba(self, log_proba: Floats) -> Floats:
         """Return mapped log-probabilities, (n_samples, n_layers, n_classes)."""
@@ -106,18 +106,18 @@ def fit_scales(
     Returns
     -------
     scales, shifts : ndarray of shape (n_classes,), float64
-        For logits that are centred over the classes. The shifts have the mean 0.
+        For logits that are centered over the classes. The shifts have the mean 0.
     """
     n_classes = log_proba.shape[1]
-    centred = log_proba - log_proba.mean(axis=1, keepdims=True)
+    centered = log_proba - log_proba.mean(axis=1, keepdims=True)
     shares = weights / weights.sum()
     is_true = codes[:, np.newaxis] == np.arange(n_classes)
 
     def nll_and_gradient(parameters: Floats) -> tuple[float, Floats]:
-        logits = parameters[:n_classes] * centred + parameters[n_classes:]
+        logits = parameters[:n_classes] * centered + parameters[n_classes:]
         losses = logsumexp(logits, axis=1) - logits[is_true]
         error = (softmax(logits, axis=1) - is_true) * shares[:, np.newaxis]
-        gradient = np.concatenate([(error * centred).sum(axis=0), error.sum(axis=0)])
+        gradient = np.concatenate([(error * centered).sum(axis=0), error.sum(axis=0)])
         return float(shares @ losses), gradient
 
     scale_bounds = (1 / _HIGHEST_TEMPERATURE, 1 / _LOWEST_TEMPERATURE)

@@ -24,7 +24,7 @@ from ._staging import check_used
 
 
 class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
-    """Early-exit classifier that leaves by a given policy.
+    """Early-exit classifier that exits by a given policy.
 
     It is to exit policies what :class:`~sklearn.model_selection.FixedThresholdClassifier` is to
     decision thresholds: a policy found elsewhere is put over a classifier, which keeps its own.
@@ -37,11 +37,11 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         search object or :class:`ExitCalibratedClassifier` that ends in one. A fitted one is wrapped
         without training again inside :class:`~sklearn.frozen.FrozenEstimator`.
     tau : float, default=0.1
-        Entropy threshold: a sample leaves at the first layer whose normalized entropy, in [0, 1],
+        Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: 0 never fires, and anything above 1 always does.
         Can be changed after `fit`.
     patience : int or None, default=None
-        A sample also leaves once this many consecutive layers, the current one included, predict
+        A sample also exits once this many consecutive layers, the current one included, predict
         the same class; None stands for the number of layers M. PABEE, PCEE-BERT, ElasticBERT and
         the EPEE paper's own code count agreements from 0: their patience p is ``patience=p + 1``
         here. Can be changed after `fit`.
@@ -52,7 +52,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         The fitted estimator, with the policy. It shares what it learned with a frozen `estimator`,
         whose policy stays as it was.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        Class labels; with several tasks a list with one array a task.
+        Class labels; with several tasks a list with one array per task.
     n_outputs_ : int
         Number of tasks.
     n_layers_ : int
@@ -120,6 +120,15 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
             If a parameter is not as described.
         sklearn.exceptions.NotFittedError
             If `estimator` is frozen and not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> fixed = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), tau=0.0, patience=2)
+        >>> fixed.fit(X, y).estimator_.patience
+        2
         """
         self._validate_params()
         check_tau(self.tau)
@@ -141,11 +150,17 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         return self.estimator_
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say where metadata passed to `fit` goes: to the `fit` of `estimator`.
+        """Return where metadata passed to `fit` goes: to the `fit` of `estimator`.
 
         Returns
         -------
         sklearn.utils.metadata_routing.MetadataRouter
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> type(FixedExitPolicyClassifier(EPEEClassifier()).get_metadata_routing()).__name__
+        'MetadataRouter'
         """
         fit_to_fit = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=fit_to_fit)

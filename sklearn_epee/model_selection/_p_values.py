@@ -1,6 +1,6 @@
 """P-values of "the mean loss on new data exceeds the bound", valid for any number of samples.
 
-Each function takes the losses of independent samples and gives a number p such that, if the mean
+Each function takes the losses of independent samples and returns a number p such that, if the mean
 loss is above the bound, p falls to u or below with probability at most u, whatever u. Which one
 is used is settled by what the losses can be, before any of them is seen.
 """

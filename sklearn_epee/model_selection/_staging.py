@@ -52,7 +52,7 @@ class Validation:
 
 
 def check_used(params: Mapping[str, Any], estimator: Any) -> None:
-    """Refuse arguments of `fit` that would be ignored where no estimator is trained.
+    """Raise if arguments of `fit` would be ignored because no estimator is trained.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def stage_splits(
 
 
 def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
-    """Say which classes the networks of some splits cannot know, as scikit-learn does."""
+    """Warn of classes that the networks of some splits cannot know, as scikit-learn does."""
     columns = task_columns(y)
     for i, (train, _) in enumerate(splits):
         for task, column in enumerate(columns):
@@ -245,7 +245,7 @@ def _pooled(
     rows: Sequence[NDArray[np.intp]],
     y: NDArray[Any],
 ) -> Validation:
-    """Put the predictions of several networks below each other, among the classes of all."""
+    """Return the predictions of several networks below each other, among the classes of all."""
     depths = sorted({staged.n_layers for staged, _ in parts})
     if len(depths) > 1:
         raise ValueError(f"The networks of the splits have different numbers of layers: {depths}.")

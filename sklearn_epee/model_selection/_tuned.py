@@ -30,7 +30,6 @@ from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
-from ._risk_control import Certification, RiskControl, largest_risk
 from ._risks import LossFunction, check_risk, check_risk_groups
 from ._selection import Objective, SelectionCriterion
 from ._staging import Validation, check_used, make_splits, stage_fitted, stage_splits
@@ -78,9 +77,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         all samples given to `fit`, which should be others than it was trained on, and `cv` and
         `refit` are not read.
     objective : {"auto", "max_score", "max_speedup"} or callable, default="auto"
-        What is largest among the policies that meet the wishes below: the score; the speed-up
-        ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given, else
-        "max_score". A callable takes the table of these policies, a dict of arrays "tau",
+        What is largest among the policies subject to the constraints below: the score or the
+        speed-up ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given,
+        else "max_score". A callable takes the table of these policies, a dict of arrays "tau",
         "patience", "score" and "speedup", and returns the row of one of them.
     min_speedup : float in [0, 1), default=None
         Smallest speed-up ratio accepted. With M layers at most 1 - 1/M can be reached.
@@ -93,9 +92,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable, \
             default="accuracy_drop"
         What is bounded with `confidence`: the accuracy lost against full depth, the share of
-        answers that differ from full depth, the error rate, or the share of the samples of one
-        class that are answered with another class. A callable takes the true labels, the answers
-        at an exit and the answers at full depth and returns one loss a sample, in [0, 1].
+        predictions that differ from full depth, the error rate, or the share of the samples of one
+        class that are predicted as another class. A callable takes the true labels, the predicted
+        labels at an exit and those at full depth, and returns one loss per sample, in [0, 1].
     max_risk : float in (0, 1), default=None
         Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
     per_class : bool, default=False
@@ -104,7 +103,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
         scorers are asked for at most 100 quantiles of tau with each patience, unless `policies`
-        says otherwise, and get an estimator that has its answers ready. With several tasks
+        says otherwise, and get an estimator whose predictions are known. With several tasks
         "accuracy" counts samples that are right in every task, the other two are means over the
         tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all policies
         are compared.
@@ -140,7 +139,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     best_speedup_ : float
         Speed-up ratio of the chosen policy.
     full_depth_score_ : float
-        Score of the policy that never leaves early, on the same samples.
+        Score of the policy that never exits early, on the same samples.
     pareto_front_ : dict of ndarray
         "tau", "patience", "score" and "speedup" of the policies that no other one matches in score
         and speed-up and beats in one of them, from the slowest to the fastest. A data frame can be
@@ -163,7 +162,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     n_calibration_ : int
         Number of tested samples.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        Class labels; with several tasks a list with one array a task.
+        Class labels; with several tasks a list with one array per task.
     n_outputs_ : int
         Number of tasks.
     n_layers_ : int
@@ -175,15 +174,16 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     See Also
     --------
-    FixedExitPolicyClassifier : Leaves by a given policy.
+    FixedExitPolicyClassifier : Exits by a given policy.
     sklearn.model_selection.TunedThresholdClassifierCV : Chooses a decision threshold.
 
     Notes
     -----
-    **Scores.** The answers of all splits are put below each other and scored together, although
-    they come from different networks, and the network that is trained on all samples at the end is
-    another one again. `best_score_` is the largest of many and flatters; measure the result on
-    other samples. Sample weights given to `fit` count in the score and the speed-up too.
+    **Scores.** The predictions of all splits are scored together, although they come from different
+    networks, and the network that is trained on all samples at the end is another one again.
+    `best_score_` is the largest of many and optimistically biased; measure the result on other
+    samples. A class that the training part of a split lacks has the probability 0 there, and a
+    warning says so. Sample weights given to `fit` count in the score and the speed-up too.
 
     **Guarantee.** With `confidence` the samples that the network was not trained on are parted at
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
@@ -205,9 +205,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
     bound remains possible.
 
-    **Several tasks.** Samples leave by the `joint_exit` of `estimator`. For the risks an answer is
-    an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are for
-    one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
+    **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For the risks a prediction
+    is an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are
+    for one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
     combinations of labels, those too rare to be split taken together, and a splitter is given the
     numbers of these combinations as its `y`.
 
@@ -233,8 +233,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     >>> tuned.fit(X[60:], y[60:]).best_speedup_ >= 0.5
     True
 
-    The fastest policy that answers otherwise than the whole network for at most a tenth of new
-    texts, with 95 % confidence:
+    The fastest policy whose predictions differ from those of the whole network for at most a tenth
+    of new texts, with 95 % confidence:
 
     >>> safe = TunedExitPolicyClassifierCV(
     ...     FrozenEstimator(clf),
@@ -307,7 +307,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     def fit(
         self, X: Any, y: ArrayLike, *, risk_groups: ArrayLike | None = None, **params: Any
     ) -> Self:
-        """Train as often as there are splits, choose the policy, train on everything.
+        """Choose the policy on held-out samples, and train on all samples.
+
+        The estimator is trained once per split, and once more with `refit`.
 
         Parameters
         ----------
@@ -320,8 +322,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             `confidence`. None of them may be missing.
         **params : dict
             ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores,
-            ``groups`` to the splitter, the rest to the `fit` of `estimator`. With metadata routing
-            enabled, what goes where is as requested.
+            ``groups`` is passed to the splitter, the rest to the `fit` of `estimator`. With
+            metadata routing enabled, what goes where is as requested.
 
         Returns
         -------
@@ -330,17 +332,28 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Raises
         ------
         TypeError
-            If `estimator` ends in no classifier with early exits.
+            If `estimator` ends in no classifier with early exits, or if a frozen or "prefit"
+            estimator would ignore an argument.
         ValueError
             If a parameter is not as described, if two contradict each other, or if no policy meets
-            the wishes; the message gives what can be reached.
+            the constraints; the message says what can be reached.
         sklearn.exceptions.NotFittedError
             If `estimator` is frozen or "prefit" and not fitted.
 
         Warns
         -----
         UserWarning
-            If no policy that leaves early could be certified.
+            If no policy that exits early could be certified, or if the training part of a split
+            lacks a class.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(60, random_state=0)
+        >>> tuned = TunedExitPolicyClassifierCV(EPEEClassifier(max_epochs=1), cv=2)
+        >>> tuned.fit(X, y).best_speedup_ >= 0
+        True
         """
         self._validate_params()
         check_has_exits(self.estimator)
@@ -364,7 +377,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     # ----------------------------------------------------------------------- what was given
 
     def _check_guarantee(self, risk_groups: ArrayLike | None) -> None:
-        """Refuse parameters about the guarantee that contradict each other."""
+        """Raise if parameters about the guarantee contradict each other."""
         check_risk(self.risk)
         if self.confidence is None:
             self._check_no_guarantee(risk_groups)
@@ -420,7 +433,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         )
 
     def _check_risk_of_tasks(self, n_tasks: int) -> None:
-        """Refuse risks that are about the classes of one task."""
+        """Raise if the risk is about the classes of one task."""
         given = "per_class=True" if self.per_class else f"risk={self.risk!r}"
         if self.per_class or isinstance(self.risk, tuple):
             raise ValueError(
@@ -430,7 +443,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             )
 
     def _route(self, params: dict[str, Any]) -> Bunch:
-        """Say which metadata goes where, with and without metadata routing."""
+        """Return which metadata goes where, with and without metadata routing."""
         if get_config()["enable_metadata_routing"]:
             return process_routing(self, "fit", **params)
         params = dict(params)
@@ -443,13 +456,19 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         )
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say where metadata passed to `fit` goes.
+        """Return where metadata passed to `fit` goes.
 
         Returns
         -------
         sklearn.utils.metadata_routing.MetadataRouter
             To the `fit` of `estimator`, the `split` of `cv` and the scorer. The named scorers take
             sample weights.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
+        >>> type(TunedExitPolicyClassifierCV(EPEEClassifier()).get_metadata_routing()).__name__
+        'MetadataRouter'
         """
         scorer = self.scoring
         if isinstance(scorer, str) and get_config()["enable_metadata_routing"]:
@@ -468,7 +487,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     # ------------------------------------------------------------------ one pass a split
 
     def _stage(self, given: _FitInputs) -> tuple[Validation, Any]:
-        """Give the exits' answers and the fitted estimator they are for, if it is there yet."""
+        """Return the predictions of all exits, and their estimator if it is the final one."""
         is_prefit = isinstance(self.cv, str)
         if is_prefit and self.refit:
             raise ValueError("cv='prefit' trains nothing: refit must be False; got refit=True.")
@@ -497,7 +516,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         return validation, None if self.refit else kept
 
     def _target_to_split(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Give what splitters stratify by: the labels, or numbers of their combinations."""
+        """Return what splitters stratify by: the labels, or numbers of their combinations."""
         if y.ndim == 1:
             return y
         n_folds = self.cv if isinstance(self.cv, Integral) else 5
@@ -525,7 +544,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     # ------------------------------------------------------------------------- the choice
 
-    def _wish(self) -> SelectionCriterion:
+    def _criterion(self) -> SelectionCriterion:
         if self.confidence is not None:  # the drop is what is tested
             objective = "max_speedup" if self.objective == "auto" else self.objective
             return SelectionCriterion(objective, self.min_speedup)
@@ -535,7 +554,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         return SelectionCriterion(objective, self.min_speedup, self.max_accuracy_drop)
 
     def _choose(self, samples: ScoredSamples, given: _FitInputs) -> tuple[Choice, dict[str, Any]]:
-        """Evaluate all policies; give the chosen one and the attributes about all of them."""
+        """Return the chosen policy, and the attributes about all policies."""
         offered = PolicyGrid.from_parameter(self.policies, samples.space.n_layers)
         tables = samples.tables(offered)
         front = pareto_front(tables)
@@ -544,14 +563,21 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             found["cv_results_"] = concatenate(tables)
         if self.confidence is None:
             to_compare = tables if callable(self.objective) else [front]
-            return choose(samples, to_compare, self._wish()), found
-        control = RiskControl(self._bound(), self.confidence)
-        validation = samples.validation
-        labels, names = self._groups(given, validation)
-        guarantee = Guarantee.of(control, self.risk, validation, labels, names)
-        certification = guarantee.certify(samples, offered, check_random_state(self.random_state))
-        choice = guarantee.choose(samples, certification, self._wish())
-        return choice, found | _attributes_of(certification, choice, control.bound)
+            return choose(samples, to_compare, self._criterion()), found
+        bound: Any = self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
+        labels, names = self._groups(given, samples.validation)
+        guarantee = Guarantee.of(
+            bound,
+            self.confidence,
+            risk=self.risk,
+            validation=samples.validation,
+            group_labels=labels,
+            group_names=names,
+        )
+        rng = check_random_state(self.random_state)
+        certification = guarantee.certify(samples, offered, rng)
+        choice = guarantee.choose(samples, certification, self._criterion())
+        return choice, found | guarantee.attributes(certification, choice)
 
     def _groups(
         self, given: _FitInputs, validation: Validation
@@ -561,22 +587,3 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             return given.y, validation.classes
         groups = given.risk_groups
         return groups, None if groups is None else np.unique(groups)
-
-    def _bound(self) -> Any:
-        return self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
-
-
-def _attributes_of(certification: Certification, choice: Choice, bound: float) -> dict[str, Any]:
-    risks = np.asarray(choice.risks)
-    found = {
-        "certified_": choice.certified,
-        "risk_bound_": bound,
-        "risk_": largest_risk(risks),
-        "candidates_": certification.candidates,
-        "p_values_": certification.candidates["p_value"],
-        "n_calibration_": len(certification.tested),
-    }
-    names = certification.group_names
-    if names is not None:
-        found["risk_by_group_"] = dict(zip(names, risks.tolist(), strict=True))
-    return found

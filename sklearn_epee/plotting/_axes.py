@@ -1,4 +1,4 @@
-"""Axes, colours and ticks that the displays share; matplotlib is imported here, when drawing."""
+"""Axes, colors and ticks that the displays share; matplotlib is imported here, when drawing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 OKABE_ITO = (BLUE, "#E69F00", GREEN, PURPLE, "#56B4E9", ORANGE, "#F0E442", "#000000")
 COLORMAP = "cividis"
@@ -53,7 +53,7 @@ def import_pyplot(display: object) -> Any:
 def own_or_new_axes(
     display: object, ax: Axes | None, figsize: tuple[float, float] = (6.4, 4.8)
 ) -> tuple[Any, Figure]:
-    """Give the axes to draw in and their figure."""
+    """Return the axes to draw in, and their figure."""
     plt = import_pyplot(display)
     if ax is None:
         _, ax = plt.subplots(figsize=figsize, layout="constrained")
@@ -66,7 +66,7 @@ def own_or_new_axes(
 def own_or_new_panels(
     display: object, ax: Any, n_panels: int, columns: int, panel: tuple[float, float]
 ) -> tuple[NDArray[Any], Figure]:
-    """Give as many axes as there are panels, in one row or in several."""
+    """Return as many axes as there are panels, in one row or in several, and their figure."""
     plt = import_pyplot(display)
     if ax is None:
         n_rows = -(-n_panels // columns)
@@ -87,7 +87,7 @@ def own_or_new_panels(
 
 
 def number_layers(ax: Axes, n_layers: int, label: str = "layer") -> None:
-    """Put integers from 1 to M on the x axis."""
+    """Mark the layers 1 to M on the x axis."""
     step = 1 + (n_layers - 1) // _MOST_LAYER_TICKS
     ax.set_xticks(range(1, n_layers + 1, step))
     ax.set_xlim(0.5, n_layers + 0.5)

@@ -140,6 +140,17 @@ class ExitPolicyHeatmapDisplay:
             If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.plotting import ExitPolicyHeatmapDisplay
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> display = ExitPolicyHeatmapDisplay.from_estimator(clf, X, y)
+        >>> len(display.patiences) == clf.n_layers_
+        True
         """
         shown, _ = ask_estimator(estimator, X, y)
         name = name or type(estimator).__name__
@@ -196,6 +207,17 @@ class ExitPolicyHeatmapDisplay:
             If an argument is not as described, or they do not fit together.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitPolicyHeatmapDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitPolicyHeatmapDisplay.from_predictions(y_true, staged_proba)
+        >>> display.score.shape == display.speedup.shape
+        True
         """
         shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
         return cls._of(shown, taus, patiences, scoring=scoring, name=name).plot(ax)
@@ -258,6 +280,19 @@ class ExitPolicyHeatmapDisplay:
             of something else as well, or lacks the scores.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee.plotting import ExitPolicyHeatmapDisplay
+        >>> cv_results = {
+        ...     "param_tau": [0.0, 0.1],
+        ...     "param_patience": [4, 4],
+        ...     "mean_test_accuracy": [0.92, 0.91],
+        ...     "mean_test_speedup": [0.0, 0.4],
+        ... }
+        >>> display = ExitPolicyHeatmapDisplay.from_cv_results(cv_results)
+        >>> display.taus
+        array([0. , 0.1])
         """
         table = SearchedPolicies.from_search(
             search, metric=metric, speedup=speedup, n_layers=n_layers
@@ -287,6 +322,18 @@ class ExitPolicyHeatmapDisplay:
             If `ax` does not hold two Axes.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitPolicyHeatmapDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitPolicyHeatmapDisplay.from_predictions(y_true, staged_proba)
+        >>> from matplotlib import pyplot as plt
+        >>> display.plot(plt.subplots(1, 2)[1]).figure_ is plt.gcf()
+        True
         """
         import_pyplot(self)
         size = (2.2 + 0.45 * len(self.taus), 1.8 + 0.42 * len(self.patiences))

@@ -1,4 +1,4 @@
-"""ExitHistogramDisplay: where the samples of each class leave."""
+"""ExitHistogramDisplay: where the samples of each class exit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_LAYERS_WITH_NUMBERS = 12
 
 
 class ExitHistogramDisplay:
-    """Share of the samples of each class that leave after each layer.
+    """Share of the samples of each class that exit at each layer.
 
     Up to five classes are drawn as bars, more as the rows of a map. Make it with
     :meth:`from_estimator` or :meth:`from_predictions`.
@@ -30,7 +30,7 @@ class ExitHistogramDisplay:
     Parameters
     ----------
     counts : ndarray of shape (n_classes, n_layers), int
-        Number of samples of a true class that leave after a layer.
+        Number of samples of a true class that exit at a layer.
     classes : ndarray of shape (n_classes,)
         Class labels.
     name : str, default=None
@@ -41,7 +41,7 @@ class ExitHistogramDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     bars_ : list of matplotlib BarContainer
-        One a class; empty where a map is drawn.
+        One per class; empty where a map is drawn.
     image_ : matplotlib AxesImage or None
         The map; None where bars are drawn.
     speedup_ : float
@@ -108,11 +108,22 @@ class ExitHistogramDisplay:
             If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.plotting import ExitHistogramDisplay
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> display = ExitHistogramDisplay.from_estimator(clf, X, y)
+        >>> display.counts.sum()
+        np.int64(40)
         """
         shown, own = ask_estimator(estimator, X, y)
         if own.tau is None:
             raise TypeError(
-                f"{type(estimator).__name__} has no tau and patience, by which samples leave; give "
+                f"{type(estimator).__name__} has no tau and patience, by which samples exit; pass "
                 "them to from_predictions."
             )
         return cls._of(shown, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
@@ -159,6 +170,17 @@ class ExitHistogramDisplay:
             If an argument is not as described, or they do not fit together.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitHistogramDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitHistogramDisplay.from_predictions(y_true, staged_proba, tau=0.5)
+        >>> display.shares.shape
+        (2, 4)
         """
         return cls._of(from_arrays(y_true, staged_proba, labels), tau, patience, name).plot(ax)
 
@@ -172,7 +194,7 @@ class ExitHistogramDisplay:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Share of a class's samples that leave after a layer; NaN for a class without samples."""
+        """Share of the samples of a class that exit at a layer; NaN for a class without samples."""
         totals = self.counts.sum(axis=1, keepdims=True)
         return self.counts / np.where(totals > 0, totals, np.nan)
 
@@ -200,6 +222,18 @@ class ExitHistogramDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitHistogramDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitHistogramDisplay.from_predictions(y_true, staged_proba, tau=0.5)
+        >>> from matplotlib import pyplot as plt
+        >>> display.plot(plt.subplots()[1]).figure_ is plt.gcf()
+        True
         """
         n_classes, n_layers = self.counts.shape
         has_bars = n_classes <= _MOST_CLASSES_AS_BARS

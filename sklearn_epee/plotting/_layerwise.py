@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class LayerwiseDisplay:
     """Accuracy and mean normalized entropy of the exit after every layer.
 
-    Each exit answers all samples here, as in budgeted inference. Make it with
+    Each exit predicts all samples here, as in budgeted inference. Make it with
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     accuracy : ndarray of shape (n_layers,)
-        Share of samples that the exit of a layer answers correctly.
+        Share of samples that the exit of a layer predicts correctly.
     mean_entropy : ndarray of shape (n_layers,)
         Mean over the samples of the normalized entropy of a layer, in [0, 1].
     name : str, default=None
@@ -40,7 +40,7 @@ class LayerwiseDisplay:
 
     See Also
     --------
-    ExitTradeoffDisplay : Accuracy against speed-up when samples leave early.
+    ExitTradeoffDisplay : Accuracy against speed-up when samples exit early.
 
     References
     ----------
@@ -106,6 +106,17 @@ class LayerwiseDisplay:
             If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.plotting import LayerwiseDisplay
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> display = LayerwiseDisplay.from_estimator(clf, X, y)
+        >>> len(display.accuracy) == clf.n_layers_
+        True
         """
         shown, _ = ask_estimator(estimator, X, y)
         return cls._of(shown, name or type(estimator).__name__).plot(ax)
@@ -146,6 +157,17 @@ class LayerwiseDisplay:
             If an argument is not as described, or they do not fit together.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import LayerwiseDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = LayerwiseDisplay.from_predictions(y_true, staged_proba)
+        >>> display.mean_entropy.shape
+        (4,)
         """
         return cls._of(from_arrays(y_true, staged_proba, labels), name).plot(ax)
 
@@ -172,6 +194,18 @@ class LayerwiseDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import LayerwiseDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = LayerwiseDisplay.from_predictions(y_true, staged_proba)
+        >>> from matplotlib import pyplot as plt
+        >>> display.plot(plt.subplots()[1]).figure_ is plt.gcf()
+        True
         """
         self.ax_, self.figure_ = own_or_new_axes(self, ax)
         self.entropy_ax_ = self.ax_.twinx()

@@ -25,7 +25,7 @@ class ExitReliabilityDisplay:
     The confidence of an exit is its largest class probability. Samples are put into bins of equal
     width by confidence; a calibrated exit is right as often as it is confident, on the diagonal.
     The ECE [1]_ is the mean over the samples of the distance between accuracy and mean confidence
-    of their bin. Exits leave on confidence, so an overconfident exit lets samples leave too soon.
+    of their bin. Samples exit on confidence, so they exit too soon where a layer is overconfident.
     Make it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -42,10 +42,10 @@ class ExitReliabilityDisplay:
     ece : ndarray of shape (n_layers,)
         Expected calibration error of every exit, in [0, 1].
     ax_ : ndarray of shape (n_layers,) of matplotlib Axes, or Axes
-        One a layer, or the one that was given.
+        One per layer, or the one that was given.
     figure_ : matplotlib Figure
     lines_ : list of matplotlib Line2D
-        One a layer.
+        One per layer.
 
     See Also
     --------
@@ -53,7 +53,7 @@ class ExitReliabilityDisplay:
 
     Notes
     -----
-    Each exit answers all samples here, not only those that would leave there. The ECE depends on
+    Each exit predicts all samples here, not only those that would exit there. The ECE depends on
     the bins and is biased upwards for few samples.
 
     References
@@ -130,6 +130,17 @@ class ExitReliabilityDisplay:
             If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.plotting import ExitReliabilityDisplay
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> display = ExitReliabilityDisplay.from_estimator(clf, X, y)
+        >>> len(display.ece) == clf.n_layers_
+        True
         """
         n_bins = check_n_bins(n_bins)
         shown, _ = ask_estimator(estimator, X, y)
@@ -175,6 +186,17 @@ class ExitReliabilityDisplay:
             If an argument is not as described, or they do not fit together.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitReliabilityDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitReliabilityDisplay.from_predictions(y_true, staged_proba)
+        >>> display.ece.shape
+        (4,)
         """
         return cls._of(from_arrays(y_true, staged_proba, labels), n_bins, name).plot(ax)
 
@@ -209,6 +231,18 @@ class ExitReliabilityDisplay:
             If `ax` holds another number of Axes.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitReliabilityDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitReliabilityDisplay.from_predictions(y_true, staged_proba)
+        >>> from matplotlib import pyplot as plt
+        >>> display.plot(plt.subplots()[1]).figure_ is plt.gcf()
+        True
         """
         self.lines_: list[Any] = []
         if hasattr(ax, "get_figure"):

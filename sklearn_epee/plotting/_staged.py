@@ -163,7 +163,7 @@ def _check_classes(y_true: NDArray[Any], labels: ArrayLike | None, n_classes: in
         where = "labels has" if labels is not None else "y_true has"
         advice = "" if labels is not None else " Give the class of each column as labels."
         raise ValueError(
-            f"staged_proba has {n_classes} columns, one a class, but {where} {len(classes)} "
+            f"staged_proba has {n_classes} columns, one per class, but {where} {len(classes)} "
             f"classes: {classes.tolist()}.{advice}"
         )
     if len(np.unique(classes)) != n_classes:

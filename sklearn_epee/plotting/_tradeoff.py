@@ -47,7 +47,7 @@ class ExitTradeoffDisplay:
     chosen : dict, default=None
         "tau", "patience", "score" and "speedup" of one policy to be marked.
     full_depth_score : float, default=None
-        Score of the policy that never leaves early.
+        Score of the policy that never exits early.
     score_name : str, default="accuracy"
         What the score is called.
     name : str, default=None
@@ -124,7 +124,7 @@ class ExitTradeoffDisplay:
         ----------
         estimator : estimator
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
-            one. The policy it leaves by is the chosen one, and its `exit_ensemble` counts.
+            one. Its own policy is the chosen one, and its `exit_ensemble` counts.
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
@@ -150,6 +150,17 @@ class ExitTradeoffDisplay:
             If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.plotting import ExitTradeoffDisplay
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1).fit(X, y)
+        >>> display = ExitTradeoffDisplay.from_estimator(clf, X, y)
+        >>> display.chosen["tau"] == clf.tau
+        True
         """
         shown, own = ask_estimator(estimator, X, y)
         policy = None if own.tau is None else (own.tau, own.patience)
@@ -206,6 +217,17 @@ class ExitTradeoffDisplay:
             If an argument is not as described, or they do not fit together.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitTradeoffDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitTradeoffDisplay.from_predictions(y_true, staged_proba)
+        >>> display.entropy_only["patience"].min()
+        np.int64(4)
         """
         shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
         if tau is None and patience is not None:
@@ -284,6 +306,19 @@ class ExitTradeoffDisplay:
             of something else as well, or lacks the scores.
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn_epee.plotting import ExitTradeoffDisplay
+        >>> cv_results = {
+        ...     "param_tau": [0.0, 0.1],
+        ...     "param_patience": [4, 4],
+        ...     "mean_test_accuracy": [0.92, 0.91],
+        ...     "mean_test_speedup": [0.0, 0.4],
+        ... }
+        >>> display = ExitTradeoffDisplay.from_cv_results(cv_results)
+        >>> display.both["speedup"]
+        array([0. , 0.4])
         """
         found = SearchedPolicies.from_search(
             search, metric=metric, speedup=speedup, n_layers=n_layers
@@ -318,6 +353,18 @@ class ExitTradeoffDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee.plotting import ExitTradeoffDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> staged_proba = rng.dirichlet([1.0, 1.0], size=(50, 4))  # 50 samples, 4 layers
+        >>> y_true = rng.choice(["absent", "present"], size=50)
+        >>> display = ExitTradeoffDisplay.from_predictions(y_true, staged_proba)
+        >>> from matplotlib import pyplot as plt
+        >>> display.plot(plt.subplots()[1]).figure_ is plt.gcf()
+        True
         """
         self.ax_, self.figure_ = own_or_new_axes(self, ax)
         self.lines_: dict[str, Any] = {}
@@ -372,7 +419,7 @@ class ExitTradeoffDisplay:
 
 
 def _head(table: Table) -> Table:
-    """Give the policy of a patience with tau 0."""
+    """Return the policy of a patience with tau 0."""
     return {name: column[:1] for name, column in table.items()}
 
 

@@ -134,7 +134,7 @@ def test_scorers_that_give_no_number(value):
     score = ScorerScore(
         lambda *_: value, staged=staged, classes=classes, X=codes, y=codes, params={}
     )
-    with pytest.raises(TypeError, match="scoring must give a single number"):
+    with pytest.raises(TypeError, match="scoring must return a single number"):
         score(PolicySpace(staged).sweep(1))
 
 
