@@ -84,6 +84,7 @@ class MacroF1:
     ) -> None:
         self._predictions = predictions
         self._codes = codes
+        self._has_weights = weights is not None
         self._weights = np.ones(len(codes)) if weights is None else weights
         self._support = np.bincount(codes, weights=self._weights, minlength=n_classes)
         # Classes count by their samples, also where these have no weight, as in scikit-learn.
@@ -106,7 +107,10 @@ class MacroF1:
             counted += self._support[block, np.newaxis]
             twice = 2 * changes.add_up(block, correct[block], n_taus, changes.correct)
             has_weight = counted > _ROUNDING
-            n_scored += self._is_there(block, start, changes, n_taus).sum(axis=0)
+            is_there = has_weight
+            if self._has_weights:
+                is_there = self._is_there(block, start, changes, n_taus)
+            n_scored += is_there.sum(axis=0)
             f1 = np.divide(twice, counted, where=has_weight, out=np.zeros_like(counted))
             total += f1.sum(axis=0)
         return total / n_scored
