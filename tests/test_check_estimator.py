@@ -40,10 +40,10 @@ N_BINS = 16
 class NumericRows:
     """Validate X as scikit-learn's estimators do and turn its rows into samples."""
 
-    def _check_samples(self, X, *, fitting):
-        X = validate_data(self, X, reset=fitting)
+    def _check_samples(self, X, fitted):
+        X = validate_data(self, X, reset=fitted is None)
         samples = self._samples_from(_binned(np.asarray(X, dtype=float)))
-        return super()._check_samples(samples, fitting=fitting)
+        return super()._check_samples(samples, fitted)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
