@@ -4,7 +4,8 @@ A classifier of another package that has the members of `EarlyExitClassifier` ca
 `speedup_score` and `exit_scores`, drawn by the displays, and put into
 `TunedExitPolicyClassifierCV` and `FixedExitPolicyClassifier`; nothing has to be inherited or
 registered. With `map_exit_logits` too, `ExitCalibratedClassifier` can calibrate its exits. A
-meta-estimator that only passes exits on sets `delegates_exit_policy`.
+meta-estimator that only passes exits on sets `delegates_exit_policy`. ``docs/protocol.md`` has the
+same in the form of a table.
 """
 
 from __future__ import annotations

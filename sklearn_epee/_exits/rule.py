@@ -209,9 +209,9 @@ def combine_visited(
     -------
     ndarray of shape (n_samples, n_layers, n_classes)
     """
-    weights = weights[:, np.newaxis]
-    totals = weights.cumsum(axis=0)
-    mean = (weights * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)
+    visited = np.tri(len(weights), dtype=bool)
+    totals = np.where(visited, weights, 0).sum(axis=1)[:, np.newaxis]
+    mean = (weights[:, np.newaxis] * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)
     return np.where(totals > 0, mean, proba)
 
 
