@@ -12,18 +12,27 @@ _OUT_OF_MEMORY_PHRASES = (
     "not enough memory",  # DefaultCPUAllocator on Windows
     "MPS backend out of memory",
 )
+# The whole message of oneDNN where it finds no memory for the code of a product or for its result;
+# for a product that it does not know, more words follow.
+_ONEDNN_OUT_OF_MEMORY = (
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that a device, a CPU as well, ran out of memory.
 
-    torch has an exception of its own for GPUs; its CPU and MPS allocators raise a RuntimeError
-    that only the message tells from others, and NumPy and Python raise MemoryError.
+    torch has an exception of its own for GPUs; its CPU and MPS allocators and oneDNN raise a
+    RuntimeError that only the message tells from others, and NumPy and Python raise MemoryError.
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(
-        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
+    message = str(error)
+    return isinstance(error, RuntimeError) and (
+        message in _ONEDNN_OUT_OF_MEMORY
+        or any(phrase in message for phrase in _OUT_OF_MEMORY_PHRASES)
     )
 
 
