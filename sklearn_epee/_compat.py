@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # scikit-learn 1.7 to 1.9. The base class of all its searches; only the searches themselves are
 # public, and those behind an experimental import are not to be imported by us.
 from sklearn.model_selection._search import BaseSearchCV
@@ -26,11 +28,11 @@ from sklearn.utils._optional_dependencies import check_pandas_support
 # are validated with; third-party estimators use them, and they have no public names.
 from sklearn.utils._param_validation import (
     HasMethods,
-    Interval,
     RealNotInt,
     StrOptions,
     validate_params,
 )
+from sklearn.utils._param_validation import Interval as SklearnInterval
 
 # scikit-learn 1.7 to 1.9. How its own meta-estimators cut `fit` parameters to a fold and count
 # the samples of an X that need not be an array.
@@ -52,6 +54,15 @@ __all__ = [
     "safe_indexing",
     "validate_params",
 ]
+
+
+class Interval(SklearnInterval):
+    """scikit-learn's interval, but numbers that NumPy does not know, as a Fraction, are refused."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Return whether a value is a number in the interval."""
+        known = isinstance(val, int | float | np.integer | np.floating)
+        return known and super().is_satisfied_by(val)
 
 
 def cpu_capabilities() -> Mapping[str, Any]:

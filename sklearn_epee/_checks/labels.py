@@ -137,8 +137,11 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
     except TypeError as error:
         raise TypeError(f"y must hold the true labels, one for each sample: {error}") from error
     _check_count(n_labels, n_samples)
-    if sample_weight is not None:
-        _as_weights(sample_weight, n_samples)
+    if sample_weight is None:
+        return
+    if _as_numbers(sample_weight).ndim == 0:
+        raise TypeError(f"sample_weight must hold one number for each sample; got {sample_weight}.")
+    _as_weights(sample_weight, n_samples)
 
 
 def _check_count(n_labels: int, n_samples: int) -> None:

@@ -26,6 +26,8 @@ MAX_SCRATCH_SIDE = 224
 # Pixels; what is larger is a mistake that would end in a lack of memory.
 MAX_SIDE = 2**14
 _MAX_PATCH = 16
+# Pixels that are prepared at a time: as many as 83 images of 224 x 224.
+_MOST_PIXELS = 2**22
 
 
 class ImagePreprocessor:
@@ -103,7 +105,9 @@ class ImagePreprocessor:
     def transform(self, images: Sequence[Any] | NDArray[Any]) -> Tensor:
         """Return some images (h, w, c) as one float tensor (n, c, h, w)."""
         prepare = self._process if self.processor is not None else self._standardize
-        return prepare([np.asarray(image) for image in images])
+        # Large images are decoded and resized a few at a time.
+        parts = [prepare([np.asarray(image) for image in part]) for part in _parts(images)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _standardize(self, images: Sequence[NDArray[Any]]) -> Tensor:
         pixels = torch.cat([_resize(group, self.size) for group in _by_shape(images)])
@@ -195,10 +199,12 @@ def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.
     pivot = scaled(np.asarray(images[0]))[0, 0].astype(np.float64)
     total, squares, count = np.zeros_like(pivot), np.zeros_like(pivot), 0
     for image in images:
-        pixels = scaled(np.asarray(image)).reshape(-1, len(pivot)).astype(np.float64) - pivot
-        total += pixels.sum(0)
-        squares += (pixels**2).sum(0)
-        count += len(pixels)
+        flat = np.asarray(image).reshape(-1, len(pivot))
+        for start in range(0, len(flat), _MOST_PIXELS):
+            pixels = scaled(flat[start : start + _MOST_PIXELS]).astype(np.float64) - pivot
+            total += pixels.sum(0)
+            squares += (pixels**2).sum(0)
+        count += len(flat)
     mean = pivot + total / count
     variance = np.maximum(squares / count - (total / count) ** 2, 0)
     std = np.sqrt(variance).astype(np.float32)
@@ -342,6 +348,18 @@ def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:
     """Return the positions that a backbone makes of an image: its patches and a class token."""
     patch = as_size(config.patch_size)
     return (size[0] // patch[0]) * (size[1] // patch[1]) + 1
+
+
+def _parts(images: Sequence[Any] | NDArray[Any]) -> Iterator[Sequence[Any] | NDArray[Any]]:
+    """Yield consecutive images, with so many pixels at most, one at least."""
+    start = total = 0
+    for end, image in enumerate(images):
+        n_pixels = image.shape[0] * image.shape[1]
+        if end > start and total + n_pixels > _MOST_PIXELS:
+            yield images[start:end]
+            start, total = end, 0
+        total += n_pixels
+    yield images[start:]
 
 
 def _by_shape(images: Sequence[NDArray[Any]]) -> list[Tensor]:

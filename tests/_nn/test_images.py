@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from sklearn_epee._checks.images import ImageForm, image_form
+from sklearn_epee._nn import images
 from sklearn_epee._nn.images import (
     ImagePreprocessor,
     as_size,
@@ -183,6 +184,21 @@ def test_grey_images_fill_the_channels_of_a_backbone():
     assert pixels.shape == (2, 3, 4, 4)
     for channel in range(3):
         np.testing.assert_array_equal(pixels[:, channel], X[..., 0])
+
+
+def test_large_images_are_prepared_a_few_at_a_time(processor, monkeypatch):
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    means = {"mean": np.float32([0.4] * 3), "std": np.float32([0.2] * 3)}
+    ways = [means, {"processor": processor}]
+    preprocessors = [ImagePreprocessor(size, form(3), 3, 17, **way) for way in ways]
+    expected = [preprocessor.transform(COLOUR) for preprocessor in preprocessors]
+    statistics = channel_statistics(COLOUR)
+    monkeypatch.setattr(images, "_MOST_PIXELS", 1000)
+    sizes = [len(part) for part in images._parts(COLOUR)]
+    assert sizes == [2, 2]
+    for preprocessor, pixels in zip(preprocessors, expected, strict=True):
+        np.testing.assert_array_equal(preprocessor.transform(COLOUR), pixels)
+    np.testing.assert_allclose(channel_statistics(COLOUR), statistics, rtol=1e-6)
 
 
 def test_images_of_different_sizes_and_types_are_resized_in_their_order():
