@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -261,6 +262,7 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         _check_not_empty(loaded)
+        _check_longest(loaded)
         _forget_folder(loaded)
     except Exception as error:
         raise ValueError(
@@ -280,6 +282,14 @@ def _forget_folder(tokenizer: PreTrainedTokenizerBase) -> None:
         for name, value in tokenizer.init_kwargs.items()
         if not (folder and isinstance(value, str) and value.startswith(folder))
     }
+
+
+def _check_longest(tokenizer: PreTrainedTokenizerBase) -> None:
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, Real) or isinstance(longest, bool) or not float(longest) >= 1:
+        raise ValueError(
+            f"model_max_length={longest!r} in tokenizer_config.json; expected a number >= 1."
+        )
 
 
 def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -419,7 +429,7 @@ def choose_max_length(
     if max_length is None:
         if positions is None:
             return int(np.clip(max(token_counts(tokenizer, texts)), 8, MAX_SCRATCH_LENGTH))
-        return min(positions, int(tokenizer.model_max_length))
+        return int(min(positions, tokenizer.model_max_length))
     shortest = tokenizer.num_special_tokens_to_add(pair=isinstance(texts[0], tuple)) + 1
     if max_length < shortest:
         raise ValueError(

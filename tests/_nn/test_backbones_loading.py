@@ -346,8 +346,12 @@ BAD_OPTIONS = [
     {"layer_norm_eps": "small"},
     {"layer_norm_eps": float("nan")},
     {"hidden_dropout_prob": 2.0},
+    {"attention_probs_dropout_prob": float("nan")},
+    {"num_hidden_layers": 10**9},
     {"type_vocab_size": 0},
     {"pad_token_id": 10**6},
+    {"pad_token_id": 2.5},
+    {"pad_token_id": "text"},
     {"initializer_range": "wide"},
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -254,6 +255,15 @@ def test_a_checkpoint_whose_vocabulary_is_missing_is_refused(family, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path, argument="backbone")
+
+
+@pytest.mark.parametrize("longest", [0, -1, float("nan"), "text", "", [], [1, 2], {}, True])
+def test_a_tokenizer_that_can_hold_no_token_is_refused(longest, tmp_path):
+    make_checkpoint("bert", tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": longest}))
+    with pytest.raises(ValueError, match=r"tokenizer=.*model_max_length="):
+        load_tokenizer(tmp_path, argument="tokenizer")
 
 
 @pytest.mark.parametrize("source", [5, ["a"], object()])

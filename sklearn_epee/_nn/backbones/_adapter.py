@@ -1,4 +1,4 @@
-"""What every backbone adapter offers: embed, keys-values, rows, pool."""
+"""Interface of the backbone adapters: embed, keys and values, rows, pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AttentionParts(NamedTuple):
 
 
 class LinearWeights(NamedTuple):
-    """An affine map x -> x W' + b."""
+    """Weights of an affine map x -> x W' + b."""
 
     weight: Tensor
     """(out, in)."""
@@ -33,20 +33,20 @@ class LinearWeights(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> LinearWeights:
-        """Read the map of a linear module; GPT-2's keeps its weight transposed."""
+        """Return the weights of a linear module; that of GPT-2 keeps its weight transposed."""
         weight: Any = module.weight
         bias: Any = module.bias
         return cls(weight.T if isinstance(module, Conv1D) else weight, bias)
 
     def scaled(self, factor: Tensor | float) -> LinearWeights:
-        """Multiply the outcome by a number, or each output by its own."""
+        """Return the map with its output multiplied by a number, or each output by its own."""
         factor = torch.as_tensor(factor, dtype=self.weight.dtype, device=self.weight.device)
         bias = None if self.bias is None else self.bias * factor
         return LinearWeights(self.weight * factor.reshape(-1, 1), bias)
 
 
 class LayerParts(NamedTuple):
-    """What a layer with the usual plan is made of, so that it can be run without its modules.
+    """Parts of a layer of the usual structure, with which it can be run without its modules.
 
     Pre-norm: ``x + out(attend(norm_1(x)))``, then ``x + down(activation(up(norm_2(x))))``.
     Post-norm: ``norm_1(x + out(attend(x)))``, then ``norm_2(x + down(activation(up(x))))``.
@@ -65,11 +65,11 @@ class LayerParts(NamedTuple):
 
 
 class BackboneAdapter(ABC):
-    """One transformer family, layer by layer and row by row.
+    """Computes a transformer family layer by layer and row by row.
 
     An adapter holds a reference to a transformers base model and computes with that model's
-    own modules. It owns no weights and no closures over modules, so that copying or pickling it
-    together with the model keeps the two in step.
+    own modules. It owns no weights and no closures over modules, so that it can be copied and
+    pickled together with the model.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ class BackboneAdapter(ABC):
 
     @abstractmethod
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Embed a batch: what the first layer reads.
+        """Return the embedded positions of a batch, which the first layer reads.
 
         Parameters
         ----------
@@ -201,11 +201,11 @@ class BackboneAdapter(ABC):
 
     @abstractmethod
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
-        """Everything after the attention: output projection, residuals, feed-forward, norms."""
+        """Return a block's output from what it attended: projection, feed-forward, norms."""
 
     @abstractmethod
     def _parts(self, block: Any) -> LayerParts | None:
-        """Return what a block is made of; None where it is built to another plan."""
+        """Return the parts of a block; None where it has another structure."""
 
     def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:  # noqa: ARG002 - pre-norm
         """Return what the projections read: the hidden state, in pre-norm families its norm."""
@@ -243,7 +243,7 @@ class BackboneAdapter(ABC):
         )
 
     def layer_parts(self, layer: int) -> LayerParts | None:
-        """Take one layer apart, to be run without its modules.
+        """Return the parts of one layer, with which it can be run without its modules.
 
         Parameters
         ----------
@@ -254,7 +254,7 @@ class BackboneAdapter(ABC):
         -------
         LayerParts or None
             Views of the model's own weights, with the scale of the attention in the query. None
-            if this layer is not built to the usual plan; `rows` runs it all the same.
+            if the layer has another structure; `rows` computes it all the same.
 
         Raises
         ------
@@ -271,7 +271,7 @@ class BackboneAdapter(ABC):
         return float(head_dim**-0.5)
 
     def keys_values(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer for all positions.
+        """Return the keys and values of one layer for all positions.
 
         Parameters
         ----------
@@ -302,7 +302,7 @@ class BackboneAdapter(ABC):
         mask: Tensor,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Output of one layer at the given positions.
+        """Return the output of one layer at the given positions.
 
         Parameters
         ----------
@@ -333,7 +333,7 @@ class BackboneAdapter(ABC):
         return self._finish(block, attended, hidden_rows)
 
     def layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Output of one whole layer.
+        """Return the output of one layer at all positions.
 
         Parameters
         ----------
@@ -359,7 +359,7 @@ class BackboneAdapter(ABC):
         return self._finish(block, self._attend(layer, block, projected, mask, None), hidden)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
-        """Make hidden states of any layer ready for a head.
+        """Return hidden states of any layer as a head reads them.
 
         Parameters
         ----------
@@ -381,7 +381,7 @@ class BackboneAdapter(ABC):
         mask: Tensor,
         positions: Tensor | None,
     ) -> Tensor:
-        """Scaled dot-product attention; heads joined, (n, r, d)."""
+        """Return the scaled dot-product attention with heads joined, (n, r, d)."""
         query, k, v = projected
         allowed, is_causal = self.allowed(mask, positions)
         attended = functional.scaled_dot_product_attention(
@@ -396,7 +396,7 @@ class BackboneAdapter(ABC):
         return attended.transpose(1, 2).flatten(2)
 
     def allowed(self, mask: Tensor, positions: Tensor | None = None) -> tuple[Tensor | None, bool]:
-        """Which keys a query may see, in the form that torch's attention reads.
+        """Return which keys a query may attend to, as torch's attention reads it.
 
         Parameters
         ----------
@@ -408,9 +408,10 @@ class BackboneAdapter(ABC):
         Returns
         -------
         allowed : Tensor that broadcasts to (n, heads, r, t), bool, or None
-            True where a query sees a key; None where it sees them all, or is_causal says it.
+            True where a query attends to a key; None where it attends to all, or as `is_causal`
+            says.
         is_causal : bool
-            Whether each query sees the keys up to its own.
+            Whether each query attends to the keys up to its own.
         """
         # Reading the mask of another device would stall its queue; there it is always passed.
         readable = mask.device.type == "cpu"

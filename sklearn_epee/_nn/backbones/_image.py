@@ -30,7 +30,7 @@ def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 
 
 class _ImageAdapter(BackboneAdapter):
-    """What the image families share: pixel batches, patches, other image sizes."""
+    """Shared by the image families: pixel batches, patches, other image sizes."""
 
     kind: ClassVar[Literal["text", "image"]] = "image"
 
@@ -48,7 +48,7 @@ class _ImageAdapter(BackboneAdapter):
         return self.model.embeddings(pixels, interpolate_pos_encoding=interpolate)
 
     def _check_pixels(self, pixels: Tensor) -> bool:
-        """Refuse pixels that do not fit; True where position encodings must be interpolated."""
+        """Validate pixels; return whether position encodings must be interpolated."""
         config = self.model.config
         _, channels, *size = pixels.shape
         patch = _pair(config.patch_size)
@@ -59,7 +59,7 @@ class _ImageAdapter(BackboneAdapter):
             )
         if any(side < step or side % step for side, step in zip(size, patch, strict=True)):
             raise ValueError(
-                f"image_size: images of {size[0]}x{size[1]} pixels cannot be cut into patches of "
+                f"image_size: images of {size[0]}x{size[1]} pixels cannot be split into patches of "
                 f"{patch[0]}x{patch[1]}; expected a height and a width that are multiples of the "
                 "patch size."
             )

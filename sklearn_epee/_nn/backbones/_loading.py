@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._registry import adapter_class_for
-from sklearn_epee._nn.backbones._validation import check_forward, check_sizes
+from sklearn_epee._nn.backbones._validation import check_forward, check_values
 from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
 __all__ = ["empty_backbone", "enlarge_vocabulary", "load_backbone", "load_config"]
@@ -55,7 +55,7 @@ _OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(ma
 
 
 def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PretrainedConfig:
-    """Read the configuration of a backbone and check that it can be used.
+    """Return the configuration of a backbone, validated.
 
     Parameters
     ----------
@@ -101,12 +101,12 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
         )
     config = getattr(config, "vision_config", config)
     adapter_class.check_config(config)
-    check_sizes(config, kind, _where(source, config))
+    check_values(config, kind, _where(source, config))
     return config
 
 
 def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PreTrainedModel:
-    """Load the base model of a checkpoint, or make one with fresh weights from a configuration.
+    """Return the base model of a checkpoint, or one with fresh weights from a configuration.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) 
 
 
 def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
-    """Make the architecture of a configuration without drawing weights.
+    """Return the architecture of a configuration without weights.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def _read_config(
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     model_type = raw.get("model_type")
-    adapter_class = adapter_class_for(model_type if isinstance(model_type, str) else None, kind)
+    adapter_class = adapter_class_for(model_type, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
     with _quiet(), _read_failure(source, "configuration"):
         return adapter_class, getattr(transformers, name).from_dict(raw)

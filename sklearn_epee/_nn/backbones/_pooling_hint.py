@@ -1,4 +1,4 @@
-"""How a checkpoint says its token vectors were pooled (sentence-transformers' files)."""
+"""Pooling that a checkpoint was trained with, as sentence-transformers' files say it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import PretrainedConfig
-from transformers.utils import cached_file
 
 from sklearn_epee._nn.backbones._folder import leaves_folder
 
@@ -24,7 +25,7 @@ _MODES = {
 
 
 def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str | None:
-    """Read how the vectors of a sentence-transformers checkpoint were pooled.
+    """Return the pooling of a sentence-transformers checkpoint.
 
     Parameters
     ----------
@@ -95,18 +96,10 @@ def _mode(pooling: Any) -> str | None:
 
 def _read_json(source: str | os.PathLike[str], name: str) -> Any:
     """Read a JSON file of a folder, or of a hub repository when it can be had; None otherwise."""
-    path: str | Path | None = Path(source) / name
-    if not Path(source).is_dir():
-        path = cached_file(
-            os.fspath(source),
-            name,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    if path is None or not Path(path).is_file():
-        return None
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+        path = Path(source) / name
+        if not Path(source).is_dir():
+            path = Path(hf_hub_download(os.fspath(source), name))
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (HfHubHTTPError, OSError, ValueError):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
@@ -72,9 +74,9 @@ def known_families(kind: str | None = None) -> list[str]:
     return [adapter.family for adapter in _ADAPTERS if kind in (None, adapter.kind)]
 
 
-def adapter_class_for(model_type: str | None, kind: str | None = None) -> type[BackboneAdapter]:
+def adapter_class_for(model_type: Any, kind: str | None = None) -> type[BackboneAdapter]:
     """Return the adapter class of a transformers model type, of the given kind."""
-    adapter = _BY_MODEL_TYPE.get(model_type or "")
+    adapter = _BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
     expected = " ".join(filter(None, ["one of the known", kind, "families:"]))
     expected += " " + ", ".join(known_families(kind))
     if adapter is None:

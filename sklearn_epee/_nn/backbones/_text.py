@@ -26,7 +26,7 @@ __all__ = [
 
 
 class _TextAdapter(BackboneAdapter):
-    """What the text families share: token batches, masks and positions."""
+    """Shared by the text families: token batches, masks and positions."""
 
     kind: ClassVar[Literal["text", "image"]] = "text"
     has_token_types: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class _TextAdapter(BackboneAdapter):
         return inputs, mask
 
     def _position_ids(self, mask: Tensor) -> Tensor:
-        """Return numbers of the real tokens from 0: padding on either side changes nothing."""
+        """Return the positions of the real tokens from 0, wherever the padding is."""
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,7 @@ class DistilBertAdapter(_TextAdapter):
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.sa_layer_norm(block.attention.out_lin(attended) + residual)
-        # ff_chunk is the feed-forward itself; the module's own call cuts the rows into chunks.
+        # ff_chunk is the feed-forward itself; the module's own call splits the rows into chunks.
         return block.output_layer_norm(block.ffn.ff_chunk(hidden) + hidden)
 
 
@@ -284,7 +284,7 @@ class GPT2Adapter(_TextAdapter):
         return block.ln_1(hidden)
 
     def _columns(self, block: Any, normed: Tensor, start: int, stop: int) -> Tensor:
-        """Multiply by some columns only of the joint query-key-value matrix."""
+        """Return the product with some columns of the joint query-key-value matrix."""
         fused = block.attn.c_attn
         flat = normed.reshape(-1, normed.shape[-1])
         product = torch.addmm(fused.bias[start:stop], flat, fused.weight[:, start:stop])

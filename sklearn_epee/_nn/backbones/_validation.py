@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from collections.abc import Iterator
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.activations import ACT2FN
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
-__all__ = ["check_forward", "check_sizes"]
+__all__ = ["check_forward", "check_values"]
 
 _NEEDED = {
     "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
@@ -22,11 +23,13 @@ _NEEDED = {
 _OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
+# Beyond, making the modules takes longer than anybody waits.
+_MOST_LAYERS = 10_000
 _ACTIVATIONS = ("hidden_act", "activation", "activation_function")
 
 
-def check_sizes(config: PretrainedConfig, kind: str, where: str) -> None:
-    """Refuse a configuration with a size below 1 or an activation that nobody knows.
+def check_values(config: PretrainedConfig, kind: str, where: str) -> None:
+    """Refuse a configuration with a size below 1, or another value with which nothing can run.
 
     Parameters
     ----------
@@ -40,33 +43,33 @@ def check_sizes(config: PretrainedConfig, kind: str, where: str) -> None:
     ValueError
         It names the option.
     """
-    needed = _NEEDED[kind]
-    for name in (*needed, *_OPTIONAL):
+    for name, expected in _unusable(config, kind):
+        raise ValueError(
+            f"backbone: {name}={getattr(config, name, None)!r} in {where}; expected {expected}."
+        )
+
+
+def _unusable(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of options that cannot be used, and what is expected of them."""
+    for name in (*_NEEDED[kind], *_OPTIONAL):
         value = getattr(config, name, None)
-        if not _is_size(value) and (value is not None or name in needed):
-            raise ValueError(
-                f"backbone: {name}={value!r} in {where}; expected an integer of at least 1."
-            )
+        if not _is_size(value) and (value is not None or name in _NEEDED[kind]):
+            yield name, "an integer of at least 1"
     for name in _SIDES if kind == "image" else ():
         value = getattr(config, name, None)
         if not (_is_size(value) or _is_pair(value)):
-            raise ValueError(
-                f"backbone: {name}={value!r} in {where}; expected an integer of at least 1, or "
-                "a height and a width."
-            )
-    for name in _ACTIVATIONS:
-        value = getattr(config, name, None)
-        if isinstance(value, str) and value not in ACT2FN:
-            raise ValueError(
-                f"backbone: {name}={value!r} in {where} is no activation that transformers knows; "
-                f"expected one of {', '.join(sorted(ACT2FN))}."
-            )
-    width, heads = config.hidden_size, config.num_attention_heads
-    if width % heads:
-        raise ValueError(
-            f"backbone: hidden_size={width} in {where} is not a multiple of "
-            f"num_attention_heads={heads}."
-        )
+            yield name, "an integer of at least 1, or a height and a width"
+    if config.num_hidden_layers > _MOST_LAYERS:
+        yield "num_hidden_layers", f"at most {_MOST_LAYERS}"
+    if config.hidden_size % config.num_attention_heads:
+        yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
+    for name, value in config.to_dict().items():
+        if name in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
+            yield name, f"one of {', '.join(sorted(ACT2FN))}"
+        if "drop" in name and not _is_probability(value):
+            yield name, "a probability from 0 to 1"
+        if name == "pad_token_id" and not (value is None or isinstance(value, int)):
+            yield name, "the number of a token or None"
 
 
 def _is_size(value: Any) -> bool:
@@ -75,6 +78,11 @@ def _is_size(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _is_probability(value: Any) -> bool:
+    # Text and flags are options whose name is about dropout, None stands for another's value.
+    return not isinstance(value, Real) or isinstance(value, bool) or 0 <= float(value) <= 1
 
 
 @torch.no_grad()
