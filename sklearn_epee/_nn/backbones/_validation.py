@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -43,14 +44,14 @@ def check_values(config: PretrainedConfig, kind: str, where: str) -> None:
     ValueError
         It names the option.
     """
-    for name, expected in _unusable(config, kind):
+    for name, expected in chain(_unusable_sizes(config, kind), _unusable_options(config)):
         raise ValueError(
             f"backbone: {name}={getattr(config, name, None)!r} in {where}; expected {expected}."
         )
 
 
-def _unusable(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of options that cannot be used, and what is expected of them."""
+def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of sizes that no network can have, and what is expected of them."""
     for name in (*_NEEDED[kind], *_OPTIONAL):
         value = getattr(config, name, None)
         if not _is_size(value) and (value is not None or name in _NEEDED[kind]):
@@ -63,6 +64,10 @@ def _unusable(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, str]]:
         yield "num_hidden_layers", f"at most {_MOST_LAYERS}"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
+
+
+def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
+    """Yield the names of other options that cannot be used, and what is expected of them."""
     for name, value in config.to_dict().items():
         if name in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
             yield name, f"one of {', '.join(sorted(ACT2FN))}"
