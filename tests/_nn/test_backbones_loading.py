@@ -371,6 +371,24 @@ def test_a_configuration_that_makes_no_network_is_refused(options):
         load_backbone(config, "text")
 
 
+@pytest.mark.parametrize("family", ["vit", "clip", "gpt2"])
+def test_a_dropout_that_only_training_reads_is_checked_too(family):
+    for value in ("text", [], None):
+        config = tiny_config(family)
+        name = "attn_pdrop" if family == "gpt2" else "attention_dropout"
+        if family == "vit":
+            name = "attention_probs_dropout_prob"
+        object.__setattr__(config, name, value)
+        with pytest.raises(ValueError, match="backbone: "):
+            load_backbone(config, "text" if family == "gpt2" else "image")
+
+
+def test_loading_weights_draws_nothing(folder):
+    state = torch.get_rng_state()
+    load_backbone(folder, "text")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused_with_their_names(bad, folder):
     def spoil(weights):

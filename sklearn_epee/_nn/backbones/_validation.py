@@ -60,8 +60,9 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
         value = getattr(config, name, None)
         if not (_is_size(value) or _is_pair(value)):
             yield name, "an integer of at least 1, or a height and a width"
-    if config.num_hidden_layers > _MOST_LAYERS:
-        yield "num_hidden_layers", f"at most {_MOST_LAYERS}"
+    for name in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
+        if getattr(config, name, 1) > _MOST_LAYERS:
+            yield name, f"at most {_MOST_LAYERS}"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
 
@@ -94,18 +95,23 @@ def _is_probability(value: Any) -> bool:
 def check_forward(adapter: BackboneAdapter) -> None:
     """Run the first and the last layer on one short sample, and refuse what cannot be computed.
 
-    A configuration can hold values with which a network can be made but not run.
+    A configuration can hold values with which a network can be made but not run, or run in
+    prediction but not in training.
 
     Raises
     ------
     ValueError
         If the output is not finite. Whatever the network raises gets through.
     """
-    hidden, mask = adapter.embed(_one_sample(adapter))
-    for layer in sorted({1, adapter.n_layers}):
-        hidden = adapter.layer(layer, hidden, mask)
-    if not torch.isfinite(adapter.pool(hidden)).all():
-        raise ValueError("its output is NaN or infinite")
+    batch = _one_sample(adapter)
+    with torch.random.fork_rng([]):
+        for training in (True, False):
+            adapter.model.train(training)
+            hidden, mask = adapter.embed(batch)
+            for layer in sorted({1, adapter.n_layers}):
+                hidden = adapter.layer(layer, hidden, mask)
+            if not torch.isfinite(adapter.pool(hidden)).all():
+                raise ValueError("its output is NaN or infinite")
 
 
 def _one_sample(adapter: BackboneAdapter) -> dict[str, torch.Tensor]:
