@@ -8,7 +8,7 @@ over the samples of a fold once for all.
 from .context import SearchContext
 from .network_file import LazyNetwork, ready
 from .reuse import NetworkReuse
-from .shared_predictions import SharedPredictions, exits_from
+from .shared_predictions import SharedPredictions
 from .source_identity import source_identity
 
 __all__ = [

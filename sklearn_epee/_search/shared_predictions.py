@@ -28,11 +28,11 @@ _numbers = itertools.count()
 
 
 class SharedPredictions:
-    """What one estimator of a search takes part in: answers of its network to the same samples.
+    """The part of one estimator in what the candidates of a search share of their predictions.
 
-    A search asks a network about the samples of a fold under one policy after the other. The first
-    estimator that asks runs its network. When a second one asks, one pass gives the probabilities
-    of every exit, and from then on a policy is array arithmetic (`sklearn_epee.policy`).
+    A search predicts the samples of a fold with one network under one policy after the other. The
+    first estimator runs its network. For the second one, one pass computes the probabilities of
+    every exit, and from then on a policy is array arithmetic (`sklearn_epee.policy`).
 
     An estimator that is alone with its network, such as the one that a search leaves behind, runs
     it at every prediction.
@@ -47,6 +47,40 @@ class SharedPredictions:
         self._key = key
         self._number = next(_numbers)
 
+    def exits_or_none(
+        self,
+        samples: Any,
+        policy: ExitPolicy,
+        *,
+        setting: tuple[str, ...],
+        n_layers: int,
+        counts: Sequence[int],
+        run: Callable[[], NDArray[np.float32]],
+    ) -> Exits | None:
+        """Return where samples exit and with what, if another estimator asked for them before.
+
+        Parameters
+        ----------
+        samples : sequence
+        policy : ExitPolicy
+        setting : tuple of str
+            Device and precision, on which probabilities depend.
+        n_layers : int
+            Number of layers M.
+        counts : sequence of int
+            Number of classes per task.
+        run : callable
+            Returns the probabilities of every exit, (n_samples, M, sum of counts), float32.
+
+        Returns
+        -------
+        Exits or None
+            None: to be predicted as usual.
+        """
+        shape = (len(samples), n_layers, sum(counts))
+        proba = self.probabilities(samples, setting, shape, run)
+        return None if proba is None else exits_from(proba, policy, counts)
+
     def probabilities(
         self,
         samples: Any,
@@ -54,7 +88,7 @@ class SharedPredictions:
         shape: tuple[int, int, int],
         run: Callable[[], NDArray[np.float32]],
     ) -> NDArray[np.float32] | None:
-        """Give the probabilities of every exit, if another estimator has asked for them before.
+        """Return the probabilities of every exit, if another estimator asked for them before.
 
         Parameters
         ----------
@@ -64,7 +98,7 @@ class SharedPredictions:
         shape : tuple of int
             Samples, layers and classes, of all tasks together.
         run : callable
-            Gives the probabilities, of that shape, in float32.
+            Returns the probabilities, of that shape, in float32.
 
         Returns
         -------
@@ -87,7 +121,7 @@ class SharedPredictions:
 
 
 class _Memory:
-    """Who asked first, and the answers used last, for one process."""
+    """Who asked first, and the predictions used last, for one process."""
 
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
@@ -95,7 +129,7 @@ class _Memory:
         self._kept: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def first_to_ask(self, question: str, number: int) -> int:
-        """Give the number of the estimator that asked first, which may be this one."""
+        """Return the number of the estimator that asked first, which may be this one."""
         with self._lock:
             first = self._asked.setdefault(question, number)
             self._asked.move_to_end(question)
@@ -122,21 +156,21 @@ _memory = _Memory()
 def exits_from(
     proba: NDArray[np.float32], policy: ExitPolicy, counts: Sequence[int] | None = None
 ) -> Exits:
-    """Let samples leave by a policy, from the probabilities of every exit.
+    """Let samples exit by a policy, from the probabilities of every exit.
 
     Parameters
     ----------
     proba : ndarray of shape (n, M, K), float32
     policy : ExitPolicy
     counts : sequence of int, default=None
-        Classes of every task, if they are several, side by side in `proba`.
+        Number of classes per task, if there are several tasks, side by side in `proba`.
 
     Returns
     -------
     Exits
     """
     tasks = split_columns(proba, counts) if counts is not None and len(counts) > 1 else None
-    left = apply_policy(
+    found = apply_policy(
         proba if tasks is None else tasks,
         policy.tau,
         policy.patience,
@@ -144,5 +178,5 @@ def exits_from(
         policy.exit_weights,
         joint_exit=policy.joint_exit,
     )
-    answers: Any = left.proba if tasks is None else np.concatenate(left.proba, axis=1)
-    return Exits(answers, left.exit_layer, left.entropy)
+    joined: Any = found.proba if tasks is None else np.concatenate(found.proba, axis=1)
+    return Exits(joined, found.exit_layer, found.entropy)

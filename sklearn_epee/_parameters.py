@@ -1,0 +1,145 @@
+"""Parameters that both estimators have: what is allowed, and the training that they ask for."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral, Real
+from typing import Any
+
+import joblib
+import torch
+
+from ._compat import Interval, StrOptions
+from ._defaults import TrainingDefaults
+from ._exits.checks import (
+    check_exit_ensemble,
+    check_exit_loss_weights,
+    check_joint_exit,
+    check_patience,
+    check_tau,
+)
+from ._nn.devices import resolve_device, training_dtype
+from ._nn.network import MultiExitNetwork
+from ._nn.recipes import EXIT_TRAININGS, check_teacher
+from ._nn.training import TrainingPlan, check_callbacks
+
+MAX_GRAD_NORM = 1.0
+_AUTO = StrOptions({"auto"})
+
+PARAMETER_CONSTRAINTS: dict[str, Any] = {
+    # The exit policy can be changed after `fit`: it has checks of its own.
+    "tau": "no_validation",
+    "patience": "no_validation",
+    "exit_ensemble": "no_validation",
+    "joint_exit": "no_validation",
+    "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
+    "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
+    "exit_training": [StrOptions(set(EXIT_TRAININGS))],
+    "max_epochs": [_AUTO, Interval(Integral, 1, None, closed="left")],
+    "batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
+    "head_learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [_AUTO, Interval(Real, 0, None, closed="left")],
+    "warmup_ratio": [Interval(Real, 0, 1, closed="left")],
+    "dropout": [_AUTO, Interval(Real, 0, 1, closed="left")],
+    "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "early_stopping": ["boolean"],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "callbacks": [list, tuple, None],
+    "gradient_checkpointing": ["boolean"],
+    "warm_start": ["boolean"],
+    "predict_batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+    "memory": [str, os.PathLike, joblib.Memory, None],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+# Parameters that act after training, or do not change what is learned. All others are part of
+# the key under which a trained network is kept.
+NOT_SHAPING = frozenset({
+    "tau", "patience", "exit_ensemble", "joint_exit", "predict_batch_size", "memory", "verbose",
+    "device", "precision", "random_state", "warm_start",
+})  # fmt: skip
+
+
+def check_parameters(estimator: Any) -> None:
+    """Refuse parameters that `PARAMETER_CONSTRAINTS` cannot judge.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the exit policy, the device or the callbacks are not as documented, or if early stopping
+        has nothing to watch.
+    """
+    check_tau(estimator.tau)
+    check_patience(estimator.patience)
+    check_exit_ensemble(estimator.exit_ensemble)
+    check_joint_exit(estimator.joint_exit)
+    resolve_device(estimator.device)
+    check_callbacks(estimator.callbacks)
+    if estimator.early_stopping and not estimator.validation_fraction:
+        raise ValueError(
+            "early_stopping=True needs samples to watch: set validation_fraction above 0 "
+            "(0.1 holds out a tenth of the training data)."
+        )
+
+
+def training_plan(
+    estimator: Any,
+    defaults: TrainingDefaults,
+    n_samples: int,
+    network: MultiExitNetwork,
+    seed: int,
+) -> TrainingPlan:
+    """Return the training that the parameters of an estimator ask for.
+
+    Parameters
+    ----------
+    estimator : BaseEPEEClassifier
+    defaults : TrainingDefaults
+        What "auto" stands for.
+    n_samples : int
+        Number of samples to learn from.
+    network : MultiExitNetwork
+        The network to train.
+    seed : int
+
+    Returns
+    -------
+    TrainingPlan
+    """
+    batch_size = min(given(estimator.batch_size, defaults.batch_size), n_samples)
+    learning_rate = given(estimator.learning_rate, defaults.learning_rate)
+    # Heads follow a backbone rate that was set by hand, in the measured proportion.
+    head_ratio = defaults.head_learning_rate / defaults.learning_rate
+    exit_weights = check_exit_loss_weights(estimator.exit_loss_weights, network.n_layers)
+    check_teacher(estimator.exit_training, exit_weights)
+    device = resolve_device(estimator.device)
+    epochs = defaults.epochs(n_samples, max(network.class_counts), batch_size)
+    return TrainingPlan(
+        max_epochs=given(estimator.max_epochs, epochs),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        head_learning_rate=given(estimator.head_learning_rate, learning_rate * head_ratio),
+        weight_decay=given(estimator.weight_decay, defaults.weight_decay),
+        warmup_ratio=estimator.warmup_ratio,
+        max_grad_norm=MAX_GRAD_NORM,
+        exit_weights=exit_weights,
+        device=device,
+        dtype=training_dtype(estimator.precision, device),
+        seed=seed,
+        early_stopping=estimator.early_stopping,
+        n_iter_no_change=estimator.n_iter_no_change,
+        gradient_checkpointing=bool(estimator.gradient_checkpointing),
+        exit_training=estimator.exit_training,
+        callbacks=list(estimator.callbacks or []),
+        verbose=int(estimator.verbose),
+    )
+
+
+def given(value: Any, default: Any) -> Any:
+    """Return a parameter, or the measured default where it is "auto"."""
+    return default if isinstance(value, str) and value == "auto" else value

@@ -1,0 +1,440 @@
+"""The public predictions of both estimators: by the exit policy, at one layer, and at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+
+from ._checks.labels import check_scored
+from ._checks.parameters import check_layer, check_precision, check_prediction_batch
+from ._exits.checks import check_exit_ensemble, check_joint_exit, check_patience, check_tau
+from ._nn.batching import EncodedSamples
+from ._nn.devices import prediction_dtype, resolve_device
+from ._nn.exit_rules import ExitPolicy, Exits
+from ._tasks import exact_match_score
+from ._trained import FittedState, Summary
+
+Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
+
+
+class ExitPredictionMixin(ClassifierMixin):
+    """Predictions of an estimator whose fit left a `FittedState`.
+
+    Each reads the state once, so that another thread's `fit` does not change it halfway.
+    """
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict labels, where each sample exits by the exit policy.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
+            ``classes_[predict_proba(X).argmax(1)]``, per task.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.predict(X[:5]).shape
+        (5,)
+        """
+        return self.predict_with_exits(X).labels
+
+    def predict_proba(self, X: Any) -> Probabilities:
+        """Predict class probabilities, where each sample exits by the exit policy.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
+            Columns in the order of ``classes_``; a list with one array per task if there are
+            several.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> proba = clf.predict_proba(X[:5])
+        >>> proba.shape, proba.dtype
+        ((5, 4), dtype('float32'))
+        """
+        state = self._fitted()
+        return state.tasks.proba(self._exits(state, X).proba)
+
+    def predict_exit_layer(self, X: Any) -> NDArray[np.int64]:
+        """Return the exit layer of each sample.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+            Layers, counted from 1 to ``n_layers_``.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.set_params(patience=2).predict_exit_layer(X).max() <= clf.n_layers_
+        np.True_
+        >>> clf.set_params(patience=1).predict_exit_layer(X[:3])
+        array([1, 1, 1])
+        """
+        return self._exits(self._fitted(), X).exit_layer
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Return labels, probabilities, exit layers and entropies from one pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        Bunch
+            ``labels`` (n_samples,), ``proba`` (n_samples, n_classes) float32, ``exit_layer``
+            (n_samples,) int64 and ``entropy`` (n_samples,) float32, the normalized entropy of the
+            exit's own head, in [0, 1]. With several tasks ``labels`` and ``entropy`` have the shape
+            (n_samples, n_tasks), and ``proba`` is a list with one array per task.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> found = clf.predict_with_exits(X[:5])
+        >>> found.labels.shape, found.proba.shape, found.exit_layer.shape, found.entropy.shape
+        ((5,), (5, 4), (5,), (5,))
+        """
+        state = self._fitted()
+        exits = self._exits(state, X)
+        return Bunch(
+            labels=state.tasks.labels(exits.proba),
+            proba=state.tasks.proba(exits.proba),
+            exit_layer=exits.exit_layer,
+            entropy=exits.entropy,
+        )
+
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy, the share of samples that are right in every task.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the mean.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described, or y or the weights do not fit it.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> 0 <= clf.score(X, y) <= 1
+        True
+        """
+        predicted = self.predict(X)
+        check_scored(y, sample_weight, len(predicted))
+        if predicted.ndim == 1:
+            return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+        return exact_match_score(y, predicted, sample_weight)
+
+    def predict_at_layer(self, X: Any, layer: int) -> NDArray[Any]:
+        """Predict labels with the head of one layer; the layers above do not run.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        layer : int
+            1 to ``n_layers_``, or -1 (the last layer) to ``-n_layers_``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
+            Labels.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described, or there is no such layer.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.predict_at_layer(X[:5], 2).shape
+        (5,)
+        """
+        state = self._fitted()
+        return state.tasks.labels(self._at_layer(state, X, layer))
+
+    def predict_proba_at_layer(self, X: Any, layer: int) -> Probabilities:
+        """Predict class probabilities with the head of one layer; the layers above do not run.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        layer : int
+            1 to ``n_layers_``, or -1 (the last layer) to ``-n_layers_``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
+            Columns in the order of ``classes_``; a list with one array per task if there are
+            several.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described, or there is no such layer.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.predict_proba_at_layer(X[:5], -1).shape
+        (5, 4)
+        """
+        state = self._fitted()
+        return state.tasks.proba(self._at_layer(state, X, layer))
+
+    def staged_predict(self, X: Any) -> Iterator[NDArray[Any]]:
+        """Predict labels at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Yields
+        ------
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
+            Labels of layer 1, then 2, up to ``n_layers_``.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> [labels.shape for labels in clf.staged_predict(X[:5])][:2]
+        [(5,), (5,)]
+        """
+        state = self._fitted()
+        for proba in self._layer_by_layer(state, X):
+            yield state.tasks.labels(proba)
+
+    def staged_predict_proba(self, X: Any) -> Iterator[Probabilities]:
+        """Predict class probabilities at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Yields
+        ------
+        ndarray of shape (n_samples, n_classes), float32, or list of such arrays
+            Probabilities of layer 1, then 2, up to ``n_layers_``.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> np.stack(list(clf.staged_predict_proba(X[:5])), axis=1).shape
+        (5, 6, 4)
+        """
+        state = self._fitted()
+        for proba in self._layer_by_layer(state, X):
+            yield state.tasks.proba(proba)
+
+    def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
+        """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
+
+        Heads end in a linear map, so the copy has other weights and runs as any other network.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_layers, n_classes, n_classes)
+        shift : ndarray of shape (n_layers, n_classes)
+
+        Returns
+        -------
+        estimator
+            Of the same class, fitted; the classifier itself stays as it is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> shape = clf.n_layers_, len(clf.classes_)
+        >>> flat = clf.map_exit_logits(np.zeros((*shape, shape[1])), np.zeros(shape))
+        >>> bool(np.allclose(flat.predict_proba(X), 1 / shape[1]))
+        True
+        """
+        check_is_fitted(self)
+        twin = copy.deepcopy(self)
+        twin.net_.module_.map_logits(matrix, shift)
+        return twin
+
+    # ------------------------------------------------------------------------ how samples are run
+
+    def _exits(self, state: FittedState, X: Any) -> Exits:
+        """Let every sample exit by the exit policy."""
+        policy, batch_size = self._policy(state.summary), self._prediction_batch()
+        samples = self._check_samples(X, state.summary)
+        device, dtype = self._setting()
+        if state.shared is not None:
+            exits = state.shared.exits_or_none(
+                samples,
+                policy,
+                setting=(str(device), str(dtype)),
+                n_layers=state.summary.n_layers,
+                counts=state.tasks.counts,
+                run=lambda: self._staged(state, samples),
+            )
+            if exits is not None:
+                return exits
+        engine = state.engine(device, dtype)
+        windows = _encoded(state, samples)
+        return Exits.join([engine.dynamic(window, policy, batch_size) for window in windows])
+
+    def _at_layer(self, state: FittedState, X: Any, layer: int) -> NDArray[np.float32]:
+        layer = check_layer(layer, state.summary.n_layers)
+        samples = self._check_samples(X, state.summary)
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        windows = _encoded(state, samples)
+        return np.concatenate([engine.budgeted(window, layer, batch_size) for window in windows])
+
+    def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
+        samples = self._check_samples(X, state.summary)
+        return self._staged(state, samples).transpose(1, 0, 2)
+
+    def _staged(self, state: FittedState, samples: Any) -> NDArray[np.float32]:
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        windows = _encoded(state, samples)
+        return np.concatenate([engine.staged(window, batch_size) for window in windows])
+
+    def _policy(self, fitted: Summary) -> ExitPolicy:
+        return ExitPolicy(
+            tau=check_tau(self.tau),
+            patience=check_patience(self.patience, fitted.n_layers),
+            exit_ensemble=check_exit_ensemble(self.exit_ensemble),
+            exit_weights=fitted.exit_weights,
+            joint_exit=check_joint_exit(self.joint_exit),
+        )
+
+    def _setting(self) -> tuple[torch.device, torch.dtype]:
+        device = resolve_device(self.device)
+        return device, prediction_dtype(check_precision(self.precision), device)
+
+    def _prediction_batch(self) -> int | str:
+        return check_prediction_batch(self.predict_batch_size)
+
+
+def _encoded(state: FittedState, samples: Any) -> Iterator[EncodedSamples]:
+    """Encode validated samples some thousands at a time."""
+    windows: Iterator[EncodedSamples] = state.trained.preprocessor.encode_in_windows(samples)
+    return windows
