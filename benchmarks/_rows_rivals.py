@@ -135,11 +135,7 @@ def papers_labels(
             text, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
         batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        labels.append(
-            papers_way(
-                rival, heads.to(rival.head.out.weight.device), rival.place(batch), exit_layer
-            )
-        )
+        labels.append(papers_way(rival, heads, rival.place(batch), exit_layer))
     return labels
 
 

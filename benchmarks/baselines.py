@@ -19,17 +19,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 
-from sklearn_epee import datasets
+from benchmarks._data import IMAGES, load
 
 TEXTS = ("phee", "git", "ddi2013", "health_advice")
-IMAGES = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 
 
-def load(name, subset):
-    bunch = getattr(datasets, f"load_{name}")(subset=subset)
-    if name in IMAGES:
-        return np.reshape(bunch.data, (len(bunch.data), -1)), bunch.target
-    return bunch.data, bunch.target
+def flat(name, subset):
+    """Return samples and labels, each image as a row of its pixels."""
+    X, y = load(name, subset)
+    return (np.reshape(X, (len(X), -1)) if name in IMAGES else X), y
 
 
 def baseline(name):
@@ -44,9 +42,8 @@ def main():
     print("| data | baseline | accuracy | macro-F1 |")
     print("| --- | --- | --- | --- |")
     for name in TEXTS + IMAGES:
-        model = baseline(name)
-        predicted = model.fit(*load(name, "train")).predict(load(name, "test")[0])
-        y = load(name, "test")[1]
+        model, (X, y) = baseline(name), flat(name, "test")
+        predicted = model.fit(*flat(name, "train")).predict(X)
         title = "random forest" if name in IMAGES else "TF-IDF, logistic regression"
         accuracy, macro_f1 = accuracy_score(y, predicted), f1_score(y, predicted, average="macro")
         print(f"| {name} | {title} | {accuracy:.3f} | {macro_f1:.3f} |", flush=True)

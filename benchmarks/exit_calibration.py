@@ -27,6 +27,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 
 from benchmarks.__main__ import parse_args as suite_args
 from benchmarks.__main__ import settings_from
+from benchmarks._data import staged_probabilities
 from benchmarks._models import data_set
 from benchmarks._report import describe, machine
 from benchmarks._rows_real import TRAINING, fine_tuned
@@ -88,7 +89,7 @@ class Predictions:
 
 def staged(estimator, name):
     parts = [data_set(name, subset) for subset in ("dev", "test")]
-    proba = [np.stack(list(estimator.staged_predict_proba(X)), axis=1) for X, _ in parts]
+    proba = [staged_probabilities(estimator, X) for X, _ in parts]
     codes = np.searchsorted(estimator.classes_, np.concatenate([y for _, y in parts]))
     return Predictions(np.concatenate(proba), codes, len(parts[0][1]))
 

@@ -21,12 +21,8 @@ import numpy as np
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from sklearn_epee import EPEEImageClassifier, datasets
-
-
-def load(name, subset):
-    bunch = getattr(datasets, f"load_{name}")(subset=subset)
-    return bunch.data, np.asarray(bunch.target)
+from benchmarks._data import load
+from sklearn_epee import EPEEImageClassifier
 
 
 def measure(name, args, pooling, learning_rate, seed):

@@ -17,25 +17,15 @@ import platform
 import time
 from importlib.metadata import version
 
-import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets, speedup_ratio
+from benchmarks._data import IMAGES, load, staged_probabilities
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, speedup_ratio
 from sklearn_epee.policy import apply_policy
 
-IMAGES = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 TAUS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 MIN_SPEEDUP = 0.3
-
-
-def load(name, subset):
-    bunch = getattr(datasets, f"load_{name}")(subset=subset)
-    return bunch.data, np.asarray(bunch.target)
-
-
-def staged(model, X):
-    return np.stack(list(model.staged_predict_proba(X)), axis=1)
 
 
 def scores(model, proba, y, tau, patience):
@@ -70,9 +60,9 @@ def measure(name, args, seed):
     seconds = time.perf_counter() - start
     dev, y_dev = load(name, "dev")
     test, y_test = load(name, "test")
-    on_test = staged(model, test)
+    on_test = staged_probabilities(model, test)
     layers = (model.classes_[on_test.argmax(2)] == y_test[:, None]).mean(0)
-    tau, patience = best_policy(model, staged(model, dev), y_dev)
+    tau, patience = best_policy(model, staged_probabilities(model, dev), y_dev)
     default = scores(model, on_test, y_test, model.tau, model.patience)
     chosen = scores(model, on_test, y_test, tau, patience)
     cells = [

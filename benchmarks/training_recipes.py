@@ -28,13 +28,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks._data import IMAGES, load, staged_probabilities
 from benchmarks._report import describe, machine
 from benchmarks._rows_tuning import Answered
 from sklearn_epee import (
     EPEEClassifier,
     EPEEImageClassifier,
     TunedExitPolicyClassifierCV,
-    datasets,
     speedup_ratio,
 )
 
@@ -73,7 +73,6 @@ SETS = {
     "health_advice, default length": Set(None, None, data="health_advice"),
     "ddi2013, default length": Set(None, None, balanced=True, data="ddi2013"),
 }
-IMAGES = ("pneumoniamnist", "breastmnist", "pathmnist_subset")
 # Each differs from the first in one thing.
 VARIANTS = {
     "joint": {},
@@ -133,8 +132,7 @@ def data_of(name):
 def part_of(name, subset, n, seed, *, balanced=False):
     """Return samples and labels of a part, drawn where not all are wanted."""
     name = data_of(name)
-    bunch = getattr(datasets, f"load_{name}")(subset=subset)
-    y = np.asarray(bunch.target)
+    X, y = load(name, subset)
     rows = np.random.default_rng(seed).permutation(len(y))
     if balanced:
         classes, counts = np.unique(y, return_counts=True)
@@ -143,8 +141,8 @@ def part_of(name, subset, n, seed, *, balanced=False):
         rows = rows[kept]
     rows = np.sort(rows[:n])
     if name in IMAGES:
-        return np.asarray(bunch.data)[rows], y[rows]
-    return [bunch.data[row] for row in rows], y[rows]
+        return np.asarray(X)[rows], y[rows]
+    return [X[row] for row in rows], y[rows]
 
 
 def trained(name, variant, seed, minilm):
@@ -164,9 +162,8 @@ def trained(name, variant, seed, minilm):
 
 
 def staged(model, X, y):
-    """Probabilities of every exit and the columns of the true labels."""
-    proba = np.stack(list(model.staged_predict_proba(X)), axis=1)
-    return proba, np.searchsorted(model.classes_, y)
+    """Return the probabilities of every exit and the columns of the true labels."""
+    return staged_probabilities(model, X), np.searchsorted(model.classes_, y)
 
 
 def tuned(dev, codes_dev, test, codes_test):
