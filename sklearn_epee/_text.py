@@ -54,7 +54,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         scratch. Families: ALBERT, BERT, DistilBERT, ELECTRA, GPT-2, RoBERTa.
     tokenizer : str, path-like, tokenizer object or None, default=None
         None takes the checkpoint's own; without a checkpoint a lower-case WordPiece vocabulary is
-        learned from the training texts.
+        learned from the training texts. Tokens that were added to the checkpoint's own tokenizer
+        (``add_tokens``) get embeddings, which are trained with the rest.
     max_length : int or None, default=None
         Longest text in tokens, special tokens included; longer texts are truncated, with a warning.
         None: all positions of the backbone; from scratch, the longest training text (at most

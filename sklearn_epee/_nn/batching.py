@@ -150,16 +150,16 @@ class LabelledSamples(Dataset):
 class LengthGroupedSampler(Sampler[list[int]]):
     """Random batches of samples of similar length, new in every epoch.
 
-    Samples are shuffled, cut into pools of `POOL_BATCHES` batches, sorted by length inside a
-    pool, cut into batches, and the batches of a pool are shuffled.
+    Samples are shuffled and split into pools of `POOL_BATCHES` batches. Each pool is sorted by
+    length and split into batches, and the batches of all pools are shuffled.
 
     Parameters
     ----------
     lengths : ndarray of shape (n,)
         Length of each sample in positions.
     batch_size : int
-        Samples a batch at most. Batches are of equal size but for one sample: a rest of two or
-        three samples would make a step of its own, at the full learning rate.
+        Largest number of samples per batch. Batch sizes differ by one sample at most: a last
+        batch of two or three samples would make a step of its own, at the full learning rate.
     rng : numpy.random.Generator
         Source of the order; consumed once per epoch.
     """
@@ -182,11 +182,11 @@ class LengthGroupedSampler(Sampler[list[int]]):
         return iter([sorted_batches[i] for i in self._rng.permutation(len(batches))])
 
     def _sort_pool(self, batches: list[NDArray[np.intp]]) -> list[list[int]]:
-        """Return the samples of some batches, handed out again by length."""
+        """Return batches of the same sizes and samples, with samples of similar length together."""
         pool = np.concatenate(batches)
         pool = pool[np.argsort(self._lengths[pool], kind="stable")]
         ends = np.cumsum([len(batch) for batch in batches])
-        return [cut.tolist() for cut in np.split(pool, ends[:-1])]
+        return [part.tolist() for part in np.split(pool, ends[:-1])]
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:
