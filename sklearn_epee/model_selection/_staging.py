@@ -276,7 +276,8 @@ def _all_classes(known: Sequence[Any], y: NDArray[Any]) -> Any:
         np.unique(np.concatenate([*(tasks[task] for tasks in each), column]))
         for task, column in enumerate(columns)
     ]
-    return united if isinstance(known[0], list) else united[0]
+    classes = united if isinstance(known[0], list) else united[0]
+    return known[0] if Tasks(known[0]).same_as(classes) else classes
 
 
 def _among(classes: Any, staged: StagedPredictions, known: Any) -> StagedPredictions:
