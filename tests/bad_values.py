@@ -51,6 +51,69 @@ BAD_VALUES = {
 }
 
 
+def bad_columns(n_samples):
+    """Return values of the right length for labels, weights or groups, with odd contents."""
+    rng = np.random.default_rng(0)
+    halves = [n_samples // 2, n_samples - n_samples // 2]
+    return {
+        "column of NaN": np.full(n_samples, np.nan),
+        "one NaN": np.append(np.ones(n_samples - 1), np.nan),
+        "one infinity": np.append(np.ones(n_samples - 1), np.inf),
+        "one None": [*["a"] * (n_samples - 1), None],
+        "one NA": pd.Series([*["a"] * (n_samples - 1), pd.NA]),
+        "one NaT": np.array([*["2020-01-01"] * (n_samples - 1), "NaT"], dtype="datetime64[D]"),
+        "mixed": [1, "a"] * (n_samples // 2),
+        "numbers and None": [1.0, None] * (n_samples // 2),
+        "all zero": np.zeros(n_samples),
+        "negative": -np.ones(n_samples),
+        "random floats": rng.random(n_samples),
+        "huge integers": [10**30 + i for i in range(n_samples)],
+        "largest floats": np.full(n_samples, 1e308),
+        "complex": np.full(n_samples, 1j),
+        "bytes": np.array([b"a", b"b"] * (n_samples // 2)),
+        "long words": ["a" * 10_000, "b"] * (n_samples // 2),
+        "tuples": [(1, 2)] * n_samples,
+        "sets": [{1}] * n_samples,
+        "dicts": [{}] * n_samples,
+        "ragged": [[1]] * halves[0] + [[1, 2]] * halves[1],
+        "categorical": pd.Categorical(["a", None] * (n_samples // 2)),
+        "nullable": pd.array([1, None] * (n_samples // 2), dtype="Int64"),
+        "frame": pd.DataFrame({"a": ["x", "y"] * (n_samples // 2), "b": np.nan}),
+        "three dimensions": np.ones((n_samples, 1, 1)),
+        "no columns": np.ones((n_samples, 0)),
+    }
+
+
+def bad_probabilities(proba):
+    """Return arrays shaped like staged probabilities, with odd contents or other shapes."""
+    one_nan, negative = proba.copy(), proba.copy()
+    one_nan[0, 0, 0], negative[0, 0, 0] = np.nan, -0.5
+    return {
+        "one NaN": one_nan,
+        "negative": negative,
+        "too large": proba * 3,
+        "zeros": np.zeros_like(proba),
+        "infinite": np.full_like(proba, np.inf),
+        "strings": proba.astype(str),
+        "objects": proba.astype(object),
+        "None inside": np.where(proba > 0.5, proba.astype(object), None),
+        "booleans": proba > 0.5,
+        "complex": proba.astype(complex),
+        "two dimensions": proba[:, 0],
+        "four dimensions": proba[np.newaxis],
+        "no samples": proba[:0],
+        "no layers": proba[:, :0],
+        "no classes": proba[..., :0],
+        "fewer samples": proba[:3],
+        "other classes": proba[..., :2],
+        "list of tasks": [proba, proba],
+        "tasks of other sizes": [proba, proba[:3]],
+        "layers first": proba.transpose(1, 0, 2),
+        "lists": proba.tolist(),
+        "ragged": [*proba.tolist(), [[1.0]]],
+    }
+
+
 def outcome(call, argument):
     """Return "accepted", "refused" or what is wrong about the refusal of an argument."""
     try:

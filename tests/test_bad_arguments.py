@@ -21,7 +21,7 @@ from sklearn_epee import (
     policy,
 )
 
-from .bad_values import BAD_VALUES, outcome
+from .bad_values import BAD_VALUES, bad_columns, bad_probabilities, outcome
 from .model_selection.staged import NumericExits, blobs
 from .model_selection.test_calibration import MappedExits
 
@@ -209,6 +209,8 @@ CALLS = {
         for name in ("ExitTradeoffDisplay", "ExitPolicyHeatmapDisplay")
     },
 }
+PER_SAMPLE = {"y", "y_true", "sample_weight", "risk_groups"}
+STAGED = {"proba", "staged_proba"}
 VARIED = [(name, argument) for name, (_, _, arguments) in CALLS.items() for argument in arguments]
 
 
@@ -228,11 +230,18 @@ def test_the_calls_that_are_varied_work(name):
             call(**arguments)
 
 
+def values_for(argument):
+    """Return the values that an argument is tried with."""
+    shaped = bad_columns(len(Y)) if argument in PER_SAMPLE else {}
+    shaped |= bad_probabilities(PROBA) if argument in STAGED else {}
+    return BAD_VALUES | shaped
+
+
 @pytest.mark.parametrize(("name", "argument"), VARIED)
 def test_bad_values_are_accepted_or_refused_by_name(name, argument):
     call, arguments, _ = CALLS[name]
     wrong = {}
-    for kind, value in BAD_VALUES.items():
+    for kind, value in values_for(argument).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             given = arguments | {argument: value}

@@ -53,7 +53,10 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
         _check_not_missing(labels)
     if labels.dtype.kind == "f":
         assert_all_finite(labels, input_name="y")
-    check_classification_targets(labels)
+    try:
+        check_classification_targets(labels)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"y must hold the labels of classes: {error}") from error
     _check_count(len(labels), n_samples)
     return labels
 

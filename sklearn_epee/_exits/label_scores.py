@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,8 @@ def task_accuracy_score(
     y = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     if y_pred.ndim == 1:
-        return float(accuracy_score(y, y_pred, sample_weight=weights))
+        with _naming_y():
+            return float(accuracy_score(y, y_pred, sample_weight=weights))
     hits = task_hits(y, y_pred).mean(axis=1)
     return float(np.average(hits, weights=weights))
 
@@ -71,12 +74,23 @@ def task_accuracy_score(
 vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
 
 
+@contextmanager
+def _naming_y() -> Iterator[None]:
+    """Name y in the errors of scikit-learn's metrics, such as that words meet numbers."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"y cannot be compared with the predicted labels: {error}") from error
+
+
 def label_scores(
     y_true: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
     """Return scores of predicted labels; over tasks, the exact match and means of the others."""
     if y_pred.ndim == 1:
-        return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
+        with _naming_y():
+            return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
     exact = exact_match_score(y_true, y_pred, sample_weight)
     pairs = zip(task_columns(y_true), task_columns(y_pred), strict=True)
     scores = [_scores_of_one(truth, labels, sample_weight) for truth, labels in pairs]

@@ -115,11 +115,13 @@ def check_risk_groups(risk_groups: Any, n_samples: int) -> NDArray[Any]:
             "'unknown', or leave them out."
         )
     try:
+        set(labels.tolist())
         np.unique(labels)
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in labels.tolist()})
         raise TypeError(
-            f"risk_groups must hold labels of one type; got labels of the types {kinds}."
+            "risk_groups must hold labels of one type, such as strings or integers; got the types "
+            f"{kinds}."
         ) from error
     return labels
 
