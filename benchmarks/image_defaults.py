@@ -31,8 +31,8 @@ def measure(name, args, pooling, learning_rate, seed):
         args.backbone,
         image_size=args.image_size,
         pooling=pooling,
-        learning_rate=learning_rate,
-        max_epochs=args.max_epochs,
+        learning_rate=learning_rate or "auto",
+        max_epochs=args.max_epochs or "auto",
         random_state=seed,
         memory=None,
     )
@@ -43,7 +43,7 @@ def measure(name, args, pooling, learning_rate, seed):
     labels = np.stack(list(model.staged_predict(X)))
     layers = " ".join(f"{accuracy:.3f}" for accuracy in (labels == y).mean(1))
     balanced = balanced_accuracy_score(y, labels[-1])
-    cells = (name, pooling, learning_rate, model.n_iter_, seed, layers, f"{balanced:.3f}")
+    cells = (name, pooling, learning_rate or "auto", model.n_iter_, seed, layers, f"{balanced:.3f}")
     return [*map(str, cells), f"{seconds:.0f}"]
 
 
@@ -52,9 +52,11 @@ def parse():
     parser.add_argument("backbone", type=Path)
     parser.add_argument("names", nargs="+")
     parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--max-epochs", type=int, default="auto")
+    parser.add_argument(
+        "--max-epochs", type=int, default=None, help="the package's own if left out"
+    )
     parser.add_argument("--poolings", nargs="+", default=["cls", "mean", "cls+mean"])
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=["auto"])
+    parser.add_argument("--learning-rates", nargs="+", type=float, default=[None])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     return parser.parse_args()
 
@@ -62,7 +64,7 @@ def parse():
 def main():
     args = parse()
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "sklearn_epee"))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(f"{args.backbone.name}, {args.image_size or 'its own'} pixels. {packages}; {device}, "
           f"{torch.get_num_threads()} threads.\n")  # fmt: skip
     print("| data | pooling | learning rate | epochs | seed | accuracy of layers 1 to M | "

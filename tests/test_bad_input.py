@@ -228,7 +228,7 @@ def test_channels_that_the_backbone_does_not_read(vit, n_channels):
 def test_image_shapes_that_do_not_fit(refused_image):
     flat = IMAGES.reshape(16, 64)
     for image_shape, message in [
-        ((8, 9), r"X has 64 features a row, but image_shape=\(8, 9\) makes 72"),
+        ((8, 9), r"X has 64 features per row, but image_shape=\(8, 9\) stands for 72"),
         ((64,), r"image_shape=\(64,\) is not valid"),
         ((-8, -8), r"image_shape=\(-8, -8\) is not valid; expected \(height, width\)"),
     ]:
@@ -310,6 +310,8 @@ def test_labels_that_do_not_fit(refused_text, refused_image, y, message):
 def test_labels_of_mixed_types_or_missing(refused_text, y, types):
     message = f"y mixes labels of the types {types}; expected labels of one type, none of them miss"
     refused_text.of_fit(TypeError, message, TEXTS, y)
+    if isinstance(y, (list, tuple)):
+        refused_text.of_call(TypeError, message, "score", TEXTS, y)
 
 
 @pytest.mark.parametrize(

@@ -218,8 +218,8 @@ def _unflatten(array: NDArray[Any], image_shape: Sequence[int] | None) -> NDArra
         )
     if array.shape[1] != np.prod(sides):
         raise ValueError(
-            f"X has {array.shape[1]} features a row, but image_shape={tuple(image_shape)} makes "
-            f"{np.prod(sides)}."
+            f"X has {array.shape[1]} features per row, but image_shape={tuple(image_shape)} stands "
+            f"for {np.prod(sides)}."
         )
     if len(sides) == 3 and int(sides[0]) <= _FEW_CHANNELS < int(sides[2]):
         raise ValueError(

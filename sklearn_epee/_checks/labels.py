@@ -15,6 +15,8 @@ from sklearn_epee._compat import num_samples
 
 from .messages import shown
 
+_ROWS = (list, tuple, np.ndarray)
+
 
 def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
     """Return y as an array of labels of one type, one for each sample.
@@ -63,7 +65,7 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
 
 def _elements(y: list[Any] | tuple[Any, ...]) -> list[Any]:
     """Return the labels in a list, which may be a list of rows with one label each."""
-    return [row[0] if isinstance(row, (list, tuple)) and len(row) == 1 else row for row in y]
+    return [row[0] if isinstance(row, _ROWS) and np.shape(row) == (1,) else row for row in y]
 
 
 def is_missing(label: Any) -> bool:
@@ -131,7 +133,7 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
     Raises
     ------
     TypeError
-        If y is not a sequence, or weights are not numbers.
+        If y is not a sequence, mixes labels of several types, or weights are not numbers.
     ValueError
         If there are more or fewer of them than samples.
     """
@@ -140,6 +142,8 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
     except TypeError as error:
         raise TypeError(f"y must hold the true labels, one for each sample: {error}") from error
     _check_count(n_labels, n_samples)
+    if isinstance(y, (list, tuple)) and not any(isinstance(e, _ROWS) for e in _elements(y)):
+        _check_label_types(_elements(y))
     if sample_weight is None:
         return
     if _as_numbers(sample_weight).ndim == 0:

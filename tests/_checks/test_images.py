@@ -113,7 +113,7 @@ BAD_IMAGES = [
     (np.array(None, dtype=object), None, ValueError, r"X is an array of shape \(\)"),
     (np.ones(8), None, ValueError, r"X is an array of shape \(8,\)"),
     (np.ones((2, 8)), None, ValueError, r"X is an array of shape \(2, 8\).*need image_shape="),
-    (np.ones((2, 8)), (3, 3), ValueError, r"X has 8 features a row, but image_shape=\(3, 3\)"),
+    (np.ones((2, 8)), (3, 3), ValueError, r"X has 8 features per row, but image_shape=\(3, 3\)"),
     (np.ones((2, 8)), (8,), ValueError, r"image_shape=\(8,\) is not valid; expected \(height"),
     (np.ones((2, 8)), (-2, -4), ValueError, r"image_shape=\(-2, -4\) is not valid"),
     (np.ones((2, 8)), (2, 2, 2, 1), ValueError, r"image_shape=\(2, 2, 2, 1\) is not valid"),

@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import inspect
 import io
+import re
 import sys
 
 import numpy as np
@@ -380,6 +382,17 @@ def test_damaged_bytes_are_read_or_refused_with_the_name_of_the_file(text_home, 
             refused += 1
             assert str(path) in str(error)  # noqa: PT017
     assert refused > 100
+
+
+@pytest.mark.parametrize("section", ["Parameters", "Raises"])
+@pytest.mark.parametrize("loaders", [LOADERS[:4], LOADERS[4:]], ids=["texts", "images"])
+def test_loaders_are_documented_in_the_same_words(loaders, section):
+    def words(load):
+        doc = inspect.getdoc(load).replace(load.__name__.removeprefix("load_"), "NAME")
+        return re.search(rf"^{section}\n-+\n(.*?)\n\n\w+\n-", doc, re.M | re.S)[1].split()
+
+    first, *others = (words(load) for load in loaders)
+    assert all(other == first for other in others)
 
 
 def test_names_are_exported():
