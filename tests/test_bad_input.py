@@ -249,10 +249,12 @@ def test_image_sizes_that_are_none(refused_image, image_size):
         EPEEImageClassifier(image_size=image_size, **TRAINING).fit(IMAGES, LABELS)
 
 
-def test_image_sizes_that_cannot_be_cut_into_patches(refused_image, vit):
-    message = "image_size: images of 10x10 pixels cannot be cut into patches of 4x4"
+def test_image_sizes_that_cannot_be_split_into_patches(refused_image, vit):
+    message = "image_size: images of 10x10 pixels cannot be split into patches of 4x4"
     refused_image.of_parameter(ValueError, message, image_size=10)
-    with pytest.raises(ValueError, match="images of 2x2 pixels cannot be cut into patches of 4x4"):
+    with pytest.raises(
+        ValueError, match="images of 2x2 pixels cannot be split into patches of 4x4"
+    ):
         image_classifier(vit, image_size=2).fit(IMAGES, LABELS)
 
 
@@ -571,6 +573,7 @@ def test_image_processors_that_are_none(refused_image, tmp_path):
         ({"size": "a"}, "holds no image processor that can be loaded"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_settings_of_a_processor_that_do_not_work(refused_image, vit, tmp_path, settings, message):
     folder = shutil.copytree(vit, tmp_path / "vit")
     file = folder / "preprocessor_config.json"
