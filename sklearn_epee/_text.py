@@ -148,15 +148,19 @@ class EPEEClassifier(BaseEPEEClassifier):
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
-        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs;
-        files there are pickles, so it must be a folder you trust. None trains every time. A search
+        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs,
+        for which `random_state` must be an int; files there are pickles, so it must be a folder you
+        trust. What cannot be kept there is trained again, with a warning. None trains every time.
+        Of callbacks their code counts, with the globals that it reads; those whose code cannot be
+        told apart are trained every time, with a warning. A search
         scores the policies of a fold from one pass over it, so its ``mean_score_time`` says nothing
         about the speed of a policy: ask for `speedup_score`, or time the fitted estimator.
     random_state : int, RandomState instance or None, default=None
         Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
         bit on the same machine and number of threads. With None every fit draws anew, except that
-        the clones made by one search share a draw, so that policies are compared on the same
-        network.
+        the candidates of one search share a draw, so that policies are compared on the same
+        network. Searches are those of scikit-learn and classes derived from them; clones made by
+        hand, by an ensemble or by a cross-validation draw anew.
     verbose : int, default=0
         1 shows a progress bar in training, 2 also prints a line per epoch.
 

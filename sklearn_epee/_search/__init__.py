@@ -9,7 +9,7 @@ from .context import SearchContext
 from .network_file import LazyNetwork, ready
 from .reuse import NetworkReuse
 from .shared_predictions import SharedPredictions
-from .source_identity import source_identity
+from .sources import source_identity
 
 __all__ = [
     "LazyNetwork",

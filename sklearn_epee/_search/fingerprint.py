@@ -14,7 +14,7 @@ from typing import Any
 
 from joblib.hashing import NumpyHasher
 
-from .source_identity import file_digest
+from .sources import file_digest
 
 _INCIDENTAL = frozenset(
     {"__dict__", "__weakref__", "__module__", "__doc__", "__slotnames__", "__annotations__"}

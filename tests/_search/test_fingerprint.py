@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 
 import numpy as np
 import pytest
+from skorch.callbacks import Callback, EpochScoring
 
+from sklearn_epee._search import fingerprint as module
 from sklearn_epee._search.fingerprint import NoFingerprintError, fingerprint
 
 CELL = """
@@ -88,3 +92,137 @@ def test_what_cannot_be_pickled_is_refused_wherever_it_is():
 
 def test_keys_without_an_order_are_no_obstacle():
     assert fingerprint({1: "a", "b": 2}) != fingerprint({1: "a", "b": 3})
+
+
+# ------------------------------------------------------------------------ importable definitions
+
+MODULE = """
+import functools
+import numpy as np
+import my_settings
+
+RATE = {rate}
+TABLE = {{"a": {table}}}
+
+def scale(x):
+    return x * RATE + {body}
+
+def through_another(x):
+    return scale(x)
+
+def by_settings(x):
+    return x * my_settings.RATE
+
+@functools.lru_cache
+def cached(x):
+    return x + {cached}
+
+class Step:
+    size = {size}
+
+    def act(self):
+        return [np.sqrt(value) for value in TABLE]
+
+    @functools.cached_property
+    def kept(self):
+        return {kept}
+
+def unrelated():
+    return {unrelated}
+"""
+OURS = {"rate": 1, "table": 1, "body": 1, "cached": 1, "size": 1, "kept": 1, "unrelated": 1}
+NAMES = ["scale", "through_another", "by_settings", "cached", "Step"]
+
+
+@pytest.fixture
+def import_module(tmp_path, monkeypatch):
+    """A function that writes a module and imports it as a new process does."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def run(code, name="my_module"):
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    return run
+
+
+@pytest.fixture
+def prints_of(import_module):
+    def run(settings=1, **changes):
+        import_module(f"RATE = {settings}", "my_settings")
+        module = import_module(MODULE.format(**(OURS | changes)))
+        return {name: fingerprint(getattr(module, name)) for name in NAMES}
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({}, set()),
+        ({"unrelated": 2}, set()),
+        ({"rate": 2}, {"scale", "through_another"}),
+        ({"body": 2}, {"scale", "through_another"}),
+        ({"settings": 2}, {"by_settings"}),
+        ({"cached": 2}, {"cached"}),
+        ({"size": 2}, {"Step"}),
+        ({"kept": 2}, {"Step"}),
+        ({"table": 2}, {"Step"}),
+    ],
+    ids=str,
+)
+def test_code_and_the_globals_it_reads_count(prints_of, change, changed):
+    before, after = prints_of(), prints_of(**change)
+    assert {name for name in NAMES if before[name] != after[name]} == changed
+
+
+def test_instances_and_methods_count_with_their_class(import_module):
+    import_module("RATE = 1", "my_settings")
+    found = set()
+    for size in (1, 2):
+        module = import_module(MODULE.format(**(OURS | {"size": size})))
+        found |= {fingerprint(module.Step()), fingerprint(module.Step().act)}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import helpers\ndef act(): return vars(helpers)",
+        "def act():\n    import helpers\n    return helpers.RATE",
+        "def act():\n    from helpers import RATE\n    return RATE",
+        "import threading\nlock = threading.Lock()\ndef act():\n    with lock: pass",
+    ],
+    ids=["module", "import", "from import", "lock"],
+)
+def test_what_cannot_be_told_apart_is_refused(import_module, body):
+    import_module("RATE = 1", "helpers")
+    with pytest.raises(NoFingerprintError):
+        fingerprint(import_module(body).act)
+
+
+def test_definitions_that_refer_to_each_other(import_module):
+    code = "def even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n > {} and even(n - 1)"
+    one, same, other = (fingerprint(import_module(code.format(n)).even) for n in (0, 0, 1))
+    assert one == same != other
+
+
+def test_installed_packages_count_by_name_and_file(monkeypatch, tmp_path, import_module):
+    code = "def act(): return {}"
+    monkeypatch.setattr(module, "_installation_folders", lambda: (tmp_path.resolve(),))
+    prints = []
+    for body in (1, 1, 2):
+        module._module_identity.cache_clear()
+        prints.append(fingerprint(import_module(code.format(body)).act))
+        assert module._module_identity("my_module") is not None
+    module._module_identity.cache_clear()
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_known_packages_count_by_name():
+    assert fingerprint(Callback) == fingerprint(Callback)
+    assert fingerprint(Callback) != fingerprint(EpochScoring)
+    assert fingerprint(np.sqrt) != fingerprint(np.exp)

@@ -27,14 +27,21 @@ def source_identity(source: Any) -> Any:
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        return folder_digest(path) if path.is_dir() else _hub_identity(str(source))
+        return folder_digest(Path(source)) if _is_folder(source) else _hub_identity(str(source))
     backend = getattr(source, "backend_tokenizer", None)
     if backend is not None:
         return backend.to_str(), sorted(map(str, source.init_kwargs.items()))
     if hasattr(source, "to_json_string"):
         return type(source).__qualname__, source.to_json_string()
     return source
+
+
+def _is_folder(source: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        # A name that is too long, for example: loading the backbone will say so.
+        return False
 
 
 def _hub_identity(name: str) -> str:

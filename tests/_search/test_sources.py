@@ -1,0 +1,49 @@
+"""What a checkpoint is: by content, by commit, not by place."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from transformers import BertConfig
+
+from sklearn_epee._search import sources as module
+from sklearn_epee._search.sources import source_identity
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_counts_by_its_files(checkpoint, tmp_path):
+    before = source_identity(checkpoint)
+    moved = shutil.copytree(checkpoint, tmp_path / "moved")
+    assert source_identity(moved) == source_identity(str(moved)) == before
+    (moved / "1_Pooling" / "config.json").write_text("[]")
+    assert source_identity(moved) != before
+    (checkpoint / "another.json").write_text("{}")
+    assert source_identity(checkpoint) != before
+
+
+def test_a_hub_id_counts_with_its_commit(monkeypatch, tmp_path):
+    for commit in ("one", "two"):
+        found = tmp_path / "snapshots" / commit / "config.json"
+        monkeypatch.setattr(module, "hf_hub_download", lambda *_, found=found: str(found))
+        assert source_identity("somebody/something") == f"somebody/something@{commit}"
+
+
+@pytest.mark.parametrize("name", ["somebody/something", "not a valid id!", "x" * 300])
+def test_a_hub_id_out_of_reach_counts_by_its_name(name):
+    # The tests run without a network.
+    assert source_identity(name) == name
+
+
+def test_configurations_count_by_content():
+    one, same, other = BertConfig(), BertConfig(), BertConfig(hidden_size=48)
+    assert source_identity(one) == source_identity(same) != source_identity(other)
+    assert source_identity(None) is None
