@@ -353,6 +353,8 @@ BAD_OPTIONS = [
     {"pad_token_id": 2.5},
     {"pad_token_id": "text"},
     {"initializer_range": "wide"},
+    {"initializer_range": float("nan")},
+    {"initializer_range": -0.02},
 ]
 
 
@@ -369,6 +371,17 @@ def test_a_configuration_that_makes_no_network_is_refused(options):
         object.__setattr__(config, name, value)
     with pytest.raises(ValueError, match=r"backbone: .*BertConfig"):
         load_backbone(config, "text")
+
+
+@pytest.mark.parametrize("dtype", [[], [1, 2], float("nan")])
+def test_a_data_type_that_is_none_is_not_read(dtype):
+    config = tiny_config("vit")
+    object.__setattr__(config, "dtype", dtype)
+    assert load_backbone(config, "image").config.to_dict()["dtype"] == "float32"
+
+
+def test_a_number_of_labels_is_not_read(folder):
+    assert len(load_config(configure(folder, num_labels=10**9), "text").id2label) == 2
 
 
 @pytest.mark.parametrize("family", ["vit", "clip", "gpt2"])

@@ -298,6 +298,8 @@ def _read_config(
         if _is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
+    # Of no use to a backbone, and transformers makes a name for each.
+    raw.pop("num_labels", None)
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 from numbers import Integral, Real
@@ -69,13 +70,15 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
 
 def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
     """Yield the names of other options that cannot be used, and what is expected of them."""
-    for name, value in config.to_dict().items():
+    for name, value in vars(config).items():
         if name in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
             yield name, f"one of {', '.join(sorted(ACT2FN))}"
         if "drop" in name and not _is_probability(value):
             yield name, "a probability from 0 to 1"
         if name == "pad_token_id" and not (value is None or isinstance(value, int)):
             yield name, "the number of a token or None"
+        if name == "initializer_range" and not (isinstance(value, Real) and _is_spread(value)):
+            yield name, "a finite number of at least 0"
 
 
 def _is_size(value: Any) -> bool:
@@ -84,6 +87,10 @@ def _is_size(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _is_spread(value: Real) -> bool:
+    return math.isfinite(value) and float(value) >= 0
 
 
 def _is_probability(value: Any) -> bool:
