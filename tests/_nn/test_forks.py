@@ -82,7 +82,9 @@ def saved(notes, tmp_path_factory) -> Path:
     """A fitted classifier whose weights are large enough for torch to share work among threads."""
     config = tiny_config("bert", vocab_size=300, hidden_size=64, max_position_embeddings=128)
     path = tmp_path_factory.mktemp("saved") / "classifier.joblib"
-    joblib.dump(EPEEClassifier(config, **tiny_training(max_epochs=1)).fit(*notes), path)
+    # A GPU cannot be used by a forked process once its parent has used it.
+    options = tiny_training(max_epochs=1, device="cpu")
+    joblib.dump(EPEEClassifier(config, **options).fit(*notes), path)
     return path
 
 
