@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, overload
 
@@ -19,6 +20,32 @@ def as_array(name: str, given: Any) -> NDArray[Any]:
         return np.asarray(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array; got {given!r:.100}: {error}") from error
+
+
+def check_each(name: str, given: Any, check: Callable[[Any], Any]) -> NDArray[Any]:
+    """Return checked values in ascending order, each once.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument that holds the values.
+    given : array-like
+    check : callable
+        Takes a value and returns it, or raises.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no value, or one of them is refused; the message names the argument.
+    """
+    values = np.atleast_1d(np.asarray(given, dtype=object)).tolist()
+    if not values:
+        raise ValueError(f"{name} must hold at least one value; got none.")
+    try:
+        return np.unique([check(value) for value in values])
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {name}: {error}") from error
 
 
 def check_tau(tau: Any) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_patience, check_tau
+from .checks import check_each, check_patience, check_tau
 from .policy_scores import PolicyScore
 from .staged import Floats
 from .sweep import PolicySpace
@@ -60,13 +60,16 @@ class PolicyGrid:
 def _offered_patiences(patience: Any, n_layers: int) -> NDArray[np.int64]:
     if isinstance(patience, str) and patience == "all":
         return np.arange(1, n_layers + 1)
-    if isinstance(patience, str) or np.ndim(patience) != 1 or not len(patience):
+    if not _is_list(patience):
         raise ValueError(
             f"policies['patience'] must be 'all' or a list of integers >= 1; got {patience!r}."
         )
     # A patience above the number of layers never fires, as that of the number of layers.
-    counts = [min(check_patience(value, n_layers), n_layers) for value in patience]
-    return np.unique(counts)
+    return check_each(
+        "policies['patience']",
+        patience,
+        lambda value: min(check_patience(value, n_layers), n_layers),
+    )
 
 
 def _offered_taus(tau: Any) -> Floats | int | None:
@@ -74,12 +77,19 @@ def _offered_taus(tau: Any) -> Floats | int | None:
         return None
     if isinstance(tau, Integral) and not isinstance(tau, bool) and int(tau) >= 1:
         return int(tau)
-    if isinstance(tau, (str, bool)) or np.ndim(tau) != 1 or not len(tau):
+    if not _is_list(tau):
         raise ValueError(
             "policies['tau'] must be 'all', a number of quantiles >= 1 or a list of thresholds; "
             f"got {tau!r}."
         )
-    return np.unique([check_tau(value) for value in tau])
+    return check_each("policies['tau']", tau, check_tau)
+
+
+def _is_list(values: Any) -> bool:
+    """Return whether values are several, in a list or anything of one dimension like it."""
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+        return False
+    return np.asarray(values, dtype=object).ndim == 1 and len(values) > 0
 
 
 def policy_tables(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee._exits.checks import check_n_layers, check_patience, check_tau
+from sklearn_epee._exits.checks import check_each, check_n_layers, check_patience, check_tau
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
@@ -44,24 +44,12 @@ def policy_grid(
     table : dict of ndarray
         Patience by patience.
     """
-    thresholds = _checked_values("taus", taus, check_tau)
-    counts = _checked_values(
+    thresholds = check_each("taus", taus, check_tau)
+    counts = check_each(
         "patiences", patiences, lambda patience: check_patience(patience, space.n_layers)
     )
     tables = [policy_table(space, score, int(count), thresholds) for count in counts]
     return thresholds, counts, concatenate(tables)
-
-
-def _checked_values(name: str, given: ArrayLike, check: Callable[[Any], Any]) -> NDArray[Any]:
-    """Return values in ascending order, each once, or raise an error that names the argument."""
-    values = np.atleast_1d(np.asarray(given, dtype=object)).tolist()
-    if not values:
-        raise ValueError(f"{name} must hold at least one value; got none.")
-    try:
-        return np.unique([check(value) for value in values])
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"In {name}: {error}") from error
 
 
 @dataclass(frozen=True)
