@@ -24,7 +24,12 @@ from transformers.utils import logging as transformers_logging
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._registry import adapter_class_for
-from sklearn_epee._nn.backbones._validation import check_forward, check_values
+from sklearn_epee._nn.backbones._validation import (
+    MOST_LAYERS,
+    check_forward,
+    check_values,
+    is_too_deep,
+)
 from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
 __all__ = ["empty_backbone", "enlarge_vocabulary", "load_backbone", "load_config"]
@@ -300,6 +305,11 @@ def _read_config(
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     # Of no use to a backbone, and transformers makes a name for each.
     raw.pop("num_labels", None)
+    if is_too_deep(n_layers := raw.get("num_hidden_layers")):
+        # transformers makes a name for each of these too.
+        raise ValueError(
+            f"{where}: num_hidden_layers={n_layers} in config.json; expected at most {MOST_LAYERS}."
+        )
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class

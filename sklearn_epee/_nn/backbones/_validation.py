@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
-__all__ = ["check_forward", "check_values"]
+__all__ = ["MOST_LAYERS", "check_forward", "check_values", "is_too_deep"]
 
 _NEEDED = {
     "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
@@ -25,8 +25,9 @@ _NEEDED = {
 _OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
+_DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 # Beyond, making the modules takes longer than anybody waits.
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
 _ACTIVATIONS = ("hidden_act", "activation", "activation_function")
 
 
@@ -61,9 +62,9 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
         value = getattr(config, name, None)
         if not (_is_size(value) or _is_pair(value)):
             yield name, "an integer of at least 1, or a height and a width"
-    for name in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
-        if getattr(config, name, 1) > _MOST_LAYERS:
-            yield name, f"at most {_MOST_LAYERS}"
+    for name in _DEPTHS:
+        if is_too_deep(getattr(config, name, None)):
+            yield name, f"at most {MOST_LAYERS}"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
 
@@ -79,6 +80,11 @@ def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
             yield name, "the number of a token or None"
         if name == "initializer_range" and not (isinstance(value, Real) and _is_spread(value)):
             yield name, "a finite number of at least 0"
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return whether a number of layers is one that nobody means."""
+    return isinstance(value, Real) and float(value) > MOST_LAYERS
 
 
 def _is_size(value: Any) -> bool:
