@@ -103,6 +103,11 @@ CALLS = {
         {},
         ["estimator", "tau", "patience"],
     ),
+    "FixedExitPolicyClassifier.score": (
+        FixedExitPolicyClassifier(FROZEN).fit(X, Y).score,
+        {"X": X, "y": Y},
+        ["y", "sample_weight"],
+    ),
     "TunedExitPolicyClassifierCV": (
         constructed(TunedExitPolicyClassifierCV, estimator=NumericExits(), cv=2),
         {},

@@ -84,6 +84,33 @@ def _naming_y() -> Iterator[None]:
         raise kind(f"y cannot be compared with the predicted labels: {error}") from error
 
 
+def share_correct(
+    y: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None, name: str
+) -> float:
+    """Return the share of samples that are predicted correctly, in every task.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+        True labels.
+    y_pred : ndarray of the same shape
+    sample_weight : array-like of shape (n_samples,) or None
+    name : str
+        Of the estimator, for messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `y` or `sample_weight` is not as described.
+    """
+    y_true = as_target(check_any_labels(y, len(y_pred), name))
+    weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
+    with _naming_y():
+        if y_pred.ndim == 1:
+            return float(accuracy_score(y_true, y_pred, sample_weight=weights))
+        return exact_match_score(y_true, y_pred, weights)
+
+
 def label_scores(
     y_true: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:

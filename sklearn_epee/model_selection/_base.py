@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import Bunch, Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._exits.label_scores import share_correct
 from sklearn_epee._exits.wrappers import exit_classifier, find_exits
-from sklearn_epee._tasks import Tasks, exact_match_score
+from sklearn_epee._tasks import Tasks
 
 
 class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -94,6 +95,11 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         float
             From 0 to 1.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If `y` or `sample_weight` does not fit the samples.
+
         Examples
         --------
         >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
@@ -103,10 +109,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         >>> 0 <= clf.fit(X, y).score(X, y) <= 1
         True
         """
-        check_is_fitted(self, "estimator_")
-        if self.n_outputs_ == 1:
-            return float(super().score(X, y, sample_weight))
-        return exact_match_score(y, self.predict(X), sample_weight)
+        return share_correct(y, self.predict(X), sample_weight, type(self).__name__)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.floating]]:
         """Predict class probabilities under the exit policy.
