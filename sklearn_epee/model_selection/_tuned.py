@@ -98,7 +98,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     max_risk : float in (0, 1), default=None
         Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
     per_class : bool, default=False
-        Whether the bound on `risk` has to hold for the samples of each class.
+        Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
     scoring : str or callable, default="accuracy"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
@@ -185,7 +185,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     samples. A class that the training part of a split lacks has the probability 0 there, and a
     warning says so. Sample weights given to `fit` count in the score and the speed-up too.
 
-    **Guarantee.** With `confidence` the samples that the network was not trained on are parted at
+    **Guarantee.** With `confidence` the samples that the network was not trained on are split at
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
     risk and slower policies that are as sure as the surest of it (over at most 200 quantiles of
     tau with each patience, unless `policies` says otherwise); on the rest the candidates are tested
