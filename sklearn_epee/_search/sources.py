@@ -30,9 +30,9 @@ def source_identity(source: Any) -> Any:
         return folder_digest(Path(source)) if _is_folder(source) else _hub_identity(str(source))
     backend = getattr(source, "backend_tokenizer", None)
     if backend is not None:
-        return backend.to_str(), sorted(map(str, source.init_kwargs.items()))
+        return type(source), backend.to_str(), sorted(map(str, source.init_kwargs.items()))
     if hasattr(source, "to_json_string"):
-        return type(source).__qualname__, source.to_json_string()
+        return type(source), source.to_json_string()
     return source
 
 

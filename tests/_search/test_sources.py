@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from sklearn_epee._search import sources as module
+from sklearn_epee._search.fingerprint import fingerprint
 from sklearn_epee._search.sources import source_identity
+from tests.checkpoints import tiny_tokenizer
 
 
 @pytest.fixture
@@ -41,6 +43,21 @@ def test_a_hub_id_counts_with_its_commit(monkeypatch, tmp_path):
 def test_a_hub_id_out_of_reach_counts_by_its_name(name):
     # The tests run without a network.
     assert source_identity(name) == name
+
+
+def test_objects_count_by_content_and_by_the_code_of_their_class():
+    class Tokenizer(PreTrainedTokenizerFast):
+        def encode(self, text):
+            return []
+
+    plain = tiny_tokenizer("bert")
+    own = Tokenizer(tokenizer_object=plain.backend_tokenizer)
+    prints = {fingerprint(source_identity(one)) for one in (plain, own)}
+    assert prints == {
+        fingerprint(source_identity(tiny_tokenizer("bert"))),
+        fingerprint(source_identity(Tokenizer(tokenizer_object=plain.backend_tokenizer))),
+    }
+    assert len(prints) == 2
 
 
 def test_configurations_count_by_content():
