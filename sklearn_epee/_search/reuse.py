@@ -57,7 +57,7 @@ class NetworkReuse:
                 "random_state=None every search and every fit draws anew and finds none of them, "
                 "while the folder grows. Pass an int as random_state.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         # Whether another fit can ask for the same network.
         self._can_recur = random_state is not None or context.in_search
