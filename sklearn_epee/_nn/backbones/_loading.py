@@ -28,7 +28,7 @@ from sklearn_epee._nn.backbones._validation import (
     MOST_LAYERS,
     check_forward,
     check_values,
-    is_too_deep,
+    is_too_many,
 )
 from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
@@ -303,13 +303,12 @@ def _read_config(
         if _is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
-    # Of no use to a backbone, and transformers makes a name for each.
-    raw.pop("num_labels", None)
-    if is_too_deep(n_layers := raw.get("num_hidden_layers")):
-        # transformers makes a name for each of these too.
-        raise ValueError(
-            f"{where}: num_hidden_layers={n_layers} in config.json; expected at most {MOST_LAYERS}."
-        )
+    for name in ("num_hidden_layers", "num_labels"):
+        # transformers makes a name for each, here and where it reads the tokenizer.
+        if is_too_many(raw.get(name)):
+            raise ValueError(
+                f"{where}: {name}={raw[name]} in config.json; expected at most {MOST_LAYERS}."
+            )
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
     name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class

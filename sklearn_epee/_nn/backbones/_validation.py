@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
-__all__ = ["MOST_LAYERS", "check_forward", "check_values", "is_too_deep"]
+__all__ = ["MOST_LAYERS", "check_forward", "check_values", "is_too_many"]
 
 _NEEDED = {
     "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
@@ -63,7 +63,7 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
         if not (_is_size(value) or _is_pair(value)):
             yield name, "an integer of at least 1, or a height and a width"
     for name in _DEPTHS:
-        if is_too_deep(getattr(config, name, None)):
+        if is_too_many(getattr(config, name, None)):
             yield name, f"at most {MOST_LAYERS}"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
@@ -82,8 +82,8 @@ def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
             yield name, "a finite number of at least 0"
 
 
-def is_too_deep(value: Any) -> bool:
-    """Return whether a number of layers is one that nobody means."""
+def is_too_many(value: Any) -> bool:
+    """Return whether a number of layers or labels is one that nobody means."""
     return isinstance(value, Real) and float(value) > MOST_LAYERS
 
 
