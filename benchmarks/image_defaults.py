@@ -25,13 +25,14 @@ from benchmarks._data import load
 from sklearn_epee import EPEEImageClassifier
 
 
-def measure(name, args, pooling, learning_rate, seed):
+def measure(args, *, name, pooling, rate, head_rate, seed):
     """Train once and return the cells of its row."""
     model = EPEEImageClassifier(
         args.backbone,
         image_size=args.image_size,
         pooling=pooling,
-        learning_rate=learning_rate or "auto",
+        learning_rate=rate or "auto",
+        head_learning_rate=head_rate or "auto",
         max_epochs=args.max_epochs or "auto",
         random_state=seed,
         memory=None,
@@ -43,7 +44,8 @@ def measure(name, args, pooling, learning_rate, seed):
     labels = np.stack(list(model.staged_predict(X)))
     layers = " ".join(f"{accuracy:.3f}" for accuracy in (labels == y).mean(1))
     balanced = balanced_accuracy_score(y, labels[-1])
-    cells = (name, pooling, learning_rate or "auto", model.n_iter_, seed, layers, f"{balanced:.3f}")
+    rates = f"{rate or 'auto'} / {head_rate or 'auto'}"
+    cells = (name, pooling, rates, model.n_iter_, seed, layers, f"{balanced:.3f}")
     return [*map(str, cells), f"{seconds:.0f}"]
 
 
@@ -57,6 +59,7 @@ def parse():
     )
     parser.add_argument("--poolings", nargs="+", default=["cls", "mean", "cls+mean"])
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[None])
+    parser.add_argument("--head-learning-rates", nargs="+", type=float, default=[None])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     return parser.parse_args()
 
@@ -67,13 +70,19 @@ def main():
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(f"{args.backbone.name}, {args.image_size or 'its own'} pixels. {packages}; {device}, "
           f"{torch.get_num_threads()} threads.\n")  # fmt: skip
-    print("| data | pooling | learning rate | epochs | seed | accuracy of layers 1 to M | "
+    print("| data | pooling | learning rates | epochs | seed | accuracy of layers 1 to M | "
           "balanced accuracy of layer M | seconds |")  # fmt: skip
     print("| --- " * 8 + "|", flush=True)
-    for seed, name, rate, pooling in itertools.product(
-        args.seeds, args.names, args.learning_rates, args.poolings
-    ):
-        print(f"| {' | '.join(measure(name, args, pooling, rate, seed))} |", flush=True)
+    choices = {
+        "seed": args.seeds,
+        "name": args.names,
+        "rate": args.learning_rates,
+        "head_rate": args.head_learning_rates,
+        "pooling": args.poolings,
+    }
+    for chosen in itertools.product(*choices.values()):
+        cells = measure(args, **dict(zip(choices, chosen, strict=True)))
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
