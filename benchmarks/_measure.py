@@ -45,8 +45,8 @@ def interleaved(
 
 def warmed_up(run: Callable[[], Any]) -> None:
     """Run something until later runs take as long as each other."""
-    # On a GPU the engine captures a layer as a graph once its shape has come up three times.
-    for _ in range(4 if torch.cuda.is_available() else 1):
+    # On a GPU the engine captures layers as graphs at first, and fills its pools of memory.
+    for _ in range(2 if torch.cuda.is_available() else 1):
         run()
 
 

@@ -181,8 +181,15 @@ def prepared(family: str, device: str, precision: str, pooling: str | None = Non
 
 
 def engine_of(estimator: Any) -> Engine:
-    """Return the engine that a fitted estimator predicts with."""
-    return estimator._state.engine(*estimator._setting())
+    """Return the engine that a fitted estimator predicts with.
+
+    On a GPU it captures every shape it meets, as it has done with those that come up in a service
+    that has run for a while.
+    """
+    engine = estimator._state.engine(*estimator._setting())
+    if engine._graphs is not None:
+        engine._graphs.met_before = 0
+    return engine
 
 
 def encode(estimator: Any, X: Any) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .batch_scheduler import BatchScheduler
 from .batching import EncodedSamples
 from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule
-from .graphs import LayerGraphs
+from .graphs import CudaCapture, LayerGraphs
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
@@ -72,7 +72,11 @@ class Engine:
             [torch.cuda.Stream(device) for _ in range(self._n_streams)] if on_gpu else []
         )
         pads_length = network.adapter.kind == "text"
-        self._graphs = LayerGraphs(self._placed.run_layer, pads_length) if on_gpu else None
+        self._graphs = (
+            LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device))
+            if on_gpu
+            else None
+        )
 
     def dynamic(
         self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"

@@ -17,12 +17,12 @@ SMALL_BATCH = 1024
 # The shortest length captured. Longer ones are rounded up to 24, 32, 48, 64, 96, ... positions, so
 # that few graphs serve all texts.
 _SHORTEST = 16
-# Graphs kept: those of a dozen layers for forty shapes.
-_MOST_GRAPHS = 512
-# Capturing a layer takes as long as running it some times, so that only what comes up again is
-# captured; and of the graphs kept only one that has not been used for so many runs is replaced.
-_MET_BEFORE = 3
-_LONG_UNUSED = 8 * _MOST_GRAPHS
+# Positions of all graphs kept, each of which holds the output of its layer: 0.8 GB of BERT-base.
+_MOST_POSITIONS = 2**18
+# Capturing a layer takes as long as running it some twenty times, so that only what comes up again
+# is captured; and only a graph that has not been used for so many runs makes room for another.
+_MET_BEFORE = 16
+_LONG_UNUSED = 4096
 # Captures that may fail, as one does when another thread synchronizes the device meanwhile.
 _MOST_FAILURES = 3
 
@@ -71,9 +71,9 @@ class LayerGraphs:
         digits.
     pads_length : bool
         Whether masked positions may be added behind the others: texts, not images.
-    capture : callable, default=None
-        What records a graph; None takes CUDA's. Tests on a CPU pass a stand-in.
-    met_before : int, default=3
+    capture : callable
+        What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
+    met_before : int, default=16
         How many times a shape is run kernel by kernel before it is captured.
 
     Notes
@@ -87,13 +87,13 @@ class LayerGraphs:
         self,
         run: RunLayer,
         pads_length: bool,
-        capture: Capture | None = None,
+        capture: Capture,
         met_before: int = _MET_BEFORE,
     ) -> None:
         self._run = run
         self._pads_length = pads_length
-        self._capture = capture or _CudaCapture()
-        self._met_before = met_before
+        self._capture = capture
+        self.met_before = met_before
         self._met: Counter[tuple[int, ...]] = Counter()
         self._n_runs = 0
         # The one used longest ago comes first.
@@ -136,13 +136,13 @@ class LayerGraphs:
     def _new_graph(self, key: tuple[int, ...], hidden: Tensor, mask: Tensor) -> _Captured | None:
         """Return a graph of a shape; None if it is not worth one yet, or does not work."""
         self._met[key] += 1
-        if self._met[key] <= self._met_before or not self._has_room():
+        if self._met[key] <= self.met_before or not self._has_room():
             return None
         return self._try_to_capture(key[0], key[1:], hidden, mask)
 
     def _has_room(self) -> bool:
         """Return whether another graph can be kept, forgetting one that is not used any more."""
-        if len(self._graphs) < _MOST_GRAPHS:
+        if sum(n * t for _, n, t in self._graphs) < _MOST_POSITIONS:
             return True
         oldest = next(iter(self._graphs))
         if self._n_runs - self._last_used[oldest] < _LONG_UNUSED:
@@ -197,14 +197,27 @@ class LayerGraphs:
         return _Captured(*inputs, replay, outputs)
 
 
-class _CudaCapture:
-    """Captures CUDA graphs whose intermediate results share their memory."""
+class CudaCapture:
+    """Captures CUDA graphs whose intermediate results share their memory.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # Always the same: libraries keep a workspace for every stream they meet.
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        """Record what a function launches; return what launches it again, and its outputs."""
+        with torch.cuda.device(self._device):
+            return self._record(function)
+
+    def _record(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        side, current = self._stream, torch.cuda.current_stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
             # Libraries set themselves up at their first calls, which a graph must not record.
