@@ -28,7 +28,6 @@ from sklearn_epee._nn.backbones._validation import (
     MOST_LAYERS,
     check_forward,
     check_values,
-    is_too_many,
 )
 from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
@@ -54,6 +53,9 @@ _READ_ERRORS = (
 
 # Parameters that the forward pass of an adapter never reads.
 _UNUSED = ("pooler", "embeddings.mask_token")
+
+# Far more than any published checkpoint tells apart.
+_MOST_LABELS = 10**6
 
 # Buffers that older versions of transformers saved.
 _OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(masked_)?bias$")
@@ -303,11 +305,11 @@ def _read_config(
         if _is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
-    for name in ("num_hidden_layers", "num_labels"):
-        # transformers makes a name for each, here and where it reads the tokenizer.
-        if is_too_many(raw.get(name)):
+    # transformers makes a name for each, here and where it reads the tokenizer.
+    for name, most in (("num_hidden_layers", MOST_LAYERS), ("num_labels", _MOST_LABELS)):
+        if isinstance(raw.get(name), (int, float)) and raw[name] > most:
             raise ValueError(
-                f"{where}: {name}={raw[name]} in config.json; expected at most {MOST_LAYERS}."
+                f"{where}: {name}={raw[name]} in config.json; expected at most {most}."
             )
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)

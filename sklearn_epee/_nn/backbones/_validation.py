@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
-__all__ = ["MOST_LAYERS", "check_forward", "check_values", "is_too_many"]
+__all__ = ["MOST_LAYERS", "check_forward", "check_values"]
 
 _NEEDED = {
     "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
@@ -63,7 +63,8 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
         if not (_is_size(value) or _is_pair(value)):
             yield name, "an integer of at least 1, or a height and a width"
     for name in _DEPTHS:
-        if is_too_many(getattr(config, name, None)):
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and value > MOST_LAYERS:
             yield name, f"at most {MOST_LAYERS}"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
@@ -80,11 +81,6 @@ def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
             yield name, "the number of a token or None"
         if name == "initializer_range" and not (isinstance(value, Real) and _is_spread(value)):
             yield name, "a finite number of at least 0"
-
-
-def is_too_many(value: Any) -> bool:
-    """Return whether a number of layers or labels is one that nobody means."""
-    return isinstance(value, Real) and float(value) > MOST_LAYERS
 
 
 def _is_size(value: Any) -> bool:
