@@ -19,11 +19,11 @@ from sklearn_epee._nn.network import (
     parameter_groups,
     rebuild_network,
 )
+from tests._nn.networks import make_network
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     TEXT_FAMILIES,
     random_batch,
-    randomise,
     tiny_config,
 )
 
@@ -38,19 +38,6 @@ ALL_NETWORKS = [
         (family == "gpt2" and "cls" in pooling) or (family in IMAGE_FAMILIES and pooling == "last")
     )
 ]
-
-
-def make_network(family: str, pooling: str, dropout: float = 0.0) -> MultiExitNetwork:
-    kind = "text" if family in TEXT_FAMILIES else "image"
-    backbone = randomise(load_backbone(tiny_config(family), kind))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = MultiExitNetwork(backbone, 3, pooling, dropout)
-        with torch.no_grad():
-            for head in network.heads:
-                if head.query is not None:
-                    head.query.normal_()
-    return network.eval()
 
 
 def hidden_states(

@@ -26,7 +26,7 @@ from sklearn_epee._nn.recipes import (
 )
 from sklearn_epee._nn.schedule import SequentialSchedule, WarmupThenDecay
 from sklearn_epee._nn.training import ExitNet
-from tests._nn.test_network import make_network
+from tests._nn.networks import make_network
 from tests._nn.trainings import (
     Recorder,
     Snapshots,
