@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 # which is long enough for any machine; one that hangs is stopped, and says where it hung.
 PROGRAM = """
 import faulthandler, json, multiprocessing, os, sys, threading
+from pathlib import Path
 import joblib
 from sklearn.base import clone
 from sklearn_epee.datasets import make_supplement_notes
@@ -53,7 +54,10 @@ def n_threads():
     return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 
 import sklearn_epee._nn.engine
+from sklearn_epee._search.network_file import open_network
 before = n_threads()
+for _ in range(2):  # as it was written, and once it was found to be whole
+    open_network(Path(sys.argv[2])).get()
 classifier = joblib.load(sys.argv[1])
 report = {"started": n_threads() - before, "loaded": done_by_child(predict)}
 report["parent"] = predict()
@@ -81,18 +85,21 @@ print(json.dumps(report))
 def saved(notes, tmp_path_factory) -> Path:
     """A fitted classifier whose weights are large enough for torch to share work among threads."""
     config = tiny_config("bert", vocab_size=300, hidden_size=64, max_position_embeddings=128)
-    path = tmp_path_factory.mktemp("saved") / "classifier.joblib"
+    folder = tmp_path_factory.mktemp("saved")
+    path = folder / "classifier.joblib"
     # A GPU cannot be used by a forked process once its parent has used it.
-    options = tiny_training(max_epochs=1, device="cpu")
-    joblib.dump(EPEEClassifier(config, **options).fit(*notes), path)
+    options = tiny_training(max_epochs=1, device="cpu", memory=folder / "kept")
+    classifier = EPEEClassifier(config, **options).fit(*notes)
+    joblib.dump(classifier.set_params(memory="auto"), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def report(saved) -> dict:
     """What the children of a process predicted; None for one that had to be stopped."""
+    (kept,) = (saved.parent / "kept").rglob("*.network")
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(saved)],
+        [sys.executable, "-c", PROGRAM, str(saved), str(kept)],
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
@@ -103,7 +110,7 @@ def report(saved) -> dict:
     return json.loads(ran.stdout) | {"errors": ran.stderr}
 
 
-def test_loading_starts_no_threads(report):
+def test_loading_a_pickle_or_from_a_store_starts_no_threads(report):
     assert report["started"] == 0
 
 
