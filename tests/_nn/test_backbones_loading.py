@@ -389,6 +389,14 @@ def test_a_number_of_layers_or_labels_that_nobody_means_is_refused(family, name,
         load_backbone(tmp_path, kind_of(family))
 
 
+@pytest.mark.parametrize("ratio", [0, -1, 0.001, float("nan"), "wide", None])
+def test_a_feed_forward_without_width_is_refused(ratio):
+    config = tiny_config("dinov2")
+    object.__setattr__(config, "mlp_ratio", ratio)
+    with pytest.raises(ValueError, match="backbone: mlp_ratio="):
+        load_backbone(config, "image")
+
+
 def test_groups_of_layers_that_are_none_are_refused():
     config = tiny_config("albert")
     object.__setattr__(config, "num_hidden_groups", None)

@@ -66,6 +66,9 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
         value = getattr(config, name, None)
         if isinstance(value, (int, float)) and value > MOST_LAYERS:
             yield name, f"at most {MOST_LAYERS}"
+    ratio = getattr(config, "mlp_ratio", 1)
+    if not (isinstance(ratio, (int, float)) and config.hidden_size * ratio >= 1):
+        yield "mlp_ratio", "a number above 0 that gives the feed-forward a width"
     if config.hidden_size % config.num_attention_heads:
         yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
 
