@@ -88,7 +88,7 @@ PRETRAINED_IMAGE = TrainingDefaults(
     n_steps_per_class=70,
     weight_decay=0.01,
     dropout=0.0,
-    pooling="cls",
+    pooling="cls+mean",
 )
 SCRATCH_IMAGE = TrainingDefaults(
     learning_rate=1e-3,
