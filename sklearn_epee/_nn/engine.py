@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,13 +14,8 @@ from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
 from .placed_network import PlacedNetwork
-from .prediction_batches import BatchLimit, batch_limit, batches_by_length, calls_in_positions
+from .prediction_batches import batch_limit, batches_by_length, calls_in_positions
 from .row_first import RowCosts, RowFirst
-
-# Streams in which a GPU runs batches side by side, so that it has work while a decision is on its
-# way to the host, and the number of batches from which on they pay.
-_GPU_STREAMS = 2
-_BATCHES_FOR_STREAMS = 4
 
 
 class Engine:
@@ -52,8 +43,7 @@ class Engine:
 
     On a CPU the layers run on copies of their weights that are laid out for the processor
     (`fast_backbone`), in either precision. On a GPU small batches replay captured graphs
-    (`LayerGraphs`), and many larger ones run in two streams, each with a thread of its own: while
-    one waits for a decision the GPU works for the other.
+    (`LayerGraphs`).
     """
 
     def __init__(self, network: MultiExitNetwork, dtype: torch.dtype = torch.float32) -> None:
@@ -66,11 +56,6 @@ class Engine:
         on_gpu, timed = device.type == "cuda", device.type == "cpu"
         costs = RowCosts(timed, calls=0 if timed else calls_in_positions(device, dtype))
         self._row_first = RowFirst(network.n_layers, costs)
-        self._n_streams = _GPU_STREAMS if on_gpu else 1
-        # Always the same: a stream has memory of its own, which a new one would have to ask for.
-        self._streams = (
-            [torch.cuda.Stream(device) for _ in range(self._n_streams)] if on_gpu else []
-        )
         pads_length = network.adapter.kind == "text"
         self._graphs = (
             LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device))
@@ -153,55 +138,6 @@ class Engine:
         """
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         batches = batches_by_length(samples.lengths, limit)
-        if self._n_streams > 1:
-            large, small = self._by_size(samples, batches)
-            if len(large) >= _BATCHES_FOR_STREAMS:
-                self._run_in_streams(samples, large, rule, limit)
-                large = []
-            batches = iter(large + small)
         with torch.inference_mode():
             step = LayerStep(self._placed, rule, self._row_first, self._graphs)
             BatchScheduler(step, limit).run(samples, batches)
-
-    def _by_size(
-        self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]
-    ) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
-        """Return the batches that are too large for graphs, and those that graphs serve."""
-        large: list[NDArray[np.intp]] = []
-        small: list[NDArray[np.intp]] = []
-        for rows in batches:
-            positions = len(rows) * int(samples.lengths[rows].max())
-            replays = self._graphs is not None and self._graphs.fits(positions)
-            (small if replays else large).append(rows)
-        return large, small
-
-    def _run_in_streams(
-        self,
-        samples: EncodedSamples,
-        batches: list[NDArray[np.intp]],
-        rule: ExitRule,
-        limit: BatchLimit,
-    ) -> None:
-        """Share batches among threads; which takes which does not depend on the clock."""
-        on_gpu = bool(self._streams)
-        ready = torch.cuda.current_stream(self._placed.device) if on_gpu else None
-
-        def work(part: int) -> None:
-            stream = self._streams[part] if on_gpu else None
-            with torch.inference_mode(), _stream_after(stream, ready):
-                step = LayerStep(self._placed, rule, self._row_first)
-                BatchScheduler(step, limit).run(samples, batches[part :: self._n_streams])
-
-        with ThreadPoolExecutor(self._n_streams) as threads:
-            for done in [threads.submit(work, part) for part in range(self._n_streams)]:
-                done.result()
-
-
-def _stream_after(
-    stream: torch.cuda.Stream | None, ready: torch.cuda.Stream | None
-) -> AbstractContextManager[object]:
-    """Launch what runs in the block in a stream, after what another one has been given by then."""
-    if stream is None or ready is None:
-        return nullcontext()
-    stream.wait_stream(ready)
-    return torch.cuda.stream(stream)

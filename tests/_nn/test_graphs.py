@@ -1,4 +1,4 @@
-"""Captured graphs and batches in streams: what a GPU runs, with stand-ins on a CPU."""
+"""Captured graphs: what a GPU runs, with stand-ins on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from sklearn_epee._nn import graphs as graphs_module
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.graphs import LayerGraphs
-from sklearn_epee._nn.layer_step import LayerStep
 from tests._nn.test_engine import (
     ALL_NETWORKS,
     N_LAYERS,
@@ -172,68 +171,6 @@ def test_threads_that_share_an_engine_do_not_mix_their_replays():
         for run in runs:
             np.testing.assert_array_equal(run.result().exit_layer, expected.exit_layer)
             np.testing.assert_allclose(run.result().proba, expected.proba, atol=1e-5)
-
-
-@pytest.mark.parametrize("ensemble", [None, "mean", "weighted"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_streams_give_the_same_predictions(monkeypatch, pooling, ensemble):
-    network, samples = make_network("bert", pooling), make_samples("bert")
-    staged = Engine(network).staged(samples)
-    engine = Engine(network)
-    monkeypatch.setattr(engine, "_n_streams", 2)
-    calls, run_in_streams = [], engine._run_in_streams
-    monkeypatch.setattr(
-        engine, "_run_in_streams", lambda *given: calls.append(None) or run_in_streams(*given)
-    )
-    for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
-        rule = exit_policy(tau, patience, ensemble)
-        assert_equal_predictions(engine.dynamic(samples, rule, 2), staged, rule)
-    np.testing.assert_allclose(engine.staged(samples, 2), staged, atol=1e-5)
-    assert len(calls) == 4
-
-
-def test_streams_raise_what_goes_wrong(monkeypatch):
-    engine = Engine(make_network("bert", "cls"))
-    monkeypatch.setattr(engine, "_n_streams", 2)
-
-    def fail(*_, **__):
-        raise ValueError("broken layer")
-
-    monkeypatch.setattr(LayerStep, "advance", fail)
-    with pytest.raises(ValueError, match="broken layer"):
-        engine.dynamic(make_samples("bert"), exit_policy(0.5), 2)
-
-
-def test_small_batches_are_replayed_and_large_ones_share_streams(monkeypatch):
-    monkeypatch.setattr(graphs_module, "SMALL_BATCH", 10)
-    network, samples = make_network("bert", "cls"), make_samples("bert")
-    capture = StandIn()
-    engine = with_graphs(Engine(network), capture)
-    monkeypatch.setattr(engine, "_n_streams", 2)
-    shared, run_in_streams = [], engine._run_in_streams
-
-    def noted(given, batches, *rest):
-        shared.extend(batches)
-        run_in_streams(given, batches, *rest)
-
-    monkeypatch.setattr(engine, "_run_in_streams", noted)
-    found = engine.staged(samples, 2)
-    np.testing.assert_allclose(found, Engine(network).staged(samples), atol=1e-5)
-    assert 4 <= len(shared) < 10
-    assert all(2 * samples.lengths[rows].max() > 10 for rows in shared)
-    assert capture.captures
-
-
-def test_few_batches_run_in_one_stream(monkeypatch):
-    engine = Engine(make_network("bert", "cls"))
-    monkeypatch.setattr(engine, "_n_streams", 2)
-
-    def refuse(*_):
-        raise AssertionError("two streams")
-
-    monkeypatch.setattr(engine, "_run_in_streams", refuse)
-    found = engine.dynamic(make_samples("bert"), exit_policy(0.5), N_SAMPLES)
-    assert (found.exit_layer >= 1).all()
 
 
 @pytest.mark.gpu

@@ -172,7 +172,7 @@ def prints_of(import_module):
         ({"kept": 2}, {"Step"}),
         ({"table": 2}, {"Step"}),
     ],
-    ids=str,
+    ids=lambda value: repr(sorted(value)),
 )
 def test_code_and_the_globals_it_reads_count(prints_of, change, changed):
     before, after = prints_of(), prints_of(**change)
