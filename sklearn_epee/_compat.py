@@ -49,6 +49,7 @@ __all__ = [
     "check_method_params",
     "check_pandas_support",
     "cpu_capabilities",
+    "is_out_of_memory",
     "mkldnn_linear",
     "num_samples",
     "safe_indexing",
@@ -116,3 +117,36 @@ def mkldnn_linear() -> MkldnnLinear:
     operators = torch.ops.mkldnn
     linear = operators._linear_pointwise
     return MkldnnLinear(operators._reorder_linear_weight, linear.default, linear.binary)
+
+
+# torch 2.6 to 2.13. The words by which its allocators say that the memory is full, where they raise
+# no exception of their own.
+_OUT_OF_MEMORY_PHRASES = (
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",  # DefaultCPUAllocator on Windows
+    "MPS backend out of memory",
+)
+# The whole message of oneDNN where it finds no memory for the code of a product or for its result;
+# for a product that it does not know, more words follow.
+_ONEDNN_OUT_OF_MEMORY = (
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that a device, a CPU as well, ran out of memory.
+
+    torch has an exception of its own for GPUs; its CPU and MPS allocators and oneDNN raise a
+    RuntimeError that only the message tells from others, and NumPy and Python raise MemoryError.
+    """
+    import torch  # noqa: PLC0415 - see the module's first lines
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and (
+        message in _ONEDNN_OUT_OF_MEMORY
+        or any(phrase in message for phrase in _OUT_OF_MEMORY_PHRASES)
+    )

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import PretrainedConfig
 
-from . import _defaults
-from ._base import BaseEPEEClassifier
+from ._base.estimator import BaseEPEEClassifier
+from ._base.fitted import Summary
 from ._checks.images import Images, as_images, image_form
 from ._compat import Interval, StrOptions
+from ._nn import training_defaults
 from ._nn.backbones import load_backbone, load_config
 from ._nn.images import (
     ImagePreprocessor,
@@ -32,7 +33,6 @@ from ._nn.images import (
 )
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
-from ._trained import Summary
 
 
 class EPEEImageClassifier(BaseEPEEClassifier):
@@ -329,10 +329,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     def _check_samples(self, X: Any, fitted: Summary | None) -> Images:
         return as_images(X, self.image_shape, fitted.sample_form if fitted else None)
 
-    def _training_defaults(self) -> _defaults.TrainingDefaults:
+    def _training_defaults(self) -> training_defaults.TrainingDefaults:
         if isinstance(self.backbone, (str, os.PathLike)):
-            return _defaults.PRETRAINED_IMAGE
-        return _defaults.SCRATCH_IMAGE
+            return training_defaults.PRETRAINED_IMAGE
+        return training_defaults.SCRATCH_IMAGE
 
     def _build(
         self, samples: Images, n_classes: Classes

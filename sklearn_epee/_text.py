@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import PretrainedConfig
 
-from . import _defaults
-from ._base import BaseEPEEClassifier
+from ._base.estimator import BaseEPEEClassifier
+from ._base.fitted import Summary
 from ._checks.texts import Text, as_texts, is_paired
 from ._compat import Interval
+from ._nn import training_defaults
 from ._nn.backbones import (
     adapter_for,
     checkpoint_pooling,
@@ -35,7 +36,6 @@ from ._nn.texts import (
     load_tokenizer,
     required_vocabulary,
 )
-from ._trained import Summary
 
 
 class EPEEClassifier(BaseEPEEClassifier):
@@ -328,10 +328,10 @@ class EPEEClassifier(BaseEPEEClassifier):
             )
         return texts
 
-    def _training_defaults(self) -> _defaults.TrainingDefaults:
+    def _training_defaults(self) -> training_defaults.TrainingDefaults:
         if isinstance(self.backbone, (str, os.PathLike)):
-            return _defaults.PRETRAINED_TEXT
-        return _defaults.SCRATCH_TEXT
+            return training_defaults.PRETRAINED_TEXT
+        return training_defaults.SCRATCH_TEXT
 
     def _build(
         self, samples: list[Text], n_classes: Classes

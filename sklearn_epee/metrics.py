@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._checks.labels import check_weights
+from ._checks.tasks import as_target, check_any_labels
 from ._exits.checks import as_array, check_n_layers
 from ._exits.label_scores import label_scores, task_accuracy_score
 from ._exits.wrappers import find_exits
-from ._tasks import as_target, check_any_labels
 
 __all__ = [
     "exit_scores",

@@ -1,1 +1,1 @@
-"""Validation of what callers pass, without torch: texts, images, labels, weights, arguments."""
+"""What callers pass, checked and encoded, without torch: texts, images, labels, tasks, arguments."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from sklearn_epee._checks.labels import check_weights
-from sklearn_epee._tasks import (
+from sklearn_epee._checks.tasks import (
     as_target,
     check_any_labels,
     exact_match_score,

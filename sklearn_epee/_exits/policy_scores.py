@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from sklearn_epee._tasks import Tasks, exact_match_score
+from sklearn_epee._checks.tasks import Tasks, exact_match_score
 
 from .label_scores import task_accuracy_score
 from .staged import Floats, Integers, StagedPredictions

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sklearn_epee._compat import is_out_of_memory
+
 from .active_batch import ActiveBatch
 from .batching import EncodedSamples
-from .failures import is_out_of_memory
 from .prediction_batches import BatchLimit
 
 

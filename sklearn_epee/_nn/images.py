@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, ImageProcessingMixin, PretrainedCon
 
 from sklearn_epee._checks.images import ImageForm, Images
 from sklearn_epee._checks.messages import shown
-from sklearn_epee._defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
+from sklearn_epee._nn.training_defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
 from .backbones import damaged_json

@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .backbones import BackboneAdapter, adapter_for, empty_backbone
-from .failures import not_finite
+from .backbones import BackboneAdapter, adapter_for, empty_backbone, not_finite
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.

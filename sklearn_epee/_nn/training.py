@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sklearn_epee._compat import is_out_of_memory
+
+from .backbones import not_finite
 from .batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
-from .failures import is_out_of_memory, not_finite
 from .forks import ForkSafeLock
 from .network import MultiExitNetwork, parameter_groups
 from .recipes import (

@@ -14,7 +14,7 @@ from .temporary_folder import temporary_folder
 
 LARGEST_SEED = 2**31 - 1
 # Cloning nests: a search clones a pipeline, which clones its steps.
-_CLONING_MODULES = frozenset({"sklearn.base", "sklearn_epee._base", __name__})
+_CLONING_MODULES = frozenset({"sklearn.base", "sklearn_epee._base.estimator", __name__})
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 from sklearn_epee._nn.forks import ForkSafeLock
-from sklearn_epee._tasks import split_columns
 from sklearn_epee.policy import apply_policy
 
 from .fingerprint import NoFingerprintError, fingerprint

@@ -21,12 +21,12 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_labels, check_weights
+from sklearn_epee._checks.tasks import has_tasks, task_columns
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._exits.protocol import MapsExitLogits
 from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_classifier
-from sklearn_epee._tasks import has_tasks, task_columns
 
 from ._base import BaseExitPolicyClassifier
 from ._exit_maps import ExitMaps, fit_scales, fit_temperature, warn_at_bounds

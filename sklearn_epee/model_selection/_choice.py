@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import safe_indexing
 from sklearn_epee._exits.policy_scores import PolicyScore, ScorerScore, exact_score
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, policy_tables, take
-from sklearn_epee._tasks import Tasks
 
 from ._risk_control import Certification, Groups, RiskControl, largest_risk
 from ._risks import Risk, risk_of

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_epee._checks.labels import is_missing
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.staged import Floats, Integers
-from sklearn_epee._tasks import Tasks
 
 from ._p_values import betting, binomial
 

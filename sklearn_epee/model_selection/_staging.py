@@ -14,10 +14,10 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedShuffleSplit, check_cv
 from sklearn.utils.parallel import Parallel, delayed
 
+from sklearn_epee._checks.tasks import Tasks, task_columns
 from sklearn_epee._compat import check_method_params, safe_indexing
 from sklearn_epee._exits.staged import Integers, StagedPredictions
 from sklearn_epee._exits.wrappers import staged_predictions
-from sklearn_epee._tasks import Tasks, task_columns
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 

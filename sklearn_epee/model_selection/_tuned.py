@@ -22,11 +22,11 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._checks.tasks import as_target, check_any_labels, strata, task_codes
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._exits.staged import Floats
 from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front
 from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_policy
-from sklearn_epee._tasks import as_target, check_any_labels, strata, task_codes
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose

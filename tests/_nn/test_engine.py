@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_epee import policy
+from sklearn_epee._compat import is_out_of_memory
 from sklearn_epee._nn.backbones import BackboneAdapter, load_backbone
 from sklearn_epee._nn.batching import EncodedImages, EncodedTexts
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits, float32_threshold, normalized_entropy
-from sklearn_epee._nn.failures import is_out_of_memory
 from sklearn_epee._nn.network import MultiExitNetwork
 from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, TEXT_FAMILIES, randomise, tiny_config
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from sklearn_epee import policy
+from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.network import ExitHead, MultiExitNetwork
 from sklearn_epee._nn.tasks import TaskHeads
 from sklearn_epee._search.shared_predictions import exits_from
-from sklearn_epee._tasks import split_columns
 
 from .test_engine import (
     CLOSE,

@@ -7,8 +7,8 @@ from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_epee._checks.tasks import Tasks, exact_match_score, task_columns
 from sklearn_epee._exits.wrappers import stack_tasks
-from sklearn_epee._tasks import Tasks, exact_match_score, task_columns
 from sklearn_epee.policy import apply_policy
 
 N_LAYERS = 5

@@ -1,6 +1,7 @@
 """Adapters of the transformer families, and loading their checkpoints."""
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter, LayerParts, LinearWeights
+from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import damaged_json
 from sklearn_epee._nn.backbones._loading import (
     empty_backbone,
@@ -23,4 +24,5 @@ __all__ = [
     "known_families",
     "load_backbone",
     "load_config",
+    "not_finite",
 ]

@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from sklearn_epee._compat import is_out_of_memory
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._registry import adapter_class_for
 from sklearn_epee._nn.backbones._validation import (
@@ -29,7 +31,6 @@ from sklearn_epee._nn.backbones._validation import (
     check_forward,
     check_values,
 )
-from sklearn_epee._nn.failures import is_out_of_memory, not_finite
 
 __all__ = ["empty_backbone", "enlarge_vocabulary", "load_backbone", "load_config"]
 

@@ -9,19 +9,19 @@ from typing import Any
 import joblib
 import torch
 
-from ._compat import Interval, StrOptions
-from ._defaults import TrainingDefaults
-from ._exits.checks import (
+from sklearn_epee._compat import Interval, StrOptions
+from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_exit_loss_weights,
     check_joint_exit,
     check_patience,
     check_tau,
 )
-from ._nn.devices import resolve_device, training_dtype
-from ._nn.network import MultiExitNetwork
-from ._nn.recipes import EXIT_TRAININGS, check_teacher
-from ._nn.training import TrainingPlan, check_callbacks
+from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.recipes import EXIT_TRAININGS, check_teacher
+from sklearn_epee._nn.training import TrainingPlan, check_callbacks
+from sklearn_epee._nn.training_defaults import TrainingDefaults
 
 MAX_GRAD_NORM = 1.0
 _AUTO = StrOptions({"auto"})

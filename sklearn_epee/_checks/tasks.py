@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
-from ._checks.labels import check_labels
+from .labels import check_labels
 
 Array = NDArray[Any]
 

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ._checks.labels import check_weights
-from ._checks.messages import shown
-from ._nn.batching import EncodedSamples, LabelledSamples
-from ._tasks import check_any_labels, strata
+from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.tasks import check_any_labels, strata
+from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
 
 Rows = NDArray[np.intp]
 ClassWeight = dict[Any, float] | list[Any] | str | None

@@ -14,14 +14,20 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks.labels import check_scored
-from ._checks.parameters import check_layer, check_precision, check_prediction_batch
-from ._exits.checks import check_exit_ensemble, check_joint_exit, check_patience, check_tau
-from ._nn.batching import EncodedSamples
-from ._nn.devices import prediction_dtype, resolve_device
-from ._nn.exit_rules import ExitPolicy, Exits
-from ._tasks import exact_match_score
-from ._trained import FittedState, Summary
+from sklearn_epee._checks.labels import check_scored
+from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
+from sklearn_epee._checks.tasks import exact_match_score
+from sklearn_epee._exits.checks import (
+    check_exit_ensemble,
+    check_joint_exit,
+    check_patience,
+    check_tau,
+)
+from sklearn_epee._nn.batching import EncodedSamples
+from sklearn_epee._nn.devices import prediction_dtype, resolve_device
+from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
+
+from .fitted import FittedState, Summary
 
 Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
 

@@ -12,22 +12,16 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from ._defaults import TrainingDefaults
-from ._nn.devices import resolve_device, training_dtype
-from ._nn.network import MultiExitNetwork
-from ._nn.tasks import Classes
-from ._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
-from ._parameters import (
-    NOT_SHAPING,
-    PARAMETER_CONSTRAINTS,
-    check_parameters,
-    given,
-    training_plan,
-)
-from ._prediction import ExitPredictionMixin
-from ._search import LazyNetwork, NetworkReuse, SearchContext, source_identity
-from ._tasks import Tasks
-from ._trained import (
+from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.tasks import Classes
+from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
+from sklearn_epee._nn.training_defaults import TrainingDefaults
+from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, source_identity
+from sklearn_epee._version import __version__
+
+from .fitted import (
     VERSION_KEY,
     FittedState,
     Summary,
@@ -36,8 +30,15 @@ from ._trained import (
     check_end,
     warn_if_another_version,
 )
-from ._training_data import TrainingData, hold_out, prepare_training_data, take
-from ._version import __version__
+from .parameters import (
+    NOT_SHAPING,
+    PARAMETER_CONSTRAINTS,
+    check_parameters,
+    given,
+    training_plan,
+)
+from .prediction import ExitPredictionMixin
+from .training_data import TrainingData, hold_out, prepare_training_data, take
 
 Labels = NDArray[Any] | list[NDArray[Any]]
 

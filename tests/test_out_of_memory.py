@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_epee._nn.failures import is_out_of_memory
+from sklearn_epee._compat import is_out_of_memory
 
 
 def test_a_full_cpu_by_torchs_own_words():

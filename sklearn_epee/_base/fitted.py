@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
-from ._nn.engine import Engine
-from ._nn.training import ExitNet
-from ._search import LazyNetwork, SharedPredictions, ready
-from ._tasks import Tasks
-from ._version import __version__
+from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.training import ExitNet
+from sklearn_epee._search import LazyNetwork, SharedPredictions, ready
+from sklearn_epee._version import __version__
 
 # The version of this package in the state of a pickled estimator.
 VERSION_KEY = "_sklearn_epee_version"

@@ -1,0 +1,1 @@
+"""What the estimators share: parameters, training data, fit, and the public predictions."""
