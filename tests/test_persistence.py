@@ -25,7 +25,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _trained
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee._base import fitted as fitted_module
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
 from .conftest import tiny_image_classifier, tiny_text_classifier, tiny_training
@@ -308,7 +309,7 @@ def test_a_pickle_of_another_version_warns(text_classifier, monkeypatch, fitted)
         warnings.simplefilter("error")
         pickle.loads(pickled)
         copy.deepcopy(estimator)
-    monkeypatch.setattr(_trained, "__version__", "99.0")
+    monkeypatch.setattr(fitted_module, "__version__", "99.0")
     message = r"EPEEClassifier of sklearn_epee from version .* when using version 99\.0"
     with pytest.warns(InconsistentVersionWarning, match=message):
         loaded = pickle.loads(pickled)
@@ -318,6 +319,6 @@ def test_a_pickle_of_another_version_warns(text_classifier, monkeypatch, fitted)
 def test_a_pickle_that_names_no_version_warns():
     estimator = tiny_text_classifier()
     state = estimator.__getstate__()
-    state.pop(_trained.VERSION_KEY)
+    state.pop(fitted_module.VERSION_KEY)
     with pytest.warns(InconsistentVersionWarning, match="from version unknown"):
         estimator.__setstate__(state)

@@ -4,16 +4,17 @@ import re
 
 import pytest
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _defaults
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee._nn import training_defaults
 
 
 @pytest.mark.parametrize(
     ("estimator", "label", "defaults"),
     [
-        (EPEEClassifier, "checkpoint", _defaults.PRETRAINED_TEXT),
-        (EPEEClassifier, "from scratch", _defaults.SCRATCH_TEXT),
-        (EPEEImageClassifier, "checkpoint", _defaults.PRETRAINED_IMAGE),
-        (EPEEImageClassifier, "from scratch", _defaults.SCRATCH_IMAGE),
+        (EPEEClassifier, "checkpoint", training_defaults.PRETRAINED_TEXT),
+        (EPEEClassifier, "from scratch", training_defaults.SCRATCH_TEXT),
+        (EPEEImageClassifier, "checkpoint", training_defaults.PRETRAINED_IMAGE),
+        (EPEEImageClassifier, "from scratch", training_defaults.SCRATCH_IMAGE),
     ],
 )
 def test_the_documented_settings_are_the_ones_in_force(estimator, label, defaults):
@@ -33,4 +34,4 @@ def test_the_documented_settings_are_the_ones_in_force(estimator, label, default
     [(10, 2, 10), (2880, 2, 5), (2880, 22, 10), (100_000, 2, 3)],
 )
 def test_small_data_sets_and_many_classes_are_seen_more_often(n_samples, n_classes, epochs):
-    assert _defaults.PRETRAINED_TEXT.epochs(n_samples, n_classes, batch_size=16) == epochs
+    assert training_defaults.PRETRAINED_TEXT.epochs(n_samples, n_classes, batch_size=16) == epochs

@@ -16,8 +16,7 @@ from sklearn_epee.policy import (
     normalized_entropy,
     patience_counters,
 )
-
-from .model_selection.staged import staged_arrays, staged_tasks
+from tests.model_selection.staged import staged_arrays, staged_tasks
 
 
 def leaves_at(tasks, row, tau, patience, joint_exit):
