@@ -1,1 +1,1 @@
-"""What callers pass, checked and encoded, without torch: texts, images, labels, tasks, arguments."""
+"""What callers pass, checked and encoded, without torch: samples, labels, tasks, arguments."""
