@@ -397,6 +397,14 @@ def test_a_feed_forward_without_width_is_refused(ratio):
         load_backbone(config, "image")
 
 
+@pytest.mark.parametrize("pad", [-1, None, 2.5, "text"])
+def test_roberta_without_a_padding_token_is_refused(pad):
+    config = tiny_config("roberta")
+    object.__setattr__(config, "pad_token_id", pad)
+    with pytest.raises(ValueError, match="backbone: pad_token_id="):
+        load_backbone(config, "text")
+
+
 def test_groups_of_layers_that_are_none_are_refused():
     config = tiny_config("albert")
     object.__setattr__(config, "num_hidden_groups", None)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from sklearn_epee._nn.backbones._adapter import (
     AttentionParts,
@@ -104,6 +105,16 @@ class RobertaAdapter(BertAdapter):
     config_class = "RobertaConfig"
     model_class = "RobertaModel"
     head_keys: ClassVar[tuple[str, ...]] = ("lm_head", "classifier", "qa_outputs", "pooler")
+
+    @classmethod
+    def check_config(cls, config: PretrainedConfig) -> None:
+        super().check_config(config)
+        pad = config.pad_token_id
+        if not isinstance(pad, int) or pad < 0:
+            raise ValueError(
+                f"backbone: pad_token_id={pad!r} is not supported for the {cls.family} family, "
+                "whose positions start after it; expected an integer of at least 0."
+            )
 
     @property
     def _padding_index(self) -> int:
