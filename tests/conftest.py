@@ -16,36 +16,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee.datasets import make_supplement_notes
 
-from .checkpoints import tiny_config
+from .classifiers import tiny_image_classifier, tiny_text_classifier
 
 torch.set_num_threads(1)
 
 N_SAMPLES = 40
-
-
-def tiny_training(**parameters):
-    """Parameters that make a training take a fraction of a second."""
-    return {
-        "max_epochs": 2,
-        "batch_size": 20,
-        "precision": "float32",
-        "random_state": 0,
-    } | parameters
-
-
-def tiny_text_classifier(**parameters):
-    """Make an unfitted text classifier with three small layers and fresh weights."""
-    config = tiny_config("bert", vocab_size=300, max_position_embeddings=128)
-    return EPEEClassifier(config, **tiny_training(**parameters))
-
-
-def tiny_image_classifier(**parameters):
-    """Make an unfitted classifier of 8 x 8 images with three small layers and fresh weights."""
-    config = tiny_config("vit", image_size=8, num_channels=1)
-    return EPEEImageClassifier(config, **tiny_training(**parameters))
 
 
 @pytest.fixture(scope="session")

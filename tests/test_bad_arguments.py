@@ -22,8 +22,7 @@ from sklearn_epee import (
 )
 
 from .bad_values import BAD_VALUES, bad_columns, bad_probabilities, outcome
-from .model_selection.staged import NumericExits, blobs
-from .model_selection.test_calibration import MappedExits
+from .model_selection.staged import MappedExits, NumericExits, blobs
 
 X, Y = blobs(60)
 CLASSIFIER = MappedExits(tau=0.3).fit(X, Y)

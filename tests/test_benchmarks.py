@@ -72,6 +72,7 @@ def break_down(folder):
     raise ValueError(f"nothing in {Path(folder).name}")
 
 
+@pytest.mark.slow
 def test_processes_take_their_steps_in_turns(tmp_path):
     folder = {"folder": str(tmp_path)}
     found = in_turns({name: (f"{__name__}:three_steps_of_{name}", folder) for name in "ab"})
@@ -79,6 +80,7 @@ def test_processes_take_their_steps_in_turns(tmp_path):
     assert (tmp_path / "steps").read_text().split() == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(NotMeasuredError, match=f"nothing in {tmp_path.name}"):
         in_turns({"broken": (f"{__name__}:break_down", {"folder": str(tmp_path)})})

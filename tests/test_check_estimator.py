@@ -31,7 +31,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast, ViTConfig
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 
 from .checkpoints import tiny_tokenizer
-from .conftest import tiny_text_classifier
+from .classifiers import tiny_text_classifier
 
 N_FEATURES = 32  # more than any of the checks gives
 N_BINS = 16

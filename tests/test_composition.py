@@ -28,7 +28,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import exit_scores
 
-from .conftest import tiny_image_classifier, tiny_text_classifier
+from .classifiers import tiny_image_classifier, tiny_text_classifier
 
 
 def state(fitted):

@@ -10,7 +10,7 @@ import sklearn_epee
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
 
 from .checkpoints import tiny_config
-from .conftest import tiny_training
+from .classifiers import tiny_training
 
 ROOT = Path(__file__).parent.parent
 GALLERY = sorted((ROOT / "examples").glob("plot_*.py"))
@@ -60,6 +60,7 @@ def test_the_readme_lists_every_script():
     assert sorted(listed) == [script.name for script in GALLERY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_script_runs(script, small_world):
     runpy.run_path(str(script), run_name="__main__")

@@ -282,6 +282,7 @@ def test_predictions_repeat_and_training_leaves_the_callers_random_state_alone()
     np.testing.assert_array_equal(one.predict_proba(GREY), first)
 
 
+@pytest.mark.slow
 def test_digits_are_learned_from_scratch():
     digits = load_digits(n_class=3)
     X, y = digits.images / 16, digits.target

@@ -29,7 +29,7 @@ from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._base import fitted as fitted_module
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
-from .conftest import tiny_image_classifier, tiny_text_classifier, tiny_training
+from .classifiers import tiny_image_classifier, tiny_text_classifier, tiny_training
 
 # Tiny checkpoints read 64 tokens, fewer than some of the texts have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*longer than max_length")
@@ -149,6 +149,7 @@ def samples_for(kind, notes, digits):
     return digits[0] if "image" in kind or "vit" in kind else notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["joblib", "pickle"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_predicts_the_same(saved, notes, digits, kind, way):

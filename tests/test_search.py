@@ -41,7 +41,7 @@ from sklearn_epee._search.temporary_folder import temporary_folder
 from sklearn_epee.metrics import refit_accuracy_at_speedup, refit_fastest_within
 
 from .checkpoints import make_checkpoint
-from .conftest import tiny_image_classifier, tiny_text_classifier
+from .classifiers import tiny_image_classifier, tiny_text_classifier
 from .limits import largest_file
 from .trainings import Trainings
 
@@ -84,6 +84,7 @@ def test_images_as_well(trainings, digits):
     assert trainings.count == 3 + 1
 
 
+@pytest.mark.slow
 def test_two_workers_and_importable_classes(trainings, notes):
     # `Trainings` is such a class. Other processes find the networks that one of them trained.
     search = GridSearchCV(classifier(trainings), SIXTY, cv=5, n_jobs=2).fit(*notes)
@@ -130,6 +131,7 @@ if __name__ == "__main__":
 SEARCHES = [(6, 1), (6, 2), (60, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "n_searches"), [("script", 3), ("notebook", 2)])
 def test_models_defined_in_a_script_or_a_notebook(source, n_searches, tmp_path):
     temporary = tmp_path / "tmp"
@@ -682,6 +684,14 @@ class PressesCtrlC(Trainings):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Interrupts as in a terminal, where the tests run in the background, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 INTERRUPTED = {
     "search": lambda clf, X, y: GridSearchCV(clf, SIX, cv=3).fit(X, y),
     "cross-validation": lambda clf, X, y: cross_val_score(clf, X, y, cv=3),
@@ -692,6 +702,7 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("memory", ["auto", None])
 @pytest.mark.parametrize("kind", INTERRUPTED)
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_gets_through_where_somebody_else_fits(trainings, notes, kind, memory):
     at = 1 if kind == "clone" else 2
     interrupting = PressesCtrlC(trainings.path, at)
@@ -701,6 +712,7 @@ def test_an_interrupt_gets_through_where_somebody_else_fits(trainings, notes, ki
     assert trainings.count == at
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_fit_by_hand_keeps_what_was_learned_and_says_so(trainings, notes):
     interrupting = PressesCtrlC(trainings.path, at=1)
     estimator = classifier(trainings, callbacks=[interrupting], random_state=0)
@@ -739,6 +751,7 @@ def search_with_memory(folder, X, y):
     return GridSearchCV(estimator, SIX, cv=5).fit(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kills itself by signal")
 def test_a_killed_search_continues_with_the_finished_folds(notes, tmp_path):
     (tmp_path / "kill").touch()

@@ -17,7 +17,7 @@ from skorch.callbacks import Callback
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 
 from .bad_values import BAD_VALUES, outcome
-from .conftest import tiny_image_classifier, tiny_text_classifier
+from .classifiers import tiny_image_classifier, tiny_text_classifier
 
 VALUES = BAD_VALUES | {
     "surrogate": "\udc80",

@@ -26,7 +26,7 @@ from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._checks.tasks import as_columns, check_any_labels, strata
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, normalized_entropy
 
-from .conftest import tiny_image_classifier, tiny_text_classifier
+from .classifiers import tiny_image_classifier, tiny_text_classifier
 from .trainings import Trainings
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sklearn_epee._nn.engine import Engine
-from tests.conftest import tiny_text_classifier
+from tests.classifiers import tiny_text_classifier
 
 RENAMED = {"first": "uno", "second": "due"}
 METHODS = ["predict", "predict_with_exits", "predict_at_layer", "staged_predict"]

@@ -12,7 +12,7 @@ from sklearn_epee._checks import images
 from sklearn_epee._checks.image_files import ImageFile
 from sklearn_epee._checks.images import as_images, image_form
 from sklearn_epee._search.fingerprint import fingerprint
-from tests.conftest import tiny_image_classifier
+from tests.classifiers import tiny_image_classifier
 
 SIDE = 400
 N = 12

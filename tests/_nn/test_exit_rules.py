@@ -10,7 +10,7 @@ from sklearn_epee import policy
 from sklearn_epee._nn import exit_rules
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import to_host
-from tests._nn.test_engine import (
+from tests._nn.exits import (
     ENSEMBLES,
     assert_equal_predictions,
     exit_policy,

@@ -17,7 +17,7 @@ import pytest
 from sklearn_epee import EPEEClassifier
 from sklearn_epee._nn.forks import ForkSafeLock
 from tests.checkpoints import tiny_config
-from tests.conftest import tiny_training
+from tests.classifiers import tiny_training
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -110,6 +110,7 @@ def report(saved) -> dict:
     return json.loads(ran.stdout) | {"errors": ran.stderr}
 
 
+@pytest.mark.slow
 def test_loading_a_pickle_or_from_a_store_starts_no_threads(report):
     assert report["started"] == 0
 

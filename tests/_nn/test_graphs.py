@@ -13,7 +13,7 @@ import torch
 from sklearn_epee._nn import graphs as graphs_module
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.graphs import LayerGraphs
-from tests._nn.test_engine import (
+from tests._nn.exits import (
     ALL_NETWORKS,
     N_LAYERS,
     N_SAMPLES,

@@ -16,8 +16,7 @@ from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.network import ExitHead, MultiExitNetwork
 from sklearn_epee._nn.tasks import TaskHeads
 from sklearn_epee._search.shared_predictions import exits_from
-
-from .test_engine import (
+from tests._nn.exits import (
     CLOSE,
     ENSEMBLES,
     FAMILIES,
@@ -27,7 +26,7 @@ from .test_engine import (
     make_samples,
     poolings,
 )
-from .test_engine import make_network as make_single
+from tests._nn.exits import make_network as make_single
 
 COUNTS = (3, 2, 4)
 

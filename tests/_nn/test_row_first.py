@@ -6,7 +6,7 @@ import numpy as np
 
 from sklearn_epee._nn.exit_rules import DynamicRule, Exits, RecordingRule
 from sklearn_epee._nn.row_first import RowCosts, RowFirst
-from tests._nn.test_engine import N_LAYERS, exit_policy
+from tests._nn.exits import N_LAYERS, exit_policy
 
 
 def test_the_row_comes_first_where_enough_samples_exit():

@@ -321,6 +321,7 @@ def test_a_vocabulary_larger_than_memory_ends_no_process():
     assert largest.get_vocab() == learn_wordpiece(LEARNING, 8000).get_vocab()
 
 
+@pytest.mark.slow
 def test_a_learned_vocabulary_is_the_same_every_time():
     # Many pairs of pieces are equally frequent here; their order must not be left to chance.
     first, *others = (learn_wordpiece(LEARNING, 150).get_vocab() for _ in range(5))

@@ -1,7 +1,10 @@
 """Staged probabilities to test with, and a cheap classifier of numbers with early exits."""
 
+import copy
+
 import numpy as np
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
@@ -211,3 +214,19 @@ def task_blobs(n_samples=300, seed=0, *, mixed=False):
     if mixed:
         return X, np.array([[a, int(b)] for a, b in zip(y, right, strict=True)], dtype=object)
     return X, np.column_stack([y, np.where(right, "right", "left")])
+
+
+class MappedExits(NumericExits):
+    """A cheap classifier whose exits can be calibrated."""
+
+    def _staged(self, X):
+        proba = super()._staged(X)
+        if not hasattr(self, "maps_"):
+            return proba
+        matrix, shift = self.maps_
+        return softmax(np.einsum("mkj,nmj->nmk", matrix, np.log(proba)) + shift, axis=2)
+
+    def map_exit_logits(self, matrix, shift):
+        twin = copy.deepcopy(self)
+        twin.maps_ = (matrix, shift)
+        return twin

@@ -33,30 +33,14 @@ from sklearn_epee.model_selection._calibration import _HeldOut
 from sklearn_epee.model_selection._exit_maps import ExitMaps, fit_scales, fit_temperature
 from sklearn_epee.plotting import ExitReliabilityDisplay
 from sklearn_epee.policy import apply_policy, normalized_entropy
-from tests.conftest import tiny_text_classifier
+from tests.classifiers import tiny_text_classifier
 
-from .staged import N_LAYERS, NumericExits, blobs
+from .staged import N_LAYERS, MappedExits, NumericExits, blobs
 
 METHODS = ("temperature", "vector")
 
 # Networks that have hardly been trained are blind at some exits.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-class MappedExits(NumericExits):
-    """A cheap classifier whose exits can be calibrated."""
-
-    def _staged(self, X):
-        proba = super()._staged(X)
-        if not hasattr(self, "maps_"):
-            return proba
-        matrix, shift = self.maps_
-        return softmax(np.einsum("mkj,nmj->nmk", matrix, np.log(proba)) + shift, axis=2)
-
-    def map_exit_logits(self, matrix, shift):
-        twin = copy.deepcopy(self)
-        twin.maps_ = (matrix, shift)
-        return twin
 
 
 def staged_of(classifier, X):

@@ -224,6 +224,7 @@ SIMULATED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATED)
 def test_the_promise_is_kept_and_costs_little(name, population):
     risk, bound, options, n_samples, lost = SIMULATED[name]

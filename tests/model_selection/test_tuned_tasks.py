@@ -25,7 +25,7 @@ from sklearn_epee._exits.wrappers import stack_tasks
 from sklearn_epee.metrics import speedup_ratio
 from sklearn_epee.plotting import LayerwiseDisplay
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, normalized_entropy
-from tests.conftest import tiny_text_classifier
+from tests.classifiers import tiny_text_classifier
 
 from .staged import N_LAYERS, NumericTasks, task_blobs
 

@@ -15,13 +15,13 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn_epee import (
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
-    _base,
     exit_scores,
     speedup_score,
 )
+from sklearn_epee._base import estimator as base
 from sklearn_epee._nn.training import train_network
 from sklearn_epee.datasets import make_supplement_notes
-from tests.conftest import tiny_text_classifier
+from tests.classifiers import tiny_text_classifier
 
 # On a GPU the last digits of a probability depend on the batch. A threshold lies halfway between
 # two entropies, but where these differ in the last digits alone, a sample may move.
@@ -113,7 +113,7 @@ def test_a_guarantee(text_classifier, other_notes):
     assert speedup_score(tuned, X) > 0
 
 
-def test_a_search_over_wishes_trains_as_often_as_without_it(notes, monkeypatch):
+def test_a_search_over_criteria_trains_as_often_as_without_it(notes, monkeypatch):
     n_trained = 0
 
     def counted(*arguments):
@@ -121,12 +121,12 @@ def test_a_search_over_wishes_trains_as_often_as_without_it(notes, monkeypatch):
         n_trained += 1
         return train_network(*arguments)
 
-    monkeypatch.setattr(_base, "train_network", counted)
+    monkeypatch.setattr(base, "train_network", counted)
     counts = []
-    for wishes in ([0.1], [0.1, 0.3, 0.5]):
+    for criteria in ([0.1], [0.1, 0.3, 0.5]):
         n_trained = 0
         estimator = tiny_text_classifier(max_epochs=1, random_state=None)
         tuned = TunedExitPolicyClassifierCV(estimator, cv=2)
-        GridSearchCV(tuned, {"min_speedup": wishes}, cv=3).fit(*notes)
+        GridSearchCV(tuned, {"min_speedup": criteria}, cv=3).fit(*notes)
         counts.append(n_trained)
     assert counts[0] == counts[1] <= (3 + 1) * (2 + 1)
