@@ -1,9 +1,13 @@
 """Importing the package stays light: heavy libraries wait until something needs them."""
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 
 import pytest
+
+import sklearn_epee
 
 HEAVY = {"torch", "transformers", "tokenizers", "skorch", "matplotlib", "pandas", "polars", "PIL"}
 
@@ -28,3 +32,10 @@ def test_import_is_light(module):
     imported = set(ran.stdout.split())
     assert module in imported
     assert not imported & HEAVY
+
+
+def test_every_listed_name_is_there():
+    modules = pkgutil.walk_packages(sklearn_epee.__path__, "sklearn_epee.")
+    for module in [sklearn_epee, *(importlib.import_module(found.name) for found in modules)]:
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name), f"{module.__name__}: {name}"

@@ -1,3 +1,3 @@
-"""Everything that imports torch: backbones, network, training, engine and store."""
+"""What runs on torch: backbones, the multi-exit network, its training and its engine."""
 
 from . import forks as forks  # forked processes are prepared from here on

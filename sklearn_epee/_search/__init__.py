@@ -16,7 +16,6 @@ __all__ = [
     "NetworkReuse",
     "SearchContext",
     "SharedPredictions",
-    "exits_from",
     "ready",
     "source_identity",
 ]

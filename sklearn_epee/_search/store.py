@@ -114,7 +114,8 @@ class NetworkStore:
         try:
             lock.acquire()
         except (OSError, NotImplementedError):
-            # No file can be made here, so nobody keeps a network here either.
+            # No file can be made here, or the file system knows no locks: two processes that ask
+            # for one network may then both train it.
             yield
             return
         try:
@@ -151,9 +152,9 @@ class NetworkStore:
         try:
             self._keep(key, trained)
         except (OSError, pickle.PicklingError, TypeError) as error:
-            place = "the temporary store" if self.max_bytes is not None else "memory"
+            place = "the temporary store" if self.max_bytes is not None else "the folder"
             warnings.warn(
-                f"memory: the trained network cannot be kept in {place}, {str(self.folder)!r} "
+                f"memory: the trained network cannot be kept in {place} {str(self.folder)!r} "
                 f"({error}); a search will train it again for every policy. Pass memory= a folder "
                 "with enough room that can be written to, or None.",
                 RuntimeWarning,

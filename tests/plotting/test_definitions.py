@@ -19,7 +19,7 @@ from sklearn_epee.plotting import (
 from sklearn_epee.policy import apply_policy, exit_layers, normalized_entropy
 from tests.model_selection.staged import NumericExits
 
-from .conftest import CLASSES
+from .classes import CLASSES
 
 N_LAYERS = 5
 GRID = {"tau": [0.0, 0.2, 0.6], "patience": [None, 2, 4]}
