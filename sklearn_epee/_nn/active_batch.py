@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .batch_layout import BatchLayout, padded
 from .exit_rules import ExitState, joined_states
 
 
@@ -25,8 +26,8 @@ class ActiveBatch:
         Numbers of the samples in the caller's order.
     hidden : Tensor of shape (n, t, d)
         Output of the last layer passed.
-    mask : Tensor of shape (n, t), bool
-        True at real positions; each sample's come first.
+    layout : BatchLayout
+        Which positions are real, and which of them the heads read.
     state : ExitState, default=None
         What the exit rule remembers of them.
     """
@@ -34,17 +35,17 @@ class ActiveBatch:
     layer: int
     rows: NDArray[np.intp]
     hidden: Tensor
-    mask: Tensor
+    layout: BatchLayout
     state: ExitState | None = None
 
     @property
     def width(self) -> int:
         """Positions per sample, padding included."""
-        return self.mask.shape[1]
+        return self.layout.width
 
     def above(self, hidden: Tensor, state: ExitState | None) -> ActiveBatch:
         """Return the same samples one layer up."""
-        return ActiveBatch(self.layer + 1, self.rows, hidden, self.mask, state)
+        return ActiveBatch(self.layer + 1, self.rows, hidden, self.layout, state)
 
     def halves(self) -> tuple[ActiveBatch, ActiveBatch]:
         """Return the first half of the samples and the others."""
@@ -52,10 +53,10 @@ class ActiveBatch:
         return self._part(0, middle), self._part(middle, len(self.rows))
 
     def _part(self, start: int, stop: int) -> ActiveBatch:
-        index = torch.arange(start, stop, device=self.mask.device)
+        index = torch.arange(start, stop, device=self.hidden.device)
         state = None if self.state is None else self.state.take(index)
         return ActiveBatch(
-            self.layer, self.rows[start:stop], self.hidden[index], self.mask[index], state
+            self.layer, self.rows[start:stop], self.hidden[index], self.layout.take(index), state
         )
 
     @classmethod
@@ -67,16 +68,7 @@ class ActiveBatch:
         return cls(
             parts[0].layer,
             np.concatenate([part.rows for part in parts]),
-            torch.cat([_padded(part.hidden, width) for part in parts]),
-            torch.cat([_padded(part.mask, width) for part in parts]),
+            torch.cat([padded(part.hidden, width) for part in parts]),
+            BatchLayout.merge([part.layout for part in parts]),
             joined_states(part.state for part in parts),
         )
-
-
-def _padded(part: Tensor, width: int) -> Tensor:
-    """Return a tensor with its second dimension filled up with zeros."""
-    missing = width - part.shape[1]
-    if not missing:
-        return part
-    filler = part.new_zeros((part.shape[0], missing, *part.shape[2:]))
-    return torch.cat([part, filler], dim=1)

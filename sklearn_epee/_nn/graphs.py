@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batch_layout import BatchLayout
 from .forks import ForkSafeLock
 
 # Positions up to which a layer of a GPU waits for its launches.
@@ -29,9 +30,9 @@ _MOST_FAILURES = 3
 _one_capture = ForkSafeLock()
 
 Outputs = tuple[Tensor, ...]
-# Runs a layer: its number, hidden states (n, t, d) and mask (n, t). The first output is
+# Runs a layer: its number, hidden states (n, t, d) and their layout. The first output is
 # (n, t, ...), the others (n, ...).
-RunLayer = Callable[[int, Tensor, Tensor], Outputs]
+RunLayer = Callable[[int, Tensor, BatchLayout], Outputs]
 # Records what a function launches: returns what launches it again and the outputs it writes to.
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 
@@ -41,15 +42,17 @@ class _Captured:
     """A layer at one shape: inputs to write to, what runs it, outputs to read from."""
 
     hidden: Tensor
-    mask: Tensor
+    layout: BatchLayout
     replay: Callable[[], None]
     outputs: Outputs
 
-    def write(self, hidden: Tensor, mask: Tensor) -> None:
+    def write(self, hidden: Tensor, layout: BatchLayout) -> None:
         """Set the inputs; what lies beyond them is masked."""
-        n, t = mask.shape
-        self.mask.zero_()
-        self.mask[:n, :t] = mask
+        n, t = layout.mask.shape
+        self.layout.mask.zero_()
+        self.layout.mask[:n, :t] = layout.mask
+        if self.layout.read is not None and layout.read is not None:
+            self.layout.read[:n] = layout.read
         self.hidden[:n, :t] = hidden
 
     def read(self, n: int, t: int) -> Outputs:
@@ -99,7 +102,7 @@ class LayerGraphs:
         # The one used longest ago comes first.
         self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
         self._last_used: dict[tuple[int, ...], int] = {}
-        self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._buffers: dict[tuple[int, ...], tuple[Tensor, BatchLayout]] = {}
         self._lock = ForkSafeLock()
         self._works = True
         self._failures = 0
@@ -108,24 +111,24 @@ class LayerGraphs:
         """Return whether a batch of so many positions is small enough to be worth a graph."""
         return self._works and positions <= SMALL_BATCH
 
-    def __call__(self, layer: int, hidden: Tensor, mask: Tensor) -> Outputs:
+    def __call__(self, layer: int, hidden: Tensor, layout: BatchLayout) -> Outputs:
         """Run a layer; return outputs that later replays do not touch."""
         with self._lock:
-            graph = self._graph(layer, hidden, mask) if self._works else None
+            graph = self._graph(layer, hidden, layout) if self._works else None
             if graph is None:
-                return self._run(layer, hidden, mask)
-            graph.write(hidden, mask)
+                return self._run(layer, hidden, layout)
+            graph.write(hidden, layout)
             graph.replay()
-            return graph.read(*mask.shape)
+            return graph.read(*layout.mask.shape)
 
-    def _graph(self, layer: int, hidden: Tensor, mask: Tensor) -> _Captured | None:
+    def _graph(self, layer: int, hidden: Tensor, layout: BatchLayout) -> _Captured | None:
         """Return the graph that serves a batch, capturing it if the shape comes up again."""
-        n, t = mask.shape
+        n, t = layout.mask.shape
         shape = (1 << (n - 1).bit_length(), _rounded(t) if self._pads_length else t)
         key = (layer, *shape)
         self._n_runs += 1
         if key not in self._graphs:
-            captured = self._new_graph(key, hidden, mask)
+            captured = self._new_graph(key, hidden, layout)
             if captured is None:
                 return None
             self._graphs[key] = captured
@@ -133,12 +136,14 @@ class LayerGraphs:
         self._last_used[key] = self._n_runs
         return self._graphs[key]
 
-    def _new_graph(self, key: tuple[int, ...], hidden: Tensor, mask: Tensor) -> _Captured | None:
+    def _new_graph(
+        self, key: tuple[int, ...], hidden: Tensor, layout: BatchLayout
+    ) -> _Captured | None:
         """Return a graph of a shape; None if it is not worth one yet, or does not work."""
         self._met[key] += 1
         if self._met[key] <= self.met_before or not self._has_room():
             return None
-        return self._try_to_capture(key[0], key[1:], hidden, mask)
+        return self._try_to_capture(key[0], key[1:], hidden, layout)
 
     def _has_room(self) -> bool:
         """Return whether another graph can be kept, forgetting one that is not used any more."""
@@ -153,14 +158,14 @@ class LayerGraphs:
         return True
 
     def _try_to_capture(
-        self, layer: int, shape: tuple[int, ...], hidden: Tensor, mask: Tensor
+        self, layer: int, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout
     ) -> _Captured | None:
         """Return a graph that was compared with the plain run; None if that did not work."""
         try:
-            captured = self._captured(layer, shape, hidden)
-            captured.write(hidden, mask)
+            captured = self._captured(layer, shape, hidden, layout)
+            captured.write(hidden, layout)
             captured.replay()
-            expected = self._run(layer, hidden, mask)
+            expected = self._run(layer, hidden, layout)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -168,7 +173,7 @@ class LayerGraphs:
             if self._failures >= _MOST_FAILURES:
                 self._give_up(str(error).partition("\n")[0])
             return None
-        if _are_close(captured.read(*mask.shape), expected):
+        if _are_close(captured.read(*layout.mask.shape), expected):
             return captured
         self._give_up("a graph gave other numbers than the layer")
         return None
@@ -185,12 +190,14 @@ class LayerGraphs:
             stacklevel=2,
         )
 
-    def _captured(self, layer: int, shape: tuple[int, ...], hidden: Tensor) -> _Captured:
+    def _captured(
+        self, layer: int, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout
+    ) -> _Captured:
         if shape not in self._buffers:
             # One graph runs at a time, so the layers share what they read.
             self._buffers[shape] = (
                 hidden.new_zeros((*shape, hidden.shape[-1])),
-                torch.ones(shape, dtype=torch.bool, device=hidden.device),
+                _empty_layout(shape, layout),
             )
         inputs = self._buffers[shape]
         replay, outputs = self._capture(lambda: self._run(layer, *inputs))
@@ -234,6 +241,12 @@ class CudaCapture:
         ):
             outputs = function()
         return graph.replay, outputs
+
+
+def _empty_layout(shape: tuple[int, ...], like: BatchLayout) -> BatchLayout:
+    """Return a layout of a shape to write others to, which read as many positions as one does."""
+    read = None if like.read is None else like.read.new_zeros((shape[0], like.read.shape[1]))
+    return BatchLayout(torch.ones(shape, dtype=torch.bool, device=like.mask.device), read)
 
 
 def _rounded(length: int) -> int:

@@ -40,7 +40,7 @@ class LayerStep:
     ) -> None:
         self._placed = placed
         self._rule = rule
-        self._row_first = row_first.choice(rule, placed.network.reads_one_row)
+        self._row_first = row_first.choice(rule, placed.network.reads_few_rows)
         self._graphs = graphs
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
@@ -60,16 +60,16 @@ class LayerStep:
             The samples that did not exit; None if all did.
         """
         layer, backbone = active.layer + 1, self._placed.backbone
-        if self._graphs is not None and self._graphs.fits(active.mask.numel()):
-            hidden, logits = self._graphs(layer, active.hidden, active.mask)
+        if self._graphs is not None and self._graphs.fits(active.layout.mask.numel()):
+            hidden, logits = self._graphs(layer, active.hidden, active.layout)
             if self._rule.reads(layer):
                 return self._keep(active, hidden, logits)
             return active.above(hidden, active.state)
         k, v = backbone.keys_values(layer, active.hidden)
         if not self._rule.reads(layer):
-            hidden = backbone.rows(layer, active.hidden, k, v, active.mask)
+            hidden = backbone.rows(layer, active.hidden, k, v, active.layout.mask)
             return active.above(hidden, active.state)
-        if self._row_first.pays(layer, *active.mask.shape):
+        if self._row_first.pays(layer, *active.layout.mask.shape):
             return self._row_then_rest(active, (k, v))
         return self._all_rows(active, (k, v))
 
@@ -78,8 +78,8 @@ class LayerStep:
     ) -> ActiveBatch | None:
         """Compute all positions, then read the exit."""
         layer = active.layer + 1
-        hidden = self._rows(layer, active.hidden, keys_values, active.mask)
-        logits = self._placed.exit_logits(layer, hidden, active.hidden, active.mask)
+        hidden = self._rows(layer, active.hidden, keys_values, active.layout.mask)
+        logits = self._placed.exit_logits(layer, hidden, active.hidden, active.layout)
         return self._keep(active, hidden, logits)
 
     def _keep(self, active: ActiveBatch, hidden: Tensor, logits: Tensor) -> ActiveBatch | None:
@@ -89,33 +89,35 @@ class LayerStep:
             return active.above(hidden, state)
         if not len(remaining):
             return None
-        index, width = self._index(remaining), _width(active.mask, remaining)
+        index, width = self._index(remaining), _width(active.layout.mask, remaining)
         return ActiveBatch(
             active.layer + 1,
             active.rows[remaining],
             hidden[:, :width][index],
-            active.mask[:, :width][index],
+            active.layout.take(index, width),
             None if state is None else state.take(index),
         )
 
     def _row_then_rest(
         self, active: ActiveBatch, keys_values: tuple[Tensor, Tensor]
     ) -> ActiveBatch | None:
-        """Compute the row that the exit reads, and the others for the samples that remain."""
-        layer, hidden, mask, rows = active.layer + 1, active.hidden, active.mask, active.rows
+        """Compute the rows that the exit reads, and all of them for the samples that remain."""
+        layer, hidden, rows, layout = active.layer + 1, active.hidden, active.rows, active.layout
         started = perf_counter()
-        row = self._placed.read_row(layer, hidden, keys_values, mask)
-        self._row_first.costs.note_row(len(row), perf_counter() - started)
-        remaining, state = self._decide(active, self._placed.row_logits(layer, row, hidden, mask))
+        read = self._placed.read_rows(layer, hidden, keys_values, layout)
+        self._row_first.costs.note_row(len(read), perf_counter() - started)
+        logits = self._placed.row_logits(layer, read, hidden, layout)
+        remaining, state = self._decide(active, logits)
         if remaining is not None:
             if not len(remaining):
                 return None
-            index, width = self._index(remaining), _width(mask, remaining)
+            index, width = self._index(remaining), _width(layout.mask, remaining)
             rows, state = rows[remaining], None if state is None else state.take(index)
-            hidden, mask = hidden[:, :width][index], mask[:, :width][index]
+            hidden, layout = hidden[:, :width][index], layout.take(index, width)
             k, v = keys_values
             keys_values = k[:, :, :width][index], v[:, :, :width][index]
-        return ActiveBatch(layer, rows, self._rows(layer, hidden, keys_values, mask), mask, state)
+        above = self._rows(layer, hidden, keys_values, layout.mask)
+        return ActiveBatch(layer, rows, above, layout, state)
 
     def _rows(
         self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -16,11 +16,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, adapter_for, empty_backbone, not_finite
+from .batch_layout import BatchLayout, backbone_inputs
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
 _ALIGNMENT = 64
 Pool = Callable[[Tensor], Tensor]
+Embed = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
 
@@ -154,28 +156,44 @@ class MultiExitNetwork(nn.Module):
         return sum(self.class_counts)
 
     @property
-    def reads_one_row(self) -> bool:
-        """Whether the head of layer m reads a single position of that layer."""
+    def reads_few_rows(self) -> bool:
+        """Whether the head of layer m reads a few positions of that layer, rather than all."""
         return self.pooling not in ("mean", "attention")
 
-    def read_positions(self, mask: Tensor) -> Tensor:
-        """Return the position that the heads read of each sample, where they read one.
+    def embed(
+        self, batch: Mapping[str, Tensor], embed: Embed | None = None
+    ) -> tuple[Tensor, BatchLayout]:
+        """Return what the first layer reads of a batch, and its layout.
 
         Parameters
         ----------
-        mask : Tensor of shape (n, t), bool
-            True at real positions.
+        batch : dict of str to Tensor
+        embed : callable, default=None
+            The backbone's; None takes the adapter's.
 
         Returns
         -------
-        Tensor of shape (n,), int64
+        hidden : Tensor of shape (n, t, d)
+        layout : BatchLayout
         """
+        hidden, mask = (embed or self._adapter.embed)(backbone_inputs(batch))
+        return hidden, BatchLayout(mask, self._positions_read(mask))
+
+    def _positions_read(self, mask: Tensor) -> Tensor | None:
+        """Return the positions that the heads read of each sample, (n, r); None for all."""
+        if not self.reads_few_rows:
+            return None
         if self.pooling == "last":
-            return last_real_positions(mask)
-        return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+            return last_real_positions(mask).unsqueeze(1)
+        return torch.zeros((len(mask), 1), dtype=torch.long, device=mask.device)
 
     def exit_logits(
-        self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+        self,
+        layer: int,
+        hidden: Tensor,
+        below: Tensor,
+        layout: BatchLayout,
+        pool: Pool | None = None,
     ) -> Tensor:
         """Return the logits of one exit.
 
@@ -187,8 +205,7 @@ class MultiExitNetwork(nn.Module):
             Output of the layer.
         below : Tensor of shape (n, t, d)
             Output of the layer below; read only with pooling ``"cls+mean"``.
-        mask : Tensor of shape (n, t), bool
-            True at real positions.
+        layout : BatchLayout
         pool : callable, default=None
             Makes hidden states ready for a head; None takes the adapter's.
 
@@ -198,32 +215,26 @@ class MultiExitNetwork(nn.Module):
         """
         pool = pool or self._adapter.pool
         if self.pooling == "mean":
-            return self._classify(layer, masked_mean(pool(hidden), mask))
+            return self._classify(layer, masked_mean(pool(hidden), layout.mask))
         if self.pooling == "attention":
             head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
-            return self._classify(layer, head.attend(pool(hidden), mask))
-        if self.pooling == "last":
-            samples = torch.arange(len(hidden), device=hidden.device)
-            row = hidden[samples, self.read_positions(mask)]
-        else:
-            row = hidden[:, 0]
-        return self.row_logits(layer, row, below, mask, pool)
+            return self._classify(layer, head.attend(pool(hidden), layout.mask))
+        return self.row_logits(layer, layout.rows_read(hidden), below, layout, pool)
 
     def row_logits(
-        self, layer: int, row: Tensor, below: Tensor, mask: Tensor, pool: Pool | None = None
+        self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
     ) -> Tensor:
-        """Return the logits of one exit from the single position that its head reads.
+        """Return the logits of one exit from the few positions that its head reads.
 
         Parameters
         ----------
         layer : int
             Layer, counted from 1.
-        row : Tensor of shape (n, d)
-            Output of the layer at `read_positions`.
+        rows : Tensor of shape (n, r, d)
+            Output of the layer at the positions that are read.
         below : Tensor of shape (n, t, d)
             Output of the layer below; read only with pooling ``"cls+mean"``.
-        mask : Tensor of shape (n, t), bool
-            True at real positions.
+        layout : BatchLayout
         pool : callable, default=None
             Makes hidden states ready for a head; None takes the adapter's.
 
@@ -232,9 +243,10 @@ class MultiExitNetwork(nn.Module):
         Tensor of shape (n, K), float32
         """
         pool = pool or self._adapter.pool
-        pooled = pool(row.unsqueeze(1)).squeeze(1)
+        pooled = pool(rows).flatten(1)
         if self.pooling == "cls+mean":
-            pooled = torch.cat([pooled, masked_mean(pool(below), mask).to(pooled)], dim=1)
+            mean = masked_mean(pool(below), layout.mask)
+            pooled = torch.cat([pooled, mean.to(pooled)], dim=1)
         return self._classify(layer, pooled)
 
     def _classify(self, layer: int, pooled: Tensor) -> Tensor:
@@ -243,14 +255,14 @@ class MultiExitNetwork(nn.Module):
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the logits of every exit, (n, M, K) float32, with gradients."""
-        hidden, mask = self._adapter.embed(batch)
+        hidden, layout = self.embed(batch)
         first = self.n_layers if self.last_exit_only and self.training else 1
         logits = []
         for layer in range(1, self.n_layers + 1):
-            below, hidden = hidden, self._run_layer(layer, hidden, mask)
+            below, hidden = hidden, self._run_layer(layer, hidden, layout.mask)
             if layer >= first:
                 pool = self._pool_for_training(layer)
-                logits.append(self.exit_logits(layer, hidden, below, mask, pool))
+                logits.append(self.exit_logits(layer, hidden, below, layout, pool))
         return torch.stack(logits, dim=1)
 
     def _pool_for_training(self, layer: int) -> Pool:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
 from .network import MultiExitNetwork
@@ -40,7 +41,7 @@ class PlacedNetwork:
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._input_dtype = next(network.backbone.parameters()).dtype
 
-    def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+    def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, BatchLayout]:
         """Return what the first layer reads of some samples.
 
         Parameters
@@ -52,12 +53,10 @@ class PlacedNetwork:
         Returns
         -------
         hidden : Tensor of shape (n, t, d)
-        mask : Tensor of shape (n, t), bool
-            True at real positions.
+        layout : BatchLayout
         """
-        return self.backbone.embed({
-            name: self._place(part) for name, part in samples.batch(rows).items()
-        })  # fmt: skip
+        batch = {name: self._place(part) for name, part in samples.batch(rows).items()}
+        return self.network.embed(batch, self.backbone.embed)
 
     def _place(self, part: Tensor) -> Tensor:
         dtype = self._input_dtype if part.is_floating_point() else part.dtype
@@ -66,7 +65,7 @@ class PlacedNetwork:
             part = part.contiguous().pin_memory()
         return part.to(self.device, dtype, non_blocking=True)
 
-    def run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def run_layer(self, layer: int, hidden: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
         """Return the output of a whole layer and the logits of its exit.
 
         Parameters
@@ -74,7 +73,7 @@ class PlacedNetwork:
         layer : int
             Layer, counted from 1.
         hidden : Tensor of shape (n, t, d)
-        mask : Tensor of shape (n, t), bool
+        layout : BatchLayout
 
         Returns
         -------
@@ -82,22 +81,20 @@ class PlacedNetwork:
         logits : Tensor of shape (n, K), float32
         """
         k, v = self.backbone.keys_values(layer, hidden)
-        above = self.backbone.rows(layer, hidden, k, v, mask)
-        return above, self.exit_logits(layer, above, hidden, mask)
+        above = self.backbone.rows(layer, hidden, k, v, layout.mask)
+        return above, self.exit_logits(layer, above, hidden, layout)
 
-    def read_row(
-        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+    def read_rows(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
     ) -> Tensor:
-        """Return a layer's output at the one position that its head reads, (n, d)."""
-        positions = self.network.read_positions(mask)
-        samples = torch.arange(len(hidden), device=hidden.device)
-        rows = hidden[samples, positions].unsqueeze(1)
-        return self.backbone.rows(layer, rows, *keys_values, mask, positions.unsqueeze(1))[:, 0]
+        """Return a layer's output at the positions that its head reads, (n, r, d)."""
+        rows = layout.rows_read(hidden)
+        return self.backbone.rows(layer, rows, *keys_values, layout.mask, layout.read)
 
-    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor) -> Tensor:
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (n, K) float32."""
-        return self.network.exit_logits(layer, hidden, below, mask, self.backbone.pool)
+        return self.network.exit_logits(layer, hidden, below, layout, self.backbone.pool)
 
-    def row_logits(self, layer: int, row: Tensor, below: Tensor, mask: Tensor) -> Tensor:
-        """Return the logits of an exit from the row it reads, (n, K) float32."""
-        return self.network.row_logits(layer, row, below, mask, self.backbone.pool)
+    def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the logits of an exit from the rows it reads, (n, K) float32."""
+        return self.network.row_logits(layer, rows, below, layout, self.backbone.pool)

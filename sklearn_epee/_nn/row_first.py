@@ -112,21 +112,21 @@ class RowFirst:
         self._n_layers = n_layers
         self._rates: OrderedDict[Hashable, ExitRates] = OrderedDict()
 
-    def choice(self, rule: ExitRule, reads_one_row: bool) -> RowFirstChoice:
+    def choice(self, rule: ExitRule, reads_few_rows: bool) -> RowFirstChoice:
         """Return what chooses for one call.
 
         Parameters
         ----------
         rule : ExitRule
-        reads_one_row : bool
-            Whether the heads read a single position of their layer.
+        reads_few_rows : bool
+            Whether the heads read a few positions of their layer, rather than all.
 
         Returns
         -------
         RowFirstChoice
         """
         rates = None if rule.rates_key is None else self._rates_of(rule.rates_key)
-        return RowFirstChoice(rule, reads_one_row, self.costs, rates)
+        return RowFirstChoice(rule, reads_few_rows, self.costs, rates)
 
     def _rates_of(self, key: Hashable) -> ExitRates:
         rates = self._rates.setdefault(key, ExitRates(self._n_layers))
@@ -141,24 +141,24 @@ class RowFirstChoice:
     Parameters
     ----------
     rule : ExitRule
-    reads_one_row : bool
-        Whether the heads read a single position of their layer.
+    reads_few_rows : bool
+        Whether the heads read a few positions of their layer, rather than all.
     costs : RowCosts
     rates : ExitRates or None
         None for a rule under which nothing is to be learned.
     """
 
     def __init__(
-        self, rule: ExitRule, reads_one_row: bool, costs: RowCosts, rates: ExitRates | None
+        self, rule: ExitRule, reads_few_rows: bool, costs: RowCosts, rates: ExitRates | None
     ) -> None:
         self.costs = costs
         self._rule = rule
-        self._reads_one_row = reads_one_row
+        self._reads_few_rows = reads_few_rows
         self._rates = rates
 
     def pays(self, layer: int, n: int, t: int) -> bool:
         """Return whether a layer should compute the head's row first for (n, t) positions."""
-        if not self._reads_one_row or not self._rule.may_exit(layer):
+        if not self._reads_few_rows or not self._rule.may_exit(layer):
             return False
         if layer == self._rule.last_layer:
             return True

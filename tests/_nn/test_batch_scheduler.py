@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sklearn_epee._nn.active_batch import ActiveBatch
+from sklearn_epee._nn.batch_layout import BatchLayout
 from sklearn_epee._nn.batch_scheduler import BatchScheduler
 from sklearn_epee._nn.exit_rules import ExitState
 from sklearn_epee._nn.prediction_batches import BatchLimit, batches_by_length
@@ -35,21 +36,24 @@ class Step:
         self._check_room(rows)
         lengths = torch.from_numpy(samples.lengths[rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        return ActiveBatch(0, rows, mask.float().unsqueeze(-1), mask)
+        return ActiveBatch(0, rows, mask.float().unsqueeze(-1), BatchLayout(mask))
 
     def advance(self, active: ActiveBatch) -> ActiveBatch | None:
         self._check_room(active.rows)
         assert (self.visited[active.rows] == active.layer).all()
         # Hidden states stay with their samples.
-        torch.testing.assert_close(active.hidden[..., 0], active.mask.float())
+        torch.testing.assert_close(active.hidden[..., 0], active.layout.mask.float())
         self.visited[active.rows] += 1
-        self.runs.append((active.layer + 1, *active.mask.shape))
+        self.runs.append((active.layer + 1, *active.layout.mask.shape))
         remaining = np.flatnonzero(self.exit_layers[active.rows] > active.layer + 1)
         if not len(remaining):
             return None
         index = torch.from_numpy(remaining)
         return ActiveBatch(
-            active.layer + 1, active.rows[remaining], active.hidden[index], active.mask[index]
+            active.layer + 1,
+            active.rows[remaining],
+            active.hidden[index],
+            active.layout.take(index),
         )
 
     def _check_room(self, rows: np.ndarray) -> None:
@@ -105,7 +109,9 @@ def batch(rows: list[int], width: int, predicted: list[int], agreeing: list[int]
         2,
         np.array(rows),
         torch.full((len(rows), width, 1), float(width)),
-        torch.ones(len(rows), width, dtype=torch.bool),
+        BatchLayout(
+            torch.ones(len(rows), width, dtype=torch.bool), torch.tensor([[row, 0] for row in rows])
+        ),
         ExitState(torch.tensor(predicted), torch.tensor(agreeing), None),
     )
 
@@ -115,11 +121,13 @@ def test_merged_batches_keep_rows_masks_and_states_together():
     merged = ActiveBatch.merge(parts)
     assert merged.layer == 2
     assert merged.rows.tolist() == [4, 5, 9]
-    assert merged.mask.tolist() == [[True, True, False]] * 2 + [[True] * 3]
+    assert merged.layout.mask.tolist() == [[True, True, False]] * 2 + [[True] * 3]
     assert merged.hidden[..., 0].tolist() == [[2, 2, 0]] * 2 + [[3, 3, 3]]
+    assert merged.layout.read.tolist() == [[4, 0], [5, 0], [9, 0]]
     first, second = merged.halves()
     assert first.rows.tolist() == [4]
     assert second.rows.tolist() == [5, 9]
+    assert second.layout.read.tolist() == [[5, 0], [9, 0]]
     assert second.state.predicted.tolist() == [1, 2]
     assert second.state.agreeing.tolist() == [2, 3]
     assert second.hidden[..., 0].tolist() == [[2, 2, 0], [3, 3, 3]]
