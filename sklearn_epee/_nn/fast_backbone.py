@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .backbones import BackboneAdapter, LayerParts
+from .backbones import (
+    AttentionBias,
+    BackboneAdapter,
+    LayerParts,
+    RMSWeights,
+    Rotary,
+    for_each_head,
+    joined_scores_mask,
+)
 from .packed_linear import make_product
 
 # Bytes of attention scores made at a time; beyond the processor's caches they cost more.
@@ -49,6 +57,27 @@ class LayerwiseBackbone(Protocol):
         ...
 
 
+class Seen(NamedTuple):
+    """What the queries of one call see of the keys, and where they stand."""
+
+    allowed: Tensor | None = None
+    """Broadcasts to (n, heads, r, t), bool: True where a query sees a key; None for all."""
+    is_causal: bool = False
+    """Whether each query sees the keys up to its own."""
+    bias: AttentionBias | None = None
+    """Added to the scores."""
+    positions: Tensor | None = None
+    """(n, r), where the queries stand, for the bias; None: at all positions, in order."""
+
+    def part(self, samples: slice) -> Seen:
+        """Return the same for some of the samples."""
+        allowed, positions = self.allowed, self.positions
+        if allowed is not None and allowed.ndim == 4 and len(allowed) > 1:
+            allowed = allowed[samples]
+        positions = None if positions is None else positions[samples]
+        return Seen(allowed, self.is_causal, self.bias, positions)
+
+
 class FastLayer:
     """One transformer layer as a handful of products.
 
@@ -56,12 +85,16 @@ class FastLayer:
     ----------
     parts : LayerParts
         The scale of the attention is in the query already.
-    n_heads : int
+    n_heads, n_key_heads : int
+        Heads of the queries, and of keys and values.
     dtype : torch.dtype
     """
 
-    def __init__(self, parts: LayerParts, n_heads: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parts: LayerParts, n_heads: int, n_key_heads: int, dtype: torch.dtype
+    ) -> None:
         self._n_heads = n_heads
+        self._n_key_heads = n_key_heads
         self._pre_norm = parts.pre_norm
         self._query = make_product(parts.query, dtype)
         # Apart, not as one product with a wide weight: each lands in memory of its own, in the
@@ -69,39 +102,46 @@ class FastLayer:
         self._key = make_product(parts.key, dtype)
         self._value = make_product(parts.value, dtype)
         self._out = make_product(parts.out, dtype)
-        self._up = make_product(parts.up, dtype, parts.activation)
+        # With a gate, the activation is the gate's.
+        inner = parts.up if parts.gate is None else parts.gate
+        self._activated = make_product(inner, dtype, parts.activation)
+        self._up = None if parts.gate is None else make_product(parts.up, dtype)
         self._down = make_product(parts.down, dtype)
         self._norm_1 = _normalizer(parts.norm_1, dtype)
         self._norm_2 = _normalizer(parts.norm_2, dtype)
+        self._query_norm = _normalizer(parts.query_norm, dtype)
+        self._key_norm = _normalizer(parts.key_norm, dtype)
 
-    def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all positions, (n, heads, t, head_dim)."""
+    def keys_values(self, hidden: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all positions, (n, n_key_heads, t, head_dim)."""
         rows = self._read(_flat(hidden))
-        return self._split(self._key(rows), hidden), self._split(self._value(rows), hidden)
+        k = self._key_norm(_split(self._key(rows), hidden, self._n_key_heads))
+        v = _split(self._value(rows), hidden, self._n_key_heads)
+        return (k if rotary is None else rotary.rotate(k)), v
 
     def rows(
-        self, hidden: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool
+        self, hidden: Tensor, k: Tensor, v: Tensor, seen: Seen, rotary: Rotary | None = None
     ) -> Tensor:
         """Return the output of the layer at the positions of ``hidden``, (n, r, d)."""
         flat = _flat(hidden)
-        query = self._split(self._query(self._read(flat)), hidden)
-        attended = _flat(attend(query, k, v, allowed, is_causal).transpose(1, 2).flatten(2))
+        query = self._query_norm(_split(self._query(self._read(flat)), hidden, self._n_heads))
+        query = query if rotary is None else rotary.rotate(query)
+        attended = _flat(attend(query, k, v, seen).transpose(1, 2).flatten(2))
         return self._finish(attended, flat)[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
     def _read(self, rows: Tensor) -> Tensor:
         return self._norm_1(rows) if self._pre_norm else rows
 
-    def _split(self, rows: Tensor, hidden: Tensor) -> Tensor:
-        """Return the rows of the positions of ``hidden``, cut into heads."""
-        n, t, _ = hidden.shape
-        return rows[: n * t].view(n, t, self._n_heads, -1).transpose(1, 2)
-
     def _finish(self, attended: Tensor, rows: Tensor) -> Tensor:
         rows = self._out.added(attended, rows)
         if self._pre_norm:
-            return self._down.added(self._up.activated(self._norm_2(rows)), rows)
+            return self._down.added(self._expanded(self._norm_2(rows)), rows)
         rows = self._norm_1(rows)
-        return self._norm_2(self._down.added(self._up.activated(rows), rows))
+        return self._norm_2(self._down.added(self._expanded(rows), rows))
+
+    def _expanded(self, rows: Tensor) -> Tensor:
+        activated = self._activated.activated(rows)
+        return activated if self._up is None else activated.mul_(self._up(rows))
 
 
 class FastBackbone:
@@ -123,14 +163,15 @@ class FastBackbone:
     ) -> None:
         self._adapter = adapter
         self._dtype = dtype
-        n_heads = int(adapter.model.config.num_attention_heads)
+        self._tables = _PositionTables(adapter, dtype)
         # Layers that share their weights share the copy.
         shared: dict[int, FastLayer] = {}
         self._layers = []
         for parts in layers:
-            key = id(parts.norm_1)
+            # The norm is the model's own module, or was made for this layer alone.
+            key = id(parts.norm_2)
             if key not in shared:
-                shared[key] = FastLayer(parts, n_heads, dtype)
+                shared[key] = FastLayer(parts, adapter.n_heads, adapter.n_key_heads, dtype)
             self._layers.append(shared[key])
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -140,7 +181,10 @@ class FastBackbone:
 
     def keys_values(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """See `BackboneAdapter.keys_values`."""
-        return self._layers[layer - 1].keys_values(hidden)
+        length = hidden.shape[1]
+        rotary = self._tables.rotary(layer, length)
+        rotary = None if rotary is None else rotary.at(None, length)
+        return self._layers[layer - 1].keys_values(hidden, rotary)
 
     def rows(  # noqa: PLR0917 - as the adapter's
         self,
@@ -152,12 +196,68 @@ class FastBackbone:
         positions: Tensor | None = None,
     ) -> Tensor:
         """See `BackboneAdapter.rows`."""
-        allowed, is_causal = self._adapter.allowed(mask, positions)
-        return self._layers[layer - 1].rows(hidden_rows, k, v, allowed, is_causal)
+        length = k.shape[2]
+        rotary = self._tables.rotary(layer, length)
+        rotary = None if rotary is None else rotary.at(positions, hidden_rows.shape[1])
+        allowed, is_causal = self._adapter.allowed(mask, positions, layer)
+        seen = Seen(allowed, is_causal, self._tables.bias(layer, length), positions)
+        return self._layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """See `BackboneAdapter.pool`; in float32."""
         return self._adapter.pool(hidden_rows.float())
+
+
+class _PositionTables:
+    """What an adapter makes of positions, kept for the next call.
+
+    Parameters
+    ----------
+    adapter : BackboneAdapter
+    dtype : torch.dtype
+        What the tables are turned into.
+    """
+
+    # The shortest text for which tables are made, to serve longer ones too.
+    _LEAST = 128
+
+    def __init__(self, adapter: BackboneAdapter, dtype: torch.dtype) -> None:
+        self._adapter = adapter
+        self._dtype = dtype
+        # Two threads may make the same, of which one is kept.
+        self._rotary: dict[Hashable, tuple[int, Rotary]] = {}
+        self._bias: dict[int, AttentionBias | None] = {}
+
+    def rotary(self, layer: int, length: int) -> Rotary | None:
+        """Return the angles of the positions of a sequence, or of more; None for none."""
+        name = self._adapter.rotary(layer)
+        if name is None:
+            return None
+        made_for, angles = self._rotary.get(name, (0, None))
+        if angles is None or not self._serves(made_for, length):
+            made_for = self._enough(length)
+            angles = self._adapter.rotary_angles(name, made_for).to(self._dtype)
+            self._rotary[name] = made_for, angles
+        return angles
+
+    def bias(self, layer: int, length: int) -> AttentionBias | None:
+        """Return what is added to the scores of a sequence; None for nothing."""
+        known = self._bias.get(layer)
+        if known is None and layer in self._bias:
+            return None
+        if known is None or not known.fits(length):
+            made = self._adapter.attention_bias(layer, self._enough(length))
+            known = self._bias[layer] = None if made is None else made.to(self._dtype)
+        return known
+
+    def _serves(self, made_for: int, length: int) -> bool:
+        return length == made_for if self._adapter.kind == "image" else length <= made_for
+
+    def _enough(self, length: int) -> int:
+        """Return a number of positions that serves sequences a little longer as well."""
+        if self._adapter.kind == "image":
+            return length
+        return max(self._LEAST, 1 << (length - 1).bit_length())
 
 
 def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone | None:
@@ -178,7 +278,7 @@ def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone 
     return FastBackbone(adapter, usual, dtype) if len(usual) == len(parts) else None
 
 
-def attend(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool) -> Tensor:
+def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
     """Return the softmax attention of queries that are scaled already, (n, heads, r, head_dim).
 
     On a CPU a query's outcome in bfloat16 depends, to the bit, on its own sample alone: not on
@@ -187,25 +287,44 @@ def attend(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causa
     Parameters
     ----------
     query : Tensor of shape (n, heads, r, head_dim)
-    k, v : Tensors of shape (n, heads, t, head_dim)
-    allowed : Tensor that broadcasts to (n, heads, r, t), bool, or None
-        True where a query sees a key.
-    is_causal : bool
-        Whether each query sees the keys up to its own.
+        Rotated already.
+    k, v : Tensors of shape (n, n_key_heads, t, head_dim)
+    seen : Seen
     """
+    k, v = for_each_head(k, query.shape[1]), for_each_head(v, query.shape[1])
     if query.dtype == torch.float32 or query.device.type != "cpu":
-        return _attend_in_one(query, k, v, allowed, is_causal)
-    n_queries = query.shape[2]
-    allowed = _as_mask(allowed, is_causal, k)
+        if seen.bias is None:
+            return _attend_in_one(query, k, v, seen.allowed, seen.is_causal)
+        return _attend_in_parts(_attend_with_bias, query, k, v, seen)
+    shape = query.shape[2], k.shape[2]
+    allowed = _as_mask(seen.allowed, seen.is_causal, k)
     k, v, allowed = _with_more_keys(k, v, allowed)
     query, allowed = _with_more_queries(query, allowed)
+    seen = seen._replace(allowed=allowed, is_causal=False)
+    attend_part = functools.partial(_attend_by_products, shape=shape)
+    return _attend_in_parts(attend_part, query, k, v, seen)[:, :, : shape[0]]
+
+
+def _attend_in_parts(
+    attend_part: Callable[[Tensor, Tensor, Tensor, Seen], Tensor],
+    query: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Seen,
+) -> Tensor:
+    """Attend for a few samples at a time, so that their scores stay in the processor's caches."""
     scores_bytes = query.shape[1] * query.shape[2] * k.shape[2] * query.element_size()
     parts = [
-        _attend_by_products(query[at], k[at], v[at], _part_of(allowed, at))
+        attend_part(query[at], k[at], v[at], seen.part(at))
         for at in _powers_of_two(len(query), max(1, _SCORES_BYTES // scores_bytes))
     ]
-    attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return attended[:, :, :n_queries]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
+    """Return the rows of the positions of ``hidden``, cut into heads."""
+    n, t, _ = hidden.shape
+    return rows[: n * t].view(n, t, n_heads, -1).transpose(1, 2)
 
 
 def _flat(hidden: Tensor) -> Tensor:
@@ -285,13 +404,27 @@ def _with_more_queries(query: Tensor, allowed: Tensor | None) -> tuple[Tensor, T
     return functional.pad(query, (0, 0, 0, missing)), allowed
 
 
-def _attend_by_products(query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+def _attend_by_products(
+    query: Tensor, k: Tensor, v: Tensor, seen: Seen, shape: tuple[int, int]
+) -> Tensor:
+    """Attend by torch's products; of queries and keys only so many are real as ``shape`` says."""
     # torch's own attention is half as fast in bfloat16, and sums in an order that depends on the
     # padding.
     scores = torch.matmul(query, k.transpose(-1, -2))
-    if allowed is not None:
-        scores.masked_fill_(~allowed, float("-inf"))
+    if seen.bias is not None:
+        scores[:, :, : shape[0], : shape[1]] += seen.bias.of(query, k, seen.positions, *shape)
+    if seen.allowed is not None:
+        scores.masked_fill_(~seen.allowed, float("-inf"))
     return torch.matmul(torch.softmax(scores, dim=-1), v)
+
+
+def _attend_with_bias(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
+    n_queries, n_keys = query.shape[2], k.shape[2]
+    bias = None
+    if seen.bias is not None:
+        bias = seen.bias.of(query, k, seen.positions, n_queries, n_keys)
+    mask, is_causal = joined_scores_mask(bias, seen.allowed, n_keys, seen.is_causal)
+    return _attend_in_one(query, k, v, mask, is_causal)
 
 
 def _attend_in_one(
@@ -316,18 +449,25 @@ def _query_block(length: int) -> int:
     return 64 if length < 768 else 256
 
 
-def _part_of(allowed: Tensor | None, samples: slice) -> Tensor | None:
-    if allowed is None or allowed.ndim < 4 or len(allowed) == 1:
-        return allowed
-    return allowed[samples]
-
-
-def _normalizer(norm: torch.nn.LayerNorm, dtype: torch.dtype) -> functools.partial[Tensor]:
-    weight, bias = norm.weight, norm.bias
+def _normalizer(
+    norm: torch.nn.LayerNorm | RMSWeights | None, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """Return a norm as a function, which leaves its argument as it is where there is no norm."""
+    if norm is None:
+        return _unchanged
+    weight = None if norm.weight is None else norm.weight.detach().to(dtype)
+    if isinstance(norm, RMSWeights):
+        return functools.partial(
+            functional.rms_norm, normalized_shape=norm.weight.shape, weight=weight, eps=norm.eps
+        )
     return functools.partial(
         functional.layer_norm,
         normalized_shape=norm.normalized_shape,
-        weight=None if weight is None else weight.detach().to(dtype),
-        bias=None if bias is None else bias.detach().to(dtype),
+        weight=weight,
+        bias=None if norm.bias is None else norm.bias.detach().to(dtype),
         eps=norm.eps,
     )
+
+
+def _unchanged(rows: Tensor) -> Tensor:
+    return rows

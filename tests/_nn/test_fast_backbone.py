@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from sklearn_epee._nn.backbones import adapter_for, load_backbone
 from sklearn_epee._nn.devices import prediction_dtype
-from sklearn_epee._nn.fast_backbone import attend, fast_backbone
+from sklearn_epee._nn.fast_backbone import Seen, attend, fast_backbone
 from tests.checkpoints import IMAGE_FAMILIES, TEXT_FAMILIES, random_batch, randomise, tiny_config
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_attention_is_softmax_attention(t, dtype):
         expected = functional.scaled_dot_product_attention(
             query.float(), k.float(), v.float(), attn_mask=allowed, is_causal=is_causal, scale=1.0
         )
-        found = attend(query, k, v, allowed, is_causal).float()
+        found = attend(query, k, v, Seen(allowed, is_causal)).float()
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
@@ -95,17 +95,17 @@ def test_attention_is_softmax_attention(t, dtype):
 @torch.inference_mode()
 def test_bfloat16_attention_of_a_sample_is_its_own(t, is_causal):
     query, k, v = make_heads(5, t, torch.bfloat16)
-    expected = attend(query, k, v, None, is_causal)
-    alone = attend(query[2:3], k[2:3], v[2:3], None, is_causal)
+    expected = attend(query, k, v, Seen(None, is_causal))
+    alone = attend(query[2:3], k[2:3], v[2:3], Seen(None, is_causal))
     torch.testing.assert_close(alone, expected[2:3], atol=0, rtol=0)
     if is_causal:
         return
-    one = attend(query[:, :, :1], k, v, None, is_causal=False)
+    one = attend(query[:, :, :1], k, v, Seen())
     torch.testing.assert_close(one, expected[:, :, :1], atol=0, rtol=0)
     for more in (1, 7, 40):
         padded = [functional.pad(part, (0, 0, 0, more), value=3.0) for part in (query, k, v)]
         mask = (torch.arange(t + more) < t).expand(5, 1, 1, -1)
-        found = attend(*padded, mask, is_causal=False)[:, :, :t]
+        found = attend(*padded, Seen(mask))[:, :, :t]
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
@@ -113,6 +113,6 @@ def test_bfloat16_attention_of_a_sample_is_its_own(t, is_causal):
 @torch.inference_mode()
 def test_a_float32_query_by_itself_is_the_first_of_many(t):
     query, k, v = make_heads(3, t, torch.float32)
-    expected = attend(query, k, v, None, is_causal=False)[:, :, :1]
-    found = attend(query[:, :, :1], k, v, None, is_causal=False)
+    expected = attend(query, k, v, Seen())[:, :, :1]
+    found = attend(query[:, :, :1], k, v, Seen())
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

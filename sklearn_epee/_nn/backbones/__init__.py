@@ -1,6 +1,6 @@
 """Adapters of the transformer families, and loading their checkpoints."""
 
-from sklearn_epee._nn.backbones._adapter import BackboneAdapter, LayerParts, LinearWeights
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import damaged_json
 from sklearn_epee._nn.backbones._loading import (
@@ -9,18 +9,30 @@ from sklearn_epee._nn.backbones._loading import (
     load_backbone,
     load_config,
 )
+from sklearn_epee._nn.backbones._parts import LayerParts, LinearWeights, RMSWeights
 from sklearn_epee._nn.backbones._pooling_hint import checkpoint_pooling
+from sklearn_epee._nn.backbones._positions import (
+    AttentionBias,
+    Rotary,
+    for_each_head,
+    joined_scores_mask,
+)
 from sklearn_epee._nn.backbones._registry import adapter_for, known_families
 
 __all__ = [
+    "AttentionBias",
     "BackboneAdapter",
     "LayerParts",
     "LinearWeights",
+    "RMSWeights",
+    "Rotary",
     "adapter_for",
     "checkpoint_pooling",
     "damaged_json",
     "empty_backbone",
     "enlarge_vocabulary",
+    "for_each_head",
+    "joined_scores_mask",
     "known_families",
     "load_backbone",
     "load_config",

@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-__all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights"]
+from sklearn_epee._nn.backbones._parts import (
+    AttentionParts,
+    LayerParts,
+    LinearWeights,
+    RMSWeights,
+)
+from sklearn_epee._nn.backbones._positions import (
+    AttentionBias,
+    Rotary,
+    for_each_head,
+    joined_scores_mask,
+)
 
-
-class AttentionParts(NamedTuple):
-    """The parts of one layer's self-attention, as the family's own modules."""
-
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    dropout: float
-
-
-class LinearWeights(NamedTuple):
-    """Weights of an affine map x -> x W' + b."""
-
-    weight: Tensor
-    """(out, in)."""
-    bias: Tensor | None
-
-    @classmethod
-    def of(cls, module: nn.Module) -> LinearWeights:
-        """Return the weights of a linear module; that of GPT-2 keeps its weight transposed."""
-        weight: Any = module.weight
-        bias: Any = module.bias
-        return cls(weight.T if isinstance(module, Conv1D) else weight, bias)
-
-    def scaled(self, factor: Tensor | float) -> LinearWeights:
-        """Return the map with its output multiplied by a number, or each output by its own."""
-        factor = torch.as_tensor(factor, dtype=self.weight.dtype, device=self.weight.device)
-        bias = None if self.bias is None else self.bias * factor
-        return LinearWeights(self.weight * factor.reshape(-1, 1), bias)
-
-
-class LayerParts(NamedTuple):
-    """Parts of a layer of the usual structure, with which it can be run without its modules.
-
-    Pre-norm: ``x + out(attend(norm_1(x)))``, then ``x + down(activation(up(norm_2(x))))``.
-    Post-norm: ``norm_1(x + out(attend(x)))``, then ``norm_2(x + down(activation(up(x))))``.
-    """
-
-    query: LinearWeights
-    key: LinearWeights
-    value: LinearWeights
-    out: LinearWeights
-    up: LinearWeights
-    down: LinearWeights
-    norm_1: nn.LayerNorm
-    norm_2: nn.LayerNorm
-    activation: nn.Module
-    pre_norm: bool
+__all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
 
 
 class BackboneAdapter(ABC):
@@ -163,6 +126,16 @@ class BackboneAdapter(ABC):
         return int(self.model.config.hidden_size)
 
     @property
+    def n_heads(self) -> int:
+        """Number of attention heads, as of queries."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def n_key_heads(self) -> int:
+        """Number of heads of keys and values; groups of query heads may share one."""
+        return int(getattr(self.model.config, "num_key_value_heads", None) or self.n_heads)
+
+    @property
     def max_length(self) -> int | None:
         """The longest sequence in tokens that the positions allow; None for images."""
         return None
@@ -216,16 +189,87 @@ class BackboneAdapter(ABC):
             raise ValueError(f"layer must be from 1 to {self.n_layers}, got {layer}.")
         return self._blocks()[layer - 1]
 
-    def _split_heads(self, projected: Tensor) -> Tensor:
+    def rotary(self, layer: int) -> Hashable | None:  # noqa: ARG002 - layers may differ
+        """Return a name for the angles by which a layer rotates; None if it does not.
+
+        Parameters
+        ----------
+        layer : int
+            From 1 to `n_layers`.
+
+        Returns
+        -------
+        hashable or None
+            For `rotary_angles`. Layers with the same name share their angles.
+        """
+        return None
+
+    def rotary_angles(self, name: Hashable, length: int) -> Rotary:
+        """Return the angles by which positions rotate queries and keys.
+
+        Parameters
+        ----------
+        name : hashable
+            As returned by `rotary`.
+        length : int
+            Positions in a sequence. Texts count from 0 whatever the padding, as only differences
+            matter; the angles of a longer sequence begin with those of a shorter one. Those of
+            images may depend on the number.
+
+        Returns
+        -------
+        Rotary
+            Of ``length`` positions, in float32, on the model's device.
+        """
+        raise NotImplementedError
+
+    def attention_bias(self, layer: int, length: int) -> AttentionBias | None:  # noqa: ARG002
+        """Return what positions add to the scores of a layer's attention; None for nothing.
+
+        Parameters
+        ----------
+        layer : int
+            From 1 to `n_layers`.
+        length : int
+            The longest sequence it is needed for; for images, the number of positions.
+
+        Returns
+        -------
+        AttentionBias or None
+            Made of the model's weights, so that they learn. Either all layers have one or none.
+        """
+        return None
+
+    def window(self, layer: int) -> int | None:  # noqa: ARG002 - layers may differ
+        """Return how far a layer's attention reaches; None for all positions.
+
+        Parameters
+        ----------
+        layer : int
+            From 1 to `n_layers`.
+
+        Returns
+        -------
+        int or None
+            Positions see those at a distance below this number, in causal families earlier ones
+            only.
+        """
+        return None
+
+    def _split_heads(self, projected: Tensor, n_heads: int | None = None) -> Tensor:
         n, t, _ = projected.shape
-        return projected.view(n, t, self.model.config.num_attention_heads, -1).transpose(1, 2)
+        return projected.view(n, t, n_heads or self.n_heads, -1).transpose(1, 2)
 
     def _query(self, block: Any, normed: Tensor) -> Tensor:
-        return self._split_heads(self._attention_parts(block).query(normed))
+        parts = self._attention_parts(block)
+        query = self._split_heads(parts.query(normed))
+        return query if parts.query_norm is None else parts.query_norm(query)
 
     def _key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._attention_parts(block)
-        return self._split_heads(parts.key(normed)), self._split_heads(parts.value(normed))
+        key = self._split_heads(parts.key(normed), self.n_key_heads)
+        value = self._split_heads(parts.value(normed), self.n_key_heads)
+        return (key if parts.key_norm is None else parts.key_norm(key)), value
 
     def _query_key_value(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._query(block, normed), *self._key_value(block, normed)
@@ -241,6 +285,15 @@ class BackboneAdapter(ABC):
             LinearWeights.of(parts.key),
             LinearWeights.of(parts.value),
         )
+
+    def _rotated(
+        self, layer: int, heads: Tensor, length: int, positions: Tensor | None = None
+    ) -> Tensor:
+        """Return queries or keys of a sequence, rotated where the layer does so."""
+        name = self.rotary(layer)
+        if name is None:
+            return heads
+        return self.rotary_angles(name, length).at(positions, heads.shape[2]).rotate(heads)
 
     def layer_parts(self, layer: int) -> LayerParts | None:
         """Return the parts of one layer, with which it can be run without its modules.
@@ -264,8 +317,8 @@ class BackboneAdapter(ABC):
         parts = self._parts(self._block(layer))
         if parts is None:
             return None
-        head_dim = parts.query.weight.shape[0] // self.model.config.num_attention_heads
-        return parts._replace(query=parts.query.scaled(self._scale(layer, head_dim)))
+        head_dim = parts.query.weight.shape[0] // self.n_heads
+        return parts.with_query_scaled(self._scale(layer, head_dim))
 
     def _scale(self, layer: int, head_dim: int) -> float:  # noqa: ARG002 - GPT-2 can scale by layer
         return float(head_dim**-0.5)
@@ -282,7 +335,7 @@ class BackboneAdapter(ABC):
 
         Returns
         -------
-        k, v : Tensors of shape (n, heads, t, head_dim)
+        k, v : Tensors of shape (n, n_key_heads, t, head_dim)
             To be passed to `rows`.
 
         Raises
@@ -291,7 +344,8 @@ class BackboneAdapter(ABC):
             If there is no such layer.
         """
         block = self._block(layer)
-        return self._key_value(block, self._attention_input(block, hidden))
+        k, v = self._key_value(block, self._attention_input(block, hidden))
+        return self._rotated(layer, k, hidden.shape[1]), v
 
     def rows(  # noqa: PLR0917 - what a layer is made of, in the order it is made
         self,
@@ -310,7 +364,7 @@ class BackboneAdapter(ABC):
             From 1 to `n_layers`.
         hidden_rows : Tensor of shape (n, r, d)
             What the layer reads, at the given positions only.
-        k, v : Tensors of shape (n, heads, t, head_dim)
+        k, v : Tensors of shape (n, n_key_heads, t, head_dim)
             Keys and values of all positions.
         mask : Tensor of shape (n, t), bool
             True at real tokens.
@@ -329,6 +383,7 @@ class BackboneAdapter(ABC):
         """
         block = self._block(layer)
         query = self._query(block, self._attention_input(block, hidden_rows))
+        query = self._rotated(layer, query, k.shape[2], positions)
         attended = self._attend(layer, block, (query, k, v), mask, positions)
         return self._finish(block, attended, hidden_rows)
 
@@ -355,8 +410,9 @@ class BackboneAdapter(ABC):
             If there is no such layer.
         """
         block = self._block(layer)
-        projected = self._query_key_value(block, self._attention_input(block, hidden))
-        return self._finish(block, self._attend(layer, block, projected, mask, None), hidden)
+        query, k, v = self._query_key_value(block, self._attention_input(block, hidden))
+        query, k = (self._rotated(layer, heads, hidden.shape[1]) for heads in (query, k))
+        return self._finish(block, self._attend(layer, block, (query, k, v), mask, None), hidden)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """Return hidden states of any layer as a head reads them.
@@ -383,19 +439,27 @@ class BackboneAdapter(ABC):
     ) -> Tensor:
         """Return the scaled dot-product attention with heads joined, (n, r, d)."""
         query, k, v = projected
-        allowed, is_causal = self.allowed(mask, positions)
+        allowed, is_causal = self.allowed(mask, positions, layer)
+        scale = self._scale(layer, query.shape[-1])
+        bias = self.attention_bias(layer, k.shape[2])
+        if bias is not None:
+            added = bias.of(query * scale, k, positions, query.shape[2], k.shape[2])
+            added = added.to(query.dtype)
+            allowed, is_causal = joined_scores_mask(added, allowed, k.shape[2], is_causal)
         attended = functional.scaled_dot_product_attention(
             query,
-            k,
-            v,
+            for_each_head(k, self.n_heads),
+            for_each_head(v, self.n_heads),
             attn_mask=allowed,
             dropout_p=self._attention_dropout(block) if block.training else 0.0,
             is_causal=is_causal,
-            scale=self._scale(layer, query.shape[-1]),
+            scale=scale,
         )
         return attended.transpose(1, 2).flatten(2)
 
-    def allowed(self, mask: Tensor, positions: Tensor | None = None) -> tuple[Tensor | None, bool]:
+    def allowed(
+        self, mask: Tensor, positions: Tensor | None = None, layer: int | None = None
+    ) -> tuple[Tensor | None, bool]:
         """Return which keys a query may attend to, as torch's attention reads it.
 
         Parameters
@@ -404,6 +468,8 @@ class BackboneAdapter(ABC):
             True at real tokens.
         positions : Tensor of shape (n, r), int64, default=None
             Where the queries are. None: at all positions, in order.
+        layer : int, default=None
+            Whose attention may be local (see `window`). None: it is not.
 
         Returns
         -------
@@ -416,17 +482,26 @@ class BackboneAdapter(ABC):
         # Reading the mask of another device would stall its queue; there it is always passed.
         readable = mask.device.type == "cpu"
         full = self.kind == "image" or (readable and bool(mask.all()))
+        window = None if layer is None else self.window(layer)
+        if window is not None and window < mask.shape[1]:
+            return self._allowed_by_distance(mask, positions, window), False
         if not self.causal:
             return (None if full else mask[:, None, None, :]), False
         if full and positions is None:
             return None, True
-        return self._causal_allowed(mask, positions), False
+        return self._allowed_by_distance(mask, positions, None), False
 
-    @staticmethod
-    def _causal_allowed(mask: Tensor, positions: Tensor | None) -> Tensor:
+    def _allowed_by_distance(
+        self, mask: Tensor, positions: Tensor | None, window: int | None
+    ) -> Tensor:
+        """Return which keys are near enough to a query, and in causal families not after it."""
         keys = torch.arange(mask.shape[1], device=mask.device)
         queries = keys.expand(mask.shape) if positions is None else positions
-        earlier = keys <= queries[:, :, None]
+        before = queries[:, :, None] - keys
+        seen = mask[:, None, :]
+        if self.causal:
+            seen = (before >= 0) & seen
+        if window is not None:
+            seen = (before.abs() < window) & seen
         # Padding sees itself: a row without any key would be NaN and spread through its value.
-        itself = keys == queries[:, :, None]
-        return ((earlier & mask[:, None, :]) | itself)[:, None]
+        return (seen | (before == 0))[:, None]
