@@ -19,7 +19,7 @@ from ._base.fitted import Summary
 from ._checks.images import Images, as_images, image_form
 from ._compat import Interval, StrOptions
 from ._nn import training_defaults
-from ._nn.backbones import load_backbone, load_config
+from ._nn.backbones import adapter_for, load_backbone, load_config
 from ._nn.images import (
     ImagePreprocessor,
     as_size,
@@ -344,8 +344,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         size = self._size_for(config, processor)
         preprocessor = self._preprocessor_for(samples, config, processor, size)
         backbone = load_backbone(source, "image")
-        defaults = self._training_defaults()
-        pooling = defaults.pooling if self.pooling == "auto" else self.pooling
+        pooling = self.pooling
+        if pooling == "auto":
+            has_class_token = adapter_for(backbone).has_class_token
+            pooling = self._training_defaults().pooling if has_class_token else "mean"
         return preprocessor, MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
 
     def _source(self, samples: Images) -> Any:

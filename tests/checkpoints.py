@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, models
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TEXT_FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "gpt2")
-IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers")
+TEXT_FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "gpt2", "biogpt")
+IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers", "siglip", "vit_mae")
+CAUSAL_FAMILIES = ("gpt2", "biogpt")
 
 # Words that the tokenizers know whole; anything else in ASCII is spelt with letters.
 WORDS = (
@@ -56,7 +59,24 @@ MAX_TOKENS = 64
 IMAGE_SIZE = 16
 PATCH_SIZE = 4
 
+# What heads can read of a family, the first as the default of the tests.
+_ENCODER_POOLINGS = ("cls", "mean", "cls+mean", "attention")
+
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+
+
+def kind_of(family: str) -> str:
+    """Return what a family reads, "text" or "image"."""
+    return "text" if family in TEXT_FAMILIES else "image"
+
+
+def poolings(family: str) -> tuple[str, ...]:
+    """Return what heads can read of a family: a causal decoder has no class token."""
+    if family in CAUSAL_FAMILIES:
+        return ("last", "mean", "attention")
+    if family == "siglip":
+        return ("mean", "attention")
+    return (*_ENCODER_POOLINGS, "last") if kind_of(family) == "text" else _ENCODER_POOLINGS
 
 
 def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedConfig:
@@ -81,6 +101,8 @@ def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedC
             wide | tokens | {"vocab_size": len(_unigrams()), "embedding_size": HIDDEN // 2},
         ),
         "gpt2": ("GPT2Config", _gpt2_options(n_layers)),
+        # </s> begins a text of BioGPT.
+        "biogpt": ("BioGptConfig", wide | byte_level | tokens),
         "vit": ("ViTConfig", wide | pixels),
         "deit": ("DeiTConfig", wide | pixels),
         "clip": ("CLIPVisionConfig", wide | pixels),
@@ -89,6 +111,8 @@ def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedC
             "Dinov2WithRegistersConfig",
             layers | pixels | {"mlp_ratio": 2, "num_register_tokens": 2},
         ),
+        "siglip": ("SiglipVisionConfig", wide | pixels),
+        "vit_mae": ("ViTMAEConfig", wide | pixels | _mae_decoder_options()),
     }[family]
     return getattr(transformers, name)(**(options | overrides))
 
@@ -119,20 +143,31 @@ def _gpt2_options(n_layers: int) -> dict[str, Any]:
     }
 
 
+def _mae_decoder_options() -> dict[str, Any]:
+    return {
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 16,
+    }
+
+
 def make_checkpoint(
     family: str, folder: str | Path, *, n_layers: int = 3, seed: int = 0, **overrides: Any
 ) -> Path:
     """Write a complete checkpoint: random weights, and a tokenizer or an image processor.
 
-    The base model is saved with its pooler, and of CLIP both towers, as published checkpoints are.
+    The base model is saved with its pooler, of CLIP and SigLIP both towers, as published
+    checkpoints are.
     """
     folder = Path(folder)
     config = tiny_config(family, n_layers, **overrides)
-    if family == "clip":
+    if family in ("clip", "siglip"):
         text = {"hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 4}
         text |= {"intermediate_size": HIDDEN, "vocab_size": 64, "bos_token_id": 1}
         text |= {"eos_token_id": 2, "pad_token_id": 0}
-        config = transformers.CLIPConfig(text_config=text, vision_config=config.to_dict())
+        whole = transformers.CLIPConfig if family == "clip" else transformers.SiglipConfig
+        config = whole(text_config=text, vision_config=config.to_dict())
     model = transformers.AutoModel.from_config(config)
     randomise(model, seed)
     model.save_pretrained(folder)
@@ -170,6 +205,8 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
         return transformers.DistilBertTokenizerFast(vocab=_wordpieces(), **length)
     if family == "albert":
         return transformers.AlbertTokenizerFast(vocab=_unigrams(), **length)
+    if family == "biogpt":
+        return _begun_texts(_ROBERTA_SPECIALS, first="</s>", **length)
     specials = _GPT2_SPECIALS if family == "gpt2" else _ROBERTA_SPECIALS
     name = "GPT2TokenizerFast" if family == "gpt2" else "RobertaTokenizerFast"
     vocab, merges = _byte_vocab(specials)
@@ -178,6 +215,22 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
 
 _GPT2_SPECIALS = ("<|endoftext|>",)
 _ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def _begun_texts(specials: tuple[str, ...], first: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Return a byte-level tokenizer that begins each text with a token and ends it with none."""
+    vocab, merges = _byte_vocab(specials)
+    backend = Tokenizer(models.BPE(vocab, merges, fuse_unk=False))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    backend.post_processor = TemplateProcessing(
+        single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=[(first, vocab[first])]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **options
+    )
+    named = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<pad>": "pad"}
+    tokenizer.add_special_tokens({f"{named[t]}_token": t for t in specials if t in named})
+    return tokenizer
 
 
 def _wordpieces() -> dict[str, int]:
@@ -227,6 +280,8 @@ def _write_image_processor(family: str, folder: Path) -> None:
     if family == "clip":
         settings |= {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True} | crop
         settings["size"] = {"shortest_edge": IMAGE_SIZE}
+    if family == "siglip":
+        settings |= {"image_processor_type": "SiglipImageProcessor", "resample": 3}
     if family.startswith("dinov2"):
         settings |= {"image_processor_type": "BitImageProcessor"} | crop
         settings["size"] = {"shortest_edge": IMAGE_SIZE + 2}

@@ -194,7 +194,7 @@ def test_a_checkpoint_at_another_image_size_interpolates_its_positions(checkpoin
     adapter = model.net_.module_.adapter
     device = next(model.net_.module_.parameters()).device
     hidden, _ = adapter.embed({"pixel_values": pixels_of(model, COLOUR).to(device)})
-    assert n_patches < hidden.shape[1] <= n_patches + 3
+    assert n_patches + adapter.has_class_token <= hidden.shape[1] <= n_patches + 3
     assert np.isfinite(model.predict_proba(COLOUR)).all()
 
 

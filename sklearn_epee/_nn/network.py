@@ -425,8 +425,8 @@ def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
     Raises
     ------
     ValueError
-        ``"cls"`` with a causal decoder, whose position 0 sees only itself; ``"last"`` with
-        images, which have no last token.
+        ``"cls"`` with a causal decoder, whose position 0 sees only itself, or with a family
+        without a class token; ``"last"`` with images, which have no last token.
     """
     if adapter.causal and pooling in ("cls", "cls+mean"):
         raise ValueError(
@@ -436,7 +436,16 @@ def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
     if adapter.kind == "image" and pooling == "last":
         raise ValueError(
             f"pooling='last' reads the last token, which images do not have ({adapter.family!r}); "
-            "use pooling='cls', 'mean', 'cls+mean' or 'auto'."
+            + (
+                "use pooling='cls', 'mean', 'cls+mean' or 'auto'."
+                if adapter.has_class_token
+                else "use pooling='mean', 'attention' or 'auto'."
+            )
+        )
+    if not adapter.has_class_token and pooling in ("cls", "cls+mean"):
+        raise ValueError(
+            f"pooling={pooling!r} reads the class token, which {adapter.family!r} does not have: "
+            "its position 0 is the patch in a corner; use pooling='mean', 'attention' or 'auto'."
         )
 
 

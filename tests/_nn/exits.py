@@ -13,7 +13,15 @@ from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.batching import EncodedImages, EncodedTexts
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 from sklearn_epee._nn.network import MultiExitNetwork
-from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, TEXT_FAMILIES, randomise, tiny_config
+from tests.checkpoints import (
+    IMAGE_FAMILIES,
+    IMAGE_SIZE,
+    TEXT_FAMILIES,
+    kind_of,
+    poolings,
+    randomise,
+    tiny_config,
+)
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 N_LAYERS, N_CLASSES, N_SAMPLES = 4, 3, 19
@@ -23,19 +31,12 @@ ENSEMBLES = (None, "mean", "weighted")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def poolings(family: str) -> tuple[str, ...]:
-    if family == "gpt2":
-        return ("last", "mean", "attention")
-    return ("cls", "mean", "cls+mean", "attention", "last")[: 4 if family in IMAGE_FAMILIES else 5]
-
-
 ALL_NETWORKS = [(family, pooling) for family in FAMILIES for pooling in poolings(family)]
 
 
 def make_network(family: str, pooling: str, n_classes: int = N_CLASSES) -> MultiExitNetwork:
     """Random weights at a scale where layers disagree and entropies spread over [0, 1]."""
-    kind = "text" if family in TEXT_FAMILIES else "image"
-    backbone = randomise(load_backbone(tiny_config(family, N_LAYERS), kind), seed=3)
+    backbone = randomise(load_backbone(tiny_config(family, N_LAYERS), kind_of(family)), seed=3)
     network = MultiExitNetwork(backbone, n_classes, pooling, dropout=0.5)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

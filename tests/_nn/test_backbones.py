@@ -20,6 +20,7 @@ from tests.checkpoints import (
     IMAGE_FAMILIES,
     MAX_TOKENS,
     TEXT_FAMILIES,
+    kind_of,
     random_batch,
     randomise,
     tiny_config,
@@ -40,10 +41,6 @@ VARIANTS = [(family, {}) for family in FAMILIES] + [
     ("dinov2", {"use_swiglu_ffn": True}),
     ("dinov2", {"drop_path_rate": 0.3, "layerscale_value": 0.1}),
 ]
-
-
-def kind_of(family: str) -> str:
-    return "text" if family in TEXT_FAMILIES else "image"
 
 
 def make_adapter(family: str, **options: Any) -> BackboneAdapter:
@@ -73,6 +70,11 @@ def reference(adapter: BackboneAdapter, batch: dict[str, Tensor]) -> tuple[list[
         arguments["interpolate_pos_encoding"] = True
     if adapter.kind == "text" and adapter.family != "roberta":
         arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    if adapter.family == "vit_mae":
+        # All patches, in their order: what is drawn for the masking is made to keep them so.
+        adapter.model.config.mask_ratio = 0.0
+        n_patches = adapter.embed(batch)[0].shape[1] - 1
+        arguments["noise"] = torch.arange(float(n_patches)).expand(len(batch["pixel_values"]), -1)
     result = adapter.model(**arguments)
     for hook in hooks:
         hook.remove()
@@ -250,11 +252,13 @@ NO_DROPOUT = {
     "distilbert": {"dropout": 0.0, "attention_dropout": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "clip": {"attention_dropout": 0.0},
+    "siglip": {"attention_dropout": 0.0},
 }
 ATTENTION_DROPOUT = {
     "distilbert": "attention_dropout",
     "gpt2": "attn_pdrop",
     "clip": "attention_dropout",
+    "siglip": "attention_dropout",
 }
 
 

@@ -21,23 +21,17 @@ from sklearn_epee._nn.network import (
 )
 from tests._nn.networks import make_network
 from tests.checkpoints import (
+    CAUSAL_FAMILIES,
     IMAGE_FAMILIES,
     TEXT_FAMILIES,
+    poolings,
     random_batch,
     tiny_config,
 )
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 CPU = torch.device("cpu")
-# A causal decoder has no class token, images have no last one.
-ALL_NETWORKS = [
-    (family, pooling)
-    for family in FAMILIES
-    for pooling in ("cls", "mean", "cls+mean", "last", "attention")
-    if not (
-        (family == "gpt2" and "cls" in pooling) or (family in IMAGE_FAMILIES and pooling == "last")
-    )
-]
+ALL_NETWORKS = [(family, pooling) for family in FAMILIES for pooling in poolings(family)]
 
 
 def hidden_states(
@@ -173,8 +167,12 @@ def test_pooled_halves_are_averaged_in_float32():
     [
         ("gpt2", "cls", "pooling='cls' reads position 0, which in a causal decoder"),
         ("gpt2", "cls+mean", "use pooling='last', 'mean' or 'auto'"),
+        ("biogpt", "cls", "which in a causal decoder such as 'biogpt' sees only itself"),
         ("vit", "last", "pooling='last' reads the last token, which images do not have"),
         ("clip", "last", "use pooling='cls', 'mean', 'cls\\+mean' or 'auto'"),
+        ("siglip", "last", "use pooling='mean', 'attention' or 'auto'"),
+        ("siglip", "cls", "pooling='cls' reads the class token, which 'siglip' does not have"),
+        ("siglip", "cls+mean", "use pooling='mean', 'attention' or 'auto'"),
     ],
 )
 def test_a_pooling_that_makes_no_sense_is_refused(family, pooling, reason):
@@ -269,7 +267,7 @@ def test_heads_have_their_rate_and_biases_and_norms_no_decay(family, pooling):
     network = make_network(family, pooling)
     groups = parameter_groups(network, 1e-4, 1e-2, 0.05)
     settings = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    assert len(settings) == len(list(network.parameters()))
+    assert len(settings) == sum(p.requires_grad for p in network.parameters())
     assert sum(len(group["params"]) for group in groups) == len(settings)
     norms = {
         id(parameter)
@@ -279,6 +277,8 @@ def test_heads_have_their_rate_and_biases_and_norms_no_decay(family, pooling):
     }
     assert norms
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         rate, decay = settings[id(parameter)]
         assert rate == (1e-2 if name.startswith("heads.") else 1e-4)
         plain = id(parameter) in norms or name.endswith("bias")
@@ -303,7 +303,7 @@ def test_logits_are_mapped_whatever_the_head_reads():
 
 def test_text_encoders_have_a_dense_stage_and_families_with_a_final_norm_have_none():
     dense = {family: make_network(family, "mean").heads[0].dense is not None for family in FAMILIES}
-    encoders = set(TEXT_FAMILIES) - {"gpt2"}
+    encoders = set(TEXT_FAMILIES) - set(CAUSAL_FAMILIES)
     assert {family for family, has in dense.items() if has} == encoders
 
 

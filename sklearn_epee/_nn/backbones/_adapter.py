@@ -82,6 +82,12 @@ class BackboneAdapter(ABC):
     """Name of the transformers class of the base model."""
     model_options: ClassVar[Mapping[str, Any]] = {}
     """Keyword arguments that keep unused parts out of the base model."""
+    config_options: ClassVar[Mapping[str, Any]] = {}
+    """Values of the configuration that keep unused parts out of the base model."""
+    tower_of: ClassVar[str | None] = None
+    """Name of the transformers class that configures the whole model of which this is a part."""
+    has_class_token: ClassVar[bool] = True
+    """Whether position 0 stands for the whole sample."""
     head_keys: ClassVar[tuple[str, ...]] = ()
     """Patterns of checkpoint keys that belong to task heads of the family, which are not loaded."""
 

@@ -1,4 +1,4 @@
-"""Adapters of the image families: ViT, DeiT, CLIP vision, DINOv2."""
+"""Adapters of the image families: ViT, DeiT, ViT-MAE, CLIP and SigLIP vision, DINOv2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ __all__ = [
     "DeiTAdapter",
     "Dinov2Adapter",
     "Dinov2WithRegistersAdapter",
+    "SiglipVisionAdapter",
     "ViTAdapter",
+    "ViTMAEAdapter",
 ]
 
 
@@ -142,10 +144,35 @@ class DeiTAdapter(ViTAdapter):
     )
 
 
+class ViTMAEAdapter(ViTAdapter):
+    """The encoder of a masked autoencoder (He et al., 2022), with all patches in their order.
+
+    The masking, and the shuffling that comes with it, belong to its pretraining.
+    """
+
+    family = "vit_mae"
+    config_class = "ViTMAEConfig"
+    model_class = "ViTMAEModel"
+    model_options: ClassVar[Mapping[str, Any]] = {}
+    head_keys: ClassVar[tuple[str, ...]] = ("decoder", "classifier", "pooler")
+
+    def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:
+        embeddings = self.model.embeddings
+        patches = embeddings.patch_embeddings(pixels)
+        positions = (
+            embeddings.interpolate_pos_encoding(patches, *pixels.shape[2:])
+            if interpolate
+            else embeddings.position_embeddings
+        )
+        first = (embeddings.cls_token + positions[:, :1]).expand(len(pixels), -1, -1)
+        return torch.cat([first, patches + positions[:, 1:]], dim=1)
+
+
 class CLIPVisionAdapter(_ImageAdapter):
     """The vision tower of CLIP (Radford et al., 2021)."""
 
     family = "clip"
+    tower_of = "CLIPConfig"
     config_class = "CLIPVisionConfig"
     model_class = "CLIPVisionModel"
     head_keys: ClassVar[tuple[str, ...]] = (
@@ -193,6 +220,28 @@ class CLIPVisionAdapter(_ImageAdapter):
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         return self.model.post_layernorm(hidden_rows)
+
+
+class SiglipVisionAdapter(CLIPVisionAdapter):
+    """The vision tower of SigLIP (Zhai et al., 2023), which has no class token."""
+
+    family = "siglip"
+    tower_of = "SiglipConfig"
+    config_class = "SiglipVisionConfig"
+    model_class = "SiglipVisionModel"
+    # Its own head is pooled by attention, and trained for captions.
+    config_options: ClassVar[Mapping[str, Any]] = {"vision_use_head": False}
+    has_class_token = False
+    head_keys: ClassVar[tuple[str, ...]] = (
+        "head",
+        "text_model",
+        "logit_scale",
+        "logit_bias",
+        "classifier",
+    )
+
+    def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:
+        return self.model.embeddings(pixels, interpolate_pos_encoding=interpolate)
 
 
 class Dinov2Adapter(_ImageAdapter):

@@ -256,16 +256,23 @@ class _FloatsWithoutMemory(TorchFunctionMode):
 
 
 def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
-    # A model keeps and changes its configuration; the caller's object stays as it was. Adapters
-    # attend by themselves, so a kernel that the configuration names is not to be looked for.
+    # Adapters attend by themselves, so a kernel that the configuration names is not looked for.
     model = AutoModel.from_config(
-        copy.deepcopy(config),
+        _own_config(adapter_class, config),
         dtype=torch.float32,
         attn_implementation="eager",
         trust_remote_code=False,
         **adapter_class.model_options,
     )
     return model.float()
+
+
+def _own_config(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PretrainedConfig:
+    """Return a copy for a model, which keeps and changes its configuration."""
+    own = copy.deepcopy(config)
+    for name, value in adapter_class.config_options.items():
+        setattr(own, name, value)
+    return own
 
 
 def _describe(source: str | os.PathLike[str]) -> str:
@@ -314,7 +321,8 @@ def _read_config(
             )
     model_type = raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
-    name = "CLIPConfig" if model_type == "clip" else adapter_class.config_class
+    whole = adapter_class.tower_of if model_type == adapter_class.family else None
+    name = whole or adapter_class.config_class
     with _quiet(), _read_failure(source, "configuration"):
         return adapter_class, getattr(transformers, name).from_dict(raw)
 
@@ -334,7 +342,7 @@ def _read_weights(
             _check_shards(Path(source))
         model, report = model_class.from_pretrained(
             os.fspath(source),
-            config=copy.deepcopy(config),
+            config=_own_config(adapter_class, config),
             dtype=torch.float32,
             attn_implementation="eager",
             output_loading_info=True,

@@ -7,12 +7,15 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
+from sklearn_epee._nn.backbones._decoder import BioGptAdapter
 from sklearn_epee._nn.backbones._image import (
     CLIPVisionAdapter,
     DeiTAdapter,
     Dinov2Adapter,
     Dinov2WithRegistersAdapter,
+    SiglipVisionAdapter,
     ViTAdapter,
+    ViTMAEAdapter,
 )
 from sklearn_epee._nn.backbones._text import (
     AlbertAdapter,
@@ -32,16 +35,19 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     DistilBertAdapter,
     AlbertAdapter,
     GPT2Adapter,
+    BioGptAdapter,
     ViTAdapter,
     DeiTAdapter,
     CLIPVisionAdapter,
     Dinov2Adapter,
     Dinov2WithRegistersAdapter,
+    SiglipVisionAdapter,
+    ViTMAEAdapter,
 )
 
-# CLIP's vision tower has a model type of its own; everywhere else it is the family's name.
+# A vision tower has a model type of its own; everywhere else it is the family's name.
 _BY_MODEL_TYPE = {adapter.family: adapter for adapter in _ADAPTERS} | {
-    "clip_vision_model": CLIPVisionAdapter
+    f"{adapter.family}_vision_model": adapter for adapter in _ADAPTERS if adapter.tower_of
 }
 
 
@@ -67,7 +73,7 @@ def known_families(kind: str | None = None) -> list[str]:
     --------
     >>> from sklearn_epee._nn.backbones import known_families
     >>> known_families("text")
-    ['bert', 'roberta', 'electra', 'distilbert', 'albert', 'gpt2']
+    ['bert', 'roberta', 'electra', 'distilbert', 'albert', 'gpt2', 'biogpt']
     """
     if kind not in (None, "text", "image"):
         raise ValueError(f"kind must be 'text', 'image' or None, got {kind!r}.")
