@@ -216,13 +216,25 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     12; on ultrasound of the breast, the two differ by no more than chance, and "mean" loses 2 to 5
     points at layer 12. The other settings for checkpoints are customary ones.
 
-    X is an array (n, h, w) or (n, h, w, c), a sequence of arrays or PIL images of any sizes, or
-    rows of flattened images together with `image_shape`. Channels come last. uint8 pixels are read
-    as 0..255; floats as they are (from 0 to 1 for a checkpoint's processor). The scale of the
-    training images is remembered: later images with the same numbers in another type are converted,
-    and those whose scale differs, or cannot be told, are refused. PIL images are read as grey or
-    RGB, each with or without transparency, and other color spaces are converted to RGB. Of many
-    large PIL files, only those of one batch are in memory at a time.
+    X is an array (n, h, w) or (n, h, w, c), a sequence of arrays, PIL images or paths of image
+    files, of any sizes, or rows of flattened images together with `image_shape`. Channels come
+    last. uint8 pixels are read as 0..255; floats as they are (from 0 to 1 for a checkpoint's
+    processor). The scale of the training images is remembered: later images with the same numbers
+    in another type are converted, and those whose scale differs, or cannot be told, are refused.
+    PIL images are read as grey or RGB, each with or without transparency, and other color spaces
+    are converted to RGB. Of many large PIL files, only those of one batch are in memory at a time.
+
+    **Files.** A path (str or path-like) is a file that Pillow reads, or DICOM (with
+    ``pip install 'sklearn_epee[dicom]'``). `fit` decodes every file once before the training, so
+    that a damaged one is found and named, and keeps up to 256 MiB of pixels; files beyond that, and
+    all files in a prediction, are read when their batch needs them. Predictions are those of the
+    same pixels as arrays. 8 bits are uint8; 16 bits are fractions of 65535, and floats stay as they
+    are. Photographs are turned as their camera noted (EXIF). DICOM pixels are rescaled (slope and
+    intercept) and then seen through the file's first window, or over the full range of their bits,
+    from 0 to 1; MONOCHROME1 is inverted. Files of several frames, volumes and what cannot be
+    decoded are refused by name. Searches tell training files apart by their content, not by their
+    paths. :func:`~sklearn_epee.datasets.load_image_folder` and
+    :func:`~sklearn_epee.datasets.load_image_csv` list paths with their labels.
 
     References
     ----------

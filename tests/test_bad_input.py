@@ -198,8 +198,12 @@ def broken(value: float) -> np.ndarray:
         ([*IMAGES[1:], np.empty((8, 0))], ValueError, r"X\[15\] has the shape \(8, 0, 1\)"),
         ([*IMAGES[1:], Image.new("RGB", (8, 8))], ValueError, r"X mixes images of \[1, 3\] chann"),
         ([*IMAGES[1:], None], TypeError, r"X\[15\] is None of type NoneType, not an image"),
-        ([*IMAGES[1:], "a.png"], TypeError, r"X\[15\] is 'a.png' of type str, not an image"),
-        (["a text"] * 16, TypeError, r"X\[0\] is 'a text' of type str, not an image"),
+        (
+            [*IMAGES[1:], "a.png"],
+            ValueError,
+            r"X\[15\] is the path 'a.png', where there is no file",
+        ),
+        (["a text"] * 16, ValueError, r"X\[0\] is the path 'a text', where there is no file"),
         (np.ones((16, 64)), ValueError, r"\(16, 64\); rows of flattened images need image_shape="),
     ],
 )

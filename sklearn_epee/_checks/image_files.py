@@ -17,8 +17,8 @@ from .pixels import PixelRange
 
 # Modes whose values are intensities, and what the others are converted to. Bits and indices into a
 # palette are no intensities, and colors in another space than RGB would pass for RGB.
-_INTENSITIES = frozenset({"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-_CONVERTED = {
+INTENSITIES = frozenset({"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+CONVERTED = {
     "1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB",
     "La": "LA", "RGBa": "RGBA",
 }  # fmt: skip
@@ -71,14 +71,14 @@ def unread_file(image: Any) -> Path | None:
 
 
 def _pixels(image: Any, place: str) -> NDArray[Any]:
-    if image.mode in _INTENSITIES:
+    if image.mode in INTENSITIES:
         return np.asarray(image)
-    if image.mode not in _CONVERTED:
+    if image.mode not in CONVERTED:
         raise ValueError(
             f"{place} is a PIL image of mode {image.mode!r}, whose values are no intensities; "
             "convert it to 'RGB' or 'L'."
         )
-    return np.asarray(image.convert(_CONVERTED[image.mode]))
+    return np.asarray(image.convert(CONVERTED[image.mode]))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .image_files import ImageFile, decoded, is_pil_image
+from .image_paths import PathImage, is_path
 from .messages import shown
 from .pixels import PixelRange, PixelScale, ranges_by_kind
 
-# An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c) and of image files.
+# An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c), of PIL files and of files
+# named by their paths.
 Images = NDArray[Any] | list[Any]
 
 # Decoded pixels of image files that are kept, in bytes; what is beyond is decoded when it is used.
@@ -23,8 +25,8 @@ _KEPT_BYTES = 2**28
 _FEW_CHANNELS = 4
 
 _IMAGES = (
-    "an array of shape (n, height, width) or (n, height, width, channels), a sequence of arrays or "
-    "PIL images, or rows of flattened images together with image_shape"
+    "an array of shape (n, height, width) or (n, height, width, channels), a sequence of arrays, "
+    "PIL images or paths of image files, or rows of flattened images together with image_shape"
 )
 
 
@@ -52,8 +54,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
     Parameters
     ----------
     X : ndarray or sequence
-        (n, h, w), (n, h, w, c), rows (n, h*w*c) with ``image_shape``, or a sequence of arrays or
-        PIL images, which may differ in height and width.
+        (n, h, w), (n, h, w, c), rows (n, h*w*c) with ``image_shape``, or a sequence of arrays, PIL
+        images or paths of image files, which may differ in height and width.
     image_shape : tuple of int or None
         (h, w) or (h, w, c) of flattened rows.
     form : ImageForm or None, default=None
@@ -63,7 +65,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
     -------
     ndarray of shape (n, h, w, c) or list of ndarray of shape (h, w, c)
         Large image files of which there are many are in the list as they are, to be decoded with
-        `numpy.asarray`.
+        `numpy.asarray`; so are all paths whose headers say enough, once the training images are
+        known.
 
     Raises
     ------
@@ -80,10 +83,16 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
         raise TypeError(f"X is of type {type(X).__name__}; expected {_IMAGES}.{wrap}")
     if hasattr(X, "__array__"):
         array = np.asarray(X)
-        if array.dtype != object or not array.ndim:
+        if (array.dtype != object and not _are_paths(array)) or not array.ndim:
             return _stack(array, image_shape, form)
-        X = array
+        X = array[:, 0] if _are_paths(array) and array.ndim == 2 else array
     return _list(X, form)
+
+
+def _are_paths(array: NDArray[Any]) -> bool:
+    """Return whether an array holds paths, such as those of a Series or of a frame's one column."""
+    is_column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+    return is_column and array.size > 0 and is_path(array.flat[0])
 
 
 def _stack(
@@ -108,12 +117,22 @@ def _stack(
 
 
 def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
-    images, ranges, kept = [], [], 0
+    images: list[Any] = []
+    ranges: list[PixelRange] = []
+    room = _KEPT_BYTES
+    image: NDArray[Any] | ImageFile | PathImage
     for i, item in enumerate(X):
-        pixels, seen = _single(item, i)
-        if is_pil_image(item):
-            kept += pixels.nbytes
-        images.append(pixels if kept <= _KEPT_BYTES else _as_file(item, pixels, seen))
+        if is_path(item):
+            image, seen = _from_path(PathImage.of(item, i), form, room)
+            _check_same_channels(image.shape[-1], images, item, i)
+        else:
+            pixels, seen = _single(item, i)
+            is_large = is_pil_image(item) and pixels.nbytes > room
+            image = ImageFile.of(item, pixels, seen) if is_large else pixels
+        # Arrays that the caller gave are in memory in any case.
+        if isinstance(image, np.ndarray) and (is_path(item) or is_pil_image(item)):
+            room -= image.nbytes
+        images.append(image)
         ranges.append(seen)
     if not images:
         raise ValueError(_no_images())
@@ -125,8 +144,28 @@ def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
     ]
 
 
-def _as_file(item: Any, pixels: NDArray[Any], seen: PixelRange) -> NDArray[Any] | ImageFile:
-    return ImageFile.of(item, pixels, seen) if is_pil_image(item) else pixels
+def _from_path(
+    image: PathImage, form: ImageForm | None, room: int
+) -> tuple[NDArray[Any] | PathImage, PixelRange]:
+    """Return an image file, decoded where its header does not say enough, and its range.
+
+    Training images are all decoded once, so that a damaged file is found before the training.
+    """
+    if form is not None and image.seen is not None and form.scale.is_told_by_headers:
+        return image, image.seen
+    pixels = image.pixels()
+    seen = PixelRange.of(pixels)
+    if form is None and pixels.nbytes <= room:
+        return pixels, seen
+    return replace(image, seen=seen), seen
+
+
+def _check_same_channels(n_channels: int, others: list[Any], item: Any, i: int) -> None:
+    if others and others[0].shape[-1] != n_channels:
+        raise ValueError(
+            f"X[{i}], the file {str(item)!r}, has {n_channels} channels where X[0] has "
+            f"{others[0].shape[-1]}; expected one count. Convert all files to grey, or all to RGB."
+        )
 
 
 def _readings(joined: dict[str, PixelRange], scale: PixelScale) -> dict[str, str | None]:
@@ -152,14 +191,14 @@ def _reference(joined: dict[str, PixelRange]) -> str:
 def _read_as(image: Any, dtype: str | None) -> Any:
     if dtype is None or image.dtype == dtype:
         return image
-    if isinstance(image, ImageFile):
+    if isinstance(image, (ImageFile, PathImage)):
         return replace(image, dtype=np.dtype(dtype))
     return image.astype(dtype)
 
 
-def _range_of(image: NDArray[Any] | ImageFile) -> PixelRange:
-    if not isinstance(image, ImageFile):
-        return PixelRange.of(image)
+def _range_of(image: NDArray[Any] | ImageFile | PathImage) -> PixelRange:
+    if not isinstance(image, (ImageFile, PathImage)) or image.seen is None:
+        return PixelRange.of(np.asarray(image))
     return replace(image.seen, kind="uint8" if image.dtype == np.uint8 else "float")
 
 

@@ -105,6 +105,11 @@ class PixelScale:
             return cls("fractions", seen)
         return cls("numbers", seen)
 
+    @property
+    def is_told_by_headers(self) -> bool:
+        """Whether uint8 and fractions mean the same here whatever values they have."""
+        return self.kind == "fractions" or (self.kind == "uint8" and self.seen.high >= 2)
+
     def reading_of(self, given: PixelRange) -> str | None:
         """Return as what pixels must be read to have this scale: None is as they are.
 

@@ -106,8 +106,9 @@ BAD_IMAGES = [
     (7, None, TypeError, "X is of type int"),
     ({1: GREY[0]}, None, TypeError, "X is of type dict"),
     (Image.new("L", (4, 4)), None, (TypeError, ValueError), "X is"),
-    (["image.png"], None, TypeError, r"X\[0\] is 'image.png' of type str, not an image"),
-    ([Path("image.png")], None, TypeError, r"X\[0\] is .*Path"),
+    ([b"image.png"], None, TypeError, r"X\[0\] is b'image.png' of type bytes, not an image"),
+    (["image.png"], None, ValueError, r"X\[0\] is the path 'image.png', where there is no file"),
+    ([Path("image.png")], None, ValueError, r"X\[0\] is the path 'image.png', where there is no"),
     ([GREY[0], None], None, TypeError, r"X\[1\] is None of type NoneType, not an image"),
     ([[[1, 2], [3, 4]]], None, TypeError, r"X\[0\] is \[\[1, 2\], \[3, 4\]\] of type list"),
     (np.array(None, dtype=object), None, ValueError, r"X is an array of shape \(\)"),
@@ -131,7 +132,7 @@ BAD_IMAGES = [
     (np.full((2, 3, 3), "a"), None, TypeError, "X has pixels of type <U1; expected uint8 or"),
     (np.ones((2, 3, 3), complex), None, TypeError, "X has pixels of type complex128"),
     (np.ones((2, 3, 3), object), None, TypeError, r"X\[0\] has pixels of type object"),
-    (pd.DataFrame({"a": ["b"]}), None, ValueError, r"X\[0\] is an array of shape \(1,\)"),
+    (pd.DataFrame({"a": ["b"]}), None, ValueError, r"X\[0\] is the path 'b', where there is no"),
 ]
 
 
