@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 from .metrics import (
     exit_scores,
+    positive_f1_score,
+    positive_f1_scorer,
     refit_accuracy_at_speedup,
     refit_fastest_within,
     speedup_ratio,
@@ -32,6 +34,8 @@ __all__ = [
     "TunedExitPolicyClassifierCV",
     "__version__",
     "exit_scores",
+    "positive_f1_score",
+    "positive_f1_scorer",
     "refit_accuracy_at_speedup",
     "refit_fastest_within",
     "speedup_ratio",

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# scikit-learn 1.7 to 1.9. What `make_scorer` returns; what it holds has no public names.
+from sklearn.metrics._scorer import _Scorer
+
 # scikit-learn 1.7 to 1.9. The base class of all its searches; only the searches themselves are
 # public, and those behind an experimental import are not to be imported by us.
 from sklearn.model_selection._search import BaseSearchCV
@@ -45,6 +48,7 @@ __all__ = [
     "Interval",
     "MkldnnLinear",
     "RealNotInt",
+    "ScorerParts",
     "StrOptions",
     "check_method_params",
     "check_pandas_support",
@@ -53,6 +57,7 @@ __all__ = [
     "mkldnn_linear",
     "num_samples",
     "safe_indexing",
+    "scorer_parts",
     "validate_params",
 ]
 
@@ -64,6 +69,27 @@ class Interval(SklearnInterval):
         """Return whether a value is a number in the interval."""
         known = isinstance(val, int | float | np.integer | np.floating)
         return known and super().is_satisfied_by(val)
+
+
+class ScorerParts(NamedTuple):
+    """What a scorer of predicted labels is made of."""
+
+    function: Callable[..., Any]
+    """Takes the true and the predicted labels."""
+    kwargs: Mapping[str, Any]
+    """Keyword arguments of the function."""
+    sign: int
+    """1, or -1 where lower is better."""
+
+
+def scorer_parts(scorer: Any) -> ScorerParts | None:
+    """Return what a scorer made by `make_scorer` is made of, None if it is another callable.
+
+    scikit-learn 1.7 to 1.9. None, too, for a scorer of probabilities or decision values.
+    """
+    if type(scorer) is not _Scorer or scorer._response_method not in ("predict", ("predict",)):
+        return None
+    return ScorerParts(scorer._score_func, scorer._kwargs, scorer._sign)
 
 
 def cpu_capabilities() -> Mapping[str, Any]:

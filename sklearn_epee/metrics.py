@@ -24,15 +24,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import make_scorer
 
 from ._checks.labels import check_weights
 from ._checks.tasks import as_target, check_any_labels
 from ._exits.checks import as_array, check_n_layers
-from ._exits.label_scores import label_scores, task_accuracy_score
+from ._exits.label_scores import (
+    check_average,
+    label_scores,
+    positive_f1_score,
+    task_accuracy_score,
+)
 from ._exits.wrappers import find_exits
 
 __all__ = [
     "exit_scores",
+    "positive_f1_score",
+    "positive_f1_scorer",
     "refit_accuracy_at_speedup",
     "refit_fastest_within",
     "speedup_ratio",
@@ -222,6 +230,48 @@ def exit_scores(
     scores = label_scores(y_true, y_pred, weights)
     mean_exit_layer = float(np.average(result.exit_layer, weights=weights))
     return {**scores, "speedup": speedup, "mean_exit_layer": mean_exit_layer}
+
+
+def positive_f1_scorer(negative_class: Any, *, average: str = "micro") -> Callable[..., float]:
+    """Return a scorer: the F1 score over all classes but the negative one.
+
+    It is for ``scoring=`` in :class:`~sklearn_epee.TunedExitPolicyClassifierCV`, which compares all
+    policies with it, in the displays, and in scikit-learn's searches and cross-validation. It is
+    ``make_scorer(positive_f1_score, negative_class=..., average=...)``.
+
+    Parameters
+    ----------
+    negative_class : label
+        The class that is left out, such as "false" or 0.
+    average : {"micro", "macro"}, default="micro"
+        See :func:`positive_f1_score`.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y)``; it can be pickled.
+
+    Raises
+    ------
+    ValueError
+        Here, if `average` is another one; when it scores, if `negative_class` is neither among the
+        true nor among the predicted labels.
+
+    See Also
+    --------
+    positive_f1_score : The score of true and predicted labels.
+
+    Examples
+    --------
+    >>> from sklearn.dummy import DummyClassifier
+    >>> from sklearn_epee.metrics import positive_f1_scorer
+    >>> always_false = DummyClassifier().fit([[0], [1], [2]], ["false", "false", "effect"])
+    >>> scorer = positive_f1_scorer("false")
+    >>> scorer(always_false, [[0], [1]], ["false", "effect"])
+    0.0
+    """
+    check_average(average)
+    return make_scorer(positive_f1_score, negative_class=negative_class, average=average)
 
 
 def refit_accuracy_at_speedup(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, get_scorer, make_scorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 import sklearn_epee
@@ -82,6 +83,13 @@ def test_check_method_params():
 def test_num_samples():
     assert _compat.num_samples(["a", "b"]) == 2
     assert _compat.num_samples(np.zeros((3, 2))) == 3
+
+
+def test_scorer_parts():
+    parts = _compat.scorer_parts(make_scorer(f1_score, greater_is_better=False, average="macro"))
+    assert parts == (f1_score, {"average": "macro"}, -1)
+    assert _compat.scorer_parts(get_scorer("neg_log_loss")) is None
+    assert _compat.scorer_parts(max) is None
 
 
 def test_cpu_capabilities():

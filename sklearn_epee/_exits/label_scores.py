@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.tasks import (
     as_target,
     check_any_labels,
@@ -72,6 +73,95 @@ def task_accuracy_score(
 # With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
 # for this method of their own scorer class, plain functions included.
 vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
+
+
+def positive_f1_score(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    negative_class: Any,
+    average: str = "micro",
+    sample_weight: ArrayLike | None = None,
+    zero_division: float = 0.0,
+) -> float:
+    """Return the F1 score over all classes but the negative one.
+
+    It is the usual score of relation extraction, where most pairs are in no relation: a pair that
+    is correctly found to be in none counts for nothing, a pair that is wrongly put into a relation
+    or left out of one counts against the score. With ``average="micro"`` it equals
+    ``f1_score(y_true, y_pred, labels=[...], average="micro")`` with the labels of all other
+    classes.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels.
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels.
+    negative_class : label
+        The class that is left out, such as "false" or 0.
+    average : {"micro", "macro"}, default="micro"
+        "micro" counts over the samples of all positive classes together; "macro" is the mean of
+        the F1 scores of the positive classes that are in `y_true` or `y_pred`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights.
+    zero_division : {0.0, 1.0, np.nan}, default=0.0
+        The score of a class, or of all, with neither true nor predicted samples.
+
+    Returns
+    -------
+    score : float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If `negative_class` is neither in `y_true` nor in `y_pred`, if `average` is another one, or
+        if there are several tasks.
+
+    See Also
+    --------
+    positive_f1_scorer : The scorer, for ``scoring=``.
+
+    Examples
+    --------
+    >>> from sklearn_epee.metrics import positive_f1_score
+    >>> y_true = ["false", "false", "effect", "advise"]
+    >>> y_pred = ["false", "effect", "effect", "false"]
+    >>> positive_f1_score(y_true, y_pred, negative_class="false")
+    0.5
+    """
+    check_average(average)
+    truth, predicted = np.asarray(y_true), np.asarray(y_pred)
+    if truth.ndim != 1 or predicted.ndim != 1:
+        raise ValueError(
+            "positive_f1_score is for one task: y_true and y_pred must have shape (n_samples,); "
+            f"got {truth.shape} and {predicted.shape}."
+        )
+    labels = np.union1d(truth, predicted).tolist()
+    if negative_class not in labels:
+        raise ValueError(
+            f"negative_class={negative_class!r} is neither in y_true nor in y_pred, whose labels "
+            f"are {shown(labels)}."
+        )
+    positive = [label for label in labels if label != negative_class]
+    if not positive:
+        return float(zero_division)
+    score = f1_score(
+        truth,
+        predicted,
+        labels=positive,
+        average=average,
+        sample_weight=sample_weight,
+        zero_division=zero_division,
+    )
+    return float(score)
+
+
+def check_average(average: Any) -> None:
+    """Raise unless positive classes can be averaged in this way."""
+    if not isinstance(average, str) or average not in ("micro", "macro"):
+        raise ValueError(f"average must be 'micro' or 'macro'; got {average!r}.")
 
 
 @contextmanager

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, get_scorer
 
 from sklearn_epee._checks.tasks import Tasks, exact_match_score
+from sklearn_epee._compat import scorer_parts
 
+from .count_scores import CountMetric, Ratio, count_metric
 from .label_scores import task_accuracy_score
 from .staged import Floats, Integers, StagedPredictions
 from .sweep import Sweep
 
 Scorer = Callable[..., float]
+# Names of the scores of make_scorer(function).
+_ACCURACIES = {accuracy_score: "accuracy", balanced_accuracy_score: "balanced_accuracy"}
+_MACRO_F1 = CountMetric(Ratio.fbeta(1.0), "macro")
 # Predictions of one task (n_samples, n_layers), true columns, number of classes, weights.
 OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
-
-# Sums of weights that cancel are below this.
-_ROUNDING = 1e-9
-# Counts held at a time, one per class and threshold.
-_BLOCK = 2**20
 
 
 class PolicyScore(Protocol):
@@ -58,113 +59,6 @@ class MeanScore:
 
     def __call__(self, sweep: Sweep) -> Floats:
         return sweep.total(self._values) / self._total_weight
-
-
-class MacroF1:
-    """Mean F1 score over the classes that are there or predicted, from counts per class.
-
-    Parameters
-    ----------
-    predictions : ndarray of shape (n_samples, n_layers), int
-        Column of the class predicted at every layer.
-    codes : ndarray of shape (n_samples,), int
-        Column of the true class.
-    n_classes : int
-    weights : ndarray of shape (n_samples,), default=None
-    """
-
-    is_cheap = True
-
-    def __init__(
-        self,
-        predictions: Integers,
-        codes: Integers,
-        n_classes: int,
-        weights: Floats | None = None,
-    ) -> None:
-        self._predictions = predictions
-        self._codes = codes
-        self._has_weights = weights is not None
-        self._weights = np.ones(len(codes)) if weights is None else weights
-        self._support = np.bincount(codes, weights=self._weights, minlength=n_classes)
-        # Classes count by their samples, also where these have no weight, as in scikit-learn.
-        self._is_true = np.bincount(codes, minlength=n_classes) > 0
-
-    def __call__(self, sweep: Sweep) -> Floats:
-        changes = self._changes(sweep)
-        start = sweep.at_start(self._predictions)
-        hits = self._weights * (start == self._codes)
-        predicted, correct = (
-            np.bincount(start, weights=weights, minlength=len(self._support))
-            for weights in (self._weights, hits)
-        )
-        n_taus = len(sweep.taus)
-        n_scored, total = np.zeros(n_taus), np.zeros(n_taus)
-        size = max(1, _BLOCK // n_taus)
-        for first in range(0, len(self._support), size):
-            block = slice(first, first + size)
-            counted = changes.add_up(block, predicted[block], n_taus, changes.weight)
-            counted += self._support[block, np.newaxis]
-            twice = 2 * changes.add_up(block, correct[block], n_taus, changes.correct)
-            has_weight = counted > _ROUNDING
-            is_there = has_weight
-            if self._has_weights:
-                is_there = self._is_there(block, start, changes, n_taus)
-            n_scored += is_there.sum(axis=0)
-            f1 = np.divide(twice, counted, where=has_weight, out=np.zeros_like(counted))
-            total += f1.sum(axis=0)
-        return total / n_scored
-
-    def _is_there(
-        self, block: slice, start: Integers, changes: _Changes, n_taus: int
-    ) -> NDArray[np.bool_]:
-        """Return which classes are true or predicted for some sample, (n_classes, n_taus)."""
-        predicted = np.bincount(start, minlength=len(self._support))[block]
-        counts = changes.add_up(block, predicted, n_taus, changes.sign)
-        return self._is_true[block, np.newaxis] | (counts > 0.5)
-
-    def _changes(self, sweep: Sweep) -> _Changes:
-        """Return what each move takes from the class predicted before and gives to the next."""
-        before, after = sweep.moved(self._predictions)
-        moves = np.flatnonzero(before != after)
-        row = np.tile(sweep.row[moves], 2)
-        label = np.concatenate([before[moves], after[moves]])
-        sign = np.repeat([-1.0, 1.0], len(moves))
-        weight = sign * self._weights[row]
-        order = np.argsort(label, kind="stable")
-        return _Changes(
-            label=label[order],
-            step=np.tile(sweep.step[moves], 2)[order],
-            sign=sign[order],
-            weight=weight[order],
-            correct=(weight * (self._codes[row] == label))[order],
-        )
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """Changes of the counts of classes, sorted by class.
-
-    Attributes
-    ----------
-    label, step : ndarray of shape (n_changes,), int
-    sign, weight, correct : ndarray of shape (n_changes,), float64
-        Added to the number of predictions of the class, to their weight and to the weight of the
-        correct ones.
-    """
-
-    label: Integers
-    step: Integers
-    sign: Floats
-    weight: Floats
-    correct: Floats
-
-    def add_up(self, classes: slice, start: NDArray[Any], n_taus: int, values: Floats) -> Floats:
-        """Return the counts of some classes for every threshold, (n_classes, n_taus)."""
-        rows = slice(*np.searchsorted(self.label, [classes.start, classes.stop]))
-        cell = (self.label[rows] - classes.start) * n_taus + self.step[rows]
-        cells = np.bincount(cell, weights=values[rows], minlength=len(start) * n_taus)
-        return start[:, np.newaxis] + cells.reshape(len(start), n_taus).cumsum(axis=1)
 
 
 class ScorerScore:
@@ -333,10 +227,10 @@ def macro_f1(
     predictions: Integers, codes: Integers, n_classes: int, weights: Floats | None
 ) -> PolicyScore:
     """Score the mean F1 score over the classes in the true or predicted labels."""
-    return MacroF1(predictions, codes, n_classes, weights)
+    return _MACRO_F1.score(predictions, codes, n_classes, weights)
 
 
-# The names of scikit-learn's scorers that need not be asked threshold by threshold.
+# Scores by name that several tasks have, too, and that need not be asked threshold by threshold.
 EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
@@ -344,8 +238,32 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 }
 
 
-def exact_score(scoring: Any) -> Callable[..., PolicyScore] | None:
-    """Return the way to score all thresholds at once, None if there is none."""
+def exact_score(scoring: Any, classes: Any) -> Callable[..., PolicyScore] | None:
+    """Return the way to score all thresholds at once, None if there is none.
+
+    Parameters
+    ----------
+    scoring : str or callable
+        The name of a scorer, or a scorer.
+    classes : ndarray of shape (n_classes,), or list of such arrays
+    """
     if scoring is task_accuracy_score:
         return task_accuracy
-    return EXACT_SCORES.get(scoring) if isinstance(scoring, str) else None
+    if isinstance(scoring, str) and scoring in EXACT_SCORES:
+        return EXACT_SCORES[scoring]
+    if isinstance(classes, list):  # scikit-learn has no other scores of several tasks
+        return None
+    scorer = get_scorer(scoring)
+    name = plain_score(scorer)
+    if name is not None:
+        return EXACT_SCORES[name]
+    metric = count_metric(scorer, classes)
+    return None if metric is None else _over_tasks(metric.score)
+
+
+def plain_score(scorer: Any) -> str | None:
+    """Return the name of the accuracy that a scorer computes, None if it is another score."""
+    parts = scorer_parts(scorer)
+    if parts is None or parts.kwargs or parts.sign != 1:
+        return None
+    return _ACCURACIES.get(parts.function) if inspect.isfunction(parts.function) else None

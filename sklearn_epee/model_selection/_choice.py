@@ -58,7 +58,7 @@ class ScoredSamples:
     def score(self) -> PolicyScore:
         """The score of all thresholds of a patience."""
         staged, codes = self.validation.staged, self.validation.codes
-        exact = exact_score(self.scoring)
+        exact = exact_score(self.scoring, self.validation.classes)
         if exact is not None:
             return exact(staged, codes, self.sample_weight)
         weights = self.sample_weight

@@ -101,12 +101,16 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
     scoring : str or callable, default="accuracy"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
-        y)``. All policies are compared for "accuracy", "balanced_accuracy" and "f1_macro"; other
-        scorers are asked for at most 100 quantiles of tau with each patience, unless `policies`
-        says otherwise, and get an estimator whose predictions are known. With several tasks
-        "accuracy" counts samples that are right in every task, the other two are means over the
-        tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all policies
-        are compared.
+        y)``. All policies are compared for "accuracy", "balanced_accuracy" and all precision,
+        recall, F and Jaccard scores, by their names, such as "f1_macro", or as made by
+        :func:`~sklearn.metrics.make_scorer`, ``make_scorer(f1_score, labels=["effect", "int"],
+        average="micro")`` for example; also for :func:`~sklearn_epee.positive_f1_scorer`, which
+        leaves a negative class out. Other scorers are asked for at most 100 quantiles of tau with
+        each patience, unless `policies` says otherwise, and get an estimator whose predictions are
+        known. With several tasks "accuracy" counts samples that are right in every task,
+        "balanced_accuracy" and "f1_macro" are means over the tasks, and
+        :func:`~sklearn_epee.task_accuracy_score` is another one for which all policies are
+        compared; the other scores are for one task.
     policies : "all", int or dict, default="all"
         The policies to choose from: all there are; at most so many quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn_epee._exits.sweep import PolicySpace
 
 from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
-from ._policies import SearchedPolicies, make_score, policy_grid
+from ._policies import SearchedPolicies, make_score, policy_grid, score_name
 from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class ExitPolicyHeatmapDisplay:
         *,
         taus: ArrayLike = TAUS,
         patiences: ArrayLike | None = None,
-        scoring: str = "accuracy",
+        scoring: str | Callable[..., float] = "accuracy",
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -119,8 +120,11 @@ class ExitPolicyHeatmapDisplay:
             Entropy thresholds.
         patiences : array-like of int, default=None
             Patience values. None takes all, 1 to M.
-        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
-            The score, of the labels that the exits predict.
+        scoring : str or scorer, default="accuracy"
+            The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
+            precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
+            :func:`~sklearn.metrics.make_scorer` or
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : sequence of two matplotlib Axes, default=None
@@ -167,7 +171,7 @@ class ExitPolicyHeatmapDisplay:
         patiences: ArrayLike | None = None,
         exit_ensemble: str | None = None,
         exit_loss_weights: Any = "ascending",
-        scoring: str = "accuracy",
+        scoring: str | Callable[..., float] = "accuracy",
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -190,8 +194,8 @@ class ExitPolicyHeatmapDisplay:
             How visited exits combine, see :func:`sklearn_epee.policy.apply_policy`.
         exit_loss_weights : str or array-like, default="ascending"
             Read for ``exit_ensemble="weighted"`` only.
-        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
-            The score.
+        scoring : str or scorer, default="accuracy"
+            The score, see :meth:`from_estimator`.
         name : str, default=None
             Title.
         ax : sequence of two matplotlib Axes, default=None
@@ -229,14 +233,14 @@ class ExitPolicyHeatmapDisplay:
         taus: ArrayLike,
         patiences: ArrayLike | None,
         *,
-        scoring: str,
+        scoring: str | Callable[..., float],
         name: str | None,
     ) -> Self:
         score = make_score(scoring, shown)
         counts = np.arange(1, shown.staged.n_layers + 1) if patiences is None else patiences
         rows, columns, table = policy_grid(PolicySpace(shown.staged), score, taus, counts)
         grids = [table[key].reshape(len(columns), len(rows)) for key in ("score", "speedup")]
-        return cls(rows, columns, *grids, score_name=scoring, name=name)
+        return cls(rows, columns, *grids, score_name=score_name(scoring), name=name)
 
     @classmethod
     def from_cv_results(

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import get_scorer_names
 
+from sklearn_epee._compat import scorer_parts
 from sklearn_epee._exits.checks import check_each, check_n_layers, check_patience, check_tau
-from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore
+from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore, exact_score
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
 from sklearn_epee._exits.wrappers import chain
@@ -18,16 +20,41 @@ from sklearn_epee._exits.wrappers import chain
 from ._staged import Shown
 
 
-def check_scoring(scoring: Any) -> str:
-    """Return the name of a score that needs labels alone, or raise."""
-    if not isinstance(scoring, str) or scoring not in EXACT_SCORES:
-        raise ValueError(f"scoring must be one of {list(EXACT_SCORES)}; got {scoring!r}.")
-    return scoring
+def make_score(scoring: Any, shown: Shown) -> PolicyScore:
+    """Return a score of the samples for any set of policies.
+
+    Parameters
+    ----------
+    scoring : str or scorer
+    shown : Shown
+
+    Raises
+    ------
+    ValueError
+        If the score needs more than the predicted labels.
+    """
+    score = exact_score(scoring, shown.classes) if _is_scoring(scoring) else None
+    if score is None:
+        raise ValueError(
+            f"scoring must be one of {list(EXACT_SCORES)}, or another precision, recall, F or "
+            "Jaccard score that fits the classes: the name of a scorer, such as 'f1_micro', or "
+            "make_scorer(f1_score, labels=[...], average='micro'); got "
+            f"{scoring!r}."
+        )
+    return score(shown.staged, shown.codes[:, np.newaxis])
 
 
-def make_score(scoring: str, shown: Shown) -> PolicyScore:
-    """Return a score of the samples for any set of policies."""
-    return EXACT_SCORES[check_scoring(scoring)](shown.staged, shown.codes[:, np.newaxis])
+def _is_scoring(scoring: Any) -> bool:
+    return scoring in get_scorer_names() if isinstance(scoring, str) else callable(scoring)
+
+
+def score_name(scoring: Any) -> str:
+    """Return what a score is called in a picture."""
+    if isinstance(scoring, str):
+        return scoring
+    parts = scorer_parts(scoring)
+    name = getattr(scoring if parts is None else parts.function, "__name__", str(scoring))
+    return name.removesuffix("_score")
 
 
 def policy_grid(

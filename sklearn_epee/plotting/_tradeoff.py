@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, pareto_front, policy_table
 
 from ._axes import BLUE, GREEN, ORANGE, add_factor_axis, own_or_new_axes
-from ._policies import SearchedPolicies, make_score
+from ._policies import SearchedPolicies, make_score, score_name
 from ._staged import Shown, ask_estimator, from_arrays
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class ExitTradeoffDisplay:
         X: Any,
         y: ArrayLike,
         *,
-        scoring: str = "accuracy",
+        scoring: str | Callable[..., float] = "accuracy",
         name: str | None = None,
         ax: Axes | None = None,
     ) -> Self:
@@ -129,8 +130,11 @@ class ExitTradeoffDisplay:
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
             True labels.
-        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
-            The score, of the labels that the exits predict.
+        scoring : str or scorer, default="accuracy"
+            The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
+            precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
+            :func:`~sklearn.metrics.make_scorer` or
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes, default=None
@@ -177,7 +181,7 @@ class ExitTradeoffDisplay:
         patience: int | None = None,
         exit_ensemble: str | None = None,
         exit_loss_weights: Any = "ascending",
-        scoring: str = "accuracy",
+        scoring: str | Callable[..., float] = "accuracy",
         name: str | None = None,
         ax: Axes | None = None,
     ) -> Self:
@@ -200,8 +204,8 @@ class ExitTradeoffDisplay:
             How visited exits combine, see :func:`sklearn_epee.policy.apply_policy`.
         exit_loss_weights : str or array-like, default="ascending"
             Read for ``exit_ensemble="weighted"`` only.
-        scoring : {"accuracy", "balanced_accuracy", "f1_macro"}, default="accuracy"
-            The score.
+        scoring : str or scorer, default="accuracy"
+            The score, see :meth:`from_estimator`.
         name : str, default=None
             Title.
         ax : matplotlib Axes, default=None
@@ -242,7 +246,7 @@ class ExitTradeoffDisplay:
         cls,
         shown: Shown,
         policy: tuple[float, int | None] | None,
-        scoring: str,
+        scoring: str | Callable[..., float],
         name: str | None,
     ) -> Self:
         score = make_score(scoring, shown)
@@ -260,7 +264,7 @@ class ExitTradeoffDisplay:
             both=pareto_front(tables),
             chosen=chosen,
             full_depth_score=float(tables[0]["score"][0]),
-            score_name=scoring,
+            score_name=score_name(scoring),
             name=name,
         )
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, recall_score
 
-from sklearn_epee._exits import policy_scores
+from sklearn_epee._exits import count_scores
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, ScorerScore
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
@@ -82,7 +82,7 @@ def test_many_classes_are_counted_in_blocks(monkeypatch):
     sweep = PolicySpace(staged).sweep(3)
     whole = EXACT_SCORES["f1_macro"](staged, codes[:, np.newaxis])(sweep)
     for size in (1, 2 * len(sweep.taus), 3 * len(sweep.taus)):
-        monkeypatch.setattr(policy_scores, "_BLOCK", size)
+        monkeypatch.setattr(count_scores, "_BLOCK", size)
         assert_allclose(
             EXACT_SCORES["f1_macro"](staged, codes[:, np.newaxis])(sweep), whole, rtol=1e-12
         )

@@ -11,7 +11,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, f1_score, get_scorer
+from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -27,6 +27,7 @@ from sklearn_epee import (
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
     exit_scores,
+    positive_f1_scorer,
     speedup_score,
 )
 from sklearn_epee.metrics import speedup_ratio
@@ -186,7 +187,24 @@ def test_a_callable_objective_sees_all_policies(data, fitted):
         tuned(fitted, objective=lambda policies: len(policies["tau"])).fit(*data)
 
 
-@pytest.mark.parametrize("scoring", ["neg_log_loss", get_scorer("f1_weighted")])
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        "f1_weighted",
+        make_scorer(f1_score, labels=["ant"], average="micro"),
+        positive_f1_scorer("bee"),
+    ],
+)
+def test_scores_from_counts_compare_all_policies(scoring, data, fitted):
+    X, y = data
+    model = tuned(fitted, scoring=scoring, max_accuracy_drop=0.05, store_cv_results=True).fit(X, y)
+    assert model.best_score_ == pytest.approx(get_scorer(scoring)(model, X, y))
+    assert np.bincount(model.cv_results_["patience"]).max() > 100
+    exact = model.cv_results_["score"] >= model.full_depth_score_ - 0.05 - 1e-9
+    assert model.best_speedup_ == model.cv_results_["speedup"][exact].max()
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", get_scorer("matthews_corrcoef")])
 def test_any_scorer(scoring, data, fitted):
     X, y = data
     model = tuned(fitted, scoring=scoring, min_speedup=0.4, store_cv_results=True).fit(X, y)
