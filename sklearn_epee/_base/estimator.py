@@ -30,6 +30,7 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
+from .held_out import hold_out
 from .parameters import (
     NOT_SHAPING,
     PARAMETER_CONSTRAINTS,
@@ -38,7 +39,7 @@ from .parameters import (
     training_plan,
 )
 from .prediction import ExitPredictionMixin
-from .training_data import TrainingData, hold_out, prepare_training_data, take
+from .training_data import TrainingData, prepare_training_data, take
 
 Labels = NDArray[Any] | list[NDArray[Any]]
 
@@ -77,7 +78,13 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
 
     # ------------------------------------------------------------------------------- training
 
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
         """Fine-tune the backbone and its exits.
 
         Parameters
@@ -89,6 +96,12 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
             channel statistics of images take no notice of weights above 0.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each sample, such as its patient or document. What `validation_fraction` holds
+            out are whole groups then, drawn at random so that the classes are in proportion as far
+            as the groups allow. Without a part held out they have no effect. A pipeline passes them
+            on as ``<step>__groups``, a search with metadata routing
+            (``set_fit_request(groups=True)``).
 
         Returns
         -------
@@ -121,7 +134,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         check_parameters(self)
         continued = self._continued()
         samples = self._check_samples(X, continued.summary if continued else None)
-        data = prepare_training_data(samples, y, sample_weight, self.class_weight, type(self))
+        data = prepare_training_data(
+            samples, y, sample_weight, self.class_weight, type(self), groups=groups
+        )
         if continued is not None:
             _check_same_classes(continued.tasks, data.classes)
         reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
@@ -155,6 +170,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
             # The order of summation, and with it the last bits, depends on it.
             "threads": torch.get_num_threads(),
             "data": (data.samples, data.classes, data.labels, data.weights),
+            "groups": data.groups if self.validation_fraction else None,
         }
 
     def _train(
@@ -162,7 +178,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
     ) -> LazyNetwork[Trained]:
         device = resolve_device(self.device)
         with explain_out_of_memory(device, self.batch_size):
-            train, valid = hold_out(data.labels, self.validation_fraction, seed)
+            train, valid = hold_out(data.labels, self.validation_fraction, seed, data.groups)
             if continued is None:
                 with reproducible(seed, device):
                     preprocessor, network = self._build(

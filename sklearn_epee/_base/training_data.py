@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.messages import shown
-from sklearn_epee._checks.tasks import check_any_labels, strata
+from sklearn_epee._checks.tasks import check_any_labels
 from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
 
 Rows = NDArray[np.intp]
@@ -24,13 +23,14 @@ ClassWeight = dict[Any, float] | list[Any] | str | None
 class TrainingData:
     """Validated training samples with class indices and weights, 1 on average.
 
-    Several tasks have a list of classes, and one column of labels each.
+    Several tasks have a list of classes, and one column of labels each. Groups are numbers from 0.
     """
 
     samples: Any
     classes: NDArray[Any] | list[NDArray[Any]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
+    groups: NDArray[np.int64] | None = None
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
         """Return some of the samples, encoded for the training loop."""
@@ -44,6 +44,8 @@ def prepare_training_data(
     sample_weight: ArrayLike | None,
     class_weight: ClassWeight,
     estimator: type,
+    *,
+    groups: ArrayLike | None = None,
 ) -> TrainingData:
     """Return validated training data, without the samples of weight 0.
 
@@ -56,6 +58,7 @@ def prepare_training_data(
     class_weight : "balanced", dict, list of these or None
     estimator : type
         Named in messages.
+    groups : array-like of shape (n_samples,) or None, default=None
 
     Returns
     -------
@@ -64,15 +67,17 @@ def prepare_training_data(
     Raises
     ------
     ValueError
-        If y or a weight is not as described, or no task has two classes left.
+        If y, a group or a weight is not as described, or no task has two classes left.
     """
     checked = check_any_labels(y, len(samples), estimator.__name__)
     weights = check_weights(sample_weight, len(samples))
+    members = check_groups(groups, len(samples))
     used = np.flatnonzero(weights)
     tasks = checked if isinstance(checked, list) else [checked]
     if len(used) < len(weights):
         samples, weights = take(samples, used), weights[used]
         tasks = [labels[used] for labels in tasks]
+        members = None if members is None else members[used]
     encoded = [np.unique(labels, return_inverse=True) for labels in tasks]
     if all(len(classes) < 2 for classes, _ in encoded):
         raise ValueError(
@@ -85,8 +90,9 @@ def prepare_training_data(
     weights = (weights / weights.mean()).astype(np.float32)
     codes = [inverse.reshape(-1).astype(np.int64) for _, inverse in encoded]
     if not isinstance(checked, list):
-        return TrainingData(samples, encoded[0][0], codes[0], weights)
-    return TrainingData(samples, [found for found, _ in encoded], np.stack(codes, axis=1), weights)
+        return TrainingData(samples, encoded[0][0], codes[0], weights, members)
+    classes = [found for found, _ in encoded]
+    return TrainingData(samples, classes, np.stack(codes, axis=1), weights, members)
 
 
 def _with_class_weights(
@@ -127,50 +133,6 @@ def _for_each(class_weight: Any, n_tasks: int) -> list[Any]:
             f"'balanced', None or a list of {n_tasks} dicts, one per task."
         )
     return class_weight
-
-
-def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows to learn from and those held out, drawn in proportion.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,) or (n_samples, n_tasks), int64
-    fraction : float
-        Fraction held out.
-    seed : int
-
-    Returns
-    -------
-    train, valid : ndarray of int
-        Ascending.
-
-    Raises
-    ------
-    ValueError
-        If a class would be lost for learning.
-    """
-    rows = np.arange(len(labels))
-    if not fraction:
-        return rows, rows[:0]
-    try:
-        train, valid = train_test_split(
-            rows, test_size=fraction, stratify=strata(labels), random_state=seed
-        )
-    except ValueError as error:
-        raise ValueError(_cannot_hold_out(fraction, len(rows), str(error))) from error
-    columns = labels.reshape(len(labels), -1).T
-    if any(len(np.unique(column[train])) < len(np.unique(column)) for column in columns):
-        reason = "A class would have no sample left to learn from."
-        raise ValueError(_cannot_hold_out(fraction, len(rows), reason))
-    return np.sort(train), np.sort(valid)
-
-
-def _cannot_hold_out(fraction: float, n_samples: int, reason: str) -> str:
-    return (
-        f"validation_fraction={fraction} cannot hold out a part of "
-        f"{n_samples} samples in which every class is present: {reason} Give more samples "
-        "of the small classes, or set validation_fraction=0 and early_stopping=False."
-    )
 
 
 def take(samples: Any, rows: Rows) -> Any:

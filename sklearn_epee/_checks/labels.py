@@ -127,6 +127,64 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np
     return weights
 
 
+def check_groups(groups: ArrayLike | None, n_samples: int) -> NDArray[np.int64] | None:
+    """Return the group of each sample as a number from 0; None if there are no groups.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_samples,) or (n_samples, 1), or None
+        Strings or numbers.
+    n_samples : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64, or None
+
+    Raises
+    ------
+    TypeError
+        If they are no sequence, or of several types.
+    ValueError
+        If one is missing, there is only one, or they are not as many as the samples.
+    """
+    if groups is None:
+        return None
+    try:
+        if isinstance(groups, (list, tuple)):
+            _check_group_types(_elements(groups))
+        found = column_or_1d(groups)
+        elements = found.tolist()
+        _check_group_types(elements)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"groups must hold one group for each sample: {error}") from error
+    if len(found) != n_samples:
+        raise ValueError(
+            "X and groups have inconsistent numbers of samples: X has "
+            f"{n_samples}, groups has {len(found)}."
+        )
+    distinct, numbers = np.unique(found, return_inverse=True)
+    if len(distinct) < 2:
+        raise ValueError(
+            f"groups must hold at least two groups; all samples are of {elements[0]!r}."
+        )
+    return numbers.reshape(-1).astype(np.int64)
+
+
+def _check_group_types(groups: Iterable[Any]) -> None:
+    given = list(groups)
+    missing = [row for row, group in enumerate(given) if is_missing(group)]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} are missing (None, NaN or NA), the first at row {missing[0]}."
+        )
+    types = {type(group) for group in given}
+    alike = (all(issubclass(kind, base) for kind in types) for base in (str, Number))
+    if not any(alike) and len(types) > 1:
+        raise TypeError(
+            f"got groups of the types {sorted(kind.__name__ for kind in types)}; expected one type."
+        )
+
+
 def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) -> None:
     """Refuse labels and weights that are not as many as the samples they are scored with.
 
