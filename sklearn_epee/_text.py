@@ -118,10 +118,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         list with one dict (or None) per task; the weights of a sample's classes are multiplied.
     validation_fraction : float, default=0.0
         Fraction of the training data held out (stratified) to report ``valid_loss`` and
-        ``valid_acc`` in `history_`. Nothing is held out unless this is set. With ``groups`` in `fit`
-        whole groups are, in proportion as far as they allow. Several tasks are
-        stratified by the combination of their labels, where combinations that occur once count as
-        one; ``valid_acc`` is the fraction of samples that are right in every task.
+        ``valid_acc`` in `history_`. Nothing is held out unless this is set. With ``groups`` in
+        `fit` whole groups are, in proportion as far as they allow. Several tasks are stratified by
+        the combination of their labels, where combinations that occur once count as one;
+        ``valid_acc`` is the fraction of samples that are right in every task.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
         back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
