@@ -57,6 +57,7 @@ class PaddedToLongest:
         self._encoded = encoded
         self._width = int(encoded.lengths.max())
         self.lengths = np.full(len(encoded), self._width)
+        self.windows = None
 
     def __len__(self) -> int:
         return len(self.lengths)

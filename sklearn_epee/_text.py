@@ -12,12 +12,12 @@ import joblib
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
-from transformers import PretrainedConfig
+from transformers import BertConfig, PretrainedConfig
 
 from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import Summary
 from ._checks.texts import Text, as_texts, is_paired
-from ._compat import Interval
+from ._compat import Interval, StrOptions
 from ._nn import training_defaults
 from ._nn.backbones import (
     adapter_for,
@@ -26,6 +26,7 @@ from ._nn.backbones import (
     load_backbone,
     load_config,
 )
+from ._nn.long_texts import check_long_texts, long_texts_of
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
 from ._nn.texts import (
@@ -60,6 +61,20 @@ class EPEEClassifier(BaseEPEEClassifier):
         Longest text in tokens, special tokens included; longer texts are truncated, with a warning.
         None: all positions of the backbone; from scratch, the longest training text (at most
         512). Batches are padded to their own longest text only.
+    long_texts : {"truncate", "windows", "head_tail"}, default="truncate"
+        How a text longer than `max_length` is read. "truncate": its beginning. "windows": as many
+        windows of tokens as it needs, see Notes. "head_tail": its first and its last tokens, half
+        each [5]_. The last two take single texts, not pairs.
+    window_length : int or None, default=None
+        Tokens of a window, special tokens included, with ``long_texts="windows"``. None:
+        `max_length`. A text that fits in one window is read as with "truncate".
+    window_stride : int or None, default=None
+        Tokens of the text from the start of a window to that of the next. None: as many as a window
+        holds beside its special tokens, so that every token is read once; fewer make windows
+        overlap. (The ``stride`` of transformers' tokenizers is the overlap.)
+    max_windows : int, default=16
+        Most windows of a text, which bounds the memory of a training step and of a prediction;
+        what comes after them is truncated, with a warning.
     tau : float, default=0.1
         Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: with 0 no sample exits by entropy (patience
@@ -208,6 +223,16 @@ class EPEEClassifier(BaseEPEEClassifier):
     from scratch 0.001           0.001        32           0.1        1500 + 0 K steps, 3 to 40
     ============ =============== ============ ============ ========== ==============================
 
+    **Long texts.** With ``long_texts="windows"`` every window has the special tokens of a text of
+    its own, and goes through the layers by itself. At layer m the head reads the mean over the real
+    positions of all windows of a text (pooling "mean"; special tokens count in every window, and
+    tokens that two windows share count twice), the mean over the windows' first ("cls") or last
+    real positions ("last"), both kinds side by side ("cls+mean"), or one softmax over the positions
+    of all windows ("attention"). So a text is one sample, however long: one loss, one entropy, and
+    one exit, which its windows take together. A training step learns from `batch_size` texts; it
+    runs them in parts of at most `batch_size` windows (or one text) and adds up their gradients, so
+    that it takes no more memory than a step of `batch_size` (or `max_windows`) short texts.
+
     X is a list, tuple, array or pandas/polars Series of str; pairs of texts are an (n, 2) array, a
     two-column frame or a list of pairs.
 
@@ -220,6 +245,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     .. [3] Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional Neural
        Networks via Self Distillation", arXiv:1905.08094.
     .. [4] Lin et al., "A Structured Self-attentive Sentence Embedding", arXiv:1703.03130.
+    .. [5] Sun et al., "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583.
 
     Examples
     --------
@@ -244,6 +270,15 @@ class EPEEClassifier(BaseEPEEClassifier):
     >>> all_layer = both.set_params(joint_exit="all").predict_exit_layer(X)
     >>> (any_layer <= all_layer).all()
     np.True_
+
+    Long notes, read in windows of 32 tokens:
+
+    >>> notes = [" ".join(X[i : i + 8]) for i in range(len(X) - 8)]
+    >>> long = EPEEClassifier(
+    ...     long_texts="windows", window_length=32, max_epochs=1, random_state=0
+    ... )
+    >>> long.fit(notes, y[8:]).predict(notes[:5]).shape
+    (5,)
     """
 
     _sources = ("backbone", "tokenizer")
@@ -252,6 +287,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         "backbone": [str, os.PathLike, PretrainedConfig, None],
         "tokenizer": "no_validation",
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "long_texts": [StrOptions({"truncate", "windows", "head_tail"})],
+        "window_length": [Interval(Integral, 1, None, closed="left"), None],
+        "window_stride": [Interval(Integral, 1, None, closed="left"), None],
+        "max_windows": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -260,6 +299,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         *,
         tokenizer: Any = None,
         max_length: int | None = None,
+        long_texts: str = "truncate",
+        window_length: int | None = None,
+        window_stride: int | None = None,
+        max_windows: int = 16,
         tau: float = 0.1,
         patience: int | None = None,
         exit_ensemble: str | None = None,
@@ -291,6 +334,10 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.long_texts = long_texts
+        self.window_length = window_length
+        self.window_stride = window_stride
+        self.max_windows = max_windows
         self.tau = tau
         self.patience = patience
         self.exit_ensemble = exit_ensemble
@@ -348,9 +395,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         if n_tokens > config.vocab_size:
             enlarge_vocabulary(backbone, n_tokens)
         adapter = adapter_for(backbone)
-        max_length = choose_max_length(self.max_length, tokenizer, adapter.max_length, samples)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        preprocessor = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
+        preprocessor = self._reader(samples, tokenizer, adapter.max_length, n_segments)
         said = checkpoint_pooling(source)
         return preprocessor, self._with_heads(backbone, n_classes, said, adapter.causal)
 
@@ -362,12 +408,27 @@ class EPEEClassifier(BaseEPEEClassifier):
             if self.tokenizer is None
             else load_tokenizer(self.tokenizer, argument="tokenizer")
         )
-        max_length = choose_max_length(self.max_length, tokenizer, None, samples)
-        config = compact_text_config(tokenizer, max_length)
-        n_segments = config.type_vocab_size
-        preprocessor = TextTokenizer(tokenizer, max_length, n_segments, is_paired(samples))
+        preprocessor = self._reader(samples, tokenizer, None, BertConfig().type_vocab_size)
+        config = compact_text_config(tokenizer, preprocessor.max_length)
         backbone = load_backbone(config, "text")
         return preprocessor, self._with_heads(backbone, n_classes, None, causal=False)
+
+    def _reader(
+        self, samples: list[Text], tokenizer: Any, positions: int | None, n_segments: int
+    ) -> TextTokenizer:
+        """Return what makes rows of token ids of texts, for a backbone of so many positions."""
+        reads_pairs = is_paired(samples)
+        check_long_texts(self, reads_pairs)
+        in_windows = self.long_texts == "windows" and self.window_length is not None
+        wanted, argument = (
+            (self.window_length, "window_length") if in_windows else (self.max_length, "max_length")
+        )
+        length = choose_max_length(wanted, tokenizer, positions, samples, argument)
+        n_special = tokenizer.num_special_tokens_to_add(pair=reads_pairs)
+        long_texts = long_texts_of(
+            self.long_texts, length, self.window_stride, self.max_windows, n_special
+        )
+        return TextTokenizer(tokenizer, length, n_segments, reads_pairs, long_texts)
 
     def _tokenizer_for(self, samples: list[Text], config: PretrainedConfig) -> Any:
         if self.tokenizer is not None:

@@ -24,7 +24,7 @@ class ActiveBatch:
         Layers passed.
     rows : ndarray of shape (n,)
         Numbers of the samples in the caller's order.
-    hidden : Tensor of shape (n, t, d)
+    hidden : Tensor of shape (w, t, d)
         Output of the last layer passed.
     layout : BatchLayout
         Which positions are real, and which of them the heads read.
@@ -40,8 +40,13 @@ class ActiveBatch:
 
     @property
     def width(self) -> int:
-        """Positions per sample, padding included."""
+        """Positions per row, padding included."""
         return self.layout.width
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of all samples: rows of hidden states."""
+        return self.layout.n_rows
 
     def above(self, hidden: Tensor, state: ExitState | None) -> ActiveBatch:
         """Return the same samples one layer up."""
@@ -53,11 +58,13 @@ class ActiveBatch:
         return self._part(0, middle), self._part(middle, len(self.rows))
 
     def _part(self, start: int, stop: int) -> ActiveBatch:
-        index = torch.arange(start, stop, device=self.hidden.device)
-        state = None if self.state is None else self.state.take(index)
-        return ActiveBatch(
-            self.layer, self.rows[start:stop], self.hidden[index], self.layout.take(index), state
-        )
+        samples = np.arange(start, stop)
+        index = torch.from_numpy(self.layout.rows_of(samples)).to(self.hidden.device)
+        state = None
+        if self.state is not None:
+            state = self.state.take(torch.from_numpy(samples).to(self.hidden.device))
+        layout = self.layout.take(samples, index)
+        return ActiveBatch(self.layer, self.rows[samples], self.hidden[index], layout, state)
 
     @classmethod
     def merge(cls, parts: Sequence[ActiveBatch]) -> ActiveBatch:

@@ -4,46 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Of each text of a batch, the positions of its entities' opening marks, (n, 2).
 ENTITY_POSITIONS = "entity_positions"
-_LAYOUT_INPUTS = frozenset({ENTITY_POSITIONS})
+# Of each text of a batch, how many of the rows are its windows, (n,).
+WINDOWS = "windows"
+_LAYOUT_INPUTS = frozenset({ENTITY_POSITIONS, WINDOWS})
 
 
 @dataclass(frozen=True, eq=False)
 class BatchLayout:
-    """Which positions of a batch are real, and which of them the heads read.
+    """Which positions of a batch are real, which of them the heads read, and whose they are.
+
+    A sample is one row of hidden states, or several: its windows, one after the other.
 
     Parameters
     ----------
-    mask : Tensor of shape (n, t), bool
-        True at real positions; each sample's come first.
-    read : Tensor of shape (n, r), int64, default=None
+    mask : Tensor of shape (w, t), bool
+        True at real positions; each row's come first.
+    read : Tensor of shape (w, r), int64, default=None
         Positions that the heads read, in their order; None for heads that read all of them.
+    windows : ndarray of shape (n,), int64, default=None
+        How many of the w rows each of the n samples has. None: one each.
     """
 
     mask: Tensor
     read: Tensor | None = None
+    windows: NDArray[np.int64] | None = None
 
     @property
     def width(self) -> int:
-        """Positions per sample, padding included."""
+        """Positions per row, padding included."""
         return self.mask.shape[1]
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of all samples."""
+        return self.mask.shape[0]
+
     def rows_read(self, hidden: Tensor) -> Tensor:
-        """Return the hidden states that the heads read, (n, t, d) -> (n, r, d)."""
+        """Return the hidden states that the heads read, (w, t, d) -> (w, r, d)."""
         if self.read is None:
             raise RuntimeError("The heads of this batch read all positions.")
         samples = torch.arange(len(self.read), device=hidden.device).unsqueeze(1)
         return hidden[samples, self.read]
 
-    def take(self, index: Tensor, width: int | None = None) -> BatchLayout:
-        """Return the layout of some samples, of their first ``width`` positions."""
+    def rows_of(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the numbers of the rows of some samples, sample after sample."""
+        if self.windows is None:
+            return samples
+        return rows_of_samples(self.windows, samples)
+
+    def take(
+        self, samples: NDArray[np.intp], index: Tensor, width: int | None = None
+    ) -> BatchLayout:
+        """Return the layout of some samples.
+
+        Parameters
+        ----------
+        samples : ndarray of int
+            Their numbers.
+        index : Tensor of int64
+            The numbers of their rows, `rows_of`, where the batch is.
+        width : int, default=None
+            Positions to keep; None keeps all.
+        """
         mask = self.mask if width is None else self.mask[:, :width]
-        return BatchLayout(mask[index], None if self.read is None else self.read[index])
+        windows = None if self.windows is None else self.windows[samples]
+        return BatchLayout(
+            mask[index],
+            None if self.read is None else self.read[index],
+            None if windows is None or (windows == 1).all() else windows,
+        )
 
     @classmethod
     def merge(cls, parts: Sequence[BatchLayout]) -> BatchLayout:
@@ -51,7 +89,66 @@ class BatchLayout:
         width = max(part.width for part in parts)
         reads = [part.read for part in parts if part.read is not None]
         mask = torch.cat([padded(part.mask, width) for part in parts])
-        return cls(mask, torch.cat(reads) if reads else None)
+        windows = None
+        if any(part.windows is not None for part in parts):
+            windows = np.concatenate([
+                np.ones(part.n_rows, np.int64) if part.windows is None else part.windows
+                for part in parts
+            ])  # fmt: skip
+        return cls(mask, torch.cat(reads) if reads else None, windows)
+
+    # ------------------------------------------------------------------- from windows to samples
+
+    @cached_property
+    def _owners(self) -> Tensor:
+        """The number of the sample that each row is a window of, (w,)."""
+        windows = np.ones(self.n_rows, np.int64) if self.windows is None else self.windows
+        owners = np.repeat(np.arange(len(windows)), windows)
+        return torch.from_numpy(owners).to(self.mask.device)
+
+    def summed(self, rows: Tensor) -> Tensor:
+        """Return the sums over each sample's windows, (w, ...) -> (n, ...)."""
+        if self.windows is None:
+            return rows
+        # In the order of the windows: a sum depends on no other sample of the batch.
+        return rows.new_zeros((len(self.windows), *rows.shape[1:])).index_add(0, self._owners, rows)
+
+    def averaged(self, rows: Tensor) -> Tensor:
+        """Return the means over each sample's windows, (w, d) -> (n, d), summed in float32."""
+        if self.windows is None:
+            return rows
+        counts = torch.from_numpy(self.windows).to(rows.device).unsqueeze(1)
+        return (self.summed(rows.float()) / counts).to(rows)
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Return the softmax of the rows' scores within each sample, (w,) -> (w,)."""
+        if self.windows is None:
+            return torch.ones_like(scores)
+        lowest = scores.new_full((len(self.windows),), -torch.inf)
+        top = lowest.scatter_reduce(0, self._owners, scores.detach(), "amax")
+        powers = torch.exp(scores - top[self._owners])
+        return powers / self.summed(powers)[self._owners]
+
+
+def rows_of_samples(windows: NDArray[np.int64], samples: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the numbers of the rows of some samples, each of which has so many windows.
+
+    Parameters
+    ----------
+    windows : ndarray of shape (n,), int64
+        Windows of each sample, which lie one after the other.
+    samples : ndarray of int
+        Numbers of samples, in any order.
+
+    Returns
+    -------
+    ndarray of int
+        Sample after sample.
+    """
+    counts = windows[samples]
+    first = (np.cumsum(windows) - windows)[samples]
+    before = np.cumsum(counts) - counts
+    return np.repeat(first - before, counts) + np.arange(counts.sum())
 
 
 def padded(part: Tensor, width: int) -> Tensor:

@@ -67,10 +67,10 @@ class BatchScheduler:
 
     def _enter(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> None:
         """Take a batch in and run it until it is underfilled or done."""
-        most = self._limit.samples
-        if most is not None and len(rows) > most:
-            self._enter(samples, rows[:most])
-            self._enter(samples, rows[most:])
+        fitting = self._fitting(samples, rows)
+        if fitting < len(rows):
+            self._enter(samples, rows[:fitting])
+            self._enter(samples, rows[fitting:])
             return
         active = None
         try:
@@ -81,9 +81,19 @@ class BatchScheduler:
             self._advance(active)
             return
         # Outside the handler, so that the failed attempt's tensors are free by now.
-        self._make_room(len(rows))
+        n_windows = len(rows) if samples.windows is None else int(samples.windows[rows].sum())
+        self._make_room(len(rows), n_windows)
         for part in np.array_split(rows, 2):
             self._enter(samples, part)
+
+    def _fitting(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> int:
+        """Return how many of the first samples of a batch it may have; at least one."""
+        most = self._limit.samples
+        if most is None:
+            return len(rows)
+        if samples.windows is None:
+            return min(most, len(rows))
+        return max(1, int(np.searchsorted(samples.windows[rows].cumsum(), most, side="right")))
 
     def _drain(self) -> None:
         """Run the waiting batches, layer by layer."""
@@ -103,12 +113,12 @@ class BatchScheduler:
 
     def _filled(self, active: ActiveBatch) -> ActiveBatch | None:
         """Return a batch, merged with waiting ones if it is underfilled; None if it has to wait."""
-        if active.layer == 0 or not self._limit.is_underfilled(len(active.rows), active.width):
+        if active.layer == 0 or not self._limit.is_underfilled(active.n_windows, active.width):
             return active
         waiting = self._waiting.setdefault(active.layer, [])
         group = [other for other in waiting if _are_alike(other.width, active.width)]
         width = max(part.width for part in [*group, active])
-        n = len(active.rows) + sum(len(part.rows) for part in group)
+        n = active.n_windows + sum(part.n_windows for part in group)
         if self._limit.is_underfilled(n, width):
             waiting.append(active)
             return None
@@ -128,8 +138,8 @@ class BatchScheduler:
 
     def _fits(self, active: ActiveBatch, group: list[ActiveBatch]) -> bool:
         width = group[0].width
-        padding = len(active.rows) * (width - active.width)
-        n = len(active.rows) + sum(len(part.rows) for part in group)
+        padding = active.n_windows * (width - active.width)
+        n = active.n_windows + sum(part.n_windows for part in group)
         wasteful = padding > self._limit.calls and not _are_alike(active.width, width)
         return n <= self._limit.size(width) and not wasteful
 
@@ -138,17 +148,17 @@ class BatchScheduler:
             return self._step.advance(active)
         except (RuntimeError, MemoryError) as error:
             _check_can_be_halved(error, len(active.rows))
-        self._make_room(len(active.rows))
+        self._make_room(len(active.rows), active.n_windows)
         for half in active.halves():
             self._advance(half)
         return None
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, n_samples: int, n_windows: int) -> None:
         torch.cuda.empty_cache()
-        self._limit = self._limit.at_most(size // 2)
+        self._limit = self._limit.at_most(n_windows // 2)
         if not self._warned:
             self._warned = True
-            _warn_out_of_memory(size)
+            _warn_out_of_memory(n_samples)
 
 
 def _are_alike(width: int, other: int) -> bool:
@@ -162,8 +172,9 @@ def _check_can_be_halved(error: Exception, size: int) -> None:
         raise error
     if size == 1:
         raise MemoryError(
-            "The memory does not suffice to predict a single sample. Set max_length (texts) or "
-            "image_size (images) lower and fit again, or predict on a device with more memory."
+            "The memory does not suffice to predict a single sample. Set max_length or max_windows "
+            "(texts) or image_size (images) lower and fit again, or predict on a device with more "
+            "memory."
         ) from error
 
 

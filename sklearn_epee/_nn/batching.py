@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from .batch_layout import WINDOWS, rows_of_samples
+
 # Sorting by length inside pools of this many batches keeps padding low and batches random.
 POOL_BATCHES = 32
 
 
 class EncodedSamples(Protocol):
-    """Samples turned into the numbers a backbone reads, without padding."""
+    """Samples turned into the numbers a backbone reads, without padding.
+
+    Attributes
+    ----------
+    lengths : ndarray of shape (n,), int64
+        Positions of each sample; of a long text, those of its longest window.
+    windows : ndarray of shape (n,), int64, or None
+        Windows of each sample; None where none has several.
+    """
 
     lengths: NDArray[np.int64]
+    windows: NDArray[np.int64] | None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -36,13 +47,15 @@ class EncodedTexts:
     Parameters
     ----------
     ids : ndarray of shape (total length,), int32
-        Token ids of all texts one after the other, special tokens included.
-    lengths : ndarray of shape (n,), int64
-        Number of tokens of each text, at least 1.
+        Token ids of all rows one after the other, special tokens included.
+    lengths : ndarray of shape (w,), int64
+        Number of tokens of each row, at least 1.
     segments : ndarray of shape (total length,), int8, or None
         Segment ids where the backbone reads them.
     pad_id : int
         Fills the end of shorter rows; masked everywhere.
+    windows : ndarray of shape (n,), int64, or None, default=None
+        How many of the rows, its windows, each text has. None: one each.
     """
 
     def __init__(
@@ -51,9 +64,18 @@ class EncodedTexts:
         lengths: NDArray[np.int64],
         segments: NDArray[np.int8] | None,
         pad_id: int,
+        windows: NDArray[np.int64] | None = None,
     ) -> None:
-        self.lengths = lengths
+        if windows is not None and (windows == 1).all():
+            windows = None
+        self.windows = windows
+        self._row_lengths = lengths
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self.lengths = (
+            lengths
+            if windows is None
+            else np.maximum.reduceat(lengths, np.cumsum(windows) - windows)
+        )
         self._ids = ids
         self._segments = segments
         self._pad_id = pad_id
@@ -62,8 +84,15 @@ class EncodedTexts:
         return len(self.lengths)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Return the tensors of some texts, padded on the right to the longest of them."""
-        lengths = self.lengths[rows]
+        """Return the tensors of some texts, padded on the right to the longest of them.
+
+        Where a text has several windows, the tensors have a row for each window, text after text,
+        and ``"windows"`` says how many each text has.
+        """
+        windows = None
+        if self.windows is not None:
+            windows, rows = self.windows[rows], rows_of_samples(self.windows, rows)
+        lengths = self._row_lengths[rows]
         mask = np.arange(lengths.max()) < lengths[:, None]
         source = (self._starts[rows][:, None] + np.arange(lengths.max()))[mask]
         tensors = {
@@ -72,6 +101,8 @@ class EncodedTexts:
         }
         if self._segments is not None:
             tensors["token_type_ids"] = _filled(mask, self._segments[source], 0)
+        if windows is not None and (windows > 1).any():
+            tensors[WINDOWS] = torch.from_numpy(windows)
         return tensors
 
 
@@ -97,6 +128,7 @@ class EncodedImages:
     ) -> None:
         self._images = images
         self._transform = transform
+        self.windows = None
         self.lengths = np.full(len(images), n_positions, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -187,6 +219,56 @@ class LengthGroupedSampler(Sampler[list[int]]):
         pool = pool[np.argsort(self._lengths[pool], kind="stable")]
         ends = np.cumsum([len(batch) for batch in batches])
         return [part.tolist() for part in np.split(pool, ends[:-1])]
+
+
+def positions_of(samples: EncodedSamples) -> NDArray[np.int64]:
+    """Return the positions that each sample takes in a batch: those of all its windows."""
+    return samples.lengths if samples.windows is None else samples.lengths * samples.windows
+
+
+def parts_of_batch(
+    inputs: Mapping[str, Tensor], most: int
+) -> list[tuple[dict[str, Tensor], slice]]:
+    """Cut a training batch of long texts into parts that fit into the memory of short ones.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Tensor
+    most : int
+        Windows of a part; a single text may have more.
+
+    Returns
+    -------
+    list of (dict, slice)
+        Inputs of consecutive samples, and which these are. A single part where no text has several
+        windows.
+    """
+    if WINDOWS not in inputs:
+        return [(dict(inputs), slice(None))]
+    windows = inputs[WINDOWS].cpu().numpy()
+    parts = []
+    ends = np.cumsum(windows)
+    for samples in _consecutive(windows, most):
+        rows = slice(ends[samples.start] - windows[samples.start], ends[samples.stop - 1])
+        width = int(inputs["attention_mask"][rows].sum(1).max())
+        part = {
+            name: tensor[samples] if len(tensor) == len(windows) else tensor[rows, :width]
+            for name, tensor in inputs.items()
+            if name != WINDOWS or (windows[samples] > 1).any()
+        }
+        parts.append((part, samples))
+    return parts
+
+
+def _consecutive(windows: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Yield consecutive samples, as many as have so many windows; at least one."""
+    start = total = 0
+    for i, n in enumerate(windows.tolist()):
+        if i > start and total + n > most:
+            yield slice(start, i)
+            start, total = i, 0
+        total += n
+    yield slice(start, len(windows))
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:

@@ -137,7 +137,7 @@ class Engine:
             If the memory does not suffice for a single sample.
         """
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
-        batches = batches_by_length(samples.lengths, limit)
+        batches = batches_by_length(samples.lengths, limit, samples.windows)
         with torch.inference_mode():
             step = LayerStep(self._placed, rule, self._row_first, self._graphs)
             BatchScheduler(step, limit).run(samples, batches)

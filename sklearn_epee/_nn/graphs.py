@@ -107,9 +107,9 @@ class LayerGraphs:
         self._works = True
         self._failures = 0
 
-    def fits(self, positions: int) -> bool:
-        """Return whether a batch of so many positions is small enough to be worth a graph."""
-        return self._works and positions <= SMALL_BATCH
+    def fits(self, layout: BatchLayout) -> bool:
+        """Return whether a batch is small enough to be worth a graph: without windows."""
+        return self._works and layout.windows is None and layout.mask.numel() <= SMALL_BATCH
 
     def __call__(self, layer: int, hidden: Tensor, layout: BatchLayout) -> Outputs:
         """Run a layer; return outputs that later replays do not touch."""

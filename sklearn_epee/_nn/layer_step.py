@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .active_batch import ActiveBatch
+from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .exit_rules import ExitRule, ExitState
 from .graphs import LayerGraphs
@@ -60,7 +62,7 @@ class LayerStep:
             The samples that did not exit; None if all did.
         """
         layer, backbone = active.layer + 1, self._placed.backbone
-        if self._graphs is not None and self._graphs.fits(active.layout.mask.numel()):
+        if self._graphs is not None and self._graphs.fits(active.layout):
             hidden, logits = self._graphs(layer, active.hidden, active.layout)
             if self._rule.reads(layer):
                 return self._keep(active, hidden, logits)
@@ -89,13 +91,13 @@ class LayerStep:
             return active.above(hidden, state)
         if not len(remaining):
             return None
-        index, width = self._index(remaining), _width(active.layout.mask, remaining)
+        kept = self._kept(active.layout, remaining)
         return ActiveBatch(
             active.layer + 1,
             active.rows[remaining],
-            hidden[:, :width][index],
-            active.layout.take(index, width),
-            None if state is None else state.take(index),
+            hidden[:, : kept.layout.width][kept.rows],
+            kept.layout,
+            None if state is None else state.take(kept.samples),
         )
 
     def _row_then_rest(
@@ -111,10 +113,10 @@ class LayerStep:
         if remaining is not None:
             if not len(remaining):
                 return None
-            index, width = self._index(remaining), _width(layout.mask, remaining)
-            rows, state = rows[remaining], None if state is None else state.take(index)
-            hidden, layout = hidden[:, :width][index], layout.take(index, width)
-            k, v = keys_values
+            kept = self._kept(layout, remaining)
+            index, width, layout = kept.rows, kept.layout.width, kept.layout
+            rows, state = rows[remaining], None if state is None else state.take(kept.samples)
+            hidden, (k, v) = hidden[:, :width][index], keys_values
             keys_values = k[:, :, :width][index], v[:, :, :width][index]
         above = self._rows(layer, hidden, keys_values, layout.mask)
         return ActiveBatch(layer, rows, above, layout, state)
@@ -138,12 +140,24 @@ class LayerStep:
         self._row_first.note_exits(layer, n, n_exits)
         return decision.remaining, decision.state
 
-    def _index(self, remaining: NDArray[np.intp]) -> Tensor:
-        return torch.from_numpy(remaining).to(self._placed.device)
+    def _kept(self, layout: BatchLayout, remaining: NDArray[np.intp]) -> _Kept:
+        """Return the samples that remain, where the batch is."""
+        rows = layout.rows_of(remaining)
+        samples = torch.from_numpy(remaining).to(self._placed.device)
+        index = samples if rows is remaining else torch.from_numpy(rows).to(self._placed.device)
+        return _Kept(samples, index, layout.take(remaining, index, _width(layout.mask, rows)))
+
+
+class _Kept(NamedTuple):
+    """Samples that remain: their numbers, those of their rows, and their layout."""
+
+    samples: Tensor
+    rows: Tensor
+    layout: BatchLayout
 
 
 def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:
-    """Return the number of positions that a remaining sample still fills."""
+    """Return the number of positions that a remaining row still fills."""
     if mask.device.type != "cpu":  # reading it would wait for the queue
         return mask.shape[1]
     return int(mask.numpy()[remaining].sum(axis=1).max())

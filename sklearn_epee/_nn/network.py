@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, adapter_for, empty_backbone, not_finite
-from .batch_layout import BatchLayout, backbone_inputs
+from .batch_layout import WINDOWS, BatchLayout, backbone_inputs
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
@@ -69,14 +69,14 @@ class ExitHead(nn.Module):
             pooled = torch.tanh(self.dense(pooled))
         return self.out(self.dropout(pooled))
 
-    def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, hidden: Tensor, layout: BatchLayout) -> Tensor:
         """Return the mean over the real positions, weighted by attention to the head's query.
 
-        From hidden states (n, t, d) and mask (n, t) to (n, d), in float32.
+        From hidden states (w, t, d) of n samples to (n, d), in float32.
         """
         if self.query is None:
             raise RuntimeError("This head was made without a query.")
-        return attended_mean(hidden, mask, self.query)
+        return attended_mean_over_samples(hidden, layout, self.query)
 
 
 class MultiExitNetwork(nn.Module):
@@ -177,7 +177,8 @@ class MultiExitNetwork(nn.Module):
         layout : BatchLayout
         """
         hidden, mask = (embed or self._adapter.embed)(backbone_inputs(batch))
-        return hidden, BatchLayout(mask, self._positions_read(mask))
+        windows = batch[WINDOWS].cpu().numpy() if WINDOWS in batch else None
+        return hidden, BatchLayout(mask, self._positions_read(mask), windows)
 
     def _positions_read(self, mask: Tensor) -> Tensor | None:
         """Return the positions that the heads read of each sample, (n, r); None for all."""
@@ -215,10 +216,10 @@ class MultiExitNetwork(nn.Module):
         """
         pool = pool or self._adapter.pool
         if self.pooling == "mean":
-            return self._classify(layer, masked_mean(pool(hidden), layout.mask))
+            return self._classify(layer, mean_over_samples(pool(hidden), layout))
         if self.pooling == "attention":
             head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
-            return self._classify(layer, head.attend(pool(hidden), layout.mask))
+            return self._classify(layer, head.attend(pool(hidden), layout))
         return self.row_logits(layer, layout.rows_read(hidden), below, layout, pool)
 
     def row_logits(
@@ -243,9 +244,9 @@ class MultiExitNetwork(nn.Module):
         Tensor of shape (n, K), float32
         """
         pool = pool or self._adapter.pool
-        pooled = pool(rows).flatten(1)
+        pooled = layout.averaged(pool(rows).flatten(1))
         if self.pooling == "cls+mean":
-            mean = masked_mean(pool(below), layout.mask)
+            mean = mean_over_samples(pool(below), layout)
             pooled = torch.cat([pooled, mean.to(pooled)], dim=1)
         return self._classify(layer, pooled)
 
@@ -451,8 +452,17 @@ def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
-    weights = mask.unsqueeze(-1).float()
-    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+    return mean_over_samples(hidden, BatchLayout(mask))
+
+
+def mean_over_samples(hidden: Tensor, layout: BatchLayout) -> Tensor:
+    """Return the mean over the real positions of each sample, in float32.
+
+    From (w, t, d) to (n, d). The positions of all windows of a sample count alike.
+    """
+    weights = layout.mask.unsqueeze(-1).float()
+    totals, counts = (hidden.float() * weights).sum(1), weights.sum(1)
+    return layout.summed(totals) / layout.summed(counts).clamp_min(1.0)
 
 
 def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
@@ -476,12 +486,25 @@ def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
     Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one row of
     attention and the score of a plain product, scaled as in transformers.
     """
+    return attended_mean_over_samples(hidden, BatchLayout(mask), query)
+
+
+def attended_mean_over_samples(hidden: Tensor, layout: BatchLayout, query: Tensor) -> Tensor:
+    """Return `attended_mean` over the positions of all windows of each sample, as if in one row.
+
+    From hidden states (w, t, d) of n samples to (n, d), in float32.
+    """
     hidden = hidden.float()
     # Sums of products, not a matrix product: autocast leaves them in float32, and a sample's sum
     # does not depend on how many share its batch.
     scores = (hidden * query).sum(-1) * query.shape[0] ** -0.5
-    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=1)
-    return (hidden * weights.unsqueeze(-1)).sum(1)
+    scores = scores.masked_fill(~layout.mask, torch.finfo(scores.dtype).min)
+    means = (hidden * torch.softmax(scores, dim=1).unsqueeze(-1)).sum(1)
+    if layout.windows is None:
+        return means
+    # A window weighs what its positions weigh together in a softmax over those of all windows.
+    shares = layout.shares(torch.logsumexp(scores, dim=1))
+    return layout.summed(means * shares.unsqueeze(1))
 
 
 def last_real_positions(mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch_layout import BatchLayout
+from .batch_layout import WINDOWS, BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
 from .network import MultiExitNetwork
@@ -55,7 +55,11 @@ class PlacedNetwork:
         hidden : Tensor of shape (n, t, d)
         layout : BatchLayout
         """
-        batch = {name: self._place(part) for name, part in samples.batch(rows).items()}
+        batch = {
+            # How many windows samples have is asked on the CPU.
+            name: part if name == WINDOWS else self._place(part)
+            for name, part in samples.batch(rows).items()
+        }
         return self.network.embed(batch, self.backbone.embed)
 
     def _place(self, part: Tensor) -> Tensor:

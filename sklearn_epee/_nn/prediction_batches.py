@@ -28,7 +28,7 @@ class BatchLimit:
     Parameters
     ----------
     samples : int, default=None
-        At most this many samples.
+        At most this many samples; of long texts, windows.
     positions : int, default=None
         At most this many positions, padding included; a single sample may have more.
     calls : int, default=64
@@ -41,7 +41,7 @@ class BatchLimit:
     calls: int = _CALLS_ON_CPU
 
     def size(self, length: int) -> int:
-        """Return the number of samples of a length that fit."""
+        """Return the number of samples, or windows, of a length that fit."""
         sizes = []
         if self.samples is not None:
             sizes.append(self.samples)
@@ -94,16 +94,20 @@ def calls_in_positions(device: torch.device, dtype: torch.dtype) -> int:
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64], limit: BatchLimit | int | str
+    lengths: NDArray[np.int64],
+    limit: BatchLimit | int | str,
+    windows: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.intp]]:
     """Cut samples into batches of similar length, the longest first.
 
     Parameters
     ----------
     lengths : ndarray of shape (n,)
-        Length of each sample in positions.
+        Length of each sample in positions; of several windows, that of the longest.
     limit : BatchLimit, int or "auto"
         As `batch_limit` takes it, for a CPU.
+    windows : ndarray of shape (n,), default=None
+        Windows of each sample, all of which go into its batch and count there. None: one each.
 
     Yields
     ------
@@ -111,14 +115,22 @@ def batches_by_length(
         Row numbers of one batch.
     """
     limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
-    order = np.argsort(-lengths, kind="stable")
+    if windows is None:
+        order = np.argsort(-lengths, kind="stable")
+        before = np.arange(len(order) + 1)
+    else:
+        order = np.lexsort((-windows, -lengths))
+        # Windows of the samples before each.
+        before = np.concatenate([[0], np.cumsum(windows[order])])
     least = max(_ENOUGH_POSITIONS, 2 * limit.calls)
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        rows = order[start : start + limit.size(longest)]
+        most, wanted = before[start] + limit.size(longest), before[start] + -(-least // longest)
+        end = int(np.searchsorted(before, most, side="right")) - 1
+        rows = order[start : max(start + 1, end)]
         if limit.samples is None:
-            enough = -(-least // longest)
+            enough = int(np.searchsorted(before, wanted)) - start
             alike = np.count_nonzero(lengths[rows] >= _ALIKE * longest)
             rows = rows[: max(enough, alike)]
         yield rows

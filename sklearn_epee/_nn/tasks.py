@@ -67,7 +67,7 @@ class TaskHeads(nn.Module):
         rows = pooled.unbind(1) if pooled.ndim == 3 else [pooled] * len(self.tasks)
         return torch.cat([head(row) for head, row in zip(self.tasks, rows, strict=True)], dim=1)
 
-    def attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, hidden: Tensor, layout: Any) -> Tensor:
         """Return the rows that the tasks' own queries read, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
-        return torch.stack([head.attend(hidden, mask) for head in heads], dim=1)
+        return torch.stack([head.attend(hidden, layout) for head in heads], dim=1)

@@ -27,6 +27,7 @@ from .backbones import damaged_json
 from .batching import EncodedTexts
 from .forks import ForkSafeLock
 from .long_pairs import shorten_pairs
+from .long_texts import LongTexts, TextSpan, Windows, joined, special_tokens_around
 
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000
@@ -39,6 +40,7 @@ _CHUNK_CHARACTERS = 2**21
 _CHUNK_CHARACTERS_TRUNCATED = 2**19
 # Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
 _WINDOW = 4 * _CHUNK_TEXTS
+_WINDOW_CHARACTERS = 2**25
 # A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
 _tokenizer_lock = ForkSafeLock()
 
@@ -55,7 +57,12 @@ class TextTokenizer:
         Segment ids the backbone knows; below 2 none are made.
     reads_pairs : bool
         Whether samples are pairs of texts.
+    long_texts : Windows, HeadTail or None, default=None
+        How texts longer than `max_length` are read; None truncates them as the tokenizer does.
     """
+
+    # Of tokenizers that were pickled before there was a choice.
+    long_texts: LongTexts | None = None
 
     def __init__(
         self,
@@ -63,10 +70,12 @@ class TextTokenizer:
         max_length: int,
         n_segments: int,
         reads_pairs: bool,
+        long_texts: LongTexts | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.reads_pairs = reads_pairs
+        self.long_texts = long_texts
         self._with_segments = (
             reads_pairs and n_segments > 1 and "token_type_ids" in tokenizer.model_input_names
         )
@@ -104,8 +113,7 @@ class TextTokenizer:
             Of the next texts in order.
         """
         total = 0
-        for start in range(0, len(texts), _WINDOW):
-            window = texts[start : start + _WINDOW]
+        for window in _chunks(texts, _WINDOW_CHARACTERS, _WINDOW):
             encoded, n_truncated = self._encode(window)
             total += n_truncated
             yield encoded
@@ -113,11 +121,12 @@ class TextTokenizer:
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
         """Return the token ids, and how many texts had to be truncated."""
-        ids, segments, lengths, n_truncated = [], [], [], 0
+        ids, segments, lengths, windows, n_truncated = [], [], [], [], 0
         for chunk in _chunks(texts, _CHUNK_CHARACTERS):
-            rows, n_long = self._encode_chunk(chunk)
+            rows, n_windows, n_long = self._encode_chunk(chunk)
             n_truncated += n_long
             lengths.append(np.array([len(row) for row in rows["input_ids"]], dtype=np.int64))
+            windows.append(n_windows)
             ids.append(_flatten(rows["input_ids"], np.int32))
             if self._with_segments:
                 segments.append(_flatten(rows["token_type_ids"], np.int8))
@@ -126,28 +135,35 @@ class TextTokenizer:
             np.concatenate(lengths),
             np.concatenate(segments) if segments else None,
             self.tokenizer.pad_token_id or 0,
+            np.concatenate(windows) if isinstance(self.long_texts, Windows) else None,
         )
         return encoded, n_truncated
 
     def _warn_if_truncated(self, n_truncated: int, n_texts: int, stacklevel: int) -> None:
         if n_truncated:
+            unread = (
+                f"longer than max_length={self.max_length} tokens; what comes after is not read."
+                if self.long_texts is None
+                else self.long_texts.unread()
+            )
             warnings.warn(
-                f"{n_truncated} of {n_texts} texts are longer than max_length={self.max_length} "
-                "tokens; what comes after is not read.",
-                UserWarning,
-                stacklevel=stacklevel,
+                f"{n_truncated} of {n_texts} texts are {unread}", UserWarning, stacklevel=stacklevel
             )
 
     def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
         """Return the token ids of training texts; nothing about them is random."""
         return self.encode(texts)
 
-    def _encode_chunk(self, chunk: Sequence[Text]) -> tuple[dict[str, Any], int]:
-        """Return the rows of some texts, and how many of them were truncated."""
+    def _encode_chunk(self, chunk: Sequence[Text]) -> tuple[dict[str, Any], NDArray[np.int64], int]:
+        """Return the rows of some texts, how many rows each has, and how many were truncated."""
         rows = self._tokenize(chunk, truncation=False)
         lengths = [len(row) for row in rows["input_ids"]]
+        n_rows = np.ones(len(chunk), dtype=np.int64)
         long = [i for i, length in enumerate(lengths) if length > self.max_length]
-        if long:
+        n_truncated = len(long)
+        if long and self.long_texts is not None:
+            rows, n_rows, n_truncated = self._long_read(rows, self.long_texts)
+        elif long:
             truncated = self._truncated([chunk[i] for i in long], [lengths[i] for i in long])
             for name, values in truncated.items():
                 for i, value in zip(long, values, strict=True):
@@ -164,7 +180,26 @@ class TextTokenizer:
         rows["input_ids"] = [row or [filler] for row in rows["input_ids"]]
         if self._with_segments:
             rows["token_type_ids"] = [row or [0] for row in rows["token_type_ids"]]
-        return rows, len(long)
+        return rows, n_rows, n_truncated
+
+    def _long_read(
+        self, rows: dict[str, Any], long_texts: LongTexts
+    ) -> tuple[dict[str, Any], NDArray[np.int64], int]:
+        """Return rows of which none is too long, how many a text has, and how many lost tokens."""
+        before, after = special_tokens_around(self.tokenizer, tokenize)
+        from_left = self.tokenizer.truncation_side == "left"
+        read: list[list[int]] = []
+        n_rows, n_truncated = np.ones(len(rows["input_ids"]), dtype=np.int64), 0
+        for i, row in enumerate(rows["input_ids"]):
+            if len(row) <= self.max_length:
+                read.append(row)
+                continue
+            span = TextSpan(before, len(row) - after)
+            parts, truncated = long_texts.parts(span, len(row), from_left)
+            read.extend(joined(row, part) for part in parts)
+            n_rows[i] = len(parts)
+            n_truncated += truncated
+        return {"input_ids": read}, n_rows, n_truncated
 
     def _truncated(self, texts: list[Text], lengths: list[int]) -> dict[str, list[list[int]]]:
         """Return the truncated rows of texts that are too long."""
@@ -403,6 +438,7 @@ def choose_max_length(
     tokenizer: PreTrainedTokenizerBase,
     positions: int | None,
     texts: Sequence[Text],
+    argument: str = "max_length",
 ) -> int:
     """Return the longest row in tokens that an estimator reads.
 
@@ -416,6 +452,8 @@ def choose_max_length(
         Longest row the backbone has positions for; None for a backbone that is yet to be made.
     texts : sequence of str or of pairs of str
         Training texts.
+    argument : str, default="max_length"
+        Named in messages.
 
     Returns
     -------
@@ -433,12 +471,12 @@ def choose_max_length(
     shortest = tokenizer.num_special_tokens_to_add(pair=isinstance(texts[0], tuple)) + 1
     if max_length < shortest:
         raise ValueError(
-            f"max_length={max_length} leaves no room for a token of the text; "
+            f"{argument}={max_length} leaves no room for a token of the text; "
             f"expected at least {shortest}."
         )
     if positions is not None and max_length > positions:
         raise ValueError(
-            f"max_length={max_length} is more than the {positions} positions of this backbone."
+            f"{argument}={max_length} is more than the {positions} positions of this backbone."
         )
     return int(max_length)
 
@@ -504,12 +542,14 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
             yield text
 
 
-def _chunks(texts: Sequence[Text], characters: int) -> Iterator[Sequence[Text]]:
+def _chunks(
+    texts: Sequence[Text], characters: int, most: int = _CHUNK_TEXTS
+) -> Iterator[Sequence[Text]]:
     """Yield consecutive texts, as many as one call of a tokenizer is given."""
     start = total = 0
     for end, text in enumerate(texts):
         length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-        if end > start and (end - start == _CHUNK_TEXTS or total + length > characters):
+        if end > start and (end - start == most or total + length > characters):
             yield texts[start:end]
             start, total = end, 0
         total += length

@@ -23,7 +23,14 @@ from tqdm.auto import tqdm
 from sklearn_epee._compat import is_out_of_memory
 
 from .backbones import not_finite
-from .batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
+from .batch_layout import WINDOWS
+from .batching import (
+    SAMPLE_WEIGHT,
+    LabelledSamples,
+    LengthGroupedSampler,
+    parts_of_batch,
+    positions_of,
+)
 from .forks import ForkSafeLock
 from .network import MultiExitNetwork, parameter_groups
 from .recipes import (
@@ -190,15 +197,17 @@ class ExitNet(skorch.NeuralNetClassifier):
         if not training:
             return load(batch_size=plan.batch_size)
         order = LengthGroupedSampler(
-            dataset.samples.lengths, plan.batch_size, np.random.default_rng(plan.seed)
+            positions_of(dataset.samples), plan.batch_size, np.random.default_rng(plan.seed)
         )
         return load(batch_sampler=order)
 
     def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Tensor:
-        """Run the network in the plan's precision."""
+        """Run the network in the plan's precision, on texts of many windows part by part."""
         inputs = {name: part for name, part in x.items() if name != SAMPLE_WEIGHT}
+        parts = parts_of_batch(inputs, self._require_plan().batch_size)
         with _autocast(torch.device(self.device), self._require_plan().dtype):
-            return super().infer(inputs, **fit_params)
+            outputs = [super(ExitNet, self).infer(part, **fit_params) for part, _ in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def get_loss(
         self,
@@ -217,7 +226,7 @@ class ExitNet(skorch.NeuralNetClassifier):
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Run forward and backward; end the training at a loss or gradient that is not finite."""
-        step = super().train_step_single(batch, **fit_params)
+        step = self._forward_and_backward(batch, **fit_params)
         norm = nn.utils.clip_grad_norm_(
             self.module_.parameters(), self._require_plan().max_grad_norm
         )
@@ -228,6 +237,36 @@ class ExitNet(skorch.NeuralNetClassifier):
         self.good_weights_.offer(self.n_steps_)
         self.n_steps_ += 1
         return step
+
+    def _forward_and_backward(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Compute the loss of a batch and its gradient, of many windows part by part.
+
+        The losses of samples are averaged, so that those of the parts, weighted by their numbers of
+        samples, add up to the loss of the batch, and so do their gradients.
+        """
+        inputs, labels = batch
+        parts = parts_of_batch(inputs, self._require_plan().batch_size)
+        if len(parts) == 1:
+            return super().train_step_single(batch, **fit_params)
+        self._set_training(True)
+        total, outputs = torch.zeros((), device=self.device), []
+        for part, samples in parts:
+            y_pred = self.infer(part, **fit_params)
+            loss = self.get_loss(y_pred, labels[samples], X=part, training=True)
+            loss = loss * (len(y_pred) / len(labels))
+            loss.backward()
+            total += loss.detach()
+            outputs.append(y_pred.detach())
+        return {"loss": total, "y_pred": torch.cat(outputs)}
+
+    def on_batch_end(
+        self, net: ExitNet, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Record the number of samples: skorch counts rows, of which a long text has several."""
+        super().on_batch_end(net, batch=batch, training=training, **kwargs)
+        if isinstance(batch[0], dict) and WINDOWS in batch[0]:
+            prefix = "train" if training else "valid"
+            self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Return loss and predictions of a held-out batch, and record its last-exit accuracy.
@@ -496,8 +535,8 @@ def explain_out_of_memory(device: torch.device, batch_size: int | str) -> Iterat
             raise
         raise TrainingMemoryError(
             f"The device {device} ran out of memory in training with batch_size={batch_size!r}. "
-            "Lower batch_size or max_length / image_size, use gradient_checkpointing=True or "
-            "precision='bfloat16', or choose a smaller backbone"
+            "Lower batch_size or max_length (max_windows) / image_size, use "
+            "gradient_checkpointing=True or precision='bfloat16', or choose a smaller backbone"
             + ("." if device.type == "cpu" else ", or train with device='cpu'.")
         ) from error
 

@@ -12,7 +12,7 @@ from sklearn_epee import policy
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.batching import EncodedImages, EncodedTexts
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
-from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.network import ExitHead, MultiExitNetwork
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     IMAGE_SIZE,
@@ -25,6 +25,8 @@ from tests.checkpoints import (
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 N_LAYERS, N_CLASSES, N_SAMPLES = 4, 3, 19
+# Classes of several tasks.
+COUNTS = (3, 2, 4)
 # How close to a threshold two orders of summation may fall on different sides.
 CLOSE = 1e-5
 ENSEMBLES = (None, "mean", "weighted")
@@ -49,6 +51,26 @@ def make_network(family: str, pooling: str, n_classes: int = N_CLASSES) -> Multi
             head.out.bias.normal_(0, 0.3, generator=generator)
             if head.query is not None:
                 head.query.normal_(generator=generator)
+    return network.eval()
+
+
+def make_tasks_network(
+    family: str, pooling: str, counts: tuple[int, ...] = COUNTS
+) -> MultiExitNetwork:
+    """Return a network whose heads have random weights at the same scale for several tasks."""
+    backbone = make_network(family, pooling).backbone
+    network = MultiExitNetwork(backbone, counts, pooling, dropout=0.5)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for head in (part for part in network.heads.modules() if isinstance(part, ExitHead)):
+            scale = 1.5 / head.out.in_features**0.5
+            if head.query is not None:
+                head.query.normal_(generator=generator)
+            if head.dense is not None:
+                scale = 4 / head.out.in_features**0.5
+                head.dense.weight.normal_(0, head.dense.in_features**-0.5, generator=generator)
+            head.out.weight.normal_(0, 1.5 * scale, generator=generator)
+            head.out.bias.normal_(0, 0.3, generator=generator)
     return network.eval()
 
 

@@ -14,10 +14,11 @@ from sklearn_epee._nn.prediction_batches import BatchLimit, batches_by_length
 
 
 class Samples:
-    """Samples of which only the length is known."""
+    """Samples of which only the lengths, and how many windows each has, are known."""
 
-    def __init__(self, lengths) -> None:
+    def __init__(self, lengths, windows=None) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.windows = windows
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -53,7 +54,7 @@ class Step:
             active.layer + 1,
             active.rows[remaining],
             active.hidden[index],
-            active.layout.take(index),
+            active.layout.take(remaining, index),
         )
 
     def _check_room(self, rows: np.ndarray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +20,13 @@ from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import float32_threshold, normalized_entropy
 from sklearn_epee._nn.network import MultiExitNetwork
+from tests._nn.engines import (
+    always_row_first,
+    count_positions,
+    count_rows,
+    gpu_is_full,
+    limit_memory,
+)
 from tests._nn.exits import (
     ALL_NETWORKS,
     CLOSE,
@@ -42,37 +48,6 @@ from tests._nn.exits import (
 @pytest.fixture
 def bert() -> tuple[MultiExitNetwork, EncodedTexts]:
     return make_network("bert", "cls"), make_samples("bert")
-
-
-def count_rows(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int]]:
-    """Record (layer, samples) of every layer that begins to run."""
-    runs: list[tuple[int, int]] = []
-    keys_values = engine._placed.backbone.keys_values
-
-    def counted(layer, hidden):
-        runs.append((layer, len(hidden)))
-        return keys_values(layer, hidden)
-
-    monkeypatch.setattr(engine._placed.backbone, "keys_values", counted)
-    return runs
-
-
-def count_positions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[tuple[int, int, int]]:
-    """Record (layer, samples, positions) of every call that finishes rows of a layer."""
-    runs: list[tuple[int, int, int]] = []
-    rows = engine._placed.backbone.rows
-
-    def counted(layer, hidden_rows, *rest):
-        runs.append((layer, *hidden_rows.shape[:2]))
-        return rows(layer, hidden_rows, *rest)
-
-    monkeypatch.setattr(engine._placed.backbone, "rows", counted)
-    return runs
-
-
-def always_row_first(monkeypatch: pytest.MonkeyPatch, engine: Engine, pays: bool) -> None:
-    """Decide whether the head's row comes first without the clock."""
-    monkeypatch.setattr(engine._row_first.costs, "row_first_pays", lambda *_: pays)
 
 
 # ------------------------------------------------------------------------- against the oracle
@@ -364,10 +339,6 @@ def test_staged_probabilities_are_those_of_the_training_forward(family):
 # --------------------------------------------------------------------------------- out of memory
 
 
-def gpu_is_full() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
 def cpu_is_full() -> None:
     torch.empty(10**15)  # torch's own error, whatever its wording
 
@@ -377,26 +348,6 @@ def arrays_are_full() -> None:
 
 
 FULL = (gpu_is_full, cpu_is_full, arrays_are_full)
-
-
-def limit_memory(
-    monkeypatch: pytest.MonkeyPatch,
-    network: MultiExitNetwork,
-    limit: int,
-    fail: Callable[[], None] = gpu_is_full,
-) -> list[int]:
-    sizes: list[int] = []
-    embed = network.adapter.embed
-
-    def limited(batch):
-        n = len(next(iter(batch.values())))
-        if n > limit:
-            fail()
-        sizes.append(n)
-        return embed(batch)
-
-    monkeypatch.setattr(network.adapter, "embed", limited)
-    return sizes
 
 
 @pytest.mark.parametrize("fail", FULL)

@@ -13,11 +13,12 @@ from sklearn_epee import policy
 from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.exit_rules import ExitPolicy
-from sklearn_epee._nn.network import ExitHead, MultiExitNetwork
+from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import TaskHeads
 from sklearn_epee._search.shared_predictions import exits_from
 from tests._nn.exits import (
     CLOSE,
+    COUNTS,
     ENSEMBLES,
     FAMILIES,
     N_LAYERS,
@@ -27,26 +28,7 @@ from tests._nn.exits import (
     poolings,
 )
 from tests._nn.exits import make_network as make_single
-
-COUNTS = (3, 2, 4)
-
-
-def make_network(family: str, pooling: str, counts: tuple[int, ...] = COUNTS) -> MultiExitNetwork:
-    """Return a network whose heads have random weights at the scale of the other tests."""
-    backbone = make_single(family, pooling).backbone
-    network = MultiExitNetwork(backbone, counts, pooling, dropout=0.5)
-    generator = torch.Generator().manual_seed(8)
-    with torch.no_grad():
-        for head in (part for part in network.heads.modules() if isinstance(part, ExitHead)):
-            scale = 1.5 / head.out.in_features**0.5
-            if head.query is not None:
-                head.query.normal_(generator=generator)
-            if head.dense is not None:
-                scale = 4 / head.out.in_features**0.5
-                head.dense.weight.normal_(0, head.dense.in_features**-0.5, generator=generator)
-            head.out.weight.normal_(0, 1.5 * scale, generator=generator)
-            head.out.bias.normal_(0, 0.3, generator=generator)
-    return network.eval()
+from tests._nn.exits import make_tasks_network as make_network
 
 
 def rules(joint_exit: str, entropies: np.ndarray) -> list[ExitPolicy]:
