@@ -22,13 +22,14 @@ _NEEDED = {
     "image": ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
 }  # fmt: skip
 # Sizes that not every family has.
-_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
+_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num",
+             "num_key_value_heads", "head_dim")  # fmt: skip
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
 _DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 # Beyond, making the modules takes longer than anybody waits.
 MOST_LAYERS = 10_000
-_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
 
 
 def check_values(config: PretrainedConfig, kind: str, where: str) -> None:
@@ -69,8 +70,11 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
     ratio = getattr(config, "mlp_ratio", 1)
     if not (isinstance(ratio, (int, float)) and config.hidden_size * ratio >= 1):
         yield "mlp_ratio", "a number above 0 that gives the feed-forward a width"
-    if config.hidden_size % config.num_attention_heads:
-        yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
+    heads = config.num_attention_heads
+    if config.hidden_size % heads and not getattr(config, "head_dim", None):
+        yield "hidden_size", f"a multiple of num_attention_heads={heads}"
+    if heads % (getattr(config, "num_key_value_heads", None) or 1):
+        yield "num_key_value_heads", f"a divisor of num_attention_heads={heads}"
 
 
 def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
