@@ -57,9 +57,10 @@ class Engine:
         costs = RowCosts(timed, calls=0 if timed else calls_in_positions(device, dtype))
         self._row_first = RowFirst(network.n_layers, costs)
         pads_length = network.adapter.kind == "text"
+        # A layer that is run as a whole prepares its arguments on the CPU, which no graph records.
         self._graphs = (
             LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device))
-            if on_gpu
+            if on_gpu and network.adapter.rows_apart
             else None
         )
 

@@ -42,7 +42,8 @@ class LayerStep:
     ) -> None:
         self._placed = placed
         self._rule = rule
-        self._row_first = row_first.choice(rule, placed.network.reads_few_rows)
+        reads_few_rows = placed.network.reads_few_rows and placed.network.adapter.rows_apart
+        self._row_first = row_first.choice(rule, reads_few_rows)
         self._graphs = graphs
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:

@@ -309,7 +309,12 @@ class MultiExitNetwork(nn.Module):
             return self
         copy = rebuild_network(self.recipe(), self.state_dict()).to(device)
         # Through the base class: transformers wraps the method and hides its signature.
+        exact = {name: part for name, part in copy.backbone.named_buffers() if "inv_freq" in name}
         nn.Module.to(copy.backbone, dtype=dtype)
+        for name, part in exact.items():
+            # Rounded, the frequencies of rotary positions would say little of far ones.
+            module, _, buffer = name.rpartition(".")
+            setattr(copy.backbone.get_submodule(module), buffer, part)
         return copy.eval()
 
     def _check_finite(self) -> None:

@@ -36,7 +36,9 @@ class PlacedNetwork:
         self.device = next(network.backbone.parameters()).device
         fast = fast_backbone(network.adapter, dtype) if self.device.type == "cpu" else None
         if fast is None:
-            network = network.to_inference_copy(self.device, dtype)
+            # On a CPU only packed products give, in bfloat16, what does not depend on the batch.
+            on_cpu = self.device.type == "cpu"
+            network = network.to_inference_copy(self.device, torch.float32 if on_cpu else dtype)
         self.network = network
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._input_dtype = next(network.backbone.parameters()).dtype

@@ -110,9 +110,20 @@ class NetworkFiles:
         checksums = {WEIGHTS: _weights_checksum(self._weights), REST: _checksum(self._rest)}
         (folder / REST).write_bytes(self._rest)
         try:
-            save_file(self._weights, folder / WEIGHTS, metadata=checksums)
+            save_file(_apart(self._weights), folder / WEIGHTS, metadata=checksums)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of which no two share their memory, as a file of safetensors must have."""
+    seen: set[int] = set()
+    apart = {}
+    for name, weight in weights.items():
+        place = weight.data_ptr()
+        apart[name] = weight.clone() if place in seen else weight
+        seen.add(place)
+    return apart
 
 
 def open_network(folder: Path) -> LazyNetwork[Any]:

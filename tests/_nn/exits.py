@@ -78,7 +78,7 @@ def make_samples(family: str, n: int = N_SAMPLES, order: Sequence[int] | None = 
     """Random texts of 1 to 14 tokens, or random images, in an order."""
     rng = np.random.default_rng(5)
     order = range(n) if order is None else order
-    if family in IMAGE_FAMILIES:
+    if kind_of(family) == "image":
         images = rng.normal(size=(n, IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
         return EncodedImages(images[list(order)], images_to_tensor, n_positions=17)
     rows = [rng.integers(5, 100, 1 + (7 * i) % 14, dtype=np.int32) for i in range(n)]

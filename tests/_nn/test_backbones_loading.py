@@ -104,19 +104,6 @@ HEADS = [
     ("distilbert", "DistilBertForSequenceClassification"),
     ("albert", "AlbertForPreTraining"),
     ("albert", "AlbertForSequenceClassification"),
-    ("mpnet", "MPNetForMaskedLM"),
-    ("mpnet", "MPNetForSequenceClassification"),
-    ("xlm-roberta", "XLMRobertaForMaskedLM"),
-    ("xlm-roberta", "XLMRobertaForSequenceClassification"),
-    ("camembert", "CamembertForMaskedLM"),
-    ("camembert", "CamembertForTokenClassification"),
-    ("megatron-bert", "MegatronBertForPreTraining"),
-    ("megatron-bert", "MegatronBertForSequenceClassification"),
-    ("modernbert", "ModernBertForMaskedLM"),
-    ("modernbert", "ModernBertForSequenceClassification"),
-    ("deberta-v2", "DebertaV2ForMaskedLM"),
-    ("deberta-v2", "DebertaV2ForSequenceClassification"),
-    ("deberta-v2", "DebertaV2ForQuestionAnswering"),
     ("gpt2", "GPT2LMHeadModel"),
     ("gpt2", "GPT2ForSequenceClassification"),
     ("gpt2", "GPT2DoubleHeadsModel"),
@@ -256,8 +243,7 @@ def test_each_single_missing_weight_is_noticed(family, tmp_path):
     state = load_file(tmp_path / "model.safetensors")
     unused = (*DROPPED, "text_model.", "text_projection", "visual_projection", "logit_")
     unused = (*unused, "vision_model.head.")
-    keys = sorted(key for key in state if not key.startswith(unused))
-    keys = keys[:: 3 if len(keys) > 12 else 1]
+    keys = sorted(key for key in state if not key.startswith(unused))[::3]
     assert len(keys) >= 5
     for gone in keys:
         rest = {key: value for key, value in state.items() if key != gone}
@@ -541,8 +527,8 @@ def test_modules_outside_the_checkpoint_are_refused(where, tmp_path):
 
 
 def test_unknown_families_and_families_of_the_other_kind_are_refused(folder):
-    known = ", ".join(TEXT_FAMILIES[:6])
-    for model_type in ("t5", None):
+    known = "bert, roberta, electra, distilbert, albert, gpt2"
+    for model_type in ("own", None):
         with pytest.raises(
             ValueError, match=f"unknown family {model_type!r}.*text families: {known}"
         ):
@@ -553,8 +539,8 @@ def test_unknown_families_and_families_of_the_other_kind_are_refused(folder):
         ValueError, match=r"'gpt2' is a family for texts; .*image families: vit, deit"
     ):
         load_config(tiny_config("gpt2"), "image")
-    with pytest.raises(ValueError, match="unknown family 't5'"):
-        load_config(transformers.T5Config(), "text")
+    with pytest.raises(ValueError, match="unknown family 'wav2vec2'"):
+        load_config(transformers.Wav2Vec2Config(), "text")
     with pytest.raises(ValueError, match="position_embedding_type='relative_key'"):
         load_config(
             configure(folder, model_type="bert", position_embedding_type="relative_key"), "text"

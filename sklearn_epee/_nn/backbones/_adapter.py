@@ -27,10 +27,6 @@ from sklearn_epee._nn.backbones._positions import (
 __all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
 
 
-# Rotary positions, by transformers' names, whose angles are the same in every sequence.
-_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
-
-
 class BackboneAdapter(ABC):
     """Computes a transformer family layer by layer and row by row.
 
@@ -80,6 +76,8 @@ class BackboneAdapter(ABC):
     family: ClassVar[str]
     kind: ClassVar[Literal["text", "image"]]
     causal: ClassVar[bool] = False
+    rows_apart: ClassVar[bool] = True
+    """Whether `rows` at a few positions costs less than at all of them."""
     config_class: ClassVar[str]
     """Name of the transformers class that configures the family."""
     model_class: ClassVar[str]
@@ -90,8 +88,14 @@ class BackboneAdapter(ABC):
     """Values of the configuration that keep unused parts out of the base model."""
     tower_of: ClassVar[str | None] = None
     """Name of the transformers class that configures the whole model of which this is a part."""
-    has_class_token: ClassVar[bool] = True
+    has_class_token: bool = True
     """Whether position 0 stands for the whole sample."""
+    auto_class: ClassVar[str] = "AutoModel"
+    """Name of the transformers class that makes the base model of a configuration."""
+    attention: ClassVar[str] = "eager"
+    """Name of the attention that the model's own layers compute; most adapters have their own."""
+    needed_sizes: ClassVar[tuple[str, ...]] = ()
+    """Sizes that a configuration must have; those of the kind where there are none."""
     head_keys: ClassVar[tuple[str, ...]] = ()
     """Patterns of checkpoint keys that belong to task heads of the family, which are not loaded."""
 
@@ -124,27 +128,6 @@ class BackboneAdapter(ABC):
                     f"backbone: {option}={value!r} is not supported for the {cls.family} family; "
                     f"expected {option}={expected!r}."
                 )
-
-    @classmethod
-    def check_rotary(cls, parameters: Mapping[str, Any] | None) -> None:
-        """Refuse rotary positions whose angles depend on how long a sequence is.
-
-        Parameters
-        ----------
-        parameters : mapping of str to object
-            One entry of the configuration's `rope_parameters`.
-
-        Raises
-        ------
-        ValueError
-            If there are none, or their type is another than those with fixed angles.
-        """
-        kind = (parameters or {}).get("rope_type")
-        if kind not in _FIXED_ROTARY:
-            raise ValueError(
-                f"backbone: rope_type={kind!r} is not supported for the {cls.family} family; "
-                f"expected one of {', '.join(_FIXED_ROTARY)}."
-            )
 
     @property
     def n_layers(self) -> int:

@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sklearn_epee._compat import is_out_of_memory
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
-from sklearn_epee._nn.backbones._registry import adapter_class_for
+from sklearn_epee._nn.backbones._generic import GenericAdapter
+from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, largest_difference, with_noise
+from sklearn_epee._nn.backbones._registry import adapter_class_for, known_families
 from sklearn_epee._nn.backbones._validation import (
     MOST_LAYERS,
     check_forward,
@@ -109,7 +111,7 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
         )
     config = getattr(config, "vision_config", config)
     adapter_class.check_config(config)
-    check_values(config, kind, _where(source, config))
+    check_values(config, adapter_class, _where(source, config))
     return config
 
 
@@ -165,8 +167,12 @@ def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) 
             model = _build(adapter_class, config)
     else:
         model = _read_weights(source, adapter_class, config)
+    model.eval()
+    if issubclass(adapter_class, GenericAdapter):
+        _prove(adapter_class, with_noise(model) if isinstance(source, PretrainedConfig) else model)
+        return model
     with _build_failure(_where(source, config)):
-        check_forward(adapter_class(model.eval()))
+        check_forward(adapter_class(model))
     return model
 
 
@@ -207,6 +213,10 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     """
     adapter_class = adapter_class_for(config.model_type)
     config = load_config(config, adapter_class.kind)
+    if issubclass(adapter_class, GenericAdapter):
+        # Its buffers may be computed from floats, in ways that no list of functions covers.
+        with torch.random.fork_rng([]):
+            return _build(adapter_class, config).eval()
     with _FloatsWithoutMemory():
         return _build(adapter_class, config).eval()
 
@@ -255,12 +265,35 @@ class _FloatsWithoutMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
+    """Refuse a model that the generic adapter does not compute, or that does not run at all."""
+    families = known_families(adapter_class.kind)
+    try:
+        adapter = adapter_class(model)
+        check_forward(adapter)
+        difference = largest_difference(adapter)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"its last hidden state differs from the model's own by up to {difference:.2g}, "
+                f"where at most {TOLERANCE:g} is expected"
+            )
+    except _READ_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"backbone: a {adapter_class.family} model of this configuration cannot be run layer "
+            f"by layer by the generic adapter: {reason}. Families with an adapter of their own: "
+            f"{', '.join(families)}."
+        ) from error
+
+
 def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
     # Adapters attend by themselves, so a kernel that the configuration names is not looked for.
-    model = AutoModel.from_config(
+    model = getattr(transformers, adapter_class.auto_class).from_config(
         _own_config(adapter_class, config),
         dtype=torch.float32,
-        attn_implementation="eager",
+        attn_implementation=adapter_class.attention,
         trust_remote_code=False,
         **adapter_class.model_options,
     )
@@ -344,19 +377,30 @@ def _read_weights(
             os.fspath(source),
             config=_own_config(adapter_class, config),
             dtype=torch.float32,
-            attn_implementation="eager",
+            attn_implementation=adapter_class.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
             **adapter_class.model_options,
         )
-    _check_report(source, adapter_class, model_class.base_model_prefix, report)
+    heads: Collection[str] = adapter_class.head_keys
+    if issubclass(adapter_class, GenericAdapter):
+        heads = _foreign_parts(model, report["unexpected_keys"])
+    _check_report(source, adapter_class, (heads, model_class.base_model_prefix), report)
     if spoilt := not_finite(model.state_dict()):
         raise ValueError(
             f"{_describe(source)} holds weights that are NaN or infinite "
             f"({len(spoilt)}): {_listed(spoilt)}."
         )
     return model
+
+
+def _foreign_parts(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
+    """Return which first parts of keys are none of the model's: its heads and other towers."""
+    own = {name for name, _ in model.named_children()}
+    own |= {name for name, _ in model.named_parameters(recurse=False)}
+    prefix = f"{type(model).base_model_prefix}."
+    return {key.removeprefix(prefix).partition(".")[0] for key in keys} - own
 
 
 def _check_shards(folder: Path) -> None:
@@ -371,15 +415,19 @@ def _check_shards(folder: Path) -> None:
 def _check_report(
     source: str | os.PathLike[str],
     adapter_class: type[BackboneAdapter],
-    prefix: str,
+    known: tuple[Collection[str], str],
     report: dict[str, Any],
 ) -> None:
-    """Refuse a load that left out a weight of the backbone or a key of the checkpoint."""
+    """Refuse a load that left out a weight of the backbone or a key of the checkpoint.
+
+    `known` are the names of heads, and the prefix that the backbone has in models with heads.
+    """
+    heads, prefix = known
     missing = [key for key in report["missing_keys"] if not _starts_with(key, _UNUSED, prefix)]
     unexpected = [
         key
         for key in report["unexpected_keys"]
-        if not _starts_with(key, adapter_class.head_keys, prefix) and not _OLD_BUFFERS.search(key)
+        if not _starts_with(key, heads, prefix) and not _OLD_BUFFERS.search(key)
     ]
     mismatched = [
         f"{key} {tuple(found)} instead of {tuple(expected)}"

@@ -8,12 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._decoder import BioGptAdapter
-from sklearn_epee._nn.backbones._encoders import (
-    DebertaV2Adapter,
-    MegatronBertAdapter,
-    ModernBertAdapter,
-    MPNetAdapter,
-)
+from sklearn_epee._nn.backbones._generic import generic_adapter_class
 from sklearn_epee._nn.backbones._image import (
     CLIPVisionAdapter,
     DeiTAdapter,
@@ -26,12 +21,10 @@ from sklearn_epee._nn.backbones._image import (
 from sklearn_epee._nn.backbones._text import (
     AlbertAdapter,
     BertAdapter,
-    CamembertAdapter,
     DistilBertAdapter,
     ElectraAdapter,
     GPT2Adapter,
     RobertaAdapter,
-    XLMRobertaAdapter,
 )
 
 __all__ = ["adapter_class_for", "adapter_for", "known_families"]
@@ -42,12 +35,6 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     ElectraAdapter,
     DistilBertAdapter,
     AlbertAdapter,
-    MPNetAdapter,
-    XLMRobertaAdapter,
-    CamembertAdapter,
-    MegatronBertAdapter,
-    ModernBertAdapter,
-    DebertaV2Adapter,
     GPT2Adapter,
     BioGptAdapter,
     ViTAdapter,
@@ -86,8 +73,8 @@ def known_families(kind: str | None = None) -> list[str]:
     Examples
     --------
     >>> from sklearn_epee._nn.backbones import known_families
-    >>> known_families("text")[:4]
-    ['bert', 'roberta', 'electra', 'distilbert']
+    >>> known_families("text")
+    ['bert', 'roberta', 'electra', 'distilbert', 'albert', 'gpt2', 'biogpt']
     """
     if kind not in (None, "text", "image"):
         raise ValueError(f"kind must be 'text', 'image' or None, got {kind!r}.")
@@ -95,8 +82,13 @@ def known_families(kind: str | None = None) -> list[str]:
 
 
 def adapter_class_for(model_type: Any, kind: str | None = None) -> type[BackboneAdapter]:
-    """Return the adapter class of a transformers model type, of the given kind."""
-    adapter = _BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
+    """Return the adapter class of a transformers model type, of the given kind.
+
+    Families of transformers that have no adapter of their own get the generic one.
+    """
+    adapter: type[BackboneAdapter] | None = None
+    if isinstance(model_type, str):
+        adapter = _BY_MODEL_TYPE.get(model_type) or generic_adapter_class(model_type)
     expected = " ".join(filter(None, ["one of the known", kind, "families:"]))
     expected += " " + ", ".join(known_families(kind))
     if adapter is None:

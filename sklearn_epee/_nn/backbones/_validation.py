@@ -22,23 +22,23 @@ _NEEDED = {
     "image": ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
 }  # fmt: skip
 # Sizes that not every family has.
-_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num",
-             "num_key_value_heads", "head_dim")  # fmt: skip
+_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
 _DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 # Beyond, making the modules takes longer than anybody waits.
 MOST_LAYERS = 10_000
-_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
+_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
 
 
-def check_values(config: PretrainedConfig, kind: str, where: str) -> None:
+def check_values(config: PretrainedConfig, adapter: type[BackboneAdapter], where: str) -> None:
     """Refuse a configuration with a size below 1, or another value with which nothing can run.
 
     Parameters
     ----------
     config : transformers.PretrainedConfig
-    kind : {"text", "image"}
+    adapter : type
+        The adapter class of the family.
     where : str
         Where the configuration is from, for the message.
 
@@ -47,19 +47,22 @@ def check_values(config: PretrainedConfig, kind: str, where: str) -> None:
     ValueError
         It names the option.
     """
-    for name, expected in chain(_unusable_sizes(config, kind), _unusable_options(config)):
+    for name, expected in chain(_unusable_sizes(config, adapter), _unusable_options(config)):
         raise ValueError(
             f"backbone: {name}={getattr(config, name, None)!r} in {where}; expected {expected}."
         )
 
 
-def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, str]]:
+def _unusable_sizes(
+    config: PretrainedConfig, adapter: type[BackboneAdapter]
+) -> Iterator[tuple[str, str]]:
     """Yield the names of sizes that no network can have, and what is expected of them."""
-    for name in (*_NEEDED[kind], *_OPTIONAL):
+    needed = adapter.needed_sizes or _NEEDED[adapter.kind]
+    for name in (*needed, *_OPTIONAL):
         value = getattr(config, name, None)
-        if not _is_size(value) and (value is not None or name in _NEEDED[kind]):
+        if not _is_size(value) and (value is not None or name in needed):
             yield name, "an integer of at least 1"
-    for name in _SIDES if kind == "image" else ():
+    for name in _SIDES if adapter.kind == "image" else ():
         value = getattr(config, name, None)
         if not (_is_size(value) or _is_pair(value)):
             yield name, "an integer of at least 1, or a height and a width"
@@ -70,11 +73,8 @@ def _unusable_sizes(config: PretrainedConfig, kind: str) -> Iterator[tuple[str, 
     ratio = getattr(config, "mlp_ratio", 1)
     if not (isinstance(ratio, (int, float)) and config.hidden_size * ratio >= 1):
         yield "mlp_ratio", "a number above 0 that gives the feed-forward a width"
-    heads = config.num_attention_heads
-    if config.hidden_size % heads and not getattr(config, "head_dim", None):
-        yield "hidden_size", f"a multiple of num_attention_heads={heads}"
-    if heads % (getattr(config, "num_key_value_heads", None) or 1):
-        yield "num_key_value_heads", f"a divisor of num_attention_heads={heads}"
+    if "num_attention_heads" in needed and config.hidden_size % config.num_attention_heads:
+        yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
 
 
 def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:

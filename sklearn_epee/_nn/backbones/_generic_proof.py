@@ -1,0 +1,134 @@
+"""The proof that layers run one by one give what a model computes by itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sklearn_epee._nn.backbones._generic import GenericAdapter
+
+__all__ = ["TOLERANCE", "largest_difference", "with_noise"]
+
+# Of values up to 1; larger ones have fewer exact digits.
+TOLERANCE = 1e-4
+_LENGTHS = (9, 24)
+# What rounding can change of a value; a token that is read changes it by far more.
+_ROUNDING = 1e-6
+
+
+@torch.no_grad()
+def largest_difference(adapter: GenericAdapter) -> float:
+    """Return how far the layers, run one by one, are from what the model gives by itself.
+
+    Two random samples of different lengths go through the layers together, padded; from the middle
+    on the shorter goes on alone, as when the other has exited. Both are compared with the model's
+    own last hidden state of each by itself.
+
+    Parameters
+    ----------
+    adapter : GenericAdapter
+        In evaluation mode.
+
+    Returns
+    -------
+    float
+        The largest difference, in units of the largest value where that is above 1.
+
+    Raises
+    ------
+    ValueError
+        If the model makes another number of positions, or does not read texts in the direction
+        that its family is known for.
+    """
+    samples = _random_samples(adapter)
+    expected = [adapter.model(**sample)[0][0] for sample in samples]
+    together, alone = _layer_by_layer(adapter, _joined(samples))
+    pairs = [*zip(together, expected, strict=True), (alone, expected[0])]
+    if any(len(found) < len(own) for found, own in pairs):
+        raise ValueError("its layers read another number of positions than it returns")
+    if adapter.kind == "text":
+        _check_direction(adapter, samples[0])
+    return max(_difference(found[: len(own)], own) for found, own in pairs)
+
+
+def with_noise(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a fresh model with larger weights.
+
+    Fresh weights are so small, and some of them zero, that a layer hardly shows what it attends to.
+    """
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            spread = 0.2 if weight.ndim < 2 else weight.shape[-1] ** -0.5
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=spread)
+    return twin
+
+
+def _random_samples(adapter: Any) -> list[dict[str, Tensor]]:
+    """Return two samples, the shorter first."""
+    generator = torch.Generator().manual_seed(0)
+    if adapter.kind == "image":
+        shape = adapter.pixel_shape
+        return [{"pixel_values": torch.randn(1, *shape, generator=generator)} for _ in range(2)]
+    config, most = adapter.model.config, adapter.max_length or _LENGTHS[-1]
+    pad = getattr(config, "pad_token_id", None)
+    usable = torch.tensor([token for token in range(config.vocab_size) if token != pad])
+    samples = []
+    for length in (min(most, length) for length in _LENGTHS):
+        drawn = torch.randint(len(usable), (1, length), generator=generator)
+        mask = torch.ones(1, length, dtype=torch.long)
+        samples.append({"input_ids": usable[drawn], "attention_mask": mask})
+    return samples
+
+
+def _joined(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if "pixel_values" in samples[0]:
+        return {"pixel_values": torch.cat([sample["pixel_values"] for sample in samples])}
+    short, long = samples
+    missing = long["input_ids"].shape[1] - short["input_ids"].shape[1]
+    filled = {name: torch.nn.functional.pad(part, (0, missing)) for name, part in short.items()}
+    return {name: torch.cat([filled[name], long[name]]) for name in long}
+
+
+def _layer_by_layer(adapter: GenericAdapter, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the pooled output of both samples together, and of the shorter alone from the middle.
+
+    Every layer is passed a mask of its own, so that nothing remembered of the embedding helps.
+    """
+    hidden, mask = adapter.embed(batch)
+    length, middle = int(mask[0].sum()), (adapter.n_layers + 1) // 2
+    for layer in range(1, middle + 1):
+        hidden = adapter.layer(layer, hidden, mask.clone())
+    alone = hidden[:1, :length]
+    for layer in range(middle + 1, adapter.n_layers + 1):
+        hidden = adapter.layer(layer, hidden, mask.clone())
+        alone = adapter.layer(layer, alone, mask[:1, :length])
+    return adapter.pool(hidden), adapter.pool(alone)[0]
+
+
+def _difference(found: Tensor, own: Tensor) -> float:
+    """Return the largest difference, in units of the largest value where that is above 1."""
+    return float((found - own).abs().max() / own.abs().max().clamp(min=1))
+
+
+def _check_direction(adapter: GenericAdapter, sample: dict[str, Tensor]) -> None:
+    ids = sample["input_ids"].clone()
+    ids[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 1]
+    first = _first_position(adapter, sample)
+    difference = _difference(first, _first_position(adapter, {**sample, "input_ids": ids}))
+    if (difference < _ROUNDING) != adapter.causal:
+        known = "from left to right" if adapter.causal else "in both directions"
+        raise ValueError(f"it does not read texts {known}, as its family is known to")
+
+
+def _first_position(adapter: Any, batch: dict[str, Tensor]) -> Tensor:
+    hidden, mask = adapter.embed(batch)
+    for layer in range(1, adapter.n_layers + 1):
+        hidden = adapter.layer(layer, hidden, mask)
+    first: Tensor = hidden[0, 0]
+    return first
