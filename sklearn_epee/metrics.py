@@ -29,6 +29,7 @@ from sklearn.metrics import make_scorer
 from ._checks.labels import check_weights
 from ._checks.tasks import as_target, check_any_labels
 from ._exits.checks import as_array, check_n_layers
+from ._exits.class_scores import class_scores
 from ._exits.label_scores import (
     check_average,
     label_scores,
@@ -165,12 +166,19 @@ vars(speedup_score)["_accept_sample_weight"] = lambda: True
 
 
 def exit_scores(
-    estimator: Any, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None
+    estimator: Any,
+    X: Any,
+    y: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    negative_class: Any = None,
 ) -> dict[str, float]:
-    """Return accuracy and speed-up of a fitted early-exit classifier, from one pass.
+    """Return scores and speed-up of a fitted early-exit classifier, in all and per class.
 
-    It returns a dict, which scikit-learn takes as several scores:
-    ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``.
+    It predicts once. It returns a dict, which scikit-learn takes as several scores:
+    ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``. Exits that cost
+    little accuracy may cost a rare class nearly all of its recall, so each class has scores of its
+    own.
 
     Parameters
     ----------
@@ -183,21 +191,30 @@ def exit_scores(
         True labels.
     sample_weight : array-like of shape (n_samples,), default=None
         Sample weights.
+    negative_class : label, default=None
+        The class that `positive_f1` leaves out, such as "false"; in a search give it by
+        ``scoring=functools.partial(exit_scores, negative_class="false")``.
 
     Returns
     -------
     scores : dict of str to float
         `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`;
         `macro_f1`, the mean F1 score over the classes in `y` and in the predictions;
-        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M. With several
+        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M;
+        `recall_<class>` and `mean_exit_layer_<class>`, the recall and the mean exit layer of each
+        class in `classes_` or `y`, NaN for one without samples here; `positive_f1`, see
+        :func:`positive_f1_score`, only with `negative_class`. With several
         tasks `accuracy` is the share of samples that are right in every task,
         `task_accuracy` the mean of the tasks' accuracies, and `balanced_accuracy` and
-        `macro_f1` are means over the tasks, too.
+        `macro_f1` are means over the tasks, too; task t has `recall_task<t>_<class>` and
+        `mean_exit_layer_task<t>_<class>`.
 
     Raises
     ------
     TypeError
         If there is no classifier with early exits inside `estimator`.
+    ValueError
+        If `negative_class` is neither a true nor a predicted label, or there are several tasks.
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
 
@@ -219,6 +236,8 @@ def exit_scores(
     >>> scores = exit_scores(classifier, [10, -1, 2, -20], [1, -1, -1, -1])
     >>> scores["accuracy"], scores["speedup"], scores["mean_exit_layer"]
     (0.75, 0.375, 2.5)
+    >>> scores["recall_-1"], scores["mean_exit_layer_-1"]
+    (0.6666666666666666, 3.0)
     """
     found = find_exits(estimator, X)
     result = found.classifier.predict_with_exits(found.X)
@@ -228,8 +247,17 @@ def exit_scores(
     n_layers = int(found.classifier.n_layers_)
     speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=weights)
     scores = label_scores(y_true, y_pred, weights)
-    mean_exit_layer = float(np.average(result.exit_layer, weights=weights))
-    return {**scores, "speedup": speedup, "mean_exit_layer": mean_exit_layer}
+    scores |= {
+        "speedup": speedup,
+        "mean_exit_layer": float(np.average(result.exit_layer, weights=weights)),
+    }
+    if negative_class is not None:
+        scores["positive_f1"] = positive_f1_score(
+            y_true, y_pred, negative_class=negative_class, sample_weight=weights
+        )
+    # A wrapper may predict classes of its own.
+    classes = getattr(found.classifier if found.is_transparent else estimator, "classes_", None)
+    return scores | class_scores(y_true, y_pred, result.exit_layer, classes, weights)
 
 
 def positive_f1_scorer(negative_class: Any, *, average: str = "micro") -> Callable[..., float]:

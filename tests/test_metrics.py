@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - what it is for
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 from sklearn.model_selection import (
     FixedThresholdClassifier,
     GridSearchCV,
@@ -33,6 +34,8 @@ from sklearn.utils import Bunch
 from sklearn_epee._exits.wrappers import find_exits
 from sklearn_epee.metrics import (
     exit_scores,
+    positive_f1_score,
+    positive_f1_scorer,
     refit_accuracy_at_speedup,
     refit_fastest_within,
     speedup_ratio,
@@ -165,6 +168,10 @@ def test_exit_scores_are_scikit_learns(classifier, data):
         "macro_f1": f1_score(y, labels, average="macro"),
         "speedup": speedup_score(classifier, X),
         "mean_exit_layer": pytest.approx(classifier.predict_exit_layer(X).mean()),
+        "recall_no": pytest.approx(recall_score(y, labels, pos_label="no")),
+        "recall_yes": pytest.approx(recall_score(y, labels, pos_label="yes")),
+        "mean_exit_layer_no": pytest.approx(classifier.predict_exit_layer(X)[y == "no"].mean()),
+        "mean_exit_layer_yes": pytest.approx(classifier.predict_exit_layer(X)[y == "yes"].mean()),
     }
     assert {type(value) for value in scores.values()} == {float}
 
@@ -187,7 +194,9 @@ def test_a_class_without_weight_does_not_count(classifier, data):
     X, y = data
     there = y == "no"
     weighted = exit_scores(classifier, X, y, sample_weight=there.astype(float))
-    assert weighted == pytest.approx(exit_scores(classifier, X[there], y[there]))
+    expected = exit_scores(classifier, X[there], y[there])
+    assert weighted == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(weighted["recall_yes"])
 
 
 def test_a_fold_without_a_class_gives_no_warning(classifier, data):
@@ -209,6 +218,123 @@ def test_labels_of_another_length_are_refused(classifier, data):
     X, y = data
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         exit_scores(classifier, X, y[:-1])
+
+
+# ------------------------------------------------------------------- classes by themselves
+
+
+def test_classes_that_a_fold_lacks_have_the_same_keys(data):
+    X, y = data
+    codes = (y == "yes").astype(int)
+    codes[:2] = 7  # in the training part of one fold, in the test part of the other
+    folds = [(np.arange(2, 90), np.arange(30)), (np.arange(45), np.arange(45, 90))]
+    # A classifier of two classes; the third is in its `classes_` or in y.
+    keys = []
+    for train, test in folds:
+        model = EarlyExits().fit(X[train], codes[train])
+        model.classes_ = np.unique(codes[train])
+        scores = exit_scores(model, X[test], codes[test])
+        keys.append(list(scores))
+        assert np.isnan(scores["recall_7"]) == (7 not in codes[test])
+    assert keys[0] == keys[1]
+    assert {"recall_0", "recall_1", "recall_7", "mean_exit_layer_7"} < set(keys[0])
+
+
+def test_search_by_the_recall_of_a_class(data):
+    X, y = data
+    search = GridSearchCV(
+        EarlyExits(),
+        GRID,
+        scoring=exit_scores,
+        refit=refit_fastest_within(0.05, metric="recall_no"),
+        cv=3,
+    ).fit(X, y)
+    results = search.cv_results_
+    assert results["mean_test_recall_no"][search.best_index_] >= (
+        results["mean_test_recall_no"].max() - 0.05 - 1e-9
+    )
+    assert np.isfinite(results["mean_test_mean_exit_layer_yes"]).all()
+
+
+class TwoTasks(EarlyExits):
+    def fit(self, X, y):
+        self.classes_ = [np.unique(column) for column in np.asarray(y).T]
+        self.n_layers_ = N_LAYERS
+        return self
+
+    def predict_with_exits(self, X):
+        exits = np.arange(len(X)) % N_LAYERS + 1
+        columns = [np.resize(classes, len(X)) for classes in self.classes_]
+        return Bunch(labels=np.stack(columns, axis=1), exit_layer=exits)
+
+
+def test_classes_of_tasks_have_names_of_their_own(data):
+    X, y = data
+    tasks = np.stack([y, np.resize(["l", "m", "r"], len(y))], axis=1)
+    scores = exit_scores(TwoTasks().fit(X, tasks), X, tasks)
+    assert scores["recall_task1_m"] == 1
+    assert scores["recall_task0_no"] == recall_score(
+        y, np.resize(["no", "yes"], len(y)), pos_label="no"
+    )
+    assert 1 <= scores["mean_exit_layer_task0_yes"] <= N_LAYERS
+    with pytest.raises(ValueError, match="positive_f1_score is for one task"):
+        exit_scores(TwoTasks().fit(X, tasks), X, tasks, negative_class="no")
+
+
+# --------------------------------------------------------------- without the negative class
+
+
+@pytest.mark.parametrize("average", ["micro", "macro"])
+def test_positive_f1_is_scikit_learns_over_the_other_labels(average):
+    rng = np.random.default_rng(0)
+    y_true, y_pred = rng.choice(["advise", "effect", "false", "int"], size=(2, 200))
+    weights = rng.random(200)
+    found = positive_f1_score(
+        y_true, y_pred, negative_class="false", average=average, sample_weight=weights
+    )
+    expected = f1_score(
+        y_true, y_pred, labels=["advise", "effect", "int"], average=average, sample_weight=weights
+    )
+    assert found == pytest.approx(expected)
+
+
+def test_positive_f1_of_negatives_alone():
+    assert positive_f1_score([0, 0], [0, 0], negative_class=0) == 0
+    assert positive_f1_score([0, 0], [0, 0], negative_class=0, zero_division=1) == 1
+    assert positive_f1_score([0, 0], [0, 1], negative_class=0, zero_division=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negative_class": "False"}, "negative_class='False' is neither in y_true nor in y_pred"),
+        ({"negative_class": "no", "average": "weighted"}, "average must be 'micro' or 'macro'"),
+    ],
+)
+def test_bad_options_of_positive_f1(options, message):
+    with pytest.raises(ValueError, match=message):
+        positive_f1_score(["no", "yes"], ["no", "no"], **options)
+
+
+def test_bad_average_of_the_scorer():
+    with pytest.raises(ValueError, match="average must be 'micro' or 'macro'; got None"):
+        positive_f1_scorer("no", average=None)
+
+
+def test_positive_f1_scorer_in_searches(data):
+    X, y = data
+    scorer = pickle.loads(pickle.dumps(positive_f1_scorer("no")))
+    search = GridSearchCV(EarlyExits(), GRID, scoring=scorer, cv=3).fit(X, y)
+    both = GridSearchCV(
+        EarlyExits(),
+        GRID,
+        scoring=partial(exit_scores, negative_class="no"),
+        refit=refit_fastest_within(0.0, metric="positive_f1"),
+        cv=3,
+    ).fit(X, y)
+    found = both.cv_results_["mean_test_positive_f1"]
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], found)
+    assert found[both.best_index_] == pytest.approx(search.best_score_)
 
 
 # --------------------------------------------------------------------------- wrappers

@@ -19,6 +19,7 @@ from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, policy_tables, take
 
+from ._class_recall import ClassReport
 from ._risk_control import Certification, Groups, RiskControl, largest_risk
 from ._risks import Risk, risk_of
 from ._selection import SelectionCriterion
@@ -100,6 +101,8 @@ class Choice:
         Its "tau", "patience", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
+    samples : ScoredSamples
+        The samples that the scores are of.
     certified : bool
         Whether it passed a test.
     risks : ndarray of shape (n_groups,) or None
@@ -108,8 +111,14 @@ class Choice:
 
     policy: dict[str, Any]
     full_depth_score: float
+    samples: ScoredSamples
     certified: bool = False
     risks: NDArray[np.float64] | None = None
+
+    def by_class(self) -> ClassReport:
+        """Return what the policy does to each class of these samples."""
+        tau, patience = self.policy["tau"], self.policy["patience"]
+        return ClassReport.of(self.samples.validation, tau, patience, self.samples.sample_weight)
 
 
 def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCriterion) -> Choice:
@@ -133,7 +142,7 @@ def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCrit
     """
     full_depth = samples.full_depth_score
     policy = criterion.choose(concatenate(tables), full_depth, samples.space.n_layers)
-    return Choice(policy, full_depth)
+    return Choice(policy, full_depth, samples)
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,9 @@ class Guarantee:
         columns = {name: table[name] for name in ("tau", "patience", "score", "speedup")}
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
-        return Choice(policy, full_depth, True, certification.group_risks[policy.pop("row")])
+        return Choice(
+            policy, full_depth, tested, True, certification.group_risks[policy.pop("row")]
+        )
 
     def attributes(self, certification: Certification, choice: Choice) -> dict[str, Any]:
         """Return the fitted attributes about the guarantee."""
@@ -246,4 +257,4 @@ class Guarantee:
         losses = self.risk.losses[certification.tested, -1]
         members = self.groups.take(certification.tested).members
         risks = [losses[member].mean() if member.any() else np.nan for member in members]
-        return Choice(policy, score, False, np.array(risks))
+        return Choice(policy, score, tested, False, np.array(risks))

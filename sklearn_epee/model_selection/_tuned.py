@@ -144,6 +144,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Speed-up ratio of the chosen policy.
     full_depth_score_ : float
         Score of the policy that never exits early, on the same samples.
+    class_report_ : dict of ndarray
+        What the chosen policy does to each class, on the same samples: "class", "n_samples",
+        "full_depth_recall", "recall", "mean_exit_layer" and "p_value", that of the sign test of
+        "the class loses no recall"; with several tasks "task" too. A data frame can be made of it.
     pareto_front_ : dict of ndarray
         "tau", "patience", "score" and "speedup" of the policies that no other one matches in score
         and speed-up and beats in one of them, from the slowest to the fastest. A data frame can be
@@ -188,6 +192,13 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     `best_score_` is the largest of many and optimistically biased; measure the result on other
     samples. A class that the training part of a split lacks has the probability 0 there, and a
     warning says so. Sample weights given to `fit` count in the score and the speed-up too.
+
+    **Rare classes.** A policy may keep the score and lose a class: samples of rare classes are
+    often wrong at early exits, and few in a score that counts all samples alike. A
+    :class:`~sklearn_epee.exceptions.ClassRecallWarning` names the classes whose recall is lower
+    than at full depth by 0.1 more than the accuracy is, or by half of itself, if the sign test on
+    the samples that the policy and full depth decide differently says that it is not chance
+    (p < 0.05, so five samples at least). `class_report_` has the figures.
 
     **Guarantee.** With `confidence` the samples that the network was not trained on are split at
     random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
@@ -349,6 +360,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         UserWarning
             If no policy that exits early could be certified, or if the training part of a split
             lacks a class.
+        sklearn_epee.exceptions.ClassRecallWarning
+            If the chosen policy loses much of the recall of a class, see Notes.
 
         Examples
         --------
@@ -373,9 +386,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self.best_tau_, self.best_patience_ = tau, patience
         self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
         self.full_depth_score_ = choice.full_depth_score
+        report = choice.by_class()
+        self.class_report_ = report.table()
         for name in _ONLY_IF_ASKED:  # nothing stays of an earlier fit
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
+        report.warn(f"tau={tau:.4g}, patience={patience}", stacklevel=2)
         return self
 
     # ----------------------------------------------------------------------- what was given

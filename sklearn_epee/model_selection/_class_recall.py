@@ -1,0 +1,167 @@
+"""What a chosen policy does to each class, and a warning where a class loses much of its recall."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._exits.class_scores import class_means
+from sklearn_epee._exits.staged import Floats, Integers
+from sklearn_epee.exceptions import ClassRecallWarning
+
+from ._staging import Validation
+
+# A class loses much if it loses this much of its recall more than all samples together lose, or
+# this share of it.
+_MUCH = 0.1
+_MUCH_OF_ALL = 0.5
+# The loss is believed if the samples of the class that full depth gets right and the policy wrong
+# are so many more than the reverse that chance alone does it more rarely than this.
+_LEVEL = 0.05
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """Figures of every class of every task, one entry each.
+
+    Attributes
+    ----------
+    task : ndarray of int
+    labels : list
+    n_samples : ndarray of int
+        Those with a weight above 0.
+    full_depth_recall, recall : ndarray of float
+    mean_exit_layer : ndarray of float
+    p_value : ndarray of float
+        Of "the class loses no recall", by the exact sign test on the samples that full depth and
+        the policy decide differently.
+    excess : ndarray of float
+        Recall lost beyond the accuracy that all samples of the task lose together.
+    """
+
+    task: Integers
+    labels: list[Any]
+    n_samples: Integers
+    full_depth_recall: Floats
+    recall: Floats
+    mean_exit_layer: Floats
+    p_value: Floats
+    excess: Floats
+
+    @classmethod
+    def of(
+        cls, validation: Validation, tau: float, patience: int, weights: Floats | None = None
+    ) -> ClassReport:
+        """Compare a policy with full depth on these samples."""
+        staged, each = validation.staged, Tasks(validation.classes).each
+        exits = staged.exit_layers(tau, patience)
+        at_exit = staged.predictions[np.arange(len(exits)), exits - 1]
+        rows = [
+            _figures(
+                validation.codes[:, task],
+                staged.predictions[:, -1, task] == validation.codes[:, task],
+                at_exit[:, task] == validation.codes[:, task],
+                exits=exits,
+                n_classes=len(classes),
+                weights=weights,
+            )
+            for task, classes in enumerate(each)
+        ]
+        return cls(
+            np.repeat(np.arange(len(each)), [len(classes) for classes in each]),
+            [label for classes in each for label in classes.tolist()],
+            *(np.concatenate(column) for column in zip(*rows, strict=True)),
+        )
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """Return the figures as columns; "task" only if there are several."""
+        labels = np.array(self.labels)
+        if labels.tolist() != self.labels:  # of several types
+            labels = np.array(self.labels, dtype=object)
+        task = {"task": self.task} if self.task.any() else {}
+        return {
+            **task,
+            "class": labels,
+            "n_samples": self.n_samples,
+            "full_depth_recall": self.full_depth_recall,
+            "recall": self.recall,
+            "mean_exit_layer": self.mean_exit_layer,
+            "p_value": self.p_value,
+        }
+
+    @property
+    def loses_much(self) -> NDArray[np.bool_]:
+        """Which classes lose much of their recall, and not by chance."""
+        lost = self.full_depth_recall - self.recall
+        half = (lost >= _MUCH_OF_ALL * self.full_depth_recall) & (self.excess > 0)
+        return ((self.excess > _MUCH) | half) & (self.p_value < _LEVEL)
+
+    def warn(self, policy: str, stacklevel: int) -> None:
+        """Warn of classes that lose much, the worst first.
+
+        Parameters
+        ----------
+        policy : str
+            Names the policy.
+        stacklevel : int
+            As in :func:`warnings.warn`, counted from the caller.
+        """
+        rows = np.flatnonzero(self.loses_much)
+        if not len(rows):
+            return
+        order = np.argsort(self.recall[rows] - self.full_depth_recall[rows], kind="stable")
+        named = "; ".join(self._described(row) for row in rows[order[:_MOST_NAMED]])
+        more = f"; and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
+        warnings.warn(
+            f"The chosen policy ({policy}) loses much of the recall of {len(rows)} of "
+            f"{len(self.labels)} classes against full depth, on the samples it was chosen on: "
+            f"{named}{more}. class_report_ has the figures of all classes. A score by which every "
+            "class counts ('f1_macro', 'balanced_accuracy' or positive_f1_scorer(negative_class) "
+            "as scoring) or a smaller max_accuracy_drop keeps more of it.",
+            ClassRecallWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+    def _described(self, row: int) -> str:
+        where = f"task {self.task[row]}, " if self.task.any() else ""
+        return (
+            f"{where}{self.labels[row]!r} from {self.full_depth_recall[row]:.3f} to "
+            f"{self.recall[row]:.3f} ({self.n_samples[row]} samples)"
+        )
+
+
+def _figures(
+    codes: Integers,
+    right_at_full_depth: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    *,
+    exits: Integers,
+    n_classes: int,
+    weights: Floats | None,
+) -> tuple[NDArray[Any], ...]:
+    """Return the columns of a report from `n_samples` on, of the classes of one task."""
+    full_depth = class_means(right_at_full_depth, codes, n_classes, weights)
+    recall = class_means(right, codes, n_classes, weights)
+    counts = np.ones(len(codes), dtype=bool) if weights is None else weights > 0
+    lost, gained = (
+        np.bincount(codes[rows & counts], minlength=n_classes)
+        for rows in (right_at_full_depth & ~right, right & ~right_at_full_depth)
+    )
+    p_value = binom.sf(lost - 1, lost + gained, 0.5)
+    differences = right_at_full_depth.astype(np.float64) - right
+    everywhere = max(float(np.average(differences, weights=weights)), 0.0)
+    return (
+        np.bincount(codes[counts], minlength=n_classes),
+        full_depth,
+        recall,
+        class_means(exits, codes, n_classes, weights),
+        p_value,
+        full_depth - recall - everywhere,
+    )
