@@ -9,6 +9,7 @@ from sklearn_epee.datasets._medmnist import (
     load_pneumoniamnist,
 )
 from sklearn_epee.datasets._phee import load_phee
+from sklearn_epee.datasets._readers import read_bioc, read_brat, read_ddi_xml, read_pubtator
 from sklearn_epee.datasets._supplement_notes import make_supplement_notes
 
 __all__ = [
@@ -20,4 +21,8 @@ __all__ = [
     "load_phee",
     "load_pneumoniamnist",
     "make_supplement_notes",
+    "read_bioc",
+    "read_brat",
+    "read_ddi_xml",
+    "read_pubtator",
 ]
