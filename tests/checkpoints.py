@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,22 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TEXT_FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "gpt2", "biogpt")
+ENCODER_FAMILIES = (
+    "bert",
+    "roberta",
+    "electra",
+    "distilbert",
+    "albert",
+    "mpnet",
+    "xlm-roberta",
+    "camembert",
+    "megatron-bert",
+    "modernbert",
+    "deberta-v2",
+)
 IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers", "siglip", "vit_mae")
 CAUSAL_FAMILIES = ("gpt2", "biogpt")
+TEXT_FAMILIES = ENCODER_FAMILIES + CAUSAL_FAMILIES
 
 # Families that the generic adapter runs, chosen for what their models pass to their layers.
 GENERIC_TEXT_FAMILIES = ("bloom", "gpt_neox", "opt", "t5", "xlm-roberta-xl")
@@ -108,6 +123,16 @@ def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedC
                 "AlbertConfig",
                 wide | tokens | {"vocab_size": len(_unigrams()), "embedding_size": HIDDEN // 2},
             ),
+            "mpnet": (
+                "MPNetConfig",
+                pieces
+                | {"vocab_size": len(_mpnet_pieces()), "max_position_embeddings": MAX_TOKENS + 2},
+            ),
+            "xlm-roberta": ("XLMRobertaConfig", wide | _unigram_options(_XLM_SPECIALS)),
+            "camembert": ("CamembertConfig", wide | _unigram_options(_CAMEMBERT_SPECIALS)),
+            "megatron-bert": ("MegatronBertConfig", pieces),
+            "modernbert": ("ModernBertConfig", wide | tokens | _modernbert_options()),
+            "deberta-v2": ("DebertaV2Config", wide | tokens | _deberta_options()),
             "gpt2": ("GPT2Config", _gpt2_options(n_layers)),
             # </s> begins a text of BioGPT.
             "biogpt": ("BioGptConfig", wide | byte_level | tokens),
@@ -160,6 +185,41 @@ def _distilbert_options(pieces: dict[str, Any]) -> dict[str, Any]:
         "hidden_dim": 2 * HIDDEN,
         "n_heads": 4,
         "n_layers": pieces["num_hidden_layers"],
+    }
+
+
+def _unigram_options(specials: tuple[str, ...]) -> dict[str, Any]:
+    """Return what XLM-RoBERTa and CamemBERT have of RoBERTa, with a vocabulary of their own."""
+    return {
+        "vocab_size": len(_unigrams(specials)),
+        "max_position_embeddings": MAX_TOKENS + 2,
+        "type_vocab_size": 1,
+    }
+
+
+def _modernbert_options() -> dict[str, Any]:
+    vocab, _ = _byte_vocab(_MODERNBERT_SPECIALS)
+    named = {"pad": "[PAD]", "bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]"}
+    return {
+        "vocab_size": len(vocab),
+        # So narrow that the texts of the tests are wider.
+        "local_attention": 6,
+        "global_attn_every_n_layers": 2,
+        **{f"{name}_token_id": vocab[token] for name, token in named.items()},
+    }
+
+
+def _deberta_options() -> dict[str, Any]:
+    """Return what version 3 has; so few buckets that the texts of the tests need the far ones."""
+    return {
+        "vocab_size": len(_unigrams(_DEBERTA_SPECIALS)),
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
     }
 
 
@@ -234,12 +294,13 @@ def randomise(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
     """Return a small tokenizer of the family's kind: GPT-2's has no padding token, as the real."""
     length = {"model_max_length": MAX_TOKENS}
-    if family in {"bert", "electra", *GENERIC_TEXT_FAMILIES}:
+    if family in GENERIC_TEXT_FAMILIES:
         return transformers.BertTokenizerFast(vocab=_wordpieces(), **length)
-    if family == "distilbert":
-        return transformers.DistilBertTokenizerFast(vocab=_wordpieces(), **length)
-    if family == "albert":
-        return transformers.AlbertTokenizerFast(vocab=_unigrams(), **length)
+    if family in _PIECE_TOKENIZERS:
+        name, vocabulary = _PIECE_TOKENIZERS[family]
+        return getattr(transformers, name)(vocab=vocabulary(), **length)
+    if family == "modernbert":
+        return _marked_texts(**length)
     if family == "biogpt":
         return _begun_texts(_ROBERTA_SPECIALS, first="</s>", **length)
     specials = _GPT2_SPECIALS if family == "gpt2" else _ROBERTA_SPECIALS
@@ -250,6 +311,38 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
 
 _GPT2_SPECIALS = ("<|endoftext|>",)
 _ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_XLM_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_CAMEMBERT_SPECIALS = (
+    "<s>NOTUSED",
+    "<pad>",
+    "</s>NOTUSED",
+    "<unk>",
+    "<unk>NOTUSED",
+    "<s>",
+    "</s>",
+    "<mask>",
+)
+_MODERNBERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_DEBERTA_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+
+
+def _marked_texts(**options: Any) -> PreTrainedTokenizerBase:
+    """Return a byte-level tokenizer with BERT's marks, as ModernBERT's."""
+    vocab, merges = _byte_vocab(_MODERNBERT_SPECIALS)
+    backend = Tokenizer(models.BPE(vocab, merges, fuse_unk=False))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(mark, vocab[mark]) for mark in ("[CLS]", "[SEP]")],
+    )
+    names = ("pad", "unk", "cls", "sep", "mask")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in names},
+        **options,
+    )
 
 
 def _begun_texts(specials: tuple[str, ...], first: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -275,10 +368,31 @@ def _wordpieces() -> dict[str, int]:
     return {piece: index for index, piece in enumerate([*specials, *spelt, *words])}
 
 
-def _unigrams() -> list[tuple[str, float]]:
-    specials = [(piece, 0.0) for piece in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")]
+def _mpnet_pieces() -> dict[str, int]:
+    specials = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+    return {piece: index for index, piece in enumerate([*specials, *list(_wordpieces())[5:]])}
+
+
+def _unigrams(
+    specials: tuple[str, ...] = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+) -> list[tuple[str, float]]:
+    first = [(piece, 0.0) for piece in specials]
     characters = [(character, -8.0) for character in ("▁", *_CHARACTERS)]
-    return [*specials, *characters, *((f"▁{word}", -4.0) for word in WORDS)]
+    return [*first, *characters, *((f"▁{word}", -4.0) for word in WORDS)]
+
+
+# Tokenizers that are made from a vocabulary alone.
+_PIECE_TOKENIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "bert": ("BertTokenizerFast", _wordpieces),
+    "electra": ("BertTokenizerFast", _wordpieces),
+    "megatron-bert": ("BertTokenizerFast", _wordpieces),
+    "distilbert": ("DistilBertTokenizerFast", _wordpieces),
+    "mpnet": ("MPNetTokenizer", _mpnet_pieces),
+    "albert": ("AlbertTokenizerFast", _unigrams),
+    "xlm-roberta": ("XLMRobertaTokenizer", partial(_unigrams, _XLM_SPECIALS)),
+    "camembert": ("CamembertTokenizer", partial(_unigrams, _CAMEMBERT_SPECIALS)),
+    "deberta-v2": ("DebertaV2Tokenizer", partial(_unigrams, _DEBERTA_SPECIALS)),
+}
 
 
 def _byte_vocab(specials: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:

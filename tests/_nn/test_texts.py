@@ -249,7 +249,7 @@ def test_a_checkpoint_whose_vocabulary_is_missing_is_refused(family, tmp_path):
     # transformers makes a tokenizer without a vocabulary of such a folder, and says nothing.
     tiny_config(family).save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match=r"holds no tokenizer .* (there is no vocabulary|sacremoses)"
+        ValueError, match=r"holds no tokenizer .* (there is no vocabulary|sacremoses|tokenizer)"
     ):
         load_tokenizer(tmp_path, argument="backbone")
     tiny_tokenizer(family).save_pretrained(tmp_path)

@@ -27,6 +27,10 @@ from sklearn_epee._nn.backbones._positions import (
 __all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
 
 
+# Rotary positions, by transformers' names, whose angles are the same in every sequence.
+_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+
+
 class BackboneAdapter(ABC):
     """Computes a transformer family layer by layer and row by row.
 
@@ -128,6 +132,27 @@ class BackboneAdapter(ABC):
                     f"backbone: {option}={value!r} is not supported for the {cls.family} family; "
                     f"expected {option}={expected!r}."
                 )
+
+    @classmethod
+    def check_rotary(cls, parameters: Mapping[str, Any] | None) -> None:
+        """Refuse rotary positions whose angles depend on how long a sequence is.
+
+        Parameters
+        ----------
+        parameters : mapping of str to object
+            One entry of the configuration's `rope_parameters`.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or their type is another than those with fixed angles.
+        """
+        kind = (parameters or {}).get("rope_type")
+        if kind not in _FIXED_ROTARY:
+            raise ValueError(
+                f"backbone: rope_type={kind!r} is not supported for the {cls.family} family; "
+                f"expected one of {', '.join(_FIXED_ROTARY)}."
+            )
 
     @property
     def n_layers(self) -> int:

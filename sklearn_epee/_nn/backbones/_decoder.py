@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sklearn_epee._nn.backbones._adapter import AttentionParts, LayerParts, LinearWeights
-from sklearn_epee._nn.backbones._text import _TextAdapter
+from sklearn_epee._nn.backbones._text import TextAdapter
 
 __all__ = ["BioGptAdapter"]
 
 
-class BioGptAdapter(_TextAdapter):
+class BioGptAdapter(TextAdapter):
     """BioGPT (Luo et al., 2022): causal, pre-norm, learned positions.
 
     Whole layers are never skipped in training (`layerdrop`), as each has an exit to be trained.

@@ -8,6 +8,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._decoder import BioGptAdapter
+from sklearn_epee._nn.backbones._encoders import (
+    DebertaV2Adapter,
+    MegatronBertAdapter,
+    ModernBertAdapter,
+    MPNetAdapter,
+)
 from sklearn_epee._nn.backbones._generic import generic_adapter_class
 from sklearn_epee._nn.backbones._image import (
     CLIPVisionAdapter,
@@ -21,10 +27,12 @@ from sklearn_epee._nn.backbones._image import (
 from sklearn_epee._nn.backbones._text import (
     AlbertAdapter,
     BertAdapter,
+    CamembertAdapter,
     DistilBertAdapter,
     ElectraAdapter,
     GPT2Adapter,
     RobertaAdapter,
+    XLMRobertaAdapter,
 )
 
 __all__ = ["adapter_class_for", "adapter_for", "known_families"]
@@ -35,6 +43,12 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     ElectraAdapter,
     DistilBertAdapter,
     AlbertAdapter,
+    MPNetAdapter,
+    XLMRobertaAdapter,
+    CamembertAdapter,
+    MegatronBertAdapter,
+    ModernBertAdapter,
+    DebertaV2Adapter,
     GPT2Adapter,
     BioGptAdapter,
     ViTAdapter,
@@ -73,8 +87,8 @@ def known_families(kind: str | None = None) -> list[str]:
     Examples
     --------
     >>> from sklearn_epee._nn.backbones import known_families
-    >>> known_families("text")
-    ['bert', 'roberta', 'electra', 'distilbert', 'albert', 'gpt2', 'biogpt']
+    >>> known_families("text")[:4]
+    ['bert', 'roberta', 'electra', 'distilbert']
     """
     if kind not in (None, "text", "image"):
         raise ValueError(f"kind must be 'text', 'image' or None, got {kind!r}.")

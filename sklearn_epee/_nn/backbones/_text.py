@@ -1,4 +1,4 @@
-"""Adapters of the text families: BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, GPT-2."""
+"""Adapters of text families: BERT, RoBERTa and its kin, ELECTRA, DistilBERT, ALBERT, GPT-2."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from sklearn_epee._nn.backbones._adapter import (
 __all__ = [
     "AlbertAdapter",
     "BertAdapter",
+    "CamembertAdapter",
     "DistilBertAdapter",
     "ElectraAdapter",
     "GPT2Adapter",
     "RobertaAdapter",
+    "TextAdapter",
+    "XLMRobertaAdapter",
 ]
 
 
-class _TextAdapter(BackboneAdapter):
+class TextAdapter(BackboneAdapter):
     """Shared by the text families: token batches, masks and positions."""
 
     kind: ClassVar[Literal["text", "image"]] = "text"
@@ -65,7 +68,7 @@ class _TextAdapter(BackboneAdapter):
         return self.model.embeddings(**inputs), mask
 
 
-class BertAdapter(_TextAdapter):
+class BertAdapter(TextAdapter):
     """BERT (Devlin et al., 2019)."""
 
     family = "bert"
@@ -129,6 +132,22 @@ class RobertaAdapter(BertAdapter):
         return marks.cumsum(dim=1) * marks + self._padding_index
 
 
+class XLMRobertaAdapter(RobertaAdapter):
+    """XLM-RoBERTa (Conneau et al., 2020): RoBERTa in a hundred languages."""
+
+    family = "xlm-roberta"
+    config_class = "XLMRobertaConfig"
+    model_class = "XLMRobertaModel"
+
+
+class CamembertAdapter(RobertaAdapter):
+    """CamemBERT (Martin et al., 2020): RoBERTa in French."""
+
+    family = "camembert"
+    config_class = "CamembertConfig"
+    model_class = "CamembertModel"
+
+
 class ElectraAdapter(BertAdapter):
     """ELECTRA (Clark et al., 2020): BERT with embeddings that may be narrower than the layers."""
 
@@ -151,7 +170,7 @@ class ElectraAdapter(BertAdapter):
         return (hidden if project is None else project(hidden)), mask
 
 
-class DistilBertAdapter(_TextAdapter):
+class DistilBertAdapter(TextAdapter):
     """DistilBERT (Sanh et al., 2019): BERT's layers without segments."""
 
     family = "distilbert"
@@ -194,7 +213,7 @@ class DistilBertAdapter(_TextAdapter):
         return block.output_layer_norm(block.ffn.ff_chunk(hidden) + hidden)
 
 
-class AlbertAdapter(_TextAdapter):
+class AlbertAdapter(TextAdapter):
     """ALBERT (Lan et al., 2020): groups of layers share their weights.
 
     Where a group repeats several layers (`inner_group_num`), each repetition counts as a layer, as
@@ -259,7 +278,7 @@ class AlbertAdapter(_TextAdapter):
         return block.full_layer_layer_norm(block.ff_chunk(hidden) + hidden)
 
 
-class GPT2Adapter(_TextAdapter):
+class GPT2Adapter(TextAdapter):
     """GPT-2 (Radford et al., 2019): causal, pre-norm, queries, keys and values in one matrix.
 
     `token_type_ids` in a batch are not used: GPT-2's tokenizers do not make any.

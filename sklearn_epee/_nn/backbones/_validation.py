@@ -22,13 +22,14 @@ _NEEDED = {
     "image": ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
 }  # fmt: skip
 # Sizes that not every family has.
-_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num")
+_OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_group_num",
+             "num_key_value_heads", "head_dim")  # fmt: skip
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
 _DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 # Beyond, making the modules takes longer than anybody waits.
 MOST_LAYERS = 10_000
-_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
 
 
 def check_values(config: PretrainedConfig, adapter: type[BackboneAdapter], where: str) -> None:
@@ -73,8 +74,17 @@ def _unusable_sizes(
     ratio = getattr(config, "mlp_ratio", 1)
     if not (isinstance(ratio, (int, float)) and config.hidden_size * ratio >= 1):
         yield "mlp_ratio", "a number above 0 that gives the feed-forward a width"
-    if "num_attention_heads" in needed and config.hidden_size % config.num_attention_heads:
-        yield "hidden_size", f"a multiple of num_attention_heads={config.num_attention_heads}"
+    if "num_attention_heads" in needed:
+        yield from _unusable_heads(config)
+
+
+def _unusable_heads(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
+    """Yield the names of sizes that do not go with the number of attention heads."""
+    heads = config.num_attention_heads
+    if config.hidden_size % heads and not getattr(config, "head_dim", None):
+        yield "hidden_size", f"a multiple of num_attention_heads={heads}"
+    if heads % (getattr(config, "num_key_value_heads", None) or 1):
+        yield "num_key_value_heads", f"a divisor of num_attention_heads={heads}"
 
 
 def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
