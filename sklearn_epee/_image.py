@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import joblib
 import numpy as np
@@ -260,6 +260,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     array([1, 1, 1, 1, 1])
     """
 
+    _kind = "image"
     _sources = ("backbone", "image_processor")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,
@@ -338,6 +339,91 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
+
+    @classmethod
+    def from_paper_checkpoint(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        classes: ArrayLike | None = None,
+        n_channels: int | None = None,
+        **params: Any,
+    ) -> Self:
+        """Return a fitted classifier from a folder that the paper's own code wrote.
+
+        That code, like PABEE's [1]_, trains one linear classifier a layer (keys
+        ``classifiers.0.weight`` and so on), behind a pooler that all layers share where the
+        checkpoint has one. Each head here gets a copy of it, so that the predictions are the same.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            With `config.json`, the weights (`pytorch_model.bin` or `model.safetensors`) and
+            `preprocessor_config.json`.
+        classes : array-like of shape (n_classes,), default=None
+            Labels in the order of the checkpoint's logits. None: as ``id2label`` of `config.json`
+            names them, or their numbers where it names none.
+        n_channels : int, default=None
+            Channels of the images to come, 1 for grey ones; None: as many as the backbone reads.
+            Their pixels are uint8, from 0 to 255.
+        **params
+            Parameters of the classifier, for example `tau` and `patience`. That code counts
+            agreements from 0: its patience p is ``patience=p + 1``.
+
+        Returns
+        -------
+        EPEEImageClassifier
+            Fitted, with an empty `history_`; its `backbone` is the folder and its `pooling` what
+            the heads read. With ``warm_start=True``, `fit` goes on from it.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid, the folder does not hold the backbone and one classifier a
+            layer, or the classes do not fit it.
+
+        References
+        ----------
+        .. [1] Zhou et al., "BERT Loses Patience: Fast and Robust Inference with Early Exit",
+           arXiv:2006.04152.
+
+        Examples
+        --------
+        A folder in that layout, with random weights:
+
+        >>> import json, pathlib, tempfile
+        >>> import numpy as np
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTModel
+        >>> from sklearn_epee import EPEEImageClassifier
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> config = ViTConfig(image_size=8, patch_size=4, **sizes)
+        >>> config.save_pretrained(folder)
+        >>> processor = {
+        ...     "image_processor_type": "ViTImageProcessor",
+        ...     "size": {"height": 8, "width": 8},
+        ... }
+        >>> _ = (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        >>> model = ViTModel(config, add_pooling_layer=False)
+        >>> weights = {f"vit.{k}": v for k, v in model.state_dict().items()}
+        >>> for m in range(2):
+        ...     weights[f"classifiers.{m}.weight"] = torch.randn(2, 8)
+        ...     weights[f"classifiers.{m}.bias"] = torch.zeros(2)
+        >>> torch.save(weights, folder / "pytorch_model.bin")
+
+        >>> clf = EPEEImageClassifier.from_paper_checkpoint(folder, classes=["a", "b"], tau=0.1)
+        >>> clf.predict_proba(np.zeros((3, 8, 8, 3), np.uint8)).shape
+        (3, 2)
+        """
+
+        def blank_image(config: PretrainedConfig) -> Images:
+            channels = n_channels or config.num_channels
+            pixels = np.zeros((1, 2, 2, channels), np.uint8)
+            pixels[0, 0] = 255
+            return pixels
+
+        return cls._from_paper(folder, classes, params, blank_image)
 
     def _check_samples(self, X: Any, fitted: Summary | None) -> Images:
         return as_images(X, self.image_shape, fitted.sample_form if fitted else None)

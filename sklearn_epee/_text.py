@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import joblib
 import numpy as np
@@ -281,6 +281,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     (5,)
     """
 
+    _kind = "text"
     _sources = ("backbone", "tokenizer")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,
@@ -365,6 +366,79 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
+
+    @classmethod
+    def from_paper_checkpoint(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        classes: ArrayLike | None = None,
+        pairs: bool = False,
+        **params: Any,
+    ) -> Self:
+        r"""Return a fitted classifier from a folder that the paper's own code wrote.
+
+        That code, like PABEE's [1]_, trains one linear classifier a layer (keys
+        ``classifiers.0.weight`` and so on) behind the backbone's own pooler, which all layers
+        share. Each head here gets a copy of that pooler, so that the predictions are the same.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            With `config.json`, the weights (`pytorch_model.bin` or `model.safetensors`) and the
+            tokenizer.
+        classes : array-like of shape (n_classes,), default=None
+            Labels in the order of the checkpoint's logits. None: as ``id2label`` of `config.json`
+            names them, or their numbers where it names none.
+        pairs : bool, default=False
+            Whether the classifier reads pairs of texts.
+        **params
+            Parameters of the classifier, for example `tau` and `patience`. That code counts
+            agreements from 0: its patience p is ``patience=p + 1``.
+
+        Returns
+        -------
+        EPEEClassifier
+            Fitted, with an empty `history_`; its `backbone` is the folder and its `pooling` what
+            the heads read. With ``warm_start=True``, `fit` goes on from it.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid, the folder does not hold the backbone and one classifier a
+            layer, or the classes do not fit it.
+
+        References
+        ----------
+        .. [1] Zhou et al., "BERT Loses Patience: Fast and Robust Inference with Early Exit",
+           arXiv:2006.04152.
+
+        Examples
+        --------
+        A folder in that layout, with random weights:
+
+        >>> import pathlib, tempfile
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> from sklearn_epee import EPEEClassifier
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "takes", "zinc"]
+        >>> _ = (folder / "vocab.txt").write_text("\n".join(words))
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> config = BertConfig(vocab_size=7, **sizes, id2label={0: "yes", 1: "no"})
+        >>> config.save_pretrained(folder)
+        >>> weights = {f"bert.{k}": v for k, v in BertModel(config).state_dict().items()}
+        >>> for m in range(2):
+        ...     weights[f"classifiers.{m}.weight"] = torch.randn(2, 8)
+        ...     weights[f"classifiers.{m}.bias"] = torch.zeros(2)
+        >>> torch.save(weights, folder / "pytorch_model.bin")
+
+        >>> clf = EPEEClassifier.from_paper_checkpoint(folder, tau=0.1, patience=2)
+        >>> clf.classes_.tolist(), clf.predict_proba(["takes zinc"]).shape
+        (['no', 'yes'], (1, 2))
+        """
+        samples: list[Text] = [("", "")] if pairs else [""]
+        return cls._from_paper(folder, classes, params, lambda _: samples)
 
     def _check_samples(self, X: Any, fitted: Summary | None) -> list[Text]:
         texts = as_texts(X)

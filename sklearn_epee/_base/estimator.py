@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
+from transformers import PretrainedConfig
 
 from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import resolve_device, training_dtype
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
@@ -31,6 +36,7 @@ from .fitted import (
     warn_if_another_version,
 )
 from .held_out import hold_out
+from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
     PARAMETER_CONSTRAINTS,
@@ -48,6 +54,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
     """Shared by `EPEEClassifier` and `EPEEImageClassifier`; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS
+
+    # What the backbones read.
+    _kind: ClassVar[str]
 
     # Parameters that name checkpoints, tokenizers or processors.
     _sources: ClassVar[tuple[str, ...]]
@@ -147,6 +156,35 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         )
         self._adopt(FittedState(network, data.classes, shared))
         return self
+
+    @classmethod
+    def _from_paper(
+        cls,
+        folder: str | os.PathLike[str],
+        classes: ArrayLike | None,
+        params: dict[str, Any],
+        samples_for: Callable[[PretrainedConfig], Any],
+    ) -> Self:
+        """Return an estimator fitted with the heads of a folder that the paper's code wrote.
+
+        ``samples_for`` returns any samples of the form that the estimator is to read.
+        """
+        if not Path(folder).is_dir():
+            raise ValueError(f"folder={os.fspath(folder)!r} is not a folder.")
+        config = load_config(folder, cls._kind)
+        pooling = "last" if adapter_class_for(config.model_type).causal else "cls"
+        if params.get("pooling", pooling) not in ("auto", pooling):
+            raise ValueError(
+                f"pooling={params['pooling']!r} is not what the heads of the paper's code were "
+                f"trained to read; expected {pooling!r}, which is set by itself."
+            )
+        if "backbone" in params:
+            raise TypeError("backbone is the folder; it cannot be given beside it.")
+        estimator = cls(**{**params, "backbone": folder, "pooling": pooling})
+        estimator._validate_params()
+        check_parameters(estimator)
+        estimator._adopt(paper_state(estimator, config, samples_for(config), classes))
+        return estimator
 
     def _continued(self) -> FittedState | None:
         """Return the fit that the next one continues, if any."""

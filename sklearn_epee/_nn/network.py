@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
@@ -15,12 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .backbones import BackboneAdapter, adapter_for, empty_backbone, not_finite
+from .backbones import BackboneAdapter, PaperHeads, adapter_for, empty_backbone, not_finite
 from .batch_layout import WINDOWS, BatchLayout, backbone_inputs
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
 _ALIGNMENT = 64
+# The dense layer of a head, of one task or of several.
+_DENSE = re.compile(r"heads\.(?:\w+\.)*dense\.weight$")
 Pool = Callable[[Tensor], Tensor]
 Embed = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # Data type, shape and bytes of a weight.
@@ -92,6 +95,8 @@ class MultiExitNetwork(nn.Module):
         What a head reads of the hidden states (n, t, d).
     dropout : float
         Dropout probability of the heads.
+    has_dense : bool or None, default=None
+        Whether heads begin with a dense + tanh; None: where the family does not end in a norm.
 
     Attributes
     ----------
@@ -108,7 +113,12 @@ class MultiExitNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, n_classes: Classes, pooling: str, dropout: float
+        self,
+        backbone: PreTrainedModel,
+        n_classes: Classes,
+        pooling: str,
+        dropout: float,
+        has_dense: bool | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -123,7 +133,9 @@ class MultiExitNetwork(nn.Module):
         check_pooling(pooling, self._adapter)
         width = self._adapter.hidden_size
         # Pre-norm families end in a LayerNorm of their own; the others get a dense + tanh pooler.
-        dense = width if self._adapter.kind == "text" and not self._adapter.causal else None
+        if has_dense is None:
+            has_dense = self._adapter.kind == "text" and not self._adapter.causal
+        dense = width if has_dense else None
         features = 2 * width if pooling == "cls+mean" else width
         self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
         self._initialize_heads()
@@ -281,6 +293,25 @@ class MultiExitNetwork(nn.Module):
         return above
 
     @torch.no_grad()
+    def set_heads(self, heads: PaperHeads, order: NDArray[np.intp]) -> None:
+        """Give the heads, of one task, the weights of others.
+
+        Parameters
+        ----------
+        heads : PaperHeads
+            With a pooler where the heads of this network have a dense layer; each gets a copy.
+        order : ndarray of shape (K,)
+            Their classes in the order of this network's.
+        """
+        rows = torch.from_numpy(order)
+        for head, weight, bias in zip(self.heads, heads.weights, heads.biases, strict=True):
+            head.get_parameter("out.weight").copy_(weight[rows])
+            head.get_parameter("out.bias").copy_(bias[rows])
+            if heads.pooler is not None:
+                for name, part in zip(("weight", "bias"), heads.pooler, strict=True):
+                    head.get_parameter(f"dense.{name}").copy_(part)
+
+    @torch.no_grad()
     def map_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
         """Map the logits z of every exit to ``matrix @ z + shift``, by changing the heads' weights.
 
@@ -375,8 +406,9 @@ def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Mult
     backbone = empty_backbone(config)
     # Heads drawn anew would be overwritten, and would move the caller's random state.
     with torch.device("meta"):
+        has_dense = any(_DENSE.match(name) for name in weights)
         network = MultiExitNetwork(
-            backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"]
+            backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"], has_dense
         )
     network.load_state_dict(weights, assign=True)
     # Buffers that a state dict does not carry are on the CPU.

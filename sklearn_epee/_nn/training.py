@@ -398,7 +398,46 @@ def train_network(
         If the device, a CPU as well, runs out of memory.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
-    net = ExitNet(
+    net = _make_net(network, valid, plan, steps_per_epoch)
+    with (
+        explain_out_of_memory(plan.device, plan.batch_size),
+        reproducible(plan.seed, plan.device),
+        _set_up(network, plan),
+    ):
+        net.fit(train, None)
+    _check_progress(net)
+    return _trim(net)
+
+
+def untrained_net(network: MultiExitNetwork, plan: TrainingPlan) -> ExitNet:
+    """Return the net of a network that was trained elsewhere, as `train_network` leaves its own.
+
+    Parameters
+    ----------
+    network : MultiExitNetwork
+    plan : TrainingPlan
+        What a training would have been; its device is that of the network afterwards.
+
+    Returns
+    -------
+    ExitNet
+        With an empty history.
+    """
+    net = _make_net(network, None, plan, steps_per_epoch=1)
+    with reproducible(plan.seed, plan.device):
+        net.initialize()
+    net.n_steps_ = net.n_kept_steps_ = 0
+    net.failed_step_ = net.stopped_by_ = None
+    return _trim(net)
+
+
+def _make_net(
+    network: MultiExitNetwork,
+    valid: LabelledSamples | None,
+    plan: TrainingPlan,
+    steps_per_epoch: int,
+) -> ExitNet:
+    return ExitNet(
         _given,
         module__network=network,
         plan=plan,
@@ -416,14 +455,6 @@ def train_network(
         device=str(plan.device),
         verbose=plan.verbose,
     )
-    with (
-        explain_out_of_memory(plan.device, plan.batch_size),
-        reproducible(plan.seed, plan.device),
-        _set_up(network, plan),
-    ):
-        net.fit(train, None)
-    _check_progress(net)
-    return _trim(net)
 
 
 @contextmanager

@@ -11,13 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedShuffleSplit, check_cv
+from sklearn.model_selection import (
+    GroupShuffleSplit,
+    StratifiedGroupKFold,
+    StratifiedShuffleSplit,
+    check_cv,
+)
 from sklearn.utils.parallel import Parallel, delayed
 
+from sklearn_epee._checks.labels import check_groups
 from sklearn_epee._checks.tasks import Tasks, task_columns
 from sklearn_epee._compat import check_method_params, safe_indexing
 from sklearn_epee._exits.staged import Integers, StagedPredictions
 from sklearn_epee._exits.wrappers import staged_predictions
+
+# Draws of groups to be held out, of which the one nearest to the classes' proportions is taken.
+_GROUP_DRAWS = 20
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -117,7 +126,8 @@ def make_splits(
     random_state : int, RandomState instance or None
         Draws the single split of a float.
     split_params : mapping
-        Keyword arguments for the `split` of the splitter.
+        Keyword arguments for the `split` of the splitter. With "groups" a number of folds or a
+        share keeps groups together.
 
     Returns
     -------
@@ -128,18 +138,53 @@ def make_splits(
     TypeError, ValueError
         If `cv` cannot split these samples, makes no split, or one without test rows.
     """
+    groups = split_params.get("groups")
     try:
-        if isinstance(cv, Real) and not isinstance(cv, Integral):
-            splitter = StratifiedShuffleSplit(1, test_size=cv, random_state=random_state)
+        if is_own_splitter(cv) and groups is not None:
+            splits = _grouped(cv, target, check_groups(groups, len(target)), random_state)
         else:
-            splitter = check_cv(cv, y=target, classifier=True)
-        splits = [(train, test) for train, test in splitter.split(X, target, **split_params)]
+            splitter = _splitter(cv, target, random_state)
+            splits = [(train, test) for train, test in splitter.split(X, target, **split_params)]
     except (AttributeError, TypeError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"cv={cv!r:.200} cannot split these samples: {error}") from error
     if not splits:
         raise ValueError("cv must make at least one split into training and test rows; got none.")
     return [_checked_split(i, split, len(target)) for i, split in enumerate(splits)]
+
+
+def is_own_splitter(cv: Any) -> bool:
+    """Return whether `cv` only says how many splits there are, or how large the one is."""
+    return cv is None or isinstance(cv, Real)
+
+
+def _splitter(cv: Any, target: NDArray[Any], random_state: Any) -> Any:
+    """Return the splitter of samples without groups."""
+    if isinstance(cv, Real) and not isinstance(cv, Integral):
+        return StratifiedShuffleSplit(1, test_size=cv, random_state=random_state)
+    return check_cv(cv, y=target, classifier=True)
+
+
+def _grouped(
+    cv: int | float | None, target: NDArray[Any], groups: Any, random_state: Any
+) -> list[Split]:
+    """Split groups, the classes in proportion as far as the groups allow."""
+    rows = np.zeros(len(target))
+    if cv is None or isinstance(cv, Integral):
+        n_splits, n_groups = 5 if cv is None else int(cv), int(groups.max()) + 1
+        if n_groups < n_splits:
+            raise ValueError(f"{n_splits} folds need as many groups; got {n_groups}.")
+        return list(StratifiedGroupKFold(n_splits).split(rows, target, groups))
+    draws = GroupShuffleSplit(_GROUP_DRAWS, test_size=cv, random_state=random_state)
+    codes = np.unique(target, return_inverse=True)[1].reshape(-1)
+    wanted = cv * np.bincount(codes)
+
+    def distance(split: Split) -> float:
+        # As in a chi-square test, so that rare classes count.
+        found = np.bincount(codes[split[1]], minlength=len(wanted))
+        return float(((found - wanted) ** 2 / wanted).sum())
+
+    return [min(draws.split(rows, target, groups), key=distance)]
 
 
 def _checked_split(i: int, split: Any, n_samples: int) -> Split:

@@ -13,13 +13,14 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._checks.tasks import as_target, check_any_labels, strata, task_codes
@@ -32,7 +33,14 @@ from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
 from ._risks import LossFunction, check_risk, check_risk_groups
 from ._selection import Objective, SelectionCriterion
-from ._staging import Validation, check_used, make_splits, stage_fitted, stage_splits
+from ._staging import (
+    Validation,
+    check_used,
+    is_own_splitter,
+    make_splits,
+    stage_fitted,
+    stage_splits,
+)
 
 # Attributes that depend on parameters.
 _ONLY_IF_ASKED = (
@@ -117,7 +125,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         "patience" ("all" or integers).
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
-        share held out in a single stratified split; "prefit" takes `estimator` as it is, like a
+        share held out in a single stratified split, all of them of whole groups where `fit` is
+        given ``groups``; "prefit" takes `estimator` as it is, like a
         frozen one.
     refit : bool, default=True
         Whether the final network is trained on all samples. False needs a single split, whose
@@ -336,9 +345,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
             `confidence`. None of them may be missing.
         **params : dict
-            ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores,
-            ``groups`` is passed to the splitter, the rest to the `fit` of `estimator`. With
-            metadata routing enabled, what goes where is as requested.
+            ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores.
+            ``groups``, such as the patient or document of each sample, is passed to the splitter;
+            where `cv` is None, an int or a float, no group is in both parts of a split then, and
+            the classes are in proportion as far as the groups allow. It is passed to the `fit` of
+            `estimator`, too, where this takes it and holds samples out. The rest is passed to the
+            `fit` of `estimator`. With metadata routing enabled, what goes where is as requested.
 
         Returns
         -------
@@ -467,13 +479,21 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         if get_config()["enable_metadata_routing"]:
             return process_routing(self, "fit", **params)
         params = dict(params)
-        split = {"groups": params.pop("groups", None)}
+        split = {"groups": params.get("groups")}
+        if not self._holds_groups_out():
+            params.pop("groups", None)
         weights = params.get("sample_weight")
         return Bunch(
             estimator=Bunch(fit=params),
             splitter=Bunch(split=split),
             scorer=Bunch(score={} if weights is None else {"sample_weight": weights}),
         )
+
+    def _holds_groups_out(self) -> bool:
+        """Return whether `estimator` takes groups because it holds out samples itself."""
+        if not has_fit_parameter(self.estimator, "groups"):
+            return False
+        return bool(self.estimator.get_params(deep=False).get("validation_fraction", True))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return where metadata passed to `fit` goes.
@@ -482,7 +502,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         -------
         sklearn.utils.metadata_routing.MetadataRouter
             To the `fit` of `estimator`, the `split` of `cv` and the scorer. The named scorers take
-            sample weights.
+            sample weights, and the splits of a `cv` that is no splitter take groups.
 
         Examples
         --------
@@ -493,6 +513,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         scorer = self.scoring
         if isinstance(scorer, str) and get_config()["enable_metadata_routing"]:
             scorer = get_scorer(scorer).set_score_request(sample_weight=True)
+        takes_groups = is_own_splitter(self.cv) or isinstance(self.cv, str)
+        splitter = StratifiedGroupKFold() if takes_groups else self.cv
         to_fit, to_split, to_score = (
             MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split", "score")
         )
@@ -500,7 +522,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             MetadataRouter(owner=self)
             .add_self_request(self)
             .add(estimator=self.estimator, method_mapping=to_fit)
-            .add(splitter=self.cv, method_mapping=to_split)
+            .add(splitter=splitter, method_mapping=to_split)
             .add(scorer=scorer, method_mapping=to_score)
         )
 

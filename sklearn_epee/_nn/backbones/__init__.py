@@ -9,6 +9,7 @@ from sklearn_epee._nn.backbones._loading import (
     load_backbone,
     load_config,
 )
+from sklearn_epee._nn.backbones._paper import PaperHeads, read_paper_heads
 from sklearn_epee._nn.backbones._parts import LayerParts, LinearWeights, RMSWeights
 from sklearn_epee._nn.backbones._pooling_hint import checkpoint_pooling
 from sklearn_epee._nn.backbones._positions import (
@@ -17,15 +18,17 @@ from sklearn_epee._nn.backbones._positions import (
     for_each_head,
     joined_scores_mask,
 )
-from sklearn_epee._nn.backbones._registry import adapter_for, known_families
+from sklearn_epee._nn.backbones._registry import adapter_class_for, adapter_for, known_families
 
 __all__ = [
     "AttentionBias",
     "BackboneAdapter",
     "LayerParts",
     "LinearWeights",
+    "PaperHeads",
     "RMSWeights",
     "Rotary",
+    "adapter_class_for",
     "adapter_for",
     "checkpoint_pooling",
     "damaged_json",
@@ -37,4 +40,5 @@ __all__ = [
     "load_backbone",
     "load_config",
     "not_finite",
+    "read_paper_heads",
 ]

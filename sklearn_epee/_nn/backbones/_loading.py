@@ -27,6 +27,7 @@ from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._generic import GenericAdapter
 from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, largest_difference, with_noise
+from sklearn_epee._nn.backbones._paper import PAPER_HEADS
 from sklearn_epee._nn.backbones._registry import adapter_class_for, known_families
 from sklearn_epee._nn.backbones._validation import (
     MOST_LAYERS,
@@ -386,6 +387,7 @@ def _read_weights(
     heads: Collection[str] = adapter_class.head_keys
     if issubclass(adapter_class, GenericAdapter):
         heads = _foreign_parts(model, report["unexpected_keys"])
+    heads = (*heads, PAPER_HEADS)
     _check_report(source, adapter_class, (heads, model_class.base_model_prefix), report)
     if spoilt := not_finite(model.state_dict()):
         raise ValueError(

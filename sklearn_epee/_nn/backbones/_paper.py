@@ -1,0 +1,147 @@
+"""Heads of a checkpoint that the paper's own code wrote: a shared pooler, a classifier a layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
+
+__all__ = ["PAPER_HEADS", "PaperHeads", "read_paper_heads"]
+
+# First part of the keys of the classifiers, which come after the layers.
+PAPER_HEADS = "classifiers"
+_CLASSIFIER = re.compile(rf"^{PAPER_HEADS}\.(\d+)\.(weight|bias)$")
+# The tower's name, and in BERT's relatives the name of the linear map within the pooler.
+_POOLER = re.compile(r"^(?:\w+\.)?pooler\.(?:dense\.)?(weight|bias)$")
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+class PaperHeads(NamedTuple):
+    """Heads of all layers."""
+
+    weights: list[Tensor]
+    """One (K, d) a layer."""
+    biases: list[Tensor]
+    """One (K,) a layer."""
+    pooler: tuple[Tensor, Tensor] | None
+    """Weight (d, d) and bias (d,) of the dense layer that all heads share; None without one."""
+
+
+def read_paper_heads(folder: str | os.PathLike[str], n_layers: int) -> PaperHeads:
+    """Return the heads of a folder that the paper's own code wrote.
+
+    Parameters
+    ----------
+    folder : str or path-like
+    n_layers : int
+        Number of layers of its backbone.
+
+    Returns
+    -------
+    PaperHeads
+
+    Raises
+    ------
+    ValueError
+        If the folder has no weights, or not one classifier a layer, all of one shape.
+
+    References
+    ----------
+    The paper's code follows that of Zhou et al., "BERT Loses Patience", arXiv:2006.04152.
+    """
+    classifiers: dict[str, dict[int, Tensor]] = {"weight": {}, "bias": {}}
+    pooler: dict[str, Tensor] = {}
+    for key, weight in _wanted_weights(Path(folder)):
+        if found := _CLASSIFIER.match(key):
+            classifiers[found[2]][int(found[1])] = weight.float()
+        elif found := _POOLER.match(key):
+            pooler[found[1]] = weight.float()
+    weights = _one_a_layer(classifiers["weight"], n_layers, folder)
+    biases = classifiers["bias"] or {
+        i: torch.zeros(len(weight)) for i, weight in enumerate(weights)
+    }
+    shared = (pooler["weight"], pooler["bias"]) if len(pooler) == 2 else None
+    heads = PaperHeads(weights, _one_a_layer(biases, n_layers, folder), shared)
+    _check_shapes(heads, folder)
+    return heads
+
+
+def _one_a_layer(
+    found: dict[int, Tensor], n_layers: int, folder: str | os.PathLike[str]
+) -> list[Tensor]:
+    if sorted(found) != list(range(n_layers)):
+        numbers = f"numbers {sorted(found)}" if found else "none"
+        raise ValueError(
+            f"folder={os.fspath(folder)!r}: expected one classifier after each of the {n_layers} "
+            f"layers, {PAPER_HEADS}.0 to {PAPER_HEADS}.{n_layers - 1} as the paper's code writes "
+            f"them, found {numbers}. To start from the backbone alone, pass it as backbone=."
+        )
+    return [found[number] for number in range(n_layers)]
+
+
+def _check_shapes(heads: PaperHeads, folder: str | os.PathLike[str]) -> None:
+    shapes = {tuple(weight.shape) for weight in heads.weights}
+    sizes = {len(bias) for bias in heads.biases}
+    if len(shapes) > 1 or sizes != {len(heads.weights[0])}:
+        raise ValueError(
+            f"folder={os.fspath(folder)!r}: expected classifiers of one shape, got weights of "
+            f"{sorted(shapes)} and biases of {sorted(sizes)}."
+        )
+    everything = [*heads.weights, *heads.biases, *(heads.pooler or ())]
+    if not all(torch.isfinite(part).all() for part in everything):
+        raise ValueError(f"folder={os.fspath(folder)!r}: its heads hold NaN or infinity.")
+
+
+def _wanted_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of the heads with their keys."""
+    for path in _weight_files(folder):
+        try:
+            yield from _weights_of(path)
+        except (SafetensorError, RuntimeError, ValueError, OSError, EOFError, LookupError) as error:
+            reason = (str(error).strip() or "the file ends too early").splitlines()[0]
+            raise ValueError(
+                f"folder={str(folder)!r}: could not read the weights from {path.name} "
+                f"({type(error).__name__}: {reason})."
+            ) from error
+
+
+def _weights_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            for key in filter(_is_wanted, file.keys()):
+                yield key, file.get_tensor(key)
+        return
+    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for key in filter(_is_wanted, state):
+        yield key, state[key]
+
+
+def _is_wanted(key: str) -> bool:
+    return bool(_CLASSIFIER.match(key) or _POOLER.match(key))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights: one, or those that an index names."""
+    present = files_of(folder)
+    for name in _NAMES:
+        if name in present:
+            return [folder / name]
+        if f"{name}.index.json" in present:
+            index = json.loads((folder / f"{name}.index.json").read_text(encoding="utf-8"))
+            shards = sorted(set(index["weight_map"].values()))
+            if outside := [shard for shard in shards if leaves_folder(shard)]:
+                raise ValueError(f"{name}.index.json names {outside[0]!r}, outside the folder.")
+            return [folder / shard for shard in shards]
+    raise ValueError(
+        f"folder={str(folder)!r} holds no weights; expected {' or '.join(_NAMES)} as the paper's "
+        "code writes them."
+    )
