@@ -1,8 +1,10 @@
 """Data sets: loaders of real ones, and a generator that needs no download."""
 
+from sklearn_epee.datasets._csv_files import load_csv
 from sklearn_epee.datasets._ddi2013 import load_ddi2013
 from sklearn_epee.datasets._git import load_git
 from sklearn_epee.datasets._health_advice import load_health_advice
+from sklearn_epee.datasets._image_files import load_image_csv, load_image_folder
 from sklearn_epee.datasets._medmnist import (
     load_breastmnist,
     load_pathmnist_subset,
@@ -14,9 +16,12 @@ from sklearn_epee.datasets._supplement_notes import make_supplement_notes
 
 __all__ = [
     "load_breastmnist",
+    "load_csv",
     "load_ddi2013",
     "load_git",
     "load_health_advice",
+    "load_image_csv",
+    "load_image_folder",
     "load_pathmnist_subset",
     "load_phee",
     "load_pneumoniamnist",

@@ -8,7 +8,7 @@ import pytest
 from sklearn_epee.datasets._loading import ENVIRONMENT_VARIABLE
 
 _FOLDER = Path(__file__).parent
-_NEED_NO_DATA = {"_supplement_notes.py"}
+_NEED_NO_DATA = {"_csv_files.py", "_image_files.py", "_supplement_notes.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

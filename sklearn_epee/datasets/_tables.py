@@ -1,0 +1,166 @@
+"""Read tables of text files, CSV or TSV, as columns of str."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+# csv's own limit on a field, 128 KiB, is less than a long clinical note.
+_LONGEST_FIELD = 2**27
+_limit_lock = threading.Lock()
+
+
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Let csv read long fields; its limit is one for the whole process."""
+    with _limit_lock:
+        before = csv.field_size_limit(_LONGEST_FIELD)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+def existing_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """Return the path of a file that exists.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    found = Path(path).expanduser()
+    try:
+        exists = found.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a null in it
+        exists = False
+    if not exists:
+        raise FileNotFoundError(f"{argument}: there is no file {str(path)[:300]!r}.")
+    return found
+
+
+def read_columns(
+    path: Path, columns: Sequence[str], *, delimiter: str | None = None, encoding: str = "utf-8"
+) -> tuple[dict[str, list[str]], list[int]]:
+    """Return some columns of a CSV or TSV file, and the line at which each row ends.
+
+    Parameters
+    ----------
+    path : Path
+        May be compressed with gzip (``.gz``).
+    columns : sequence of str
+        Names in the first row.
+    delimiter : str or None, default=None
+        None takes tabs for ``.tsv`` and ``.tab``, and commas for all others.
+    encoding : str, default="utf-8"
+
+    Returns
+    -------
+    columns : dict of str to list of str
+    lines : list of int
+
+    Raises
+    ------
+    ValueError
+        If the file is not as described; the message names it, and the line.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if delimiter is None:
+        delimiter = "\t" if {".tsv", ".tab"} & set(suffixes) else ","
+    try:
+        with long_fields(), _opened(path, encoding) as file:
+            return _columns_of(path, file, columns, delimiter)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not in the encoding {encoding!r}: {error}. Give the file's own as "
+            "encoding, such as 'latin-1' or 'cp1252'."
+        ) from error
+    except LookupError as error:
+        raise ValueError(f"encoding={encoding!r} is not known: {error}.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no gzip file that can be read: {error}.") from error
+
+
+def _opened(path: Path, encoding: str) -> TextIO:
+    # The mark that Windows programs put before UTF-8 is no part of the first name.
+    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding=encoding, newline="")
+    return path.open(encoding=encoding, newline="")
+
+
+def _columns_of(
+    path: Path, file: Iterable[str], columns: Sequence[str], delimiter: str
+) -> tuple[dict[str, list[str]], list[int]]:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    lines: list[int] = []
+    try:
+        header = next(reader, [])
+        places = {column: _place(path, header, column, delimiter) for column in columns}
+        table: dict[str, list[str]] = {column: [] for column in columns}
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: expected {len(header)} fields, as in the "
+                    f"first row; got {len(row)}. A field that holds the delimiter must be quoted."
+                )
+            for column, place in places.items():
+                table[column].append(row[place])
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: no valid CSV: {error}.") from error
+    if not lines:
+        raise ValueError(f"{path} must have at least one row below its header; got none.")
+    return table, lines
+
+
+def _place(path: Path, header: list[str], column: str, delimiter: str) -> int:
+    if header.count(column) == 1:
+        return header.index(column)
+    if column in header:
+        raise ValueError(f"{path} has the column {column!r} several times; expected it once.")
+    hint = ""
+    if len(header) == 1:
+        others = [mark for mark in (",", ";", "\t", "|") if mark in header[0] and mark != delimiter]
+        hint = f" Give delimiter={others[0]!r} if that separates the columns." if others else ""
+    raise ValueError(f"{path} has no column {column!r}; got the columns {header}.{hint}")
+
+
+def labels_of(table: dict[str, list[Any]], label: str | Sequence[str], place: Any) -> NDArray[Any]:
+    """Return the labels of a table: one column, or one column for each of several.
+
+    Several columns of nothing but 0 and 1 are numbers, an indicator of several labels.
+
+    Parameters
+    ----------
+    table : dict of str to list
+    label : str or sequence of str
+    place : callable
+        Names a row in messages, by its number.
+
+    Raises
+    ------
+    ValueError
+        If a label is empty.
+    """
+    names = [label] if isinstance(label, str) else list(label)
+    for name in names:
+        for number, value in enumerate(table[name]):
+            if isinstance(value, str) and not value.strip():
+                raise ValueError(f"{place(number)}: the label {name!r} is empty.")
+    if isinstance(label, str):
+        return np.array(table[label])
+    found = np.array([table[name] for name in names]).T
+    return found.astype(np.int64) if np.isin(found, ["0", "1"]).all() else found
