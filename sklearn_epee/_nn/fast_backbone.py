@@ -18,11 +18,16 @@ from .backbones import (
     Rotary,
     for_each_head,
     joined_scores_mask,
+    near_keys,
 )
 from .packed_linear import make_product
 
 # Bytes of attention scores made at a time; beyond the processor's caches they cost more.
 _SCORES_BYTES = 16 * 2**20
+# Bytes of a single sample's scores up to which they are made at once.
+_SCORES_BYTES_OF_ONE = 4 * _SCORES_BYTES
+# Queries of a local attention go together in multiples of this.
+_NEIGHBORS = 64
 # Width of the widest vector a processor adds at once, in float32.
 _KEYS_TOGETHER = 16
 # Multiplications up to which torch does not hand a bfloat16 product to oneDNN.
@@ -57,6 +62,43 @@ class LayerwiseBackbone(Protocol):
         ...
 
 
+class Neighborhood(NamedTuple):
+    """What the queries of a local attention see, where they are all positions in order."""
+
+    mask: Tensor
+    """(n, t), bool: True at real positions."""
+    window: int
+    """Positions see those at a distance below it."""
+    is_causal: bool
+    """Whether they see earlier ones only."""
+
+    @property
+    def _reach(self) -> int:
+        return self.window - 1 + -(self.window - 1) % _NEIGHBORS
+
+    @property
+    def _step(self) -> int:
+        return max(_NEIGHBORS, self._reach)
+
+    def spares(self, length: int) -> bool:
+        """Return whether a sequence is so long that queries are better taken block by block."""
+        return length > self._step + 2 * self._reach
+
+    def blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield consecutive queries, the keys among which theirs are, and which of these they see.
+
+        Keys begin at multiples of the width of the widest vectors, as in a sequence taken whole.
+        """
+        length = self.mask.shape[1]
+        for start in range(0, length, self._step):
+            stop = min(length, start + self._step)
+            first = max(0, start - self._reach)
+            last = stop if self.is_causal else min(length, stop + self._reach)
+            positions = torch.arange(start - first, stop - first, device=self.mask.device)[None]
+            near = near_keys(self.mask[:, first:last], positions, self.is_causal, self.window)
+            yield slice(start, stop), slice(first, last), near
+
+
 class Seen(NamedTuple):
     """What the queries of one call see of the keys, and where they stand."""
 
@@ -68,12 +110,16 @@ class Seen(NamedTuple):
     """Added to the scores."""
     positions: Tensor | None = None
     """(n, r), where the queries stand, for the bias; None: at all positions, in order."""
+    neighborhood: Neighborhood | None = None
+    """Takes the place of all the others in a long sequence."""
 
-    def part(self, samples: slice) -> Seen:
-        """Return the same for some of the samples."""
+    def part(self, samples: slice, queries: slice) -> Seen:
+        """Return the same for some queries of some samples; with a bias, for all their queries."""
         allowed, positions = self.allowed, self.positions
         if allowed is not None and allowed.ndim == 4 and len(allowed) > 1:
             allowed = allowed[samples]
+        if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
+            allowed = allowed[..., queries, :]
         positions = None if positions is None else positions[samples]
         return Seen(allowed, self.is_causal, self.bias, positions)
 
@@ -199,9 +245,17 @@ class FastBackbone:
         length = k.shape[2]
         rotary = self._tables.rotary(layer, length)
         rotary = None if rotary is None else rotary.at(positions, hidden_rows.shape[1])
-        allowed, is_causal = self._adapter.allowed(mask, positions, layer)
-        seen = Seen(allowed, is_causal, self._tables.bias(layer, length), positions)
+        seen = self._seen(layer, mask, positions)
         return self._layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
+
+    def _seen(self, layer: int, mask: Tensor, positions: Tensor | None) -> Seen:
+        bias = self._tables.bias(layer, mask.shape[1])
+        window = self._adapter.window(layer)
+        if window is not None and positions is None and bias is None:
+            neighborhood = Neighborhood(mask, window, self._adapter.causal)
+            if neighborhood.spares(mask.shape[1]):
+                return Seen(neighborhood=neighborhood)
+        return Seen(*self._adapter.allowed(mask, positions, layer), bias, positions)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """See `BackboneAdapter.pool`; in float32."""
@@ -291,6 +345,12 @@ def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
     k, v : Tensors of shape (n, n_key_heads, t, head_dim)
     seen : Seen
     """
+    if seen.neighborhood is not None:
+        blocks = [
+            attend(query[:, :, queries], k[:, :, keys], v[:, :, keys], Seen(near))
+            for queries, keys, near in seen.neighborhood.blocks()
+        ]
+        return _joined(blocks, dim=2)
     k, v = for_each_head(k, query.shape[1]), for_each_head(v, query.shape[1])
     if query.dtype == torch.float32 or query.device.type != "cpu":
         if seen.bias is None:
@@ -313,12 +373,29 @@ def _attend_in_parts(
     seen: Seen,
 ) -> Tensor:
     """Attend for a few samples at a time, so that their scores stay in the processor's caches."""
-    scores_bytes = query.shape[1] * query.shape[2] * k.shape[2] * query.element_size()
-    parts = [
-        attend_part(query[at], k[at], v[at], seen.part(at))
-        for at in _powers_of_two(len(query), max(1, _SCORES_BYTES // scores_bytes))
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    n, heads, n_queries, _ = query.shape
+    bytes_of_query = heads * k.shape[2] * query.element_size()
+    together = n_queries
+    if n_queries * bytes_of_query > _SCORES_BYTES_OF_ONE and seen.bias is None:
+        together = max(_KEYS_TOGETHER, 1 << ((_SCORES_BYTES // bytes_of_query).bit_length() - 1))
+    n_samples = max(1, _SCORES_BYTES // (together * bytes_of_query))
+    samples = []
+    for at in _powers_of_two(n, n_samples):
+        blocks = [
+            attend_part(query[at, :, rows], k[at], v[at], seen.part(at, rows))
+            for rows in _slices(n_queries, together)
+        ]
+        samples.append(_joined(blocks, dim=2))
+    return _joined(samples, dim=0)
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sklearn_epee._nn.backbones import adapter_for, load_backbone
+from sklearn_epee._nn import fast_backbone as fast_backbone_module
+from sklearn_epee._nn.backbones import adapter_for, load_backbone, near_keys
 from sklearn_epee._nn.devices import prediction_dtype
-from sklearn_epee._nn.fast_backbone import Seen, attend, fast_backbone
+from sklearn_epee._nn.fast_backbone import Neighborhood, Seen, attend, fast_backbone
 from tests.checkpoints import IMAGE_FAMILIES, TEXT_FAMILIES, random_batch, randomise, tiny_config
 
 CPU = torch.device("cpu")
@@ -18,9 +19,9 @@ exact_bfloat16 = pytest.mark.skipif(
 )
 
 
-def make_adapter(family: str):
+def make_adapter(family: str, **options):
     kind = "text" if family in TEXT_FAMILIES else "image"
-    return adapter_for(randomise(load_backbone(tiny_config(family), kind), seed=0).eval())
+    return adapter_for(randomise(load_backbone(tiny_config(family, **options), kind)).eval())
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
@@ -116,3 +117,105 @@ def test_a_float32_query_by_itself_is_the_first_of_many(t):
     expected = attend(query, k, v, Seen())[:, :, :1]
     found = attend(query[:, :, :1], k, v, Seen())
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def text_batch(config, n: int, t: int, length: int) -> dict[str, torch.Tensor]:
+    """Return texts of t tokens, of which the last has fewer."""
+    ids = torch.randint(5, config.vocab_size, (n, t), generator=torch.Generator().manual_seed(t))
+    mask = torch.ones_like(ids)
+    mask[-1, length:] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0),
+            "attention_mask": mask}  # fmt: skip
+
+
+@exact_bfloat16
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+@pytest.mark.parametrize(("length", "t"), [(5, 9), (31, 33), (60, 64)])
+@torch.inference_mode()
+def test_bfloat16_layers_of_a_text_are_its_own(family, length, t):
+    adapter = make_adapter(family)
+    check_own_bits(adapter, text_batch(adapter.model.config, 3, t, length), length)
+
+
+@exact_bfloat16
+@pytest.mark.parametrize(("length", "t"), [(100, 300), (257, 300)])
+@torch.inference_mode()
+def test_bfloat16_layers_of_a_long_text_are_its_own(length, t):
+    adapter = make_adapter("modernbert", max_position_embeddings=512)
+    check_own_bits(adapter, text_batch(adapter.model.config, 3, t, length), length)
+
+
+def check_own_bits(adapter, batch, length: int) -> None:
+    fast = fast_backbone(adapter, torch.bfloat16)
+    hidden, mask = fast.embed(batch)
+    one, own_mask = fast.embed({name: part[-1:, :length] for name, part in batch.items()})
+    for layer in range(1, adapter.n_layers + 1):
+        k, v = fast.keys_values(layer, hidden)
+        above = fast.rows(layer, hidden, k, v, mask)
+        alone = fast.rows(layer, one, *fast.keys_values(layer, one), own_mask)
+        assert torch.equal(alone[0], above[-1, :length])
+        for position in (0, length // 2, length - 1):
+            at = torch.full((len(hidden), 1), position)
+            row = fast.rows(layer, hidden[:, position : position + 1], k, v, mask, at)
+            assert torch.equal(row, above[:, position : position + 1])
+        hidden, one = above, alone
+
+
+@pytest.mark.parametrize("t", [150, 300])
+@torch.inference_mode()
+def test_local_layers_of_long_texts_go_block_by_block(t):
+    adapter = make_adapter("modernbert", max_position_embeddings=512)
+    fast = fast_backbone(adapter, torch.float32)
+    hidden, mask = adapter.embed(text_batch(adapter.model.config, 2, t, t // 3))
+    assert Neighborhood(mask, adapter.window(2), is_causal=False).spares(t) == (t > 192)
+    for layer in range(1, adapter.n_layers + 1):
+        found = fast.rows(layer, hidden, *fast.keys_values(layer, hidden), mask)
+        hidden = adapter.layer(layer, hidden, mask)
+        size = float(hidden[mask].abs().mean())
+        torch.testing.assert_close(found[mask], hidden[mask], atol=1e-5 * size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [1, 65, 66, 100])
+@torch.inference_mode()
+def test_neighborhoods_see_what_a_mask_lets_them(window, is_causal):
+    query, k, v = make_heads(2, 500, torch.float32)
+    mask = torch.ones(2, 500, dtype=torch.bool)
+    mask[1, 130:] = False
+    expected = attend(query, k, v, Seen(near_keys(mask, None, is_causal, window)))
+    found = attend(query, k, v, Seen(neighborhood=Neighborhood(mask, window, is_causal)))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_scores_of_a_long_text_are_made_a_few_queries_at_a_time(monkeypatch):
+    query, k, v = make_heads(3, 100, torch.bfloat16)
+    mask = torch.ones(3, 1, 1, 100, dtype=torch.bool)
+    mask[1, ..., 70:] = False
+    cases = [
+        Seen(),
+        Seen(is_causal=True),
+        Seen(mask),
+        Seen(near_keys(mask[:, 0, 0], None, True, 9)),
+    ]
+    expected = [attend(query, k, v, seen) for seen in cases]
+    monkeypatch.setattr(fast_backbone_module, "_SCORES_BYTES", 4 * 112 * 2 * 20)
+    monkeypatch.setattr(fast_backbone_module, "_SCORES_BYTES_OF_ONE", 4 * 112 * 2 * 20)
+    made = []
+    original = fast_backbone_module._attend_by_products
+    monkeypatch.setattr(
+        fast_backbone_module,
+        "_attend_by_products",
+        lambda query, *rest, **more: made.append(query.shape[2]) or original(query, *rest, **more),
+    )
+    for seen, whole in zip(cases, expected, strict=True):
+        torch.testing.assert_close(attend(query, k, v, seen), whole, atol=1e-2, rtol=1e-2)
+    assert max(made) == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_query_heads_that_share_their_keys(dtype):
+    query, k, v = make_heads(2, 9, dtype)
+    expected = attend(query, k[:, [0, 0, 1, 1]], v[:, [0, 0, 1, 1]], Seen())
+    torch.testing.assert_close(attend(query, k[:, :2], v[:, :2], Seen()), expected, atol=0, rtol=0)

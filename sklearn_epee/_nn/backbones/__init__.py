@@ -17,6 +17,7 @@ from sklearn_epee._nn.backbones._positions import (
     Rotary,
     for_each_head,
     joined_scores_mask,
+    near_keys,
 )
 from sklearn_epee._nn.backbones._registry import adapter_class_for, adapter_for, known_families
 
@@ -39,6 +40,7 @@ __all__ = [
     "known_families",
     "load_backbone",
     "load_config",
+    "near_keys",
     "not_finite",
     "read_paper_heads",
 ]

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
@@ -22,6 +21,7 @@ from sklearn_epee._nn.backbones._positions import (
     Rotary,
     for_each_head,
     joined_scores_mask,
+    near_keys,
 )
 
 __all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
@@ -523,24 +523,9 @@ class BackboneAdapter(ABC):
         full = self.kind == "image" or (readable and bool(mask.all()))
         window = None if layer is None else self.window(layer)
         if window is not None and window < mask.shape[1]:
-            return self._allowed_by_distance(mask, positions, window), False
+            return near_keys(mask, positions, self.causal, window), False
         if not self.causal:
             return (None if full else mask[:, None, None, :]), False
         if full and positions is None:
             return None, True
-        return self._allowed_by_distance(mask, positions, None), False
-
-    def _allowed_by_distance(
-        self, mask: Tensor, positions: Tensor | None, window: int | None
-    ) -> Tensor:
-        """Return which keys are near enough to a query, and in causal families not after it."""
-        keys = torch.arange(mask.shape[1], device=mask.device)
-        queries = keys.expand(mask.shape) if positions is None else positions
-        before = queries[:, :, None] - keys
-        seen = mask[:, None, :]
-        if self.causal:
-            seen = (before >= 0) & seen
-        if window is not None:
-            seen = (before.abs() < window) & seen
-        # Padding sees itself: a row without any key would be NaN and spread through its value.
-        return (seen | (before == 0))[:, None]
+        return near_keys(mask, positions, self.causal, None), False

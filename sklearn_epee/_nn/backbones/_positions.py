@@ -16,6 +16,7 @@ __all__ = [
     "TableBias",
     "for_each_head",
     "joined_scores_mask",
+    "near_keys",
 ]
 
 
@@ -260,6 +261,40 @@ def _diagonals(products: Tensor, n_rows: int, n_columns: int, first: int) -> Ten
         (*outer, row - column, column),
         products.storage_offset() + first * column,
     )
+
+
+def near_keys(
+    mask: Tensor, positions: Tensor | None, is_causal: bool, window: int | None
+) -> Tensor:
+    """Return which keys are near enough to a query, and in causal families not after it.
+
+    Parameters
+    ----------
+    mask : Tensor of shape (n, t), bool
+        True at real positions.
+    positions : Tensor of shape (n, r) or (1, r), int64, or None
+        Where the queries stand. None: at all positions, in order.
+    is_causal : bool
+    window : int or None
+        Keys at a distance below it are near enough; None: all are.
+
+    Returns
+    -------
+    Tensor of shape (n, 1, r, t), bool
+    """
+    n_keys = mask.shape[1]
+    if positions is None:
+        near = torch.ones(n_keys, n_keys, dtype=torch.bool, device=mask.device)
+        near = near if window is None else near.triu(1 - window)
+        near = near.tril(0 if is_causal else n_keys if window is None else window - 1)
+        itself = torch.eye(n_keys, dtype=torch.bool, device=mask.device)
+    else:
+        before = positions[:, :, None] - torch.arange(n_keys, device=mask.device)
+        itself = before == 0
+        near = before >= 0 if is_causal else torch.ones_like(itself)
+        near = near if window is None else near & (before.abs() < window)
+    # Padding sees itself: a row without any key would be NaN and spread through its value.
+    return ((near & mask[:, None, :]) | itself)[:, None]
 
 
 def joined_scores_mask(
