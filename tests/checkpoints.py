@@ -30,8 +30,10 @@ ENCODER_FAMILIES = (
     "deberta-v2",
 )
 IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers", "siglip", "vit_mae")
-CAUSAL_FAMILIES = ("gpt2", "biogpt")
+CAUSAL_FAMILIES = ("gpt2", "biogpt", "llama", "mistral", "qwen2", "qwen3", "gemma")
 TEXT_FAMILIES = ENCODER_FAMILIES + CAUSAL_FAMILIES
+# Their tokenizers have no padding token.
+UNPADDED_FAMILIES = ("gpt2", "llama", "mistral")
 
 # Families that the generic adapter runs, chosen for what their models pass to their layers.
 GENERIC_TEXT_FAMILIES = ("bloom", "gpt_neox", "opt", "t5", "xlm-roberta-xl")
@@ -106,48 +108,45 @@ def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedC
     pixels = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
     pieces = {"vocab_size": len(_wordpieces())} | tokens | wide
     byte_level = {"vocab_size": len(_byte_vocab(_ROBERTA_SPECIALS)[0])}
-    name, options = (
-        _generic_options(family, n_layers)
-        or {
-            "bert": ("BertConfig", pieces),
-            # Positions of RoBERTa start after its padding index, 1.
-            "roberta": (
-                "RobertaConfig",
-                wide
-                | byte_level
-                | {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1},
-            ),
-            "electra": ("ElectraConfig", pieces | {"embedding_size": HIDDEN // 2}),
-            "distilbert": ("DistilBertConfig", _distilbert_options(pieces)),
-            "albert": (
-                "AlbertConfig",
-                wide | tokens | {"vocab_size": len(_unigrams()), "embedding_size": HIDDEN // 2},
-            ),
-            "mpnet": (
-                "MPNetConfig",
-                pieces
-                | {"vocab_size": len(_mpnet_pieces()), "max_position_embeddings": MAX_TOKENS + 2},
-            ),
-            "xlm-roberta": ("XLMRobertaConfig", wide | _unigram_options(_XLM_SPECIALS)),
-            "camembert": ("CamembertConfig", wide | _unigram_options(_CAMEMBERT_SPECIALS)),
-            "megatron-bert": ("MegatronBertConfig", pieces),
-            "modernbert": ("ModernBertConfig", wide | tokens | _modernbert_options()),
-            "deberta-v2": ("DebertaV2Config", wide | tokens | _deberta_options()),
-            "gpt2": ("GPT2Config", _gpt2_options(n_layers)),
-            # </s> begins a text of BioGPT.
-            "biogpt": ("BioGptConfig", wide | byte_level | tokens),
-            "vit": ("ViTConfig", wide | pixels),
-            "deit": ("DeiTConfig", wide | pixels),
-            "clip": ("CLIPVisionConfig", wide | pixels),
-            "dinov2": ("Dinov2Config", layers | pixels | {"mlp_ratio": 2}),
-            "dinov2_with_registers": (
-                "Dinov2WithRegistersConfig",
-                layers | pixels | {"mlp_ratio": 2, "num_register_tokens": 2},
-            ),
-            "siglip": ("SiglipVisionConfig", wide | pixels),
-            "vit_mae": ("ViTMAEConfig", wide | pixels | _mae_decoder_options()),
-        }[family]
-    )
+    known = {
+        "bert": ("BertConfig", pieces),
+        # Positions of RoBERTa start after its padding index, 1.
+        "roberta": (
+            "RobertaConfig",
+            wide | byte_level | {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1},
+        ),
+        "electra": ("ElectraConfig", pieces | {"embedding_size": HIDDEN // 2}),
+        "distilbert": ("DistilBertConfig", _distilbert_options(pieces)),
+        "albert": (
+            "AlbertConfig",
+            wide | tokens | {"vocab_size": len(_unigrams()), "embedding_size": HIDDEN // 2},
+        ),
+        "mpnet": (
+            "MPNetConfig",
+            pieces
+            | {"vocab_size": len(_mpnet_pieces()), "max_position_embeddings": MAX_TOKENS + 2},
+        ),
+        "xlm-roberta": ("XLMRobertaConfig", wide | _unigram_options(_XLM_SPECIALS)),
+        "camembert": ("CamembertConfig", wide | _unigram_options(_CAMEMBERT_SPECIALS)),
+        "megatron-bert": ("MegatronBertConfig", pieces),
+        "modernbert": ("ModernBertConfig", wide | tokens | _modernbert_options()),
+        "deberta-v2": ("DebertaV2Config", wide | tokens | _deberta_options()),
+        "gpt2": ("GPT2Config", _gpt2_options(n_layers)),
+        # </s> begins a text of BioGPT.
+        "biogpt": ("BioGptConfig", wide | byte_level | tokens),
+        **_llama_plan(wide | tokens),
+        "vit": ("ViTConfig", wide | pixels),
+        "deit": ("DeiTConfig", wide | pixels),
+        "clip": ("CLIPVisionConfig", wide | pixels),
+        "dinov2": ("Dinov2Config", layers | pixels | {"mlp_ratio": 2}),
+        "dinov2_with_registers": (
+            "Dinov2WithRegistersConfig",
+            layers | pixels | {"mlp_ratio": 2, "num_register_tokens": 2},
+        ),
+        "siglip": ("SiglipVisionConfig", wide | pixels),
+        "vit_mae": ("ViTMAEConfig", wide | pixels | _mae_decoder_options()),
+    }
+    name, options = _generic_options(family, n_layers) or known[family]
     return getattr(transformers, name)(**(options | overrides))
 
 
@@ -223,6 +222,23 @@ def _deberta_options() -> dict[str, Any]:
     }
 
 
+def _llama_plan(wide: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return what each family adds to Llama: heads of another width, local attention, sharing."""
+    llama = wide | {"vocab_size": len(_byte_vocab(_LLAMA_SPECIALS)[0])}
+    llama |= {"bos_token_id": 0, "eos_token_id": 2, "num_key_value_heads": 2}
+    local = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    qwen = llama | local | {"vocab_size": len(_byte_vocab(_GPT2_SPECIALS)[0])}
+    gemma = {"vocab_size": len(_byte_vocab(_GEMMA_SPECIALS)[0]), "pad_token_id": 0}
+    gemma |= {"eos_token_id": 1, "bos_token_id": 2, "num_key_value_heads": 1, "head_dim": 16}
+    return {
+        "llama": ("LlamaConfig", llama),
+        "mistral": ("MistralConfig", llama | {"sliding_window": 5}),
+        "qwen2": ("Qwen2Config", qwen),
+        "qwen3": ("Qwen3Config", qwen | {"head_dim": 16}),
+        "gemma": ("GemmaConfig", wide | gemma),
+    }
+
+
 def _gpt2_options(n_layers: int) -> dict[str, Any]:
     vocab, _ = _byte_vocab(_GPT2_SPECIALS)
     end = vocab["<|endoftext|>"]
@@ -276,18 +292,22 @@ def make_checkpoint(
 def randomise(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """Draw weights at a scale that makes every layer change its input, unlike fresh ones."""
     generator = torch.Generator().manual_seed(seed)
+    # Norms of Gemma multiply by 1 + w.
+    one = 0.0 if model.config.model_type == "gemma" else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name.lower() or "ln_" in name or "lambda" in name:
-                parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
+                parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else one))
             elif parameter.ndim < 2:
                 parameter.copy_(0.2 * noise)
             elif "embedding" in name or "token" in name or "wte" in name or "wpe" in name:
                 parameter.copy_(0.7 * noise)
             else:
                 fan_in = parameter[0].numel() if parameter.ndim > 2 else min(parameter.shape)
-                parameter.copy_(1.5 * noise / fan_in**0.5)
+                # A gate and what it lets through are multiplied.
+                scale = 0.5 if "gate_proj" in name or "up_proj" in name else 1.5
+                parameter.copy_(scale * noise / fan_in**0.5)
     return model
 
 
@@ -301,8 +321,11 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
         return getattr(transformers, name)(vocab=vocabulary(), **length)
     if family == "modernbert":
         return _marked_texts(**length)
-    if family == "biogpt":
-        return _begun_texts(_ROBERTA_SPECIALS, first="</s>", **length)
+    if family in _BEGUN:
+        return _begun_texts(*_BEGUN[family], **length)
+    if family in {"qwen2", "qwen3"}:
+        vocab, merges = _byte_vocab(_GPT2_SPECIALS)
+        return transformers.Qwen2TokenizerFast(vocab=vocab, merges=merges, **length)
     specials = _GPT2_SPECIALS if family == "gpt2" else _ROBERTA_SPECIALS
     name = "GPT2TokenizerFast" if family == "gpt2" else "RobertaTokenizerFast"
     vocab, merges = _byte_vocab(specials)
@@ -324,6 +347,15 @@ _CAMEMBERT_SPECIALS = (
 )
 _MODERNBERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _DEBERTA_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+_LLAMA_SPECIALS = ("<s>", "<unk>", "</s>")
+_GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>")
+# Special tokens, and the one with which a text begins.
+_BEGUN = {
+    "biogpt": (_ROBERTA_SPECIALS, "</s>"),
+    "llama": (_LLAMA_SPECIALS, "<s>"),
+    "mistral": (_LLAMA_SPECIALS, "<s>"),
+    "gemma": (_GEMMA_SPECIALS, "<bos>"),
+}
 
 
 def _marked_texts(**options: Any) -> PreTrainedTokenizerBase:
@@ -356,7 +388,8 @@ def _begun_texts(specials: tuple[str, ...], first: str, **options: Any) -> PreTr
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **options
     )
-    named = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<pad>": "pad"}
+    named = {"<s>": "bos", "<bos>": "bos", "</s>": "eos", "<eos>": "eos"}
+    named |= {"<unk>": "unk", "<pad>": "pad"}
     tokenizer.add_special_tokens({f"{named[t]}_token": t for t in specials if t in named})
     return tokenizer
 

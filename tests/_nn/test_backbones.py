@@ -30,6 +30,15 @@ FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 
 # Families whose positions transformers counts from the padding index by itself.
 AFTER_PADDING_INDEX = ("roberta", "xlm-roberta", "camembert", "mpnet")
+LLAMA_PLAN = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+LLAMA3_ROTARY = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 
 # Family, options: everything that changes what a layer computes.
 VARIANTS = [(family, {}) for family in FAMILIES] + [
@@ -46,6 +55,15 @@ VARIANTS = [(family, {}) for family in FAMILIES] + [
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     ("gpt2", {"scale_attn_weights": False}),
     ("distilbert", {"sinusoidal_pos_embds": True}),
+    ("biogpt", {"scale_embedding": False}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 4}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
+    ("llama", {"rope_parameters": LLAMA3_ROTARY}),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}),
+    ("mistral", {"sliding_window": None, "num_key_value_heads": 4}),
+    ("qwen2", {"use_sliding_window": False}),
+    ("qwen3", {"attention_bias": True}),
+    ("gemma", {"attention_bias": True, "hidden_act": "relu"}),
     ("bert", {"hidden_act": "relu", "chunk_size_feed_forward": 3}),
     ("vit", {"qkv_bias": False}),
     ("dinov2", {"use_swiglu_ffn": True}),
@@ -266,6 +284,7 @@ NO_DROPOUT = {
     "clip": {"attention_dropout": 0.0},
     "siglip": {"attention_dropout": 0.0},
     "modernbert": {"attention_dropout": 0.0, "mlp_dropout": 0.0, "embedding_dropout": 0.0},
+    **{family: {"attention_dropout": 0.0} for family in LLAMA_PLAN},
 }
 ATTENTION_DROPOUT = {
     "distilbert": "attention_dropout",
@@ -273,6 +292,7 @@ ATTENTION_DROPOUT = {
     "clip": "attention_dropout",
     "siglip": "attention_dropout",
     "modernbert": "attention_dropout",
+    **dict.fromkeys(LLAMA_PLAN, "attention_dropout"),
 }
 
 
@@ -383,6 +403,13 @@ UNSUPPORTED = [
         {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), DYNAMIC)},
         "rope_type='dynamic'",
     ),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        "rope_type='dynamic'",
+    ),
+    ("qwen2", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
 ]
 
 

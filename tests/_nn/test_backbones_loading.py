@@ -29,6 +29,7 @@ from tests.checkpoints import (
     IMAGE_FAMILIES,
     IMAGE_SIZE,
     TEXT_FAMILIES,
+    UNPADDED_FAMILIES,
     kind_of,
     make_checkpoint,
     random_batch,
@@ -122,6 +123,12 @@ HEADS = [
     ("gpt2", "GPT2DoubleHeadsModel"),
     ("biogpt", "BioGptForCausalLM"),
     ("biogpt", "BioGptForSequenceClassification"),
+    ("llama", "LlamaForCausalLM"),
+    ("llama", "LlamaForSequenceClassification"),
+    ("mistral", "MistralForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForTokenClassification"),
+    ("gemma", "GemmaForCausalLM"),
     ("vit", "ViTForImageClassification"),
     ("vit", "ViTForMaskedImageModeling"),
     ("deit", "DeiTForImageClassificationWithTeacher"),
@@ -664,7 +671,7 @@ def test_the_tokenizer_of_a_checkpoint_fits_its_backbone(family, tmp_path):
     assert len(tokenizer) == load_config(tmp_path, "text").vocab_size
     encoded = tokenizer("the patient takes zinc daily, no rash")["input_ids"]
     assert tokenizer.unk_token_id is None or tokenizer.unk_token_id not in encoded
-    assert (tokenizer.pad_token is None) == (family == "gpt2")
+    assert (tokenizer.pad_token is None) == (family in UNPADDED_FAMILIES)
     pair = tokenizer("zinc", "iron")["input_ids"]
     assert len(pair) > len(tokenizer("zinc")["input_ids"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -10,7 +12,14 @@ from sklearn_epee._nn import fast_backbone as fast_backbone_module
 from sklearn_epee._nn.backbones import adapter_for, load_backbone, near_keys
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.fast_backbone import Neighborhood, Seen, attend, fast_backbone
-from tests.checkpoints import IMAGE_FAMILIES, TEXT_FAMILIES, random_batch, randomise, tiny_config
+from tests.checkpoints import (
+    IMAGE_FAMILIES,
+    TEXT_FAMILIES,
+    kind_of,
+    random_batch,
+    randomise,
+    tiny_config,
+)
 
 CPU = torch.device("cpu")
 exact_bfloat16 = pytest.mark.skipif(
@@ -19,15 +28,21 @@ exact_bfloat16 = pytest.mark.skipif(
 )
 
 
-def make_adapter(family: str, **options):
-    kind = "text" if family in TEXT_FAMILIES else "image"
-    return adapter_for(randomise(load_backbone(tiny_config(family, **options), kind)).eval())
+VARIANTS = [(family, {}) for family in TEXT_FAMILIES + IMAGE_FAMILIES] + [
+    ("dinov2", {"use_swiglu_ffn": True}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 4}),
+]
 
 
-@pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
+def make_adapter(family: str, **options: Any):
+    config = tiny_config(family, **options)
+    return adapter_for(randomise(load_backbone(config, kind_of(family)), seed=0).eval())
+
+
+@pytest.mark.parametrize(("family", "options"), VARIANTS)
 @torch.inference_mode()
-def test_every_family_runs_layer_by_layer_as_its_adapter(family):
-    adapter = make_adapter(family)
+def test_every_family_runs_layer_by_layer_as_its_adapter(family, options):
+    adapter = make_adapter(family, **options)
     fast = fast_backbone(adapter, torch.float32)
     assert fast is not None
     hidden, mask = adapter.embed(random_batch(family))
@@ -59,14 +74,6 @@ def test_gpt2_that_scales_attention_by_layer():
             found = fast.rows(layer, hidden, *fast.keys_values(layer, hidden), mask)
             expected = adapter.layer(layer, hidden, mask)
             torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=1e-5)
-
-
-def test_a_gated_feed_forward_is_left_to_the_adapter():
-    config = tiny_config("dinov2")
-    config.use_swiglu_ffn = True
-    adapter = adapter_for(load_backbone(config, "image"))
-    assert adapter.layer_parts(1) is None
-    assert fast_backbone(adapter, torch.float32) is None
 
 
 def make_heads(n: int, t: int, dtype: torch.dtype, heads: int = 4, width: int = 8):

@@ -64,7 +64,8 @@ def test_token_ids_are_those_of_the_tokenizer_called_directly(family, texts):
         # As a batch of one: called with two strings, transformers takes an empty second for none.
         columns = ([text],) if isinstance(text, str) else ([text[0]], [text[1]])
         expected = direct(*columns)["input_ids"][0]
-        assert row == (expected or [direct.bos_token_id])
+        filler = direct.eos_token_id if direct.bos_token_id is None else direct.bos_token_id
+        assert row == (expected or [filler])
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
@@ -248,9 +249,8 @@ def test_a_folder_without_a_tokenizer_is_refused(argument, tmp_path):
 def test_a_checkpoint_whose_vocabulary_is_missing_is_refused(family, tmp_path):
     # transformers makes a tokenizer without a vocabulary of such a folder, and says nothing.
     tiny_config(family).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"holds no tokenizer .* (there is no vocabulary|sacremoses|tokenizer)"
-    ):
+    reasons = "there is no vocabulary|sacremoses|tokenizer"
+    with pytest.raises(ValueError, match=f"(?s)holds no tokenizer .*({reasons})"):
         load_tokenizer(tmp_path, argument="backbone")
     tiny_tokenizer(family).save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path, argument="backbone")("zinc")["input_ids"]

@@ -179,6 +179,15 @@ class BackboneAdapter(ABC):
         """The longest sequence in tokens that the positions allow; None for images."""
         return None
 
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Note, in the model's configuration, what size of images will be read.
+
+        Parameters
+        ----------
+        size : tuple of int
+            Height and width in pixels. Of concern to families whose layers know where a patch is.
+        """
+
     @abstractmethod
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the embedded positions of a batch, which the first layer reads.

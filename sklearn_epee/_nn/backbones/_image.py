@@ -276,19 +276,34 @@ class Dinov2Adapter(_ImageAdapter):
         return attention.o_proj if hasattr(attention, "o_proj") else attention.output.dense
 
     def _parts(self, block: Any) -> LayerParts | None:
-        if not hasattr(block.mlp, "fc1"):  # the giant has a gated feed-forward
-            return None
         out = LinearWeights.of(self._out_projection(block.attention))
+        gate, up, down, activation = self._feed_forward(block.mlp)
         return LayerParts(
             *self._attention_maps(block),
             out=out.scaled(block.layer_scale1.lambda1),
-            up=LinearWeights.of(block.mlp.fc1),
-            down=LinearWeights.of(block.mlp.fc2).scaled(block.layer_scale2.lambda1),
+            up=up,
+            down=down.scaled(block.layer_scale2.lambda1),
             norm_1=block.norm1,
             norm_2=block.norm2,
-            activation=getattr(block.mlp, "activation_fn", None) or block.mlp.activation,
+            activation=activation,
             pre_norm=True,
+            gate=gate,
         )
+
+    @staticmethod
+    def _feed_forward(
+        mlp: Any,
+    ) -> tuple[LinearWeights | None, LinearWeights, LinearWeights, nn.Module]:
+        """Return gate, up, down and activation; the giant has a gate."""
+        if hasattr(mlp, "fc1"):
+            activation = getattr(mlp, "activation_fn", None) or mlp.activation
+            return None, LinearWeights.of(mlp.fc1), LinearWeights.of(mlp.fc2), activation
+        if hasattr(mlp, "gate_proj"):
+            gate, up = LinearWeights.of(mlp.gate_proj), LinearWeights.of(mlp.up_proj)
+            return gate, up, LinearWeights.of(mlp.down_proj), mlp.act_fn
+        # Older releases of transformers join gate and up.
+        gate, up = LinearWeights.of(mlp.weights_in).chunk(2)
+        return gate, up, LinearWeights.of(mlp.weights_out), nn.SiLU()
 
     @classmethod
     def _project_attended(cls, attention: Any, attended: Tensor) -> Tensor:

@@ -7,7 +7,14 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
-from sklearn_epee._nn.backbones._decoder import BioGptAdapter
+from sklearn_epee._nn.backbones._decoder import (
+    BioGptAdapter,
+    GemmaAdapter,
+    LlamaAdapter,
+    MistralAdapter,
+    Qwen2Adapter,
+    Qwen3Adapter,
+)
 from sklearn_epee._nn.backbones._encoders import (
     DebertaV2Adapter,
     MegatronBertAdapter,
@@ -24,6 +31,7 @@ from sklearn_epee._nn.backbones._image import (
     ViTAdapter,
     ViTMAEAdapter,
 )
+from sklearn_epee._nn.backbones._image_grid import BeitAdapter, Dinov3Adapter
 from sklearn_epee._nn.backbones._text import (
     AlbertAdapter,
     BertAdapter,
@@ -51,12 +59,19 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     DebertaV2Adapter,
     GPT2Adapter,
     BioGptAdapter,
+    LlamaAdapter,
+    MistralAdapter,
+    Qwen2Adapter,
+    Qwen3Adapter,
+    GemmaAdapter,
     ViTAdapter,
     DeiTAdapter,
     CLIPVisionAdapter,
     Dinov2Adapter,
     Dinov2WithRegistersAdapter,
+    Dinov3Adapter,
     SiglipVisionAdapter,
+    BeitAdapter,
     ViTMAEAdapter,
 )
 
