@@ -443,10 +443,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         size = self._size_for(config, processor)
         preprocessor = self._preprocessor_for(samples, config, processor, size)
         backbone = load_backbone(source, "image")
+        adapter = adapter_for(backbone)
+        adapter.set_image_size(size)
         pooling = self.pooling
         if pooling == "auto":
-            has_class_token = adapter_for(backbone).has_class_token
-            pooling = self._training_defaults().pooling if has_class_token else "mean"
+            pooling = self._training_defaults().pooling if adapter.has_class_token else "mean"
         return preprocessor, MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
 
     def _source(self, samples: Images) -> Any:

@@ -29,11 +29,21 @@ ENCODER_FAMILIES = (
     "modernbert",
     "deberta-v2",
 )
-IMAGE_FAMILIES = ("vit", "deit", "clip", "dinov2", "dinov2_with_registers", "siglip", "vit_mae")
 CAUSAL_FAMILIES = ("gpt2", "biogpt", "llama", "mistral", "qwen2", "qwen3", "gemma")
 TEXT_FAMILIES = ENCODER_FAMILIES + CAUSAL_FAMILIES
 # Their tokenizers have no padding token.
 UNPADDED_FAMILIES = ("gpt2", "llama", "mistral")
+IMAGE_FAMILIES = (
+    "vit",
+    "deit",
+    "clip",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "siglip",
+    "beit",
+    "vit_mae",
+)
 
 # Families that the generic adapter runs, chosen for what their models pass to their layers.
 GENERIC_TEXT_FAMILIES = ("bloom", "gpt_neox", "opt", "t5", "xlm-roberta-xl")
@@ -143,7 +153,9 @@ def tiny_config(family: str, n_layers: int = 3, **overrides: Any) -> PretrainedC
             "Dinov2WithRegistersConfig",
             layers | pixels | {"mlp_ratio": 2, "num_register_tokens": 2},
         ),
+        "dinov3_vit": ("DINOv3ViTConfig", wide | pixels | {"num_register_tokens": 2}),
         "siglip": ("SiglipVisionConfig", wide | pixels),
+        "beit": ("BeitConfig", wide | pixels | {"use_relative_position_bias": True}),
         "vit_mae": ("ViTMAEConfig", wide | pixels | _mae_decoder_options()),
     }
     name, options = _generic_options(family, n_layers) or known[family]
@@ -464,6 +476,10 @@ def _write_image_processor(family: str, folder: Path) -> None:
         settings["size"] = {"shortest_edge": IMAGE_SIZE}
     if family == "siglip":
         settings |= {"image_processor_type": "SiglipImageProcessor", "resample": 3}
+    if family == "beit":
+        settings |= {"image_processor_type": "BeitImageProcessor"} | crop
+    if family == "dinov3_vit":
+        settings |= {"image_processor_type": "DINOv3ViTImageProcessor"}
     if family.startswith("dinov2"):
         settings |= {"image_processor_type": "BitImageProcessor"} | crop
         settings["size"] = {"shortest_edge": IMAGE_SIZE + 2}

@@ -28,6 +28,8 @@ MAX_SIDE = 2**14
 _MAX_PATCH = 16
 # Pixels that are prepared at a time: as many as 83 images of 224 x 224.
 _MOST_PIXELS = 2**22
+# Processors that transformers has for torchvision only, and those that do the same with Pillow.
+_WITHOUT_PIL = {"DINOv3ViTImageProcessor": "ViTImageProcessor"}
 
 
 class ImagePreprocessor:
@@ -247,10 +249,13 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
 def _load_pil_processor(source: str) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    except ImportError:
-        # transformers 5.17 asks for torchvision even for the processors that work without it.
+    except (ImportError, ValueError):
         settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
         name = settings["image_processor_type"].removesuffix("Fast").removesuffix("Pil")
+        name = _WITHOUT_PIL.get(name, name)
+        if not hasattr(transformers, f"{name}Pil"):
+            raise
+        # transformers 5.17 asks for torchvision even for the processors that work without it.
         return getattr(transformers, f"{name}Pil").from_pretrained(source)
 
 

@@ -67,6 +67,11 @@ VARIANTS = [(family, {}) for family in FAMILIES] + [
     ("bert", {"hidden_act": "relu", "chunk_size_feed_forward": 3}),
     ("vit", {"qkv_bias": False}),
     ("dinov2", {"use_swiglu_ffn": True}),
+    ("dinov3_vit", {"use_gated_mlp": True, "key_bias": True}),
+    ("dinov3_vit", {"num_register_tokens": 0, "drop_path_rate": 0.3, "rope_theta": 10.0}),
+    ("beit", {"use_shared_relative_position_bias": True}),
+    ("beit", {"use_relative_position_bias": False, "use_absolute_position_embeddings": True}),
+    ("beit", {"use_mean_pooling": False, "layer_scale_init_value": 0.0, "use_mask_token": True}),
     ("dinov2", {"drop_path_rate": 0.3, "layerscale_value": 0.1}),
 ]
 
@@ -94,7 +99,7 @@ def reference(adapter: BackboneAdapter, batch: dict[str, Tensor]) -> tuple[list[
         if type(module) is layer_class
     ]
     arguments: dict[str, Any] = dict(batch)
-    if adapter.kind == "image" and not adapter.family.startswith("dinov2"):
+    if adapter.kind == "image" and not adapter.family.startswith("dino"):
         arguments["interpolate_pos_encoding"] = True
     if adapter.kind == "text" and adapter.family not in AFTER_PADDING_INDEX:
         arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
@@ -134,6 +139,10 @@ def test_every_layer_equals_transformers(family, options):
         if family == "clip":
             # Only the class token goes through CLIP's last norm.
             final, target = final[:, 0], result.pooler_output
+        elif family == "beit" and adapter.model.config.use_mean_pooling:
+            # BEiT normalizes after taking the mean.
+            final = adapter.pool(outputs[-1][:, 1:].mean(1))
+            target = result.pooler_output
         else:
             final, target = final[mask], result.last_hidden_state[mask]
         torch.testing.assert_close(final, target, atol=1e-5, rtol=1e-5)
@@ -229,6 +238,7 @@ def test_attention_gets_a_mask_only_where_something_is_padded(family, padded, mo
 @torch.no_grad()
 def test_other_image_sizes_interpolate_as_transformers(family, size):
     adapter = make_adapter(family)
+    adapter.set_image_size(size)
     batch = {"pixel_values": torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))}
     expected, _ = reference(adapter, batch)
     outputs, mask = walk(adapter, batch)
@@ -284,6 +294,12 @@ NO_DROPOUT = {
     "clip": {"attention_dropout": 0.0},
     "siglip": {"attention_dropout": 0.0},
     "modernbert": {"attention_dropout": 0.0, "mlp_dropout": 0.0, "embedding_dropout": 0.0},
+    "dinov3_vit": {"attention_dropout": 0.0, "pos_embed_rescale": None},
+    "beit": {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+    },
     **{family: {"attention_dropout": 0.0} for family in LLAMA_PLAN},
 }
 ATTENTION_DROPOUT = {
@@ -292,6 +308,7 @@ ATTENTION_DROPOUT = {
     "clip": "attention_dropout",
     "siglip": "attention_dropout",
     "modernbert": "attention_dropout",
+    "dinov3_vit": "attention_dropout",
     **dict.fromkeys(LLAMA_PLAN, "attention_dropout"),
 }
 

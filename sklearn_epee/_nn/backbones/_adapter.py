@@ -179,7 +179,7 @@ class BackboneAdapter(ABC):
         """The longest sequence in tokens that the positions allow; None for images."""
         return None
 
-    def set_image_size(self, size: tuple[int, int]) -> None:
+    def set_image_size(self, size: tuple[int, int]) -> None:  # noqa: B027 - most need not know
         """Note, in the model's configuration, what size of images will be read.
 
         Parameters

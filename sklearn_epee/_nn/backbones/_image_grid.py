@@ -84,6 +84,10 @@ class BeitAdapter(_GridAdapter, ViTAdapter):
     def attention_bias(self, layer: int, length: int) -> AttentionBias | None:
         tables = (self.model.shared_position_bias, self._block(layer).relative_position_bias)
         grid = self._grid(length)
+        with torch.inference_mode(mode=False):
+            # transformers keeps these numbers; made in inference mode they could not be trained.
+            for table in filter(None, tables):
+                table.generate_relative_position_index(grid)
         biases = [table(grid)[0] for table in tables if table is not None]
         return TableBias(sum(biases[1:], biases[0])) if biases else None
 
