@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._entities import EntityMarker
 from ._version import __version__
 from .metrics import (
     exit_scores,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EPEEClassifier",
     "EPEEImageClassifier",
+    "EntityMarker",
     "ExitCalibratedClassifier",
     "FixedExitPolicyClassifier",
     "TunedExitPolicyClassifierCV",

@@ -176,6 +176,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         Number of tasks.
     n_layers_ : int
         Number of layers M of the backbone, and of exits.
+    pooling_ : str
+        What the heads read: `pooling`, or what "auto" stood for.
     net_ : skorch.NeuralNetClassifier
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
@@ -434,7 +436,10 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         return training_defaults.SCRATCH_IMAGE
 
     def _build(
-        self, samples: Images, n_classes: Classes
+        self,
+        samples: Images,
+        n_classes: Classes,
+        watched: Any = (),  # noqa: ARG002 - nothing depends on them
     ) -> tuple[ImagePreprocessor, MultiExitNetwork]:
         source = self._source(samples)
         config = load_config(source, "image")

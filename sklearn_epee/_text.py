@@ -16,6 +16,7 @@ from transformers import BertConfig, PretrainedConfig
 
 from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import Summary
+from ._checks.entity_marks import carry_marks, check_marks
 from ._checks.texts import Text, as_texts, is_paired
 from ._compat import Interval, StrOptions
 from ._nn import training_defaults
@@ -27,6 +28,7 @@ from ._nn.backbones import (
     load_config,
 )
 from ._nn.long_texts import check_long_texts, long_texts_of
+from ._nn.marked_texts import MARKED, MarkedTextTokenizer, with_mark_tokens
 from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
 from ._nn.texts import (
@@ -36,6 +38,11 @@ from ._nn.texts import (
     learn_wordpiece,
     load_tokenizer,
     required_vocabulary,
+)
+
+_SAYS_ENTITY = (
+    "pooling='auto': all texts carry marks around two entities, so that the heads read the starts "
+    "of [E1] and [E2], as with pooling='entity'."
 )
 
 
@@ -95,12 +102,18 @@ class EPEEClassifier(BaseEPEEClassifier):
         mean of the tasks' normalized entropies is below `tau`, or where `patience` layers agree in
         the predictions of all tasks, so that a confident task can outweigh an uncertain one. With
         one task all three are the same. Can be changed after `fit`.
-    pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention"}, default="auto"
+    pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention", "entity"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
         positions weighted by a softmax of their products with a query that the head learns
-        (after [4]_). "auto" follows a checkpoint that states its pooling, takes "last" for causal
-        decoders, and "mean" otherwise.
+        (after [4]_). "entity", for relations, reads the first positions of the opening marks of two
+        entities side by side [6]_: texts are marked as by `EntityMarker`, ``[E1] aspirin [/E1]``.
+        "auto" takes "last" for causal decoders and "entity" where all training texts carry both
+        marks; it follows a checkpoint that states its pooling, and takes "mean" otherwise.
+    entity_marks : {"text", "tokens"}, default="text"
+        What the marks around entities are to the backbone: some characters of the text, or tokens
+        with embeddings of their own, which are trained with the rest. Tokens make texts shorter,
+        not predictions better. "tokens" takes texts that all carry both marks, with any pooling.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
@@ -188,6 +201,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         Number of tasks.
     n_layers_ : int
         Number of layers M of the backbone, and of exits.
+    pooling_ : str
+        What the heads read: `pooling`, or what "auto" stood for.
     net_ : skorch.NeuralNetClassifier
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
@@ -246,6 +261,8 @@ class EPEEClassifier(BaseEPEEClassifier):
        Networks via Self Distillation", arXiv:1905.08094.
     .. [4] Lin et al., "A Structured Self-attentive Sentence Embedding", arXiv:1703.03130.
     .. [5] Sun et al., "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583.
+    .. [6] Baldini Soares et al., "Matching the Blanks: Distributional Similarity for Relation
+       Learning", arXiv:1906.03158.
 
     Examples
     --------
@@ -282,12 +299,17 @@ class EPEEClassifier(BaseEPEEClassifier):
     """
 
     _kind = "text"
+    # Of estimators that were pickled before there was a choice.
+    entity_marks = "text"
+
     _sources = ("backbone", "tokenizer")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,
         "backbone": [str, os.PathLike, PretrainedConfig, None],
         "tokenizer": "no_validation",
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention", "entity"})],
+        "entity_marks": [StrOptions({"text", "tokens"})],
         "long_texts": [StrOptions({"truncate", "windows", "head_tail"})],
         "window_length": [Interval(Integral, 1, None, closed="left"), None],
         "window_stride": [Interval(Integral, 1, None, closed="left"), None],
@@ -309,6 +331,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         exit_ensemble: str | None = None,
         joint_exit: str = "all",
         pooling: str = "auto",
+        entity_marks: str = "text",
         exit_loss_weights: str | ArrayLike = "ascending",
         exit_training: str = "joint",
         max_epochs: int | str = "auto",
@@ -344,6 +367,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.exit_ensemble = exit_ensemble
         self.joint_exit = joint_exit
         self.pooling = pooling
+        self.entity_marks = entity_marks
         self.exit_loss_weights = exit_loss_weights
         self.exit_training = exit_training
         self.max_epochs = max_epochs
@@ -442,7 +466,14 @@ class EPEEClassifier(BaseEPEEClassifier):
 
     def _check_samples(self, X: Any, fitted: Summary | None) -> list[Text]:
         texts = as_texts(X)
-        if fitted is not None and is_paired(texts) != fitted.sample_form:
+        if fitted is not None and fitted.sample_form == MARKED:
+            by_auto = ", which 'auto' took for texts with marks," if self.pooling == "auto" else ""
+            check_marks(texts, f"pooling='entity'{by_auto}")
+        elif fitted is None and self.pooling == "entity":
+            check_marks(texts, "pooling='entity'")
+        elif fitted is None and self.entity_marks == "tokens":
+            check_marks(texts, "entity_marks='tokens'")
+        elif fitted is not None and is_paired(texts) != fitted.sample_form:
             names = {True: "pairs of texts", False: "single texts"}
             raise ValueError(
                 f"X holds {names[is_paired(texts)]}, but this {type(self).__name__} was fitted on "
@@ -456,39 +487,50 @@ class EPEEClassifier(BaseEPEEClassifier):
         return training_defaults.SCRATCH_TEXT
 
     def _build(
-        self, samples: list[Text], n_classes: Classes
+        self, samples: list[Text], n_classes: Classes, watched: Sequence[Text] = ()
     ) -> tuple[TextTokenizer, MultiExitNetwork]:
         if self.backbone is None:
-            return self._build_compact(samples, n_classes)
+            return self._build_compact(samples, n_classes, watched)
         source = copy.deepcopy(self.backbone)
         config = load_config(source, "text")
         tokenizer = self._tokenizer_for(samples, config)
         checkpoint = None if isinstance(source, PretrainedConfig) else source
         n_tokens = required_vocabulary(tokenizer, config, checkpoint)
+        tokenizer = self._with_marks(tokenizer, samples)
+        n_tokens = max(n_tokens, len(tokenizer))
         backbone = load_backbone(source, "text")
         if n_tokens > config.vocab_size:
             enlarge_vocabulary(backbone, n_tokens)
         adapter = adapter_for(backbone)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        preprocessor = self._reader(samples, tokenizer, adapter.max_length, n_segments)
-        said = checkpoint_pooling(source)
-        return preprocessor, self._with_heads(backbone, n_classes, said, adapter.causal)
+        said = checkpoint_pooling(source) or ("last" if adapter.causal else None)
+        pooling = self._chosen_pooling([*samples, *watched], tokenizer, said)
+        preprocessor = self._reader(samples, tokenizer, adapter.max_length, n_segments, pooling)
+        return preprocessor, self._with_heads(backbone, n_classes, pooling)
 
     def _build_compact(
-        self, samples: list[Text], n_classes: Classes
+        self, samples: list[Text], n_classes: Classes, watched: Sequence[Text]
     ) -> tuple[TextTokenizer, MultiExitNetwork]:
         tokenizer = (
             learn_wordpiece(samples)
             if self.tokenizer is None
             else load_tokenizer(self.tokenizer, argument="tokenizer")
         )
-        preprocessor = self._reader(samples, tokenizer, None, BertConfig().type_vocab_size)
+        tokenizer = self._with_marks(tokenizer, samples)
+        pooling = self._chosen_pooling([*samples, *watched], tokenizer, None)
+        n_segments = BertConfig().type_vocab_size
+        preprocessor = self._reader(samples, tokenizer, None, n_segments, pooling)
         config = compact_text_config(tokenizer, preprocessor.max_length)
         backbone = load_backbone(config, "text")
-        return preprocessor, self._with_heads(backbone, n_classes, None, causal=False)
+        return preprocessor, self._with_heads(backbone, n_classes, pooling)
 
     def _reader(
-        self, samples: list[Text], tokenizer: Any, positions: int | None, n_segments: int
+        self,
+        samples: list[Text],
+        tokenizer: Any,
+        positions: int | None,
+        n_segments: int,
+        pooling: str,
     ) -> TextTokenizer:
         """Return what makes rows of token ids of texts, for a backbone of so many positions."""
         reads_pairs = is_paired(samples)
@@ -498,6 +540,8 @@ class EPEEClassifier(BaseEPEEClassifier):
             (self.window_length, "window_length") if in_windows else (self.max_length, "max_length")
         )
         length = choose_max_length(wanted, tokenizer, positions, samples, argument)
+        if pooling == "entity":
+            return MarkedTextTokenizer(tokenizer, length)
         n_special = tokenizer.num_special_tokens_to_add(pair=reads_pairs)
         long_texts = long_texts_of(
             self.long_texts, length, self.window_stride, self.max_windows, n_special
@@ -511,13 +555,23 @@ class EPEEClassifier(BaseEPEEClassifier):
             return learn_wordpiece(samples, config.vocab_size, config.pad_token_id or 0)
         return load_tokenizer(self.backbone, argument="backbone")
 
-    def _with_heads(
-        self, backbone: Any, n_classes: Classes, said: str | None, causal: bool
-    ) -> MultiExitNetwork:
-        defaults = self._training_defaults()
-        pooling = self.pooling
-        if pooling == "auto":
-            pooling = said or ("last" if causal else defaults.pooling)
+    def _with_marks(self, tokenizer: Any, samples: list[Text]) -> Any:
+        """Return the tokenizer, with the marks of entities as tokens if that is asked for."""
+        return with_mark_tokens(tokenizer, samples) if self.entity_marks == "tokens" else tokenizer
+
+    def _chosen_pooling(self, samples: list[Text], tokenizer: Any, said: str | None) -> str:
+        """Return the pooling, of which a backbone or its family may have said something."""
+        if self.pooling != "auto":
+            return self.pooling
+        # Causal decoders do not see an entity at the mark before it.
+        readable = said != "last" and tokenizer.is_fast and self.long_texts == "truncate"
+        if not (readable and carry_marks(samples)):
+            return said or self._training_defaults().pooling
+        if self.verbose:
+            print(_SAYS_ENTITY)  # noqa: T201 - what `verbose` asks for
+        return "entity"
+
+    def _with_heads(self, backbone: Any, n_classes: Classes, pooling: str) -> MultiExitNetwork:
         return MultiExitNetwork(backbone, n_classes, pooling, self._head_dropout())
 
     def __sklearn_tags__(self) -> Tags:

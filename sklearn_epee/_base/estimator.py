@@ -78,8 +78,19 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         """
 
     @abstractmethod
-    def _build(self, samples: Any, n_classes: Classes) -> tuple[Any, MultiExitNetwork]:
-        """Return the preprocessor and the untrained network for training samples."""
+    def _build(
+        self, samples: Any, n_classes: Classes, watched: Any = ()
+    ) -> tuple[Any, MultiExitNetwork]:
+        """Return the preprocessor and the untrained network for training samples.
+
+        Parameters
+        ----------
+        samples : samples
+            To learn from.
+        n_classes : int or tuple of int
+        watched : samples, default=()
+            Held out; nothing is learned from them, but the network is to read them.
+        """
 
     @abstractmethod
     def _training_defaults(self) -> TrainingDefaults:
@@ -220,7 +231,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
             if continued is None:
                 with reproducible(seed, device):
                     preprocessor, network = self._build(
-                        take(data.samples, train), Tasks(data.classes).n_classes
+                        take(data.samples, train),
+                        Tasks(data.classes).n_classes,
+                        take(data.samples, valid),
                     )
             else:
                 preprocessor = continued.trained.preprocessor
@@ -254,6 +267,12 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
     def net_(self) -> ExitNet:
         """The trained net, a ``skorch.NeuralNetClassifier``."""
         return self._trained("net_").net
+
+    @property
+    def pooling_(self) -> str:
+        """What the heads read: `pooling`, or what "auto" stood for."""
+        pooling: str = self._trained("pooling_").net.module_.pooling
+        return pooling
 
     @property
     def n_outputs_(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
 from sklearn_epee._checks.labels import check_groups, check_weights
-from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.messages import SampleError, shown
 from sklearn_epee._checks.tasks import check_any_labels
 from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
 
@@ -30,11 +30,16 @@ class TrainingData:
     classes: NDArray[Any] | list[NDArray[Any]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
+    numbers: Rows
+    """Number of each sample in the caller's X."""
     groups: NDArray[np.int64] | None = None
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
         """Return some of the samples, encoded for the training loop."""
-        samples = encode(take(self.samples, rows))
+        try:
+            samples = encode(take(self.samples, rows))
+        except SampleError as error:
+            raise error.at(int(self.numbers[rows[error.row]])) from None
         return LabelledSamples(samples, self.labels[rows], self.weights[rows])
 
 
@@ -90,9 +95,9 @@ def prepare_training_data(
     weights = (weights / weights.mean()).astype(np.float32)
     codes = [inverse.reshape(-1).astype(np.int64) for _, inverse in encoded]
     if not isinstance(checked, list):
-        return TrainingData(samples, encoded[0][0], codes[0], weights, members)
+        return TrainingData(samples, encoded[0][0], codes[0], weights, used, members)
     classes = [found for found, _ in encoded]
-    return TrainingData(samples, classes, np.stack(codes, axis=1), weights, members)
+    return TrainingData(samples, classes, np.stack(codes, axis=1), weights, used, members)
 
 
 def _with_class_weights(

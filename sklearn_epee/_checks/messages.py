@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _LONGEST = 60
@@ -11,3 +13,36 @@ def shown(value: Any) -> str:
     """Return a value as it is shown in a message, abbreviated if it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+class SampleError(ValueError):
+    """Says what is wrong with one sample, whose number in X its raiser may know in part only.
+
+    Parameters
+    ----------
+    row : int
+        Number of the sample among those that the raiser was given.
+    reason : str
+        Goes on after the number.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"X[{row}] {reason}")
+        self.row = row
+        self.reason = reason
+
+    def at(self, row: int) -> SampleError:
+        """Return the same error about a sample of another number."""
+        return SampleError(row, self.reason)
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[int, str]]:
+        return type(self), (self.row, self.reason)
+
+
+@contextmanager
+def numbered_from(first: int) -> Iterator[None]:
+    """Count the samples of errors inside the block from a number."""
+    try:
+        yield
+    except SampleError as error:
+        raise error.at(first + error.row) from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .batch_layout import WINDOWS, rows_of_samples
+from .batch_layout import ENTITY_POSITIONS, WINDOWS, rows_of_samples
 
 # Sorting by length inside pools of this many batches keeps padding low and batches random.
 POOL_BATCHES = 32
@@ -56,15 +56,18 @@ class EncodedTexts:
         Fills the end of shorter rows; masked everywhere.
     windows : ndarray of shape (n,), int64, or None, default=None
         How many of the rows, its windows, each text has. None: one each.
+    entity_positions : ndarray of shape (n, 2), int64, or None, default=None
+        Where the opening marks of both entities of each text are.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what rows are made of
         self,
         ids: NDArray[np.int32],
         lengths: NDArray[np.int64],
         segments: NDArray[np.int8] | None,
         pad_id: int,
         windows: NDArray[np.int64] | None = None,
+        entity_positions: NDArray[np.int64] | None = None,
     ) -> None:
         if windows is not None and (windows == 1).all():
             windows = None
@@ -79,6 +82,7 @@ class EncodedTexts:
         self._ids = ids
         self._segments = segments
         self._pad_id = pad_id
+        self._entity_positions = entity_positions
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,7 +93,7 @@ class EncodedTexts:
         Where a text has several windows, the tensors have a row for each window, text after text,
         and ``"windows"`` says how many each text has.
         """
-        windows = None
+        samples, windows = rows, None
         if self.windows is not None:
             windows, rows = self.windows[rows], rows_of_samples(self.windows, rows)
         lengths = self._row_lengths[rows]
@@ -103,6 +107,8 @@ class EncodedTexts:
             tensors["token_type_ids"] = _filled(mask, self._segments[source], 0)
         if windows is not None and (windows > 1).any():
             tensors[WINDOWS] = torch.from_numpy(windows)
+        if self._entity_positions is not None:
+            tensors[ENTITY_POSITIONS] = torch.from_numpy(self._entity_positions[samples])
         return tensors
 
 

@@ -508,15 +508,17 @@ def _attend_in_one(
     query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool
 ) -> Tensor:
     n_queries, n_keys = query.shape[2], k.shape[2]
-    alone = n_queries == 1 and n_keys > 1 and query.device.type == "cpu"
-    if alone:
-        # torch takes queries in blocks, and one by itself would be summed in another order than
-        # at the head of its block. Filled up, the outcome is the same to the bit.
-        query = functional.pad(query, (0, 0, 0, min(_query_block(n_keys), n_keys) - 1))
+    missing = min(_query_block(n_keys), n_keys) - n_queries
+    if query.device.type == "cpu" and missing > 0:
+        # torch takes queries in blocks, and a few by themselves would be summed in another order
+        # than at the head of their block. Filled up, the outcome is the same to the bit.
+        query = functional.pad(query, (0, 0, 0, missing))
+        if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
+            allowed = functional.pad(allowed, (0, 0, 0, missing), value=True)
     attended = functional.scaled_dot_product_attention(
         query, k, v, attn_mask=allowed, is_causal=is_causal, scale=1.0
     )
-    return attended[:, :, :1] if alone else attended
+    return attended[:, :, :n_queries]
 
 
 def _query_block(length: int) -> int:

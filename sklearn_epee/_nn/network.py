@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, PaperHeads, adapter_for, empty_backbone, not_finite
-from .batch_layout import WINDOWS, BatchLayout, backbone_inputs
+from .batch_layout import ENTITY_POSITIONS, WINDOWS, BatchLayout, backbone_inputs
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
@@ -36,7 +36,8 @@ class ExitHead(nn.Module):
     Parameters
     ----------
     in_features : int
-        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"``.
+        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"`` and
+        ``"entity"``.
     n_classes : int
         Number of classes K.
     dense_size : int or None
@@ -91,7 +92,7 @@ class MultiExitNetwork(nn.Module):
         Base model of a known family, without heads.
     n_classes : int or tuple of int
         Number of classes K, or those of several tasks, whose logits lie side by side.
-    pooling : {"cls", "mean", "cls+mean", "last", "attention"}
+    pooling : {"cls", "mean", "cls+mean", "last", "attention", "entity"}
         What a head reads of the hidden states (n, t, d).
     dropout : float
         Dropout probability of the heads.
@@ -136,7 +137,7 @@ class MultiExitNetwork(nn.Module):
         if has_dense is None:
             has_dense = self._adapter.kind == "text" and not self._adapter.causal
         dense = width if has_dense else None
-        features = 2 * width if pooling == "cls+mean" else width
+        features = 2 * width if pooling in ("cls+mean", "entity") else width
         self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
         self._initialize_heads()
 
@@ -180,6 +181,7 @@ class MultiExitNetwork(nn.Module):
         Parameters
         ----------
         batch : dict of str to Tensor
+            What the backbone reads; with pooling ``"entity"`` also ``"entity_positions"``, (n, 2).
         embed : callable, default=None
             The backbone's; None takes the adapter's.
 
@@ -190,12 +192,14 @@ class MultiExitNetwork(nn.Module):
         """
         hidden, mask = (embed or self._adapter.embed)(backbone_inputs(batch))
         windows = batch[WINDOWS].cpu().numpy() if WINDOWS in batch else None
-        return hidden, BatchLayout(mask, self._positions_read(mask), windows)
+        return hidden, BatchLayout(mask, self._positions_read(batch, mask), windows)
 
-    def _positions_read(self, mask: Tensor) -> Tensor | None:
+    def _positions_read(self, batch: Mapping[str, Tensor], mask: Tensor) -> Tensor | None:
         """Return the positions that the heads read of each sample, (n, r); None for all."""
         if not self.reads_few_rows:
             return None
+        if self.pooling == "entity":
+            return batch[ENTITY_POSITIONS]
         if self.pooling == "last":
             return last_real_positions(mask).unsqueeze(1)
         return torch.zeros((len(mask), 1), dtype=torch.long, device=mask.device)
@@ -464,12 +468,24 @@ def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
     ------
     ValueError
         ``"cls"`` with a causal decoder, whose position 0 sees only itself, or with a family
-        without a class token; ``"last"`` with images, which have no last token.
+        without a class token; ``"entity"`` with a causal decoder, in which the mark before an
+        entity does not see the entity; ``"last"`` or ``"entity"`` with images.
     """
     if adapter.causal and pooling in ("cls", "cls+mean"):
         raise ValueError(
             f"pooling={pooling!r} reads position 0, which in a causal decoder such as "
             f"{adapter.family!r} sees only itself; use pooling='last', 'mean' or 'auto'."
+        )
+    if adapter.causal and pooling == "entity":
+        raise ValueError(
+            "pooling='entity' reads the marks in front of two entities, which in a causal decoder "
+            f"such as {adapter.family!r} see neither the entities nor what follows; use "
+            "pooling='last', which sees the whole text, 'mean' or 'auto'."
+        )
+    if adapter.kind == "image" and pooling == "entity":
+        raise ValueError(
+            f"pooling='entity' reads marks in texts, not images ({adapter.family!r}); use "
+            "pooling='cls', 'mean', 'cls+mean' or 'auto'."
         )
     if adapter.kind == "image" and pooling == "last":
         raise ValueError(

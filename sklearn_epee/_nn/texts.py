@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
+    BatchEncoding,
     BertConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
+from sklearn_epee._checks.messages import numbered_from
 from sklearn_epee._checks.texts import Text
 
 from .backbones import damaged_json
@@ -112,9 +114,11 @@ class TextTokenizer:
         EncodedTexts
             Of the next texts in order.
         """
-        total = 0
-        for window in _chunks(texts, _WINDOW_CHARACTERS, _WINDOW):
-            encoded, n_truncated = self._encode(window)
+        total = n_before = 0
+        for window in chunks_of_texts(texts, _WINDOW_CHARACTERS, _WINDOW):
+            with numbered_from(n_before):
+                encoded, n_truncated = self._encode(window)
+            n_before += len(window)
             total += n_truncated
             yield encoded
         self._warn_if_truncated(total, len(texts), stacklevel=6)
@@ -122,7 +126,7 @@ class TextTokenizer:
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
         """Return the token ids, and how many texts had to be truncated."""
         ids, segments, lengths, windows, n_truncated = [], [], [], [], 0
-        for chunk in _chunks(texts, _CHUNK_CHARACTERS):
+        for chunk in chunks_of_texts(texts):
             rows, n_windows, n_long = self._encode_chunk(chunk)
             n_truncated += n_long
             lengths.append(np.array([len(row) for row in rows["input_ids"]], dtype=np.int64))
@@ -141,14 +145,14 @@ class TextTokenizer:
 
     def _warn_if_truncated(self, n_truncated: int, n_texts: int, stacklevel: int) -> None:
         if n_truncated:
-            unread = (
-                f"longer than max_length={self.max_length} tokens; what comes after is not read."
-                if self.long_texts is None
-                else self.long_texts.unread()
-            )
-            warnings.warn(
-                f"{n_truncated} of {n_texts} texts are {unread}", UserWarning, stacklevel=stacklevel
-            )
+            message = f"{n_truncated} of {n_texts} texts are {self._unread()}"
+            warnings.warn(message, UserWarning, stacklevel=stacklevel)
+
+    def _unread(self) -> str:
+        """Return what is said of texts that were truncated."""
+        if self.long_texts is not None:
+            return self.long_texts.unread()
+        return f"longer than max_length={self.max_length} tokens; what comes after is not read."
 
     def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
         """Return the token ids of training texts; nothing about them is random."""
@@ -210,7 +214,7 @@ class TextTokenizer:
             for i, pair in zip(far_too_long, shortened, strict=True):
                 texts[i] = pair
         rows: dict[str, list[list[int]]] = {}
-        for chunk in _chunks(texts, _CHUNK_CHARACTERS_TRUNCATED):
+        for chunk in chunks_of_texts(texts, _CHUNK_CHARACTERS_TRUNCATED):
             for name, values in self._tokenize(chunk, truncation=True).items():
                 rows.setdefault(name, []).extend(values)
         return rows
@@ -230,6 +234,13 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
 ) -> dict[str, Any]:
     """Return what a tokenizer makes of texts or pairs, without padding; safe in several threads."""
+    return dict(call_tokenizer(tokenizer, texts, **options))
+
+
+def call_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
+) -> BatchEncoding:
+    """Return the same as `tokenize`, with the `encodings` that a fast tokenizer made."""
     first: list[str]
     second: list[str] | None
     if texts and isinstance(texts[0], tuple):
@@ -237,15 +248,8 @@ def tokenize(
     else:
         first, second = list(texts), None  # type: ignore[arg-type]
     with _tokenizer_lock, _settings_kept(tokenizer):
-        return dict(
-            tokenizer(
-                first,
-                second,
-                padding=False,
-                return_attention_mask=False,
-                verbose=False,
-                **options,
-            )
+        return tokenizer(
+            first, second, padding=False, return_attention_mask=False, verbose=False, **options
         )
 
 
@@ -269,7 +273,7 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
     """Return the number of tokens of texts, not truncated, special tokens included."""
     counts: list[int] = []
-    for chunk in _chunks(texts, _CHUNK_CHARACTERS):
+    for chunk in chunks_of_texts(texts):
         rows = tokenize(tokenizer, chunk, truncation=False, return_token_type_ids=False)
         counts.extend(len(row) for row in rows["input_ids"])
     return counts
@@ -542,8 +546,8 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
             yield text
 
 
-def _chunks(
-    texts: Sequence[Text], characters: int, most: int = _CHUNK_TEXTS
+def chunks_of_texts(
+    texts: Sequence[Text], characters: int = _CHUNK_CHARACTERS, most: int = _CHUNK_TEXTS
 ) -> Iterator[Sequence[Text]]:
     """Yield consecutive texts, as many as one call of a tokenizer is given."""
     start = total = 0

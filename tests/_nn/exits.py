@@ -33,7 +33,10 @@ ENSEMBLES = (None, "mean", "weighted")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-ALL_NETWORKS = [(family, pooling) for family in FAMILIES for pooling in poolings(family)]
+ALL_NETWORKS = [
+    *((family, pooling) for family in FAMILIES for pooling in poolings(family)),
+    *((family, "entity") for family in TEXT_FAMILIES if "cls" in poolings(family)),
+]
 
 
 def make_network(family: str, pooling: str, n_classes: int = N_CLASSES) -> MultiExitNetwork:
@@ -75,7 +78,7 @@ def make_tasks_network(
 
 
 def make_samples(family: str, n: int = N_SAMPLES, order: Sequence[int] | None = None):
-    """Random texts of 1 to 14 tokens, or random images, in an order."""
+    """Random texts of 1 to 14 tokens with two marks, or random images, in an order."""
     rng = np.random.default_rng(5)
     order = range(n) if order is None else order
     if kind_of(family) == "image":
@@ -84,7 +87,8 @@ def make_samples(family: str, n: int = N_SAMPLES, order: Sequence[int] | None = 
     rows = [rng.integers(5, 100, 1 + (7 * i) % 14, dtype=np.int32) for i in range(n)]
     rows = [rows[i] for i in order]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    return EncodedTexts(np.concatenate(rows), lengths, None, pad_id=0)
+    marks = np.stack([3 * lengths // 4, lengths // 3], axis=1)
+    return EncodedTexts(np.concatenate(rows), lengths, None, pad_id=0, entity_positions=marks)
 
 
 def images_to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +26,9 @@ def test_heads_that_read_all_positions_have_no_rows():
 
 
 def test_some_samples_keep_their_positions():
-    part = layout([3, 1, 2], [[2, 0], [0, 0], [1, 0]]).take(torch.tensor([2, 1]), 2)
+    part = layout([3, 1, 2], [[2, 0], [0, 0], [1, 0]]).take(
+        np.array([2, 1]), torch.tensor([2, 1]), 2
+    )
     assert part.mask.tolist() == [[True, True], [True, False]]
     assert part.read.tolist() == [[1, 0], [0, 0]]
     assert part.width == 2
