@@ -19,7 +19,7 @@ from sklearn_epee._checks.messages import shown
 from sklearn_epee._nn.training_defaults import SCRATCH_IMAGE_INITIALIZER_RANGE
 
 from .augmentation import jitter
-from .backbones import damaged_json
+from .backbones import damaged_json, timm_processor_settings
 from .batching import EncodedImages
 
 MAX_SCRATCH_SIDE = 224
@@ -247,6 +247,9 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
 
 
 def _load_pil_processor(source: str) -> Any:
+    if (settings := timm_processor_settings(source)) is not None:
+        # timm's own transforms, and the wrapper of them, need torchvision.
+        return transformers.CLIPImageProcessorPil(**settings)
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     except (ImportError, ValueError):

@@ -20,6 +20,7 @@ from sklearn_epee._nn.backbones._positions import (
     near_keys,
 )
 from sklearn_epee._nn.backbones._registry import adapter_class_for, adapter_for, known_families
+from sklearn_epee._nn.backbones._timm import processor_settings as timm_processor_settings
 
 __all__ = [
     "AttentionBias",
@@ -43,4 +44,5 @@ __all__ = [
     "near_keys",
     "not_finite",
     "read_paper_heads",
+    "timm_processor_settings",
 ]

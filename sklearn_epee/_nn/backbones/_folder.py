@@ -1,12 +1,18 @@
-"""Files of a checkpoint folder: what they name, and which of them are damaged."""
+"""Files of a checkpoint folder: what they name and hold, and which of them are damaged."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
-__all__ = ["damaged_json", "files_of", "leaves_folder"]
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+__all__ = ["damaged_json", "files_of", "leaves_folder", "read_weights"]
 
 
 def leaves_folder(name: str) -> bool:
@@ -36,3 +42,67 @@ def _is_json(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return True
+
+
+def read_weights(
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    is_wanted: Callable[[str], bool] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of a folder with their keys.
+
+    Parameters
+    ----------
+    folder : str or path-like
+    names : sequence of str
+        Names of the file that holds them, the preferred one first; its parts may have an index.
+    is_wanted : callable, default=None
+        Says of a key whether its weight is read; None reads all.
+
+    Yields
+    ------
+    key : str
+    weight : Tensor
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or one cannot be read.
+    """
+    for path in _weight_files(Path(folder), names):
+        try:
+            yield from _weights_of(path, is_wanted or bool)
+        except (SafetensorError, RuntimeError, ValueError, OSError, EOFError, LookupError) as error:
+            reason = (str(error).strip() or "the file ends too early").splitlines()[0]
+            raise ValueError(
+                f"folder={os.fspath(folder)!r}: could not read the weights from {path.name} "
+                f"({type(error).__name__}: {reason})."
+            ) from error
+
+
+def _weights_of(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            for key in filter(is_wanted, file.keys()):
+                yield key, file.get_tensor(key)
+        return
+    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for key in filter(is_wanted, state):
+        yield key, state[key]
+
+
+def _weight_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files that hold the weights: one, or those that an index names."""
+    present = files_of(folder)
+    for name in names:
+        if name in present:
+            return [folder / name]
+        if f"{name}.index.json" in present:
+            index = json.loads((folder / f"{name}.index.json").read_text(encoding="utf-8"))
+            shards = sorted(set(index["weight_map"].values()))
+            if outside := [shard for shard in shards if leaves_folder(shard)]:
+                raise ValueError(f"{name}.index.json names {outside[0]!r}, outside the folder.")
+            return [folder / shard for shard in shards]
+    raise ValueError(
+        f"folder={str(folder)!r} holds no weights; expected a file {' or '.join(names)}."
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
@@ -29,6 +30,15 @@ from sklearn_epee._nn.backbones._generic import GenericAdapter
 from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, largest_difference, with_noise
 from sklearn_epee._nn.backbones._paper import PAPER_HEADS
 from sklearn_epee._nn.backbones._registry import adapter_class_for, known_families
+from sklearn_epee._nn.backbones._timm import (
+    TimmAdapter,
+    is_timm,
+    open_clip_config,
+    read_timm_config,
+    read_timm_weights,
+    require_timm,
+    with_sizes,
+)
 from sklearn_epee._nn.backbones._validation import (
     MOST_LAYERS,
     check_forward,
@@ -103,6 +113,8 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
     if isinstance(source, PretrainedConfig):
         config = source
         adapter_class = adapter_class_for(config.model_type, kind)
+        if issubclass(adapter_class, TimmAdapter):
+            config = with_sizes(copy.deepcopy(config))
     elif isinstance(source, str | os.PathLike):
         adapter_class, config = _read_config(source, kind)
     else:
@@ -340,6 +352,11 @@ def _read_config(
 ) -> tuple[type[BackboneAdapter], PretrainedConfig]:
     """Read `config.json` of a folder or a hub repository."""
     where = _describe(source)
+    if raw := open_clip_config(source):
+        adapter_class = adapter_class_for(TimmAdapter.family, kind)
+        require_timm()
+        with _quiet(), _read_failure(source, "configuration"):
+            return adapter_class, read_timm_config(source, raw)
     if _is_local(source) and "config.json" not in files_of(source):
         problem = "has no config.json" if files_of(source) else "does not exist or is empty"
         raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
@@ -353,11 +370,15 @@ def _read_config(
             raise ValueError(
                 f"{where}: {name}={raw[name]} in config.json; expected at most {most}."
             )
-    model_type = raw.get("model_type")
+    model_type = TimmAdapter.family if is_timm(raw) else raw.get("model_type")
     adapter_class = adapter_class_for(model_type, kind)
     whole = adapter_class.tower_of if model_type == adapter_class.family else None
     name = whole or adapter_class.config_class
+    if issubclass(adapter_class, TimmAdapter):
+        require_timm()
     with _quiet(), _read_failure(source, "configuration"):
+        if issubclass(adapter_class, TimmAdapter):
+            return adapter_class, read_timm_config(source, raw)
         return adapter_class, getattr(transformers, name).from_dict(raw)
 
 
@@ -370,31 +391,51 @@ def _check_object(path: Path) -> None:
 def _read_weights(
     source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
 ) -> PreTrainedModel:
-    model_class = getattr(transformers, adapter_class.model_class)
     with _quiet(), _read_failure(source, "weights"):
         if _is_local(source):
             _check_shards(Path(source))
-        model, report = model_class.from_pretrained(
-            os.fspath(source),
-            config=_own_config(adapter_class, config),
-            dtype=torch.float32,
-            attn_implementation=adapter_class.attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-            **adapter_class.model_options,
-        )
+        load = _load_timm if issubclass(adapter_class, TimmAdapter) else _load_pretrained
+        model, report = load(source, adapter_class, config)
     heads: Collection[str] = adapter_class.head_keys
     if issubclass(adapter_class, GenericAdapter):
         heads = _foreign_parts(model, report["unexpected_keys"])
     heads = (*heads, PAPER_HEADS)
-    _check_report(source, adapter_class, (heads, model_class.base_model_prefix), report)
+    _check_report(source, adapter_class, (heads, model.base_model_prefix), report)
     if spoilt := not_finite(model.state_dict()):
         raise ValueError(
             f"{_describe(source)} holds weights that are NaN or infinite "
             f"({len(spoilt)}): {_listed(spoilt)}."
         )
     return model
+
+
+def _load_pretrained(
+    source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
+) -> tuple[Any, dict[str, Any]]:
+    model_class = getattr(transformers, adapter_class.model_class)
+    loaded: tuple[Any, dict[str, Any]] = model_class.from_pretrained(
+        os.fspath(source),
+        config=_own_config(adapter_class, config),
+        dtype=torch.float32,
+        attn_implementation=adapter_class.attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,
+        **adapter_class.model_options,
+    )
+    return loaded
+
+
+def _load_timm(
+    source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
+) -> tuple[Any, dict[str, Any]]:
+    """Load what timm, transformers' wrapper or open_clip wrote, each with keys of its own."""
+    with torch.random.fork_rng([]):
+        model = _build(adapter_class, config)
+    patterns = ["*.json", "*.safetensors", "*.bin"]
+    is_local = _is_local(source)
+    folder = source if is_local else snapshot_download(str(source), allow_patterns=patterns)
+    return model, read_timm_weights(folder, model)
 
 
 def _foreign_parts(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:

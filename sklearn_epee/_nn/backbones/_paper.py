@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
+from sklearn_epee._nn.backbones._folder import read_weights
 
 __all__ = ["PAPER_HEADS", "PaperHeads", "read_paper_heads"]
 
@@ -60,7 +56,7 @@ def read_paper_heads(folder: str | os.PathLike[str], n_layers: int) -> PaperHead
     """
     classifiers: dict[str, dict[int, Tensor]] = {"weight": {}, "bias": {}}
     pooler: dict[str, Tensor] = {}
-    for key, weight in _wanted_weights(Path(folder)):
+    for key, weight in read_weights(folder, _NAMES, _is_wanted):
         if found := _CLASSIFIER.match(key):
             classifiers[found[2]][int(found[1])] = weight.float()
         elif found := _POOLER.match(key):
@@ -101,47 +97,5 @@ def _check_shapes(heads: PaperHeads, folder: str | os.PathLike[str]) -> None:
         raise ValueError(f"folder={os.fspath(folder)!r}: its heads hold NaN or infinity.")
 
 
-def _wanted_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of the heads with their keys."""
-    for path in _weight_files(folder):
-        try:
-            yield from _weights_of(path)
-        except (SafetensorError, RuntimeError, ValueError, OSError, EOFError, LookupError) as error:
-            reason = (str(error).strip() or "the file ends too early").splitlines()[0]
-            raise ValueError(
-                f"folder={str(folder)!r}: could not read the weights from {path.name} "
-                f"({type(error).__name__}: {reason})."
-            ) from error
-
-
-def _weights_of(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            for key in filter(_is_wanted, file.keys()):
-                yield key, file.get_tensor(key)
-        return
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for key in filter(_is_wanted, state):
-        yield key, state[key]
-
-
 def _is_wanted(key: str) -> bool:
     return bool(_CLASSIFIER.match(key) or _POOLER.match(key))
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights: one, or those that an index names."""
-    present = files_of(folder)
-    for name in _NAMES:
-        if name in present:
-            return [folder / name]
-        if f"{name}.index.json" in present:
-            index = json.loads((folder / f"{name}.index.json").read_text(encoding="utf-8"))
-            shards = sorted(set(index["weight_map"].values()))
-            if outside := [shard for shard in shards if leaves_folder(shard)]:
-                raise ValueError(f"{name}.index.json names {outside[0]!r}, outside the folder.")
-            return [folder / shard for shard in shards]
-    raise ValueError(
-        f"folder={str(folder)!r} holds no weights; expected {' or '.join(_NAMES)} as the paper's "
-        "code writes them."
-    )

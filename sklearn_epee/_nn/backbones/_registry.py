@@ -42,6 +42,7 @@ from sklearn_epee._nn.backbones._text import (
     RobertaAdapter,
     XLMRobertaAdapter,
 )
+from sklearn_epee._nn.backbones._timm import TimmAdapter
 
 __all__ = ["adapter_class_for", "adapter_for", "known_families"]
 
@@ -73,6 +74,7 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     SiglipVisionAdapter,
     BeitAdapter,
     ViTMAEAdapter,
+    TimmAdapter,
 )
 
 # A vision tower has a model type of its own; everywhere else it is the family's name.
