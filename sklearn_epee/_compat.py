@@ -31,6 +31,7 @@ from sklearn.utils._optional_dependencies import check_pandas_support
 # are validated with; third-party estimators use them, and they have no public names.
 from sklearn.utils._param_validation import (
     HasMethods,
+    Options,
     RealNotInt,
     StrOptions,
     validate_params,
@@ -47,6 +48,7 @@ __all__ = [
     "HasMethods",
     "Interval",
     "MkldnnLinear",
+    "Options",
     "RealNotInt",
     "ScorerParts",
     "StrOptions",

@@ -1,10 +1,10 @@
-"""Read text sets laid out as `<name>/{train,dev,test}.csv.gz`."""
+"""Load text sets, laid out as `<name>/{train,dev,test}.csv.gz` or as their source has them."""
 
 import csv
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,37 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_epee._compat import check_pandas_support
-from sklearn_epee.datasets._loading import data_file, subsets_of
+from sklearn_epee.datasets._download import download_all
+from sklearn_epee.datasets._loading import data_file, data_folder, subsets_of
+from sklearn_epee.datasets._source import Source
 
 
 @dataclass(frozen=True)
 class TextSet:
-    """What is known of a text set before its files are read."""
+    """What is known of a text set before its files are read.
+
+    Parameters
+    ----------
+    name : str
+        Of its folder.
+    columns : tuple of str
+        Of its files; the first two are "text" and "label".
+    target_names : tuple of str
+    description : str
+    source : Source
+    group_of : callable or None, default=None
+        Returns the group of a row from the column that `grouped_by` names; None if there are no
+        groups.
+    grouped_by : str, default=""
+    """
 
     name: str
     columns: tuple[str, ...]
     target_names: tuple[str, ...]
     description: str
+    source: Source
+    group_of: Callable[[str], str] | None = None
+    grouped_by: str = ""
 
 
 def load_text_set(
@@ -33,16 +53,19 @@ def load_text_set(
     data_home: str | os.PathLike[str] | None,
     as_frame: bool,
     return_X_y: bool,
+    download_if_missing: bool = False,
 ) -> Any:
     """Load one text set as a `Bunch`, or as `(data, target)`."""
     table: dict[str, list[str]] = {}
-    for part in subsets_of(subset):
-        path = data_file(data_home, f"{text_set.name}/{part}.csv.gz")
-        for column, values in _read_table(path, text_set).items():
+    for columns in _parts(text_set, subset, data_home, download_if_missing):
+        for column, values in columns.items():
             table.setdefault(column, []).extend(values)
     frame = None
     data: Any = table["text"]
     target: Any = np.array(table["label"])
+    groups = None
+    if text_set.group_of is not None:
+        groups = np.array([text_set.group_of(value) for value in table[text_set.grouped_by]])
     if as_frame:
         pandas = check_pandas_support(f"load_{text_set.name} with as_frame=True")
         # Columns that only one part has (a later release may add some) are left out.
@@ -55,9 +78,30 @@ def load_text_set(
         data=data,
         target=target,
         target_names=np.array(text_set.target_names),
+        groups=groups,
         frame=frame,
         DESCR=text_set.description,
     )
+
+
+def _parts(
+    text_set: TextSet, subset: str, data_home: str | os.PathLike[str] | None, download: bool
+) -> Iterator[dict[str, list[str]]]:
+    """Yield the columns of each part, from the layout or from the files of the source."""
+    source = text_set.source
+    home = data_folder(data_home, create=download)
+    folder = home / text_set.name
+    laid_out = any((folder / f"{part}.csv.gz").is_file() for part in subsets_of(subset))
+    if not laid_out and source.find(folder) is None and download:
+        download_all(source.remote, folder, page=source.page)
+    found = None if laid_out else source.find(folder)
+    for part in subsets_of(subset, source.parts):
+        if found is not None:
+            yield _check_table(source.read(found, part), folder, text_set)
+        else:
+            by_hand = f"Or get {source.files} from {source.page}, into {str(folder)!r}."
+            path = data_file(home, f"{text_set.name}/{part}.csv.gz", by_hand)
+            yield _read_table(path, text_set)
 
 
 def _read_table(path: Path, text_set: TextSet) -> dict[str, list[str]]:
@@ -81,6 +125,12 @@ def _read_table(path: Path, text_set: TextSet) -> dict[str, list[str]]:
             table[column].append(value)
     if not table["text"]:
         raise ValueError(f"{path} must have at least one row below its header; got none.")
+    return _check_table(table, path, text_set)
+
+
+def _check_table(
+    table: dict[str, list[str]], path: Path, text_set: TextSet
+) -> dict[str, list[str]]:
     unknown = sorted(set(table["label"]) - set(text_set.target_names))
     if unknown:
         raise ValueError(

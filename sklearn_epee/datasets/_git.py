@@ -1,11 +1,22 @@
 """Load GIT (GM-CIHT): relations of biomedicine and of complementary and integrative health."""
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 from sklearn_epee._compat import validate_params
 from sklearn_epee.datasets._csv_layout import TextSet, load_text_set
-from sklearn_epee.datasets._loading import LOADER_CONSTRAINTS
+from sklearn_epee.datasets._download import RemoteFile
+from sklearn_epee.datasets._loading import FETCHER_CONSTRAINTS, LOADER_CONSTRAINTS
+from sklearn_epee.datasets._source import (
+    Source,
+    Table,
+    first_existing,
+    first_spans,
+    json_lines,
+    marked,
+)
 
 _DESCR = """GIT (GM-CIHT): relations of biomedicine and of complementary and integrative health
 
@@ -22,9 +33,64 @@ Citation: Li, M., Kilicoglu, H., Xu, H., Zhang, R.: BiomedRAG: A retrieval augme
 language model for biomedicine. Journal of Biomedical Informatics 162, 104769 (2025).
 """
 
+_COLUMNS = ("text", "label", "entity1", "entity2", "sentence")
+
+
+def _find(folder: Path) -> Path | None:
+    names = [f"renew_triplet_T_{part}.jsonl" for part in ("train", "dev", "test")]
+    return None if first_existing(folder, *names) is None else folder
+
+
+def _read(folder: Path, part: str) -> Table:
+    path = folder / f"renew_triplet_T_{part}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"The file {str(path)!r} is missing.")
+    rows = [_row(path, number, found) for number, found in json_lines(path)]
+    if part == "test":
+        # The source has each row of this file twice.
+        rows = list(dict.fromkeys(rows))
+    return {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
+
+
+def _row(path: Path, number: int, found: dict[str, Any]) -> tuple[str, ...]:
+    try:
+        label, entity1, entity2, sentence = (
+            re.sub(" +", " ", found[name])
+            for name in ("PREDICATE", "SUBJECT_TEXT", "OBJECT_TEXT", "SENTENCE")
+        )
+        entity1, entity2 = entity1.strip(), entity2.strip()
+        spans = first_spans(sentence, entity1, entity2)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}, line {number}: expected PREDICATE, SUBJECT_TEXT, OBJECT_TEXT and SENTENCE, "
+            f"each a str; got {sorted(found)}."
+        ) from error
+    if spans is None:
+        raise ValueError(
+            f"{path}, line {number}: {entity1!r} or {entity2!r} does not occur in the sentence."
+        )
+    return marked(sentence, *spans), label, entity1, entity2, sentence
+
+
+_SOURCE = Source(
+    page="https://github.com/ToneLi/BIoMedRAG",
+    files="renew_triplet_T_train.jsonl, ..._dev.jsonl and ..._test.jsonl (dataset/0_GM-CIHT)",
+    parts=("train", "dev", "test"),
+    find=_find,
+    read=_read,
+    remote=tuple(
+        RemoteFile(
+            "https://raw.githubusercontent.com/ToneLi/BIoMedRAG/"
+            f"899fc27f7849ed767f466ca125b1a47d0c0cca20/dataset/0_GM-CIHT/{name}",
+            name,
+        )
+        for name in (f"renew_triplet_T_{part}.jsonl" for part in ("train", "dev", "test"))
+    ),
+)
+
 _GIT = TextSet(
     name="git",
-    columns=("text", "label", "entity1", "entity2", "sentence"),
+    columns=_COLUMNS,
     target_names=(
         "ADMINISTERED_TO",
         "AFFECTS",
@@ -50,6 +116,7 @@ _GIT = TextSet(
         "USES",
     ),
     description=_DESCR,
+    source=_SOURCE,
 )
 
 
@@ -66,15 +133,19 @@ def load_git(
     The subject and the object of each sentence are marked, `[E1] ... [/E1]` and
     `[E2] ... [/E2]`; the label is the predicate [1]_.
 
-    Nothing is downloaded: the files must be there.
+    Nothing is downloaded: the files must be there; :func:`fetch_git` downloads them. The
+    source's own files are `renew_triplet_T_{train,dev,test}.jsonl` in the folder `git`. The
+    first occurrences of both entities that do not overlap are marked, and of the rows of the
+    test file, which are there twice, one is kept.
 
     Parameters
     ----------
     subset : {"train", "dev", "test", "all"}, default="train"
         The part to load; "all" is train, dev and test, one after the other.
     data_home : str or path-like, default=None
-        The folder that holds `git/{train,dev,test}.csv.gz`. By default the environment
-        variable `SKLEARN_EPEE_DATA` names it.
+        The folder that holds `git/{train,dev,test}.csv.gz`, or the source's own files in
+        its folder `git`. By default the environment variable `SKLEARN_EPEE_DATA`
+        names it.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
     return_X_y : bool, default=False
@@ -89,6 +160,7 @@ def load_git(
         - `target`: ndarray (or Series) of shape (n_samples,), the labels as str;
         - `target_names`: ndarray of shape (22,), the classes in sorted order, as in the
           `classes_` of a classifier;
+        - `groups`: None;
         - `frame`: DataFrame with the columns `text`, `label`, `entity1`, `entity2`,
           `sentence` if `as_frame`; otherwise None;
         - `DESCR`: str, with the source, the licence and the citation.
@@ -125,4 +197,68 @@ def load_git(
         data_home=data_home,
         as_frame=as_frame,
         return_X_y=return_X_y,
+    )
+
+
+@validate_params(FETCHER_CONSTRAINTS, prefer_skip_nested_validation=True)
+def fetch_git(
+    *,
+    subset: str = "train",
+    data_home: str | os.PathLike[str] | None = None,
+    download_if_missing: bool = True,
+    as_frame: bool = False,
+    return_X_y: bool = False,
+) -> Any:
+    """Download git if need be, and load it (classification).
+
+    As :func:`load_git`, with the source's own files downloaded first where none
+    are there. An interrupted download goes on at the next call.
+
+    Parameters
+    ----------
+    subset : {"train", "dev", "test", "all"}, default="train"
+        The part to load; "all" is train, dev and test, one after the other.
+    data_home : str or path-like, default=None
+        The folder into which sets are downloaded, each into a folder of its own. By default the
+        environment variable `SKLEARN_EPEE_DATA` names it, otherwise it is `~/sklearn_epee_data`.
+    download_if_missing : bool, default=True
+        If False, raise an error where the files are not there.
+    as_frame : bool, default=False
+        If True, `data` and `target` are pandas objects and `frame` is given.
+    return_X_y : bool, default=False
+        If True, return `(data, target)` instead of a `Bunch`.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        As :func:`load_git` returns it.
+
+    (data, target) : tuple
+        If `return_X_y` is True.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not as described, or a file is not as expected.
+    FileNotFoundError
+        If files are missing and `download_if_missing` is False.
+    OSError
+        If a file cannot be downloaded; the message says where to get it and where to put it.
+    ImportError
+        If `as_frame` is True and pandas is not installed.
+
+    Examples
+    --------
+    >>> from sklearn_epee.datasets import fetch_git
+    >>> X, y = fetch_git(subset="dev", return_X_y=True)
+    >>> len(X) == len(y)
+    True
+    """
+    return load_text_set(
+        _GIT,
+        subset=subset,
+        data_home=data_home,
+        as_frame=as_frame,
+        return_X_y=return_X_y,
+        download_if_missing=download_if_missing,
     )

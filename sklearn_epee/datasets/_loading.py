@@ -9,6 +9,9 @@ from sklearn_epee._compat import StrOptions
 ENVIRONMENT_VARIABLE = "SKLEARN_EPEE_DATA"
 SUBSETS = ("train", "dev", "test")
 
+# Where sets are downloaded to if neither `data_home` nor the environment names a folder.
+DEFAULT_HOME = "~/sklearn_epee_data"
+
 LOADER_CONSTRAINTS: dict[str, list[Any]] = {
     "subset": [StrOptions({*SUBSETS, "all"})],
     "data_home": [str, os.PathLike, None],
@@ -16,32 +19,44 @@ LOADER_CONSTRAINTS: dict[str, list[Any]] = {
     "return_X_y": ["boolean"],
 }
 
+FETCHER_CONSTRAINTS = LOADER_CONSTRAINTS | {"download_if_missing": ["boolean"]}
+
 _LAYOUT = (
     "The folder is expected to hold <name>/train.csv.gz, dev.csv.gz and test.csv.gz for the text "
     "sets (ddi2013, git, health_advice, phee) and medmnist/<name>.npz for the image sets "
-    "(breastmnist, pathmnist_subset, pneumoniamnist)."
+    "(breastmnist, pathmnist_subset, pneumoniamnist and others of MedMNIST)."
 )
 
 
-def subsets_of(subset: str) -> tuple[str, ...]:
+def subsets_of(subset: str, parts: tuple[str, ...] = SUBSETS) -> tuple[str, ...]:
     """Return the parts that make up `subset`, in the order of the rows."""
-    return SUBSETS if subset == "all" else (subset,)
+    return parts if subset == "all" else (subset,)
 
 
-def data_file(data_home: str | os.PathLike[str] | None, relative: str) -> Path:
+def data_file(home: Path, relative: str, by_hand: str = "") -> Path:
     """Return the existing file `relative` of the data folder."""
-    folder = _data_folder(data_home)
-    path = folder / relative
+    path = home / relative
     if not path.is_file():
-        raise FileNotFoundError(f"data_home {str(folder)!r} has no file {relative!r}. {_LAYOUT}")
+        raise FileNotFoundError(
+            f"data_home {str(home)!r} has no file {relative!r}. {_LAYOUT} {by_hand}".rstrip()
+        )
     return path
 
 
-def _data_folder(data_home: str | os.PathLike[str] | None) -> Path:
+def data_folder(data_home: str | os.PathLike[str] | None, *, create: bool = False) -> Path:
+    """Return the folder of the data, made where files are going to be downloaded into it.
+
+    Raises
+    ------
+    ValueError
+        If nothing names a folder.
+    FileNotFoundError
+        If it does not exist, and nothing is going to be downloaded.
+    """
     origin = "data_home"
     if data_home is None:
         origin = f"data_home (from the environment variable {ENVIRONMENT_VARIABLE})"
-        data_home = os.environ.get(ENVIRONMENT_VARIABLE)
+        data_home = os.environ.get(ENVIRONMENT_VARIABLE) or (DEFAULT_HOME if create else None)
         if not data_home:
             raise ValueError(
                 f"data_home is None and the environment variable {ENVIRONMENT_VARIABLE} is not "
@@ -49,11 +64,9 @@ def _data_folder(data_home: str | os.PathLike[str] | None) -> Path:
                 f"{_LAYOUT}"
             )
     folder = Path(data_home).expanduser()
-    if not _is_folder(folder):
-        raise FileNotFoundError(
-            f"{origin} must be an existing folder; got {str(folder)!r}. {_LAYOUT}"
-        )
-    return folder
+    if create or _is_folder(folder):
+        return folder
+    raise FileNotFoundError(f"{origin} must be an existing folder; got {str(folder)!r}. {_LAYOUT}")
 
 
 def _is_folder(path: Path) -> bool:

@@ -4,8 +4,7 @@ import os
 from typing import Any
 
 from sklearn_epee._compat import validate_params
-from sklearn_epee.datasets._loading import LOADER_CONSTRAINTS
-from sklearn_epee.datasets._npz_layout import ImageSet, load_image_set
+from sklearn_epee.datasets._npz_layout import IMAGE_CONSTRAINTS, ImageSet, load_image_set
 
 _CITATION = """Yang, J., Shi, R., Wei, D., Liu, Z., Zhao, L., Ke, B., Pfister, H., Ni, B.:
 MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image
@@ -20,7 +19,7 @@ _BREASTMNIST = ImageSet(
     ),
     description=f"""BreastMNIST: ultrasound images of the breast, 28 x 28
 
-Classes: 2. Images (train / dev / test; MedMNIST calls dev "val"): 546 / 78 / 156.
+Classes: 2. Images (train / val / test; "dev" is another name of val): 546 / 78 / 156.
 
 Source: https://medmnist.com, breastmnist.npz; the split is the source's.
 Licence: CC BY 4.0.
@@ -39,7 +38,7 @@ _PNEUMONIAMNIST = ImageSet(
     ),
     description=f"""PneumoniaMNIST: chest X-rays of children, 28 x 28
 
-Classes: 2. Images (train / dev / test; MedMNIST calls dev "val"): 4,708 / 524 / 624.
+Classes: 2. Images (train / val / test; "dev" is another name of val): 4,708 / 524 / 624.
 
 Source: https://medmnist.com, pneumoniamnist.npz; the split is the source's.
 Licence: CC BY 4.0.
@@ -65,7 +64,7 @@ _PATHMNIST_SUBSET = ImageSet(
     ),
     description=f"""A tenth of the test part of PathMNIST: histology of the colon, 28 x 28, RGB
 
-Classes: 9. Images (train / dev / test; MedMNIST calls dev "val"): 502 / 72 / 144.
+Classes: 9. Images (train / val / test; "dev" is another name of val): 502 / 72 / 144.
 
 Source: https://github.com/leemingen1227/MedMNIST-app, static/pathmnist.npz (718 of the 7,180
 test images of PathMNIST); split again 70/10/20, so that results do not compare with those on
@@ -79,7 +78,7 @@ Medicine 16(1), e1002730 (2019).
 )
 
 
-@validate_params(LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
+@validate_params(IMAGE_CONSTRAINTS, prefer_skip_nested_validation=True)
 def load_breastmnist(
     *,
     subset: str = "train",
@@ -91,12 +90,13 @@ def load_breastmnist(
 
     The classes are `"malignant"` and `"normal, benign"`; images are 28 x 28 and grey [1]_, [2]_.
 
-    Nothing is downloaded: the file must be there.
+    Nothing is downloaded: the file must be there; :func:`fetch_medmnist` downloads it.
 
     Parameters
     ----------
-    subset : {"train", "dev", "test", "all"}, default="train"
-        The part to load; "all" is train, dev and test, one after the other.
+    subset : {"train", "val", "test", "all"}, default="train"
+        The part to load; "all" is train, val and test, one after the other. "dev" is another name
+        of val.
     data_home : str or path-like, default=None
         The folder that holds `medmnist/breastmnist.npz`. By default the environment
         variable `SKLEARN_EPEE_DATA` names it.
@@ -155,7 +155,7 @@ def load_breastmnist(
     )
 
 
-@validate_params(LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
+@validate_params(IMAGE_CONSTRAINTS, prefer_skip_nested_validation=True)
 def load_pneumoniamnist(
     *,
     subset: str = "train",
@@ -167,12 +167,13 @@ def load_pneumoniamnist(
 
     The classes are `"normal"` and `"pneumonia"`; images are 28 x 28 and grey [1]_, [2]_.
 
-    Nothing is downloaded: the file must be there.
+    Nothing is downloaded: the file must be there; :func:`fetch_medmnist` downloads it.
 
     Parameters
     ----------
-    subset : {"train", "dev", "test", "all"}, default="train"
-        The part to load; "all" is train, dev and test, one after the other.
+    subset : {"train", "val", "test", "all"}, default="train"
+        The part to load; "all" is train, val and test, one after the other. "dev" is another name
+        of val.
     data_home : str or path-like, default=None
         The folder that holds `medmnist/pneumoniamnist.npz`. By default the environment
         variable `SKLEARN_EPEE_DATA` names it.
@@ -231,7 +232,7 @@ def load_pneumoniamnist(
     )
 
 
-@validate_params(LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
+@validate_params(IMAGE_CONSTRAINTS, prefer_skip_nested_validation=True)
 def load_pathmnist_subset(
     *,
     subset: str = "train",
@@ -247,8 +248,9 @@ def load_pathmnist_subset(
 
     Parameters
     ----------
-    subset : {"train", "dev", "test", "all"}, default="train"
-        The part to load; "all" is train, dev and test, one after the other.
+    subset : {"train", "val", "test", "all"}, default="train"
+        The part to load; "all" is train, val and test, one after the other. "dev" is another name
+        of val.
     data_home : str or path-like, default=None
         The folder that holds `medmnist/pathmnist_subset.npz`. By default the environment
         variable `SKLEARN_EPEE_DATA` names it.

@@ -11,22 +11,38 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_epee._compat import check_pandas_support
-from sklearn_epee.datasets._loading import data_file, subsets_of
+from sklearn_epee._compat import StrOptions, check_pandas_support
+from sklearn_epee.datasets._loading import LOADER_CONSTRAINTS, data_file, data_folder, subsets_of
 
 # MedMNIST calls the part for development "val".
-_PREFIXES = {"train": "train", "dev": "val", "test": "test"}
+_PREFIXES = {"train": "train", "dev": "val", "val": "val", "test": "test"}
+IMAGE_CONSTRAINTS: dict[str, list[Any]] = LOADER_CONSTRAINTS | {
+    "subset": [StrOptions({*_PREFIXES, "all"})]
+}
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is known of an image set before its file is read."""
+    """What is known of an image set before its file is read.
+
+    Parameters
+    ----------
+    name : str
+        Of its file.
+    image_shape : tuple of int or None
+        None takes what the file has.
+    class_names : tuple of str or None
+        In the order of the numbers that the file uses; None names classes by their numbers.
+    description : str
+    is_indicator : bool, default=False
+        Whether an image may have several labels or none, a column of 0 and 1 for each.
+    """
 
     name: str
-    image_shape: tuple[int, ...]
-    # In the order of the numbers that the file uses.
-    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...] | None
+    class_names: tuple[str, ...] | None
     description: str
+    is_indicator: bool = False
 
 
 def load_image_set(
@@ -38,32 +54,44 @@ def load_image_set(
     return_X_y: bool,
 ) -> Any:
     """Load one image set as a `Bunch`, or as `(data, target)`."""
-    path = data_file(data_home, f"medmnist/{image_set.name}.npz")
+    path = data_file(data_folder(data_home), f"medmnist/{image_set.name}.npz")
+    return load_npz(path, image_set, subset=subset, as_frame=as_frame, return_X_y=return_X_y)
+
+
+def load_npz(
+    path: Path, image_set: ImageSet, *, subset: str, as_frame: bool, return_X_y: bool
+) -> Any:
+    """Load an image set from its file."""
     parts = _read_parts(path, image_set, subsets_of(subset))
     data: Any = np.concatenate([images for images, _ in parts])
     codes = np.concatenate([labels for _, labels in parts])
-    target: Any = np.array(image_set.class_names)[codes]
+    names = image_set.class_names or tuple(map(str, range(int(codes.max()) + 1)))
+    target: Any = codes if image_set.is_indicator else np.array(names)[codes]
     frame = None
     if as_frame:
-        frame = _frame(image_set, data, target)
-        data, target = frame.drop(columns="label"), frame["label"]
+        columns = list(names) if image_set.is_indicator else ["label"]
+        frame = _frame(image_set.name, data, target, columns)
+        data = frame.drop(columns=columns)
+        target = frame[columns] if image_set.is_indicator else frame["label"]
     if return_X_y:
         return data, target
     return Bunch(
         data=data,
         target=target,
-        target_names=np.array(sorted(image_set.class_names)),
+        target_names=np.array(names if image_set.is_indicator else sorted(names)),
+        groups=None,
         frame=frame,
         DESCR=image_set.description,
     )
 
 
-def _frame(image_set: ImageSet, images: np.ndarray, target: np.ndarray) -> Any:
+def _frame(name: str, images: np.ndarray, target: np.ndarray, columns: list[str]) -> Any:
     """Make one row an image and one column a pixel value, as `load_digits` does."""
-    pandas = check_pandas_support(f"load_{image_set.name} with as_frame=True")
-    names = ["pixel_" + "_".join(map(str, index)) for index in np.ndindex(image_set.image_shape)]
-    frame = pandas.DataFrame(images.reshape(len(images), -1), columns=names)
-    return pandas.concat([frame, pandas.Series(target, name="label")], axis=1)
+    pandas = check_pandas_support(f"load_{name} with as_frame=True")
+    pixels = ["pixel_" + "_".join(map(str, index)) for index in np.ndindex(images.shape[1:])]
+    frame = pandas.DataFrame(images.reshape(len(images), -1), columns=pixels)
+    labels = pandas.DataFrame(target.reshape(len(images), -1), columns=columns)
+    return pandas.concat([frame, labels], axis=1)
 
 
 def _read_parts(
@@ -101,23 +129,34 @@ def _check_part(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images and one-dimensional labels of one part, if they fit the layout."""
     images, labels = arrays[f"{prefix}_images"], arrays[f"{prefix}_labels"]
-    if images.dtype != np.uint8 or images.shape[1:] != image_set.image_shape:
-        shape = ", ".join(map(str, ("n", *image_set.image_shape)))
+    shape = image_set.image_shape
+    if images.dtype != np.uint8 or not _is_shape(images.shape[1:], shape):
+        wanted = "(n, height, width) or (n, height, width, 3)"
+        if shape is not None:
+            wanted = f"({', '.join(map(str, ('n', *shape)))})"
+        hint = " Volumes cannot be classified, but their slices can." if images.ndim > 3 else ""
         raise ValueError(
-            f"{path}: {prefix}_images must be uint8 of shape ({shape}); "
-            f"got {images.dtype} of shape {images.shape}."
+            f"{path}: {prefix}_images must be uint8 of shape {wanted}; "
+            f"got {images.dtype} of shape {images.shape}.{hint}"
         )
     if len(images) == 0:
         raise ValueError(f"{path}: {prefix}_images must hold at least one image; got none.")
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images), 1):
+    names = image_set.class_names
+    n_columns = len(names) if image_set.is_indicator and names else 1
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images), n_columns):
         raise ValueError(
-            f"{path}: {prefix}_labels must be integers of shape ({len(images)}, 1), one for each "
-            f"of {prefix}_images; got {labels.dtype} of shape {labels.shape}."
+            f"{path}: {prefix}_labels must be integers of shape ({len(images)}, {n_columns}), one "
+            f"for each of {prefix}_images; got {labels.dtype} of shape {labels.shape}."
         )
-    n_classes = len(image_set.class_names)
-    if not 0 <= labels.min() <= labels.max() < n_classes:
+    most = 1 if image_set.is_indicator else len(names) - 1 if names else int(labels.max())
+    if not 0 <= labels.min() <= labels.max() <= most:
         raise ValueError(
-            f"{path}: {prefix}_labels must be in 0..{n_classes - 1}; "
-            f"got {labels.min()}..{labels.max()}."
+            f"{path}: {prefix}_labels must be in 0..{most}; got {labels.min()}..{labels.max()}."
         )
-    return images, labels[:, 0]
+    return images, labels.astype(np.int64) if image_set.is_indicator else labels[:, 0]
+
+
+def _is_shape(found: tuple[int, ...], wanted: tuple[int, ...] | None) -> bool:
+    if wanted is not None:
+        return found == wanted
+    return len(found) == 2 or (len(found) == 3 and found[-1] == 3)

@@ -42,8 +42,9 @@ def read_ddi_xml(path: str | os.PathLike[str], *, as_frame: bool = False) -> Bun
 
         - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, or a list of these for a
-          mention in several pieces, the types ``type1`` and ``type2``, ``label``, ``document`` and
-          ``id``; as :class:`~sklearn_epee.EntityMarker` takes them;
+          mention in several pieces, the types ``type1`` and ``type2``, the spans of ``others`` in
+          the text, ``label``, ``document`` and ``id``; as :class:`~sklearn_epee.EntityMarker`
+          takes them;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels;
         - `target_names`: ndarray, the labels that occur, sorted;
         - `groups`: ndarray of shape (n_samples,), the documents;
@@ -84,7 +85,7 @@ def read_ddi_xml(path: str | os.PathLike[str], *, as_frame: bool = False) -> Bun
     return rows_bunch(rows, as_frame=as_frame, description=_DESCR.format(path=path))
 
 
-_COLUMNS = ("text", "span1", "span2", "type1", "type2", "label", "document", "id")
+_COLUMNS = ("text", "span1", "span2", "type1", "type2", "others", "label", "document", "id")
 
 
 def warn_of_offsets(rows: list[dict[str, Any]]) -> None:
@@ -111,33 +112,39 @@ def ddi_rows(file: CorpusFile) -> Iterator[dict[str, Any]]:
     for sentence in root.all("sentence"):
         text = attribute(sentence, "text", file)
         entities = {attribute(node, "id", file): node for node in sentence.all("entity")}
+        pieces = {name: _pieces(file, node, text) for name, node in entities.items()}
         for pair in sentence.all("pair"):
-            yield _pair_row(file, document, text, entities, pair)
+            ends = _ends_of(file, pair, pieces)
+            others = [span_of(part) for name, part in pieces.items() if name not in ends]
+            yield {
+                "text": text,
+                **_mentions([entities[end] for end in ends], [pieces[end] for end in ends], text),
+                "others": others,
+                "label": _label(file, pair),
+                "document": document,
+                "id": attribute(pair, "id", file),
+            }
 
 
-def _pair_row(
-    file: CorpusFile, document: str, text: str, entities: dict[str, Node], pair: Node
-) -> dict[str, Any]:
-    ends = []
-    for name in ("e1", "e2"):
-        wanted = attribute(pair, name, file)
-        if wanted not in entities:
+def _ends_of(file: CorpusFile, pair: Node, pieces: dict[str, list[Span]]) -> list[str]:
+    ends = [attribute(pair, name, file) for name in ("e1", "e2")]
+    for end in ends:
+        if end not in pieces:
             raise ValueError(
-                f"{file.name}, line {pair.line}: the pair refers to the entity {wanted!r}, which "
-                f"is not in its sentence; there are {sorted(entities)}."
+                f"{file.name}, line {pair.line}: the pair refers to the entity {end!r}, which is "
+                f"not in its sentence; there are {sorted(pieces)}."
             )
-        ends.append(entities[wanted])
-    pieces = [_pieces(file, end, text) for end in ends]
+    return ends
+
+
+def _mentions(ends: list[Node], pieces: list[list[Span]], text: str) -> dict[str, Any]:
+    """Return the spans, types and texts of two mentions, and whether they have these texts."""
     names = [end.attributes.get("text", "") for end in ends]
     return {
-        "text": text,
         "span1": span_of(pieces[0]),
         "span2": span_of(pieces[1]),
         "type1": ends[0].attributes.get("type", ""),
         "type2": ends[1].attributes.get("type", ""),
-        "label": _label(file, pair),
-        "document": document,
-        "id": attribute(pair, "id", file),
         "entity1": names[0],
         "entity2": names[1],
         "is_exact": all(

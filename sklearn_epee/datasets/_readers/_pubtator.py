@@ -63,9 +63,9 @@ def read_pubtator(
 
         - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, the types ``type1`` and
-          ``type2``, ``label``, ``document`` and ``id``; as :class:`~sklearn_epee.EntityMarker`
-          takes them. The first span is a mention of the relation's first concept, and of a pair
-          without one the first in the text;
+          ``type2``, the spans of ``others`` in the text, ``label``, ``document`` and ``id``; as
+          :class:`~sklearn_epee.EntityMarker` takes them. The first span is a mention of the
+          relation's first concept, and of a pair without one the first in the text;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels;
         - `target_names`: ndarray, the labels that occur, sorted;
         - `groups`: ndarray of shape (n_samples,), the documents;

@@ -166,6 +166,12 @@ def span_of(pieces: Sequence[Span]) -> Span | list[Span]:
     return pieces[0] if len(pieces) == 1 else list(pieces)
 
 
+def whole_span(span: Span | list[Span]) -> Span:
+    """Return a span from the first to the last character of a mention."""
+    pieces = span if isinstance(span, list) else [span]
+    return min(start for start, _ in pieces), max(end for _, end in pieces)
+
+
 def _rows_of(document: Document, candidates: Candidates) -> tuple[list[dict[str, Any]], int]:
     """Return the rows of a document, and how many of its relations are in no sentence."""
     related: dict[frozenset[str], list[tuple[str, str, str]]] = {}
@@ -188,7 +194,8 @@ def _rows_of(document: Document, candidates: Candidates) -> tuple[list[dict[str,
             for label, one, two in pairs or _negatives(first, second, candidates):
                 ends = document.mentions[one], document.mentions[two]
                 name = f"{document.name}.r{len(rows)}"
-                row = {"text": text, **_ends(ends, offset), "label": label}
+                others = [_span(mention, offset) for mention in within if mention not in ends]
+                row = {"text": text, **_ends(ends, offset), "others": others, "label": label}
                 rows.append(row | {"document": document.name, "id": name})
     return rows, len(document.relations) - met
 
@@ -207,16 +214,16 @@ def _negatives(
 
 def _ends(ends: tuple[Mention, Mention], offset: int) -> dict[str, Any]:
     """Return the spans and types of two mentions, in a text that starts somewhere."""
-    spans = [
-        span_of([(start - offset, end - offset) for start, end in mention.pieces])
-        for mention in ends
-    ]
     return {
-        "span1": spans[0],
-        "span2": spans[1],
+        "span1": _span(ends[0], offset),
+        "span2": _span(ends[1], offset),
         "type1": ends[0].kind,
         "type2": ends[1].kind,
     }
+
+
+def _span(mention: Mention, offset: int) -> Span | list[Span]:
+    return span_of([(start - offset, end - offset) for start, end in mention.pieces])
 
 
 def _sentences(document: Document, split: Sentences | None) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,7 @@ import pytest
 
 from sklearn_epee.datasets import read_bioc, read_brat, read_ddi_xml, read_pubtator
 
-COLUMNS = ["text", "span1", "span2", "type1", "type2", "label", "document", "id"]
+COLUMNS = ["text", "span1", "span2", "type1", "type2", "others", "label", "document", "id"]
 
 DDI = """<?xml version="1.0" encoding="UTF-8"?>
 <document id="DDI-MedLine.d1">
@@ -69,6 +69,7 @@ def test_ddi_pairs_with_pieces(tmp_path):
     assert list(found.data[0]) == COLUMNS
     assert found.data[1]["text"].endswith("lithium & gold.")
     assert found.data[1]["span1"] == [(0, 4), (18, 27)]
+    assert found.data[1]["others"] == [(9, 27)]
     assert (found.data[1]["type1"], found.data[1]["type2"]) == ("group", "drug")
     assert set(found.groups) == {"DDI-MedLine.d1"}
     assert found.target_names.tolist() == ["false", "mechanism"]
@@ -200,6 +201,8 @@ def test_brat_pairs_in_texts_and_in_sentences(tmp_path):
         ("clavulanic acid", "fever pain", "false"),
     ]
     assert found.data[4]["span1"] == [(47, 52), (57, 61)]
+    assert found.data[4]["others"] == [(0, 4), (27, 42)]
+    assert found.data[0]["others"] == [(27, 42), [(47, 52), (57, 61)]]
     assert found.n_left_out == 1
     assert "'E': 1, 'A': 1, 'N': 1, '#': 1, '*': 1" in found.DESCR
     with pytest.warns(UserWarning, match="Of 3 annotated relations 1 join mentions"):
