@@ -471,6 +471,10 @@ def test_prediction_before_fit(method):
         {"exit_training": "early"},
         {"pooling": "max"},
         {"max_length": 0},
+        {"long_texts": "split"},
+        {"window_length": 0},
+        {"window_stride": 0},
+        {"max_windows": 0},
         {"backbone": 5},
     ],
 )
@@ -540,6 +544,18 @@ def test_lengths_that_cannot_be(refused_text):
     refused_text.of_parameter(ValueError, message, max_length=65)
     message = "max_length=2 leaves no room for a token of the text; expected at least 3"
     refused_text.of_parameter(ValueError, message, max_length=2)
+
+
+def test_windows_that_cannot_be(refused_text):
+    windows = {"long_texts": "windows"}
+    message = "window_length=65 is more than the 64 positions of this backbone"
+    refused_text.of_parameter(ValueError, message, window_length=65, **windows)
+    message = "window_length=2 leaves no room for a token of the text; expected at least 3"
+    refused_text.of_parameter(ValueError, message, window_length=2, **windows)
+    message = "window_length=20 is more than max_length=16; expected at most that"
+    refused_text.of_parameter(ValueError, message, window_length=20, max_length=16, **windows)
+    message = "window_stride=19 leaves tokens between two windows unread: .* expected at most 18"
+    refused_text.of_parameter(ValueError, message, window_length=20, window_stride=19, **windows)
 
 
 def test_tokenizers_that_do_not_fit(refused_text, tmp_path):

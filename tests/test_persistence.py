@@ -78,6 +78,10 @@ def pipeline(notes, digits, folder):
     return make_pipeline(FunctionTransformer(np.ravel), tiny_text_classifier()).fit(*notes)
 
 
+def windows(notes, digits, folder):
+    return tiny_text_classifier(long_texts="windows", window_length=12).fit(*notes)
+
+
 def search(notes, digits, folder):
     return GridSearchCV(tiny_text_classifier(), {"tau": [0.0, 0.5]}, cv=2).fit(*notes)
 
@@ -93,6 +97,7 @@ KINDS = {
     "vit checkpoint": checkpoint_image,
     "without cuda": without_cuda,
     "pipeline": pipeline,
+    "windows": windows,
     "search": search,
 }
 

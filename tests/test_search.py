@@ -536,9 +536,13 @@ def test_what_acts_after_training_is_not_in_the_key(remembered, trainings, notes
         {"class_weight": {"started": 2.0}},
         {"validation_fraction": 0.2},
         {"max_length": 16},
+        {"max_length": 16, "long_texts": "head_tail"},
+        {"long_texts": "windows", "window_length": 16},
+        {"long_texts": "windows", "window_length": 16, "window_stride": 5},
+        {"long_texts": "windows", "window_length": 16, "max_windows": 2},
         {"random_state": 1},
     ],
-    ids=lambda parameters: next(iter(parameters)),
+    ids=" ".join,
 )
 def test_what_shapes_training_is_in_the_key(remembered, trainings, notes, parameters):
     with warnings.catch_warnings():

@@ -6,6 +6,7 @@ import copy
 import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -306,7 +307,10 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         warn_if_another_version(type(self), state)
-        super().__setstate__({name: value for name, value in state.items() if name != VERSION_KEY})
+        # Parameters that came after the pickle was written act as they did then: not at all.
+        defaults = {name: value.default for name, value in signature(type(self)).parameters.items()}
+        state = {name: value for name, value in state.items() if name != VERSION_KEY}
+        super().__setstate__(defaults | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
