@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    _rows_files,
     _rows_latency,
     _rows_memory,
     _rows_real,
@@ -44,6 +45,7 @@ MODULES = (
     _rows_training,
     _rows_tuning,
     _rows_memory,
+    _rows_files,
     _rows_real,
     _rows_scaling,
 )
