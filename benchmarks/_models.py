@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import AlbertConfig, BertConfig, GPT2Config, PretrainedConfig, ViTConfig
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    GPT2Config,
+    ModernBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    ViTConfig,
+)
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
 from sklearn_epee._nn.engine import Engine
@@ -59,10 +67,17 @@ def _minilm_sized() -> BertConfig:
     )
 
 
+def _modernbert_of_12_layers() -> ModernBertConfig:
+    # As many layers as the others, for the same exits.
+    return ModernBertConfig(num_hidden_layers=12)
+
+
 FAMILIES = {
     "bert": Family("BERT-base", BertConfig, "cls"),
     "albert": Family("ALBERT-base", _albert_base, "cls"),
     "gpt2": Family("GPT-2", GPT2Config, "last"),
+    "mpnet": Family("MPNet-base", MPNetConfig, "cls"),
+    "modernbert": Family("ModernBERT of 12 layers", _modernbert_of_12_layers, "cls"),
     "vit": Family("ViT-base", ViTConfig, "cls", "image"),
     "minilm": Family("MiniLM-sized BERT", _minilm_sized, "cls"),
 }

@@ -30,7 +30,10 @@ class FullDepth(nn.Module):
         network = estimator.net_.module_
         self.pooling = network.pooling
         self.backbone = copy.deepcopy(network.backbone)
-        nn.Module.to(self.backbone, device=device, dtype=dtype)
+        self.backbone.to(device)
+        # Not the buffers: transformers keeps the frequencies of rotary positions exact.
+        for parameter in self.backbone.parameters():
+            parameter.data = parameter.data.to(dtype)
         self.head = copy.deepcopy(network.heads[-1]).to(device)
         self._options = {"use_cache": False} if network.adapter.causal else {}
         self.eval()

@@ -269,7 +269,12 @@ def _row(family: str, precision: str, blocks: tuple[Block, ...], suffix: str = "
 # As many texts as in the other rows of the same precision.
 MEAN_FLOAT32 = (Block("auto", 128, ALL_MEANS),)
 MEAN_BFLOAT16 = (Block("auto", 256, ALL_MEANS),)
+# Families whose attention knows of positions: enough to see that they are as fast.
+OTHERS_FLOAT32 = (Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
+OTHERS_BFLOAT16 = (Block(16, 128, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 ROWS = [
+    *(_row(family, "float32", OTHERS_FLOAT32) for family in ("mpnet", "modernbert")),
+    *(_row(family, "bfloat16", OTHERS_BFLOAT16) for family in ("mpnet", "modernbert")),
     *(_row(family, "float32", TEXT_FLOAT32) for family in ("bert", "albert", "gpt2")),
     _row("vit", "float32", IMAGE_FLOAT32),
     _row("vit", "float32", (Block(64, 64, (1 / 3,)),), "-64"),
