@@ -48,8 +48,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     backbone : str, path-like, transformers config or None, default=None
         A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
         architecture with fresh weights. None: a compact ViT (6 layers of width 128) trained from
-        scratch, its patches suited to the image size. Families: CLIP (vision tower), DeiT,
-        DINOv2, ViT.
+        scratch, its patches suited to the image size. Families: BEiT, CLIP and SigLIP (vision
+        towers), DeiT, DINOv2, DINOv3, ViT, ViT-MAE (encoder).
     image_processor : str, path-like, processor object or None, default=None
         None takes the checkpoint's own; without a checkpoint images are standardized by the
         channel statistics of the training images.

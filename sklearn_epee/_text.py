@@ -59,7 +59,9 @@ class EPEEClassifier(BaseEPEEClassifier):
     backbone : str, path-like, transformers config or None, default=None
         A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
         architecture with fresh weights. None: a compact BERT (6 layers of width 128) trained from
-        scratch. Families: ALBERT, BERT, DistilBERT, ELECTRA, GPT-2, RoBERTa.
+        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3),
+        DistilBERT, ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT,
+        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa.
     tokenizer : str, path-like, tokenizer object or None, default=None
         None takes the checkpoint's own; without a checkpoint a lower-case WordPiece vocabulary is
         learned from the training texts. Tokens that were added to the checkpoint's own tokenizer
