@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     ModernBertConfig,
     MPNetConfig,
+    LlamaConfig,
     PretrainedConfig,
     ViTConfig,
 )
@@ -61,6 +62,19 @@ def _albert_base() -> AlbertConfig:
     )
 
 
+def _llama_small() -> LlamaConfig:
+    """Return a decoder of BERT-base's depth and width, three query heads to a key."""
+    return LlamaConfig(
+        vocab_size=30522,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        intermediate_size=2048,
+        max_position_embeddings=512,
+    )
+
+
 def _minilm_sized() -> BertConfig:
     return BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
@@ -78,6 +92,7 @@ FAMILIES = {
     "gpt2": Family("GPT-2", GPT2Config, "last"),
     "mpnet": Family("MPNet-base", MPNetConfig, "cls"),
     "modernbert": Family("ModernBERT of 12 layers", _modernbert_of_12_layers, "cls"),
+    "llama": Family("a small Llama with grouped queries", _llama_small, "last"),
     "vit": Family("ViT-base", ViTConfig, "cls", "image"),
     "minilm": Family("MiniLM-sized BERT", _minilm_sized, "cls"),
 }

@@ -273,8 +273,8 @@ MEAN_BFLOAT16 = (Block("auto", 256, ALL_MEANS),)
 OTHERS_FLOAT32 = (Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
 OTHERS_BFLOAT16 = (Block(16, 128, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 ROWS = [
-    *(_row(family, "float32", OTHERS_FLOAT32) for family in ("mpnet", "modernbert")),
-    *(_row(family, "bfloat16", OTHERS_BFLOAT16) for family in ("mpnet", "modernbert")),
+    *(_row(family, "float32", OTHERS_FLOAT32) for family in ("mpnet", "modernbert", "llama")),
+    *(_row(family, "bfloat16", OTHERS_BFLOAT16) for family in ("mpnet", "modernbert", "llama")),
     *(_row(family, "float32", TEXT_FLOAT32) for family in ("bert", "albert", "gpt2")),
     _row("vit", "float32", IMAGE_FLOAT32),
     _row("vit", "float32", (Block(64, 64, (1 / 3,)),), "-64"),

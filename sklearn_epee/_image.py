@@ -87,8 +87,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
         positions weighted by a softmax of their products with a query that the head learns
-        (after [4]_). "auto" is "cls+mean" for checkpoints and "mean" from scratch; "last" is for
-        texts.
+        (after [4]_). "auto" is "cls+mean" for checkpoints and "mean" from scratch and for SigLIP,
+        which has no first position of its own; "last" is for texts.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost

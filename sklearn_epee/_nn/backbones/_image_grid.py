@@ -44,7 +44,7 @@ class _GridAdapter(_ImageAdapter):
                 if height * width == n_patches:
                     return height, width
         side = math.isqrt(n_patches)
-        return side, n_patches // side
+        return side, side
 
     def _check_pixels(self, pixels: Tensor) -> bool:
         interpolate = super()._check_pixels(pixels)

@@ -72,7 +72,10 @@ _UNUSED = ("pooler", "embeddings.mask_token")
 _MOST_LABELS = 10**6
 
 # Buffers that older versions of transformers saved.
-_OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$|(^|\.)attn\.(masked_)?bias$")
+_OLD_BUFFERS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|relative_position_index|rotary_emb\.inv_freq)$"
+    r"|(^|\.)attn\.(masked_)?bias$"
+)
 
 
 def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PretrainedConfig:
