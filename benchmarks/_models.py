@@ -12,9 +12,9 @@ from transformers import (
     AlbertConfig,
     BertConfig,
     GPT2Config,
+    LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
-    LlamaConfig,
     PretrainedConfig,
     ViTConfig,
 )
