@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sklearn_epee.datasets import load_image_csv, load_image_folder
+from sklearn_epee.datasets import load_breastmnist, load_image_csv, load_image_folder
 from tests.classifiers import tiny_image_classifier
 
 RNG = np.random.default_rng(0)
@@ -98,3 +99,21 @@ def test_a_classifier_learns_from_listed_files(folder):
     np.testing.assert_array_equal(model.predict_proba(found.data), model.predict_proba(arrays))
     framed = load_image_folder(folder, as_frame=True)
     np.testing.assert_array_equal(model.predict(framed.data), model.predict(arrays))
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    not os.environ.get("SKLEARN_EPEE_DATA"),
+    reason="SKLEARN_EPEE_DATA does not name a folder of data",
+)
+def test_real_images_as_files_of_every_kind_are_the_arrays(tmp_path):
+    files = pytest.importorskip("benchmarks.image_files", exc_type=ImportError)
+    X, y = load_breastmnist(subset="val", return_X_y=True)
+    model = tiny_image_classifier(memory=None).fit(X, y)
+    expected = model.predict_proba(X)
+    for kind, write in files.WRITERS.items():
+        paths, labels = files.written(tmp_path / kind, X, y, write)
+        assert len(set(labels)) == 2
+        np.testing.assert_allclose(model.predict_proba(paths), expected, atol=1e-5)
+        if "16" not in kind:
+            np.testing.assert_array_equal(model.predict_proba(paths), expected)

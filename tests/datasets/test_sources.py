@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pytest
 
-from sklearn_epee import datasets
+from sklearn_epee import EntityMarker, datasets
 from sklearn_epee.datasets import (
     _phee,
     fetch_medmnist,
@@ -24,6 +24,7 @@ from sklearn_epee.datasets import (
     load_health_advice,
     load_medmnist,
     load_phee,
+    read_ddi_xml,
 )
 from sklearn_epee.datasets._source import first_spans, marked
 
@@ -111,6 +112,7 @@ def test_ddi_refusals(ddi_folder, tmp_path):
 class TestReal:
     pytestmark = needs_data
 
+    @pytest.mark.slow
     def test_ddi_as_xml_gives_the_rows_of_the_layout(self, tmp_path):
         """Write the corpus as its source has it; dev is found again."""
         frames = {part: load_ddi2013(subset=part, as_frame=True).frame for part in PARTS}
@@ -131,6 +133,13 @@ class TestReal:
                 for frame in (found, expected)
             )
             assert one.equals(other)
+        corpus = read_ddi_xml(tmp_path / "ddi2013" / "DDICorpus-2013.zip")
+        texts = dict(zip((row["id"] for row in corpus.data), corpus.data, strict=True))
+        rows = [texts[name] for name in frames["test"]["id"]]
+        pairs = zip(EntityMarker().fit_transform(rows), frames["test"]["text"], strict=True)
+        different = [row for row, (one, other) in zip(rows, pairs, strict=True) if one != other]
+        # The layout closes the first mark first where both spans are the same.
+        assert [row["span1"] == row["span2"] for row in different] == [True]
 
     def test_git_as_json_lines_gives_the_layout(self, tmp_path):
         for part in PARTS:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sklearn_epee import EntityMarker
 from sklearn_epee.datasets import read_bioc, read_brat, read_ddi_xml, read_pubtator
 
 COLUMNS = ["text", "span1", "span2", "type1", "type2", "others", "label", "document", "id"]
@@ -537,14 +538,17 @@ def test_bioc_refusals_name_file_and_place(tmp_path, content, message):
 # ------------------------------------------------------------------------------------- the marker
 
 
-def test_rows_are_marked_by_the_entity_marker(tmp_path):
-    import sklearn_epee  # noqa: PLC0415
-
-    if not hasattr(sklearn_epee, "EntityMarker"):
-        pytest.skip("there is no EntityMarker yet")
-    found = read_ddi_xml(put(tmp_path, a__xml=DDI))
-    marked = sklearn_epee.EntityMarker().fit_transform(found.data)
-    assert marked[1].startswith("[E1] Loop and thiazide diuretics [/E1] raise [E2] lithium [/E2]")
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_rows_are_marked_by_the_entity_marker(tmp_path, as_frame):
+    found = read_ddi_xml(put(tmp_path, a__xml=DDI), as_frame=as_frame)
+    marked = EntityMarker().fit_transform(found.data)
+    assert marked[1] == ("[E1] Loop and thiazide diuretics [/E1] raise [E2] lithium [/E2] & gold.")
+    typed = EntityMarker(markers="typed", pieces="each").fit_transform(found.data)
+    assert typed[1].startswith("[E1:group] Loop [/E1:group] and thiazide [E1:group] diuretics")
+    put(tmp_path, note__txt=NOTE, note__ann="".join(ANN.splitlines(keepends=True)[:3]))
+    found = read_brat(tmp_path, as_frame=as_frame)
+    blinded = EntityMarker(blind_others="OTHER").fit_transform(found.data)
+    assert blinded[0].startswith("[E1] Rash [/E1] after [E2] amoxicillin [/E2] and OTHER.")
 
 
 def test_readers_take_paths_as_str(tmp_path):
