@@ -64,8 +64,9 @@ class EPEEClassifier(BaseEPEEClassifier):
         MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa.
     tokenizer : str, path-like, tokenizer object or None, default=None
         None takes the checkpoint's own, with or without a padding token; without a checkpoint a
-        lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added to the checkpoint's own tokenizer
-        (``add_tokens``) get embeddings, which are trained with the rest.
+        lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
+        to the checkpoint's own tokenizer (``add_tokens``) get embeddings, which are trained with
+        the rest.
     max_length : int or None, default=None
         Longest text in tokens, special tokens included; longer texts are truncated, with a warning.
         None: all positions of the backbone; from scratch, the longest training text (at most
