@@ -81,7 +81,8 @@ class Predictions:
     def tuned(self, ratio, rows):
         """Choose a policy on some rows of the validation part; accuracy and ratio on the test."""
         inner = FrozenEstimator(Mapped(self.proba).fit(None, None))
-        tuned = TunedExitPolicyClassifierCV(inner, min_speedup=ratio).fit(rows, self.codes[rows])
+        tuned = TunedExitPolicyClassifierCV(inner, min_speedup=ratio, scoring="accuracy")
+        tuned.fit(rows, self.codes[rows])
         found = tuned.predict_with_exits(self.test)
         accuracy = np.mean(found.labels == self.codes[self.test])
         return accuracy, speedup_ratio(found.exit_layer, self.proba.shape[1])

@@ -169,7 +169,9 @@ def staged(model, X, y):
 def tuned(dev, codes_dev, test, codes_test):
     """Choose a policy on dev, by the package's exact search, and measure it on test."""
     both = Answered(np.concatenate([dev, test])).fit(None, None)
-    search = TunedExitPolicyClassifierCV(FrozenEstimator(both), min_speedup=MIN_SPEEDUP)
+    search = TunedExitPolicyClassifierCV(
+        FrozenEstimator(both), min_speedup=MIN_SPEEDUP, scoring="accuracy"
+    )
     search.fit(np.arange(len(dev)), codes_dev)
     found = search.predict_with_exits(np.arange(len(dev), len(dev) + len(test)))
     return {

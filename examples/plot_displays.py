@@ -49,7 +49,9 @@ X_train, X_tune, y_train, y_tune = train_test_split(
 backbone = os.environ.get("SKLEARN_EPEE_BACKBONE")
 classifier = EPEEClassifier(backbone, max_epochs=8 if backbone is None else 3, random_state=0)
 classifier.fit(X_train, y_train)
-tuned = TunedExitPolicyClassifierCV(FrozenEstimator(classifier), max_accuracy_drop=0.005)
+tuned = TunedExitPolicyClassifierCV(
+    FrozenEstimator(classifier), scoring="accuracy", max_accuracy_drop=0.005
+)
 tuned.fit(X_tune, y_tune)
 print(f"chosen: tau {tuned.best_tau_:.3f}, patience {tuned.best_patience_}")
 

@@ -114,7 +114,9 @@ figure.suptitle(f"{title}: {tasks[0]}, and {tasks[1]}")
 # (``plot_guarantees.py``).
 for joint_exit in JOINT_EXITS:
     classifier.set_params(joint_exit=joint_exit)
-    tuned = TunedExitPolicyClassifierCV(FrozenEstimator(classifier), max_accuracy_drop=0.005)
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(classifier), scoring="accuracy", max_accuracy_drop=0.005
+    )
     tuned.fit(X_tune, y_tune)
     print(
         f"{joint_exit:>4}: tau {tuned.best_tau_:.3f}, patience {tuned.best_patience_}; on the test "

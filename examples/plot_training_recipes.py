@@ -79,7 +79,9 @@ ax.legend(fontsize="small")
 # layers run (a factor of 2.1). The comparison is with full depth.
 print(f"{'recipe':22} {'full depth':>10} {'chosen policy':>24}")
 for name, network in networks.items():
-    tuned = TunedExitPolicyClassifierCV(FrozenEstimator(network), min_speedup=0.52)
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(network), scoring="accuracy", min_speedup=0.52
+    )
     scores = exit_scores(tuned.fit(X_tune, y_tune), X_test, y_test)
     full = np.mean(network.predict_at_layer(X_test, -1) == y_test)
     ratio = scores["speedup"]

@@ -92,8 +92,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     min_speedup : float in [0, 1), default=None
         Smallest speed-up ratio accepted. With M layers at most 1 - 1/M can be reached.
     max_accuracy_drop : float in [0, 1), default=None
-        How far the score may lie below that of the network at full depth. With `confidence`, how
-        far the accuracy of the chosen policy on new data may lie below.
+        How far the score, that of `scoring`, may lie below that of the network at full depth. With
+        `confidence`, how far the accuracy of the chosen policy on new data may lie below.
     confidence : float in (0, 1), default=None
         Probability with which the bound on the risk holds for the chosen policy on new data, such
         as 0.95; see Notes. None chooses by the observed scores, without a guarantee.
@@ -107,18 +107,19 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
     per_class : bool, default=False
         Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
-    scoring : str or callable, default="accuracy"
+    scoring : str or callable, default="f1_macro"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
-        y)``. All policies are compared for "accuracy", "balanced_accuracy" and all precision,
-        recall, F and Jaccard scores, by their names, such as "f1_macro", or as made by
-        :func:`~sklearn.metrics.make_scorer`, ``make_scorer(f1_score, labels=["effect", "int"],
-        average="micro")`` for example; also for :func:`~sklearn_epee.positive_f1_scorer`, which
-        leaves a negative class out. Other scorers are asked for at most 100 quantiles of tau with
-        each patience, unless `policies` says otherwise, and get an estimator whose predictions are
-        known. With several tasks "accuracy" counts samples that are right in every task,
-        "balanced_accuracy" and "f1_macro" are means over the tasks, and
-        :func:`~sklearn_epee.task_accuracy_score` is another one for which all policies are
-        compared; the other scores are for one task.
+        y)``. The default counts all classes alike: by accuracy the fastest policy within a point of
+        full depth may lose a rare class altogether, see Notes. All policies are compared for
+        "accuracy", "balanced_accuracy" and all precision, recall, F and Jaccard scores, by their
+        names, such as "f1_macro", or as made by :func:`~sklearn.metrics.make_scorer`,
+        ``make_scorer(f1_score, labels=["effect", "int"], average="micro")`` for example; also for
+        :func:`~sklearn_epee.positive_f1_scorer`, which leaves a negative class out. Other scorers
+        are asked for at most 100 quantiles of tau with each patience, unless `policies` says
+        otherwise, and get an estimator whose predictions are known. With several tasks "accuracy"
+        counts samples that are right in every task, "balanced_accuracy" and "f1_macro" are means
+        over the tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all
+        policies are compared; the other scores are for one task.
     policies : "all", int or dict, default="all"
         The policies to choose from: all there are; at most so many quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
@@ -304,7 +305,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         risk: str | tuple[str, Any] | LossFunction = "accuracy_drop",
         max_risk: float | None = None,
         per_class: bool = False,
-        scoring: str | Callable[..., float] = "accuracy",
+        scoring: str | Callable[..., float] = "f1_macro",
         policies: str | int | dict[str, Any] = "all",
         cv: Any = None,
         refit: bool = True,

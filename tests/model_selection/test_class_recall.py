@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import recall_score
+from sklearn.metrics import f1_score, recall_score
 
 from sklearn_epee import TunedExitPolicyClassifierCV
 from sklearn_epee._exits.staged import StagedPredictions
@@ -84,6 +84,12 @@ def test_scores_by_which_every_class_counts_keep_rare_classes(scoring, fitted, r
         for name in (scoring, "accuracy")
     )
     assert kept.min() > lost.min() + 0.3
+
+
+def test_every_class_counts_by_default(fitted, rare):
+    X, y = rare
+    model = TunedExitPolicyClassifierCV(FrozenEstimator(fitted), max_accuracy_drop=0.01).fit(X, y)
+    assert model.best_score_ == pytest.approx(f1_score(y, model.predict(X), average="macro"))
 
 
 def test_no_warning_at_full_depth(fitted, rare):

@@ -49,7 +49,9 @@ def fitted():
 
 
 def tuned(estimator, **parameters):
-    return TunedExitPolicyClassifierCV(FrozenEstimator(estimator), **parameters)
+    return TunedExitPolicyClassifierCV(
+        FrozenEstimator(estimator), **{"scoring": "accuracy"} | parameters
+    )
 
 
 def every_policy(classifier, X, y, metric=accuracy_score, ensemble=None):
@@ -126,7 +128,9 @@ def test_the_front_and_the_table(data, fitted):
 def test_out_of_fold_answers_are_pooled(data):
     X, y = data
     cv = StratifiedKFold(3, shuffle=True, random_state=0)
-    model = TunedExitPolicyClassifierCV(NumericExits(), min_speedup=0.5, cv=cv).fit(X, y)
+    model = TunedExitPolicyClassifierCV(
+        NumericExits(), scoring="accuracy", min_speedup=0.5, cv=cv
+    ).fit(X, y)
     hits, layers = [], []
     for train, test in cv.split(X, y):
         fold = NumericExits().fit(X[train], y[train])
@@ -142,13 +146,14 @@ def test_out_of_fold_answers_are_pooled(data):
 def test_samples_in_several_folds_count_several_times(data):
     X, y = data
     cv = RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0)
-    model = TunedExitPolicyClassifierCV(NumericExits(), cv=cv).fit(X, y)
+    model = TunedExitPolicyClassifierCV(NumericExits(), scoring="accuracy", cv=cv).fit(X, y)
     assert model.best_score_ * 2 * len(y) == pytest.approx(round(model.best_score_ * 2 * len(y)))
 
 
 def test_a_single_split_whose_network_is_kept(data):
     X, y = data
     parameters = {"cv": 0.4, "refit": False, "random_state": 3, "min_speedup": 0.3}
+    parameters["scoring"] = "accuracy"
     model = TunedExitPolicyClassifierCV(NumericExits(), **parameters).fit(X, y)
     splitter = StratifiedShuffleSplit(1, test_size=0.4, random_state=3)
     train, test = next(splitter.split(X, y))
@@ -276,7 +281,8 @@ def test_wrappers(name, frozen, data):
     if frozen:
         estimator = FrozenEstimator(estimator.fit(X, y))
     before = pickle.dumps(estimator)
-    model = TunedExitPolicyClassifierCV(estimator, min_speedup=0.5, cv=3).fit(X, y)
+    model = TunedExitPolicyClassifierCV(estimator, scoring="accuracy", min_speedup=0.5, cv=3)
+    model.fit(X, y)
     assert pickle.dumps(estimator) == before
     result = model.predict_with_exits(X)
     assert_array_equal(model.predict(X), result.labels)
@@ -331,7 +337,7 @@ def test_weights_count_in_training_score_and_speedup(data):
     expected = NumericExits().fit(X[:150], y[:150], sample_weight=weight[:150])
     assert_allclose(model.estimator_.centroids_, expected.centroids_)
     scores = exit_scores(model, X[150:], y[150:], sample_weight=weight[150:])
-    assert model.best_score_ == pytest.approx(scores["accuracy"])
+    assert model.best_score_ == pytest.approx(scores["macro_f1"])  # the default
     assert model.best_speedup_ == pytest.approx(scores["speedup"])
     other = clone(model).set_params(scoring="f1_weighted").fit(X, y, sample_weight=weight)
     f1 = f1_score(y[150:], other.predict(X[150:]), average="weighted", sample_weight=weight[150:])
@@ -652,7 +658,7 @@ def test_splits_that_make_no_sense(data, fitted):
 @pytest.mark.parametrize("ensemble", [None, "mean"])
 def test_a_class_with_one_sample_does_not_stop_the_search(ensemble, data):
     X, y = np.vstack([data[0], [[9.0, 9.0]]]), np.append(data[1], "dog")
-    model = TunedExitPolicyClassifierCV(NumericExits(exit_ensemble=ensemble))
+    model = TunedExitPolicyClassifierCV(NumericExits(exit_ensemble=ensemble), scoring="accuracy")
     lacks = r"training part of split \d has no sample of the classes \['dog'\], so its network"
     with pytest.warns(UserWarning, match=lacks):
         model.fit(X, y)

@@ -53,7 +53,9 @@ def fitted():
 
 
 def tuned(estimator, **parameters):
-    return TunedExitPolicyClassifierCV(FrozenEstimator(estimator), **parameters)
+    return TunedExitPolicyClassifierCV(
+        FrozenEstimator(estimator), **{"scoring": "accuracy"} | parameters
+    )
 
 
 def every_policy(classifier, X, y, metric, ensemble):

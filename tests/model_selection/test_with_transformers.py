@@ -44,7 +44,8 @@ def test_prediction_does_what_was_promised(ensemble, wishes, text_classifier, ot
     text_classifier.set_params(exit_ensemble=ensemble, tau=0.123, device=EXACT)
     tuned = TunedExitPolicyClassifierCV(FrozenEstimator(text_classifier), **wishes).fit(X, y)
     scores = exit_scores(tuned, X, y)
-    assert scores["accuracy"] == tuned.score(X, y) == pytest.approx(tuned.best_score_)
+    assert scores["accuracy"] == tuned.score(X, y)
+    assert scores["macro_f1"] == pytest.approx(tuned.best_score_)
     assert scores["speedup"] == pytest.approx(tuned.best_speedup_)
     assert (text_classifier.tau, text_classifier.patience) == (0.123, None)
 
@@ -52,7 +53,7 @@ def test_prediction_does_what_was_promised(ensemble, wishes, text_classifier, ot
 def test_all_policies_of_the_front_predict_what_was_promised(text_classifier, other_notes):
     X, y = other_notes
     frozen = FrozenEstimator(text_classifier.set_params(device=EXACT))
-    front = TunedExitPolicyClassifierCV(frozen).fit(X, y).pareto_front_
+    front = TunedExitPolicyClassifierCV(frozen, scoring="accuracy").fit(X, y).pareto_front_
     fixed = FixedExitPolicyClassifier(frozen).fit(X, y)
     for i in np.linspace(0, len(front["tau"]) - 1, 12).astype(int):
         fixed.set_params(tau=front["tau"][i], patience=int(front["patience"][i]))
