@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, get_scorer, make_scorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_epee import exit_scores, refit_fastest_within, speedup_ratio
+from sklearn_epee import (
+    exit_scores,
+    positive_f1_score,
+    positive_f1_scorer,
+    refit_fastest_within,
+    speedup_ratio,
+)
 from sklearn_epee.plotting import (
     ExitHistogramDisplay,
     ExitPolicyHeatmapDisplay,
@@ -117,6 +123,21 @@ def test_other_scores(staged, scoring, metric):
     assert tradeoff.ax_.get_ylabel() == scoring.replace("_", " ")
     with pytest.raises(ValueError, match="scoring must be one of"):
         ExitTradeoffDisplay.from_predictions(y_true, proba, scoring="roc_auc")
+
+
+def test_scores_made_by_make_scorer(staged):
+    y_true, proba = staged
+    predicted = CLASSES[apply_policy(proba, 0.3, 3).prediction]
+    negative = CLASSES[0]
+    display = ExitTradeoffDisplay.from_predictions(
+        y_true, proba, tau=0.3, patience=3, scoring=positive_f1_scorer(negative)
+    )
+    expected = positive_f1_score(y_true, predicted, negative_class=negative)
+    assert display.chosen["score"] == pytest.approx(expected)
+    assert display.ax_.get_ylabel() == "positive f1"
+    for scoring in (make_scorer(f1_score), get_scorer("neg_log_loss"), max, 3):
+        with pytest.raises(ValueError, match="scoring must be one of"):
+            ExitPolicyHeatmapDisplay.from_predictions(y_true, proba, scoring=scoring)
 
 
 def test_heat_map(staged):
