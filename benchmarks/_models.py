@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import (
     ViTConfig,
 )
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
+from sklearn_epee import EntityMarker, EPEEClassifier, EPEEImageClassifier, datasets
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.texts import learn_wordpiece
 
@@ -144,6 +145,15 @@ def short_texts(n: int) -> list[str]:
     return [" ".join(words[start : start + WORDS_OF_SHORT]) for start in starts]
 
 
+def marked(texts: list[str]) -> list[str]:
+    """Texts with marks around their first and their last word."""
+    rows = []
+    for text in texts:
+        words = [word.span() for word in re.finditer(r"\S+", text)]
+        rows.append((text, words[0], words[-1]))
+    return EntityMarker(existing_marks="escape").fit_transform(rows).tolist()
+
+
 def random_images(n: int, side: int = 224) -> np.ndarray:
     """Images of noise, (n, side, side, 3) uint8: the clock does not depend on pixels."""
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
@@ -199,7 +209,8 @@ def new_estimator(
         estimator = EPEEImageClassifier(augment=False, **options)
         return estimator.fit(random_images(len(y), config.image_size), y)
     estimator = EPEEClassifier(tokenizer=shared_tokenizer(config.vocab_size), **options)
-    return estimator.fit(short_texts(len(y)), y)
+    texts = short_texts(len(y))
+    return estimator.fit(marked(texts) if pooling == "entity" else texts, y)
 
 
 def prepared(family: str, device: str, precision: str, pooling: str | None = None) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks._forced_exits import dynamic, forced_exits, run_forced
 from benchmarks._measure import Seconds, interleaved, quotient
-from benchmarks._models import FAMILIES, encode, engine_of, prepared, samples
+from benchmarks._models import FAMILIES, encode, engine_of, marked, prepared, real_texts, samples
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
@@ -70,6 +70,8 @@ IMAGE_BFLOAT16 = (
 QUICK = (Block(16, 32, (1 / 3, 1)),)
 # What choosing to ask the head first may cost where it does not pay.
 MOST_OF_PLAIN = 1.03
+# What reading two marks may cost over reading one position.
+MOST_OF_ONE_ROW = 1.1
 CHOICE_REPETITIONS = 5
 CHOICE_BLOCKS = (Block(1, 12, TWO_MEANS), Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
 
@@ -234,8 +236,8 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
 class _NeverPays(RowCosts):
     """Costs by which rows first pay at the last layer alone, where nothing is to choose."""
 
-    def asking_first_pays(self, n: int, t: int, rate: float) -> bool:
-        del n, t, rate
+    def row_first_pays(self, n: int, t: int, rate: float, n_read: int = 1) -> bool:
+        del n, t, rate, n_read
         return False
 
 
@@ -252,6 +254,32 @@ def _choice_line(
         values={"ratio": ratio},
         seconds=seconds,
     )
+
+
+def two_marks(settings: Settings) -> Iterator[Line]:
+    """Compare heads that read two marks with heads that read one position, on the same texts."""
+    for precision in ("float32", "bfloat16"):
+        models = {pooling: prepared("minilm", settings.device, precision, pooling) for pooling in
+                  ("cls", "entity")}  # fmt: skip
+        n, n_layers = settings.enough(128, "auto"), models["cls"].n_layers_
+        encoded = encode(models["entity"], marked(real_texts(n)))
+        for share in TWO_MEANS:
+            schedule = forced_exits(n, n_layers, share * n_layers, encoded.lengths)
+            runs = {
+                pooling: functools.partial(dynamic, model, encoded, "auto", schedule)
+                for pooling, model in models.items()
+            }
+            seconds = interleaved(runs, settings.repetitions)
+            ratio = quotient(seconds, "entity", "cls")
+            yield Line(
+                f"{FAMILIES['minilm'].title}, {precision}, batch auto, mean exit "
+                f"{schedule.mean():.3g} of {n_layers}",
+                f"{ratio:.2f}x the time of pooling 'cls'",
+                f"<= {MOST_OF_ONE_ROW}x",
+                ratio <= MOST_OF_ONE_ROW,
+                values={"ratio": ratio},
+                seconds=seconds,
+            )
 
 
 def _row(family: str, precision: str, blocks: tuple[Block, ...], suffix: str = "") -> Row:
@@ -282,6 +310,12 @@ ROWS = [
     _row("vit", "bfloat16", IMAGE_BFLOAT16),
     _row("bert", "float32", MEAN_FLOAT32, "-mean"),
     _row("bert", "bfloat16", MEAN_BFLOAT16, "-mean"),
+    Row(
+        "two-marks",
+        "Pooling 'entity', which reads two rows, against 'cls', which reads one",
+        two_marks,
+        in_quick=False,
+    ),
     Row(
         "asking-first-bert",
         "Asking the head first where it pays against never, BERT-base",

@@ -42,8 +42,8 @@ class LayerStep:
     ) -> None:
         self._placed = placed
         self._rule = rule
-        reads_few_rows = placed.network.reads_few_rows and placed.network.adapter.rows_apart
-        self._row_first = row_first.choice(rule, reads_few_rows)
+        n_read = placed.network.n_rows_read if placed.network.adapter.rows_apart else 0
+        self._row_first = row_first.choice(rule, n_read)
         self._graphs = graphs
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:

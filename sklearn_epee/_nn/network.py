@@ -169,9 +169,11 @@ class MultiExitNetwork(nn.Module):
         return sum(self.class_counts)
 
     @property
-    def reads_few_rows(self) -> bool:
-        """Whether the head of layer m reads a few positions of that layer, rather than all."""
-        return self.pooling not in ("mean", "attention")
+    def n_rows_read(self) -> int:
+        """Rows of layer m that its head reads; 0 where it reads all of them."""
+        if self.pooling in ("mean", "attention"):
+            return 0
+        return 2 if self.pooling == "entity" else 1
 
     def embed(
         self, batch: Mapping[str, Tensor], embed: Embed | None = None
@@ -196,7 +198,7 @@ class MultiExitNetwork(nn.Module):
 
     def _positions_read(self, batch: Mapping[str, Tensor], mask: Tensor) -> Tensor | None:
         """Return the positions that the heads read of each sample, (n, r); None for all."""
-        if not self.reads_few_rows:
+        if not self.n_rows_read:
             return None
         if self.pooling == "entity":
             return batch[ENTITY_POSITIONS]

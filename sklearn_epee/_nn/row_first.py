@@ -44,7 +44,7 @@ class RowCosts:
         """Learn from computing some positions."""
         _note(self._rest, positions, seconds / positions)
 
-    def row_first_pays(self, n: int, t: int, rate: float) -> bool:
+    def row_first_pays(self, n: int, t: int, rate: float, n_read: int = 1) -> bool:
         """Return whether rows first cost less than all (n, t) positions at once.
 
         Parameters
@@ -53,15 +53,17 @@ class RowCosts:
             Samples and positions per sample.
         rate : float
             Share of the samples that are expected to exit.
+        n_read : int, default=1
+            Rows that a head reads.
         """
-        return rate > self._share(n, t) and rate * n * t > self._calls
+        return rate > self._share(n, t, n_read) and rate * n * t > self._calls
 
-    def _share(self, n: int, t: int) -> float:
+    def _share(self, n: int, t: int, n_read: int) -> float:
         """Return the cost of the single rows, and of the copying that follows, over all rows."""
         row = self._row.get(n.bit_length())
         rest = self._rest.get((n * t).bit_length())
         if not self._timed or row is None or rest is None:
-            return 1.5 / t + _COPYING
+            return (n_read + 0.5) / t + _COPYING
         return n * row / (n * t * rest) + _COPYING
 
 
@@ -112,21 +114,21 @@ class RowFirst:
         self._n_layers = n_layers
         self._rates: OrderedDict[Hashable, ExitRates] = OrderedDict()
 
-    def choice(self, rule: ExitRule, reads_few_rows: bool) -> RowFirstChoice:
+    def choice(self, rule: ExitRule, n_read: int) -> RowFirstChoice:
         """Return what chooses for one call.
 
         Parameters
         ----------
         rule : ExitRule
-        reads_few_rows : bool
-            Whether the heads read a few positions of their layer, rather than all.
+        n_read : int
+            Rows of its layer that a head reads; 0 where it reads all of them.
 
         Returns
         -------
         RowFirstChoice
         """
         rates = None if rule.rates_key is None else self._rates_of(rule.rates_key)
-        return RowFirstChoice(rule, reads_few_rows, self.costs, rates)
+        return RowFirstChoice(rule, n_read, self.costs, rates)
 
     def _rates_of(self, key: Hashable) -> ExitRates:
         rates = self._rates.setdefault(key, ExitRates(self._n_layers))
@@ -141,29 +143,29 @@ class RowFirstChoice:
     Parameters
     ----------
     rule : ExitRule
-    reads_few_rows : bool
-        Whether the heads read a few positions of their layer, rather than all.
+    n_read : int
+        Rows of its layer that a head reads; 0 where it reads all of them.
     costs : RowCosts
     rates : ExitRates or None
         None for a rule under which nothing is to be learned.
     """
 
     def __init__(
-        self, rule: ExitRule, reads_few_rows: bool, costs: RowCosts, rates: ExitRates | None
+        self, rule: ExitRule, n_read: int, costs: RowCosts, rates: ExitRates | None
     ) -> None:
         self.costs = costs
         self._rule = rule
-        self._reads_few_rows = reads_few_rows
+        self._n_read = n_read
         self._rates = rates
 
     def pays(self, layer: int, n: int, t: int) -> bool:
         """Return whether a layer should compute the head's row first for (n, t) positions."""
-        if not self._reads_few_rows or not self._rule.may_exit(layer):
+        if not self._n_read or not self._rule.may_exit(layer):
             return False
         if layer == self._rule.last_layer:
             return True
         rate = 0.0 if self._rates is None else self._rates.at(layer)
-        return self.costs.row_first_pays(n, t, rate)
+        return self.costs.row_first_pays(n, t, rate, self._n_read)
 
     def note_exits(self, layer: int, reached: int, exited: int) -> None:
         """Learn from a batch of which some samples exited."""
