@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -199,7 +200,8 @@ shared the machine)."""
 
 def markdown(runs):
     """Render the runs: two tables for each data set and size."""
-    machines = {describe(run["machine"]): None for run in runs}
+    # Runs of several commits are of one machine.
+    machines = {re.sub(r", commit [\w-]+", "", describe(run["machine"])): None for run in runs}
     command = "Command: `python -m benchmarks.relations FOLDER --data NAME --n-train N`."
     lines = ["# Relations: what heads read", "", *machines, "", command, "", READING]
     for group in sorted({(r["data"] != "git", r["data"], r["n_train"], r["epochs"]) for r in runs}):
