@@ -12,8 +12,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from transformers import AutoTokenizer, BertConfig, BertTokenizerLegacy
 
-from sklearn_epee import EntityMarker, EPEEClassifier
+from sklearn_epee import EntityMarker, EPEEClassifier, datasets
+from sklearn_epee._checks.entity_marks import carry_marks
 from sklearn_epee._nn.marked_texts import MarkedTextTokenizer, with_mark_tokens
+from sklearn_epee._nn.texts import learn_wordpiece
 from tests.checkpoints import make_checkpoint
 
 DRUGS = ("aspirin", "warfarin", "zinc", "iron", "biotin", "folate")
@@ -270,3 +272,32 @@ def test_training_goes_on_from_a_fitted_network():
     assert model.fit(TEXTS, LABELS).pooling_ == "entity"
     with pytest.raises(ValueError, match=r"X\[0\] has no mark"):
         model.fit([PLAIN, *TEXTS[1:]], LABELS)
+
+
+# -------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["git", "ddi2013"])
+def test_real_sets_carry_both_marks_and_every_mark_has_a_token(name):
+    texts = list(getattr(datasets, f"load_{name}")(subset="test").data[:300])
+    assert carry_marks(texts)
+    tokenizer = learn_wordpiece(texts)
+    encoded = MarkedTextTokenizer(tokenizer, 512).encode(texts)
+    batch = encoded.batch(np.arange(len(texts)))
+    marks = batch["input_ids"].gather(1, batch["entity_positions"])
+    assert (marks == tokenizer.convert_tokens_to_ids("[")).all()
+
+
+def test_rows_of_annotated_corpora_are_marked(tmp_path):
+    content = """<document id="d0"><sentence id="s0" text="Avoid aspirin with warfarin.">
+    <entity id="e0" charOffset="6-12" type="drug" text="aspirin"/>
+    <entity id="e1" charOffset="19-26" type="drug" text="warfarin"/>
+    <pair id="p0" e1="e0" e2="e1" ddi="true" type="advise"/></sentence></document>"""
+    (tmp_path / "d0.xml").write_text(content)
+    for as_frame in (False, True):
+        rows = datasets.read_ddi_xml(tmp_path, as_frame=as_frame).data
+        marked = EntityMarker("typed").fit_transform(rows)
+        assert marked.tolist() == [
+            "Avoid [E1:drug] aspirin [/E1:drug] with [E2:drug] warfarin [/E2:drug]."
+        ]
