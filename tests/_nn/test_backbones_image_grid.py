@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,56 @@ def test_published_names_of_dinov3_load(tmp_path):
     save_file(state, path, metadata={"format": "pt"})
     found = load_backbone(folder, "image").state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+OLD_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def published(key: str) -> str:
+    """Return the name that the checkpoints on the hub have for a weight."""
+    key = re.sub(r"^layers\.", "encoder.layer.", key)
+    for new, old in OLD_NAMES.items():
+        key = key.replace(new, old)
+    inner = r"\1.attention.attention.relative_position_bias."
+    key = re.sub(r"(layer\.\d+)\.relative_position_bias\.", inner, key)
+    return key.replace("shared_position_bias", "encoder.relative_position_bias")
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "head"),
+    [("beit", "beit.", "classifier.weight"), ("vit_mae", "vit.", "decoder.mask_token")],
+)
+def test_published_names_of_beit_and_vit_mae_load(family, prefix, head, tmp_path):
+    options = {"use_shared_relative_position_bias": True} if family == "beit" else {}
+    folder = make_checkpoint(family, tmp_path, **options)
+    expected = load_backbone(folder, "image").state_dict()
+    path = folder / "model.safetensors"
+    state = {prefix + published(key): part for key, part in load_file(path).items()}
+    assert f"{prefix}encoder.layer.0.attention.attention.query.weight" in state
+    save_file(state | {head: torch.zeros(2, 32)}, path, metadata={"format": "pt"})
+    found = load_backbone(folder, "image").state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("size", [(8, 16), (16, 16), (12, 24)])
+@torch.no_grad()
+def test_a_bias_made_for_oblong_images_equals_transformers(size):
+    options = {"image_size": (8, 16), "use_shared_relative_position_bias": True}
+    model = randomise(load_backbone(tiny_config("beit", **options), "image"))
+    adapter = adapter_for(model)
+    adapter.set_image_size(size)
+    grid = size[0] // 4, size[1] // 4
+    found = adapter.attention_bias(2, grid[0] * grid[1] + 1)
+    tables = (model.shared_position_bias, model.layers[1].relative_position_bias)
+    expected = sum(table(grid)[0] for table in tables)
+    torch.testing.assert_close(found._table, expected)
 
 
 def test_beit_without_its_pooler_begins_with_a_fresh_norm(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sklearn_epee._nn.backbones._adapter import AttentionParts, LayerParts, LinearWeights
 from sklearn_epee._nn.backbones._image import Dinov2Adapter, ViTAdapter, _ImageAdapter, _pair
@@ -84,11 +86,7 @@ class BeitAdapter(_GridAdapter, ViTAdapter):
     def attention_bias(self, layer: int, length: int) -> AttentionBias | None:
         tables = (self.model.shared_position_bias, self._block(layer).relative_position_bias)
         grid = self._grid(length)
-        with torch.inference_mode(mode=False):
-            # transformers keeps these numbers; made in inference mode they could not be trained.
-            for table in filter(None, tables):
-                table.generate_relative_position_index(grid)
-        biases = [table(grid)[0] for table in tables if table is not None]
+        biases = [_position_bias(table, grid) for table in tables if table is not None]
         return TableBias(sum(biases[1:], biases[0])) if biases else None
 
     def _parts(self, block: Any) -> LayerParts | None:
@@ -159,6 +157,33 @@ class Dinov3Adapter(_GridAdapter, Dinov2Adapter):
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         return self.model.norm(hidden_rows)
+
+
+def _position_bias(module: Any, grid: tuple[int, int]) -> Tensor:
+    """Return what BEiT adds to its scores for a grid of patches, (heads, t, t).
+
+    The same as the module's own call, which takes its indices to the device each time.
+    """
+    table = module.relative_position_bias_table
+    made_for, wanted = ([2 * side - 1 for side in sides] for sides in (module.window_size, grid))
+    between, of_class = table[:-3], table[-3:]
+    if made_for[::-1] != wanted:
+        # transformers takes the table's height for its width.
+        image = between.view(1, *made_for[::-1], -1).permute(0, 3, 1, 2)
+        image = functional.interpolate(image, size=wanted, mode="bilinear")
+        between = image.permute(0, 2, 3, 1).flatten(0, 2)
+    kind: Hashable = type(module)
+    index = _relative_index(kind, grid, table.device)
+    return torch.cat([between, of_class])[index].permute(2, 0, 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _relative_index(kind: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the row of the table for each pair of positions, (t, t)."""
+    # Made in inference mode it could not be used in training.
+    with torch.inference_mode(mode=False):
+        index: Tensor = kind.generate_relative_position_index(grid).clone().to(device)
+    return index
 
 
 def _patch_angles(
