@@ -120,7 +120,8 @@ def main() -> None:
     )
     print(text)
     if args.out is not None:
-        args.out.write_text(f"# Image files against arrays\n\n{text}\n")
+        command = f"Printed by `python -m benchmarks.image_files {Path(args.backbone).name}`."
+        args.out.write_text(f"# Image files against arrays\n\n{command}\n\n{text}\n")
 
 
 if __name__ == "__main__":

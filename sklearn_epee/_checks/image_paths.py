@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ class PathImage:
         kind = "uint8" if seen is not None and seen.kind == "uint8" else "float32"
         return cls(path, shape, seen, place, np.dtype(kind))
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether whole numbers in the file are read as fractions of their full range."""
+        return self.seen == _FRACTIONS
+
     def pixels(self) -> NDArray[Any]:
         """Return what the file holds, (h, w, c), as uint8 or float32.
 
@@ -104,10 +109,6 @@ class PathImage:
             )
         return found
 
-    def probed(self) -> PathImage:
-        """Return the file with the range that its pixels have."""
-        return replace(self, seen=PixelRange.of(self.pixels()))
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self.pixels().astype(dtype or self.dtype, copy=False)
 
@@ -123,7 +124,7 @@ def _existing(item: str | os.PathLike[Any], i: int) -> tuple[Path, str]:
     if not isinstance(raw, str):
         raise TypeError(f"X[{i}] is the path {shown(raw)} in bytes; expected str.")
     place = f"X[{i}], the file {raw!r},"
-    path = Path(raw).expanduser()
+    path = Path(raw)
     try:
         exists, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -21,6 +22,8 @@ Images = NDArray[Any] | list[Any]
 
 # Decoded pixels of image files that are kept, in bytes; what is beyond is decoded when it is used.
 _KEPT_BYTES = 2**28
+# Below it, training files have hardly more than 8 bits of 12 or 16.
+_DARK = 2**12 / 2**16
 # Channels that any image may have: grey or RGB, each with or without transparency.
 _FEW_CHANNELS = 4
 
@@ -119,12 +122,15 @@ def _stack(
 def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
     images: list[Any] = []
     ranges: list[PixelRange] = []
+    scaled: list[float] = []
     room = _KEPT_BYTES
     image: NDArray[Any] | ImageFile | PathImage
     for i, item in enumerate(X):
         if is_path(item):
-            image, seen = _from_path(PathImage.of(item, i), form, room)
+            file = PathImage.of(item, i)
+            image, seen = _from_path(file, form, room)
             _check_same_channels(image.shape[-1], images, item, i)
+            scaled += [seen.high] if file.is_scaled else []
         else:
             pixels, seen = _single(item, i)
             is_large = is_pil_image(item) and pixels.nbytes > room
@@ -137,11 +143,24 @@ def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
     if not images:
         raise ValueError(_no_images())
     _check_channels({image.shape[-1] for image in images}, form)
+    if form is None and scaled and max(scaled) < _DARK:
+        _warn_of_dark_files(max(scaled))
     joined = ranges_by_kind(ranges)
     readings = _readings(joined, form.scale) if form else _mixed_readings(joined)
     return [
         _read_as(image, readings[seen.kind]) for image, seen in zip(images, ranges, strict=True)
     ]
+
+
+def _warn_of_dark_files(brightest: float) -> None:
+    warnings.warn(
+        f"The files of more than 8 bits in X are read as fractions of their full range, of which "
+        f"the brightest pixel has {brightest:.2g}: they may hold fewer bits than the file has room "
+        "for, and little contrast is left where a checkpoint's processor rounds to 8 bits. Give "
+        "the pixels as arrays from 0 to 1 if so.",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def _from_path(

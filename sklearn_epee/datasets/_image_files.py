@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_epee._compat import check_pandas_support, validate_params
+from sklearn_epee.datasets._paths import expanded
 from sklearn_epee.datasets._tables import existing_file, labels_of, read_columns
 
 _SUFFIXES = (
@@ -104,7 +105,7 @@ def load_image_folder(
     >>> images.target.tolist(), images.groups.tolist()
     (['benign', 'benign', 'malignant'], ['p1', 'p2', 'p1'])
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"path: there is no folder {str(path)!r}.")
     ends = tuple(end.lower() for end in (_SUFFIXES if suffixes is None else suffixes))
@@ -269,7 +270,7 @@ def load_image_csv(
     labels = [] if label is None else [label] if isinstance(label, str) else list(label)
     wanted = list(dict.fromkeys([image, *labels, *([groups] if groups else [])]))
     table, lines = read_columns(file, wanted, delimiter=delimiter, encoding=encoding)
-    start = file.parent if root is None else Path(root).expanduser()
+    start = file.parent if root is None else expanded(root)
     files = [str(start / name) for name in table[image]]
     for name, line in zip(files, lines, strict=True):
         if not Path(name).is_file():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sklearn_epee._compat import StrOptions
+from sklearn_epee.datasets._paths import expanded
 
 ENVIRONMENT_VARIABLE = "SKLEARN_EPEE_DATA"
 SUBSETS = ("train", "dev", "test")
@@ -63,7 +64,7 @@ def data_folder(data_home: str | os.PathLike[str] | None, *, create: bool = Fals
                 "set; pass the folder of the data as data_home, or set the variable to it. "
                 f"{_LAYOUT}"
             )
-    folder = Path(data_home).expanduser()
+    folder = expanded(data_home)
     if create or _is_folder(folder):
         return folder
     raise FileNotFoundError(f"{origin} must be an existing folder; got {str(folder)!r}. {_LAYOUT}")

@@ -3,13 +3,13 @@
 import contextlib
 import io
 import os
-from pathlib import Path
 from typing import Any
 
 from sklearn_epee._compat import Options, validate_params
 from sklearn_epee.datasets._download import RemoteFile, download
 from sklearn_epee.datasets._loading import data_file, data_folder
 from sklearn_epee.datasets._npz_layout import IMAGE_CONSTRAINTS, ImageSet, load_npz
+from sklearn_epee.datasets._paths import expanded
 
 _PAGE = "https://medmnist.com"
 _CONSTRAINTS: dict[str, list[Any]] = IMAGE_CONSTRAINTS | {
@@ -192,7 +192,7 @@ def _load(
 ) -> Any:
     options: dict[str, Any] = {"subset": subset, "as_frame": as_frame, "return_X_y": return_X_y}
     if os.fspath(name).endswith(".npz"):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise FileNotFoundError(f"name: there is no file {str(path)!r}.")
         description = f"Images of {path}, in the layout of MedMNIST."

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee.datasets._paths import expanded
+
 # csv's own limit on a field, 128 KiB, is less than a long clinical note.
 _LONGEST_FIELD = 2**27
 _limit_lock = threading.Lock()
@@ -39,7 +41,7 @@ def existing_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     FileNotFoundError
         If there is none.
     """
-    found = Path(path).expanduser()
+    found = expanded(path)
     try:
         exists = found.is_file()
     except (OSError, ValueError):  # a name that is too long, or has a null in it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -164,6 +165,18 @@ def test_sixteen_bits_are_fractions_of_65535(name, tmp_path):
     eight = image_form(as_images(PIXELS, None))
     (image,) = as_images([tmp_path / name], None, eight)
     np.testing.assert_array_equal(np.asarray(image), found)
+
+
+def test_training_files_that_use_few_of_their_bits_are_told(tmp_path):
+    dark = RNG.integers(0, 4096, (5, 4), dtype=np.uint16)
+    Image.fromarray(dark).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match=r"the brightest pixel has 0\.06\d?: they may hold fewer"):
+        form = image_form(as_images([tmp_path / "a.png"], None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_images([tmp_path / "a.png"], None, form)
+        Image.fromarray(dark * 16).save(tmp_path / "b.png")
+        as_images([tmp_path / "a.png", tmp_path / "b.png"], None)
 
 
 def test_whole_numbers_without_a_scale_are_refused(tmp_path):

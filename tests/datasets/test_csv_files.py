@@ -118,6 +118,8 @@ def test_what_is_no_table_is_refused(tmp_path):
         load_csv(tmp_path / "nowhere.csv")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_csv("x" * 5000)
+    with pytest.raises(FileNotFoundError, match=r"there is no file '~nobody/a\.csv'"):
+        load_csv("~nobody/a.csv")
     with pytest.raises(TypeError, match="path must be a path or a frame; got list"):
         load_csv([["a", "b"]])
     with pytest.raises(ValueError, match=r"the frame has no columns \['text'\]"):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sklearn_epee.datasets._paths import expanded
+
 # No file of a corpus is as large as this; an archive that says so is a trap.
 _LARGEST = 2**29
 
@@ -66,7 +68,7 @@ def corpus_files(
     ValueError
         If it holds no such files, or an archive is damaged, encrypted or much too large.
     """
-    found = Path(path).expanduser()
+    found = expanded(path)
     if not found.exists():
         raise FileNotFoundError(f"{what}: there is no file or folder {str(found)!r}.")
     if found.is_dir():
