@@ -172,17 +172,16 @@ def _position_bias(module: Any, grid: tuple[int, int]) -> Tensor:
         image = between.view(1, *made_for[::-1], -1).permute(0, 3, 1, 2)
         image = functional.interpolate(image, size=wanted, mode="bilinear")
         between = image.permute(0, 2, 3, 1).flatten(0, 2)
-    kind: Hashable = type(module)
-    index = _relative_index(kind, grid, table.device)
+    index = _relative_index(module.generate_relative_position_index, grid, table.device)
     return torch.cat([between, of_class])[index].permute(2, 0, 1)
 
 
 @functools.lru_cache(maxsize=16)
-def _relative_index(kind: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
+def _relative_index(generate: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return the row of the table for each pair of positions, (t, t)."""
     # Made in inference mode it could not be used in training.
     with torch.inference_mode(mode=False):
-        index: Tensor = kind.generate_relative_position_index(grid).clone().to(device)
+        index: Tensor = generate(grid).clone().to(device)
     return index
 
 
