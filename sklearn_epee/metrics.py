@@ -316,7 +316,8 @@ def refit_accuracy_at_speedup(
     min_speedup : float in [0, 1)
         Smallest mean speed-up ratio over the folds that is accepted.
     metric : str, default="accuracy"
-        Name of the score to maximize, one of the keys of `scoring`.
+        Name of the score to maximize, one of the keys of `scoring`. Where classes are rare,
+        "macro_f1" or "positive_f1" of :func:`exit_scores` keep them, and accuracy may not.
     speedup : str, default="speedup"
         Name of the speed-up ratio among the scores.
 
@@ -367,7 +368,9 @@ def refit_fastest_within(
         How much lower than the best mean score over the folds is accepted; 0.01 is one
         point of accuracy.
     metric : str, default="accuracy"
-        Name of the score to keep, one of the keys of `scoring`. Higher is better.
+        Name of the score to keep, one of the keys of `scoring`. Higher is better. Where classes
+        are rare, "macro_f1" or "positive_f1" of :func:`exit_scores` keep them, and accuracy may
+        not.
     speedup : str, default="speedup"
         Name of the speed-up ratio among the scores.
 

@@ -8,8 +8,10 @@ staged
     Predictions of every exit for some samples, of one task or of several.
 sweep
     Every policy at once: how samples move between exits as tau rises.
-policy_scores, label_scores
-    Scores of whole sweeps, and of predicted labels.
+policy_scores, count_scores
+    Scores of whole sweeps; those that follow from counts per class.
+label_scores, class_scores
+    Scores of predicted labels, and of each class by itself.
 tables
     Tables of policies and the Pareto front.
 reliability

@@ -209,6 +209,11 @@ def test_scores_from_counts_compare_all_policies(scoring, data, fitted):
     assert model.best_speedup_ == model.cv_results_["speedup"][exact].max()
 
 
+def test_a_negative_class_that_is_not_there(data, fitted):
+    with pytest.raises(ValueError, match="negative_class='Bee' is neither in y_true nor in y_pred"):
+        tuned(fitted, scoring=positive_f1_scorer("Bee")).fit(*data)
+
+
 @pytest.mark.parametrize("scoring", ["neg_log_loss", get_scorer("matthews_corrcoef")])
 def test_any_scorer(scoring, data, fitted):
     X, y = data

@@ -17,6 +17,7 @@ from sklearn_epee import (
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
     exit_scores,
+    positive_f1_scorer,
     refit_fastest_within,
     speedup_score,
     task_accuracy_score,
@@ -157,6 +158,13 @@ def test_any_scorer_of_several_tasks(data, fitted):
 
     model = tuned(fitted, scoring=by_hand, policies=20).fit(X, y)
     assert model.best_score_ == (model.predict(X)[:, 0] == y[:, 0]).mean()
+
+
+def test_scores_of_one_task_are_refused(data, fitted):
+    with pytest.raises(ValueError, match="positive_f1_score is for one task"):
+        tuned(fitted, scoring=positive_f1_scorer("bee")).fit(*data)
+    with pytest.raises(ValueError, match="multiclass-multioutput is not supported"):
+        tuned(fitted, scoring="f1_micro").fit(*data)
 
 
 def test_inside_pipelines_and_searches(data):
