@@ -302,9 +302,6 @@ class EPEEClassifier(BaseEPEEClassifier):
     """
 
     _kind = "text"
-    # Of estimators that were pickled before there was a choice.
-    entity_marks = "text"
-
     _sources = ("backbone", "tokenizer")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,

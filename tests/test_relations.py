@@ -8,11 +8,20 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import f1_score, make_scorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from transformers import AutoTokenizer, BertConfig, BertTokenizerLegacy
 
-from sklearn_epee import EntityMarker, EPEEClassifier, datasets
+from sklearn_epee import (
+    EntityMarker,
+    EPEEClassifier,
+    ExitCalibratedClassifier,
+    FixedExitPolicyClassifier,
+    TunedExitPolicyClassifierCV,
+    datasets,
+)
 from sklearn_epee._checks.entity_marks import carry_marks
 from sklearn_epee._nn.marked_texts import MarkedTextTokenizer, with_mark_tokens
 from sklearn_epee._nn.texts import learn_wordpiece
@@ -200,6 +209,12 @@ def test_tokenizers_that_do_not_tell_characters_are_refused(tmp_path):
     assert make(backbone=folder, tokenizer=slow).fit(TEXTS, LABELS).pooling_ == "mean"
 
 
+def test_tokens_without_marks_are_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(make_checkpoint("bert", tmp_path / "bert"))
+    with pytest.raises(ValueError, match="finds no marks"):
+        with_mark_tokens(tokenizer, [PLAIN])
+
+
 @pytest.mark.parametrize("wrong", [{"entity_marks": "token"}, {"pooling": "entities"}])
 def test_unknown_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -265,6 +280,30 @@ def test_a_search_over_policies_trains_once_for_a_fold_and_marks_its_own_rows():
         warnings.simplefilter("error")
         search = GridSearchCV(pipeline, grid, cv=2).fit(rows, labels)
     assert search.predict(rows).shape == (24,)
+
+
+def test_networks_kept_on_disk_have_their_marks(tmp_path):
+    parameters = {"entity_marks": "tokens", "memory": tmp_path / "kept"}
+    first = make(**parameters).fit(TEXTS, LABELS)
+    again = make(**parameters).fit(TEXTS, LABELS)
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), first.predict_proba(TEXTS))
+    as_text = make(memory=tmp_path / "kept").fit(TEXTS, LABELS)
+    assert abs(as_text.predict_proba(TEXTS) - first.predict_proba(TEXTS)).max() > 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tuned_fixed_and_calibrated_policies_read_marks():
+    frozen = FrozenEstimator(make(pooling="entity", max_epochs=2).fit(TEXTS, LABELS))
+    relations = make_scorer(f1_score, labels=["raises", "lowers"], average="micro")
+    for wrapper in (
+        TunedExitPolicyClassifierCV(frozen, scoring=relations),
+        FixedExitPolicyClassifier(frozen, tau=0.9, patience=2),
+        ExitCalibratedClassifier(frozen),
+    ):
+        fitted = wrapper.fit(TEXTS, LABELS)
+        assert fitted.predict(TEXTS).shape == (24,)
+        with pytest.raises(ValueError, match=r"X\[1\] has no mark"):
+            fitted.predict([TEXTS[0], PLAIN])
 
 
 def test_training_goes_on_from_a_fitted_network():

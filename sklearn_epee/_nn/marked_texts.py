@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
-from sklearn_epee._checks.entity_marks import MarkedEntity, kept_around, marked_entities, marks_in
+from sklearn_epee._checks.entity_marks import (
+    EXPECTED_MARKS,
+    MarkedEntity,
+    kept_around,
+    marked_entities,
+    marks_in,
+)
 from sklearn_epee._checks.messages import SampleError, shown
 from sklearn_epee._checks.texts import Text
 
@@ -153,9 +159,18 @@ def with_mark_tokens(
     Returns
     -------
     PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If there are no marks.
     """
+    marks = marks_in([text for text in texts if isinstance(text, str)])
+    if not marks:
+        raise ValueError(
+            f"entity_marks='tokens' finds no marks; expected texts with {EXPECTED_MARKS}."
+        )
     tokenizer = copy.deepcopy(tokenizer)
     # The blank before a mark would be a token of its own to some tokenizers.
-    marks = [AddedToken(mark, lstrip=True, normalized=False) for mark in marks_in(texts)]
-    tokenizer.add_tokens(marks)
+    tokenizer.add_tokens([AddedToken(mark, lstrip=True, normalized=False) for mark in marks])
     return tokenizer
