@@ -49,7 +49,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
         architecture with fresh weights. None: a compact ViT (6 layers of width 128) trained from
         scratch, its patches suited to the image size. Families: BEiT, CLIP and SigLIP (vision
-        towers), DeiT, DINOv2, DINOv3, ViT, ViT-MAE (encoder).
+        towers), DeiT, DINOv2, DINOv3, ViT, ViT-MAE (encoder), timm's and open_clip's vision
+        transformers (extra ``timm``); and any other transformers model of one list of layers that
+        proves, when it is loaded, that it can be run layer by layer (docs/backbones.md).
     image_processor : str, path-like, processor object or None, default=None
         None takes the checkpoint's own; without a checkpoint images are standardized by the
         channel statistics of the training images.

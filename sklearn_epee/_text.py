@@ -61,7 +61,9 @@ class EPEEClassifier(BaseEPEEClassifier):
         architecture with fresh weights. None: a compact BERT (6 layers of width 128) trained from
         scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3),
         DistilBERT, ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT,
-        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa.
+        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model of
+        one list of layers that proves, when it is loaded, that it can be run layer by layer
+        (docs/backbones.md).
     tokenizer : str, path-like, tokenizer object or None, default=None
         None takes the checkpoint's own, with or without a padding token; without a checkpoint a
         lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added

@@ -23,8 +23,10 @@ def tiny(kind, config):
     """Make a tiny classifier in place of a compact one, and train it for a moment."""
 
     def made(backbone=None, **parameters):
-        assert backbone is None
-        return kind(config, **tiny_training(**parameters | {"max_epochs": 1}))
+        return kind(
+            config if backbone is None else backbone,
+            **tiny_training(**parameters | {"max_epochs": 1}),
+        )
 
     return made
 

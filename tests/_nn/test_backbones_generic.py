@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,6 +341,18 @@ def test_a_model_that_cannot_be_run_layer_by_layer_is_refused(name, options, mes
         load_backbone(config, kind)
     if "differs" in message:
         assert ", ".join(known_families(kind)) in str(caught.value)
+
+
+def test_the_page_on_backbones_lists_every_family():
+    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    own, generic = {}, {}
+    for kind in ("text", "image"):
+        start = page.index(f"**{kind.capitalize()}s, with an adapter")
+        lines = page[start:].splitlines()
+        own[kind], generic[kind] = (set(re.findall(r"`(\S+)`", lines[i])) for i in (0, 2))
+        assert own[kind] == set(known_families(kind))
+    assert generic["text"] >= set(GENERIC_TEXT_FAMILIES)
+    assert generic["image"] >= set(GENERIC_IMAGE_FAMILIES)
 
 
 def test_a_family_of_the_other_kind_is_refused():

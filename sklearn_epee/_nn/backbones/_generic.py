@@ -26,12 +26,14 @@ from sklearn_epee._nn.backbones._adapter import AttentionParts, BackboneAdapter,
 
 __all__ = ["GenericAdapter", "generic_adapter_class"]
 
-# Families whose computation depends on more than a sample and its layers, in a way that short
-# inputs do not show.
+# Families that compute something else than layers one after another, in a way that the proof might
+# not see or would name badly.
 _NEVER = {
     "big_bird": "it changes its attention for good at the first short batch",
     "bigbird_pegasus": "it changes its attention for good at the first short batch",
+    "funnel": "it pools positions between its layers",
     "reformer": "its attention hashes positions at random",
+    "xlnet": "its layers read two streams of hidden states",
 }
 # Decoders by name only: their base model reads in both directions unless it is told otherwise.
 _ENCODERS = ("bert-generation",)

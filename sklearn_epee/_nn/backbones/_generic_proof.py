@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sklearn_epee._nn.backbones._generic import GenericAdapter
 
-__all__ = ["TOLERANCE", "largest_difference", "with_noise"]
+__all__ = ["TOLERANCE", "differences", "with_noise"]
 
 # Of values up to 1; larger ones have fewer exact digits.
 TOLERANCE = 1e-4
@@ -21,12 +21,12 @@ _ROUNDING = 1e-6
 
 
 @torch.no_grad()
-def largest_difference(adapter: GenericAdapter) -> float:
+def differences(adapter: GenericAdapter) -> tuple[float, float]:
     """Return how far the layers, run one by one, are from what the model gives by itself.
 
     Two random samples of different lengths go through the layers together, padded; from the middle
-    on the shorter goes on alone, as when the other has exited. Both are compared with the model's
-    own last hidden state of each by itself.
+    on the shorter goes on alone, as when the other has exited. Then each goes alone. All are
+    compared with the model's own last hidden state of each by itself.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def largest_difference(adapter: GenericAdapter) -> float:
 
     Returns
     -------
-    float
-        The largest difference, in units of the largest value where that is above 1.
+    together, alone : float
+        The largest differences, in units of the largest value where that is above 1.
 
     Raises
     ------
@@ -52,7 +52,11 @@ def largest_difference(adapter: GenericAdapter) -> float:
         raise ValueError("its layers read another number of positions than it returns")
     if adapter.kind == "text":
         _check_direction(adapter, samples[0])
-    return max(_difference(found[: len(own)], own) for found, own in pairs)
+    lonely = [_layer_by_layer(adapter, sample)[0][0] for sample in samples]
+    return (
+        max(_difference(found[: len(own)], own) for found, own in pairs),
+        max(_difference(found, own) for found, own in zip(lonely, expected, strict=True)),
+    )
 
 
 def with_noise(model: PreTrainedModel) -> PreTrainedModel:

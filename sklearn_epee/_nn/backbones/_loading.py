@@ -27,7 +27,7 @@ from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._generic import GenericAdapter
-from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, largest_difference, with_noise
+from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, differences, with_noise
 from sklearn_epee._nn.backbones._paper import PAPER_HEADS
 from sklearn_epee._nn.backbones._registry import adapter_class_for, known_families
 from sklearn_epee._nn.backbones._timm import (
@@ -287,16 +287,20 @@ def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
     try:
         adapter = adapter_class(model)
         check_forward(adapter)
-        difference = largest_difference(adapter)
-        if not difference <= TOLERANCE:
+        together, alone = differences(adapter)
+        if not max(together, alone) <= TOLERANCE:
+            padded = "in a batch with padding, " if alone <= TOLERANCE else ""
             raise ValueError(
-                f"its last hidden state differs from the model's own by up to {difference:.2g}, "
-                f"where at most {TOLERANCE:g} is expected"
+                f"{padded}its last hidden state differs from the model's own by up to "
+                f"{max(together, alone):.2g}, where at most {TOLERANCE:g} is expected"
             )
     except _READ_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
+        reason = reason.removeprefix("backbone: ")
+        if not isinstance(error, ValueError):
+            reason = f"its layers cannot be called one by one ({type(error).__name__}: {reason})"
         raise ValueError(
             f"backbone: a {adapter_class.family} model of this configuration cannot be run layer "
             f"by layer by the generic adapter: {reason}. Families with an adapter of their own: "
