@@ -82,7 +82,7 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
     if isinstance(X, (str, bytes, Mapping, Set)) or not (
         hasattr(X, "__array__") or isinstance(X, Iterable)
     ):
-        wrap = " Wrap it in a list." if is_pil_image(X) else ""
+        wrap = " Wrap it in a list." if is_pil_image(X) or is_path(X) else ""
         raise TypeError(f"X is of type {type(X).__name__}; expected {_IMAGES}.{wrap}")
     if hasattr(X, "__array__"):
         array = np.asarray(X)

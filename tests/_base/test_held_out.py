@@ -15,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn_epee._base import estimator
 from sklearn_epee._base.held_out import hold_out
 from sklearn_epee._checks.labels import check_groups
+from sklearn_epee.model_selection import TunedExitPolicyClassifierCV
 from tests.classifiers import tiny_image_classifier, tiny_text_classifier
 from tests.trainings import Trainings
 
@@ -172,6 +173,14 @@ def test_a_search_routes_groups_to_its_folds(monkeypatch):
         )
         search.fit(TEXTS, LABELS, groups=GROUPS)
     assert len(found) == 3  # two folds and the refit: one training each
+    assert all(len(valid) >= 4 for _, valid in found)
+
+
+def test_a_tuned_policy_passes_groups_on(monkeypatch):
+    found = watched(monkeypatch)
+    model = tiny_text_classifier(validation_fraction=0.25, memory=None)
+    TunedExitPolicyClassifierCV(model, cv=2).fit(TEXTS, LABELS, groups=GROUPS)
+    assert found
     assert all(len(valid) >= 4 for _, valid in found)
 
 

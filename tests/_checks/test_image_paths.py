@@ -11,12 +11,14 @@ import pandas as pd
 import polars as pl
 import pytest
 from PIL import Image
+from sklearn.model_selection import GridSearchCV
 
 from sklearn_epee._checks import image_paths, images
 from sklearn_epee._checks.image_paths import PathImage
 from sklearn_epee._checks.images import as_images, image_form
 from sklearn_epee._search.fingerprint import fingerprint
 from tests.classifiers import tiny_image_classifier
+from tests.trainings import Trainings
 
 SIDE = 200
 N = 12
@@ -68,6 +70,20 @@ def test_fit_and_predict_on_paths_are_those_on_arrays(paths, monkeypatch):
         np.testing.assert_array_equal(model.predict_proba(paths), expected.predict_proba(PIXELS))
         np.testing.assert_array_equal(model.predict_proba(PIXELS), expected.predict_proba(paths))
         assert next(model.staged_predict(paths[:2])).shape == (2,)
+
+
+@pytest.mark.parametrize("kept", [images._KEPT_BYTES, 0])
+def test_a_search_over_paths_trains_as_few_networks(paths, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(images, "_KEPT_BYTES", kept)
+    trainings = Trainings(tmp_path / "trainings")
+    found = {}
+    for name, X in {"paths": list(map(str, paths)), "arrays": PIXELS}.items():
+        search = GridSearchCV(
+            tiny_image_classifier(callbacks=[trainings]), {"tau": [0.1, 0.6, 1.1]}, cv=2
+        ).fit(X, LABELS)
+        found[name] = search.cv_results_["mean_test_score"].tolist(), search.predict(X).tolist()
+        assert trainings.count == 3 * len(found)
+    assert found["paths"] == found["arrays"]
 
 
 def test_a_pickled_model_holds_no_images(paths):

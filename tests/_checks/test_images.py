@@ -101,7 +101,8 @@ def test_palettes_and_bits_are_read_as_intensities():
 BAD_IMAGES = [
     ([], None, ValueError, r"X holds no images \(0 sample\(s\)\)"),
     (np.empty((0, 4, 4)), None, ValueError, "X holds no images"),
-    ("image.png", None, TypeError, "X is of type str"),
+    ("image.png", None, TypeError, r"X is of type str; .* Wrap it in a list"),
+    (Path("image.png"), None, TypeError, r"X is of type \w*Path; .* Wrap it in a list"),
     (None, None, TypeError, "X is of type NoneType; expected an array of shape"),
     (7, None, TypeError, "X is of type int"),
     ({1: GREY[0]}, None, TypeError, "X is of type dict"),
