@@ -93,6 +93,7 @@ KINDS = {
     "tokenizer object": tokenizer_object,
     "bert checkpoint": _checkpoint_text("bert"),
     "gpt2 checkpoint": _checkpoint_text("gpt2"),
+    "llama checkpoint": _checkpoint_text("llama"),
     "albert checkpoint": _checkpoint_text("albert"),
     "vit checkpoint": checkpoint_image,
     "without cuda": without_cuda,
