@@ -326,9 +326,12 @@ def _document(part: _Part) -> Document:
     for relation in part.relations:
         label = str(relation.infons.get("relation") or relation.infons.get("type") or "")
         named = [node for node in relation.nodes if node in document.mentions]
-        if len(named) == len(relation.nodes) == 2 and named[0] != named[1]:
+        ends = _named_concepts(relation.infons)
+        if ends is not None:
+            of_concepts.append((label, *ends))
+        elif len(named) == len(relation.nodes) == 2 and named[0] != named[1]:
             document.relations.append((label, named[0], named[1]))
-        elif (ends := _related_concepts(relation.infons)) is not None:
+        elif not relation.nodes and (ends := _only_concepts(relation.infons)) is not None:
             of_concepts.append((label, *ends))
         else:
             document.n_other += 1
@@ -408,21 +411,23 @@ def _concepts_of(infons: dict[str, Any]) -> set[str]:
     return found
 
 
-def _related_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the two concepts of a relation, in the forms that corpora and PubTator3 have."""
+def _named_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the two concepts of a relation that names them as BioRED or PubTator3 do."""
     for names in (("entity1", "entity2"), ("role1", "role2")):
         if all(name in infons for name in names):
             first, second = (_concept(infons[name]) for name in names)
             return first, second
-    others = {
-        name: value
+    return None
+
+
+def _only_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the two concepts of a relation that says nothing else, as in BioCreative V."""
+    others = [
+        _concept(value)
         for name, value in infons.items()
         if name not in {"relation", "type", "novel", "score", "note"}
-    }
-    if len(others) == 2:
-        first, second = (_concept(value) for value in others.values())
-        return first, second
-    return None
+    ]
+    return (others[0], others[1]) if len(others) == 2 else None
 
 
 def _concept(value: Any) -> str:
