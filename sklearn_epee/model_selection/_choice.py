@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -170,6 +170,7 @@ class Guarantee:
         validation: Validation,
         group_labels: NDArray[Any] | None,
         group_names: NDArray[Any] | None,
+        together: Integers | None = None,
     ) -> Guarantee:
         """Return the guarantee of a bound on a risk, for everybody or for each group.
 
@@ -183,14 +184,19 @@ class Guarantee:
             Of all samples given to `fit`.
         group_names : ndarray of shape (n_groups,) or None
             All groups for each of which the bound has to hold, with samples here or without.
+        together : ndarray of shape (n_given,), int, or None
+            Numbers of what is not to be split, such as the patients, of all samples.
         """
         predictions = validation.staged.predictions
         losses = risk_of(risk, predictions, validation.codes, validation.classes)
         labels = None if group_labels is None else group_labels[validation.rows]
+        numbers = None
+        if together is not None:  # those that there are here, from 0
+            numbers = np.unique(together[validation.rows], return_inverse=True)[1].reshape(-1)
         return cls(
             RiskControl(bound, confidence),
             losses,
-            Groups.from_labels(labels, losses.concerned, group_names),
+            replace(Groups.from_labels(labels, losses.concerned, group_names), together=numbers),
         )
 
     def certify(

@@ -50,10 +50,13 @@ class Groups:
     names : list or None
         One per group; None for a single group of all samples.
     members : list of ndarray of bool of shape (n_samples,)
+    together : ndarray of shape (n_samples,), int, or None, default=None
+        Numbers from 0 of what is not to be split, such as the patients.
     """
 
     names: list[Any] | None
     members: list[NDArray[np.bool_]]
+    together: Integers | None = None
 
     @classmethod
     def from_labels(
@@ -313,12 +316,26 @@ def _mean(losses: Floats) -> float:
 def split_rows(groups: Groups, rng: np.random.RandomState) -> Parts:
     """Split rows at random into those that find candidates and those that test them.
 
-    Each group is split in the same proportion, and so is the rest; the second part is in random
-    order.
+    Each group is split in the same proportion, and so is the rest, unless samples belong together;
+    the second part is in random order.
     """
+    if groups.together is not None:
+        return _split_whole(groups.together, rng)
     rest = ~np.logical_or.reduce(groups.members)
     strata = [rng.permutation(np.flatnonzero(member)) for member in (*groups.members, rest)]
     n_seen = [round(CANDIDATE_SHARE * len(rows)) for rows in strata]
     seen = np.concatenate([rows[:n] for rows, n in zip(strata, n_seen, strict=True)])
     tested = np.concatenate([rows[n:] for rows, n in zip(strata, n_seen, strict=True)])
     return Parts(seen, rng.permutation(tested))
+
+
+def _split_whole(together: Integers, rng: np.random.RandomState) -> Parts:
+    """Split rows at random, those with one number to the same part."""
+    sizes = np.bincount(together)
+    order = rng.permutation(len(sizes))
+    is_seen = np.zeros(len(sizes), dtype=bool)
+    is_seen[order[np.cumsum(sizes[order]) <= CANDIDATE_SHARE * len(together)]] = True
+    is_seen[order[:1]] = True  # a first one that is larger than its share
+    rows = rng.permutation(len(together))
+    goes_first = is_seen[together[rows]]
+    return Parts(rows[goes_first], rows[~goes_first])

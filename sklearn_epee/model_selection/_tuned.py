@@ -22,10 +22,10 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from sklearn_epee._checks.labels import check_weights
+from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.tasks import as_target, check_any_labels, strata, task_codes
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
-from sklearn_epee._exits.staged import Floats
+from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front
 from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_policy
 
@@ -65,6 +65,7 @@ class _FitInputs:
     fit_params: Mapping[str, Any]
     split_params: Mapping[str, Any]
     risk_groups: NDArray[Any] | None
+    together: Integers | None
 
 
 class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
@@ -347,11 +348,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             `confidence`. None of them may be missing.
         **params : dict
             ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores.
-            ``groups``, such as the patient or document of each sample, is passed to the splitter;
-            where `cv` is None, an int or a float, no group is in both parts of a split then, and
-            the classes are in proportion as far as the groups allow. It is passed to the `fit` of
-            `estimator`, too, where this takes it and holds samples out. The rest is passed to the
-            `fit` of `estimator`. With metadata routing enabled, what goes where is as requested.
+            ``groups``, such as the patient or document of each sample, is passed to the splitter.
+            Where `cv` is None, an int or a float, no group is in both parts of a split then, and
+            the classes are in proportion as far as the groups allow; neither is one in both parts
+            of the samples that `confidence` needs. They are passed to the `fit` of `estimator`,
+            too, where this takes them and holds samples out. The rest is passed to the `fit` of
+            `estimator`. With metadata routing enabled, what goes where is as requested.
 
         Returns
         -------
@@ -463,7 +465,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             fit_params=routed.estimator.fit,
             split_params=routed.splitter.split,
             risk_groups=groups,
+            together=self._together(routed.splitter.split.get("groups"), len(y)),
         )
+
+    def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
+        """Return the numbers of the groups that the parts of a guarantee do not split."""
+        return None if self.confidence is None else check_groups(groups, n_samples)
 
     def _check_risk_of_tasks(self, n_tasks: int) -> None:
         """Raise if the risk is about the classes of one task."""
@@ -616,6 +623,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             validation=samples.validation,
             group_labels=labels,
             group_names=names,
+            together=given.together,
         )
         rng = check_random_state(self.random_state)
         certification = guarantee.certify(samples, offered, rng)

@@ -1,13 +1,16 @@
 """Groups, such as patients, are never on both sides of the splits that a policy is tuned on."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
 
 from sklearn_epee import TunedExitPolicyClassifierCV
+from sklearn_epee.model_selection._risk_control import Groups, split_rows
 
 from .staged import NumericExits, blobs
 
@@ -79,6 +82,30 @@ def test_a_float_draws_groups_at_random(data):
 def test_groups_that_cannot_be_split(groups, message, data):
     with pytest.raises(ValueError, match=message):
         TunedExitPolicyClassifierCV(NumericExits()).fit(*data, groups=groups)
+
+
+def test_no_group_finds_candidates_and_tests_them():
+    together = np.random.default_rng(0).integers(0, 50, size=400)
+    labels = Groups.from_labels(None, np.full(400, True))
+    parts = split_rows(replace(labels, together=together), np.random.RandomState(0))
+    assert not set(together[parts.seen]) & set(together[parts.tested])
+    assert sorted([*parts.seen, *parts.tested]) == list(range(400))
+    assert 80 <= len(parts.seen) <= 120
+
+
+def test_a_guarantee_keeps_groups_together(data):
+    X, y = blobs(900)
+    groups = np.repeat(np.arange(3), 300) * 10
+    model = TunedExitPolicyClassifierCV(
+        FrozenEstimator(NumericExits().fit(*data)),
+        risk="disagreement",
+        max_risk=0.3,
+        confidence=0.9,
+        random_state=0,
+    ).fit(X, y, groups=groups)
+    assert model.n_calibration_ == 600  # two of the three
+    with pytest.raises(ValueError, match="groups must hold at least two groups"):
+        model.fit(X, y, groups=np.zeros(900))
 
 
 class HoldsOut(NumericExits):
