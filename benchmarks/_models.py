@@ -12,6 +12,7 @@ import numpy as np
 from transformers import (
     AlbertConfig,
     BertConfig,
+    ErnieConfig,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
@@ -94,6 +95,8 @@ FAMILIES = {
     "mpnet": Family("MPNet-base", MPNetConfig, "cls"),
     "modernbert": Family("ModernBERT of 12 layers", _modernbert_of_12_layers, "cls"),
     "llama": Family("a small Llama with grouped queries", _llama_small, "last"),
+    # BERT-base's plan, in a family without an adapter of its own.
+    "ernie": Family("ERNIE-base by the generic adapter", ErnieConfig, "cls"),
     "vit": Family("ViT-base", ViTConfig, "cls", "image"),
     "minilm": Family("MiniLM-sized BERT", _minilm_sized, "cls"),
 }

@@ -303,6 +303,8 @@ OTHERS_BFLOAT16 = (Block(16, 128, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 ROWS = [
     *(_row(family, "float32", OTHERS_FLOAT32) for family in ("mpnet", "modernbert", "llama")),
     *(_row(family, "bfloat16", OTHERS_BFLOAT16) for family in ("mpnet", "modernbert", "llama")),
+    # Whole layers, which a CPU computes in float32 only.
+    _row("ernie", "float32", OTHERS_FLOAT32),
     *(_row(family, "float32", TEXT_FLOAT32) for family in ("bert", "albert", "gpt2")),
     _row("vit", "float32", IMAGE_FLOAT32),
     _row("vit", "float32", (Block(64, 64, (1 / 3,)),), "-64"),
