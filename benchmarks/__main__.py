@@ -26,6 +26,7 @@ import torch
 from benchmarks import (
     _rows_files,
     _rows_latency,
+    _rows_long,
     _rows_memory,
     _rows_real,
     _rows_rivals,
@@ -46,6 +47,7 @@ MODULES = (
     _rows_tuning,
     _rows_memory,
     _rows_files,
+    _rows_long,
     _rows_real,
     _rows_scaling,
 )
@@ -115,7 +117,7 @@ def main() -> None:
         return
     settings = settings_from(args)
     # Cut texts are part of the data; a benchmark has nobody to tell.
-    warnings.filterwarnings("ignore", message=".*longer than max_length.*")
+    warnings.filterwarnings("ignore", message=".*texts are longer than max_.*")
     print(describe(machine(settings.device)), HEADER, sep="\n\n", flush=True)
     results = Results(args.out, settings.device)
     start = time.perf_counter()
