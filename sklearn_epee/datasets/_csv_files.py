@@ -90,7 +90,7 @@ def load_csv(
         If the file is in another encoding, has no such column, rows of another length than its
         first, or an empty label or group; the message names the file and the line.
     TypeError
-        If `path` is neither a path nor a frame, or a text of a frame is no str.
+        If `path` is neither a path nor a frame.
     ImportError
         If `as_frame` is True and pandas is not installed.
 
