@@ -407,7 +407,7 @@ def test_cut_texts_are_counted_over_all_windows(fitted, samples, monkeypatch):
 # ------------------------------------------------------------------------------------ added tokens
 
 
-@pytest.mark.parametrize("family", ["bert", "albert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama", "gemma", "biogpt"])
 def test_marker_tokens_added_to_a_checkpoints_tokenizer_are_learned(family, tmp_path):
     make_checkpoint(family, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
