@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from sklearn_epee._nn.backbones import (
     load_backbone,
     load_config,
 )
+from sklearn_epee._nn.fast_backbone import fast_backbone
 from sklearn_epee._nn.images import load_image_processor
 from sklearn_epee._nn.texts import load_tokenizer
 from tests.checkpoints import (
@@ -38,6 +41,8 @@ from tests.checkpoints import (
 )
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
+# Names the folder of a checkpoint of texts.
+CHECKPOINT = "SKLEARN_EPEE_BACKBONE"
 # Parameters that no forward pass of an adapter reads.
 DROPPED = ("pooler.", "head.", "embeddings.mask_token")
 
@@ -757,3 +762,32 @@ def test_a_published_checkpoint():
     # Only pretrained weights know that the first two mean the same.
     assert similar[0, 1] > 0.7
     assert similar[0, 2] < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get(CHECKPOINT), reason=f"{CHECKPOINT} names no checkpoint")
+@torch.no_grad()
+def test_a_checkpoint_of_ones_own_equals_transformers_layer_by_layer():
+    folder = os.environ[CHECKPOINT]
+    model = load_backbone(folder, "text")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="right")
+    texts = ["He takes zinc daily.", "Zinc is taken every day.", "The sky is blue tonight. " * 30]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    fast = fast_backbone(adapter_for(model), torch.float32)
+    # In float64, as deep layers of pretrained models multiply what was rounded: in float32
+    # transformers itself is off by more than a hundred thousandth.
+    exact = copy.deepcopy(model).double()
+    adapter = adapter_for(exact)
+    hidden, mask = adapter.embed(batch)
+    expected = exact(**batch, output_hidden_states=True).hidden_states
+    # The last of transformers' states went through the model's last norm, if it has one.
+    for layer, theirs in enumerate(expected[1:], start=1):
+        below = hidden.float()
+        in_float32 = fast.rows(layer, below, *fast.keys_values(layer, below), mask).double()
+        hidden = adapter.layer(layer, hidden, mask)
+        for found, tolerance in ((hidden, 1e-6), (in_float32, 1e-5)):
+            ours = adapter.pool(found) if layer == adapter.n_layers else found
+            size = max(1.0, float(theirs[mask].abs().mean()))
+            torch.testing.assert_close(
+                ours[mask], theirs[mask], atol=tolerance * size, rtol=tolerance
+            )
