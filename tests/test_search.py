@@ -546,7 +546,7 @@ def test_what_acts_after_training_is_not_in_the_key(remembered, trainings, notes
 )
 def test_what_shapes_training_is_in_the_key(remembered, trainings, notes, parameters):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*longer than max_length")
+        warnings.filterwarnings("ignore", ".*texts are longer than max_")
         again = clone(remembered).set_params(**parameters).fit(*notes)
     assert trainings.count == 2
     assert not (
