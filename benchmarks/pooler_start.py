@@ -33,8 +33,8 @@ STARTS = ("drawn", "pooler")
 class PoolerStart(EPEEClassifier):
     """Begin with the checkpoint's pooler in the dense layer of every head."""
 
-    def _build(self, samples, n_classes):
-        preprocessor, network = super()._build(samples, n_classes)
+    def _build(self, *given, **options):
+        preprocessor, network = super()._build(*given, **options)
         with (
             safe_open(Path(self.backbone) / "model.safetensors", framework="pt") as weights,
             torch.no_grad(),
