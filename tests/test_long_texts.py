@@ -92,7 +92,9 @@ def test_windows_are_those_that_the_tokenizer_itself_makes(family, overlap, most
             stride=overlap,
             return_overflowing_tokens=True,
         )["input_ids"][:most]
-        assert read_rows(encoder, text) == [row or [direct.bos_token_id] for row in expected]
+        # A tokenizer without special tokens makes nothing of an empty text.
+        filler = direct.eos_token_id if direct.bos_token_id is None else direct.bos_token_id
+        assert read_rows(encoder, text) == [row or [filler] for row in expected]
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
