@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 
@@ -317,6 +318,10 @@ def test_training_goes_on_from_a_fitted_network():
 
 
 @pytest.mark.realdata
+@pytest.mark.skipif(
+    not os.environ.get("SKLEARN_EPEE_DATA"),
+    reason="SKLEARN_EPEE_DATA does not name a folder of data",
+)
 @pytest.mark.parametrize("name", ["git", "ddi2013"])
 def test_real_sets_carry_both_marks_and_every_mark_has_a_token(name):
     texts = list(getattr(datasets, f"load_{name}")(subset="test").data[:300])

@@ -126,7 +126,9 @@ def batches_by_length(
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        most, wanted = before[start] + limit.size(longest), before[start] + -(-least // longest)
+        # A limit may be any integer, of more digits than an array's numbers have.
+        most = int(before[start]) + min(limit.size(longest), int(before[-1]))
+        wanted = before[start] + -(-least // longest)
         end = int(np.searchsorted(before, most, side="right")) - 1
         rows = order[start : max(start + 1, end)]
         if limit.samples is None:

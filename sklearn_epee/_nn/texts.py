@@ -547,9 +547,10 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
 
 
 def chunks_of_texts(
-    texts: Sequence[Text], characters: int = _CHUNK_CHARACTERS, most: int = _CHUNK_TEXTS
+    texts: Sequence[Text], characters: int | None = None, most: int = _CHUNK_TEXTS
 ) -> Iterator[Sequence[Text]]:
     """Yield consecutive texts, as many as one call of a tokenizer is given."""
+    characters = _CHUNK_CHARACTERS if characters is None else characters
     start = total = 0
     for end, text in enumerate(texts):
         length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])

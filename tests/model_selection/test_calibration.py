@@ -276,7 +276,7 @@ def test_tuning_over_a_calibrated_classifier(frozen, data):
         calibrated = FrozenEstimator(calibrated.fit(*blobs(seed=5)))
     before = pickle.dumps(calibrated)
     tuned = TunedExitPolicyClassifierCV(
-        calibrated, min_speedup=0.3, cv=0.5, refit=False, random_state=0
+        calibrated, min_speedup=0.3, scoring="accuracy", cv=0.5, refit=False, random_state=0
     ).fit(*data)
     assert pickle.dumps(calibrated) == before
     X, y = data
@@ -362,7 +362,9 @@ def test_tuning_over_a_calibrated_network(text_classifier, other_notes):
     text_classifier.set_params(exit_ensemble="mean", tau=0.123)
     calibrated = ExitCalibratedClassifier(FrozenEstimator(text_classifier))
     for estimator in (calibrated, FrozenEstimator(clone(calibrated).fit(X, y))):
-        tuned = TunedExitPolicyClassifierCV(estimator, min_speedup=0.4, cv=2).fit(X, y)
+        tuned = TunedExitPolicyClassifierCV(
+            estimator, min_speedup=0.4, scoring="accuracy", cv=2
+        ).fit(X, y)
         expected = apply_policy(staged_of(tuned, X), tuned.best_tau_, tuned.best_patience_, "mean")
         assert_array_equal(tuned.predict_exit_layer(X), expected.exit_layer)
         assert exit_scores(tuned, X, y)["accuracy"] == tuned.score(X, y)

@@ -29,7 +29,7 @@ from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
 from sklearn_epee._nn.backbones._generic import GenericAdapter
 from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, differences, with_noise
 from sklearn_epee._nn.backbones._paper import PAPER_HEADS
-from sklearn_epee._nn.backbones._registry import adapter_class_for, known_families
+from sklearn_epee._nn.backbones._registry import adapter_class_for, own_families
 from sklearn_epee._nn.backbones._timm import (
     TimmAdapter,
     is_timm,
@@ -126,9 +126,18 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
             f"got {type(source).__name__}."
         )
     config = getattr(config, "vision_config", config)
-    adapter_class.check_config(config)
+    _check_config(adapter_class, config)
     check_values(config, adapter_class, _where(source, config))
     return config
+
+
+def _check_config(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> None:
+    try:
+        adapter_class.check_config(config)
+    except ValueError as error:
+        if not issubclass(adapter_class, GenericAdapter):
+            raise
+        raise ValueError(f"{error} {own_families(adapter_class.kind)}") from error
 
 
 def load_backbone(source: str | os.PathLike[str] | PretrainedConfig, kind: str) -> PreTrainedModel:
@@ -283,7 +292,6 @@ class _FloatsWithoutMemory(TorchFunctionMode):
 
 def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
     """Refuse a model that the generic adapter does not compute, or that does not run at all."""
-    families = known_families(adapter_class.kind)
     try:
         adapter = adapter_class(model)
         check_forward(adapter)
@@ -303,8 +311,7 @@ def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
             reason = f"its layers cannot be called one by one ({type(error).__name__}: {reason})"
         raise ValueError(
             f"backbone: a {adapter_class.family} model of this configuration cannot be run layer "
-            f"by layer by the generic adapter: {reason}. Families with an adapter of their own: "
-            f"{', '.join(families)}."
+            f"by layer by the generic adapter: {reason}. {own_families(adapter_class.kind)}"
         ) from error
 
 

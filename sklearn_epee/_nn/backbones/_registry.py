@@ -44,7 +44,7 @@ from sklearn_epee._nn.backbones._text import (
 )
 from sklearn_epee._nn.backbones._timm import TimmAdapter
 
-__all__ = ["adapter_class_for", "adapter_for", "known_families"]
+__all__ = ["adapter_class_for", "adapter_for", "known_families", "own_families"]
 
 _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     BertAdapter,
@@ -119,7 +119,7 @@ def adapter_class_for(model_type: Any, kind: str | None = None) -> type[Backbone
     """
     adapter: type[BackboneAdapter] | None = None
     if isinstance(model_type, str):
-        adapter = _BY_MODEL_TYPE.get(model_type) or generic_adapter_class(model_type)
+        adapter = _BY_MODEL_TYPE.get(model_type) or _generic(model_type, kind)
     expected = " ".join(filter(None, ["one of the known", kind, "families:"]))
     expected += " " + ", ".join(known_families(kind))
     if adapter is None:
@@ -129,6 +129,18 @@ def adapter_class_for(model_type: Any, kind: str | None = None) -> type[Backbone
             f"backbone: {model_type!r} is a family for {adapter.kind}s; expected {expected}."
         )
     return adapter
+
+
+def _generic(model_type: str, kind: str | None) -> type[BackboneAdapter] | None:
+    try:
+        return generic_adapter_class(model_type)
+    except ValueError as error:
+        raise ValueError(f"{error} {own_families(kind)}") from error
+
+
+def own_families(kind: str | None) -> str:
+    """Return the sentence that ends the refusal of a model of another family."""
+    return f"Families with an adapter of their own: {', '.join(known_families(kind))}."
 
 
 def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
