@@ -16,7 +16,7 @@ from sklearn_epee import EPEEClassifier
 from sklearn_epee.datasets import make_supplement_notes
 from sklearn_epee.plotting import LayerwiseDisplay
 
-X, y = make_supplement_notes(600, random_state=0)
+X, y = make_supplement_notes(1600, random_state=0)
 X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
 
 # %%
@@ -33,11 +33,11 @@ backbones = {
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
 for (name, backbone), ax in zip(backbones.items(), axes, strict=True):
-    clf = EPEEClassifier(backbone, max_length=96, max_epochs=8, tau=0.3, random_state=0)
+    clf = EPEEClassifier(backbone, max_length=96, max_epochs=10, tau=0.3, random_state=0)
     clf.fit(X_train, y_train)
     exits = clf.predict_exit_layer(X_test)
     print(f"{name}: accuracy {clf.score(X_test, y_test):.2f}, mean exit {exits.mean():.1f} of "
-          f"{clf.n_layers_}, heads read: {clf.net_.module_.pooling}")  # fmt: skip
+          f"{clf.n_layers_}, heads read: {clf.pooling_}")  # fmt: skip
     LayerwiseDisplay.from_estimator(clf, X_test, y_test, ax=ax)
     ax.set_title(name)
 

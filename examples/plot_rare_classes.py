@@ -145,5 +145,5 @@ for ax, key in zip(axes, ("recall", "mean_exit_layer"), strict=True):
         places = np.arange(len(classes)) + (i - (len(scores) - 1) / 2) * width
         ax.bar(places, [found[f"{key}_{label}"] for label in classes], width, label=name)
     ax.set(title=key.replace("_", " "), xticks=range(len(classes)), xticklabels=classes)
-axes[0].legend(title="tuned by")
+figure.legend(*axes[0].get_legend_handles_labels(), title="tuned by", loc="outside right upper")
 plt.show()
