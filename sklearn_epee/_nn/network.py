@@ -300,7 +300,7 @@ class MultiExitNetwork(nn.Module):
 
     @torch.no_grad()
     def set_heads(self, heads: PaperHeads, order: NDArray[np.intp]) -> None:
-        """Give the heads, of one task, the weights of others.
+        """Copy the weights of other heads, of one task, into these.
 
         Parameters
         ----------
