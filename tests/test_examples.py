@@ -28,6 +28,7 @@ def tiny(kind, config):
             **tiny_training(**parameters | {"max_epochs": 1}),
         )
 
+    made.from_paper_checkpoint = kind.from_paper_checkpoint
     return made
 
 
