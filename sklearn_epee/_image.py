@@ -142,15 +142,17 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
-        Samples per prediction batch; "auto" sizes batches by positions. Predictions do not depend
-        on it.
+        Samples per prediction batch, or windows where a sample has several; "auto" sizes batches by
+        positions. Predictions do not depend on it.
     device : str, default="auto"
         "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
         the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
         that kind, where a prediction does not depend on the other samples of its batch. It predicts
-        in float32 elsewhere. The two differ in the third digit of the probabilities.
+        in float32 elsewhere. The two differ in the third digit of the probabilities. On a CPU,
+        layers that can only be run as a whole predict in float32 with every `precision`, above all
+        those of families without an adapter of their own.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
