@@ -10,7 +10,10 @@ The patience counter starts at 1, so ``patience=1`` always exits at the first la
 ``patience=M`` never exits before the last one. PABEE [2]_ and its descendants count agreements
 from 0: their patience ``p`` is ``p + 1`` here.
 
-Several tasks on one backbone exit together, by a rule that joins their entropies and counters.
+Several tasks on one backbone exit together, by a rule that joins their entropies and counters. So
+do several labels, each of which is there or not: with ``multilabel=True`` the last axis holds the
+probability of each label, entropies are joined, and patience counts layers that agree on the whole
+set of predicted labels.
 
 This module needs NumPy alone. It is the reference that the inference engine is tested against, and
 it applies any policy to probabilities computed once.
@@ -32,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._exits.checks import JOINT_EXITS, check_patience, check_tau
-from ._exits.rule import normalized_entropy, patience_counters
+from ._exits.rule import label_entropies, normalized_entropy, patience_counters
 from ._exits.staged import StagedPredictions
 
 __all__ = [
@@ -63,7 +66,8 @@ class PolicyResult(NamedTuple):
     Notes
     -----
     With several tasks `proba` is a list with one array per task, and `entropy` and `prediction`
-    have the shape (n_samples, n_tasks).
+    have the shape (n_samples, n_tasks). With several labels `proba`, `entropy` and `prediction`
+    have the shape (n_samples, n_labels), and `prediction` is 1 for a label that is predicted.
     """
 
     exit_layer: NDArray[np.int64]
@@ -78,6 +82,8 @@ def exit_layers(
     patience: int | None = None,
     *,
     joint_exit: str = "all",
+    multilabel: bool = False,
+    label_thresholds: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Return the exit layer of each sample.
 
@@ -89,7 +95,8 @@ def exit_layers(
     ----------
     proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
         Class probabilities after every layer; a list holds those of several tasks, which may
-        have different classes.
+        have different classes. With `multilabel` one array of shape (n_samples, n_layers,
+        n_labels), the probability of each label.
     tau : float in [0, inf)
         Entropy threshold. Compared in float64, whatever the type of `proba`, so that
         the threshold that counts is the one that was given.
@@ -100,7 +107,16 @@ def exit_layers(
         Which layer several tasks exit at: the first at which every task t may exit, having
         H_tm < `tau` or P_tm >= `patience`; the first at which some task may; or the first at
         which the mean of H_tm over the tasks is below `tau`, or at which the last `patience`
-        layers agree in the predictions of all tasks. For one task they are the same.
+        layers agree in the predictions of all tasks. For one task they are the same. With
+        `multilabel` it joins the entropies of the labels, the largest, the smallest or the mean of
+        which is compared with `tau`; patience counts the layers that agree on the whole set of
+        predicted labels.
+    multilabel : bool, default=False
+        Whether `proba` holds the probabilities of several labels, any number of which may be there.
+        The entropy of a label is that of "there" and "not there".
+    label_thresholds : float or array-like of shape (n_labels,), default=None
+        Above which probability, in [0, 1], a label is predicted; None is 0.5. Thresholds decide
+        which layers agree. Only with `multilabel`.
 
     Returns
     -------
@@ -135,9 +151,19 @@ def exit_layers(
     array([3, 3])
     >>> exit_layers([proba, proba[::-1]], tau=0.1, joint_exit="any")
     array([2, 2])
+
+    Two labels; the second one is as good as certain at once, the first one changes sides:
+
+    >>> labels = np.array([[[0.6, 0.01], [0.4, 0.01], [0.45, 0.01]]])
+    >>> exit_layers(labels, tau=0.1, joint_exit="any", multilabel=True)
+    array([1])
+    >>> exit_layers(labels, tau=0.1, patience=2, multilabel=True)
+    array([3])
+    >>> exit_layers(labels, tau=0.1, patience=2, multilabel=True, label_thresholds=[0.3, 0.5])
+    array([2])
     """
     threshold = check_tau(tau)
-    staged = StagedPredictions.from_proba(_as_tasks(proba), joint_exit=joint_exit)
+    staged = _staged(proba, multilabel, label_thresholds, joint_exit=joint_exit)
     return staged.exit_layers(threshold, check_patience(patience, staged.n_layers))
 
 
@@ -149,13 +175,16 @@ def apply_policy(
     exit_loss_weights: Any = "ascending",
     *,
     joint_exit: str = "all",
+    multilabel: bool = False,
+    label_thresholds: ArrayLike | None = None,
 ) -> PolicyResult:
     """Predict every sample as dynamic inference would, from staged probabilities.
 
     Parameters
     ----------
     proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
-        Class probabilities after every layer; a list holds those of several tasks.
+        Class probabilities after every layer; a list holds those of several tasks. With
+        `multilabel` the probability of each label, (n_samples, n_layers, n_labels).
     tau : float in [0, inf)
         Entropy threshold, see :func:`exit_layers`.
     patience : int >= 1, default=None
@@ -171,7 +200,11 @@ def apply_policy(
         weights >= 0, not all zero. Where all visited exits have weight 0 the exit's own
         probabilities are returned.
     joint_exit : {"all", "any", "mean"}, default="all"
-        How several tasks exit together, see :func:`exit_layers`.
+        How several tasks, or several labels, exit together, see :func:`exit_layers`.
+    multilabel : bool, default=False
+        Whether `proba` holds the probabilities of several labels, see :func:`exit_layers`.
+    label_thresholds : float or array-like of shape (n_labels,), default=None
+        Above which probability a label is predicted; None is 0.5. Only with `multilabel`.
 
     Returns
     -------
@@ -197,17 +230,45 @@ def apply_policy(
     array([3])
     >>> result.proba
     array([[0.3, 0.7]])
+
+    Several labels:
+
+    >>> apply_policy([[[0.9, 0.2, 0.7]]], tau=0.5, multilabel=True).prediction
+    array([[1, 0, 1]])
     """
-    threshold, tasks = check_tau(tau), _as_tasks(proba)
-    staged = StagedPredictions.from_proba(tasks, exit_ensemble, exit_loss_weights, joint_exit)
+    threshold = check_tau(tau)
+    ensemble = exit_ensemble, exit_loss_weights
+    staged = _staged(proba, multilabel, label_thresholds, *ensemble, joint_exit=joint_exit)
     exits = staged.exit_layers(threshold, check_patience(patience, staged.n_layers))
-    predicted = staged.proba_at(exits)
-    entropies = staged.entropies[np.arange(len(exits)), exits - 1]
+    predicted, rows = staged.proba_at(exits), np.arange(len(exits))
+    if multilabel:
+        entropies = label_entropies(staged.head_proba[0][rows, exits - 1])
+        return PolicyResult(exits, predicted[0], entropies, staged.predictions[rows, exits - 1])
+    entropies = staged.entropies[rows, exits - 1]
     entropies = entropies.astype(np.result_type(*staged.head_proba))
     columns = np.stack([part.argmax(axis=1) for part in predicted], axis=1).astype(np.int64)
     if not _is_tasks(proba):
         return PolicyResult(exits, predicted[0], entropies[:, 0], columns[:, 0])
     return PolicyResult(exits, predicted, entropies, columns)
+
+
+def _staged(
+    proba: Any, multilabel: bool, label_thresholds: Any, *ensemble: Any, joint_exit: str
+) -> StagedPredictions:
+    """Return staged predictions of tasks, or of several labels."""
+    if not isinstance(multilabel, (bool, np.bool_)):
+        raise TypeError(
+            f"multilabel must be a bool; got {multilabel!r} of type {type(multilabel).__name__}."
+        )
+    ensemble = ensemble or (None, "ascending")
+    if multilabel:
+        return StagedPredictions.from_labels(proba, *ensemble, joint_exit, label_thresholds)
+    if label_thresholds is not None:
+        raise ValueError(
+            "label_thresholds are for several labels, which need multilabel=True; got "
+            f"label_thresholds={label_thresholds!r:.100} and multilabel=False."
+        )
+    return StagedPredictions.from_proba(_as_tasks(proba), *ensemble, joint_exit)
 
 
 def _as_tasks(proba: Any) -> Sequence[ArrayLike]:

@@ -5,11 +5,17 @@ counter has reached ``patience``, and at the last layer if there is none. Tasks 
 backbone exit together: "all" waits until every task may exit, "any" until one may, and "mean"
 averages the entropies and counts how long the predictions of all tasks have stayed the same.
 
+Several labels share one exit, too: their entropies are joined in the same ways, while patience
+counts how long the whole set of predicted labels has stayed the same, whichever way they are
+joined.
+
 Arrays of entropies and counters have the shape (n_samples, n_layers, n_tasks), with ``n_tasks=1``
-for one task.
+for one task, and for several labels, whose entropies and counters are joined before.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +65,41 @@ def normalized_entropy(proba: ArrayLike) -> NDArray[np.floating]:
     information = -proba * np.log(np.where(proba > 0, proba, 1))
     entropy = information.sum(axis=-1) / proba.dtype.type(np.log(n_classes))
     return np.clip(entropy, 0, 1)
+
+
+def label_entropies(proba: ArrayLike) -> NDArray[np.floating]:
+    """Return the normalized entropy of each label, that of "there" and "not there".
+
+    Parameters
+    ----------
+    proba : array-like of shape (..., n_labels)
+        Probability of every label.
+
+    Returns
+    -------
+    ndarray of shape (..., n_labels)
+        Between 0 (certain) and 1 (a probability of 0.5).
+    """
+    there = np.minimum(check_proba(proba), 1)  # half precision may exceed 1
+    return normalized_entropy(np.stack([1 - there, there], axis=-1))
+
+
+def set_counters(predictions: NDArray[Any]) -> NDArray[np.int64]:
+    """Return, for every layer, how many layers in a row agree on the whole set of labels.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_samples, n_layers, n_labels)
+        Which labels are predicted at every layer.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), int64
+    """
+    differs = (predictions[:, 1:] != predictions[:, :-1]).any(axis=2)
+    runs = np.zeros(predictions.shape[:2], dtype=np.int64)
+    runs[:, 1:] = differs.cumsum(axis=1)
+    return patience_counters(runs)
 
 
 def patience_counters(predictions: ArrayLike) -> NDArray[np.int64]:

@@ -10,16 +10,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .checks import check_exit_ensemble, check_exit_loss_weights, check_joint_exit
+from .checks import (
+    check_exit_ensemble,
+    check_exit_loss_weights,
+    check_joint_exit,
+    check_label_thresholds,
+)
 from .rule import (
     check_proba,
     combine_visited,
     first_exits,
     joint_counters,
     joint_entropies,
+    label_entropies,
     may_exit,
     normalized_entropy,
     patience_counters,
+    set_counters,
 )
 
 Floats = NDArray[np.float64]
@@ -31,16 +38,23 @@ _BELOW_ANY_TAU = -1.0
 
 @dataclass(frozen=True)
 class StagedPredictions:
-    """Probabilities of every exit for some samples, of one task or of several.
+    """Probabilities of every exit for some samples, of one task, of several, or of several labels.
+
+    Several labels are one task in what decides on exits, their entropies being joined and patience
+    counting whole sets of labels; that task has a column for each label.
 
     Attributes
     ----------
     head_proba : list of ndarray of shape (n_samples, n_layers, n_classes)
-        The heads' own probabilities, one array per task; a single one for one task.
+        The heads' own probabilities, one array per task; a single one for one task. For several
+        labels a single one, of the shape (n_samples, n_layers, n_labels).
     entropies : ndarray of shape (n_samples, n_layers, n_tasks), float64
         Normalized entropies of the heads' own probabilities.
     counters : ndarray of shape (n_samples, n_layers, n_tasks), int64
         Patience counters of the heads' own predictions.
+    label_thresholds : ndarray of shape (n_samples, n_labels), float64, or None
+        Above which probability a label is predicted; None for tasks. They may differ from sample
+        to sample, as the networks of several splits have thresholds of their own.
     exit_ensemble : {None, "mean", "weighted"}
         How visited exits are combined into what is predicted.
     exit_loss_weights : str or array-like of shape (n_layers,)
@@ -55,6 +69,7 @@ class StagedPredictions:
     exit_ensemble: str | None = None
     exit_loss_weights: Any = "ascending"
     joint_exit: str = "all"
+    label_thresholds: Floats | None = None
 
     @classmethod
     def from_proba(
@@ -94,6 +109,41 @@ class StagedPredictions:
             check_joint_exit(joint_exit),
         )
 
+    @classmethod
+    def from_labels(
+        cls,
+        proba: ArrayLike,
+        exit_ensemble: str | None = None,
+        exit_loss_weights: Any = "ascending",
+        joint_exit: str = "all",
+        label_thresholds: Any = None,
+    ) -> Self:
+        """Read staged probabilities of several labels.
+
+        Parameters
+        ----------
+        proba : array-like of shape (n_samples, n_layers, n_labels)
+        exit_ensemble, exit_loss_weights, joint_exit, label_thresholds
+            See :func:`sklearn_epee.policy.apply_policy`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described.
+        """
+        checked, joint = _check_staged_proba(proba), check_joint_exit(joint_exit)
+        thresholds = check_label_thresholds(label_thresholds, checked.shape[2])
+        entropies = joint_entropies(label_entropies(checked).astype(np.float64), joint)
+        return cls(
+            [checked],
+            entropies[..., np.newaxis],
+            set_counters(checked > thresholds)[..., np.newaxis],
+            check_exit_ensemble(exit_ensemble),
+            exit_loss_weights,
+            joint,
+            np.tile(thresholds, (len(checked), 1)),
+        )
+
     @property
     def n_samples(self) -> int:
         """Number of samples n."""
@@ -127,7 +177,12 @@ class StagedPredictions:
 
     @cached_property
     def predictions(self) -> Integers:
-        """Column of the class predicted at every layer, (n_samples, n_layers, n_tasks)."""
+        """Column of the class predicted at every layer, (n_samples, n_layers, n_tasks).
+
+        For several labels whether each is predicted, 0 or 1, (n_samples, n_layers, n_labels).
+        """
+        if self.label_thresholds is not None:
+            return (self.proba[0] > self.label_thresholds[:, np.newaxis]).astype(np.int64)
         return np.stack([proba.argmax(axis=2) for proba in self.proba], axis=-1)
 
     @cached_property
@@ -139,8 +194,9 @@ class StagedPredictions:
     def depends_on_patience(self) -> bool:
         """Whether entropy and patience cannot be told apart.
 
-        "any", "mean" and one task compare one entropy with tau, and one counter with the patience.
-        With "all", one task may be ready by its patience and another one by its entropy.
+        "any", "mean", one task and several labels compare one entropy with tau, and one counter
+        with the patience. With "all", one task may be ready by its patience and another one by its
+        entropy.
         """
         return self.joint_exit == "all" and self.n_tasks > 1
 
@@ -192,12 +248,14 @@ class StagedPredictions:
             head_proba=[proba[rows] for proba in self.head_proba],
             entropies=self.entropies[rows],
             counters=self.counters[rows],
+            label_thresholds=None if self.label_thresholds is None else self.label_thresholds[rows],
         )
 
     def with_classes(self, columns: Sequence[Integers], counts: Sequence[int]) -> Self:
         """Return the same predictions among more classes, which get the probability 0.
 
-        Exits stay as they are: they depend on the entropies among the classes that were known.
+        Exits stay as they are: they depend on the entropies among the classes that were known. So
+        they do among more labels, which are never predicted.
 
         Parameters
         ----------
@@ -215,7 +273,11 @@ class StagedPredictions:
             wide = np.zeros((*proba.shape[:2], count), dtype=proba.dtype)
             wide[..., column] = proba
             wider.append(wide)
-        return replace(self, head_proba=wider)
+        thresholds = self.label_thresholds
+        if thresholds is not None:
+            thresholds = np.full((self.n_samples, counts[0]), 0.5)
+            thresholds[:, columns[0]] = self.label_thresholds
+        return replace(self, head_proba=wider, label_thresholds=thresholds)
 
     @classmethod
     def concatenate(cls, parts: Sequence[StagedPredictions]) -> StagedPredictions:
@@ -223,11 +285,13 @@ class StagedPredictions:
         if len(parts) == 1:
             return parts[0]
         tasks = zip(*(part.head_proba for part in parts), strict=True)
+        thresholds = [part.label_thresholds for part in parts if part.label_thresholds is not None]
         return replace(
             parts[0],
             head_proba=[np.concatenate(task) for task in tasks],
             entropies=np.concatenate([part.entropies for part in parts]),
             counters=np.concatenate([part.counters for part in parts]),
+            label_thresholds=np.concatenate(thresholds) if thresholds else None,
         )
 
 

@@ -230,3 +230,17 @@ class MappedExits(NumericExits):
         twin = copy.deepcopy(self)
         twin.maps_ = (matrix, shift)
         return twin
+
+
+@st.composite
+def staged_labels(draw, max_samples=6, max_layers=5, max_labels=4):
+    """Staged probabilities of several labels in which ties and certainty are common."""
+    shape = tuple(draw(st.integers(1, most)) for most in (max_samples, max_layers, max_labels))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    coarse = draw(st.booleans())
+    proba = rng.integers(0, 5, shape) / 4 if coarse else rng.beta(0.5, 0.5, shape)
+    return proba.astype(draw(st.sampled_from([np.float32, np.float64])))
+
+
+# A seed of thresholds of the labels, or none.
+label_thresholds = st.none() | st.integers(0, 1000)
