@@ -11,7 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "skorch", "transformers", "tokenizers", "matplotlib"}
-LIGHT_ROOMS = ("policy", "metrics", "model_selection", "_exits", "_entities", "_checks", "_compat")
+LIGHT_ROOMS = (
+    "policy",
+    "metrics",
+    "model_selection",
+    "_exits",
+    "_entities",
+    "_spans",
+    "_checks",
+    "_compat",
+)
 
 
 def load_house():

@@ -1,0 +1,29 @@
+"""Spans in texts, as offsets and as tags of words, with the ways between them."""
+
+from .offsets import fit_spans, in_characters, spans_to_tags
+from .schemes import (
+    SCHEMES,
+    Span,
+    check_scheme,
+    check_tags,
+    convert_scheme,
+    spans_of_words_to_tags,
+    tag_set,
+    tags_to_spans,
+)
+from .words import split_words
+
+__all__ = [
+    "SCHEMES",
+    "Span",
+    "check_scheme",
+    "check_tags",
+    "convert_scheme",
+    "fit_spans",
+    "in_characters",
+    "spans_of_words_to_tags",
+    "spans_to_tags",
+    "split_words",
+    "tag_set",
+    "tags_to_spans",
+]

@@ -1,0 +1,244 @@
+"""Tags of words and the spans that they say: IOB2, BIOES and IO, read strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sklearn_epee._checks.messages import SampleError, shown
+
+# First word, the word behind the last one, label.
+Span = tuple[int, int, str]
+
+_PREFIXES = {"IOB2": "BIO", "BIOES": "BIOES", "IO": "IO"}
+SCHEMES = tuple(_PREFIXES)
+# The label of tags without one ("B", "I"), as in seqeval.
+_UNNAMED = "_"
+
+
+def check_scheme(scheme: Any) -> str:
+    """Return the name of a tag scheme.
+
+    Raises
+    ------
+    ValueError
+        If it is no such name.
+    """
+    if scheme not in _PREFIXES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {scheme!r}.")
+    return str(scheme)
+
+
+def check_tags(tags: Any, n_words: int | None, scheme: str, row: int) -> list[str]:
+    """Return the tags of one sample as a list of str.
+
+    Parameters
+    ----------
+    tags : sequence of str
+    n_words : int or None
+        Number of words that they are for; None does not check it.
+    scheme : {"IOB2", "BIOES", "IO"}
+    row : int
+        Number of the sample, for messages.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    SampleError
+        If they are not tags of the scheme, or not as many as the words.
+    """
+    found = tags.tolist() if hasattr(tags, "tolist") else tags
+    if not isinstance(found, (list, tuple)):
+        raise SampleError(row, f"has the tags {shown(tags)}; expected a list of str.")
+    for number, tag in enumerate(found):
+        if not isinstance(tag, str) or not _is_tag(tag, scheme):
+            raise SampleError(
+                row,
+                f"has the tag {shown(tag)} at word {number}; expected tags of the scheme "
+                f"{scheme}: 'O', or {_forms(scheme)} with a label.{_hint(tag)}",
+            )
+    if n_words is not None and len(found) != n_words:
+        raise SampleError(row, f"has {n_words} words, but {len(found)} tags; expected one a word.")
+    return list(found)
+
+
+def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
+    """Return the spans that tags say, as seqeval reads them in its strict mode.
+
+    In IOB2 a span starts at a B and goes on through the I of the same label. In BIOES it is one S,
+    or a B, any number of I and an E, all of one label. What does not start so is no span: an I
+    behind an O or behind another label, or a B without its E. In IO a span is a run of one label.
+
+    Parameters
+    ----------
+    tags : sequence of str
+        "O", or a prefix of the scheme with a label, such as "B-Drug". A prefix alone has the
+        label "_".
+    scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
+
+    Returns
+    -------
+    list of (int, int, str)
+        First word, the word behind the last one, label; ascending, without overlap.
+
+    Raises
+    ------
+    ValueError
+        If a tag is not one of the scheme.
+
+    Examples
+    --------
+    >>> from sklearn_epee._spans import tags_to_spans
+    >>> tags_to_spans(["B-Drug", "I-Drug", "O", "I-Drug", "B-Effect", "B-Effect"])
+    [(0, 2, 'Drug'), (4, 5, 'Effect'), (5, 6, 'Effect')]
+    """
+    parts = [_parts(tag, scheme) for tag in tags]
+    spans: list[Span] = []
+    start = 0
+    while start < len(parts):
+        end = _end_of_span(parts, start, scheme)
+        if end:
+            spans.append((start, end, parts[start][1]))
+        start = max(end, start + 1)
+    return spans
+
+
+def _end_of_span(parts: list[tuple[str, str]], start: int, scheme: str) -> int:
+    """Return the word behind the span that starts at a word; 0 if none does."""
+    prefix, label = parts[start]
+    if prefix == "S":
+        return start + 1
+    if prefix != ("I" if scheme == "IO" else "B"):
+        return 0
+    end = start + 1
+    while end < len(parts) and parts[end] == ("I", label):
+        end += 1
+    if scheme != "BIOES":
+        return end
+    return end + 1 if end < len(parts) and parts[end] == ("E", label) else 0
+
+
+def spans_of_words_to_tags(
+    spans: Iterable[Span], n_words: int, scheme: str = "IOB2", row: int = 0
+) -> list[str]:
+    """Return a tag for each word: the inverse of `tags_to_spans`.
+
+    Parameters
+    ----------
+    spans : iterable of (int, int, str)
+        First word, the word behind the last one, label; in any order.
+    n_words : int
+    scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
+    row : int, default=0
+        Number of the sample, for messages.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    SampleError
+        If a span is none of these words, or two overlap.
+    """
+    tags = ["O"] * n_words
+    for start, end, label in spans:
+        if not 0 <= start < end <= n_words:
+            raise SampleError(
+                row,
+                f"has the span ({start}, {end}, {label!r}); expected 0 <= start < end <= "
+                f"{n_words}, the number of its words.",
+            )
+        if any(tag != "O" for tag in tags[start:end]):
+            raise SampleError(
+                row,
+                f"has the span ({start}, {end}, {label!r}), which overlaps another one; tags hold "
+                "spans apart, give those that overlap as several layers of spans.",
+            )
+        tags[start:end] = _tags_of_span(end - start, label, scheme)
+    return tags
+
+
+def _tags_of_span(length: int, label: str, scheme: str) -> list[str]:
+    if scheme == "IO":
+        prefixes = "I" * length
+    elif scheme == "BIOES":
+        prefixes = "S" if length == 1 else "B" + "I" * (length - 2) + "E"
+    else:
+        prefixes = "B" + "I" * (length - 1)
+    return [prefix if label == _UNNAMED else f"{prefix}-{label}" for prefix in prefixes]
+
+
+def convert_scheme(tags: Sequence[str], scheme: str, to: str) -> list[str]:
+    """Return the tags of the same spans in another scheme.
+
+    What is no span in the first scheme is lost, and so is the border between two spans of one
+    label side by side where the second is IO.
+
+    Parameters
+    ----------
+    tags : sequence of str
+    scheme, to : {"IOB2", "BIOES", "IO"}
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If a tag is not one of the scheme.
+
+    Examples
+    --------
+    >>> from sklearn_epee._spans import convert_scheme
+    >>> convert_scheme(["B-Drug", "I-Drug", "O", "B-Drug"], "IOB2", "BIOES")
+    ['B-Drug', 'E-Drug', 'O', 'S-Drug']
+    """
+    return spans_of_words_to_tags(tags_to_spans(tags, scheme), len(tags), check_scheme(to))
+
+
+def tag_set(labels: Iterable[str], scheme: str = "IOB2") -> list[str]:
+    """Return all tags of a scheme for some labels: "O" first, then those of each label.
+
+    Examples
+    --------
+    >>> from sklearn_epee._spans import tag_set
+    >>> tag_set(["Drug", "Effect"])
+    ['O', 'B-Drug', 'I-Drug', 'B-Effect', 'I-Effect']
+    """
+    prefixes = [prefix for prefix in _PREFIXES[check_scheme(scheme)] if prefix != "O"]
+    return ["O"] + [
+        prefix if label == _UNNAMED else f"{prefix}-{label}"
+        for label in sorted(set(labels))
+        for prefix in prefixes
+    ]
+
+
+def _is_tag(tag: str, scheme: str) -> bool:
+    prefix, dash, label = tag[:1], tag[1:2], tag[2:]
+    if prefix == "O" or prefix not in tuple(_PREFIXES[scheme]):
+        return tag == "O"
+    return dash == "" or (dash == "-" and label != "")
+
+
+def _parts(tag: str, scheme: str) -> tuple[str, str]:
+    """Return the prefix and the label of a tag."""
+    if not _is_tag(tag, check_scheme(scheme)):
+        raise ValueError(
+            f"{tag!r} is no tag of the scheme {scheme}: 'O', or {_forms(scheme)} with a label."
+            f"{_hint(tag)}"
+        )
+    return tag[:1], tag[2:] or ("" if tag == "O" else _UNNAMED)
+
+
+def _forms(scheme: str) -> str:
+    return ", ".join(f"'{prefix}-'" for prefix in _PREFIXES[scheme] if prefix != "O")
+
+
+def _hint(tag: Any) -> str:
+    fitting = [other for other in SCHEMES if isinstance(tag, str) and _is_tag(tag, other)]
+    return f" It is a tag of {' and of '.join(fitting)}; give the scheme." if fitting else ""
