@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.messages import SampleError, shown
+from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._checks.tasks import check_any_labels
 from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
 
@@ -74,6 +75,7 @@ def prepare_training_data(
     ValueError
         If y, a group or a weight is not as described, or no task has two classes left.
     """
+    refuse_tags(y, estimator.__name__)
     checked = check_any_labels(y, len(samples), estimator.__name__)
     weights = check_weights(sample_weight, len(samples))
     members = check_groups(groups, len(samples))
