@@ -1,4 +1,4 @@
-"""What both estimators share: parameters, fit, and what a fit leaves."""
+"""What the estimators share: parameters, fit, and what a fit leaves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from transformers import PretrainedConfig
 
-from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
 from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
@@ -36,7 +36,6 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
-from .held_out import hold_out
 from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
@@ -46,13 +45,11 @@ from .parameters import (
     training_plan,
 )
 from .prediction import ExitPredictionMixin
-from .training_data import TrainingData, prepare_training_data, take
-
-Labels = NDArray[Any] | list[NDArray[Any]]
+from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
 
-class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
-    """Shared by `EPEEClassifier` and `EPEEImageClassifier`; not to be used by itself."""
+class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
+    """Shared by all estimators, whatever their labels look like; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS
 
@@ -61,6 +58,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
 
     # Parameters that name checkpoints, tokenizers or processors.
     _sources: ClassVar[tuple[str, ...]]
+
+    # Called with a network in inference mode and the data type of its layers, runs predictions.
+    _engine: ClassVar[Callable[..., Any]] = Engine
 
     # A constructed estimator is part of no search; clones have a context of their own.
     _search_context: SearchContext = SearchContext()
@@ -77,6 +77,10 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         fitted : Summary or None
             What is known of the network that shall read them; None if one is to be made for them.
         """
+
+    @abstractmethod
+    def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> LearnedFrom:
+        """Validate labels, weights and groups of validated samples into what a fit learns from."""
 
     @abstractmethod
     def _build(
@@ -98,6 +102,149 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         """Return what "auto" stands for with this backbone."""
 
     # ------------------------------------------------------------------------------- training
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+    ) -> Self:
+        """Fine-tune the backbone and its exits; `fit` of every estimator."""
+        self._validate_params()
+        check_parameters(self)
+        continued = self._continued()
+        samples = self._check_samples(X, continued.summary if continued else None)
+        data = self._prepare(samples, y, sample_weight, groups)
+        if continued is not None:
+            _check_same_classes(continued.tasks, data.tasks)
+        reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
+        network, shared = reuse.fit_or_fetch(
+            train=lambda: self._train(data, reuse.seed, continued),
+            shaping=None if continued else lambda: self._shaping(data),
+            is_complete=lambda network: network.summary.is_complete,
+        )
+        self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
+        return self
+
+    def _continued(self) -> FittedState | None:
+        """Return the fit that the next one continues, if any."""
+        return vars(self).get("_state") if self.warm_start else None
+
+    def _shaping(self, data: LearnedFrom) -> dict[str, Any]:
+        """Return everything beside the seed that shapes what is learned."""
+        device = resolve_device(self.device)
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in NOT_SHAPING and name not in self._sources
+        }
+        return {
+            "class": type(self),
+            "parameters": parameters,
+            "defaults": self._training_defaults(),
+            "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
+            "device": str(device),
+            "dtype": str(training_dtype(self.precision, device)),
+            # The order of summation, and with it the last bits, depends on it.
+            "threads": torch.get_num_threads(),
+            "data": (data.samples, data.classes, data.labels, data.weights),
+            "groups": data.groups if self.validation_fraction else None,
+        }
+
+    def _train(
+        self, data: LearnedFrom, seed: int, continued: FittedState | None
+    ) -> LazyNetwork[Trained]:
+        device = resolve_device(self.device)
+        with explain_out_of_memory(device, self.batch_size):
+            train, valid = data.held_out(self.validation_fraction, seed)
+            if continued is None:
+                with reproducible(seed, device):
+                    preprocessor, network = self._build(
+                        take(data.samples, train),
+                        data.tasks.n_classes,
+                        take(data.samples, valid),
+                    )
+            else:
+                preprocessor = continued.trained.preprocessor
+                # A copy, so that a training that fails leaves the fitted network as it was.
+                network = copy.deepcopy(continued.trained.net.module_)
+            to_learn = data.labelled(preprocessor.encode_for_training, train)
+            to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
+            plan = training_plan(self, self._training_defaults(), len(train), network, seed)
+            net = train_network(network, to_learn, to_watch, plan)
+            check_end(net, is_clone=self._search_context.is_clone)
+        return as_lazy_network(preprocessor, net, plan.exit_weights)
+
+    def _head_dropout(self) -> float:
+        return float(given(self.dropout, self._training_defaults().dropout))
+
+    def _adopt(self, state: FittedState) -> None:
+        """Take a finished training over: everything that is learned is set here."""
+        self._state = state
+        self._search_context = self._search_context.after_fit()
+        self.classes_ = state.tasks.classes
+        self.n_layers_ = state.summary.n_layers
+        self.history_ = state.summary.history
+        self.n_iter_ = len(state.summary.history)
+
+    def _fitted(self) -> FittedState:
+        """Return the state that a prediction reads, once."""
+        check_is_fitted(self)
+        return self._state
+
+    @property
+    def net_(self) -> ExitNet:
+        """The trained net, a ``skorch.NeuralNetClassifier``."""
+        return self._trained("net_").net
+
+    @property
+    def pooling_(self) -> str:
+        """What the heads read: `pooling`, or what "auto" stood for."""
+        pooling: str = self._trained("pooling_").net.module_.pooling
+        return pooling
+
+    @property
+    def _preprocessor(self) -> Any:
+        return self._trained("_preprocessor").preprocessor
+
+    def _trained(self, name: str) -> Trained:
+        state = vars(self).get("_state")
+        if state is None:
+            raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
+        trained: Trained = state.trained
+        return trained
+
+    # --------------------------------------------------------------------------- scikit-learn
+
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = super().__sklearn_clone__()
+        clone._search_context = self._search_context.for_clone()
+        return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__() | {VERSION_KEY: __version__}
+        if "_state" in state:
+            # A fitted estimator is written to last, which a process's temporary folder does not.
+            state.pop("_search_context", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        warn_if_another_version(type(self), state)
+        # Parameters that came after the pickle was written act as they did then: not at all.
+        defaults = {name: value.default for name, value in signature(type(self)).parameters.items()}
+        state = {name: value for name, value in state.items() if name != VERSION_KEY}
+        super().__setstate__(defaults | state)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.sparse = False
+        return tags
+
+
+class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
+    """Shared by the estimators with a label, or several, for a sample; not to be used by itself."""
 
     def fit(
         self,
@@ -151,23 +298,18 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         >>> clf.n_layers_, len(clf.history_)
         (6, 1)
         """
-        self._validate_params()
-        check_parameters(self)
-        continued = self._continued()
-        samples = self._check_samples(X, continued.summary if continued else None)
-        data = prepare_training_data(
+        return self._fit(X, y, sample_weight, groups)
+
+    def _prepare(
+        self,
+        samples: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+    ) -> TrainingData:
+        return prepare_training_data(
             samples, y, sample_weight, self.class_weight, type(self), groups=groups
         )
-        if continued is not None:
-            _check_same_classes(continued.tasks, data.classes)
-        reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
-        network, shared = reuse.fit_or_fetch(
-            train=lambda: self._train(data, reuse.seed, continued),
-            shaping=None if continued else lambda: self._shaping(data),
-            is_complete=lambda network: network.summary.is_complete,
-        )
-        self._adopt(FittedState(network, data.classes, shared))
-        return self
 
     @classmethod
     def _from_paper(
@@ -198,132 +340,21 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEstimator, metaclass=ABCMeta):
         estimator._adopt(paper_state(estimator, config, samples_for(config), classes))
         return estimator
 
-    def _continued(self) -> FittedState | None:
-        """Return the fit that the next one continues, if any."""
-        return vars(self).get("_state") if self.warm_start else None
-
-    def _shaping(self, data: TrainingData) -> dict[str, Any]:
-        """Return everything beside the seed that shapes what is learned."""
-        device = resolve_device(self.device)
-        parameters = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in NOT_SHAPING and name not in self._sources
-        }
-        return {
-            "class": type(self),
-            "parameters": parameters,
-            "defaults": self._training_defaults(),
-            "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
-            "device": str(device),
-            "dtype": str(training_dtype(self.precision, device)),
-            # The order of summation, and with it the last bits, depends on it.
-            "threads": torch.get_num_threads(),
-            "data": (data.samples, data.classes, data.labels, data.weights),
-            "groups": data.groups if self.validation_fraction else None,
-        }
-
-    def _train(
-        self, data: TrainingData, seed: int, continued: FittedState | None
-    ) -> LazyNetwork[Trained]:
-        device = resolve_device(self.device)
-        with explain_out_of_memory(device, self.batch_size):
-            train, valid = hold_out(data.labels, self.validation_fraction, seed, data.groups)
-            if continued is None:
-                with reproducible(seed, device):
-                    preprocessor, network = self._build(
-                        take(data.samples, train),
-                        Tasks(data.classes).n_classes,
-                        take(data.samples, valid),
-                    )
-            else:
-                preprocessor = continued.trained.preprocessor
-                # A copy, so that a training that fails leaves the fitted network as it was.
-                network = copy.deepcopy(continued.trained.net.module_)
-            to_learn = data.labelled(preprocessor.encode_for_training, train)
-            to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
-            plan = training_plan(self, self._training_defaults(), len(train), network, seed)
-            net = train_network(network, to_learn, to_watch, plan)
-            check_end(net, is_clone=self._search_context.is_clone)
-        return as_lazy_network(preprocessor, net, plan.exit_weights)
-
-    def _head_dropout(self) -> float:
-        return float(given(self.dropout, self._training_defaults().dropout))
-
-    def _adopt(self, state: FittedState) -> None:
-        """Take a finished training over: everything that is learned is set here."""
-        self._state = state
-        self._search_context = self._search_context.after_fit()
-        self.classes_ = state.tasks.classes
-        self.n_layers_ = state.summary.n_layers
-        self.history_ = state.summary.history
-        self.n_iter_ = len(state.summary.history)
-
-    def _fitted(self) -> FittedState:
-        """Return the state that a prediction reads, once."""
-        check_is_fitted(self)
-        return self._state
-
-    @property
-    def net_(self) -> ExitNet:
-        """The trained net, a ``skorch.NeuralNetClassifier``."""
-        return self._trained("net_").net
-
-    @property
-    def pooling_(self) -> str:
-        """What the heads read: `pooling`, or what "auto" stood for."""
-        pooling: str = self._trained("pooling_").net.module_.pooling
-        return pooling
-
     @property
     def n_outputs_(self) -> int:
         """Number of tasks."""
         return len(self._fitted().tasks.each)
 
-    @property
-    def _preprocessor(self) -> Any:
-        return self._trained("_preprocessor").preprocessor
-
-    def _trained(self, name: str) -> Trained:
-        state = vars(self).get("_state")
-        if state is None:
-            raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
-        trained: Trained = state.trained
-        return trained
-
-    # --------------------------------------------------------------------------- scikit-learn
-
-    def __sklearn_clone__(self) -> Self:
-        clone: Self = super().__sklearn_clone__()
-        clone._search_context = self._search_context.for_clone()
-        return clone
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__() | {VERSION_KEY: __version__}
-        if "_state" in state:
-            # A fitted estimator is written to last, which a process's temporary folder does not.
-            state.pop("_search_context", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        warn_if_another_version(type(self), state)
-        # Parameters that came after the pickle was written act as they did then: not at all.
-        defaults = {name: value.default for name, value in signature(type(self)).parameters.items()}
-        state = {name: value for name, value in state.items() if name != VERSION_KEY}
-        super().__setstate__(defaults | state)
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.sparse = False
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_label = True
         return tags
 
 
-def _check_same_classes(fitted: Tasks, classes: Labels) -> None:
-    if not fitted.same_as(classes):
+def _check_same_classes(fitted: Any, found: Any) -> None:
+    if not fitted.same_as(found.classes):
         raise ValueError(
             f"warm_start=True continues a network for the classes {fitted}, but y holds "
-            f"{Tasks(classes)}. Fit with the same classes or with warm_start=False."
+            f"{found}. Fit with the same classes or with warm_start=False."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
-from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.training import ExitNet
 from sklearn_epee._search import LazyNetwork, SharedPredictions, ready
@@ -54,21 +54,29 @@ class FittedState:
     Parameters
     ----------
     network : LazyNetwork of Trained
-    classes : ndarray of shape (n_classes,), or list of such arrays
+    tasks : Tasks, or what stands for it
+        The classes, and what makes labels of probabilities.
     shared : SharedPredictions or None
         The predictions that the candidates of a search share.
+    make_engine : callable, default=Engine
+        Called with a network in inference mode and the data type of its layers.
     """
+
+    # Of fits that were pickled before there was a choice.
+    _make_engine: Callable[..., Any] = Engine
 
     def __init__(
         self,
         network: LazyNetwork[Trained],
-        classes: NDArray[Any] | list[NDArray[Any]],
+        tasks: Any,
         shared: SharedPredictions | None = None,
+        make_engine: Callable[..., Any] = Engine,
     ) -> None:
         self.network = network
-        self.tasks = Tasks(classes)
+        self.tasks = tasks
         self.shared = shared
-        self._engines: dict[tuple[torch.device, torch.dtype], Engine] = {}
+        self._make_engine = make_engine
+        self._engines: dict[tuple[torch.device, torch.dtype], Any] = {}
 
     @property
     def summary(self) -> Summary:
@@ -81,12 +89,13 @@ class FittedState:
         """The network and its preprocessor, read from the store at the first call."""
         return self.network.get()
 
-    def engine(self, device: torch.device, dtype: torch.dtype) -> Engine:
+    def engine(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Return the engine for a device and precision, made at the first call."""
         key = (device, dtype)
         if key not in self._engines:
             network = self.trained.net.module_
-            self._engines[key] = Engine(network.to_inference_copy(device, torch.float32), dtype)
+            placed = network.to_inference_copy(device, torch.float32)
+            self._engines[key] = self._make_engine(placed, dtype)
         return self._engines[key]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def check_end(net: ExitNet, is_clone: bool) -> None:
             f"Training was interrupted after step {net.n_steps_}; the estimator is fitted with "
             "what was learned so far.",
             ConvergenceWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
     if net.stopped_by_ == "not finite":
         kept = (
@@ -137,7 +146,7 @@ def check_end(net: ExitNet, is_clone: bool) -> None:
             f"{net.failed_step_}; training stopped there and keeps the weights {kept}, the last "
             "good ones that were saved. Lower learning_rate or raise warmup_ratio.",
             ConvergenceWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from transformers import PretrainedConfig
 
 from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.backbones import PaperHeads, read_paper_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.training import untrained_net
@@ -64,7 +65,7 @@ def paper_state(
     defaults = estimator._training_defaults()
     plan = training_plan(estimator, defaults, _MANY_SAMPLES, network, seed=0)
     net = untrained_net(network, plan)
-    return FittedState(as_lazy_network(preprocessor, net, plan.exit_weights), found)
+    return FittedState(as_lazy_network(preprocessor, net, plan.exit_weights), Tasks(found))
 
 
 def _check_width(heads: PaperHeads, hidden_size: int, folder: str | os.PathLike[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,11 +13,47 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.messages import SampleError, shown
 from sklearn_epee._checks.tag_arrays import refuse_tags
-from sklearn_epee._checks.tasks import check_any_labels
+from sklearn_epee._checks.tasks import Tasks, check_any_labels
 from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
+
+from .held_out import hold_out
 
 Rows = NDArray[np.intp]
 ClassWeight = dict[Any, float] | list[Any] | str | None
+
+
+class LearnedFrom(Protocol):
+    """What a fit asks of its training data, whatever their labels look like."""
+
+    @property
+    def samples(self) -> Any:
+        """Validated samples, in an array or a list."""
+
+    @property
+    def classes(self) -> Any:
+        """The classes as the estimator has them in ``classes_``."""
+
+    @property
+    def labels(self) -> Any:
+        """The labels as numbers of classes."""
+
+    @property
+    def weights(self) -> Any:
+        """Weights in the loss, 1 on average."""
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Group of each sample, as numbers from 0."""
+
+    @property
+    def tasks(self) -> Any:
+        """The classes, and what makes labels of probabilities."""
+
+    def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows to learn from and those held out, ascending."""
+
+    def labelled(self, encode: Callable[[Any], Any], rows: Rows) -> LabelledSamples:
+        """Return some of the samples, encoded for the training loop."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +70,15 @@ class TrainingData:
     numbers: Rows
     """Number of each sample in the caller's X."""
     groups: NDArray[np.int64] | None = None
+
+    @property
+    def tasks(self) -> Tasks:
+        """The classes, and what makes labels of probabilities."""
+        return Tasks(self.classes)
+
+    def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows to learn from and those held out, in proportion, ascending."""
+        return hold_out(self.labels, fraction, seed, self.groups)
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
         """Return some of the samples, encoded for the training loop."""

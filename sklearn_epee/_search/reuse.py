@@ -57,7 +57,7 @@ class NetworkReuse:
                 "random_state=None every search and every fit draws anew and finds none of them, "
                 "while the folder grows. Pass an int as random_state.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         # Whether another fit can ask for the same network.
         self._can_recur = random_state is not None or context.in_search
@@ -103,7 +103,7 @@ class NetworkReuse:
                 "A parameter holds something that cannot be fingerprinted, so the trained network "
                 f"is not kept and a search will train it again for every exit policy: {error}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return None
 

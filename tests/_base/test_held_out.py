@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee._base import estimator
+from sklearn_epee._base import training_data
 from sklearn_epee._base.held_out import hold_out
 from sklearn_epee._checks.labels import check_groups
 from sklearn_epee.model_selection import TunedExitPolicyClassifierCV
@@ -131,7 +131,7 @@ def watched(monkeypatch):
         found.append(hold_out(*given))
         return found[-1]
 
-    monkeypatch.setattr(estimator, "hold_out", recorded)
+    monkeypatch.setattr(training_data, "hold_out", recorded)
     return found
 
 
