@@ -59,7 +59,7 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
         check_classification_targets(labels)
     except (TypeError, ValueError) as error:
         raise type(error)(f"y must hold the labels of classes: {error}") from error
-    _check_count(len(labels), n_samples)
+    check_count(len(labels), n_samples)
     return labels
 
 
@@ -199,7 +199,7 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
         n_labels = num_samples(y)
     except TypeError as error:
         raise TypeError(f"y must hold the true labels, one for each sample: {error}") from error
-    _check_count(n_labels, n_samples)
+    check_count(n_labels, n_samples)
     if isinstance(y, (list, tuple)) and not any(isinstance(e, _ROWS) for e in _elements(y)):
         _check_label_types(_elements(y))
     if sample_weight is None:
@@ -209,7 +209,8 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
     _as_weights(sample_weight, n_samples)
 
 
-def _check_count(n_labels: int, n_samples: int) -> None:
+def check_count(n_labels: int, n_samples: int) -> None:
+    """Refuse more or fewer labels than samples."""
     if n_labels != n_samples:
         raise ValueError(
             f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {n_labels}."

@@ -1,7 +1,8 @@
 """Labels and probabilities of one task or of several: checked, encoded, packed and split.
 
 Inside the package the classes of all tasks lie side by side along the last axis of one array;
-outside, several tasks are lists with one entry per task, as in scikit-learn's forests.
+outside, several tasks are lists with one entry per task, as in scikit-learn's forests. Several
+labels per sample are tasks with the classes 0 and 1 inside, and one column per label outside.
 """
 
 from __future__ import annotations
@@ -16,24 +17,36 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
 from .labels import check_labels
+from .multilabel import LabelCount, check_label_targets, labels_above
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """The classes of one task, or of several.
+    """The classes of one task, or of several; or several labels per sample.
 
     Attributes
     ----------
     classes : ndarray of shape (n_classes,), or list of such arrays
+        Of one task or of several; the labels if `multilabel`.
+    multilabel : bool, default=False
+        Whether a sample may have any of the labels. Each is a task with the classes 0 and 1 then.
     """
 
     classes: Array | list[Array]
+    multilabel: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a column of labels for each of several tasks, or for each label."""
+        return self.multilabel or isinstance(self.classes, list)
 
     @property
     def each(self) -> list[Array]:
         """Classes of every task, of which there may be one."""
+        if self.multilabel:
+            return [np.arange(2)] * len(self.classes)
         return self.classes if isinstance(self.classes, list) else [self.classes]
 
     @property
@@ -42,8 +55,10 @@ class Tasks:
         return tuple(len(classes) for classes in self.each)
 
     @property
-    def n_classes(self) -> int | tuple[int, ...]:
-        """Number of classes, or those of several tasks: what a network is made for."""
+    def n_classes(self) -> int | tuple[int, ...] | LabelCount:
+        """Number of classes, those of several tasks, or of labels: what a network is made for."""
+        if self.multilabel:
+            return LabelCount(len(self.classes))
         return self.counts if isinstance(self.classes, list) else self.counts[0]
 
     @property
@@ -53,10 +68,20 @@ class Tasks:
 
     def proba(self, packed: NDArray[np.float32]) -> Any:
         """Return probabilities (..., n_columns) as the caller gets them."""
+        if self.multilabel:
+            return np.ascontiguousarray(packed[..., 1::2])
         return split_columns(packed, self.counts) if isinstance(self.classes, list) else packed
 
-    def labels(self, packed: NDArray[np.float32]) -> Array:
-        """Return the most probable labels, (n,) or (n, n_tasks), from (n, n_columns)."""
+    def labels(
+        self, packed: NDArray[np.float32], thresholds: NDArray[np.float64] | None = None
+    ) -> Array:
+        """Return the predicted labels, (n,) or (n, n_tasks), from (n, n_columns).
+
+        They are the most probable ones; of several labels, an indicator of those whose probability
+        is above its threshold, 0.5 by default.
+        """
+        if self.multilabel:
+            return labels_above(packed[..., 1::2], thresholds)
         parts = split_columns(packed, self.counts)
         predicted = [
             classes[part.argmax(axis=1)] for classes, part in zip(self.each, parts, strict=True)
@@ -65,19 +90,29 @@ class Tasks:
 
     def decode(self, codes: NDArray[np.integer]) -> Array:
         """Return labels, (n,) or (n, n_tasks), from the columns of their classes."""
+        if self.multilabel:
+            return codes
         if not isinstance(self.classes, list):
             return self.classes[codes]
         columns = [classes[column] for classes, column in zip(self.classes, codes.T, strict=True)]
         return as_columns(columns)
 
-    def codes(self, y: Array) -> NDArray[np.intp]:
-        """Return the columns of known labels, the inverse of `decode`."""
+    def codes(self, y: Any) -> NDArray[np.intp]:
+        """Return the columns of known labels, the inverse of `decode`.
+
+        Of several labels, which may also come as lists, -1 where one is not known.
+        """
+        if self.multilabel:
+            return check_label_targets(y, _length(y), np.asarray(self.classes)).codes
         pairs = zip(self.each, task_columns(y), strict=True)
         columns = [np.searchsorted(classes, labels) for classes, labels in pairs]
         return np.stack(columns, axis=1) if isinstance(self.classes, list) else columns[0]
 
-    def check_known(self, y: Array) -> None:
+    def check_known(self, y: Any) -> None:
         """Refuse labels that a fitted estimator cannot predict."""
+        if self.multilabel:
+            self.codes(y)
+            return
         columns = task_columns(y)
         if len(columns) != len(self.each):
             raise ValueError(
@@ -93,17 +128,26 @@ class Tasks:
                 )
 
     def same_as(self, other: Any) -> bool:
-        """Return whether other classes are these."""
-        theirs = Tasks(other).each
+        """Return whether other `Tasks`, or the classes of some, are these."""
+        theirs = other if isinstance(other, Tasks) else Tasks(other)
+        if self.multilabel or theirs.multilabel:
+            alike = self.multilabel and theirs.multilabel
+            return alike and np.array_equal(self.classes, theirs.classes)
         return (
-            isinstance(other, list) == isinstance(self.classes, list)
-            and len(theirs) == len(self.each)
-            and all(np.array_equal(a, b) for a, b in zip(self.each, theirs, strict=True))
+            isinstance(theirs.classes, list) == isinstance(self.classes, list)
+            and len(theirs.each) == len(self.each)
+            and all(np.array_equal(a, b) for a, b in zip(self.each, theirs.each, strict=True))
         )
 
     def __str__(self) -> str:
+        if self.multilabel:
+            return f"{np.asarray(self.classes).tolist()}, of which a sample may have any"
         shown = [classes.tolist() for classes in self.each]
         return str(shown if isinstance(self.classes, list) else shown[0])
+
+
+def _length(y: Any) -> int:
+    return int(y.shape[0]) if hasattr(y, "shape") else len(y)
 
 
 def split_columns(packed: Array, counts: Sequence[int]) -> list[Array]:

@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Number of classes, or those of several tasks.
-Classes = int | tuple[int, ...]
+from sklearn_epee._checks.multilabel import LabelCount
+
+# Number of classes, those of several tasks, or of several labels per sample.
+Classes = int | tuple[int, ...] | LabelCount
 
 
 def class_counts(n_classes: Classes) -> tuple[int, ...]:
-    """Return the number of classes of every task, of which there may be one."""
+    """Return the number of classes of every task, of which there may be one.
+
+    Each of several labels is a task with the classes 0 and 1.
+    """
+    if isinstance(n_classes, LabelCount):
+        return (2,) * n_classes.n_labels
     return (n_classes,) if isinstance(n_classes, int) else tuple(n_classes)
 
 

@@ -1,0 +1,330 @@
+"""Several labels per sample: what y holds, as a code for every sample and label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Number, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from .labels import check_count, is_missing
+from .messages import shown
+
+Array = NDArray[Any]
+
+TARGET_TYPES = ("auto", "multilabel", "tasks")
+# Code of a label of which it is not known whether a sample has it.
+UNKNOWN = -1
+
+_SETS = (set, frozenset)
+_COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
+_FORMS = (
+    "an indicator of 0 and 1 (NaN where it is not known) of shape (n_samples, n_labels), dense or "
+    "sparse, or a list of its labels for each sample"
+)
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """Number of labels of which a sample may have any: what a network is made for."""
+
+    n_labels: int
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """Which labels samples have.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_labels,)
+        The labels: column numbers, names of columns, or the sorted labels of lists.
+    codes : ndarray of shape (n_samples, n_labels), int64
+        1 where a sample has a label, 0 where not, -1 where that is not known.
+    """
+
+    classes: Array
+    codes: NDArray[np.int64]
+
+
+def holds_labels(y: Any, target_type: str = "auto") -> bool:
+    """Return whether y holds several labels for each sample.
+
+    Parameters
+    ----------
+    y : array-like, sparse matrix or sequence of label lists
+    target_type : {"auto", "multilabel", "tasks"}, default="auto"
+        The last two are the answer. "auto" finds several labels in a sparse y, in two or more
+        columns of nothing but 0, 1 and NaN, in sets of labels, and in lists of different lengths.
+
+    Returns
+    -------
+    bool
+    """
+    if target_type != "auto":
+        return target_type == "multilabel"
+    if y is None:
+        return False
+    return issparse(y) or _are_label_lists(y) or _is_indicator(y)
+
+
+def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) -> LabelTargets:
+    """Return which labels samples have.
+
+    Parameters
+    ----------
+    y : array-like or sparse matrix of shape (n_samples, n_labels), or sequence of label lists
+        An indicator of 0 and 1, with NaN, None or NA where a label is not known; or the labels of
+        each sample as a list, tuple or set.
+    n_samples : int
+    classes : ndarray of shape (n_labels,) or None, default=None
+        The labels of a fitted estimator, which alone may occur; None: those that are found.
+
+    Returns
+    -------
+    LabelTargets
+
+    Raises
+    ------
+    TypeError
+        If a label list holds labels of several types, or is none.
+    ValueError
+        If values are not 0 or 1, labels are missing in a list or not among `classes`, there is
+        no label at all, or y is not as long as the samples.
+    """
+    rows = _nested_rows(y)
+    if rows is not None and (_are_label_lists(y) or not _rows_are_numbers(rows)):
+        check_count(len(rows), n_samples)
+        return _from_lists(rows, classes)
+    values, names = _indicator(y)
+    check_count(len(values), n_samples)
+    if classes is not None and len(classes) != values.shape[1]:
+        raise ValueError(
+            f"y holds {values.shape[1]} label(s), but the fitted estimator knows {len(classes)}: "
+            f"{shown(classes.tolist())}."
+        )
+    codes = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+    return LabelTargets(names if classes is None else classes, codes)
+
+
+def _nested_rows(y: Any) -> list[Any] | None:
+    """Return what y holds for each sample, if some of it are collections of labels."""
+    if issparse(y) or hasattr(y, "columns"):
+        return None
+    if isinstance(y, np.ndarray) and (y.ndim != 1 or y.dtype != object):
+        return None
+    for read in ("tolist", "to_list"):
+        if hasattr(y, read):
+            rows = getattr(y, read)()
+            break
+    else:
+        rows = list(y) if isinstance(y, (list, tuple)) else []
+    return rows if any(isinstance(row, _COLLECTIONS) for row in rows) else None
+
+
+def _are_label_lists(y: Any) -> bool:
+    """Return whether samples have lists of labels that cannot be rows of a matrix."""
+    rows = _nested_rows(y)
+    if rows is None:
+        return False
+    if any(not isinstance(row, _COLLECTIONS) or isinstance(row, _SETS) for row in rows):
+        return True
+    # A series or an array of lists has no columns, however long the lists are.
+    return not isinstance(y, (list, tuple)) or len({np.shape(row)[:1] for row in rows}) > 1
+
+
+def _rows_are_numbers(rows: list[Any]) -> bool:
+    """Return whether rows of one length hold numbers, or nothing: those of a matrix."""
+    labels = [label for row in rows for label in row]
+    return all(isinstance(label, (Number, np.bool_)) or is_missing(label) for label in labels)
+
+
+def _is_indicator(y: Any) -> bool:
+    if hasattr(y, "columns"):
+        if len(y.columns) < 2:
+            return False
+    elif isinstance(y, (list, tuple)):
+        if not y or not isinstance(y[0], (list, tuple, np.ndarray)) or len(y[0]) < 2:
+            return False
+    elif getattr(y, "ndim", 0) != 2 or y.shape[1] < 2:
+        return False
+    try:
+        _indicator(y)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _indicator(y: Any) -> tuple[NDArray[np.float64], Array]:
+    """Return a matrix of 0, 1 and NaN, and the names of its columns."""
+    if hasattr(y, "columns"):  # a data frame
+        columns = [_as_floats(np.asarray(y[name])) for name in y.columns]
+        values, names = np.stack(columns, axis=1), _names(list(y.columns))
+    else:
+        values = _as_floats(y.toarray() if issparse(y) else np.asarray(y))
+        if values.ndim != 2:
+            raise ValueError(f"y must hold {_FORMS}; got an array of shape {values.shape}.")
+        names = np.arange(values.shape[1])
+    if not values.shape[1]:
+        raise ValueError("y holds no label: it has no columns.")
+    wrong = ~((values == 0) | (values == 1) | np.isnan(values))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"y must hold {_FORMS}; got {values[row, column]:g} at row {row}, column {column}. "
+            "For columns of other classes use target_type='tasks'."
+        )
+    return values, names
+
+
+def _as_floats(values: Array) -> NDArray[np.float64]:
+    if values.dtype.kind == "O":
+        flat = [np.nan if is_missing(value) else value for value in values.reshape(-1).tolist()]
+        if not all(isinstance(value, (Real, np.bool_)) for value in flat):
+            other = next(value for value in flat if not isinstance(value, (Real, np.bool_)))
+            raise ValueError(f"y must hold {_FORMS}; got {shown(other)}.")
+        return np.array(flat, dtype=np.float64).reshape(values.shape)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"y must hold {_FORMS}; got values of type {values.dtype}.")
+    return values.astype(np.float64)
+
+
+def _names(columns: list[Any]) -> Array:
+    names = np.array(columns)
+    # Column names of several types stay as they are.
+    return names if names.tolist() == columns else np.array([*columns, None], dtype=object)[:-1]
+
+
+def _from_lists(rows: list[Any], classes: Array | None) -> LabelTargets:
+    """Return the labels of samples that have lists of them."""
+    checked = [_labels_of(row, number) for number, row in enumerate(rows)]
+    _check_one_type(label for labels in checked for label in labels)
+    found = sorted({label for labels in checked for label in labels})
+    if not found and classes is None:
+        raise ValueError("y holds no label: the list of every sample is empty.")
+    if classes is None:
+        classes = np.array(found)
+    known = classes.tolist()
+    for number, labels in enumerate(checked):
+        if unknown := sorted(set(labels) - set(known)):
+            raise ValueError(
+                f"y[{number}] holds the labels {shown(unknown)}, which the fitted estimator does "
+                f"not know; its labels are {shown(known)}."
+            )
+    codes = MultiLabelBinarizer(classes=known).fit_transform(checked)
+    return LabelTargets(classes, codes.astype(np.int64))
+
+
+def _labels_of(row: Any, number: int) -> list[Any]:
+    """Return the labels of one sample as Python's own numbers and strings."""
+    if not isinstance(row, _COLLECTIONS):
+        raise TypeError(
+            f"y[{number}] must hold a list of labels, as other samples have; got {shown(row)}. "
+            "A sample without labels has an empty list, and one with a single label a list of one."
+        )
+    labels = row.tolist() if isinstance(row, np.ndarray) else list(row)
+    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    for label in labels:
+        if not isinstance(label, (str, bytes, Real)):
+            missing = label is None or isinstance(label, float)
+            raise (ValueError if missing else TypeError)(
+                f"y[{number}] must hold labels that are strings or numbers; got {shown(label)}."
+            )
+        if is_missing(label):
+            raise ValueError(f"y[{number}] holds a label that is missing: {shown(label)}.")
+    return labels
+
+
+def _check_one_type(labels: Iterable[Any]) -> None:
+    kinds = {Real if isinstance(label, Real) else type(label) for label in labels}
+    if len(kinds) > 1:
+        names = sorted("number" if kind is Real else kind.__name__ for kind in kinds)
+        raise TypeError(
+            f"y mixes labels of the types {names} in its lists; expected labels of one type."
+        )
+
+
+def check_label_thresholds(given: Any, n_labels: int | None = None) -> NDArray[np.float64] | None:
+    """Return the probability above which each label is predicted.
+
+    Parameters
+    ----------
+    given : None, number or array-like of shape (n_labels,)
+        None is 0.5.
+    n_labels : int or None, default=None
+        None where it is not known yet.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64, or None
+        None where `n_labels` is.
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers.
+    ValueError
+        If one is not in [0, 1], or they are not as many as the labels.
+    """
+    thresholds = np.asarray(0.5 if given is None else given)
+    expected = "expected None, a number from 0 to 1, or one for each label"
+    if thresholds.dtype.kind not in "iuf":
+        raise TypeError(f"label_thresholds={shown(given)} is not valid; {expected}.")
+    thresholds = thresholds.astype(np.float64)
+    if thresholds.ndim > 1 or not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ValueError(f"label_thresholds={shown(given)} is not valid; {expected}.")
+    if n_labels is None:
+        return None
+    if thresholds.ndim and len(thresholds) != n_labels:
+        raise ValueError(
+            f"label_thresholds holds {len(thresholds)} numbers for {n_labels} labels; {expected}."
+        )
+    return np.broadcast_to(thresholds, (n_labels,)).copy()
+
+
+def labels_above(
+    proba: NDArray[np.floating], thresholds: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Return 1 where the probability of a label, (..., n_labels), is above its threshold."""
+    return (proba > (0.5 if thresholds is None else thresholds)).astype(np.int64)
+
+
+def pack_labels(proba: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return (..., 2 n_labels) from the probabilities of labels: of 0 and of 1, label by label."""
+    return np.stack([1 - proba, proba], axis=-1).reshape(*proba.shape[:-1], -1)
+
+
+def label_set_score(
+    codes: NDArray[np.int64], predicted: NDArray[np.int64], sample_weight: ArrayLike | None = None
+) -> float:
+    """Return the share of samples of which every label that is known is predicted.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_labels), int64
+        1, 0, or -1 where it is not known.
+    predicted : ndarray of shape (n_samples, n_labels), int64
+    sample_weight : array-like of shape (n_samples,), default=None
+
+    Returns
+    -------
+    float
+        Over the samples of which something is known.
+
+    Raises
+    ------
+    ValueError
+        If nothing is known of any sample.
+    """
+    known = codes != UNKNOWN
+    scored = known.any(axis=1)
+    if not scored.any():
+        raise ValueError("y holds no label that is known.")
+    hits = ((codes == predicted) | ~known).all(axis=1)
+    weights = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, float)
+    return float(np.average(hits[scored], weights=np.broadcast_to(weights, len(codes))[scored]))
