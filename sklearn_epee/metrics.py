@@ -37,6 +37,7 @@ from ._exits.label_scores import (
     task_accuracy_score,
 )
 from ._exits.wrappers import find_exits
+from ._spans import span_f1_score, span_precision_score, span_recall_score, span_scores
 
 __all__ = [
     "exit_scores",
@@ -44,6 +45,10 @@ __all__ = [
     "positive_f1_scorer",
     "refit_accuracy_at_speedup",
     "refit_fastest_within",
+    "span_f1_score",
+    "span_precision_score",
+    "span_recall_score",
+    "span_scores",
     "speedup_ratio",
     "speedup_score",
     "task_accuracy_score",

@@ -11,6 +11,13 @@ from .schemes import (
     tag_set,
     tags_to_spans,
 )
+from .scores import (
+    span_f1_score,
+    span_precision_score,
+    span_recall_score,
+    span_scores,
+    spans_as_predicted,
+)
 from .words import split_words
 
 __all__ = [
@@ -21,6 +28,11 @@ __all__ = [
     "convert_scheme",
     "fit_spans",
     "in_characters",
+    "span_f1_score",
+    "span_precision_score",
+    "span_recall_score",
+    "span_scores",
+    "spans_as_predicted",
     "spans_of_words_to_tags",
     "spans_to_tags",
     "split_words",

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from sklearn_epee._checks.tag_arrays import holds_tags, refuse_tags
-
-from ..classifiers import tiny_text_classifier
+from tests.classifiers import tiny_text_classifier
 
 EQUAL = [["O", "B-Drug", "I-Drug"], ["O", "O", "B-Effect"]]
 RAGGED = [["O"], ["B-Drug", "I-Drug"]]
