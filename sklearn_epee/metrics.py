@@ -36,7 +36,7 @@ from ._exits.label_scores import (
     positive_f1_score,
     task_accuracy_score,
 )
-from ._exits.wrappers import find_exits
+from ._exits.wrappers import exit_costs, find_exits
 from ._spans import span_f1_score, span_precision_score, span_recall_score, span_scores
 
 __all__ = [
@@ -129,7 +129,8 @@ def speedup_score(
     Returns
     -------
     ratio : float
-        See :func:`speedup_ratio`. Higher is faster.
+        See :func:`speedup_ratio`. Higher is faster. Where exits cost different amounts of work and
+        the classifier says so (``exit_costs_``), it is the share of work saved, not of layers.
 
     Raises
     ------
@@ -161,8 +162,22 @@ def speedup_score(
     """
     del y
     found = find_exits(estimator, X)
+    if exit_costs(found.classifier) is not None:
+        result = found.classifier.predict_with_exits(found.X)
+        return _speedup_of(found.classifier, result, sample_weight)
     layers = found.classifier.predict_exit_layer(found.X)
     return speedup_ratio(layers, found.classifier.n_layers_, sample_weight=sample_weight)
+
+
+def _speedup_of(classifier: Any, result: Any, sample_weight: ArrayLike | None) -> float:
+    """Return the speed-up ratio of predictions with their exits, of work where that is known."""
+    if exit_costs(classifier) is None:
+        return speedup_ratio(
+            result.exit_layer, int(classifier.n_layers_), sample_weight=sample_weight
+        )
+    shares = np.asarray(result.exit_cost, dtype=np.float64)
+    weights = None if sample_weight is None else check_weights(sample_weight, len(shares))
+    return 1.0 - float(np.average(shares, weights=weights))
 
 
 # With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
@@ -205,7 +220,7 @@ def exit_scores(
     scores : dict of str to float
         `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`;
         `macro_f1`, the mean F1 score over the classes in `y` and in the predictions;
-        `speedup`, see :func:`speedup_ratio`; `mean_exit_layer`, from 1 to M;
+        `speedup`, see :func:`speedup_score`; `mean_exit_layer`, from 1 to M;
         `recall_<class>` and `mean_exit_layer_<class>`, the recall and the mean exit layer of each
         class in `classes_` or `y`, NaN for one without samples here; `positive_f1`, see
         :func:`positive_f1_score`, only with `negative_class`. With several
@@ -249,8 +264,7 @@ def exit_scores(
     y_pred = np.asarray(result.labels if found.is_transparent else estimator.predict(X))
     y_true = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
-    n_layers = int(found.classifier.n_layers_)
-    speedup = speedup_ratio(result.exit_layer, n_layers, sample_weight=weights)
+    speedup = _speedup_of(found.classifier, result, weights)
     scores = label_scores(y_true, y_pred, weights)
     scores |= {
         "speedup": speedup,

@@ -96,7 +96,9 @@ def exit_layers(
     proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
         Class probabilities after every layer; a list holds those of several tasks, which may
         have different classes. With `multilabel` one array of shape (n_samples, n_layers,
-        n_labels), the probability of each label.
+        n_labels), the probability of each label. NaN in all classes says that a sample does not
+        have an exit (of an input that is missing): it exits at one that it has, the last of them at
+        the latest, and counters run over these alone.
     tau : float in [0, inf)
         Entropy threshold. Compared in float64, whatever the type of `proba`, so that
         the threshold that counts is the one that was given.
@@ -184,7 +186,8 @@ def apply_policy(
     ----------
     proba : array-like of shape (n_samples, n_layers, n_classes), or list of such arrays
         Class probabilities after every layer; a list holds those of several tasks. With
-        `multilabel` the probability of each label, (n_samples, n_layers, n_labels).
+        `multilabel` the probability of each label, (n_samples, n_layers, n_labels). NaN where a
+        sample does not have an exit, see :func:`exit_layers`.
     tau : float in [0, inf)
         Entropy threshold, see :func:`exit_layers`.
     patience : int >= 1, default=None

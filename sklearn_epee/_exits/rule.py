@@ -217,25 +217,34 @@ def may_exit(
     return is_sure | (joint_counters(counters, joint_exit) >= patience)
 
 
-def first_exits(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the first layer at which each sample may exit, M if there is none.
+def first_exits(
+    allowed: NDArray[np.bool_], last: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Return the first layer at which each sample may exit, its last one if there is none.
 
     Parameters
     ----------
     allowed : ndarray of shape (n_samples, n_layers), bool
         Where a sample may exit. The last layer is set to True in place.
+    last : ndarray of shape (n_samples,), int64, default=None
+        The last layer of each sample; None stands for M.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
         From 1 to M.
     """
-    allowed[:, -1] = True
+    if last is None:
+        allowed[:, -1] = True
+    else:
+        allowed[np.arange(len(allowed)), last - 1] = True
     return allowed.argmax(axis=1).astype(np.int64) + 1
 
 
 def combine_visited(
-    proba: NDArray[np.floating], weights: NDArray[np.floating]
+    proba: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    own: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.floating]:
     """Return the weighted mean of the probabilities of layers 1 to m, for every layer m.
 
@@ -245,11 +254,18 @@ def combine_visited(
     weights : ndarray of shape (n_layers,)
         In the type of `proba`. Where those of layers 1 to m are all 0, the probabilities of layer
         m are returned.
+    own : ndarray of shape (n_samples, n_layers), bool, default=None
+        Exits that a sample has; the others are left out. None: all.
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers, n_classes)
     """
+    if own is not None:
+        weights = np.where(own, weights, 0)
+        totals = weights.cumsum(axis=1)[..., np.newaxis]
+        mean = (weights[..., np.newaxis] * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)
+        return np.where(totals > 0, mean, proba)
     visited = np.tri(len(weights), dtype=bool)
     totals = np.where(visited, weights, 0).sum(axis=1)[:, np.newaxis]
     mean = (weights[:, np.newaxis] * proba).cumsum(axis=1) / np.where(totals > 0, totals, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .checks import (
+    as_array,
     check_exit_ensemble,
     check_exit_loss_weights,
     check_joint_exit,
     check_label_thresholds,
 )
+from .own_exits import fill, last_exits, own_counters, read_tasks, relative_costs
 from .rule import (
-    check_proba,
     combine_visited,
     first_exits,
     joint_counters,
@@ -61,6 +62,11 @@ class StagedPredictions:
         Read for "weighted" only.
     joint_exit : {"all", "any", "mean"}
         How several tasks exit together.
+    own : ndarray of shape (n_samples, n_layers), bool, or None
+        Which exits each sample has, see `own_exits`; None where all have all. At the others
+        `head_proba` is that of the nearest exit, entropies are infinite and counters 0.
+    exit_costs : ndarray of shape (n_layers,), float64, or None
+        Share of all work that each exit has cost; None where all layers cost the same.
     """
 
     head_proba: list[NDArray[np.floating]]
@@ -70,6 +76,8 @@ class StagedPredictions:
     exit_loss_weights: Any = "ascending"
     joint_exit: str = "all"
     label_thresholds: Floats | None = None
+    own: NDArray[np.bool_] | None = None
+    exit_costs: Floats | None = None
 
     @classmethod
     def from_proba(
@@ -84,7 +92,8 @@ class StagedPredictions:
         Parameters
         ----------
         tasks : sequence of array-like of shape (n_samples, n_layers, n_classes)
-            One array per task, of the same samples and layers.
+            One array per task, of the same samples and layers. NaN in all classes where a sample
+            does not have an exit.
         exit_ensemble, exit_loss_weights, joint_exit
             See :func:`sklearn_epee.policy.apply_policy`.
 
@@ -93,20 +102,23 @@ class StagedPredictions:
         TypeError, ValueError
             If an argument is not as described.
         """
-        proba = [_check_staged_proba(task) for task in tasks]
+        proba, own = read_tasks([_check_staged_shape(task) for task in tasks])
         shapes = [task.shape for task in proba]
         if len({shape[:2] for shape in shapes}) > 1:
             raise ValueError(
                 "The tasks in proba must have the same samples and layers; got arrays of the "
                 f"shapes {shapes}."
             )
+        entropies = np.stack([normalized_entropy(task) for task in proba], axis=-1)
+        counters = [_counters(patience_counters, task.argmax(axis=2), own) for task in proba]
         return cls(
             proba,
-            np.stack([normalized_entropy(task) for task in proba], axis=-1).astype(np.float64),
-            np.stack([patience_counters(task.argmax(axis=2)) for task in proba], axis=-1),
+            _own_entropies(entropies.astype(np.float64), own),
+            np.stack(counters, axis=-1),
             check_exit_ensemble(exit_ensemble),
             exit_loss_weights,
             check_joint_exit(joint_exit),
+            own=own,
         )
 
     @classmethod
@@ -131,17 +143,19 @@ class StagedPredictions:
         TypeError, ValueError
             If an argument is not as described.
         """
-        checked, joint = _check_staged_proba(proba), check_joint_exit(joint_exit)
+        (checked,), own = read_tasks([_check_staged_shape(proba)])
+        joint = check_joint_exit(joint_exit)
         thresholds = check_label_thresholds(label_thresholds, checked.shape[2])
         entropies = joint_entropies(label_entropies(checked).astype(np.float64), joint)
         return cls(
             [checked],
-            entropies[..., np.newaxis],
-            set_counters(checked > thresholds)[..., np.newaxis],
+            _own_entropies(entropies[..., np.newaxis], own),
+            _counters(set_counters, checked > thresholds, own)[..., np.newaxis],
             check_exit_ensemble(exit_ensemble),
             exit_loss_weights,
             joint,
             np.tile(thresholds, (len(checked), 1)),
+            own,
         )
 
     @property
@@ -170,7 +184,9 @@ class StagedPredictions:
         weighting = self.exit_loss_weights if self.exit_ensemble == "weighted" else "uniform"
         return [
             combine_visited(
-                proba, check_exit_loss_weights(weighting, self.n_layers, dtype=proba.dtype)
+                proba,
+                check_exit_loss_weights(weighting, self.n_layers, dtype=proba.dtype),
+                self.own,
             )
             for proba in self.head_proba
         ]
@@ -230,11 +246,49 @@ class StagedPredictions:
         -------
         ndarray of shape (n_samples,), int64
         """
-        return first_exits(may_exit(self.entropies, self.counters, tau, patience, self.joint_exit))
+        allowed = may_exit(self.entropies, self.counters, tau, patience, self.joint_exit)
+        return first_exits(allowed, self._last_exits)
 
     def patience_exits(self, patience: int) -> Integers:
         """Return the exit layer of each sample by the patience rule alone, as with ``tau=0``."""
-        return first_exits(joint_counters(self.counters, self.joint_exit) >= patience)
+        allowed = joint_counters(self.counters, self.joint_exit) >= patience
+        return first_exits(allowed, self._last_exits)
+
+    @cached_property
+    def _last_exits(self) -> Integers | None:
+        """The last exit of each sample, (n_samples,); None for that of the last layer."""
+        return None if self.own is None else last_exits(self.own)
+
+    @cached_property
+    def exit_shares(self) -> Floats | None:
+        """Share of the work of all exits of a sample that each of them takes.
+
+        Of shape (n_samples, n_layers), from 0 to 1. None where it is that of the layers, the
+        same for all samples.
+        """
+        if self.own is None and self.exit_costs is None:
+            return None
+        every = np.ones(self.entropies.shape[:2], dtype=bool) if self.own is None else self.own
+        costs = self.exit_costs
+        costs = np.arange(1.0, self.n_layers + 1) / self.n_layers if costs is None else costs
+        found = relative_costs(costs, every)
+        return found / found[:, -1:]
+
+    def speedup(self, exits: Integers) -> float:
+        """Return the speed-up ratio of samples that exit at these layers, of work if it is known.
+
+        Parameters
+        ----------
+        exits : ndarray of shape (n_samples,), int64
+        """
+        if self.exit_shares is None:
+            return float(1.0 - exits.mean() / self.n_layers)
+        return float(1.0 - self.exit_shares[np.arange(len(exits)), exits - 1].mean())
+
+    @property
+    def head_entropies(self) -> Floats:
+        """Entropies of `head_proba`, finite at all exits, (n_samples, n_layers, n_tasks)."""
+        return self.entropies if self.own is None else fill(self.entropies, self.own)
 
     def proba_at(self, exits: Integers) -> list[NDArray[np.floating]]:
         """Return what samples get that exit at these layers, (n_samples, n_classes) per task."""
@@ -249,6 +303,7 @@ class StagedPredictions:
             entropies=self.entropies[rows],
             counters=self.counters[rows],
             label_thresholds=None if self.label_thresholds is None else self.label_thresholds[rows],
+            own=None if self.own is None else self.own[rows],
         )
 
     def with_classes(self, columns: Sequence[Integers], counts: Sequence[int]) -> Self:
@@ -286,21 +341,42 @@ class StagedPredictions:
             return parts[0]
         tasks = zip(*(part.head_proba for part in parts), strict=True)
         thresholds = [part.label_thresholds for part in parts if part.label_thresholds is not None]
+        own = None
+        if any(part.own is not None for part in parts):
+            own = np.concatenate([
+                np.ones(part.entropies.shape[:2], dtype=bool) if part.own is None else part.own
+                for part in parts
+            ])  # fmt: skip
         return replace(
             parts[0],
             head_proba=[np.concatenate(task) for task in tasks],
             entropies=np.concatenate([part.entropies for part in parts]),
             counters=np.concatenate([part.counters for part in parts]),
             label_thresholds=np.concatenate(thresholds) if thresholds else None,
+            own=own,
         )
 
 
-def _check_staged_proba(proba: ArrayLike) -> NDArray[np.floating]:
-    """Return probabilities of shape (n_samples, n_layers, n_classes), or raise."""
-    proba = check_proba(proba)
-    if proba.ndim != 3 or proba.shape[1] == 0:
+def _own_entropies(entropies: Floats, own: NDArray[np.bool_] | None) -> Floats:
+    """Return entropies (n_samples, n_layers, n_tasks), infinite where a sample has no exit."""
+    return entropies if own is None else np.where(own[..., np.newaxis], entropies, np.inf)
+
+
+def _counters(
+    count: Callable[[NDArray[Any]], Integers],
+    predictions: NDArray[Any],
+    own: NDArray[np.bool_] | None,
+) -> Integers:
+    """Return the patience counters over the exits that a sample has, (n_samples, n_layers)."""
+    return count(predictions) if own is None else own_counters(count, predictions, own)
+
+
+def _check_staged_shape(proba: ArrayLike) -> NDArray[Any]:
+    """Return an array of shape (n_samples, n_layers, n_classes), or raise."""
+    array = as_array("proba", proba)
+    if array.ndim != 3 or array.shape[1] == 0:
         raise ValueError(
             "proba must have shape (n_samples, n_layers, n_classes) with at least one layer; "
-            f"got an array of shape {proba.shape}."
+            f"got an array of shape {array.shape}."
         )
-    return proba
+    return array

@@ -147,6 +147,22 @@ class PolicySpace:
             target=lows.layer[moves],
         )
 
+    def speedups(self, sweep: Sweep, weights: Floats | None = None) -> Floats:
+        """Return the speed-up ratio for every tau of a sweep, of work where that is known.
+
+        Parameters
+        ----------
+        sweep : Sweep
+        weights : ndarray of shape (n_samples,), default=None
+            Sample weights.
+        """
+        total = self.staged.n_samples if weights is None else float(weights.sum())
+        shares = self.staged.exit_shares
+        if shares is None:
+            return 1.0 - sweep.total_layers(weights) / (total * self.n_layers)
+        shares = shares if weights is None else shares * weights[:, np.newaxis]
+        return 1.0 - sweep.total(shares) / total
+
     def quantile_taus(self, n_taus: int) -> Floats:
         """Return at most `n_taus` thresholds: 0, and quantiles of all thresholds that matter."""
         every, _ = _thresholds_between(self._all_entropies())
@@ -202,6 +218,7 @@ def _new_lows(entropies: Floats) -> tuple[Integers, Integers, Integers, Floats]:
     lowest = np.minimum.accumulate(entropies, axis=1)
     is_low = np.ones(entropies.shape, dtype=bool)
     is_low[:, 1:] = entropies[:, 1:] < lowest[:, :-1]
+    is_low &= entropies < np.inf  # exits that a sample does not have
     layers = np.where(is_low, np.arange(1, n_layers + 1), n_layers)
     following = np.minimum.accumulate(layers[:, ::-1], axis=1)[:, ::-1]
     row, column = np.nonzero(is_low[:, :-1])

@@ -143,12 +143,11 @@ def policy_table(
         Columns "tau", "patience", "score" and "speedup".
     """
     sweep = space.sweep(patience, taus)
-    total = space.staged.n_samples if weights is None else float(weights.sum())
     return {
         "tau": sweep.taus,
         "patience": np.full(len(sweep.taus), patience),
         "score": score(sweep),
-        "speedup": 1.0 - sweep.total_layers(weights) / (total * space.n_layers),
+        "speedup": space.speedups(sweep, weights),
     }
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -263,10 +264,20 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Any]:
     own = own_policy(estimator)
     combined = own.exit_ensemble, own.exit_loss_weights, own.joint_exit
     classes = found.classifier.classes_
-    if not isinstance(layers[0], list):
-        staged = StagedPredictions.from_proba([np.stack(layers, axis=1)], *combined)
-        return staged, np.asarray(classes)
-    return StagedPredictions.from_proba(stack_tasks(layers), *combined), classes
+    is_one = not isinstance(layers[0], list)
+    tasks = [np.stack(layers, axis=1)] if is_one else stack_tasks(layers)
+    staged = StagedPredictions.from_proba(tasks, *combined)
+    staged = replace(staged, exit_costs=exit_costs(found.classifier))
+    return staged, np.asarray(classes) if is_one else classes
+
+
+def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
+    """Return the share of all work that each exit of a fitted classifier has cost.
+
+    None where it does not say so, and the layers count alike.
+    """
+    costs = getattr(classifier, "exit_costs_", None)
+    return None if costs is None else np.asarray(costs, dtype=np.float64)
 
 
 def stack_tasks(layers: list[list[Any]]) -> list[Any]:

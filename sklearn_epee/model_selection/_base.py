@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.label_scores import share_correct
-from sklearn_epee._exits.wrappers import exit_classifier, find_exits
+from sklearn_epee._exits.wrappers import exit_classifier, exit_costs, find_exits
 
 
 class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -55,6 +55,9 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
+        self.__dict__.pop("exit_costs_", None)  # of an earlier fit
+        if exit_costs(classifier) is not None:
+            self.exit_costs_ = exit_costs(classifier)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -188,7 +188,7 @@ class RiskControl:
         space = PolicySpace(staged)
         taus = offered.thresholds(space, N_CANDIDATE_TAUS)
         sweeps = (space.sweep(int(patience), taus) for patience in offered.patiences)
-        tables = [self._evidence(sweep, losses, groups) for sweep in sweeps]
+        tables = [self._evidence(space, sweep, losses, groups) for sweep in sweeps]
         front = pareto_front(tables, "evidence")
         n_policies = len(front["tau"])
         if n_policies > N_CANDIDATES:
@@ -196,8 +196,7 @@ class RiskControl:
             front = take(front, rows)
         return concatenate([_as_sure_but_slower(concatenate(tables), front), front])
 
-    def _evidence(self, sweep: Sweep, losses: Floats, groups: Groups) -> Table:
-        n_samples, n_layers = losses.shape
+    def _evidence(self, space: PolicySpace, sweep: Sweep, losses: Floats, groups: Groups) -> Table:
         evidence = np.full(len(sweep.taus), np.inf)
         for member in groups.members:
             n = max(int(np.count_nonzero(member)), 1)
@@ -208,7 +207,7 @@ class RiskControl:
         return {
             "tau": sweep.taus,
             "patience": np.full(len(sweep.taus), sweep.patience),
-            "speedup": 1.0 - sweep.total_layers() / (n_samples * n_layers),
+            "speedup": space.speedups(sweep),
             "evidence": evidence,
         }
 
@@ -235,7 +234,7 @@ class RiskControl:
                 self._p_value(risk, losses, seen[member[seen]], tested[member[tested]])
                 for member in groups.members
             ]
-            speedup = 1.0 - exits[tested].mean() / staged.n_layers
+            speedup = staged.take(tested).speedup(exits[tested])
             risks = [_mean(losses[tested[member]]) for member in ours.members]
             rows.append((speedup, largest_risk(risks), max(p_values), *risks))
         measured = np.array(rows).reshape(len(rows), 3 + len(groups.members))

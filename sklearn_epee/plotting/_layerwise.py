@@ -174,7 +174,7 @@ class LayerwiseDisplay:
     @classmethod
     def _of(cls, shown: Shown, name: str | None) -> Self:
         correct = shown.head_proba.argmax(axis=2) == shown.codes[:, np.newaxis]
-        entropies = shown.staged.entropies[..., 0]
+        entropies = shown.staged.head_entropies[..., 0]
         return cls(correct.mean(axis=0), entropies.mean(axis=0), name=name)
 
     def plot(self, ax: Axes | None = None) -> Self:

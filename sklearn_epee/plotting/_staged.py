@@ -147,8 +147,11 @@ def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
             "staged_proba must have shape (n_samples, n_layers, n_classes), none of them 0; got "
             f"{proba.shape}."
         )
-    sums = proba.sum(axis=2, dtype=np.float64)
-    if not (proba.min() >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE):  # false for NaN too
+    # NaN in all classes stands for an exit that a sample does not have.
+    given = proba[~np.isnan(proba).all(axis=2)] if proba.dtype.kind == "f" else proba
+    given = given.reshape(-1, proba.shape[2])
+    sums = given.sum(axis=1, dtype=np.float64) if len(given) else np.zeros(1)
+    if not (given.min(initial=0) >= 0 and np.abs(sums - 1).max() <= _SUM_TOLERANCE):  # nor NaN
         raise ValueError(
             "staged_proba must hold probabilities that sum to 1 over the classes (the last axis); "
             f"got values from {proba.min():.4g} to {proba.max():.4g} and sums from "
