@@ -15,7 +15,12 @@ from torch import Tensor
 ENTITY_POSITIONS = "entity_positions"
 # Of each text of a batch, how many of the rows are its windows, (n,).
 WINDOWS = "windows"
-_LAYOUT_INPUTS = frozenset({ENTITY_POSITIONS, WINDOWS})
+# Of each word of a batch, text after text, its row and the position of its first piece, (w,).
+WORD_ROWS = "word_rows"
+WORD_POSITIONS = "word_positions"
+# Of each position of a batch, the number of its word in its text, (n, t); -1 where it has none.
+PIECE_WORDS = "piece_words"
+_LAYOUT_INPUTS = frozenset({ENTITY_POSITIONS, WINDOWS, WORD_ROWS, WORD_POSITIONS, PIECE_WORDS})
 
 
 @dataclass(frozen=True, eq=False)

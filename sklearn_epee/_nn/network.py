@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -367,12 +367,32 @@ class MultiExitNetwork(nn.Module):
         config = self.backbone.config.to_dict()
         # The folder a checkpoint was read from says nothing about the network.
         config.pop("_name_or_path", None)
-        return {
+        recipe = {
             "config": config,
             "n_classes": self.n_classes,
             "pooling": self.pooling,
             "dropout": self.dropout,
         }
+        # Networks of other classes are made again by their own `from_recipe`.
+        return recipe if type(self) is MultiExitNetwork else recipe | {"network": type(self)}
+
+    @classmethod
+    def from_recipe(cls, recipe: dict[str, Any], names: Collection[str]) -> MultiExitNetwork:
+        """Return a network without weights: those of the backbone and the heads are to come.
+
+        Parameters
+        ----------
+        recipe : dict
+        names : collection of str
+            Of the weights that will come.
+        """
+        backbone = empty_backbone(config_from_dict(recipe["config"]))
+        # Heads drawn anew would be overwritten, and would move the caller's random state.
+        with torch.device("meta"):
+            has_dense = any(_DENSE.match(name) for name in names)
+            return cls(
+                backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"], has_dense
+            )
 
     def __reduce__(
         self,
@@ -408,14 +428,8 @@ def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Mult
     MultiExitNetwork
         In evaluation mode, on the device of the weights.
     """
-    config = config_from_dict(recipe["config"])
-    backbone = empty_backbone(config)
-    # Heads drawn anew would be overwritten, and would move the caller's random state.
-    with torch.device("meta"):
-        has_dense = any(_DENSE.match(name) for name in weights)
-        network = MultiExitNetwork(
-            backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"], has_dense
-        )
+    cls: type[MultiExitNetwork] = recipe.get("network", MultiExitNetwork)
+    network = cls.from_recipe(recipe, weights)
     network.load_state_dict(weights, assign=True)
     # Buffers that a state dict does not carry are on the CPU.
     return network.to(next(iter(weights.values())).device).eval()

@@ -115,7 +115,7 @@ class TextTokenizer:
             Of the next texts in order.
         """
         total = n_before = 0
-        for window in chunks_of_texts(texts, _WINDOW_CHARACTERS, _WINDOW):
+        for window in windows_of_texts(texts):
             with numbered_from(n_before):
                 encoded, n_truncated = self._encode(window)
             n_before += len(window)
@@ -547,18 +547,23 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
 
 
 def chunks_of_texts(
-    texts: Sequence[Text], characters: int | None = None, most: int = _CHUNK_TEXTS
-) -> Iterator[Sequence[Text]]:
-    """Yield consecutive texts, as many as one call of a tokenizer is given."""
+    texts: Sequence[Any], characters: int | None = None, most: int = _CHUNK_TEXTS
+) -> Iterator[Sequence[Any]]:
+    """Yield consecutive texts, pairs or lists of words, as many as one call of a tokenizer gets."""
     characters = _CHUNK_CHARACTERS if characters is None else characters
     start = total = 0
     for end, text in enumerate(texts):
-        length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        length = len(text) if isinstance(text, str) else sum(map(len, text))
         if end > start and (end - start == most or total + length > characters):
             yield texts[start:end]
             start, total = end, 0
         total += length
     yield texts[start:]
+
+
+def windows_of_texts(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield consecutive texts, as many as are held as tokens at a time."""
+    yield from chunks_of_texts(texts, _WINDOW_CHARACTERS, _WINDOW)
 
 
 def _flatten(rows: Sequence[Sequence[int]], dtype: type) -> NDArray[Any]:

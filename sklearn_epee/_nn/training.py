@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from sklearn_epee._compat import is_out_of_memory
 
 from .backbones import not_finite
-from .batch_layout import WINDOWS
+from .batch_layout import WINDOWS, WORD_ROWS
 from .batching import (
     SAMPLE_WEIGHT,
     LabelledSamples,
@@ -262,9 +262,12 @@ class ExitNet(skorch.NeuralNetClassifier):
     def on_batch_end(
         self, net: ExitNet, batch: Any = None, training: bool = False, **kwargs: Any
     ) -> None:
-        """Record the number of samples: skorch counts rows, of which a long text has several."""
+        """Record the number of labels: skorch counts rows, of which a long text has several.
+
+        A row of words has several labels.
+        """
         super().on_batch_end(net, batch=batch, training=training, **kwargs)
-        if isinstance(batch[0], dict) and WINDOWS in batch[0]:
+        if isinstance(batch[0], dict) and not {WINDOWS, WORD_ROWS}.isdisjoint(batch[0]):
             prefix = "train" if training else "valid"
             self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
 

@@ -1,0 +1,95 @@
+"""The multi-exit module for words: a backbone with a head for every word after every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .batch_layout import WORD_POSITIONS, WORD_ROWS
+from .network import MultiExitNetwork, Pool
+from .tasks import Classes
+
+
+class TokenExitNetwork(MultiExitNetwork):
+    """A backbone of M layers whose M heads read the first piece of every word.
+
+    Parameters
+    ----------
+    backbone : PreTrainedModel
+        Base model of a known family, without heads.
+    n_classes : int or tuple of int
+        Number of tags K, or those of several layers of spans, whose logits lie side by side.
+    pooling : str, default="word"
+        There is one only.
+    dropout : float, default=0.0
+        Dropout probability of the heads.
+    has_dense : bool or None, default=False
+        Whether heads begin with a dense + tanh.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        n_classes: Classes,
+        pooling: str = "word",
+        dropout: float = 0.0,
+        has_dense: bool | None = False,
+    ) -> None:
+        super().__init__(backbone, n_classes, pooling, dropout, has_dense)
+
+    @property
+    def n_rows_read(self) -> int:
+        """0, as for heads that read all rows of layer m: words can be anywhere."""
+        return 0
+
+    def word_logits(
+        self,
+        layer: int,
+        hidden: Tensor,
+        word_rows: Tensor,
+        word_positions: Tensor,
+        pool: Pool | None = None,
+    ) -> Tensor:
+        """Return the logits of one exit for words.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        hidden : Tensor of shape (n, t, d)
+            Output of the layer.
+        word_rows, word_positions : Tensors of shape (w,), int64
+            Of each word, its row of the batch and the position of its first piece.
+        pool : callable, default=None
+            Makes hidden states ready for a head; None takes the adapter's.
+
+        Returns
+        -------
+        Tensor of shape (w, sum of K), float32
+        """
+        pool = pool or self._adapter.pool
+        words = hidden[word_rows, word_positions].unsqueeze(1)
+        return self._classify(layer, pool(words).squeeze(1))
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Return the logits of every exit for every word, (w, M, sum of K), with gradients.
+
+        The batch has, beside what the backbone reads, ``"word_rows"`` and ``"word_positions"``.
+        """
+        hidden, layout = self.embed(batch)
+        places = batch[WORD_ROWS], batch[WORD_POSITIONS]
+        first = self.n_layers if self.last_exit_only and self.training else 1
+        logits = []
+        for layer in range(1, self.n_layers + 1):
+            hidden = self._run_layer(layer, hidden, layout.mask)
+            if layer >= first:
+                pool = self._pool_for_training(layer)
+                logits.append(self.word_logits(layer, hidden, *places, pool))
+        return torch.stack(logits, dim=1)
+
+    def exit_logits(self, *_: Any, **__: Any) -> Tensor:
+        """Raise: an exit of this network has no logits for a whole text."""
+        raise RuntimeError("The heads of this network read words; ask for word_logits.")

@@ -1,0 +1,212 @@
+"""Lists of words to token ids, with the place of every word among them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+
+from .long_texts import special_tokens_around
+from .texts import TextTokenizer, call_tokenizer, chunks_of_texts, tokenize, windows_of_texts
+from .word_batches import EncodedWords, PlacedWords
+
+Words = Sequence[str]
+
+# The form of samples that are lists of words.
+WORDS = "words"
+
+
+class Pieces(NamedTuple):
+    """The pieces of one text, special tokens included.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (t,), int32
+    owners : ndarray of shape (t,), int64
+        The word of each piece; -1 for special tokens.
+    starts : ndarray of shape (t,), bool
+        Where a word has its first piece.
+    """
+
+    ids: NDArray[np.int32]
+    owners: NDArray[np.int64]
+    starts: NDArray[np.bool_]
+
+
+class WordTokenizer(TextTokenizer):
+    """Turn lists of words into token ids, and say where the words are among them.
+
+    The words of a text are joined by blanks, whatever was between them, so that a text and the list
+    of its words are the same to a network. Which piece belongs to which word is told by characters;
+    a tokenizer that does not know them is given one word at a time.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    max_length : int
+        Longest row in tokens, special tokens included; longer texts are truncated, on the side that
+        the tokenizer says.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        super().__init__(tokenizer, max_length, n_segments=0, reads_pairs=False)
+
+    @property
+    def sample_form(self) -> str:  # type: ignore[override]
+        """Samples are lists of words."""
+        return WORDS
+
+    def encode(self, texts: Sequence[Words]) -> EncodedWords:
+        """Return the token ids of training texts, warning once of words that are not read.
+
+        Parameters
+        ----------
+        texts : sequence of sequences of str
+
+        Returns
+        -------
+        EncodedWords
+        """
+        placed = self._placed(texts)
+        self._warn_of_unread(_unread(placed), "They are left out of the loss.", stacklevel=5)
+        return EncodedWords(placed, self.tokenizer.pad_token_id or 0)
+
+    def encode_for_training(self, texts: Sequence[Words]) -> EncodedWords:
+        """Return the token ids of training texts; nothing about them is random."""
+        return self.encode(texts)
+
+    def encode_in_windows(self, texts: Sequence[Words]) -> Iterator[EncodedWords]:
+        """Yield the token ids of texts, some thousands at a time, so that memory stays bounded.
+
+        Parameters
+        ----------
+        texts : sequence of sequences of str
+
+        Yields
+        ------
+        EncodedWords
+            Of the next texts in order.
+        """
+        counts = np.zeros(4, dtype=np.int64)
+        for window in windows_of_texts(texts):
+            placed = self._placed(window)
+            counts += _unread(placed)
+            yield EncodedWords(placed, self.tokenizer.pad_token_id or 0)
+        self._warn_of_unread(counts, "They are predicted 'O'.", stacklevel=6)
+
+    def _warn_of_unread(self, counts: NDArray[np.int64], outcome: str, stacklevel: int) -> None:
+        """Warn of words that are truncated, and of those of which there are no pieces."""
+        n_long, n_truncated, n_empty, n_texts = counts.tolist()
+        if n_truncated:
+            warnings.warn(
+                f"{n_long} of {n_texts} texts are longer than max_length={self.max_length} tokens; "
+                f"{n_truncated} of their words are not read. {outcome}",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+        if n_empty:
+            warnings.warn(
+                f"The tokenizer makes no token of {n_empty} words (they are empty, or of "
+                f"characters that it removes), so that they are not read. {outcome}",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+    def _placed(self, texts: Sequence[Words]) -> list[PlacedWords]:
+        """Return texts as token ids with the places of their words, truncated where too long."""
+        placed = []
+        for words, pieces in zip(texts, self._pieces(texts), strict=True):
+            kept = self._kept(pieces)
+            placed.append(PlacedWords.from_pieces(*pieces, kept, len(words)))
+        return placed
+
+    def _pieces(self, texts: Sequence[Words]) -> Iterator[Pieces]:
+        if not self.tokenizer.is_fast:
+            yield from pieces_word_by_word(self.tokenizer, texts)
+            return
+        for chunk in chunks_of_texts(texts):
+            joined = [" ".join(words) for words in chunk]
+            encodings = call_tokenizer(self.tokenizer, joined, truncation=False).encodings or []
+            for words, encoding in zip(chunk, encodings, strict=True):
+                yield pieces_by_characters(words, encoding)
+
+    def _kept(self, pieces: Pieces) -> NDArray[np.intp]:
+        """Return the positions that are kept of a text: all special tokens, and what has room."""
+        of_text = np.flatnonzero(pieces.owners >= 0)
+        special = np.flatnonzero(pieces.owners < 0)
+        room = self.max_length - len(special)
+        if len(of_text) <= room:
+            return np.arange(len(pieces.ids))
+        from_left = self.tokenizer.truncation_side == "left"
+        return np.union1d(special, of_text[len(of_text) - room :] if from_left else of_text[:room])
+
+
+def _unread(placed: Iterable[PlacedWords]) -> NDArray[np.int64]:
+    """Return the numbers of truncated texts, of words truncated and without piece, and of texts."""
+    counts = [
+        (text.n_truncated > 0, text.n_truncated, (~text.is_read).sum() - text.n_truncated, 1)
+        for text in placed
+    ]
+    return np.array(counts, dtype=np.int64).reshape(-1, 4).sum(0)
+
+
+def pieces_by_characters(words: Words, encoding: Encoding) -> Pieces:
+    """Return the pieces of words that were joined by blanks.
+
+    Parameters
+    ----------
+    words : sequence of str
+    encoding : Encoding
+        What a fast tokenizer made of them, special tokens included.
+    """
+    ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64) - 1
+    begins = ends - np.array([len(word) for word in words], dtype=np.int64)
+    special = np.array([part is None for part in encoding.sequence_ids], dtype=bool)
+    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    # By its last character: the first one may be the blank before the word.
+    last = offsets[:, 1] - 1
+    owners = np.searchsorted(begins, last, side="right") - 1
+    of_word = ~special & (offsets[:, 1] > offsets[:, 0])
+    in_word = of_word & (last < ends[owners]) if len(words) else of_word
+    # The piece of a blank belongs to the word behind it.
+    owners = np.where(in_word, owners, np.minimum(owners + 1, len(words) - 1))
+    owners = np.where(special, -1, owners)
+    return Pieces(np.array(encoding.ids, dtype=np.int32), owners, _first_pieces(owners, in_word))
+
+
+def pieces_word_by_word(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Words]
+) -> Iterator[Pieces]:
+    """Yield the pieces of texts from a tokenizer that does not tell their characters."""
+    before, after = special_tokens_around(tokenizer, tokenize)
+    distinct = sorted({word for words in texts for word in words})
+    found = tokenize(
+        tokenizer,
+        distinct,
+        truncation=False,
+        add_special_tokens=False,
+        return_token_type_ids=False,
+    )["input_ids"] if distinct else []  # fmt: skip
+    ids_of = dict(zip(distinct, found, strict=True))
+    around = tokenize(tokenizer, ["a"], truncation=False, return_token_type_ids=False)
+    prefix, suffix = around["input_ids"][0][:before], around["input_ids"][0]
+    suffix = suffix[len(suffix) - after :]
+    for words in texts:
+        parts = [ids_of[word] for word in words]
+        counts = [before, *map(len, parts), after]
+        owners = np.repeat([-1, *range(len(words)), -1], counts)
+        ids = [*prefix, *(number for part in parts for number in part), *suffix]
+        yield Pieces(np.array(ids, dtype=np.int32), owners, _first_pieces(owners, owners >= 0))
+
+
+def _first_pieces(owners: NDArray[np.int64], in_word: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where a word has its first piece, of those that hold a character of it."""
+    places = np.flatnonzero(in_word)
+    starts = np.zeros(len(owners), dtype=bool)
+    starts[places[np.unique(owners[places], return_index=True)[1]]] = True
+    return starts
