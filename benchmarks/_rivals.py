@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_epee._nn.network import last_real_positions, masked_mean
+from sklearn_epee._nn.pooling import last_real_positions, masked_mean
 from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 
 

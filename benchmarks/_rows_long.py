@@ -20,7 +20,7 @@ from benchmarks._rows_throughput import FULL, fraction
 from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier
 from sklearn_epee._nn.batch_layout import WINDOWS, BatchLayout
-from sklearn_epee._nn.network import mean_over_samples
+from sklearn_epee._nn.pooling import mean_over_samples
 from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 
 MIB = 2**20

@@ -20,7 +20,11 @@ WORD_ROWS = "word_rows"
 WORD_POSITIONS = "word_positions"
 # Of each position of a batch, the number of its word in its text, (n, t); -1 where it has none.
 PIECE_WORDS = "piece_words"
-_LAYOUT_INPUTS = frozenset({ENTITY_POSITIONS, WINDOWS, WORD_ROWS, WORD_POSITIONS, PIECE_WORDS})
+# Of each sample of a batch, what its heads read beside their own layer, (n, c).
+CONTEXT = "context"
+_LAYOUT_INPUTS = frozenset({
+    ENTITY_POSITIONS, WINDOWS, WORD_ROWS, WORD_POSITIONS, PIECE_WORDS, CONTEXT,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +41,14 @@ class BatchLayout:
         Positions that the heads read, in their order; None for heads that read all of them.
     windows : ndarray of shape (n,), int64, default=None
         How many of the w rows each of the n samples has. None: one each.
+    context : Tensor of shape (n, c), float32, default=None
+        What the heads of every layer read beside it: the state that another backbone ended in.
     """
 
     mask: Tensor
     read: Tensor | None = None
     windows: NDArray[np.int64] | None = None
+    context: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -86,7 +93,15 @@ class BatchLayout:
             mask[index],
             None if self.read is None else self.read[index],
             None if windows is None or (windows == 1).all() else windows,
+            self._context_of(samples, index),
         )
+
+    def _context_of(self, samples: NDArray[np.intp], index: Tensor) -> Tensor | None:
+        if self.context is None:
+            return None
+        if self.windows is not None:
+            index = torch.from_numpy(samples).to(self.context.device)
+        return self.context[index]
 
     @classmethod
     def merge(cls, parts: Sequence[BatchLayout]) -> BatchLayout:
@@ -100,7 +115,13 @@ class BatchLayout:
                 np.ones(part.n_rows, np.int64) if part.windows is None else part.windows
                 for part in parts
             ])  # fmt: skip
-        return cls(mask, torch.cat(reads) if reads else None, windows)
+        contexts = [part.context for part in parts if part.context is not None]
+        return cls(
+            mask,
+            torch.cat(reads) if reads else None,
+            windows,
+            torch.cat(contexts) if contexts else None,
+        )
 
     # ------------------------------------------------------------------- from windows to samples
 

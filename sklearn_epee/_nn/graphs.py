@@ -53,6 +53,8 @@ class _Captured:
         self.layout.mask[:n, :t] = layout.mask
         if self.layout.read is not None and layout.read is not None:
             self.layout.read[:n] = layout.read
+        if self.layout.context is not None and layout.context is not None:
+            self.layout.context[:n] = layout.context
         self.hidden[:n, :t] = hidden
 
     def read(self, n: int, t: int) -> Outputs:
@@ -246,7 +248,10 @@ class CudaCapture:
 def _empty_layout(shape: tuple[int, ...], like: BatchLayout) -> BatchLayout:
     """Return a layout of a shape to write others to, which read as many positions as one does."""
     read = None if like.read is None else like.read.new_zeros((shape[0], like.read.shape[1]))
-    return BatchLayout(torch.ones(shape, dtype=torch.bool, device=like.mask.device), read)
+    context = like.context
+    context = None if context is None else context.new_zeros((shape[0], context.shape[1]))
+    mask = torch.ones(shape, dtype=torch.bool, device=like.mask.device)
+    return BatchLayout(mask, read, context=context)
 
 
 def _rounded(length: int) -> int:

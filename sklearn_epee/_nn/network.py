@@ -17,7 +17,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, PaperHeads, adapter_for, empty_backbone, not_finite
-from .batch_layout import ENTITY_POSITIONS, WINDOWS, BatchLayout, backbone_inputs
+from .batch_layout import CONTEXT, ENTITY_POSITIONS, WINDOWS, BatchLayout, backbone_inputs
+from .pooling import (
+    attended_mean_over_samples,
+    check_pooling,
+    last_real_positions,
+    mean_over_samples,
+)
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
@@ -47,6 +53,8 @@ class ExitHead(nn.Module):
         Dropout probability in front of the last linear map.
     attends : bool, default=False
         Whether the head weighs the positions it reads by a query of its own.
+    context_size : int, default=0
+        Width of what the head reads beside its layer.
     """
 
     def __init__(
@@ -56,6 +64,8 @@ class ExitHead(nn.Module):
         dense_size: int | None,
         dropout: float,
         attends: bool = False,
+        *,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         # With a query of zeros all positions weigh the same: attention begins as the mean.
@@ -63,12 +73,13 @@ class ExitHead(nn.Module):
         self.query = nn.Parameter(query) if attends else None
         # float32 whatever torch's default is.
         linear = functools.partial(nn.Linear, dtype=torch.float32)
-        self.dense = linear(in_features, dense_size) if dense_size else None
+        width = in_features + context_size
+        self.dense = linear(width, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
-        self.out = linear(dense_size or in_features, n_classes)
+        self.out = linear(dense_size or width, n_classes)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows (n, in_features) to logits (n, n_classes), in float32."""
+        """Map pooled rows, the context behind each, to logits (n, n_classes), in float32."""
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
         return self.out(self.dropout(pooled))
@@ -98,11 +109,15 @@ class MultiExitNetwork(nn.Module):
         Dropout probability of the heads.
     has_dense : bool or None, default=None
         Whether heads begin with a dense + tanh; None: where the family does not end in a norm.
+    context_size : int, default=0
+        Width of what the heads read beside their layer: the `context` of a batch's layout.
 
     Attributes
     ----------
     backbone : PreTrainedModel
     heads : nn.ModuleList of ExitHead, or of TaskHeads
+    n_features : int
+        Width of what a head reads of its layer.
     adapter : BackboneAdapter
         Runs the backbone layer by layer.
     gradient_checkpointing : bool
@@ -120,6 +135,8 @@ class MultiExitNetwork(nn.Module):
         pooling: str,
         dropout: float,
         has_dense: bool | None = None,
+        *,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -127,6 +144,7 @@ class MultiExitNetwork(nn.Module):
         self.class_counts = class_counts(n_classes)
         self.pooling = pooling
         self.dropout = dropout
+        self.context_size = context_size
         self.gradient_checkpointing = False
         self.last_exit_only = False
         self.detached_heads = False
@@ -137,13 +155,18 @@ class MultiExitNetwork(nn.Module):
         if has_dense is None:
             has_dense = self._adapter.kind == "text" and not self._adapter.causal
         dense = width if has_dense else None
-        features = 2 * width if pooling in ("cls+mean", "entity") else width
-        self.heads = nn.ModuleList(self._make_head(features, dense) for _ in range(self.n_layers))
+        self.n_features = 2 * width if pooling in ("cls+mean", "entity") else width
+        self.heads = nn.ModuleList(self._make_head(dense) for _ in range(self.n_layers))
         self._initialize_heads()
 
-    def _make_head(self, features: int, dense: int | None) -> nn.Module:
+    def _make_head(self, dense: int | None) -> nn.Module:
         attends = self.pooling == "attention"
-        heads = [ExitHead(features, k, dense, self.dropout, attends) for k in self.class_counts]
+        heads = [
+            ExitHead(
+                self.n_features, k, dense, self.dropout, attends, context_size=self.context_size
+            )
+            for k in self.class_counts
+        ]
         return heads[0] if len(heads) == 1 else TaskHeads(heads)
 
     def _initialize_heads(self) -> None:
@@ -194,7 +217,8 @@ class MultiExitNetwork(nn.Module):
         """
         hidden, mask = (embed or self._adapter.embed)(backbone_inputs(batch))
         windows = batch[WINDOWS].cpu().numpy() if WINDOWS in batch else None
-        return hidden, BatchLayout(mask, self._positions_read(batch, mask), windows)
+        read = self._positions_read(batch, mask)
+        return hidden, BatchLayout(mask, read, windows, batch.get(CONTEXT))
 
     def _positions_read(self, batch: Mapping[str, Tensor], mask: Tensor) -> Tensor | None:
         """Return the positions that the heads read of each sample, (n, r); None for all."""
@@ -232,13 +256,30 @@ class MultiExitNetwork(nn.Module):
         -------
         Tensor of shape (n, K), float32
         """
+        return self.classify(layer, self.pooled(layer, hidden, below, layout, pool), layout)
+
+    def pooled(
+        self,
+        layer: int,
+        hidden: Tensor,
+        below: Tensor,
+        layout: BatchLayout,
+        pool: Pool | None = None,
+    ) -> Tensor:
+        """Return what the head of a layer reads of it; parameters are those of `exit_logits`.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features) or, where each of several tasks reads for itself, (n, T, \
+n_features)
+        """
         pool = pool or self._adapter.pool
         if self.pooling == "mean":
-            return self._classify(layer, mean_over_samples(pool(hidden), layout))
+            return mean_over_samples(pool(hidden), layout)
         if self.pooling == "attention":
             head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
-            return self._classify(layer, head.attend(pool(hidden), layout))
-        return self.row_logits(layer, layout.rows_read(hidden), below, layout, pool)
+            return head.attend(pool(hidden), layout)
+        return self.pooled_rows(layout.rows_read(hidden), below, layout, pool)
 
     def row_logits(
         self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
@@ -261,11 +302,30 @@ class MultiExitNetwork(nn.Module):
         -------
         Tensor of shape (n, K), float32
         """
+        return self.classify(layer, self.pooled_rows(rows, below, layout, pool), layout)
+
+    def pooled_rows(
+        self, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
+    ) -> Tensor:
+        """Return what a head reads, from the few positions it reads; as `row_logits` takes them.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+        """
         pool = pool or self._adapter.pool
         pooled = layout.averaged(pool(rows).flatten(1))
         if self.pooling == "cls+mean":
             mean = mean_over_samples(pool(below), layout)
             pooled = torch.cat([pooled, mean.to(pooled)], dim=1)
+        return pooled
+
+    def classify(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the logits of one exit, (n, K) float32, from what its head reads of the layer."""
+        if layout.context is not None:
+            pooled = pooled.float()
+            beside = layout.context if pooled.ndim == 2 else layout.context.unsqueeze(1)
+            pooled = torch.cat([pooled, beside.expand(*pooled.shape[:-1], -1)], dim=-1)
         return self._classify(layer, pooled)
 
     def _classify(self, layer: int, pooled: Tensor) -> Tensor:
@@ -274,15 +334,29 @@ class MultiExitNetwork(nn.Module):
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the logits of every exit, (n, M, K) float32, with gradients."""
+        logits = [self.classify(*read) for read in self.layers_read(batch)]
+        return torch.stack(logits, dim=1)
+
+    def layers_read(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor, BatchLayout]]:
+        """Yield layer, what its head reads of it and the layout, with gradients, in training.
+
+        Parameters
+        ----------
+        batch : dict of str to Tensor
+            What `embed` takes.
+
+        Yields
+        ------
+        tuple
+            What `classify` takes, for every layer whose head is to run.
+        """
         hidden, layout = self.embed(batch)
         first = self.n_layers if self.last_exit_only and self.training else 1
-        logits = []
         for layer in range(1, self.n_layers + 1):
             below, hidden = hidden, self._run_layer(layer, hidden, layout.mask)
             if layer >= first:
                 pool = self._pool_for_training(layer)
-                logits.append(self.exit_logits(layer, hidden, below, layout, pool))
-        return torch.stack(logits, dim=1)
+                yield layer, self.pooled(layer, hidden, below, layout, pool), layout
 
     def _pool_for_training(self, layer: int) -> Pool:
         if self.detached_heads and layer < self.n_layers:
@@ -354,6 +428,15 @@ class MultiExitNetwork(nn.Module):
             setattr(copy.backbone.get_submodule(module), buffer, part)
         return copy.eval()
 
+    def learned(
+        self, learning_rate: float, head_learning_rate: float
+    ) -> list[tuple[Iterator[tuple[str, nn.Parameter]], float]]:
+        """Return the named parameters of backbone and heads, each with its learning rate."""
+        return [
+            (self.backbone.named_parameters(), learning_rate),
+            (self.heads.named_parameters(), head_learning_rate),
+        ]
+
     def _check_finite(self) -> None:
         if spoilt := not_finite(self.state_dict()):
             raise ValueError(
@@ -372,6 +455,7 @@ class MultiExitNetwork(nn.Module):
             "n_classes": self.n_classes,
             "pooling": self.pooling,
             "dropout": self.dropout,
+            "context_size": self.context_size,
         }
         # Networks of other classes are made again by their own `from_recipe`.
         return recipe if type(self) is MultiExitNetwork else recipe | {"network": type(self)}
@@ -391,7 +475,12 @@ class MultiExitNetwork(nn.Module):
         with torch.device("meta"):
             has_dense = any(_DENSE.match(name) for name in names)
             return cls(
-                backbone, recipe["n_classes"], recipe["pooling"], recipe["dropout"], has_dense
+                backbone,
+                recipe["n_classes"],
+                recipe["pooling"],
+                recipe["dropout"],
+                has_dense,
+                **({"context_size": size} if (size := recipe.get("context_size")) else {}),
             )
 
     def __reduce__(
@@ -477,120 +566,12 @@ def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
     return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
 
 
-def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
-    """Refuse a pooling that makes no sense for a family.
-
-    Raises
-    ------
-    ValueError
-        ``"cls"`` with a causal decoder, whose position 0 sees only itself, or with a family
-        without a class token; ``"entity"`` with a causal decoder, in which the mark before an
-        entity does not see the entity; ``"last"`` or ``"entity"`` with images.
-    """
-    if adapter.causal and pooling in ("cls", "cls+mean"):
-        raise ValueError(
-            f"pooling={pooling!r} reads position 0, which in a causal decoder such as "
-            f"{adapter.family!r} sees only itself; use pooling='last', 'mean' or 'auto'."
-        )
-    if adapter.causal and pooling == "entity":
-        raise ValueError(
-            "pooling='entity' reads the marks in front of two entities, which in a causal decoder "
-            f"such as {adapter.family!r} see neither the entities nor what follows; use "
-            "pooling='last', which sees the whole text, 'mean' or 'auto'."
-        )
-    if adapter.kind == "image" and pooling == "entity":
-        raise ValueError(
-            f"pooling='entity' reads marks in texts, not images ({adapter.family!r}); use "
-            "pooling='cls', 'mean', 'cls+mean' or 'auto'."
-        )
-    if adapter.kind == "image" and pooling == "last":
-        raise ValueError(
-            f"pooling='last' reads the last token, which images do not have ({adapter.family!r}); "
-            + (
-                "use pooling='cls', 'mean', 'cls+mean' or 'auto'."
-                if adapter.has_class_token
-                else "use pooling='mean', 'attention' or 'auto'."
-            )
-        )
-    if not adapter.has_class_token and pooling in ("cls", "cls+mean"):
-        raise ValueError(
-            f"pooling={pooling!r} reads the class token, which {adapter.family!r} does not have: "
-            "its position 0 is the patch in a corner; use pooling='mean', 'attention' or 'auto'."
-        )
-
-
-def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the real positions, (n, t, d) and (n, t) -> (n, d), in float32."""
-    return mean_over_samples(hidden, BatchLayout(mask))
-
-
-def mean_over_samples(hidden: Tensor, layout: BatchLayout) -> Tensor:
-    """Return the mean over the real positions of each sample, in float32.
-
-    From (w, t, d) to (n, d). The positions of all windows of a sample count alike.
-    """
-    weights = layout.mask.unsqueeze(-1).float()
-    totals, counts = (hidden.float() * weights).sum(1), weights.sum(1)
-    return layout.summed(totals) / layout.summed(counts).clamp_min(1.0)
-
-
-def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
-    """Return the mean over the real positions, weighted by their attention to a query.
-
-    The attention weights are the softmax of the scaled dot products with the query.
-
-    Parameters
-    ----------
-    hidden : Tensor of shape (n, t, d)
-    mask : Tensor of shape (n, t), bool
-        True at real positions; the others weigh exactly 0.
-    query : Tensor of shape (d,), float32
-
-    Returns
-    -------
-    Tensor of shape (n, d), float32
-
-    References
-    ----------
-    Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one row of
-    attention and the score of a plain product, scaled as in transformers.
-    """
-    return attended_mean_over_samples(hidden, BatchLayout(mask), query)
-
-
-def attended_mean_over_samples(hidden: Tensor, layout: BatchLayout, query: Tensor) -> Tensor:
-    """Return `attended_mean` over the positions of all windows of each sample, as if in one row.
-
-    From hidden states (w, t, d) of n samples to (n, d), in float32.
-    """
-    hidden = hidden.float()
-    # Sums of products, not a matrix product: autocast leaves them in float32, and a sample's sum
-    # does not depend on how many share its batch.
-    scores = (hidden * query).sum(-1) * query.shape[0] ** -0.5
-    scores = scores.masked_fill(~layout.mask, torch.finfo(scores.dtype).min)
-    means = (hidden * torch.softmax(scores, dim=1).unsqueeze(-1)).sum(1)
-    if layout.windows is None:
-        return means
-    # A window weighs what its positions weigh together in a softmax over those of all windows.
-    shares = layout.shares(torch.logsumexp(scores, dim=1))
-    return layout.summed(means * shares.unsqueeze(1))
-
-
-def last_real_positions(mask: Tensor) -> Tensor:
-    """Return the index of the last real token of each row, under either padding side."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return (mask.long() * positions).argmax(dim=1)
-
-
 def parameter_groups(
     network: MultiExitNetwork, learning_rate: float, head_learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Return parameter groups for AdamW: heads apart, no decay on biases and normalization."""
     groups = []
-    for parameters, rate in (
-        (network.backbone.named_parameters(), learning_rate),
-        (network.heads.named_parameters(), head_learning_rate),
-    ):
+    for parameters, rate in network.learned(learning_rate, head_learning_rate):
         decayed, plain = _split_by_decay(parameters)
         groups.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
         groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})

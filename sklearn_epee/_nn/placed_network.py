@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch_layout import WINDOWS, BatchLayout
+from .batch_layout import CONTEXT, WINDOWS, BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
 from .network import MultiExitNetwork
@@ -59,13 +59,15 @@ class PlacedNetwork:
         """
         batch = {
             # How many windows samples have is asked on the CPU.
-            name: part if name == WINDOWS else self._place(part)
+            name: part if name == WINDOWS else self._place(name, part)
             for name, part in samples.batch(rows).items()
         }
         return self.network.embed(batch, self.backbone.embed)
 
-    def _place(self, part: Tensor) -> Tensor:
-        dtype = self._input_dtype if part.is_floating_point() else part.dtype
+    def _place(self, name: str, part: Tensor) -> Tensor:
+        # Heads, which read the context, are in float32.
+        is_input = part.is_floating_point() and name != CONTEXT
+        dtype = self._input_dtype if is_input else part.dtype
         if self.device.type == "cuda":
             # Pixels of grey images may be one channel seen three times, which cannot be pinned.
             part = part.contiguous().pin_memory()

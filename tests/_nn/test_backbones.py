@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones import BackboneAdapter, adapter_for, known_families, load_backbone
-from sklearn_epee._nn.network import last_real_positions
+from sklearn_epee._nn.pooling import last_real_positions
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     MAX_TOKENS,

@@ -11,14 +11,8 @@ import torch
 from torch import nn
 
 from sklearn_epee._nn.backbones import load_backbone
-from sklearn_epee._nn.network import (
-    MultiExitNetwork,
-    attended_mean,
-    last_real_positions,
-    masked_mean,
-    parameter_groups,
-    rebuild_network,
-)
+from sklearn_epee._nn.network import MultiExitNetwork, parameter_groups, rebuild_network
+from sklearn_epee._nn.pooling import attended_mean, last_real_positions, masked_mean
 from tests._nn.networks import make_network
 from tests.checkpoints import (
     CAUSAL_FAMILIES,

@@ -16,11 +16,8 @@ from sklearn_epee._nn.batch_layout import BatchLayout
 from sklearn_epee._nn.batching import EncodedTexts
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
-from sklearn_epee._nn.network import (
-    MultiExitNetwork,
-    attended_mean,
-    attended_mean_over_samples,
-)
+from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.pooling import attended_mean, attended_mean_over_samples
 from tests._nn.engines import always_row_first, count_positions, count_rows, limit_memory
 from tests._nn.exits import (
     DTYPES,
