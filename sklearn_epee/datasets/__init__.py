@@ -13,7 +13,17 @@ from sklearn_epee.datasets._medmnist import (
 )
 from sklearn_epee.datasets._medmnist_sets import fetch_medmnist, load_medmnist
 from sklearn_epee.datasets._phee import fetch_phee, load_phee
-from sklearn_epee.datasets._readers import read_bioc, read_brat, read_ddi_xml, read_pubtator
+from sklearn_epee.datasets._phee_events import fetch_phee_events, load_phee_events
+from sklearn_epee.datasets._readers import (
+    read_bioc,
+    read_bioc_spans,
+    read_brat,
+    read_brat_spans,
+    read_conll,
+    read_ddi_xml,
+    read_pubtator,
+    read_pubtator_spans,
+)
 from sklearn_epee.datasets._supplement_notes import make_supplement_notes
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "fetch_health_advice",
     "fetch_medmnist",
     "fetch_phee",
+    "fetch_phee_events",
     "load_breastmnist",
     "load_csv",
     "load_ddi2013",
@@ -33,10 +44,15 @@ __all__ = [
     "load_medmnist",
     "load_pathmnist_subset",
     "load_phee",
+    "load_phee_events",
     "load_pneumoniamnist",
     "make_supplement_notes",
     "read_bioc",
+    "read_bioc_spans",
     "read_brat",
+    "read_brat_spans",
+    "read_conll",
     "read_ddi_xml",
     "read_pubtator",
+    "read_pubtator_spans",
 ]

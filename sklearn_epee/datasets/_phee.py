@@ -32,7 +32,8 @@ _DIGESTS = {
 }
 
 
-def _find(folder: Path) -> dict[str, Path] | None:
+def find_files(folder: Path) -> dict[str, Path] | None:
+    """Return the source's own files in a folder by the part they are; None if none is there."""
     found = {part: _file(folder, part) for part in ("train", "dev", "test")}
     there = {part: path for part, path in found.items() if path is not None}
     return there or None
@@ -41,6 +42,11 @@ def _find(folder: Path) -> dict[str, Path] | None:
 def _file(folder: Path, part: str) -> Path | None:
     names = (f"{part}.json", f"{part}.json.gz")
     return first_existing(folder, *names, *(f"source/{name}" for name in names))
+
+
+def article_of(sentence: str) -> str:
+    """Return the article that a sentence is of, by its id, such as 10907391_3."""
+    return sentence.partition("_")[0]
 
 
 def _read(files: dict[str, Path], part: str) -> Table:
@@ -62,11 +68,11 @@ def _row(path: Path, number: int, found: dict[str, Any]) -> tuple[str, ...]:
         ) from error
 
 
-_SOURCE = Source(
+SOURCE = Source(
     page="https://github.com/ZhaoyueSun/PHEE",
     files="train.json, dev.json and test.json (data/json)",
     parts=("train", "dev", "test"),
-    find=_find,
+    find=find_files,
     read=_read,
     remote=tuple(
         RemoteFile(
@@ -87,9 +93,8 @@ _PHEE = TextSet(
         "Potential_therapeutic_event",
     ),
     description=_DESCR,
-    source=_SOURCE,
-    # Of an id such as 10907391_3: the article.
-    group_of=lambda sentence: sentence.partition("_")[0],
+    source=SOURCE,
+    group_of=article_of,
     grouped_by="id",
 )
 

@@ -13,6 +13,7 @@ from sklearn.utils import Bunch
 from ._concepts import concepts_in, relate_concepts
 from ._files import CorpusFile, corpus_files
 from ._relations import Document, Mention, Passage, Sentences, checked_candidates, relations_bunch
+from ._spans import checked_choice, spans_bunch
 from ._xml import Node, parse_xml
 
 _DESCR = """Pairs of mentions, read from files of BioC: {path}.
@@ -115,15 +116,105 @@ def read_bioc(
     ('Chemical', (11, 22), ['causes'])
     """
     candidates = checked_candidates(split_sentences, negative_label, pair_types)
-    suffixes = (".xml", ".json", ".jsonl", ".xml.gz", ".json.gz", ".jsonl.gz")
-    documents = [
-        _document(part)
-        for file in corpus_files(path, suffixes, what="read_bioc")
-        for part in _parts_of(file)
-    ]
+    documents = _documents(path, "read_bioc")
     return relations_bunch(
         documents, candidates, as_frame=as_frame, description=_DESCR.format(path=path)
     )
+
+
+def read_bioc_spans(
+    path: str | os.PathLike[str],
+    *,
+    split_sentences: Sentences | None = None,
+    types: Any = None,
+    by_type: bool = False,
+    discontinuous: str = "leave_out",
+) -> Bunch:
+    """Read mentions as spans from files of BioC, XML or JSON (classification of words).
+
+    Each passage, or each sentence of a file that has them, is a sample. Offsets count characters,
+    or bytes of UTF-8 where only these fit the texts of the mentions. Relations of mentions are
+    read by :func:`read_bioc`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file, also compressed with gzip, a folder with ``.xml`` or ``.json`` files, or a zip
+        archive, which is not unpacked.
+    split_sentences : callable, default=None
+        Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
+        order; each is a sample. None takes passages as a whole, or the
+        sentences of a file that has them.
+    types : list of str, default=None
+        Types of the mentions that become spans. None takes all.
+    by_type : bool, default=False
+        If True, the spans of each type are a layer of their own, so that mentions of different
+        types may overlap.
+    discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
+        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
+        span of its own, or it is one span from its first to its last character.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        With the attributes
+
+        - `data`: list of str, the texts;
+        - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
+          the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
+          lie apart and start and end with words;
+        - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
+          ``((start, end), (start, end), label)``;
+        - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
+        - `groups`: ndarray of shape (n_samples,), the documents;
+        - `n_left_out`: dict of the numbers of mentions that are not in `target`: in several
+          "pieces", not starting and ending with "words", in "overlap" with others, and in no
+          text as a whole ("sentences");
+        - `DESCR`: str.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If a file is not as described, or a mention differs from the text; the message names the
+        file, and the line or the document.
+
+    Warns
+    -----
+    UserWarning
+        If mentions are not in `target`.
+
+    Examples
+    --------
+    >>> import json, tempfile, pathlib
+    >>> from sklearn_epee.datasets import read_bioc_spans
+    >>> place = {"offset": 11, "length": 11}
+    >>> mention = {"id": "1", "infons": {"type": "Chemical"}, "text": "paracetamol"}
+    >>> mention["locations"] = [place]
+    >>> passage = {"offset": 0, "text": "Coma after paracetamol", "annotations": [mention]}
+    >>> document = {"id": "7", "passages": [passage], "relations": []}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.json").write_text(json.dumps({"documents": [document]}))
+    ...     found = read_bioc_spans(folder)
+    >>> found.data, found.target
+    (['Coma after paracetamol'], [[(11, 22, 'Chemical')]])
+    """
+    choice = checked_choice(split_sentences, types, by_type, discontinuous)
+    return spans_bunch(
+        _documents(path, "read_bioc_spans"),
+        choice,
+        description=f"Mentions, read from files of BioC: {path}.",
+    )
+
+
+def _documents(path: str | os.PathLike[str], what: str) -> list[Document]:
+    suffixes = (".xml", ".json", ".jsonl", ".xml.gz", ".json.gz", ".jsonl.gz")
+    return [
+        _document(part)
+        for file in corpus_files(path, suffixes, what=what)
+        for part in _parts_of(file)
+    ]
 
 
 @dataclass

@@ -13,6 +13,7 @@ from sklearn.utils import Bunch
 
 from ._files import CorpusFile, corpus_files
 from ._relations import Document, Mention, Passage, Sentences, checked_candidates, relations_bunch
+from ._spans import checked_choice, spans_bunch
 
 _DESCR = """Pairs of mentions, read from files of BRAT: {path}.
 
@@ -113,6 +114,89 @@ def read_brat(
     documents = list(_documents(path, encoding, ignored))
     description = _DESCR.format(path=path, ignored=dict(ignored) or "none")
     return relations_bunch(documents, candidates, as_frame=as_frame, description=description)
+
+
+def read_brat_spans(
+    path: str | os.PathLike[str],
+    *,
+    split_sentences: Sentences | None = None,
+    types: Any = None,
+    by_type: bool = False,
+    discontinuous: str = "leave_out",
+    encoding: str = "utf-8",
+) -> Bunch:
+    r"""Read mentions as spans from files of BRAT (classification of words).
+
+    A document is a text, ``name.txt``, with its annotations, ``name.ann``, of which the mentions
+    (T) are taken. Relations of mentions are read by :func:`read_brat`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A folder with such files, a zip archive, which is not unpacked, or one ``.ann`` file with
+        its text beside it.
+    split_sentences : callable, default=None
+        Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
+        order; each is a sample. None takes texts as a whole.
+    types : list of str, default=None
+        Types of the mentions that become spans. None takes all.
+    by_type : bool, default=False
+        If True, the spans of each type are a layer of their own, so that mentions of different
+        types may overlap.
+    discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
+        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
+        span of its own, or it is one span from its first to its last character.
+    encoding : str, default="utf-8"
+        Of the files.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        With the attributes
+
+        - `data`: list of str, the texts;
+        - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
+          the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
+          lie apart and start and end with words;
+        - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
+          ``((start, end), (start, end), label)``;
+        - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
+        - `groups`: ndarray of shape (n_samples,), the documents;
+        - `n_left_out`: dict of the numbers of mentions that are not in `target`: in several
+          "pieces", not starting and ending with "words", in "overlap" with others, and in no
+          text as a whole ("sentences");
+        - `DESCR`: str.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder, or a text is missing.
+    ValueError
+        If a file is not as described, or a mention differs from the text; the message names the
+        file and the line.
+
+    Warns
+    -----
+    UserWarning
+        If mentions are not in `target`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from sklearn_epee.datasets import read_brat_spans
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     note = pathlib.Path(folder, "note.txt")
+    ...     _ = note.write_text("Rash after penicillin. No fever.")
+    ...     _ = note.with_suffix(".ann").write_text(
+    ...         "T1\tSymptom 0 4\tRash\nT2\tDrug 11 21\tpenicillin\nT3\tSymptom 26 31\tfever\n"
+    ...     )
+    ...     found = read_brat_spans(folder)
+    >>> found.target
+    [[(0, 4, 'Symptom'), (11, 21, 'Drug'), (26, 31, 'Symptom')]]
+    """
+    choice = checked_choice(split_sentences, types, by_type, discontinuous)
+    documents = _documents(path, encoding, Counter())
+    return spans_bunch(documents, choice, description=f"Mentions, read from files of BRAT: {path}.")
 
 
 def _documents(

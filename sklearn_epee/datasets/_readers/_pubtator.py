@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from ._concepts import concepts_in, relate_concepts
 from ._files import CorpusFile, corpus_files
 from ._relations import Document, Mention, Passage, Sentences, checked_candidates, relations_bunch
+from ._spans import checked_choice, spans_bunch
 
 _DESCR = """Pairs of mentions, read from files of PubTator: {path}.
 
@@ -112,12 +113,105 @@ def read_pubtator(
     ('Chemical', (11, 22), ['CID'])
     """
     candidates = checked_candidates(split_sentences, negative_label, pair_types)
-    suffixes = (".txt", ".pubtator", ".txt.gz", ".pubtator.gz")
-    files = corpus_files(path, suffixes, what="read_pubtator")
-    documents = [document for file in files for document in _documents(file, encoding)]
+    documents = _read(path, encoding, "read_pubtator")
     return relations_bunch(
         documents, candidates, as_frame=as_frame, description=_DESCR.format(path=path)
     )
+
+
+def read_pubtator_spans(
+    path: str | os.PathLike[str],
+    *,
+    split_sentences: Sentences | None = None,
+    types: Any = None,
+    by_type: bool = False,
+    discontinuous: str = "leave_out",
+    encoding: str = "utf-8",
+) -> Bunch:
+    r"""Read mentions as spans from files of PubTator (classification of words).
+
+    A document is a title and an abstract, ``id|t|...`` and ``id|a|...``, each a sample, with lines
+    of mentions. Relations of concepts are read by :func:`read_pubtator`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file, also compressed with gzip, a folder with ``.txt`` or ``.pubtator`` files, or a zip
+        archive, which is not unpacked.
+    split_sentences : callable, default=None
+        Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
+        order; each is a sample. None takes titles and abstracts as a whole.
+    types : list of str, default=None
+        Types of the mentions that become spans. None takes all.
+    by_type : bool, default=False
+        If True, the spans of each type are a layer of their own, so that mentions of different
+        types may overlap.
+    discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
+        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
+        span of its own, or it is one span from its first to its last character.
+    encoding : str, default="utf-8"
+        Of the files.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        With the attributes
+
+        - `data`: list of str, the texts;
+        - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
+          the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
+          lie apart and start and end with words;
+        - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
+          ``((start, end), (start, end), label)``;
+        - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
+        - `groups`: ndarray of shape (n_samples,), the documents;
+        - `n_left_out`: dict of the numbers of mentions that are not in `target`: in several
+          "pieces", not starting and ending with "words", in "overlap" with others, and in no
+          text as a whole ("sentences");
+        - `DESCR`: str.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If a file is not as described, or a mention differs from the text; the message names the
+        file and the line.
+
+    Warns
+    -----
+    UserWarning
+        If mentions are not in `target`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from sklearn_epee.datasets import read_pubtator_spans
+    >>> lines = [
+    ...     "1|t|Coma after paracetamol",
+    ...     "1|a|No rash.",
+    ...     "1\t0\t4\tComa\tDisease\tD003128",
+    ...     "1\t11\t22\tparacetamol\tChemical\tD000082",
+    ...     "1\t26\t30\trash\tDisease\tD005076",
+    ... ]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "sample.txt").write_text("\n".join(lines))
+    ...     found = read_pubtator_spans(folder)
+    >>> found.target
+    [[(0, 4, 'Disease'), (11, 22, 'Chemical')], [(3, 7, 'Disease')]]
+    """
+    choice = checked_choice(split_sentences, types, by_type, discontinuous)
+    return spans_bunch(
+        _read(path, encoding, "read_pubtator_spans"),
+        choice,
+        description=f"Mentions, read from files of PubTator: {path}.",
+    )
+
+
+def _read(path: str | os.PathLike[str], encoding: str, what: str) -> list[Document]:
+    suffixes = (".txt", ".pubtator", ".txt.gz", ".pubtator.gz")
+    files = corpus_files(path, suffixes, what=what)
+    return [document for file in files for document in _documents(file, encoding)]
 
 
 def _documents(file: CorpusFile, encoding: str) -> Iterator[Document]:

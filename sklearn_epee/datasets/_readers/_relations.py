@@ -179,7 +179,7 @@ def _rows_of(document: Document, candidates: Candidates) -> tuple[list[dict[str,
         related.setdefault(frozenset(relation[1:]), []).append(relation)
     rows: list[dict[str, Any]] = []
     met = 0
-    for text, offset in _sentences(document, candidates.split_sentences):
+    for text, offset in sentences_of(document, candidates.split_sentences):
         within = sorted(
             (
                 m
@@ -226,7 +226,7 @@ def _span(mention: Mention, offset: int) -> Span | list[Span]:
     return span_of([(start - offset, end - offset) for start, end in mention.pieces])
 
 
-def _sentences(document: Document, split: Sentences | None) -> Iterator[tuple[str, int]]:
+def sentences_of(document: Document, split: Sentences | None) -> Iterator[tuple[str, int]]:
     """Yield the sentences of a document, or its passages, with where they start in it."""
     for passage in document.passages:
         if split is None:
