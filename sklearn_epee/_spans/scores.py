@@ -121,7 +121,7 @@ def span_f1_score(
     >>> span_f1_score([[(0, 7, "Drug"), (9, 12, "Effect")]], [[(0, 7, "Drug")]])
     0.6666666666666666
     """
-    found = {"average": average, "layer": layer, "scheme": scheme}
+    found: dict[str, Any] = {"average": average, "layer": layer, "scheme": scheme}
     return _score("f1", y_true, y_pred, zero_division, **found)
 
 
@@ -166,7 +166,7 @@ def span_precision_score(
     >>> span_precision_score([[(0, 7, "Drug"), (9, 12, "Effect")]], [[(0, 7, "Drug")]])
     1.0
     """
-    found = {"average": average, "layer": layer, "scheme": scheme}
+    found: dict[str, Any] = {"average": average, "layer": layer, "scheme": scheme}
     return _score("precision", y_true, y_pred, zero_division, **found)
 
 
@@ -211,7 +211,7 @@ def span_recall_score(
     >>> span_recall_score([[(0, 7, "Drug"), (9, 12, "Effect")]], [[(0, 7, "Drug")]])
     0.5
     """
-    found = {"average": average, "layer": layer, "scheme": scheme}
+    found: dict[str, Any] = {"average": average, "layer": layer, "scheme": scheme}
     return _score("recall", y_true, y_pred, zero_division, **found)
 
 
