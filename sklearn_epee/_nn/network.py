@@ -94,7 +94,28 @@ class ExitHead(nn.Module):
         return attended_mean_over_samples(hidden, layout, self.query)
 
 
-class MultiExitNetwork(nn.Module):
+class RebuiltModule(nn.Module):
+    """A module that is copied and pickled as a recipe and weights."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what `assemble_network` needs beside the weights to make this module again."""
+        raise NotImplementedError
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., RebuiltModule], tuple[dict[str, Any], dict[str, RawWeight]]]:
+        # Configuration and raw weights, not module objects: loads under another version of
+        # transformers, without the device it was trained on, and each weight is stored once.
+        weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
+        return _unpickle_network, (self.recipe(), weights)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RebuiltModule:
+        copy = rebuild_network(self.recipe(), self.state_dict())
+        memo[id(self)] = copy
+        return copy.train(self.training)
+
+
+class MultiExitNetwork(RebuiltModule):
     """A backbone of M layers and M exit heads.
 
     Parameters
@@ -482,19 +503,6 @@ n_features)
                 has_dense,
                 **({"context_size": size} if (size := recipe.get("context_size")) else {}),
             )
-
-    def __reduce__(
-        self,
-    ) -> tuple[Callable[..., MultiExitNetwork], tuple[dict[str, Any], dict[str, RawWeight]]]:
-        # Configuration and raw weights, not module objects: loads under another version of
-        # transformers, without the device it was trained on, and each weight is stored once.
-        weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
-        return _unpickle_network, (self.recipe(), weights)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MultiExitNetwork:
-        copy = rebuild_network(self.recipe(), self.state_dict())
-        memo[id(self)] = copy
-        return copy.train(self.training)
 
 
 def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:

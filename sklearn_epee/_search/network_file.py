@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sklearn_epee._nn.forks import ForkSafeLock
-from sklearn_epee._nn.network import MultiExitNetwork, aligned_copy, assemble_network, raw_bytes
+from sklearn_epee._nn.network import RebuiltModule, aligned_copy, assemble_network, raw_bytes
 
 Trained = TypeVar("Trained")
 
@@ -168,11 +168,11 @@ class _WithoutWeights(cloudpickle.Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
-        self._network: MultiExitNetwork | None = None
+        self._network: RebuiltModule | None = None
 
     def persistent_id(self, obj: Any) -> dict[str, Any] | None:
         """Return what stands for an object; None pickles it as usual."""
-        if not isinstance(obj, MultiExitNetwork):
+        if not isinstance(obj, RebuiltModule):
             return None
         if self._network is None:
             self._network = obj
@@ -190,9 +190,9 @@ class _WithWeights(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, weights: dict[str, Tensor]) -> None:
         super().__init__(file)
         self._weights = weights
-        self._network: MultiExitNetwork | None = None
+        self._network: RebuiltModule | None = None
 
-    def persistent_load(self, recipe: dict[str, Any]) -> MultiExitNetwork:
+    def persistent_load(self, recipe: dict[str, Any]) -> RebuiltModule:
         """Return the network, the same one wherever it is met."""
         if self._network is None:
             self._network = assemble_network(recipe, self._weights)

@@ -1,0 +1,177 @@
+"""Encoded pairs of which either cell may be missing: what two towers read of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batch_layout import CONTEXT
+from .batching import EncodedSamples, positions_of
+
+# Of each sample of a training batch, whether it has what the first and the second tower read.
+PRESENT = "present"
+# What stands before the names of a tower's inputs in a training batch.
+FIRST, SECOND = "first__", "second__"
+
+
+class DeferredSamples:
+    """Samples that are encoded when they are asked for: those that never are cost nothing.
+
+    Parameters
+    ----------
+    n : int
+        How many there are.
+    encode : callable
+        Returns some of them, given by their numbers, encoded.
+    """
+
+    def __init__(self, n: int, encode: Callable[[NDArray[np.intp]], EncodedSamples]) -> None:
+        self._n = n
+        self._encode = encode
+
+    def __len__(self) -> int:
+        return self._n
+
+    def of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
+        """Return some of the samples, encoded."""
+        return self._encode(numbers)
+
+
+class SomeSamples:
+    """Some of the samples, in an order.
+
+    Parameters
+    ----------
+    samples : EncodedSamples
+    numbers : ndarray of shape (n,)
+    """
+
+    def __init__(self, samples: EncodedSamples, numbers: NDArray[np.intp]) -> None:
+        self._samples = samples
+        self._numbers = numbers
+        self.lengths = samples.lengths[numbers]
+        self.windows = None if samples.windows is None else samples.windows[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Return the input tensors of some of them."""
+        return self._samples.batch(self._numbers[rows])
+
+
+class WithContexts:
+    """Samples with what heads are to read beside their layers.
+
+    Parameters
+    ----------
+    samples : EncodedSamples
+    contexts : Tensor of shape (n, c), float32
+    """
+
+    def __init__(self, samples: EncodedSamples, contexts: Tensor) -> None:
+        self._samples = samples
+        self._contexts = contexts
+        self.lengths = samples.lengths
+        self.windows = samples.windows
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Return the input tensors of some samples, with their contexts."""
+        return self._samples.batch(rows) | {CONTEXT: self._contexts[torch.from_numpy(rows)]}
+
+
+class EncodedPairs:
+    """Samples of two cells, a text and an image, of which either may be missing.
+
+    Parameters
+    ----------
+    first : EncodedSamples
+        What the first tower reads of all samples. What stands where a cell is missing is never
+        asked for.
+    second : EncodedSamples or DeferredSamples
+        The same for the second tower.
+    present : ndarray of shape (n, 2), bool
+        Which cells there are, at least one of each sample.
+    """
+
+    windows = None
+
+    def __init__(
+        self,
+        first: EncodedSamples,
+        second: EncodedSamples | DeferredSamples,
+        present: NDArray[np.bool_],
+    ) -> None:
+        if not (len(first) == len(second) == len(present)):
+            raise ValueError(
+                f"first, second and present must be of one length; got {len(first)}, {len(second)} "
+                f"and {len(present)}."
+            )
+        self.first = first
+        self.second = second
+        self.present = present
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Positions of each sample in both towers."""
+        every = np.arange(len(self))
+        halves = (self.first_of(every), self.second_of(every))
+        both = np.stack([positions_of(half) for half in halves], axis=1)
+        total: NDArray[np.int64] = np.where(self.present, both, 0).sum(axis=1)
+        return total
+
+    def first_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
+        """Return what the first tower reads of some samples, which have it."""
+        return SomeSamples(self.first, numbers)
+
+    def second_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
+        """Return what the second tower reads of some samples, which have it."""
+        if isinstance(self.second, DeferredSamples):
+            return self.second.of(numbers)
+        return SomeSamples(self.second, numbers)
+
+    def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Return the input tensors of some samples for both towers, as a training reads them.
+
+        Names begin with `FIRST` or `SECOND`, `PRESENT` says which rows count: those of missing
+        cells are 0. Where a tower has nothing to read its inputs are left out.
+        """
+        present = self.present[rows]
+        tensors = {PRESENT: torch.from_numpy(present)}
+        halves = ((FIRST, self.first_of), (SECOND, self.second_of))
+        for (prefix, samples_of), there in zip(halves, present.T, strict=True):
+            if there.any():
+                found = samples_of(rows[there]).batch(np.arange(np.count_nonzero(there)))
+                tensors |= {f"{prefix}{name}": _spread(part, there) for name, part in found.items()}
+        return tensors
+
+
+def _spread(part: Tensor, there: NDArray[np.bool_]) -> Tensor:
+    """Return a tensor with its rows where a mask is True and zeros elsewhere."""
+    if there.all():
+        return part
+    if len(part) != np.count_nonzero(there):
+        raise ValueError("A tower reads one window of each text; use long_texts='head_tail'.")
+    spread = part.new_zeros((len(there), *part.shape[1:]))
+    spread[torch.from_numpy(there)] = part
+    return spread
+
+
+def inputs_of_tower(batch: Mapping[str, Tensor], prefix: str, rows: Tensor) -> dict[str, Tensor]:
+    """Return what one tower reads of some rows of a training batch."""
+    return {
+        name.removeprefix(prefix): part[rows]
+        for name, part in batch.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,44 @@
+"""How much work the layers of a backbone are: multiplications and additions, counted in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .backbones import BackboneAdapter
+
+
+@torch.no_grad()
+def layer_work(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Return the floating point operations of a backbone's parts for a batch.
+
+    Parameters
+    ----------
+    adapter : BackboneAdapter
+    batch : dict of str to Tensor
+        What the backbone reads.
+
+    Returns
+    -------
+    ndarray of shape (M + 1,), float64
+        Of the embedding and of every layer: matrix products, convolutions and attention.
+    """
+    counted = []
+    with FlopCounterMode(display=False) as counter:
+        hidden, mask = adapter.embed(batch)
+        counted.append(counter.get_total_flops())
+        for layer in range(1, adapter.n_layers + 1):
+            hidden = adapter.layer(layer, hidden, mask)
+            counted.append(counter.get_total_flops())
+    return np.diff(np.array(counted, dtype=np.float64), prepend=0)
+
+
+def head_work(head: nn.Module) -> float:
+    """Return the floating point operations of a head for one sample."""
+    linear = (module for module in head.modules() if isinstance(module, nn.Linear))
+    return float(sum(2 * module.weight.numel() for module in linear))
