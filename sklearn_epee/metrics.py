@@ -37,7 +37,13 @@ from ._exits.label_scores import (
     task_accuracy_score,
 )
 from ._exits.wrappers import exit_costs, find_exits
-from ._spans import span_f1_score, span_precision_score, span_recall_score, span_scores
+from ._spans import (
+    span_f1_score,
+    span_f1_scorer,
+    span_precision_score,
+    span_recall_score,
+    span_scores,
+)
 
 __all__ = [
     "exit_scores",
@@ -46,6 +52,7 @@ __all__ = [
     "refit_accuracy_at_speedup",
     "refit_fastest_within",
     "span_f1_score",
+    "span_f1_scorer",
     "span_precision_score",
     "span_recall_score",
     "span_scores",

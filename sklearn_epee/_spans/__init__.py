@@ -11,7 +11,9 @@ from .schemes import (
     tag_set,
     tags_to_spans,
 )
+from .scorers import all_span_scores, span_f1_scorer
 from .scores import (
+    layers_by_sample,
     span_f1_score,
     span_precision_score,
     span_recall_score,
@@ -23,12 +25,15 @@ from .words import split_words
 __all__ = [
     "SCHEMES",
     "Span",
+    "all_span_scores",
     "check_scheme",
     "check_tags",
     "convert_scheme",
     "fit_spans",
     "in_characters",
+    "layers_by_sample",
     "span_f1_score",
+    "span_f1_scorer",
     "span_precision_score",
     "span_recall_score",
     "span_scores",

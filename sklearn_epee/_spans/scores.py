@@ -33,9 +33,10 @@ def span_scores(
     ----------
     y_true, y_pred : sequence of length n_samples
         Per sample a list of tags, one a word; or a list of spans ``(start, end, label)``, both in
-        words or both in characters; or a dict of these, one for each layer of spans. A span that is
-        there twice counts once. What a model cannot predict may be among the true spans and counts
-        as missed: such as a span in several pieces, ``((start, end), (start, end), label)``.
+        words or both in characters; or a dict of these, one for each layer of spans, or a frame
+        with a column for each. A span that is there twice counts once. What a model cannot predict
+        may be among the true spans and counts as missed: such as a span in several pieces,
+        ``((start, end), (start, end), label)``.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
         Of the tags.
     zero_division : float, default=0.0
@@ -65,6 +66,7 @@ def span_scores(
     >>> scores["labels"]["Effect"]["recall"]
     0.0
     """
+    y_true, y_pred = layers_by_sample(y_true), layers_by_sample(y_pred)
     true, predicted = _entities_of_both(y_true, y_pred, scheme)
     layers = _names(true, predicted, 0)
     scores: dict[str, Any] = {
@@ -235,8 +237,16 @@ def spans_as_predicted(X: Any, y: Any, scheme: str = "IOB2") -> list[Any]:
         {layer: _in_units(sample, part, scheme, row) for layer, part in found.items()}
         if isinstance(found, Mapping)
         else _in_units(sample, found, scheme, row)
-        for row, (sample, found) in enumerate(zip(X, y, strict=True))
+        for row, (sample, found) in enumerate(zip(X, layers_by_sample(y), strict=True))
     ]
+
+
+def layers_by_sample(y: Any) -> Any:
+    """Return tags or spans by sample, also those of a frame with a column for each layer."""
+    if not hasattr(y, "columns"):
+        return y
+    columns = [list(y[name]) for name in y.columns]
+    return [dict(zip(map(str, y.columns), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _in_units(sample: Any, found: Any, scheme: str, row: int) -> list[Any]:
@@ -258,8 +268,8 @@ def _score(
     layer: str | None,
     scheme: str,
 ) -> Any:
-    if average not in _AVERAGES:
-        raise ValueError(f"average must be one of {_AVERAGES}; got {average!r}.")
+    check_average(average)
+    y_true, y_pred = layers_by_sample(y_true), layers_by_sample(y_pred)
     true, predicted = _entities_of_both(y_true, y_pred, scheme)
     if layer is not None:
         layers = _layers_of(y_true) | _layers_of(y_pred)
@@ -270,6 +280,12 @@ def _score(
         found = _per_label(true, predicted, zero_division)
         return {label: scores[name] for label, scores in found.items()}
     return _averaged(true, predicted, average, zero_division)[name]
+
+
+def check_average(average: Any) -> None:
+    """Raise unless scores can be averaged so."""
+    if average not in _AVERAGES:
+        raise ValueError(f"average must be one of {_AVERAGES}; got {average!r}.")
 
 
 def _layers_of(y: Any) -> set[str]:
