@@ -31,6 +31,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 
 from benchmarks._data import load, staged_probabilities
 from sklearn_epee import positive_f1_scorer
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.policy_scores import MeanScore, PolicyScore, exact_score
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
@@ -128,7 +129,7 @@ def counted(scoring: object) -> Callable[[Exits], PolicyScore]:
 
     def score(exits: Exits) -> PolicyScore:
         asked = scoring(exits) if scoring is without_negative else scoring
-        return exact_score(asked, exits.classes)(exits.staged, exits.codes[:, np.newaxis])
+        return exact_score(asked, Tasks(exits.classes))(exits.staged, exits.codes[:, np.newaxis])
 
     return score
 
@@ -226,7 +227,7 @@ def outcome(first: Exits, second: Exits, tau: float, patience: int) -> Outcome:
     lost = labels_score(second, staged.predictions[:, -1, 0]) - labels_score(second, predicted)
     is_measured = np.bincount(second.codes, minlength=len(second.classes)) >= FEWEST
     rows = np.arange(len(first.codes))
-    seen = Validation(first.staged, rows, first.codes[:, None], first.classes, rows >= 0)
+    seen = Validation(first.staged, rows, first.codes[:, None], Tasks(first.classes), rows >= 0)
     return Outcome(
         *lost[:3],
         worst_recall=lost[3:][is_measured].max(),

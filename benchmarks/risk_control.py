@@ -28,6 +28,7 @@ from joblib import Parallel, delayed
 from scipy.special import xlog1py, xlogy
 from scipy.stats import binom
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import PolicyGrid
@@ -128,7 +129,7 @@ class Promise:
         """Promise a bound on a risk, given as to the tuned classifier."""
         staged = StagedPredictions.from_proba([proba])
         classes = np.arange(proba.shape[2])
-        losses = risk_of(risk, staged.predictions, codes[:, np.newaxis], classes)
+        losses = risk_of(risk, staged.predictions, codes[:, np.newaxis], Tasks(classes))
         groups = Groups.from_labels(codes if per_class else None, losses.concerned)
         return cls(staged, losses, groups, bound)
 

@@ -256,22 +256,28 @@ def apply_policy(
 
 
 def _staged(
-    proba: Any, multilabel: bool, label_thresholds: Any, *ensemble: Any, joint_exit: str
+    proba: Any,
+    multilabel: bool,
+    label_thresholds: Any,
+    exit_ensemble: str | None = None,
+    exit_loss_weights: Any = "ascending",
+    *,
+    joint_exit: str,
 ) -> StagedPredictions:
     """Return staged predictions of tasks, or of several labels."""
     if not isinstance(multilabel, (bool, np.bool_)):
         raise TypeError(
             f"multilabel must be a bool; got {multilabel!r} of type {type(multilabel).__name__}."
         )
-    ensemble = ensemble or (None, "ascending")
+    combined = exit_ensemble, exit_loss_weights, joint_exit
     if multilabel:
-        return StagedPredictions.from_labels(proba, *ensemble, joint_exit, label_thresholds)
+        return StagedPredictions.from_labels(proba, *combined, label_thresholds)
     if label_thresholds is not None:
         raise ValueError(
             "label_thresholds are for several labels, which need multilabel=True; got "
             f"label_thresholds={label_thresholds!r:.100} and multilabel=False."
         )
-    return StagedPredictions.from_proba(_as_tasks(proba), *ensemble, joint_exit)
+    return StagedPredictions.from_proba(_as_tasks(proba), *combined)
 
 
 def _as_tasks(proba: Any) -> Sequence[ArrayLike]:

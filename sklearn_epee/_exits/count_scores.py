@@ -282,7 +282,7 @@ class _Changes:
 # ------------------------------------------------------------------------- from scorers
 
 
-_RATIOS: Mapping[Callable[..., Any], Callable[[Mapping[str, Any]], Ratio]] = {
+RATIOS: Mapping[Callable[..., Any], Callable[[Mapping[str, Any]], Ratio]] = {
     f1_score: lambda _: Ratio.fbeta(1.0),
     fbeta_score: lambda options: Ratio.fbeta(options["beta"]),
     precision_score: lambda _: PRECISION,
@@ -309,15 +309,15 @@ def count_metric(scorer: Any, classes: NDArray[Any]) -> CountMetric | None:
     parts = scorer_parts(scorer)
     if parts is None or not inspect.isfunction(parts.function) or not _are_classes(classes):
         return None
-    if parts.function not in _RATIOS:
+    if parts.function not in RATIOS:
         return None
-    options = _options(parts.function, parts.kwargs)
+    options = checked_options(parts.function, parts.kwargs)
     if options is None or options["sample_weight"] is not None:
         return None
     chosen = _averaged(options, classes)
     if chosen is None:
         return None
-    ratio = _RATIOS[parts.function](options)
+    ratio = RATIOS[parts.function](options)
     zero_division = options["zero_division"]
     zero_division = 0.0 if isinstance(zero_division, str) else float(zero_division)
     return replace(chosen, ratio=ratio, zero_division=zero_division, sign=parts.sign)
@@ -328,7 +328,9 @@ def _are_classes(classes: NDArray[Any]) -> bool:
     return classes.dtype.kind != "f" or bool((classes == classes.round()).all())
 
 
-def _options(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+def checked_options(
+    function: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Return the options of a metric with their defaults, None if it does not take them."""
     try:
         bound = inspect.signature(function).bind(None, None, **kwargs)

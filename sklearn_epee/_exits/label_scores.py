@@ -12,13 +12,17 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.multilabel import check_label_targets, label_set_score
 from sklearn_epee._checks.tasks import (
+    Tasks,
     as_target,
     check_any_labels,
     exact_match_score,
     task_columns,
     task_hits,
 )
+
+from .wrappers import known_tasks
 
 
 def task_accuracy_score(
@@ -34,7 +38,8 @@ def task_accuracy_score(
     ----------
     estimator : estimator
         A fitted classifier whose `predict` returns an array of shape (n_samples, n_tasks). With one
-        task, of shape (n_samples,), the score is the accuracy.
+        task, of shape (n_samples,), the score is the accuracy; of several labels it is the share
+        of all pairs of a sample and a label that are right.
     X : array-like of shape (n_samples, ...)
         Samples, as `estimator` takes them.
     y : array-like of shape (n_samples, n_tasks)
@@ -61,6 +66,11 @@ def task_accuracy_score(
     0.75
     """
     y_pred = np.asarray(estimator.predict(X))
+    tasks = known_tasks(estimator) if y_pred.ndim == 2 else None
+    if tasks is not None and tasks.multilabel:
+        codes = label_codes(y, tasks, len(y_pred))
+        each = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
+        return share_of_labels(codes, y_pred, each)
     y = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     if y_pred.ndim == 1:
@@ -73,6 +83,16 @@ def task_accuracy_score(
 # With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
 # for this method of their own scorer class, plain functions included.
 vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
+
+
+def share_of_labels(
+    codes: NDArray[np.int64], y_pred: NDArray[Any], weights: NDArray[np.float64] | None
+) -> float:
+    """Return the share of labels that are right, over all samples and labels that are known."""
+    known = codes >= 0
+    weights = np.ones(len(codes)) if weights is None else weights
+    each = np.broadcast_to(weights[:, np.newaxis], codes.shape)[known]
+    return float(np.average((codes == y_pred)[known], weights=each))
 
 
 def positive_f1_score(
@@ -175,9 +195,13 @@ def _naming_y() -> Iterator[None]:
 
 
 def share_correct(
-    y: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None, name: str
+    y: ArrayLike,
+    y_pred: NDArray[Any],
+    sample_weight: ArrayLike | None,
+    name: str,
+    tasks: Tasks | None = None,
 ) -> float:
-    """Return the share of samples that are predicted correctly, in every task.
+    """Return the share of samples that are predicted correctly, in every task or label.
 
     Parameters
     ----------
@@ -187,18 +211,35 @@ def share_correct(
     sample_weight : array-like of shape (n_samples,) or None
     name : str
         Of the estimator, for messages.
+    tasks : Tasks, default=None
+        What is predicted; needed for several labels.
 
     Raises
     ------
     TypeError, ValueError
         If `y` or `sample_weight` is not as described.
     """
+    if tasks is not None and tasks.multilabel:
+        codes = label_codes(y, tasks, len(y_pred))
+        weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
+        return label_set_score(codes, y_pred, weights)
     y_true = as_target(check_any_labels(y, len(y_pred), name))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     with _naming_y():
         if y_pred.ndim == 1:
             return float(accuracy_score(y_true, y_pred, sample_weight=weights))
         return exact_match_score(y_true, y_pred, weights)
+
+
+def label_codes(y: Any, tasks: Tasks, n_samples: int) -> NDArray[np.int64]:
+    """Return which labels samples have, in any form of y: 1, 0, or -1 where that is not known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `y` does not fit the labels of `tasks` or the number of samples.
+    """
+    return check_label_targets(y, n_samples, np.asarray(tasks.classes)).codes
 
 
 def label_scores(

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,16 @@ from sklearn_epee._compat import scorer_parts
 
 from .count_scores import CountMetric, Ratio, count_metric
 from .label_scores import task_accuracy_score
+from .multilabel_scores import (
+    LabelAveragePrecision,
+    exact_label_score,
+    label_accuracy,
+    label_balanced_accuracy,
+    label_set_accuracy,
+)
 from .staged import Floats, Integers, StagedPredictions
 from .sweep import Sweep
+from .sweep_scores import MeanScore, PolicyScore
 
 Scorer = Callable[..., float]
 # Names of the scores of make_scorer(function).
@@ -27,38 +35,6 @@ _ACCURACIES = {accuracy_score: "accuracy", balanced_accuracy_score: "balanced_ac
 _MACRO_F1 = CountMetric(Ratio.fbeta(1.0), "macro")
 # Predictions of one task (n_samples, n_layers), true columns, number of classes, weights.
 OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
-
-
-class PolicyScore(Protocol):
-    """A score that can be computed for every threshold of a sweep."""
-
-    # Whether the cost of a threshold does not grow with the number of samples.
-    is_cheap: bool
-
-    def __call__(self, sweep: Sweep) -> Floats:
-        """Return the score, higher is better, for each of the sweep's thresholds."""
-        ...
-
-
-class MeanScore:
-    """Weighted mean over the samples of a value that depends on the exit alone.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples, n_layers), of numbers
-        What a sample counts if it exits at this layer, its weight included.
-    total_weight : float
-        What the sum is divided by.
-    """
-
-    is_cheap = True
-
-    def __init__(self, values: NDArray[Any], total_weight: float) -> None:
-        self._values = values
-        self._total_weight = total_weight
-
-    def __call__(self, sweep: Sweep) -> Floats:
-        return sweep.total(self._values) / self._total_weight
 
 
 class ScorerScore:
@@ -69,7 +45,7 @@ class ScorerScore:
     scorer : callable
         ``scorer(estimator, X, y, **params)``.
     staged : StagedPredictions
-    classes : ndarray of shape (n_classes,), or list of such arrays
+    tasks : Tasks
     X : samples
         Passed to the scorer; what is predicted for them is known already.
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
@@ -84,14 +60,20 @@ class ScorerScore:
         scorer: Scorer,
         *,
         staged: StagedPredictions,
-        classes: Any,
+        tasks: Tasks,
         X: Any,
         y: NDArray[Any],
         params: Mapping[str, Any],
     ) -> None:
+        if tasks.multilabel and (y < 0).any():
+            raise ValueError(
+                "y does not say of every sample which labels it has, and this scoring needs that. "
+                "Score by 'accuracy', 'average_precision', or a precision, recall, F or Jaccard "
+                "score, such as 'f1_macro', which leave out what is not known."
+            )
         self._scorer = scorer
         self._staged = staged
-        self._classes = classes
+        self._tasks = tasks
         self._X = X
         self._y = y
         self._params = params
@@ -100,7 +82,22 @@ class ScorerScore:
         return np.array([self._score(exits) for exits in sweep.exit_layers()], dtype=np.float64)
 
     def _score(self, exits: Integers) -> float:
-        predicted = _Predicted(self._classes, self._staged.proba_at(exits))
+        proba = self._staged.proba_at(exits)
+        if self._tasks.multilabel:
+            at_exit = exits.copy()  # the sweep changes its own in place
+            predicted = _Predicted(
+                # So scikit-learn knows an indicator, however many labels there are.
+                [np.arange(2)] * len(self._tasks.classes),
+                proba[0],
+                lambda: self._staged.predictions[np.arange(len(at_exit)), at_exit - 1],
+            )
+        else:
+            classes = self._tasks.classes
+            predicted = _Predicted(
+                classes,
+                proba if isinstance(classes, list) else proba[0],
+                lambda: self._tasks.labels(np.hstack(proba)),
+            )
         score = self._scorer(predicted, self._X, self._y, **self._params)
         if not isinstance(score, Real):
             raise TypeError(
@@ -116,13 +113,15 @@ class _Predicted(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     classes : ndarray of shape (n_classes,), or list of such arrays
-    proba : list of ndarray of shape (n_samples, n_classes)
-        One per task.
+    proba : ndarray of shape (n_samples, n_classes), or list of such arrays
+    decode : callable
+        Returns the labels.
     """
 
-    def __init__(self, classes: Any, proba: list[NDArray[np.floating]]) -> None:
+    def __init__(self, classes: Any, proba: Any, decode: Callable[[], NDArray[Any]]) -> None:
         self.classes = classes
         self.proba = proba
+        self.decode = decode
 
     @property
     def classes_(self) -> Any:
@@ -132,12 +131,12 @@ class _Predicted(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the labels, whatever X holds."""
         del X
-        return Tasks(self.classes).labels(np.hstack(self.proba))
+        return self.decode()
 
     def predict_proba(self, X: Any) -> Any:
         """Return the class probabilities, whatever X holds."""
         del X
-        return self.proba if isinstance(self.classes, list) else self.proba[0]
+        return self.proba
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of samples that are predicted correctly, in every task."""
@@ -238,15 +237,27 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 }
 
 
-def exact_score(scoring: Any, classes: Any) -> Callable[..., PolicyScore] | None:
+# The same for several labels; average precision is asked threshold by threshold.
+LABEL_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
+    "accuracy": label_set_accuracy,
+    "balanced_accuracy": label_balanced_accuracy,
+    "average_precision": LabelAveragePrecision,
+}
+
+
+def exact_score(scoring: Any, tasks: Tasks) -> Callable[..., PolicyScore] | None:
     """Return the way to score all thresholds at once, None if there is none.
 
     Parameters
     ----------
     scoring : str or callable
         The name of a scorer, or a scorer.
-    classes : ndarray of shape (n_classes,), or list of such arrays
+    tasks : Tasks
+        The classes of one task, of several, or several labels.
     """
+    classes = tasks.classes
+    if tasks.multilabel:
+        return _exact_score_of_labels(scoring, len(classes))
     if scoring is task_accuracy_score:
         return task_accuracy
     if isinstance(scoring, str) and scoring in EXACT_SCORES:
@@ -259,6 +270,16 @@ def exact_score(scoring: Any, classes: Any) -> Callable[..., PolicyScore] | None
         return EXACT_SCORES[name]
     metric = count_metric(scorer, classes)
     return None if metric is None else _over_tasks(metric.score)
+
+
+def _exact_score_of_labels(scoring: Any, n_labels: int) -> Callable[..., PolicyScore] | None:
+    if scoring is task_accuracy_score:
+        return label_accuracy
+    if isinstance(scoring, str) and scoring in LABEL_SCORES:
+        return LABEL_SCORES[scoring]
+    scorer = get_scorer(scoring)
+    name = plain_score(scorer)
+    return exact_label_score(scorer, n_labels) if name is None else LABEL_SCORES[name]
 
 
 def plain_score(scorer: Any) -> str | None:

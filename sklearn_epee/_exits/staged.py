@@ -10,13 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .checks import (
-    as_array,
-    check_exit_ensemble,
-    check_exit_loss_weights,
-    check_joint_exit,
-    check_label_thresholds,
-)
+from sklearn_epee._checks.multilabel import check_label_thresholds, labels_above
+
+from .checks import as_array, check_exit_ensemble, check_exit_loss_weights, check_joint_exit
 from .own_exits import fill, last_exits, own_counters, read_tasks, relative_costs
 from .rule import (
     combine_visited,
@@ -145,12 +141,12 @@ class StagedPredictions:
         """
         (checked,), own = read_tasks([_check_staged_shape(proba)])
         joint = check_joint_exit(joint_exit)
-        thresholds = check_label_thresholds(label_thresholds, checked.shape[2])
+        thresholds = np.asarray(check_label_thresholds(label_thresholds, checked.shape[2]))
         entropies = joint_entropies(label_entropies(checked).astype(np.float64), joint)
         return cls(
             [checked],
             _own_entropies(entropies[..., np.newaxis], own),
-            _counters(set_counters, checked > thresholds, own)[..., np.newaxis],
+            _counters(set_counters, labels_above(checked, thresholds), own)[..., np.newaxis],
             check_exit_ensemble(exit_ensemble),
             exit_loss_weights,
             joint,
@@ -198,7 +194,7 @@ class StagedPredictions:
         For several labels whether each is predicted, 0 or 1, (n_samples, n_layers, n_labels).
         """
         if self.label_thresholds is not None:
-            return (self.proba[0] > self.label_thresholds[:, np.newaxis]).astype(np.int64)
+            return labels_above(self.proba[0], self.label_thresholds[:, np.newaxis])
         return np.stack([proba.argmax(axis=2) for proba in self.proba], axis=-1)
 
     @cached_property

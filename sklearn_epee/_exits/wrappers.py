@@ -17,6 +17,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import BaseSearchCV
 
 from .staged import StagedPredictions
@@ -70,6 +71,8 @@ class OwnPolicy(NamedTuple):
     exit_ensemble : {None, "mean", "weighted"}
     exit_loss_weights : str or array-like
     joint_exit : {"all", "any", "mean"}
+    label_thresholds : None, float or array-like
+        Above which probability each of several labels is predicted; None is 0.5.
     """
 
     tau: float | None
@@ -77,6 +80,7 @@ class OwnPolicy(NamedTuple):
     exit_ensemble: str | None
     exit_loss_weights: Any
     joint_exit: str
+    label_thresholds: Any = None
 
 
 # ------------------------------------------------------------------------------- one step
@@ -245,7 +249,52 @@ def _has_policy(estimator: Any) -> bool:
 # --------------------------------------------------------------------- what is asked and set
 
 
-def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Any]:
+def known_tasks(estimator: Any) -> Tasks | None:
+    """Return what a fitted estimator predicts, of wrapped ones the outermost; None if unknown.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``multilabel_`` says whether its ``classes_`` are labels of which a sample may have any.
+
+    Returns
+    -------
+    Tasks or None
+    """
+    for link in chain(estimator):
+        if hasattr(link, "classes_"):
+            classes, multilabel = link.classes_, is_multilabel(link)
+            return Tasks(classes if isinstance(classes, list) else np.asarray(classes), multilabel)
+    return None
+
+
+def is_multilabel(estimator: Any) -> bool:
+    """Return whether a fitted estimator predicts several labels per sample, not classes."""
+    links = chain(estimator)
+    return any(bool(getattr(link, "multilabel_", False)) for link in links)
+
+
+def target_type_of(estimator: Any) -> str:
+    """Return how the classifier in an estimator, fitted or not, takes its `y`.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    {"auto", "multilabel", "tasks"}
+        Its parameter `target_type`; "tasks" for a classifier without one, which knows no labels.
+    """
+    while not hasattr(estimator, "target_type"):
+        step = step_inwards(estimator, fitted=False)
+        if step is None:
+            return "tasks"
+        estimator = step.inner
+    return str(estimator.target_type)
+
+
+def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks]:
     """Return the predictions of every exit of a fitted estimator, from one forward pass.
 
     Parameters
@@ -257,18 +306,25 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Any]:
     Returns
     -------
     staged : StagedPredictions
-    classes : ndarray of shape (n_classes,), or list of such arrays
+    tasks : Tasks
+        What is predicted.
     """
     found = find_exits(estimator, X)
     layers = list(found.classifier.staged_predict_proba(found.X))
     own = own_policy(estimator)
     combined = own.exit_ensemble, own.exit_loss_weights, own.joint_exit
     classes = found.classifier.classes_
-    is_one = not isinstance(layers[0], list)
-    tasks = [np.stack(layers, axis=1)] if is_one else stack_tasks(layers)
-    staged = StagedPredictions.from_proba(tasks, *combined)
-    staged = replace(staged, exit_costs=exit_costs(found.classifier))
-    return staged, np.asarray(classes) if is_one else classes
+    if is_multilabel(found.classifier):
+        proba = np.stack(layers, axis=1)
+        staged = StagedPredictions.from_labels(proba, *combined, own.label_thresholds)
+        tasks = Tasks(np.asarray(classes), multilabel=True)
+    elif isinstance(layers[0], list):
+        staged = StagedPredictions.from_proba(stack_tasks(layers), *combined)
+        tasks = Tasks(classes)
+    else:
+        staged = StagedPredictions.from_proba([np.stack(layers, axis=1)], *combined)
+        tasks = Tasks(np.asarray(classes))
+    return replace(staged, exit_costs=exit_costs(found.classifier)), tasks
 
 
 def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
@@ -310,6 +366,7 @@ def own_policy(estimator: Any) -> OwnPolicy:
         exit_ensemble=first("exit_ensemble", None),
         exit_loss_weights=first("exit_loss_weights", "ascending"),
         joint_exit=first("joint_exit", "all"),
+        label_thresholds=first("label_thresholds", None),
     )
 
 

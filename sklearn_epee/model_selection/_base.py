@@ -12,9 +12,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import Bunch, Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_epee._checks.multilabel import check_label_thresholds, labels_above
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.label_scores import share_correct
-from sklearn_epee._exits.wrappers import exit_classifier, exit_costs, find_exits
+from sklearn_epee._exits.wrappers import (
+    exit_classifier,
+    exit_costs,
+    find_exits,
+    is_multilabel,
+    own_policy,
+)
 
 
 class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -50,7 +57,8 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         classifier = exit_classifier(estimator)
         self.estimator_ = estimator
         self.classes_ = classifier.classes_
-        self.n_outputs_ = len(Tasks(classifier.classes_).each)
+        self.multilabel_ = is_multilabel(classifier)
+        self.n_outputs_ = len(Tasks(self.classes_, self.multilabel_).each)
         self.n_layers_ = classifier.n_layers_
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
@@ -71,6 +79,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
+            For several labels an indicator, (n_samples, n_labels).
 
         Examples
         --------
@@ -84,13 +93,13 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         return self._with_policy().predict(X)
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of the samples that are predicted correctly, in every task.
+        """Return the share of the samples that are predicted correctly, in every task or label.
 
         Parameters
         ----------
         X : samples
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            True labels.
+            True labels; of several labels in any form that `fit` takes.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -112,7 +121,9 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         >>> 0 <= clf.fit(X, y).score(X, y) <= 1
         True
         """
-        return share_correct(y, self.predict(X), sample_weight, type(self).__name__)
+        predicted = self.predict(X)
+        tasks = Tasks(self.classes_, self.multilabel_)
+        return share_correct(y, predicted, sample_weight, type(self).__name__, tasks)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.floating]]:
         """Predict class probabilities under the exit policy.
@@ -125,6 +136,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         -------
         ndarray of shape (n_samples, n_classes), or list of such arrays
             Columns in the order of ``classes_``; a list with one array per task for several tasks.
+            For several labels the probability of each, (n_samples, n_labels).
 
         Examples
         --------
@@ -236,9 +248,14 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         >>> [labels.shape for labels in clf.fit(X, y).staged_predict(X)][0]
         (40,)
         """
-        tasks = Tasks(self.classes_)
+        tasks = Tasks(self.classes_, self.multilabel_)
+        given = own_policy(self._with_policy()).label_thresholds
         for proba in self.staged_predict_proba(X):
-            yield tasks.labels(np.hstack(proba) if isinstance(proba, list) else proba)
+            if self.multilabel_:
+                thresholds = check_label_thresholds(given, len(self.classes_))
+                yield labels_above(np.asarray(proba), thresholds)
+            else:
+                yield tasks.labels(np.hstack(proba) if isinstance(proba, list) else proba)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

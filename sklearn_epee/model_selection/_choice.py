@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
 
-from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import safe_indexing
 from sklearn_epee._exits.policy_scores import PolicyScore, ScorerScore, exact_score
 from sklearn_epee._exits.staged import Floats, Integers
@@ -59,17 +58,17 @@ class ScoredSamples:
     def score(self) -> PolicyScore:
         """The score of all thresholds of a patience."""
         staged, codes = self.validation.staged, self.validation.codes
-        exact = exact_score(self.scoring, self.validation.classes)
+        tasks = self.validation.tasks
+        exact = exact_score(self.scoring, tasks)
         if exact is not None:
             return exact(staged, codes, self.sample_weight)
         weights = self.sample_weight
-        classes = self.validation.classes
         return ScorerScore(
             get_scorer(self.scoring),
             staged=staged,
-            classes=classes,
+            tasks=tasks,
             X=safe_indexing(self.X, self.validation.rows),
-            y=Tasks(classes).decode(codes if isinstance(classes, list) else codes[:, 0]),
+            y=tasks.decode(codes if tasks.several else codes[:, 0]),
             params={} if weights is None else {"sample_weight": weights},
         )
 
@@ -188,7 +187,7 @@ class Guarantee:
             Numbers of what is not to be split, such as the patients, of all samples.
         """
         predictions = validation.staged.predictions
-        losses = risk_of(risk, predictions, validation.codes, validation.classes)
+        losses = risk_of(risk, predictions, validation.codes, validation.tasks)
         labels = None if group_labels is None else group_labels[validation.rows]
         numbers = None
         if together is not None:  # those that there are here, from 0

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.class_scores import class_means
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee.exceptions import ClassRecallWarning
@@ -29,7 +28,11 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Figures of every class of every task, one entry each.
+    """Figures of every class of every task, or of every label, one entry each.
+
+    A label is looked at where it is there: each pair of a sample and a label of its is a sample of
+    this label, so that the recalls are those of the labels, and what all lose together is the
+    recall over all these pairs.
 
     Attributes
     ----------
@@ -60,8 +63,10 @@ class ClassReport:
         cls, validation: Validation, tau: float, patience: int, weights: Floats | None = None
     ) -> ClassReport:
         """Compare a policy with full depth on these samples."""
-        staged, each = validation.staged, Tasks(validation.classes).each
+        staged, each = validation.staged, validation.tasks.each
         exits = staged.exit_layers(tau, patience)
+        if validation.tasks.multilabel:
+            return cls._of_labels(validation, exits, weights)
         at_exit = staged.predictions[np.arange(len(exits)), exits - 1]
         rows = [
             _figures(
@@ -79,6 +84,22 @@ class ClassReport:
             [label for classes in each for label in classes.tolist()],
             *(np.concatenate(column) for column in zip(*rows, strict=True)),
         )
+
+    @classmethod
+    def _of_labels(
+        cls, validation: Validation, exits: Integers, weights: Floats | None
+    ) -> ClassReport:
+        staged, labels = validation.staged, validation.classes.tolist()
+        sample, label = np.nonzero(validation.codes == 1)
+        figures = _figures(
+            label,
+            staged.predictions[sample, -1, label] == 1,
+            staged.predictions[sample, exits[sample] - 1, label] == 1,
+            exits=exits[sample],
+            n_classes=len(labels),
+            weights=None if weights is None else weights[sample],
+        )
+        return cls(np.zeros(len(labels), dtype=np.int64), labels, *figures)
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Return the figures as columns; "task" only if there are several."""
@@ -156,7 +177,8 @@ def _figures(
     )
     p_value = binom.sf(lost - 1, lost + gained, 0.5)
     differences = right_at_full_depth.astype(np.float64) - right
-    everywhere = max(float(np.average(differences, weights=weights)), 0.0)
+    has_weight = len(codes) if weights is None else weights.any()  # no sample may have a label
+    everywhere = max(float(np.average(differences, weights=weights)), 0.0) if has_weight else 0.0
     return (
         np.bincount(codes[counts], minlength=n_classes),
         full_depth,

@@ -130,7 +130,7 @@ def risk_of(
     risk: str | tuple[str, Any] | LossFunction,
     predictions: Integers,
     codes: Integers,
-    classes: Any,
+    tasks: Tasks,
 ) -> Risk:
     """Return the losses of a named or callable risk.
 
@@ -138,11 +138,11 @@ def risk_of(
     ----------
     risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable
     predictions : ndarray of shape (n_samples, n_layers, n_tasks), int
-        Column of the class predicted at every layer. A prediction is right, or the same, if it is
-        in every task.
+        Column of the class predicted at every layer; for several labels whether each is predicted.
+        A prediction is right, or the same, if it is in every task, or label.
     codes : ndarray of shape (n_samples, n_tasks), int
-        Column of the true class.
-    classes : ndarray of shape (n_classes,), or list of such arrays
+        Column of the true class; for several labels whether each is there.
+    tasks : Tasks
 
     Returns
     -------
@@ -155,9 +155,10 @@ def risk_of(
     """
     everybody = np.ones(len(codes), dtype=bool)
     if callable(risk):
-        losses = _called(risk, predictions, codes, classes)
+        losses = _called(risk, predictions, codes, tasks)
         return Risk(losses, everybody, "the given risk")
-    wrong = _any_task(predictions != codes[:, np.newaxis])
+    is_known = codes >= 0  # all but labels that nobody has looked for
+    wrong = _any_task((predictions != codes[:, np.newaxis]) & is_known[:, np.newaxis])
     if risk == "error":
         return Risk(wrong, everybody, "the error rate", is_binary=True)
     if risk == "disagreement":
@@ -169,7 +170,12 @@ def risk_of(
         name = "the accuracy drop against full depth"
         return Risk(drop, everybody, name, is_relative=True)
     label = risk[1]
-    of_label = codes[:, 0] == _code_of(label, classes)
+    code = _code_of(label, np.asarray(tasks.classes))
+    if tasks.multilabel:
+        missed = np.asarray(predictions[..., code] != 1, dtype=np.float64)
+        name = f"the miss rate of label {label!r}"
+        return Risk(missed, codes[:, code] == 1, name, is_binary=True)
+    of_label = codes[:, 0] == code
     return Risk(wrong, of_label, f"the miss rate of class {label!r}", is_binary=True)
 
 
@@ -186,16 +192,16 @@ def _code_of(label: Any, classes: NDArray[Any]) -> int:
     return names.index(label)
 
 
-def _called(risk: LossFunction, predictions: Integers, codes: Integers, classes: Any) -> Floats:
-    y = _labels(classes, codes)
-    layers = [_labels(classes, layer) for layer in np.moveaxis(predictions, 1, 0)]
+def _called(risk: LossFunction, predictions: Integers, codes: Integers, tasks: Tasks) -> Floats:
+    y = _labels(tasks, codes)
+    layers = [_labels(tasks, layer) for layer in np.moveaxis(predictions, 1, 0)]
     columns = [_checked(risk(y, labels, layers[-1]), len(y)) for labels in layers]
     return np.column_stack(columns)
 
 
-def _labels(classes: Any, codes: Integers) -> NDArray[Any]:
+def _labels(tasks: Tasks, codes: Integers) -> NDArray[Any]:
     """Return labels, (n_samples,) or (n_samples, n_tasks), from columns (n_samples, n_tasks)."""
-    return Tasks(classes).decode(codes if isinstance(classes, list) else codes[:, 0])
+    return tasks.decode(codes if tasks.several else codes[:, 0])
 
 
 def _checked(losses: Any, n_samples: int) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.model_selection import (
     GroupShuffleSplit,
@@ -20,15 +21,88 @@ from sklearn.model_selection import (
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklearn_epee._checks.labels import check_groups
-from sklearn_epee._checks.tasks import Tasks, task_columns
-from sklearn_epee._compat import check_method_params, safe_indexing
+from sklearn_epee._checks.multilabel import check_label_targets, holds_labels
+from sklearn_epee._checks.tasks import (
+    Tasks,
+    as_target,
+    check_any_labels,
+    strata,
+    task_codes,
+    task_columns,
+)
+from sklearn_epee._compat import check_method_params, num_samples, safe_indexing
 from sklearn_epee._exits.staged import Integers, StagedPredictions
-from sklearn_epee._exits.wrappers import staged_predictions
+from sklearn_epee._exits.wrappers import known_tasks, staged_predictions, target_type_of
 
 # Draws of groups to be held out, of which the one nearest to the classes' proportions is taken.
 _GROUP_DRAWS = 20
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The labels given to `fit`, in the form in which an estimator is fitted to them.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
+        For several labels what was given, in a form that can be indexed by rows.
+    codes : ndarray of shape (n_samples, n_labels), int, or None
+        Of several labels, as in `Validation`; None for tasks.
+    """
+
+    y: Any
+    codes: Integers | None = None
+
+    @classmethod
+    def of(cls, y: Any, n_samples: int, estimator: Any, name: str, *, fitted: bool) -> Target:
+        """Check what was given to the `fit` of a wrapper of this name around an estimator.
+
+        Parameters
+        ----------
+        y : labels
+        n_samples : int
+        estimator : estimator
+        name : str
+        fitted : bool
+            Whether the estimator is fitted and not trained again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `y` does not hold classes, tasks or labels, one for each sample.
+        """
+        known = known_tasks(estimator) if fitted else None
+        multilabel = takes_labels(estimator, y) if known is None else known.multilabel
+        if not multilabel:
+            return cls(as_target(check_any_labels(y, n_samples, name)))
+        codes = check_label_targets(y, n_samples).codes
+        return cls(y.tocsr() if issparse(y) else y, codes)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a sample may have any number of labels."""
+        return self.codes is not None
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks, or of labels."""
+        columns = self.y if self.codes is None else self.codes
+        return 1 if columns.ndim == 1 else columns.shape[1]
+
+    def to_split(self, cv: Any) -> NDArray[Any]:
+        """Return what splitters stratify by: the labels, or numbers of their combinations."""
+        if self.codes is None and self.y.ndim == 1:
+            return self.y
+        codes = task_codes(self.y) if self.codes is None else self.codes
+        n_folds = cv if isinstance(cv, Integral) else 5
+        return strata(codes, 2 if isinstance(cv, float) else int(n_folds))
+
+
+def takes_labels(estimator: Any, y: Any) -> bool:
+    """Return whether the `fit` of an estimator takes y for several labels per sample."""
+    return holds_labels(y, target_type_of(estimator))
 
 
 @dataclass(frozen=True)
@@ -41,9 +115,10 @@ class Validation:
     rows : ndarray of shape (n_samples,), int
         Which of the given samples they are; a sample may appear in several splits.
     codes : ndarray of shape (n_samples, n_tasks), int
-        Column of the true class.
-    classes : ndarray of shape (n_classes,), or list of such arrays
-        All classes of the given samples and of the networks.
+        Column of the true class. For several labels (n_samples, n_labels): 1 where a label is
+        there, 0 where not, -1 where that is not known.
+    tasks : Tasks
+        All classes, or labels, of the given samples and of the networks.
     knows_all : ndarray of shape (n_samples,), bool
         Whether the sample's network was trained on samples of every class.
     """
@@ -51,13 +126,18 @@ class Validation:
     staged: StagedPredictions
     rows: NDArray[np.intp]
     codes: Integers
-    classes: Any
+    tasks: Tasks
     knows_all: NDArray[np.bool_]
+
+    @property
+    def classes(self) -> Any:
+        """Class labels; a list of arrays for several tasks."""
+        return self.tasks.classes
 
     def take(self, rows: Integers) -> Validation:
         """Return some of the samples."""
         staged, knows_all = self.staged.take(rows), self.knows_all[rows]
-        return Validation(staged, self.rows[rows], self.codes[rows], self.classes, knows_all)
+        return Validation(staged, self.rows[rows], self.codes[rows], self.tasks, knows_all)
 
 
 def check_used(params: Mapping[str, Any], estimator: Any) -> None:
@@ -83,7 +163,7 @@ def check_used(params: Mapping[str, Any], estimator: Any) -> None:
         )
 
 
-def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
+def stage_fitted(estimator: Any, X: Any, y: Any) -> Validation:
     """Return the predictions of a fitted estimator for all samples.
 
     Parameters
@@ -91,6 +171,7 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     estimator : estimator
     X : samples
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
+        For several labels in any form that can be indexed by rows.
 
     Returns
     -------
@@ -101,9 +182,9 @@ def stage_fitted(estimator: Any, X: Any, y: NDArray[Any]) -> Validation:
     ValueError
         If `y` holds labels that the estimator does not know.
     """
-    staged, classes = staged_predictions(estimator, X)
-    Tasks(classes).check_known(y)
-    return _pooled([(staged, classes)], [np.arange(len(y))], y)
+    staged, tasks = staged_predictions(estimator, X)
+    tasks.check_known(y)
+    return _pooled([(staged, tasks)], [np.arange(num_samples(y))], y)
 
 
 def make_splits(
@@ -209,7 +290,7 @@ def _checked_split(i: int, split: Any, n_samples: int) -> Split:
 def stage_splits(
     estimator: Any,
     X: Any,
-    y: NDArray[Any],
+    y: Any,
     splits: Sequence[Split],
     *,
     fit_params: Mapping[str, Any],
@@ -222,6 +303,7 @@ def stage_splits(
     estimator : estimator
     X : samples
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
+        For several labels in any form that can be indexed by rows.
     splits : sequence of (train, test) rows
         See `make_splits`.
     fit_params : mapping
@@ -241,7 +323,8 @@ def stage_splits(
     UserWarning
         If the first part of a split lacks a class.
     """
-    _warn_of_missing_classes(y, splits)
+    if not takes_labels(estimator, y):  # labels are warned of where they are fitted
+        _warn_of_missing_classes(y, splits)
     base = clone(estimator)  # clones of one base share what they may share
     keep = len(splits) == 1
     results = Parallel(n_jobs=n_jobs)(
@@ -273,45 +356,54 @@ def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
 def _fit_and_stage(
     estimator: Any,
     X: Any,
-    y: NDArray[Any],
+    y: Any,
     split: Split,
     *,
     fit_params: Mapping[str, Any],
     keep: bool,
-) -> tuple[tuple[StagedPredictions, Any], Any]:
+) -> tuple[tuple[StagedPredictions, Tasks], Any]:
     train, test = split
     params = check_method_params(X, fit_params, indices=train)
-    estimator.fit(safe_indexing(X, train), y[train], **params)
+    estimator.fit(safe_indexing(X, train), safe_indexing(y, train), **params)
     return staged_predictions(estimator, safe_indexing(X, test)), estimator if keep else None
 
 
 def _pooled(
-    parts: Sequence[tuple[StagedPredictions, Any]],
+    parts: Sequence[tuple[StagedPredictions, Tasks]],
     rows: Sequence[NDArray[np.intp]],
-    y: NDArray[Any],
+    y: Any,
 ) -> Validation:
     """Return the predictions of several networks below each other, among the classes of all."""
     depths = sorted({staged.n_layers for staged, _ in parts})
     if len(depths) > 1:
         raise ValueError(f"The networks of the splits have different numbers of layers: {depths}.")
-    classes = _all_classes([classes for _, classes in parts], y)
+    known = [tasks for _, tasks in parts]
+    united = _all_labels(known, y) if known[0].multilabel else _all_classes(known, y)
     all_rows = np.concatenate(rows)
-    codes = Tasks(classes).codes(y[all_rows])
+    codes = united.codes(safe_indexing(y, all_rows))
     return Validation(
-        staged=StagedPredictions.concatenate([_among(classes, *part) for part in parts]),
+        staged=StagedPredictions.concatenate([_among(united, *part) for part in parts]),
         rows=all_rows,
         codes=codes.reshape(len(codes), -1),
-        classes=classes,
+        tasks=united,
         knows_all=np.concatenate(
-            [np.full(part[0].n_samples, Tasks(classes).same_as(part[1])) for part in parts]
+            [np.full(staged.n_samples, united.same_as(tasks)) for staged, tasks in parts]
         ),
     )
 
 
-def _all_classes(known: Sequence[Any], y: NDArray[Any]) -> Any:
-    """Return the classes of all networks and labels, sorted, in the form of `classes_`."""
+def _all_labels(known: Sequence[Tasks], y: Any) -> Tasks:
+    """Return the labels of all networks and samples; those of an indicator are the same in all."""
+    if all(tasks.same_as(known[0]) for tasks in known):
+        return known[0]
+    given = check_label_targets(y, num_samples(y)).classes
+    return Tasks(np.unique(np.concatenate([*(tasks.classes for tasks in known), given])), True)
+
+
+def _all_classes(known: Sequence[Tasks], y: NDArray[Any]) -> Tasks:
+    """Return the classes of all networks and samples, sorted, in the form of `classes_`."""
     columns = task_columns(y)
-    each = [Tasks(classes).each for classes in known]
+    each = [tasks.each for tasks in known]
     if any(len(tasks) != len(columns) for tasks in each):
         raise ValueError(
             f"y holds {len(columns)} task(s), but the networks of the splits predict "
@@ -321,15 +413,18 @@ def _all_classes(known: Sequence[Any], y: NDArray[Any]) -> Any:
         np.unique(np.concatenate([*(tasks[task] for tasks in each), column]))
         for task, column in enumerate(columns)
     ]
-    classes = united if isinstance(known[0], list) else united[0]
-    return known[0] if Tasks(known[0]).same_as(classes) else classes
+    classes = Tasks(united if isinstance(known[0].classes, list) else united[0])
+    return known[0] if known[0].same_as(classes) else classes
 
 
-def _among(classes: Any, staged: StagedPredictions, known: Any) -> StagedPredictions:
-    """Return predictions of known classes among all classes."""
-    if Tasks(classes).same_as(known):
+def _among(united: Tasks, staged: StagedPredictions, known: Tasks) -> StagedPredictions:
+    """Return predictions of known classes, or labels, among all of them."""
+    if united.same_as(known):
         return staged
-    pairs = zip(Tasks(classes).each, Tasks(known).each, strict=True)
+    if united.multilabel:
+        columns = np.searchsorted(united.classes, known.classes)
+        return staged.with_classes([columns], [len(united.classes)])
+    pairs = zip(united.each, known.each, strict=True)
     return staged.with_classes(
-        [np.searchsorted(every, some) for every, some in pairs], Tasks(classes).counts
+        [np.searchsorted(every, some) for every, some in pairs], united.counts
     )

@@ -23,7 +23,6 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sklearn_epee._checks.labels import check_groups, check_weights
-from sklearn_epee._checks.tasks import as_target, check_any_labels, strata, task_codes
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front
@@ -39,6 +38,7 @@ from ._choice import Choice, Guarantee, ScoredSamples, choose
 from ._risks import LossFunction, check_risk, check_risk_groups
 from ._selection import Objective, SelectionCriterion
 from ._staging import (
+    Target,
     Validation,
     check_used,
     is_own_splitter,
@@ -65,7 +65,7 @@ class _FitInputs:
     """What `fit` was given, checked."""
 
     X: Any
-    y: NDArray[Any]
+    target: Target
     weights: Floats | None
     fit_params: Mapping[str, Any]
     split_params: Mapping[str, Any]
@@ -400,7 +400,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         samples = ScoredSamples(validation, given.X, given.weights, self.scoring)
         choice, found = self._choose(samples, given)
         if fitted is None:
-            fitted = clone(self.estimator).fit(given.X, given.y, **given.fit_params)
+            fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
         tau, patience = choice.policy["tau"], choice.policy["patience"]
         self._adopt(with_policy(fitted, tau, patience))
         self.best_tau_, self.best_patience_ = tau, patience
@@ -457,25 +457,36 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
     ) -> _FitInputs:
         X = indexable(X)[0]
-        y = as_target(check_any_labels(y, num_samples(X), type(self).__name__))
-        if y.ndim == 2:
-            self._check_risk_of_tasks(y.shape[1])
-        groups = None if risk_groups is None else check_risk_groups(risk_groups, len(y))
+        n_samples, name = num_samples(X), type(self).__name__
+        target = Target.of(y, n_samples, self.estimator, name, fitted=self._is_fitted())
+        self._check_risk_of(target)
+        groups = None if risk_groups is None else check_risk_groups(risk_groups, n_samples)
         routed = self._route(params)
         weights = routed.scorer.score.get("sample_weight")
         return _FitInputs(
             X=X,
-            y=y,
-            weights=None if weights is None else check_weights(weights, len(y)),
+            target=target,
+            weights=None if weights is None else check_weights(weights, n_samples),
             fit_params=routed.estimator.fit,
             split_params=routed.splitter.split,
             risk_groups=groups,
-            together=self._together(routed.splitter.split.get("groups"), len(y)),
+            together=self._together(routed.splitter.split.get("groups"), n_samples),
         )
 
     def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
         """Return the numbers of the groups that the parts of a guarantee do not split."""
         return None if self.confidence is None else check_groups(groups, n_samples)
+
+    def _check_risk_of(self, target: Target) -> None:
+        """Raise if the risk is about the classes of one task, and there are more or labels."""
+        if target.multilabel and self.per_class:
+            raise ValueError(
+                "per_class=True needs samples of one class each, but y holds several labels per "
+                "sample, whose groups overlap and cannot be tested apart. Bound ('miss', label) "
+                "for the label that matters, or give risk_groups."
+            )
+        if not target.multilabel and target.n_tasks > 1:
+            self._check_risk_of_tasks(target.n_tasks)
 
     def _check_risk_of_tasks(self, n_tasks: int) -> None:
         """Raise if the risk is about the classes of one task."""
@@ -541,21 +552,22 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     # ------------------------------------------------------------------ one pass a split
 
+    def _is_fitted(self) -> bool:
+        return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
+
     def _stage(self, given: _FitInputs) -> tuple[Validation, Any]:
         """Return the predictions of all exits, and their estimator if it is the final one."""
-        is_prefit = isinstance(self.cv, str)
-        if is_prefit and self.refit:
+        if isinstance(self.cv, str) and self.refit:
             raise ValueError("cv='prefit' trains nothing: refit must be False; got refit=True.")
-        if is_prefit or isinstance(self.estimator, FrozenEstimator):
+        if self._is_fitted():
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             self._check_reachable(exit_classifier(self.estimator))
             check_used(given.fit_params, self.estimator)
-            return stage_fitted(self.estimator, given.X, given.y), self.estimator
-        target = self._target_to_split(given.y)
+            return stage_fitted(self.estimator, given.X, given.target.y), self.estimator
         splits = make_splits(
             self.cv,
             given.X,
-            target,
+            given.target.to_split(self.cv),
             random_state=self.random_state,
             split_params=given.split_params,
         )
@@ -563,19 +575,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         validation, kept = stage_splits(
             self.estimator,
             given.X,
-            given.y,
+            given.target.y,
             splits,
             fit_params=given.fit_params,
             n_jobs=self.n_jobs,
         )
         return validation, None if self.refit else kept
-
-    def _target_to_split(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Return what splitters stratify by: the labels, or numbers of their combinations."""
-        if y.ndim == 1:
-            return y
-        n_folds = self.cv if isinstance(self.cv, Integral) else 5
-        return strata(task_codes(y), 2 if isinstance(self.cv, float) else int(n_folds))
 
     def _check_splits(self, n_splits: int) -> None:
         if not self.refit and n_splits > 1:
@@ -643,6 +648,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         """Return the group of each given sample, and all groups that are promised something."""
         if self.per_class:  # of all classes, for the network may predict each of them
-            return given.y, validation.classes
+            return given.target.y, validation.classes
         groups = given.risk_groups
         return groups, None if groups is None else np.unique(groups)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import get_scorer_names
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import scorer_parts
 from sklearn_epee._exits.checks import check_each, check_n_layers, check_patience, check_tau
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore, exact_score
@@ -33,7 +34,7 @@ def make_score(scoring: Any, shown: Shown) -> PolicyScore:
     ValueError
         If the score needs more than the predicted labels.
     """
-    score = exact_score(scoring, shown.classes) if _is_scoring(scoring) else None
+    score = exact_score(scoring, Tasks(shown.classes)) if _is_scoring(scoring) else None
     if score is None:
         raise ValueError(
             f"scoring must be one of {list(EXACT_SCORES)}, or another precision, recall, F or "

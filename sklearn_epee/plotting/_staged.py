@@ -102,7 +102,8 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
     ValueError
         If `y` does not fit.
     """
-    staged, classes = staged_predictions(estimator, X)
+    staged, tasks = staged_predictions(estimator, X)
+    classes = tasks.classes
     if isinstance(classes, list):
         raise TypeError(
             f"{type(estimator).__name__} predicts {len(classes)} tasks, and a display shows one. "

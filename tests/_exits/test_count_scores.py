@@ -20,6 +20,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits import count_scores
 from sklearn_epee._exits.label_scores import positive_f1_score
 from sklearn_epee._exits.policy_scores import exact_score
@@ -49,7 +50,7 @@ def expected_scores(scorer, classes, staged, codes, *, sweep, weights):
 def assert_exact(scorer, classes, proba, seed=0, weights=None):
     """The scores of all thresholds of all patience values are scikit-learn's."""
     staged, codes = StagedPredictions.from_proba([proba]), codes_for(proba, seed)
-    score = exact_score(scorer, classes)(staged, codes[:, np.newaxis], weights)
+    score = exact_score(scorer, Tasks(classes))(staged, codes[:, np.newaxis], weights)
     assert score.is_cheap
     for patience in range(1, staged.n_layers + 1):
         sweep = PolicySpace(staged).sweep(patience)
@@ -166,4 +167,4 @@ def test_many_classes_are_counted_in_blocks(monkeypatch):
     ],
 )
 def test_what_counts_do_not_decide_is_left_to_the_scorer(scorer, classes):
-    assert exact_score(scorer, classes) is None
+    assert exact_score(scorer, Tasks(classes)) is None

@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, exit_layers
 from tests.model_selection.staged import label_thresholds, staged_labels
 
-few = settings(deadline=None, max_examples=40)
+few = settings(deadline=None, max_examples=25)
 
 
 def binary_entropy(p):
@@ -153,12 +152,11 @@ def test_parts_with_thresholds_and_labels_of_their_own():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("0.5", TypeError, "label_thresholds must be None, a number in .* or 3 of them; got '0.5'"),
-        (True, TypeError, "of type bool"),
-        ([0.5, 0.5], ValueError, r"one for each label; got an array of shape \(2,\)"),
-        ([0.5, np.nan, 0.5], ValueError, r"got \[0.5 nan 0.5\]"),
-        (1.5, ValueError, "got 1.5"),
-        ([[0.5], [0.5, 0.2]], ValueError, "label_thresholds must be an array"),
+        ("0.5", TypeError, "label_thresholds='0.5' is not valid; expected None, a number from 0"),
+        (True, TypeError, "label_thresholds=True is not valid"),
+        ([0.5, 0.5], ValueError, "label_thresholds holds 2 numbers for 3 labels"),
+        ([0.5, np.nan, 0.5], ValueError, "label_thresholds=.*nan.* is not valid"),
+        (1.5, ValueError, "label_thresholds=1.5 is not valid"),
     ],
 )
 def test_bad_thresholds_are_refused(given, error, message):
@@ -174,4 +172,3 @@ def test_other_arguments_that_do_not_fit_are_refused():
         apply_policy(proba, 0.1, multilabel="yes")
     with pytest.raises(ValueError, match=r"must have shape .*; got an array of shape \(1, 2, 2, 3"):
         exit_layers([proba], 0.1, multilabel=True)
-    assert_array_equal(check_label_thresholds(np.float32(0.25), 2), [0.25, 0.25])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer, recall_score
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits import count_scores
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, ScorerScore
 from sklearn_epee._exits.staged import StagedPredictions
@@ -103,7 +104,7 @@ def test_any_scorer_sees_the_staged_at_the_exits(name, weighted):
     params = {"sample_weight": np.linspace(0.1, 1, 60)} if weighted else {}
     scorer = get_scorer(name)
     score = ScorerScore(
-        scorer, staged=staged, classes=classes, X=np.zeros(60), y=classes[codes], params=params
+        scorer, staged=staged, tasks=Tasks(classes), X=np.zeros(60), y=classes[codes], params=params
     )
     taus = PolicySpace(staged).quantile_taus(5)
     sweep = PolicySpace(staged).sweep(3, taus)
@@ -124,7 +125,7 @@ def test_scorers_get_the_samples():
         assert estimator.predict(X).shape == y.shape
         return float(X[7].split()[1])
 
-    score = ScorerScore(last_word, staged=staged, classes=classes, X=X, y=codes, params={})
+    score = ScorerScore(last_word, staged=staged, tasks=Tasks(classes), X=X, y=codes, params={})
     assert score(PolicySpace(staged).sweep(1)).tolist() == [7]
 
 
@@ -132,7 +133,7 @@ def test_scorers_get_the_samples():
 def test_scorers_that_give_no_number(value):
     staged, codes, classes = many()
     score = ScorerScore(
-        lambda *_: value, staged=staged, classes=classes, X=codes, y=codes, params={}
+        lambda *_: value, staged=staged, tasks=Tasks(classes), X=codes, y=codes, params={}
     )
     with pytest.raises(TypeError, match="scoring must return a single number"):
         score(PolicySpace(staged).sweep(1))
@@ -142,7 +143,7 @@ def test_thresholded_binary_scores():
     staged, codes, classes = many(2)
     scorer = make_scorer(f1_score, pos_label="bee")
     score = ScorerScore(
-        scorer, staged=staged, classes=classes, X=codes, y=classes[codes], params={}
+        scorer, staged=staged, tasks=Tasks(classes), X=codes, y=classes[codes], params={}
     )
     sweep = PolicySpace(staged).sweep(4, np.array([0.5]))
     exits = next(sweep.exit_layers())

@@ -143,9 +143,9 @@ def test_a_tuned_policy_is_its_own():
 
 def test_staged_predictions_carry_the_ensemble():
     inner = NumericExits(exit_ensemble="mean").fit(X, Y)
-    staged, classes = staged_predictions(make_pipeline(StandardScaler(), inner).fit(X, Y), X)
+    staged, tasks = staged_predictions(make_pipeline(StandardScaler(), inner).fit(X, Y), X)
     assert staged.exit_ensemble == "mean"
-    assert_array_equal(classes, ["ant", "bee", "cow"])
+    assert_array_equal(tasks.classes, ["ant", "bee", "cow"])
     assert not np.allclose(staged.proba[0], staged.head_proba[0])
 
 

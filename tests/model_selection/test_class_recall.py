@@ -10,6 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score, recall_score
 
 from sklearn_epee import TunedExitPolicyClassifierCV
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee.exceptions import ClassRecallWarning
 from sklearn_epee.model_selection._class_recall import ClassReport
@@ -108,7 +109,7 @@ def report_of(right_at_full_depth, right, codes, n_classes=2):
     staged = StagedPredictions.from_proba([proba])
     classes = np.arange(n_classes)
     rows = np.arange(len(codes))
-    validation = Validation(staged, rows, codes[:, np.newaxis], classes, rows >= 0)
+    validation = Validation(staged, rows, codes[:, np.newaxis], Tasks(classes), rows >= 0)
     return ClassReport.of(validation, 0.5, 2)
 
 

@@ -15,6 +15,7 @@ from benchmarks.risk_control import (
     simulate,
     staged_population,
 )
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.tables import PolicyGrid
 from sklearn_epee.model_selection._risk_control import (
@@ -43,7 +44,7 @@ CLASSES = np.array(["a", "b", "c"])
 
 
 def losses_of(risk):
-    return risk_of(risk, PREDICTIONS[..., np.newaxis], CODES[:, np.newaxis], CLASSES)
+    return risk_of(risk, PREDICTIONS[..., np.newaxis], CODES[:, np.newaxis], Tasks(CLASSES))
 
 
 def test_named_losses():
@@ -268,6 +269,6 @@ def test_answers_carry_the_ensemble(population):
     proba, codes = population
     staged = StagedPredictions.from_proba([proba], exit_ensemble="mean")
     codes_of_tasks = codes[:, np.newaxis]
-    losses = risk_of("disagreement", staged.predictions, codes_of_tasks, np.arange(4)).losses
+    losses = risk_of("disagreement", staged.predictions, codes_of_tasks, Tasks(np.arange(4))).losses
     assert not losses[:, -1].any()
     assert (losses != Promise.on(proba, codes, "disagreement", 0.1).risk.losses).any()

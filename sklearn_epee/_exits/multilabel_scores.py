@@ -1,0 +1,262 @@
+"""Scores of several labels for all thresholds at once, from counts per label or per sample.
+
+How often a label is there, predicted, and predicted correctly decides precision, recall, F and
+Jaccard scores. Each is a sum over the samples of what depends on the exit alone, so it follows for
+every threshold from cumulative sums. Nothing is approximated: the scores are those of
+scikit-learn's functions of the same names for an indicator of labels. Labels that are not known of
+a sample, whose code is -1, count for nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from sklearn_epee._compat import scorer_parts
+
+from .count_scores import PRECISION, RATIOS, CountMetric, checked_options
+from .staged import Floats, Integers, StagedPredictions
+from .sweep import Sweep
+from .sweep_scores import MeanScore, PolicyScore
+
+# Sums of weights that cancel are below this.
+_ROUNDING = 1e-9
+_AVERAGES = ("micro", "macro", "weighted", "samples")
+
+
+class LabelCountScore:
+    """A score from counts per label or per sample, for each threshold of a sweep.
+
+    Parameters
+    ----------
+    metric : CountMetric
+        Its average may be "samples" too, the mean of the ratios of samples.
+    predictions : ndarray of shape (n_samples, n_layers, n_labels), int
+        Whether a label is predicted at a layer.
+    codes : ndarray of shape (n_samples, n_labels), int
+        1 where a label is there, 0 where not, -1 where that is not known.
+    weights : ndarray of shape (n_samples,) or None
+    """
+
+    is_cheap = True
+
+    def __init__(
+        self, metric: CountMetric, predictions: Integers, codes: Integers, weights: Floats | None
+    ) -> None:
+        if metric.columns is not None:
+            predictions, codes = predictions[..., metric.columns], codes[:, metric.columns]
+        self._metric = metric
+        self._weights = np.ones(len(codes)) if weights is None else weights
+        self._true: NDArray[np.bool_] = np.asarray(codes == 1)
+        self._predicted = (predictions == 1) & (codes >= 0)[:, np.newaxis]
+        self._right = self._predicted & self._true[:, np.newaxis]
+        self._is_known = (codes >= 0).any(axis=1)
+
+    def __call__(self, sweep: Sweep) -> Floats:
+        """Return the score, higher is better, for each of the sweep's thresholds."""
+        average = {"micro": self._micro, "samples": self._samples}
+        return self._metric.sign * average.get(self._metric.average, self._over_labels)(sweep)
+
+    def _micro(self, sweep: Sweep) -> Floats:
+        """Return the ratio of the sums over samples and labels."""
+        weights = self._weights[:, np.newaxis]
+        correct = sweep.total(self._right.sum(axis=2) * weights)
+        predicted = sweep.total(self._predicted.sum(axis=2) * weights)
+        true = float(self._weights @ self._true.sum(axis=1))
+        return self._ratio(correct, np.full_like(correct, true), predicted)
+
+    def _samples(self, sweep: Sweep) -> Floats:
+        """Return the mean of the ratios of the samples of which some label is known."""
+        true = np.broadcast_to(self._true.sum(axis=1)[:, np.newaxis], self._right.shape[:2])
+        ratios = self._ratio(self._right.sum(axis=2), true, self._predicted.sum(axis=2))
+        counts = ~np.isnan(ratios) & self._is_known[:, np.newaxis]
+        weights = self._weights[:, np.newaxis]
+        total = sweep.total(np.where(counts, ratios, 0) * weights)
+        size = sweep.total(counts * weights)
+        return np.divide(total, size, where=size > _ROUNDING, out=np.full(len(size), np.nan))
+
+    def _over_labels(self, sweep: Sweep) -> Floats:
+        """Return the mean of the ratios of the labels, weighted by how often they are there."""
+        support = self._weights @ self._true
+        weights = self._weights[:, np.newaxis]
+        sums, sizes = np.zeros((2, 2, len(sweep.taus)))  # plain and weighted
+        for label, true in enumerate(support):
+            correct = sweep.total(self._right[..., label] * weights)
+            predicted = sweep.total(self._predicted[..., label] * weights)
+            ratios = self._ratio(correct, np.full_like(correct, true), predicted)
+            counts = ~np.isnan(ratios)
+            for row, weight in enumerate((1.0, float(true))):
+                sums[row] += np.where(counts, ratios, 0) * weight
+                sizes[row] += counts * weight
+        found = np.full(len(sweep.taus), np.nan)
+        np.divide(sums[0], sizes[0], where=sizes[0] > 0, out=found)
+        if self._metric.average == "weighted":
+            np.divide(sums[1], sizes[1], where=sizes[1] > 0, out=found)
+        return found
+
+    def _ratio(self, correct: Any, true: Any, predicted: Any) -> Floats:
+        ratio = self._metric.ratio
+        below = ratio.predicted * predicted + ratio.true * true - ratio.both * correct
+        found = np.full(np.shape(below), self._metric.zero_division)
+        np.divide(ratio.correct * correct, below, where=below > _ROUNDING, out=found)
+        return found
+
+
+class LabelAveragePrecision:
+    """Mean over the labels of the average precision, from the probabilities at the exits.
+
+    It depends on the order of all samples, so each threshold is computed by itself.
+
+    Parameters
+    ----------
+    staged : StagedPredictions
+    codes : ndarray of shape (n_samples, n_labels), int
+    weights : ndarray of shape (n_samples,) or None
+    """
+
+    is_cheap = False
+
+    def __init__(
+        self, staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+    ) -> None:
+        self._staged = staged
+        self._codes = codes
+        self._weights = weights
+
+    def __call__(self, sweep: Sweep) -> Floats:
+        """Return the score for each of the sweep's thresholds."""
+        each = (self._staged.proba_at(exits)[0] for exits in sweep.exit_layers())
+        return np.array(
+            [mean_average_precision(self._codes, proba, self._weights) for proba in each]
+        )
+
+
+def mean_average_precision(
+    codes: Integers, proba: NDArray[np.floating], weights: Floats | None
+) -> float:
+    """Return the mean of the average precisions of the labels, 0 for one that is never there.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_labels), int
+        1, 0, or -1 where it is not known.
+    proba : ndarray of shape (n_samples, n_labels)
+    weights : ndarray of shape (n_samples,) or None
+    """
+    scores = []
+    for truth, column in zip(codes.T, proba.T, strict=True):
+        known = truth >= 0
+        if not (truth == 1).any():  # scikit-learn warns, and says 0
+            scores.append(0.0)
+            continue
+        ours = None if weights is None else weights[known]
+        scores.append(average_precision_score(truth[known], column[known], sample_weight=ours))
+    return float(np.mean(scores))
+
+
+def label_accuracy(
+    staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+) -> PolicyScore:
+    """Score the share of labels that are predicted correctly, over all samples and labels."""
+    right = (staged.predictions == codes[:, np.newaxis]).sum(axis=2)
+    known = (codes >= 0).sum(axis=1)
+    return _mean_over(right, known, weights)
+
+
+def label_set_accuracy(
+    staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+) -> PolicyScore:
+    """Score the share of samples whose labels, all that are known, are predicted correctly."""
+    known: NDArray[np.bool_] = np.asarray(codes >= 0)
+    hits = ((staged.predictions == codes[:, np.newaxis]) | ~known[:, np.newaxis]).all(axis=2)
+    scored: NDArray[np.bool_] = np.asarray(known.any(axis=1))
+    return _mean_over(hits & scored[:, np.newaxis], scored, weights)
+
+
+def label_balanced_accuracy(
+    staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+) -> PolicyScore:
+    """Score the mean over the labels of the balanced accuracy, of labels there and not there."""
+    weights = np.ones(len(codes)) if weights is None else weights
+    right = staged.predictions == codes[:, np.newaxis]
+    values, n_scored = np.zeros(right.shape[:2]), 0
+    for label, truth in enumerate(codes.T):
+        support = [float(weights @ (truth == code)) for code in (0, 1)]
+        present = np.count_nonzero(support)
+        n_scored += bool(present)
+        for code, size in enumerate(support):
+            if size > 0:
+                share = weights * (truth == code) / (size * present)
+                values += right[..., label] * share[:, np.newaxis]
+    return MeanScore(values, float(n_scored))
+
+
+def _mean_over(values: NDArray[Any], counted: NDArray[Any], weights: Floats | None) -> PolicyScore:
+    weights = np.ones(len(values)) if weights is None else weights
+    return MeanScore(values * weights[:, np.newaxis], float(counted @ weights))
+
+
+def exact_label_score(scorer: Any, n_labels: int) -> Callable[..., PolicyScore] | None:
+    """Return the way to score several labels for all thresholds at once, None if there is none.
+
+    Parameters
+    ----------
+    scorer : callable
+        A scorer of scikit-learn.
+    n_labels : int
+
+    Returns
+    -------
+    callable or None
+        Takes staged predictions, codes and weights.
+    """
+    metric = label_count_metric(scorer, n_labels)
+    if metric is None:
+        return None
+
+    def score(
+        staged: StagedPredictions, codes: Integers, weights: Floats | None = None
+    ) -> LabelCountScore:
+        return LabelCountScore(metric, staged.predictions, codes, weights)
+
+    return score
+
+
+def label_count_metric(scorer: Any, n_labels: int) -> CountMetric | None:
+    """Return the metric of a scorer of scikit-learn, None if it needs more than counts per label.
+
+    Parameters
+    ----------
+    scorer : callable
+        Made by :func:`~sklearn.metrics.make_scorer`.
+    n_labels : int
+    """
+    parts = scorer_parts(scorer)
+    if parts is None or not inspect.isfunction(parts.function) or parts.function not in RATIOS:
+        return None
+    options = checked_options(parts.function, parts.kwargs)
+    if options is None or options.get("sample_weight") is not None:
+        return None
+    average, labels = options["average"], options.get("labels")
+    if "negative_class" in options or average not in _AVERAGES:
+        return None
+    columns = None
+    if labels is not None:  # numbers of columns, as scikit-learn takes them for an indicator
+        columns = np.asarray(labels)
+        if columns.ndim != 1 or columns.dtype.kind not in "iu" or not len(columns):
+            return None
+        if columns.min() < 0 or columns.max() >= n_labels:
+            return None
+    zero_division = options["zero_division"]
+    return replace(
+        CountMetric(PRECISION, average, columns),
+        ratio=RATIOS[parts.function](options),
+        zero_division=0.0 if isinstance(zero_division, str) else float(zero_division),
+        sign=parts.sign,
+    )
