@@ -27,16 +27,18 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import make_scorer
 
 from ._checks.labels import check_weights
-from ._checks.tasks import as_target, check_any_labels
+from ._checks.tasks import Tasks, as_target, check_any_labels
 from ._exits.checks import as_array, check_n_layers
-from ._exits.class_scores import class_scores
+from ._exits.class_scores import class_scores, scores_of_labels
 from ._exits.label_scores import (
     check_average,
+    label_codes,
     label_scores,
     positive_f1_score,
     task_accuracy_score,
 )
-from ._exits.wrappers import exit_costs, find_exits
+from ._exits.multilabel_scores import label_scores_once
+from ._exits.wrappers import FoundExits, exit_costs, find_exits, is_multilabel
 from ._spans import (
     span_f1_score,
     span_f1_scorer,
@@ -215,7 +217,7 @@ def exit_scores(
     X : array-like of shape (n_samples, ...)
         Samples, as `estimator` takes them.
     y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-        True labels.
+        True labels; of several labels in any form that `fit` takes.
     sample_weight : array-like of shape (n_samples,), default=None
         Sample weights.
     negative_class : label, default=None
@@ -234,14 +236,21 @@ def exit_scores(
         tasks `accuracy` is the share of samples that are right in every task,
         `task_accuracy` the mean of the tasks' accuracies, and `balanced_accuracy` and
         `macro_f1` are means over the tasks, too; task t has `recall_task<t>_<class>` and
-        `mean_exit_layer_task<t>_<class>`.
+        `mean_exit_layer_task<t>_<class>`. With several labels `accuracy` is the share of samples
+        whose whole set of labels is right, `label_accuracy` that of all pairs of a sample and a
+        label; `macro_f1` and `balanced_accuracy` are means over the labels, `micro_f1` counts all
+        of them together, and `samples_f1` is the mean over the samples; `average_precision`, of the
+        predicted probabilities, needs no thresholds; `recall_<label>` and
+        `mean_exit_layer_<label>` are over the samples that have the label. Labels that are not
+        known (NaN) count for nothing.
 
     Raises
     ------
     TypeError
         If there is no classifier with early exits inside `estimator`.
     ValueError
-        If `negative_class` is neither a true nor a predicted label, or there are several tasks.
+        If `negative_class` is neither a true nor a predicted label, or there are several tasks or
+        labels.
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
 
@@ -269,6 +278,8 @@ def exit_scores(
     found = find_exits(estimator, X)
     result = found.classifier.predict_with_exits(found.X)
     y_pred = np.asarray(result.labels if found.is_transparent else estimator.predict(X))
+    if is_multilabel(found.classifier):
+        return _scores_of_labels(estimator, X, y, found, result, sample_weight, negative_class)
     y_true = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     speedup = _speedup_of(found.classifier, result, weights)
@@ -284,6 +295,38 @@ def exit_scores(
     # A wrapper may predict classes of its own.
     classes = getattr(found.classifier if found.is_transparent else estimator, "classes_", None)
     return scores | class_scores(y_true, y_pred, result.exit_layer, classes, weights)
+
+
+def _scores_of_labels(  # noqa: PLR0917 - what `exit_scores` was given and found
+    estimator: Any,
+    X: Any,
+    y: Any,
+    found: FoundExits,
+    result: Any,
+    sample_weight: ArrayLike | None,
+    negative_class: Any,
+) -> dict[str, float]:
+    """Return the scores of several labels."""
+    if negative_class is not None:
+        raise ValueError(
+            f"negative_class={negative_class!r} is for classes that exclude each other, but "
+            f"{type(estimator).__name__} predicts several labels: a sample without any has none."
+        )
+    labels, proba = np.asarray(result.labels), np.asarray(result.proba)
+    if not found.is_transparent:  # a wrapper with thresholds or probabilities of its own
+        labels, proba = np.asarray(estimator.predict(X)), np.asarray(estimator.predict_proba(X))
+    names = np.asarray(found.classifier.classes_)
+    codes = label_codes(y, Tasks(names, multilabel=True), len(labels))
+    weights = None if sample_weight is None else check_weights(sample_weight, len(labels))
+    layers = result.exit_layer
+    return (
+        label_scores_once(codes, labels, proba, weights)
+        | {
+            "speedup": _speedup_of(found.classifier, result, weights),
+            "mean_exit_layer": float(np.average(layers, weights=weights)),
+        }
+        | scores_of_labels(codes, labels, layers, names, weights)
+    )
 
 
 def positive_f1_scorer(negative_class: Any, *, average: str = "micro") -> Callable[..., float]:

@@ -74,3 +74,38 @@ def class_scores(
             keys = [f"{kind}_{name}" for name in names]
             scores |= dict(zip(keys, values.tolist(), strict=True))
     return scores
+
+
+def scores_of_labels(
+    codes: Integers,
+    y_pred: NDArray[Any],
+    exit_layer: Integers,
+    labels: NDArray[Any],
+    weights: Floats | None = None,
+) -> dict[str, float]:
+    """Return recall and mean exit layer of each label, over the samples that have it.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_labels), int
+        1 where a label is there.
+    y_pred : ndarray of shape (n_samples, n_labels), int
+    exit_layer : ndarray of shape (n_samples,), int
+    labels : ndarray of shape (n_labels,)
+    weights : ndarray of shape (n_samples,), default=None
+
+    Returns
+    -------
+    dict of str to float
+        "recall_<label>" and "mean_exit_layer_<label>"; NaN for a label that no sample has.
+    """
+    sample, label = np.nonzero(codes == 1)
+    ours = label, len(labels), None if weights is None else weights[sample]
+    recall = class_means(y_pred[sample, label] == 1, *ours)
+    layer = class_means(exit_layer[sample], *ours)
+    pairs = (("recall", recall), ("mean_exit_layer", layer))
+    return {
+        f"{kind}_{name}": value
+        for kind, values in pairs
+        for name, value in zip(labels.tolist(), values.tolist(), strict=True)
+    }

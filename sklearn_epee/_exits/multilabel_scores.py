@@ -20,9 +20,9 @@ from sklearn.metrics import average_precision_score
 
 from sklearn_epee._compat import scorer_parts
 
-from .count_scores import PRECISION, RATIOS, CountMetric, checked_options
+from .count_scores import PRECISION, RATIOS, CountMetric, Ratio, checked_options
 from .staged import Floats, Integers, StagedPredictions
-from .sweep import Sweep
+from .sweep import PolicySpace, Sweep
 from .sweep_scores import MeanScore, PolicyScore
 
 # Sums of weights that cancel are below this.
@@ -56,7 +56,7 @@ class LabelCountScore:
         self._true: NDArray[np.bool_] = np.asarray(codes == 1)
         self._predicted = (predictions == 1) & (codes >= 0)[:, np.newaxis]
         self._right = self._predicted & self._true[:, np.newaxis]
-        self._is_known = (codes >= 0).any(axis=1)
+        self._is_known: NDArray[np.bool_] = np.asarray((codes >= 0).any(axis=1))
 
     def __call__(self, sweep: Sweep) -> Floats:
         """Return the score, higher is better, for each of the sweep's thresholds."""
@@ -260,3 +260,37 @@ def label_count_metric(scorer: Any, n_labels: int) -> CountMetric | None:
         zero_division=0.0 if isinstance(zero_division, str) else float(zero_division),
         sign=parts.sign,
     )
+
+
+def label_scores_once(
+    codes: Integers, predicted: Integers, proba: NDArray[np.floating], weights: Floats | None
+) -> dict[str, float]:
+    """Return the scores of one prediction of several labels.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_labels), int
+        1 where a label is there, 0 where not, -1 where that is not known.
+    predicted : ndarray of shape (n_samples, n_labels), int
+    proba : ndarray of shape (n_samples, n_labels)
+    weights : ndarray of shape (n_samples,) or None
+
+    Returns
+    -------
+    dict of str to float
+        "accuracy" (of whole sets), "label_accuracy", "balanced_accuracy", "macro_f1", "micro_f1",
+        "samples_f1" and "average_precision".
+    """
+    staged = StagedPredictions.from_labels(np.asarray(predicted, np.float64)[:, np.newaxis])
+    sweep = PolicySpace(staged).sweep(1, np.zeros(1))
+    scores: dict[str, PolicyScore] = {
+        "accuracy": label_set_accuracy(staged, codes, weights),
+        "label_accuracy": label_accuracy(staged, codes, weights),
+        "balanced_accuracy": label_balanced_accuracy(staged, codes, weights),
+    }
+    for average in ("macro", "micro", "samples"):
+        metric = CountMetric(Ratio.fbeta(1.0), average)
+        score = LabelCountScore(metric, staged.predictions, codes, weights)
+        scores[f"{average}_f1"] = score
+    found = {name: float(score(sweep)[0]) for name, score in scores.items()}
+    return found | {"average_precision": mean_average_precision(codes, proba, weights)}

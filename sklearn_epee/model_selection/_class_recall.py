@@ -47,6 +47,8 @@ class ClassReport:
         the policy decide differently.
     excess : ndarray of float
         Recall lost beyond the accuracy that all samples of the task lose together.
+    are_labels : bool
+        Whether they are labels of which a sample may have any.
     """
 
     task: Integers
@@ -57,6 +59,7 @@ class ClassReport:
     mean_exit_layer: Floats
     p_value: Floats
     excess: Floats
+    are_labels: bool = False
 
     @classmethod
     def of(
@@ -99,7 +102,7 @@ class ClassReport:
             n_classes=len(labels),
             weights=None if weights is None else weights[sample],
         )
-        return cls(np.zeros(len(labels), dtype=np.int64), labels, *figures)
+        return cls(np.zeros(len(labels), dtype=np.int64), labels, *figures, are_labels=True)
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Return the figures as columns; "task" only if there are several."""
@@ -139,13 +142,16 @@ class ClassReport:
             return
         order = np.argsort(self.recall[rows] - self.full_depth_recall[rows], kind="stable")
         named = "; ".join(self._described(row) for row in rows[order[:_MOST_NAMED]])
+        kind, scores = "classes", ", 'balanced_accuracy' or positive_f1_scorer(negative_class)"
+        if self.are_labels:
+            kind, scores = "labels", " or 'balanced_accuracy'"
         more = f"; and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
         warnings.warn(
             f"The chosen policy ({policy}) loses much of the recall of {len(rows)} of "
-            f"{len(self.labels)} classes against full depth, on the samples it was chosen on: "
-            f"{named}{more}. class_report_ has the figures of all classes. A score by which every "
-            "class counts ('f1_macro', 'balanced_accuracy' or positive_f1_scorer(negative_class) "
-            "as scoring) or a smaller max_accuracy_drop keeps more of it.",
+            f"{len(self.labels)} {kind} against full depth, on the samples it was chosen on: "
+            f"{named}{more}. class_report_ has the figures of all {kind}. A score by which each of "
+            f"them counts ('f1_macro'{scores} as scoring) or a smaller max_accuracy_drop keeps more "
+            "of it.",
             ClassRecallWarning,
             stacklevel=stacklevel + 1,
         )

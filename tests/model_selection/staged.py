@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_epee._checks.multilabel import check_label_targets
 from sklearn_epee._checks.tasks import Tasks, exact_match_score, task_columns
 from sklearn_epee._exits.wrappers import stack_tasks
 from sklearn_epee.policy import apply_policy
@@ -244,3 +245,86 @@ def staged_labels(draw, max_samples=6, max_layers=5, max_labels=4):
 
 # A seed of thresholds of the labels, or none.
 label_thresholds = st.none() | st.integers(0, 1000)
+
+
+class NumericLabels(ClassifierMixin, BaseEstimator):
+    """One `NumericExits` a label; it knows an indicator and lists of labels."""
+
+    n_fits = 0
+    n_passes = 0
+
+    def __init__(  # noqa: PLR0917 - as those above
+        self,
+        tau=0.3,
+        patience=None,
+        exit_ensemble=None,
+        exit_loss_weights="ascending",
+        joint_exit="all",
+        label_thresholds=None,
+        target_type="auto",
+    ):
+        self.tau = tau
+        self.patience = patience
+        self.exit_ensemble = exit_ensemble
+        self.exit_loss_weights = exit_loss_weights
+        self.joint_exit = joint_exit
+        self.label_thresholds = label_thresholds
+        self.target_type = target_type
+
+    def fit(self, X, y, sample_weight=None):
+        type(self).n_fits += 1
+        targets = check_label_targets(y, len(X))
+        self.classes_, self.multilabel_, self.n_layers_ = targets.classes, True, N_LAYERS
+        weights = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
+        self.each_ = [
+            _OneOfSeveral().fit(X, column, weights * (column >= 0)) for column in targets.codes.T
+        ]
+        return self
+
+    def staged_predict_proba(self, X):
+        type(self).n_passes += 1
+        each = [
+            one._staged(X) @ (one.classes_ == 1) for one in self.each_
+        ]  # of 1, also where it is the only class
+        yield from np.stack(each, axis=-1).transpose(1, 0, 2)
+
+    def predict_with_exits(self, X):
+        found = apply_policy(
+            np.stack(list(self.staged_predict_proba(X)), axis=1),
+            self.tau,
+            self.patience,
+            self.exit_ensemble,
+            self.exit_loss_weights,
+            joint_exit=self.joint_exit,
+            multilabel=True,
+            label_thresholds=self.label_thresholds,
+        )
+        return Bunch(
+            labels=found.prediction,
+            proba=found.proba,
+            exit_layer=found.exit_layer,
+            entropy=found.entropy,
+        )
+
+    def predict(self, X):
+        return self.predict_with_exits(X).labels
+
+    def predict_proba(self, X):
+        return self.predict_with_exits(X).proba
+
+    def predict_exit_layer(self, X):
+        return self.predict_with_exits(X).exit_layer
+
+
+def label_clouds(n_samples=300, seed=0, *, as_lists=False):
+    """Points with the labels "far", "high" and "right", the first of which is rare."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, 2))
+    noisy = X + rng.normal(0, 0.4, X.shape)
+    y = np.column_stack([np.hypot(*noisy.T) > 2.2, noisy[:, 1] > 0.5, noisy[:, 0] > 0]).astype(
+        np.int64
+    )
+    names = ("far", "high", "right")
+    if as_lists:
+        return X, [[n for n, there in zip(names, row, strict=True) if there] for row in y]
+    return X, y
