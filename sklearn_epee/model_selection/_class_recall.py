@@ -149,9 +149,9 @@ class ClassReport:
         warnings.warn(
             f"The chosen policy ({policy}) loses much of the recall of {len(rows)} of "
             f"{len(self.labels)} {kind} against full depth, on the samples it was chosen on: "
-            f"{named}{more}. class_report_ has the figures of all {kind}. A score by which each of "
-            f"them counts ('f1_macro'{scores} as scoring) or a smaller max_accuracy_drop keeps more "
-            "of it.",
+            f"{named}{more}. class_report_ has the figures of all {kind}. A score by which each "
+            f"of them counts ('f1_macro'{scores} as scoring) or a smaller max_accuracy_drop keeps "
+            "more of it.",
             ClassRecallWarning,
             stacklevel=stacklevel + 1,
         )
