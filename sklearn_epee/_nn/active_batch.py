@@ -62,7 +62,8 @@ class ActiveBatch:
         index = torch.from_numpy(self.layout.rows_of(samples)).to(self.hidden.device)
         state = None
         if self.state is not None:
-            state = self.state.take(torch.from_numpy(samples).to(self.hidden.device))
+            predicted = torch.from_numpy(self.layout.predicted(samples))
+            state = self.state.take(predicted.to(self.hidden.device))
         layout = self.layout.take(samples, index)
         return ActiveBatch(self.layer, self.rows[samples], self.hidden[index], layout, state)
 
@@ -76,6 +77,6 @@ class ActiveBatch:
             parts[0].layer,
             np.concatenate([part.rows for part in parts]),
             torch.cat([padded(part.hidden, width) for part in parts]),
-            BatchLayout.merge([part.layout for part in parts]),
+            parts[0].layout.merge([part.layout for part in parts]),
             joined_states(part.state for part in parts),
         )

@@ -73,6 +73,10 @@ class BatchLayout:
             return samples
         return rows_of_samples(self.windows, samples)
 
+    def predicted(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the numbers of what is predicted of some samples: the samples themselves."""
+        return samples
+
     def take(
         self, samples: NDArray[np.intp], index: Tensor, width: int | None = None
     ) -> BatchLayout:

@@ -29,7 +29,10 @@ class ExitPolicy:
     exit_weights : ndarray of shape (M,)
         Weights of the exits for ``"weighted"``.
     joint_exit : {"all", "any", "mean"}
-        How several tasks decide together.
+        How several tasks, and the words of a sentence, decide together.
+    token_exit : {"sentence", "token"}
+        Whether the words of a sentence exit together or each by itself; read where words are
+        predicted.
     """
 
     tau: float
@@ -37,6 +40,7 @@ class ExitPolicy:
     exit_ensemble: str | None
     exit_weights: NDArray[np.float64]
     joint_exit: str = "all"
+    token_exit: str = "sentence"
 
 
 @dataclass(frozen=True)

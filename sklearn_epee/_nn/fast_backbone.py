@@ -16,6 +16,7 @@ from .backbones import (
     LayerParts,
     RMSWeights,
     Rotary,
+    SomeRows,
     for_each_head,
     joined_scores_mask,
     near_keys,
@@ -55,6 +56,12 @@ class LayerwiseBackbone(Protocol):
         positions: Tensor | None = None,
     ) -> Tensor:
         """Return the output of a layer at some positions, (n, r, d)."""
+        ...
+
+    def some_rows(  # noqa: PLR0917 - as the adapter's
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    ) -> Tensor:
+        """Return the same at positions of which each sample may have another number, (R, d)."""
         ...
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
@@ -175,6 +182,24 @@ class FastLayer:
         attended = _flat(attend(query, k, v, seen).transpose(1, 2).flatten(2))
         return self._finish(attended, flat)[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
+    def some_rows(  # noqa: PLR0917 - as `rows`
+        self,
+        hidden_rows: Tensor,
+        k: Tensor,
+        v: Tensor,
+        seen: Seen,
+        at: SomeRows,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        """Return the output of the layer at the positions `at`, (R, d)."""
+        flat = _flat(hidden_rows.unsqueeze(0))
+        n_rows = len(hidden_rows)
+        query = at.fill_up(self._query(self._read(flat))[:n_rows])
+        query = self._query_norm(query.unflatten(-1, (self._n_heads, -1)).transpose(1, 2))
+        query = query if rotary is None else rotary.rotate(query)
+        attended = at.pick(attend(query, k, v, seen).transpose(1, 2).flatten(2))
+        return self._finish(_flat(attended.unsqueeze(0)), flat)[:n_rows]
+
     def _read(self, rows: Tensor) -> Tensor:
         return self._norm_1(rows) if self._pre_norm else rows
 
@@ -247,6 +272,15 @@ class FastBackbone:
         rotary = None if rotary is None else rotary.at(positions, hidden_rows.shape[1])
         seen = self._seen(layer, mask, positions)
         return self._layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
+
+    def some_rows(  # noqa: PLR0917 - as the adapter's
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    ) -> Tensor:
+        """See `BackboneAdapter.some_rows`."""
+        rotary = self._tables.rotary(layer, k.shape[2])
+        rotary = None if rotary is None else rotary.at(at.positions, at.positions.shape[1])
+        seen = self._seen(layer, mask, at.positions)
+        return self._layers[layer - 1].some_rows(hidden_rows, k, v, seen, at, rotary)
 
     def _seen(self, layer: int, mask: Tensor, positions: Tensor | None) -> Seen:
         bias = self._tables.bias(layer, mask.shape[1])

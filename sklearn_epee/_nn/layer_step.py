@@ -42,8 +42,7 @@ class LayerStep:
     ) -> None:
         self._placed = placed
         self._rule = rule
-        n_read = placed.network.n_rows_read if placed.network.adapter.rows_apart else 0
-        self._row_first = row_first.choice(rule, n_read)
+        self._row_first = row_first.choice(rule, placed.n_rows_read)
         self._graphs = graphs
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
@@ -98,7 +97,7 @@ class LayerStep:
             active.rows[remaining],
             hidden[:, : kept.layout.width][kept.rows],
             kept.layout,
-            None if state is None else state.take(kept.samples),
+            None if state is None else state.take(kept.predicted),
         )
 
     def _row_then_rest(
@@ -116,7 +115,7 @@ class LayerStep:
                 return None
             kept = self._kept(layout, remaining)
             index, width, layout = kept.rows, kept.layout.width, kept.layout
-            rows, state = rows[remaining], None if state is None else state.take(kept.samples)
+            rows, state = rows[remaining], None if state is None else state.take(kept.predicted)
             hidden, (k, v) = hidden[:, :width][index], keys_values
             keys_values = k[:, :, :width][index], v[:, :, :width][index]
         above = self._rows(layer, hidden, keys_values, layout.mask)
@@ -143,21 +142,21 @@ class LayerStep:
 
     def _kept(self, layout: BatchLayout, remaining: NDArray[np.intp]) -> _Kept:
         """Return the samples that remain, where the batch is."""
-        rows = layout.rows_of(remaining)
-        samples = torch.from_numpy(remaining).to(self._placed.device)
-        index = samples if rows is remaining else torch.from_numpy(rows).to(self._placed.device)
-        return _Kept(samples, index, layout.take(remaining, index, _width(layout.mask, rows)))
+        rows, predicted = layout.rows_of(remaining), layout.predicted(remaining)
+        index = torch.from_numpy(rows).to(self._placed.device)
+        items = index if predicted is rows else torch.from_numpy(predicted).to(self._placed.device)
+        return _Kept(items, index, layout.take(remaining, index, width_of(layout.mask, rows)))
 
 
 class _Kept(NamedTuple):
-    """Samples that remain: their numbers, those of their rows, and their layout."""
+    """Samples that remain: the numbers of what is predicted, those of rows, and the layout."""
 
-    samples: Tensor
+    predicted: Tensor
     rows: Tensor
     layout: BatchLayout
 
 
-def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:
+def width_of(mask: Tensor, remaining: NDArray[np.intp]) -> int:
     """Return the number of positions that a remaining row still fills."""
     if mask.device.type != "cpu":  # reading it would wait for the queue
         return mask.shape[1]

@@ -43,6 +43,11 @@ class PlacedNetwork:
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._input_dtype = next(network.backbone.parameters()).dtype
 
+    @property
+    def n_rows_read(self) -> int:
+        """Rows of a layer that can be computed for its head alone; 0 where it needs all of them."""
+        return self.network.n_rows_read if self.network.adapter.rows_apart else 0
+
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, BatchLayout]:
         """Return what the first layer reads of some samples.
 

@@ -23,6 +23,7 @@ from sklearn_epee._nn.backbones._positions import (
     joined_scores_mask,
     near_keys,
 )
+from sklearn_epee._nn.backbones._some_rows import SomeRows
 
 __all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
 
@@ -434,6 +435,42 @@ class BackboneAdapter(ABC):
         query = self._rotated(layer, query, k.shape[2], positions)
         attended = self._attend(layer, block, (query, k, v), mask, positions)
         return self._finish(block, attended, hidden_rows)
+
+    def some_rows(  # noqa: PLR0917 - as `rows`
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    ) -> Tensor:
+        """Return the output of one layer at some positions, as many of each sample as it may be.
+
+        Parameters
+        ----------
+        layer : int
+            From 1 to `n_layers`.
+        hidden_rows : Tensor of shape (R, d)
+            What the layer reads, at these positions only.
+        k, v : Tensors of shape (n, n_key_heads, t, head_dim)
+            Keys and values of all positions.
+        mask : Tensor of shape (n, t), bool
+            True at real tokens.
+        at : SomeRows
+            Where the rows are.
+
+        Returns
+        -------
+        Tensor of shape (R, d)
+            Those of `rows`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        """
+        block = self._block(layer)
+        rows = hidden_rows.unsqueeze(0)
+        query = self._query(block, self._attention_input(block, rows))
+        query = at.fill_up(query.transpose(1, 2).flatten(2).squeeze(0))
+        query = self._rotated(layer, self._split_heads(query), k.shape[2], at.positions)
+        attended = at.pick(self._attend(layer, block, (query, k, v), mask, at.positions))
+        return self._finish(block, attended.unsqueeze(0), rows).squeeze(0)
 
     def layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the output of one layer at all positions.

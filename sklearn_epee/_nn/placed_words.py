@@ -1,0 +1,52 @@
+"""A trained network that predicts words, where it runs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batch_layout import BatchLayout, backbone_inputs
+from .batching import EncodedSamples
+from .placed_network import PlacedNetwork
+from .word_layout import WordLayout
+
+
+class PlacedWords(PlacedNetwork):
+    """A network whose heads read the first piece of every word, as the engine runs it.
+
+    Its layouts are `WordLayout`, and its logits have a row for each of their words.
+    """
+
+    @property
+    def n_rows_read(self) -> int:
+        """Whether the rows of first pieces can be computed alone: 1 or 0."""
+        return int(self.network.adapter.rows_apart)
+
+    def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
+        """Return what the first layer reads of some sentences; see `PlacedNetwork.embed`."""
+        batch = samples.batch(rows)
+        inputs = {name: self._place(part) for name, part in backbone_inputs(batch).items()}
+        hidden, mask = self.backbone.embed(inputs)
+        return hidden, WordLayout.of_batch(batch, mask)
+
+    def read_rows(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
+    ) -> Tensor:
+        """Return a layer's output at the first pieces of words, (W, d)."""
+        at = cast("WordLayout", layout).first_pieces
+        return self.backbone.some_rows(layer, at.read(hidden), *keys_values, layout.mask, at)
+
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
+        """Return the logits of an exit from its layer's output, (W, K) float32."""
+        rows, positions = cast("WordLayout", layout).word_index
+        return self.network.word_logits(layer, hidden, rows, positions, self.backbone.pool)
+
+    def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
+        """Return the logits of an exit from the rows of first pieces, (W, K) float32."""
+        places = torch.arange(len(rows), device=rows.device)
+        first = torch.zeros_like(places)
+        return self.network.word_logits(layer, rows[None], first, places, self.backbone.pool)

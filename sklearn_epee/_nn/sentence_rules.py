@@ -1,0 +1,113 @@
+"""Exit rules for sentences whose words exit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batch_layout import rows_of_samples
+from .exit_rules import Decision, ExitPolicy, Exits, ExitState, RecordingRule, either
+from .joint_exit_rules import JointRule
+
+
+class SentenceRule(JointRule):
+    """A sentence exits where all of its words may, or some, or their mean.
+
+    The words of a sentence, and the layers of spans of a word, decide together as several tasks
+    do; the policy's `joint_exit` says how. Samples of `decide` are sentences; probabilities,
+    states and what is recorded have one row for each of their words.
+
+    Parameters
+    ----------
+    policy, n_layers, out, counts
+        Those of `JointRule`, with `out` for words.
+    word_counts : ndarray of shape (n,), int64
+        Words of each sentence in the caller's order.
+    """
+
+    def __init__(
+        self,
+        policy: ExitPolicy,
+        n_layers: int,
+        out: Exits,
+        counts: Sequence[int],
+        word_counts: NDArray[np.int64],
+    ) -> None:
+        super().__init__(policy, n_layers, out, counts)
+        # The first pieces of words are most of a sentence: a layer computes them first only where
+        # nobody needs the others, and there is nothing to be learned of how often that is.
+        self.rates_key = None
+        self._word_counts = word_counts
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
+    ) -> Decision:
+        """Record the predictions of the sentences that exit at a layer; see `ExitRule`."""
+        state = self._remember(layer, proba, state)
+        if not self.may_exit(layer):
+            return Decision(None, state)
+        entropy, counts = self._entropy(proba), self._word_counts[rows]
+        owners = np.repeat(np.arange(len(rows)), counts)
+        exits = None
+        if layer < self.last_layer:
+            exits = self._together(layer, entropy, state, owners)
+        words = rows_of_samples(self._word_counts, rows)
+        remaining = self._settle(layer, words, exits, (proba, entropy), state)
+        return Decision(None if remaining is None else np.unique(owners[remaining]), state)
+
+    def _together(
+        self, layer: int, entropy: Tensor, state: ExitState | None, owners: NDArray[np.intp]
+    ) -> Tensor:
+        """Return whether the sentence of each word exits, (W,) bool."""
+        of_word = torch.from_numpy(owners).to(entropy.device)
+        n = int(owners[-1]) + 1
+        if self._policy.joint_exit == "mean":
+            agreed = self._agreed(layer, state)
+            together = None if agreed is None else _all_words(agreed.all(dim=1), of_word, n)
+            return either(together, self._sure(_means(entropy, of_word, n)))[of_word]
+        each = self._exits(layer, entropy, state)
+        if self._policy.joint_exit == "all":
+            return _all_words(each, of_word, n)[of_word]
+        return (~_all_words(~each, of_word, n))[of_word]
+
+
+class SentenceRecordingRule(RecordingRule):
+    """No sentence exits before the last layer asked for; records what is predicted of words.
+
+    Parameters
+    ----------
+    first, last, out
+        Those of `RecordingRule`, with `out` for words.
+    word_counts : ndarray of shape (n,), int64
+        Words of each sentence in the caller's order.
+    """
+
+    def __init__(
+        self, first: int, last: int, out: NDArray[np.float32], word_counts: NDArray[np.int64]
+    ) -> None:
+        super().__init__(first, last, out)
+        self._word_counts = word_counts
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
+    ) -> Decision:
+        """Record the probabilities of a layer."""
+        return super().decide(layer, proba, rows_of_samples(self._word_counts, rows), state)
+
+
+def _all_words(is_true: Tensor, of_word: Tensor, n: int) -> Tensor:
+    """Return whether something is true of all words of each of n sentences."""
+    missing = torch.zeros(n, dtype=torch.int32, device=is_true.device)
+    return missing.index_add(0, of_word, (~is_true).int()) == 0
+
+
+def _means(entropy: Tensor, of_word: Tensor, n: int) -> Tensor:
+    """Return the mean entropy of the words of each of n sentences, (W, T) -> (n,)."""
+    # Summed in the order of the words: a mean depends on no other sentence of the batch.
+    totals = entropy.new_zeros(n).index_add(0, of_word, entropy.sum(dim=1))
+    counts = torch.bincount(of_word, minlength=n) * entropy.shape[1]
+    return totals / counts

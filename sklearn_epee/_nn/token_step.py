@@ -1,0 +1,129 @@
+"""One layer for sentences whose words exit one by one; those that have exited stay to be read."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .active_batch import ActiveBatch
+from .batching import EncodedSamples
+from .exit_rules import Decision, DynamicRule
+from .layer_step import width_of
+from .placed_words import PlacedWords
+from .tasks import task_softmax
+from .word_layout import WordLayout
+
+
+class TokenStep:
+    """Runs batches through one layer at a time; the rows of words that have exited stay as is.
+
+    A word that exits keeps the hidden states of its pieces. The layers above read them, through
+    their keys and values, and compute the rows of the words still open alone, and those of special
+    tokens as long as a word of the sentence is open. A sentence leaves with its last word.
+
+    Parameters
+    ----------
+    placed : PlacedWords
+    rule : DynamicRule
+        Its samples are words.
+    word_starts : ndarray of shape (n,), int64
+        Number of the first word of each sentence in the caller's order.
+    rows_computed : ndarray of shape (n,), int64
+        Rows computed of each sentence are added here. Layers that are run as a whole compute all.
+
+    References
+    ----------
+    Li et al., "Accelerating BERT Inference for Sequence Labeling via Early-Exit", ACL 2021.
+    """
+
+    def __init__(
+        self,
+        placed: PlacedWords,
+        rule: DynamicRule,
+        word_starts: NDArray[np.int64],
+        rows_computed: NDArray[np.int64],
+    ) -> None:
+        self._placed = placed
+        self._rule = rule
+        self._word_starts = word_starts
+        self._rows_computed = rows_computed
+        self._apart = placed.network.adapter.rows_apart
+
+    def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
+        """Return some sentences, embedded."""
+        return ActiveBatch(0, rows, *self._placed.embed(samples, rows))
+
+    def advance(self, active: ActiveBatch) -> ActiveBatch | None:
+        """Run the next layer.
+
+        Parameters
+        ----------
+        active : ActiveBatch
+
+        Returns
+        -------
+        ActiveBatch or None
+            The sentences of which a word is open; None if there is none.
+        """
+        layer, layout = active.layer + 1, cast("WordLayout", active.layout)
+        keys_values = self._placed.backbone.keys_values(layer, active.hidden)
+        if layer == self._rule.last_layer and self._apart:
+            # Nobody reads the other rows any more.
+            read = self._placed.read_rows(layer, active.hidden, keys_values, layout)
+            self._decide(active, self._placed.row_logits(layer, read, active.hidden, layout))
+            return None
+        hidden = self._computed(layer, active.hidden, keys_values, layout)
+        if not self._rule.reads(layer):
+            self._count(active)
+            return active.above(hidden, active.state)
+        decision = self._decide(
+            active, self._placed.exit_logits(layer, hidden, active.hidden, layout)
+        )
+        return self._kept(active.above(hidden, decision.state), decision)
+
+    def _computed(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: WordLayout
+    ) -> Tensor:
+        """Return the output of a layer at the open positions, and its input at the others."""
+        backbone, mask = self._placed.backbone, layout.mask
+        if not any(self._rule.may_exit(below) for below in range(1, layer)):
+            return backbone.rows(layer, hidden, *keys_values, mask)  # all words are open
+        at = layout.open_rows
+        rows = backbone.some_rows(layer, at.read(hidden), *keys_values, mask, at)
+        return at.written(hidden, rows)
+
+    def _decide(self, active: ActiveBatch, logits: Tensor) -> Decision:
+        """Return which of the open words stay open, and what is remembered of all of them."""
+        layout = cast("WordLayout", active.layout)
+        words = self._word_starts[active.rows][layout.rows] + layout.numbers
+        proba = task_softmax(logits, self._placed.network.class_counts)
+        decision = self._rule.decide(active.layer + 1, proba, words, active.state)
+        self._count(active)
+        return decision
+
+    def _count(self, active: ActiveBatch) -> None:
+        layout = cast("WordLayout", active.layout)
+        computed = layout.open if self._apart else layout.real
+        self._rows_computed[active.rows] += computed.sum(axis=1)
+
+    def _kept(self, above: ActiveBatch, decision: Decision) -> ActiveBatch | None:
+        """Return the sentences of which a word stays open."""
+        words = decision.remaining
+        if words is None:
+            return above
+        if not len(words):
+            return None
+        state, device = decision.state, above.hidden.device
+        state = None if state is None else state.take(torch.from_numpy(words).to(device))
+        layout = cast("WordLayout", above.layout).with_words(words)
+        samples = np.flatnonzero(layout.counts)
+        if len(samples) == len(above.rows):
+            return ActiveBatch(above.layer, above.rows, above.hidden, layout, state)
+        index, width = torch.from_numpy(samples).to(device), width_of(layout.mask, samples)
+        hidden = above.hidden[:, :width][index]
+        layout = layout.take(samples, index, width)
+        return ActiveBatch(above.layer, above.rows[samples], hidden, layout, state)
