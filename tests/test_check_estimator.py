@@ -85,7 +85,7 @@ def _tokenizer():
     """A given vocabulary: one learned from the texts would depend on how often each is repeated."""
     names = ["[PAD]", "[UNK]", *(_word(j, b) for j in range(N_FEATURES) for b in range(N_BINS))]
     words = {name: index for index, name in enumerate(names)}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 - a token
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -15,15 +15,16 @@ from .batching import EncodedSamples
 from .exit_rules import DynamicRule, ExitPolicy, ExitRule, Exits
 from .joint_exit_rules import JointRule
 from .layer_step import LayerStep
-from .placed_words import PlacedWords
+from .placed_token_network import PlacedTokenNetwork
 from .prediction_batches import batch_limit, batches_by_length
 from .row_first import RowCosts, RowFirst
 from .sentence_rules import SentenceRecordingRule, SentenceRule
+from .token_network import TokenExitNetwork
 from .token_step import TokenStep
 
 
 class EncodedSentences(EncodedSamples, Protocol):
-    """Encoded sentences whose words are predicted.
+    """Encoded sentences whose words are predicted; `EncodedWords` are.
 
     A batch has ``"word_rows"``, ``"word_positions"`` and ``"piece_words"`` beside what the
     backbone reads.
@@ -31,7 +32,7 @@ class EncodedSentences(EncodedSamples, Protocol):
     Attributes
     ----------
     word_counts : ndarray of shape (n,), int64
-        Words of each sentence.
+        Words of each sentence, at least one.
     """
 
     word_counts: NDArray[np.int64]
@@ -53,13 +54,12 @@ class TokenExits:
     word_counts : ndarray of shape (n,), int64
         Words of each sentence.
     sample_exit_layer : ndarray of shape (n,), int64
-        Layer at which the last word of each sentence exited; 1 for a sentence without words.
+        Layer at which the last word of each sentence exited.
     rows_computed : ndarray of shape (n,), int64
         Positions of each sentence that its layers computed, special tokens included, summed over
         the layers.
     rows_total : ndarray of shape (n,), int64
-        The same at full depth: positions times M; 0 for a sentence without words, which is not
-        run.
+        The same at full depth: positions times M.
     """
 
     proba: NDArray[np.float32]
@@ -81,9 +81,9 @@ class TokenExits:
             np.empty(n_words, np.int64),
             np.empty((n_words, n_tasks), np.float32),
             samples.word_counts,
-            np.ones(len(samples), np.int64),
+            np.empty(len(samples), np.int64),
             np.zeros(len(samples), np.int64),
-            np.where(samples.word_counts > 0, samples.lengths, 0) * n_layers,
+            samples.lengths * n_layers,
         )
 
     @classmethod
@@ -130,8 +130,8 @@ class TokenEngine:
     exited are read but no longer computed. No graphs are captured on a GPU.
     """
 
-    def __init__(self, network: Any, dtype: torch.dtype = torch.float32) -> None:
-        self._placed = PlacedWords(network, dtype)
+    def __init__(self, network: TokenExitNetwork, dtype: torch.dtype = torch.float32) -> None:
+        self._placed = PlacedTokenNetwork(network, dtype)
         self.n_layers: int = network.n_layers
         self._class_counts: tuple[int, ...] = tuple(network.class_counts)
         self.n_columns = sum(self._class_counts)
@@ -167,9 +167,8 @@ class TokenEngine:
                 policy, self.n_layers, out.words, self._class_counts, samples.word_counts
             )
             self.run_sentences(samples, joint, batch_size)
-            first = _word_starts(samples)[samples.word_counts > 0]
-            out.sample_exit_layer[samples.word_counts > 0] = out.exit_layer[first]
-            out.rows_computed[:] = out.rows_total // self.n_layers * out.sample_exit_layer
+            out.sample_exit_layer[:] = out.exit_layer[_word_starts(samples)]
+            out.rows_computed[:] = samples.lengths * out.sample_exit_layer
         return out
 
     def budgeted(
@@ -253,10 +252,8 @@ class TokenEngine:
         starts = _word_starts(samples)
         step = TokenStep(self._placed, rule, starts, out.rows_computed)
         self._run(samples, step, batch_size)
-        has_words = samples.word_counts > 0
-        if has_words.any():
-            last = np.maximum.reduceat(out.exit_layer, starts[has_words])
-            out.sample_exit_layer[has_words] = last
+        if len(samples):
+            out.sample_exit_layer[:] = np.maximum.reduceat(out.exit_layer, starts)
 
     def _recorded(
         self, samples: EncodedSentences, first: int, last: int, batch_size: int | str
@@ -270,21 +267,9 @@ class TokenEngine:
     def _run(self, samples: EncodedSentences, step: Step, batch_size: int | str) -> None:
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         with torch.inference_mode():
-            BatchScheduler(step, limit).run(
-                samples, _with_words(batches_by_length(samples.lengths, limit), samples.word_counts)
-            )
+            BatchScheduler(step, limit).run(samples, batches_by_length(samples.lengths, limit))
 
 
 def _word_starts(samples: EncodedSentences) -> NDArray[np.int64]:
     """Return the number of the first word of each sentence."""
     return np.cumsum(samples.word_counts) - samples.word_counts
-
-
-def _with_words(
-    batches: Iterator[NDArray[np.intp]], word_counts: NDArray[np.int64]
-) -> Iterator[NDArray[np.intp]]:
-    """Yield the batches without sentences in which nothing is to be predicted."""
-    for rows in batches:
-        kept = rows[word_counts[rows] > 0]
-        if len(kept):
-            yield kept

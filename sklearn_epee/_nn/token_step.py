@@ -13,7 +13,7 @@ from .active_batch import ActiveBatch
 from .batching import EncodedSamples
 from .exit_rules import Decision, DynamicRule
 from .layer_step import width_of
-from .placed_words import PlacedWords
+from .placed_token_network import PlacedTokenNetwork
 from .tasks import task_softmax
 from .word_layout import WordLayout
 
@@ -27,7 +27,7 @@ class TokenStep:
 
     Parameters
     ----------
-    placed : PlacedWords
+    placed : PlacedTokenNetwork
     rule : DynamicRule
         Its samples are words.
     word_starts : ndarray of shape (n,), int64
@@ -42,7 +42,7 @@ class TokenStep:
 
     def __init__(
         self,
-        placed: PlacedWords,
+        placed: PlacedTokenNetwork,
         rule: DynamicRule,
         word_starts: NDArray[np.int64],
         rows_computed: NDArray[np.int64],

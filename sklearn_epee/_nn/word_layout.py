@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +160,7 @@ class WordLayout(BatchLayout):
         )
 
 
-def _stacked(parts: Sequence[NDArray], width: int, fill: int) -> NDArray:
+def _stacked(parts: Sequence[NDArray[Any]], width: int, fill: int) -> NDArray[Any]:
     """Return arrays below each other, their rows filled up to a width."""
     return np.concatenate([
         np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts

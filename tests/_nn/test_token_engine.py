@@ -278,23 +278,6 @@ def test_sentences_leave_the_batch_and_underfilled_ones_are_merged(monkeypatch, 
 
 
 @pytest.mark.parametrize("way", ["sentence", "token"])
-def test_sentences_without_words_are_not_run(way):
-    engine, sentences = TokenEngine(make_word_network("bert")), make_sentences(words=False)
-    bare = np.flatnonzero(sentences.word_counts == 0)
-    assert len(bare) == 1
-    others = sentences.take(np.flatnonzero(sentences.word_counts))
-    rule = word_policy(0.6, 3, token_exit=way)
-    found, expected = engine.dynamic(sentences, rule), engine.dynamic(others, rule)
-    np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
-    np.testing.assert_allclose(found.proba, expected.proba, atol=1e-6)
-    assert found.rows_computed[bare] == found.rows_total[bare] == 0
-    assert found.sample_exit_layer[bare] == 1
-    assert found.speedup == expected.speedup
-    assert engine.staged(sentences.take(bare)).shape == (0, N_LAYERS, sum(COUNTS))
-    assert engine.dynamic(sentences.take(bare), rule).speedup == 0
-
-
-@pytest.mark.parametrize("way", ["sentence", "token"])
 def test_out_of_memory_in_the_middle_forgets_the_attempt(monkeypatch, way):
     engine, sentences = TokenEngine(make_word_network("bert")), make_sentences()
     rule = word_policy(0.2, 3, ensemble="weighted", joint_exit="mean", token_exit=way)

@@ -13,26 +13,19 @@ from torch import Tensor
 
 from sklearn_epee import policy
 from sklearn_epee._exits.rule import may_exit
-from sklearn_epee._nn.backbones import adapter_for
+from sklearn_epee._nn.backbones import adapter_for, load_backbone
 from sklearn_epee._nn.batching import EncodedTexts
 from sklearn_epee._nn.exit_rules import ExitPolicy
-from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.network import ExitHead
 from sklearn_epee._nn.token_engine import TokenExits
-from tests._nn.exits import CLOSE, N_LAYERS, make_tasks_network
-from tests.checkpoints import CAUSAL_FAMILIES
+from sklearn_epee._nn.token_network import TokenExitNetwork
+from tests._nn.exits import CLOSE, N_LAYERS
+from tests.checkpoints import randomise, tiny_config
 
 # Classes of two layers of spans.
 COUNTS = (3, 2)
 # Families whose positions are counted from the padding, by their models.
 AFTER_PADDING_INDEX = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")
-
-
-class WordNetwork(MultiExitNetwork):
-    """A network whose heads read the first piece of every word."""
-
-    def word_logits(self, layer, hidden, word_rows, word_positions, pool=None):
-        rows = hidden[word_rows, word_positions]
-        return self._classify(layer, (pool or self.adapter.pool)(rows))
 
 
 class Sentences(EncodedTexts):
@@ -61,22 +54,24 @@ class Sentences(EncodedTexts):
         return Sentences([self.texts[i] for i in order], [self.words[i] for i in order])
 
 
-def make_word_network(family: str, counts: tuple[int, ...] = COUNTS) -> WordNetwork:
-    pooling = "last" if family in CAUSAL_FAMILIES else "mean"
-    if len(counts) == 1:
-        counts = (*counts, 2)
-    made = make_tasks_network(family, pooling, counts)
-    network = WordNetwork(made.backbone, counts, pooling, dropout=0.5)
-    network.load_state_dict(made.state_dict())
+def make_word_network(family: str, counts: tuple[int, ...] = COUNTS) -> TokenExitNetwork:
+    """Random weights at a scale where layers disagree and entropies spread over [0, 1]."""
+    backbone = randomise(load_backbone(tiny_config(family, N_LAYERS), "text"), seed=3)
+    network = TokenExitNetwork(backbone, counts)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for head in (part for part in network.heads.modules() if isinstance(part, ExitHead)):
+            head.out.weight.normal_(0, 2.2 / head.out.in_features**0.5, generator=generator)
+            head.out.bias.normal_(0, 0.3, generator=generator)
     return network.eval()
 
 
-def make_sentences(n: int = 13, seed: int = 5, words: bool = True) -> Sentences:
-    """Sentences of 1 to 7 words of 1 to 3 pieces; one, if so asked, without a word."""
+def make_sentences(n: int = 13, seed: int = 5) -> Sentences:
+    """Sentences of 1 to 7 words of 1 to 3 pieces."""
     rng = np.random.default_rng(seed)
     numbers = []
     for i in range(n):
-        n_words = 1 + (5 * i) % 7 if words or i != 3 else 0
+        n_words = 1 + (5 * i) % 7
         pieces = np.repeat(np.arange(n_words), rng.integers(1, 4, n_words))
         numbers.append(np.concatenate([[-1], pieces, [-1]]))
     return Sentences([rng.integers(5, 100, len(w), dtype=np.int32) for w in numbers], numbers)
@@ -102,7 +97,7 @@ class WordByWord(NamedTuple):
 
 @torch.inference_mode()
 def word_by_word(
-    network: WordNetwork, sentences: Sentences, row: int, rule: ExitPolicy, side: str = "right"
+    network: TokenExitNetwork, sentences: Sentences, row: int, rule: ExitPolicy, side: str = "right"
 ) -> WordByWord:
     """Run transformers' own forward pass on one sentence, padded on a side.
 
@@ -138,7 +133,7 @@ class _FrozenPass:
     n_padding = 3
 
     def __init__(
-        self, network: WordNetwork, words: np.ndarray, rule: ExitPolicy, side: str
+        self, network: TokenExitNetwork, words: np.ndarray, rule: ExitPolicy, side: str
     ) -> None:
         self.network, self.rule = network, rule
         filler = np.full(self.n_padding, -2)

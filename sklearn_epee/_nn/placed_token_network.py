@@ -12,14 +12,17 @@ from torch import Tensor
 from .batch_layout import BatchLayout, backbone_inputs
 from .batching import EncodedSamples
 from .placed_network import PlacedNetwork
+from .token_network import TokenExitNetwork
 from .word_layout import WordLayout
 
 
-class PlacedWords(PlacedNetwork):
+class PlacedTokenNetwork(PlacedNetwork):
     """A network whose heads read the first piece of every word, as the engine runs it.
 
     Its layouts are `WordLayout`, and its logits have a row for each of their words.
     """
+
+    network: TokenExitNetwork
 
     @property
     def n_rows_read(self) -> int:
@@ -29,7 +32,7 @@ class PlacedWords(PlacedNetwork):
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
         """Return what the first layer reads of some sentences; see `PlacedNetwork.embed`."""
         batch = samples.batch(rows)
-        inputs = {name: self._place(part) for name, part in backbone_inputs(batch).items()}
+        inputs = {name: self._place(name, part) for name, part in backbone_inputs(batch).items()}
         hidden, mask = self.backbone.embed(inputs)
         return hidden, WordLayout.of_batch(batch, mask)
 
