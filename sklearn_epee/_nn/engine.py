@@ -47,7 +47,7 @@ class Engine:
     """
 
     def __init__(self, network: MultiExitNetwork, dtype: torch.dtype = torch.float32) -> None:
-        self._placed = PlacedNetwork(network, dtype)
+        self._placed = self._place(network, dtype)
         self.n_layers = network.n_layers
         self.n_columns = network.n_columns
         self._class_counts = network.class_counts
@@ -63,6 +63,13 @@ class Engine:
             if on_gpu and network.adapter.rows_apart
             else None
         )
+
+    @staticmethod
+    def _place(network: MultiExitNetwork, dtype: torch.dtype) -> PlacedNetwork:
+        return PlacedNetwork(network, dtype)
+
+    def _step(self, rule: ExitRule) -> LayerStep:
+        return LayerStep(self._placed, rule, self._row_first, self._graphs)
 
     def dynamic(
         self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"
@@ -140,5 +147,4 @@ class Engine:
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         batches = batches_by_length(samples.lengths, limit, samples.windows)
         with torch.inference_mode():
-            step = LayerStep(self._placed, rule, self._row_first, self._graphs)
-            BatchScheduler(step, limit).run(samples, batches)
+            BatchScheduler(self._step(rule), limit).run(samples, batches)

@@ -1,0 +1,281 @@
+"""Dynamic, budgeted and staged inference through two towers, the second for those who need it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .active_batch import ActiveBatch
+from .batch_layout import BatchLayout
+from .batching import EncodedSamples
+from .engine import Engine
+from .exit_rules import ExitPolicy, ExitRule, Exits, ExitState, RecordingRule
+from .joint_exit_rules import dynamic_rule
+from .layer_step import LayerStep
+from .network import MultiExitNetwork
+from .pairs import EncodedPairs, WithContexts
+from .placed_network import PlacedNetwork
+from .tower_rules import FirstTowerRule, HandedOver, SecondTowerRule, Settling, TowerRule
+from .two_towers import TwoTowerNetwork, state_of
+
+
+class TowerEngine:
+    """Runs a trained network of two towers in prediction.
+
+    Parameters
+    ----------
+    network : TwoTowerNetwork
+        In evaluation mode, on its device. Never modified, so threads may share it.
+    dtype : torch.dtype, default=torch.float32
+        What the layers compute in; heads and entropies are float32.
+
+    Attributes
+    ----------
+    n_layers : int
+        Number of layers of both towers, M1 + M2.
+    n_columns : int
+        Number of classes K, of all tasks together.
+
+    Notes
+    -----
+    One exit rule counts through the exits of both towers. A sample that it lets exit in the first
+    tower never meets the second: what that one would read is not even encoded. Each tower has an
+    `Engine`, with batches of its own; what is handed over are the state of the first tower and the
+    memory of the rule.
+
+    Exits that a sample has not are NaN among staged probabilities, so that the array rules of
+    `sklearn_epee.policy` decide on them as this engine does: those of a missing cell, and those of
+    the first tower after an early hand-over.
+    """
+
+    def __init__(self, network: TwoTowerNetwork, dtype: torch.dtype = torch.float32) -> None:
+        self._network = network
+        self._first = _FirstEngine(network.first, dtype)
+        self._second = _SecondEngine(network.second, dtype)
+        self.n_layers = network.n_layers
+        self.n_columns = network.n_columns
+        self._border = network.first.n_layers
+        self._counts = network.class_counts
+
+    def dynamic(
+        self, samples: EncodedPairs, policy: ExitPolicy, batch_size: int | str = "auto"
+    ) -> Exits:
+        """Return where samples exit by a policy, and with which prediction.
+
+        Parameters
+        ----------
+        samples : EncodedPairs
+        policy : ExitPolicy
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        Exits
+        """
+        out = Exits.empty(len(samples), self.n_columns, len(self._counts))
+        both, alone = (
+            dynamic_rule(policy, n, out, self._counts) for n in (self.n_layers, self._border)
+        )
+        self._run(samples, both, self.n_layers, batch_size)
+        self._run_first(samples, ~samples.present[:, 1], alone, self._border, batch_size)
+        return out
+
+    def budgeted(
+        self, samples: EncodedPairs, layer: int, batch_size: int | str = "auto"
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of one exit; layers above it do not run.
+
+        Parameters
+        ----------
+        samples : EncodedPairs
+        layer : int
+            From 1 to M1 + M2. A sample that has no such exit is predicted by the last one before
+            it that it has, or else by its first.
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        ndarray of shape (n, K), float32
+            With several tasks side by side, K is the sum of their classes.
+        """
+        if layer <= self._border:
+            return self._within_first(samples, layer, batch_size)
+        out = np.empty((len(samples), 1, self.n_columns), np.float32)
+        self._run(samples, RecordingRule(layer, layer, out), layer, batch_size)
+        end = RecordingRule(self._border, self._border, out)
+        self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
+        return out[:, 0]
+
+    def staged(self, samples: EncodedPairs, batch_size: int | str = "auto") -> NDArray[np.float32]:
+        """Return the probabilities of every exit, from one pass.
+
+        Parameters
+        ----------
+        samples : EncodedPairs
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        ndarray of shape (n, M1 + M2, K), float32
+            NaN where a sample does not have an exit.
+        """
+        out = np.full((len(samples), self.n_layers, self.n_columns), np.nan, np.float32)
+        self._run(samples, RecordingRule(1, self.n_layers, out), self.n_layers, batch_size)
+        end = RecordingRule(1, self._border, out)
+        self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
+        return out
+
+    def _within_first(
+        self, samples: EncodedPairs, layer: int, batch_size: int | str
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of an exit of the first tower, or of what is nearest to it."""
+        has_first, has_second = samples.present.T
+        n, early = len(samples), self._network.hands_over_early
+        # A sample that goes on early has its last exit below.
+        out = np.full((n, layer if early else 1, self.n_columns), np.nan, np.float32)
+        rule = RecordingRule(1 if early else layer, layer, out)
+        if early:
+            self._start(samples, has_first & has_second, rule, layer, batch_size)
+            has_first = has_first & ~has_second
+        self._run_first(samples, has_first, rule, layer, batch_size)
+        own = _last_own(out)
+        without = np.flatnonzero(~samples.present[:, 0])
+        beginning = np.empty((n, 1, self.n_columns), np.float32)
+        next_exit = RecordingRule(self._border + 1, self._border + 1, beginning)
+        on = SecondTowerRule(next_exit, without, self._border, 1, self._nothing(n))
+        self._run_second(samples, on, batch_size)
+        own[without] = beginning[without, 0]
+        return own
+
+    # -------------------------------------------------------------------------- tower by tower
+
+    def _run(self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str) -> None:
+        """Run the samples that have a second cell to their exits, `last` at most."""
+        has_first, has_second = samples.present.T
+        border = self._border
+        handed = self._start(samples, has_first & has_second, rule, border, batch_size)
+        going = np.flatnonzero(has_second & (~has_first | (handed.layers > 0)))
+        on = SecondTowerRule(rule, going, border, last - border, handed)
+        self._run_second(samples, on, batch_size)
+
+    def _start(
+        self,
+        samples: EncodedPairs,
+        which: NDArray[np.bool_],
+        rule: ExitRule,
+        last: int,
+        batch_size: int | str,
+    ) -> HandedOver:
+        """Run samples through the first tower; return what those that go on take along."""
+        handed, numbers = self._nothing(len(samples)), np.flatnonzero(which)
+        settles = None
+        if self._network.hands_over_early:
+            settles = Settling(self._network.hand_over_after or 0, self._counts, len(numbers))
+        if len(numbers):
+            on = FirstTowerRule(rule, numbers, last, settles, handed)
+            self._first.run(samples.first_of(numbers), on, batch_size)
+        return handed
+
+    def _run_first(
+        self,
+        samples: EncodedPairs,
+        which: NDArray[np.bool_],
+        rule: ExitRule,
+        last: int,
+        batch_size: int | str,
+    ) -> None:
+        """Run samples that end in the first tower."""
+        numbers = np.flatnonzero(which)
+        if len(numbers):
+            end = TowerRule(rule, numbers, 0, last)
+            self._first.run(samples.first_of(numbers), end, batch_size)
+
+    def _run_second(
+        self, samples: EncodedPairs, on: SecondTowerRule, batch_size: int | str
+    ) -> None:
+        """Run the samples of a rule through the second tower."""
+        if len(on.numbers):
+            inputs = WithContexts(samples.second_of(on.numbers), self._contexts(on))
+            self._second.run(inputs, on, batch_size)
+
+    @torch.inference_mode()
+    def _contexts(self, on: SecondTowerRule) -> Tensor:
+        """Return what the heads of the second tower read beside their layers, on the CPU."""
+        network = self._network
+        states = torch.from_numpy(on.handed.states[on.numbers]).to(network.no_context.device)
+        known = torch.from_numpy(on.handed.layers[on.numbers] > 0).unsqueeze(1)
+        return torch.where(known, network.contexts(states).cpu(), network.no_context.cpu())
+
+    def _nothing(self, n: int) -> HandedOver:
+        return HandedOver(n, self._network.first.n_features)
+
+
+class _FirstEngine(Engine):
+    """Runs the first tower, keeping what its heads read of the samples that go on."""
+
+    @staticmethod
+    def _place(network: MultiExitNetwork, dtype: torch.dtype) -> PlacedNetwork:
+        return _PlacedFirst(network, dtype)
+
+    def _step(self, rule: ExitRule) -> LayerStep:
+        return _FirstStep(self._placed, rule, self._row_first, self._graphs)
+
+
+class _SecondEngine(Engine):
+    """Runs the second tower, in which the rule goes on where it was."""
+
+    def _step(self, rule: ExitRule) -> LayerStep:
+        return _SecondStep(self._placed, rule, self._row_first, self._graphs)
+
+
+class _PlacedFirst(PlacedNetwork):
+    """Returns, behind the logits of an exit, the states that its head read."""
+
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
+        """Return logits and states of an exit from its layer's output, (n, K + c) float32."""
+        pooled = self.network.pooled(layer, hidden, below, layout, self.backbone.pool)
+        return self._with_states(layer, pooled, layout)
+
+    def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
+        """Return logits and states of an exit from the rows it reads, (n, K + c) float32."""
+        pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
+        return self._with_states(layer, pooled, layout)
+
+    def _with_states(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
+        logits = self.network.classify(layer, pooled, layout)
+        return torch.cat([logits, state_of(pooled)], dim=1)
+
+
+class _FirstStep(LayerStep):
+    """One layer of the first tower for a batch."""
+
+    def _decide(
+        self, active: ActiveBatch, logits: Tensor
+    ) -> tuple[NDArray[np.intp] | None, ExitState | None]:
+        n_columns = self._placed.network.n_columns
+        decision = super()._decide(active, logits[:, :n_columns])
+        if isinstance(self._rule, FirstTowerRule):
+            self._rule.keep_states(active.layer + 1, active.rows, logits[:, n_columns:])
+        return decision
+
+
+class _SecondStep(LayerStep):
+    """One layer of the second tower for a batch."""
+
+    def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
+        """Return some samples, embedded, with what the rule remembers of them."""
+        active = super().start(samples, rows)
+        if not isinstance(self._rule, SecondTowerRule):
+            return active
+        return replace(active, state=self._rule.remembered(rows, self._placed.device))
+
+
+def _last_own(out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the last probabilities of each sample that are not NaN, (n, M, K) -> (n, K)."""
+    known = ~np.isnan(out[:, :, 0])
+    last = out.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    return out[np.arange(len(out)), last]
