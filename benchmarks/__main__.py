@@ -32,6 +32,7 @@ from benchmarks import (
     _rows_rivals,
     _rows_scaling,
     _rows_throughput,
+    _rows_tokens,
     _rows_training,
     _rows_tuning,
 )
@@ -48,6 +49,7 @@ MODULES = (
     _rows_memory,
     _rows_files,
     _rows_long,
+    _rows_tokens,
     _rows_real,
     _rows_scaling,
 )

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import __main__ as suite
 from benchmarks._forced_exits import dynamic, forced_exits
+from benchmarks._forced_words import run_sentences, run_words, word_schedule
 from benchmarks._isolated import Turns, in_turns
 from benchmarks._measure import interleaved, quotient
 from benchmarks._models import NotMeasuredError, encode, engine_of
@@ -16,6 +17,8 @@ from benchmarks._report import Line, Results, as_markdown
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import arithmetic_limit
 from benchmarks._suite import Row
+from sklearn_epee._nn.token_engine import TokenEngine
+from tests._nn.words import make_sentences, make_word_network
 
 
 @pytest.mark.parametrize("mean_exit", [1, 3, 4, 6, 12])
@@ -40,6 +43,17 @@ def test_forced_exits_do_not_follow_the_length():
     exits = forced_exits(60, 12, 4, lengths)
     assert exits.mean() == 4
     assert np.average(exits, weights=lengths) == pytest.approx(4, abs=0.02)
+
+
+def test_words_and_sentences_exit_where_schedules_say_at_the_wanted_cost():
+    engine, sentences = TokenEngine(make_word_network("bert")), make_sentences(40)
+    schedule = word_schedule(sentences, engine.n_layers, 0.5)
+    found = run_words(engine, sentences, 8, schedule)
+    np.testing.assert_array_equal(found.exit_layer, schedule)
+    assert found.speedup == pytest.approx(0.5, abs=0.05)
+    of_sentences = forced_exits(40, engine.n_layers, 2, sentences.lengths)
+    found = run_sentences(engine, sentences, 8, of_sentences)
+    np.testing.assert_array_equal(found.exit_layer, np.repeat(of_sentences, sentences.word_counts))
 
 
 def test_competitors_run_in_turns_after_a_warm_up():
