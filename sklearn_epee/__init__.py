@@ -26,10 +26,12 @@ from .model_selection import (
 if TYPE_CHECKING:
     from ._image import EPEEImageClassifier
     from ._text import EPEEClassifier
+    from ._tokens import EPEETokenClassifier
 
 __all__ = [
     "EPEEClassifier",
     "EPEEImageClassifier",
+    "EPEETokenClassifier",
     "EntityMarker",
     "ExitCalibratedClassifier",
     "FixedExitPolicyClassifier",
@@ -46,7 +48,11 @@ __all__ = [
 ]
 
 # The estimators need torch and transformers, which take seconds to import.
-_LOADED_WHEN_NEEDED = {"EPEEClassifier": "._text", "EPEEImageClassifier": "._image"}
+_LOADED_WHEN_NEEDED = {
+    "EPEEClassifier": "._text",
+    "EPEEImageClassifier": "._image",
+    "EPEETokenClassifier": "._tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

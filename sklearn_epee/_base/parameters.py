@@ -60,8 +60,8 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
 # Parameters that act after training, or do not change what is learned. All others are part of
 # the key under which a trained network is kept.
 NOT_SHAPING = frozenset({
-    "tau", "patience", "exit_ensemble", "joint_exit", "predict_batch_size", "memory", "verbose",
-    "device", "precision", "random_state", "warm_start",
+    "tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "predict_batch_size", "memory",
+    "verbose", "device", "precision", "random_state", "warm_start",
 })  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def check_parameters(estimator: Any) -> None:
     """
     check_tau(estimator.tau)
     check_patience(estimator.patience)
-    check_exit_ensemble(estimator.exit_ensemble)
+    check_exit_ensemble(getattr(estimator, "exit_ensemble", None))
     check_joint_exit(estimator.joint_exit)
     resolve_device(estimator.device)
     check_callbacks(estimator.callbacks)

@@ -138,7 +138,7 @@ def prepare_training_data(
             f"{', '.join(repr(classes.tolist()[0]) for classes, _ in encoded)}."
         )
     if class_weight is not None:
-        weights = _with_class_weights(weights, class_weight, tasks)
+        weights = with_class_weights(weights, class_weight, tasks)
     weights = (weights / weights.mean()).astype(np.float32)
     codes = [inverse.reshape(-1).astype(np.int64) for _, inverse in encoded]
     if not isinstance(checked, list):
@@ -147,7 +147,7 @@ def prepare_training_data(
     return TrainingData(samples, classes, np.stack(codes, axis=1), weights, used, members)
 
 
-def _with_class_weights(
+def with_class_weights(
     weights: NDArray[np.float64], class_weight: Any, tasks: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
     """Return the weights multiplied by that of the class in every task."""

@@ -80,14 +80,14 @@ def _array_rows(X: NDArray[Any]) -> list[Any]:
 
 def _text(value: Any, place: str) -> str:
     if isinstance(value, str):
-        return _encodable(str(value), place)
+        return check_encodable(str(value), place)
     raise TypeError(
         f"{place} is {shown(value)} of type {type(value).__name__}, not a text; "
         f"expected {_TEXTS}. Missing texts can be given as the empty string ''."
     )
 
 
-def _encodable(text: str, place: str) -> str:
+def check_encodable(text: str, place: str) -> str:
     if not text.isascii():
         try:
             text.encode()

@@ -1,0 +1,591 @@
+"""The public predictions of words: tags and spans by the exit policy, at one layer, and at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
+from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
+from sklearn_epee._nn.devices import prediction_dtype, resolve_device
+from sklearn_epee._nn.exit_rules import ExitPolicy
+from sklearn_epee._spans import span_f1_score
+
+from .fitted import FittedState, Summary
+from .sentences import Sentence, true_spans
+from .word_predictions import PredictedSentences, WordExits, in_windows, of_all_words
+
+TOKEN_EXITS = ("sentence", "token")
+
+
+class SpanPredictionMixin:
+    """Predictions of an estimator of words whose fit left a `FittedState`.
+
+    Each reads the state once, so that another thread's `fit` does not change it halfway.
+    """
+
+    def predict(self, X: Any) -> list[Any]:
+        """Predict spans, where words exit by the exit policy.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the spans ``(start, end, label)``, ascending: in characters of a text, in
+            words of a list of words. With several layers of spans, a dict of these by layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.predict([["zinc", "causes", "rash"]])
+        [[(0, 1, 'Drug'), (2, 3, 'Effect')]]
+        >>> clf.predict(["No rash from aspirin"])
+        [[(3, 7, 'Effect'), (13, 20, 'Drug')]]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.spans(self._word_exits(state, sentences).proba)
+
+    def predict_tags(self, X: Any) -> list[Any]:
+        """Predict tags, where words exit by the exit policy.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the tags, one a word. With several layers of spans, a dict of these by
+            layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.predict_tags([["zinc", "causes", "rash"]])
+        [['B-Drug', 'O', 'B-Effect']]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.tags(self._word_exits(state, sentences).proba)
+
+    def predict_proba(self, X: Any) -> list[Any]:
+        """Predict the probabilities of tags, where words exit by the exit policy.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        list of ndarray of shape (n_words, n_tags), float32
+            Columns in the order of ``classes_``. With several layers of spans, of each sample a
+            dict of these by layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> [part.shape for part in clf.predict_proba(X[:2])]
+        [(3, 3), (4, 3)]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.proba(self._word_exits(state, sentences).proba)
+
+    def predict_exit_layer(self, X: Any) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        """Return the exit layer of each sample, or of each of its words.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64, or list of ndarray of shape (n_words,), int64
+            Layers, counted from 1 to ``n_layers_``: one a sample with ``token_exit="sentence"``,
+            one a word with ``token_exit="token"``. 1 for what is not run: samples without a word
+            and words that cannot be read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.set_params(patience=1).predict_exit_layer(X[:2])
+        array([1, 1])
+        >>> clf.set_params(token_exit="token").predict_exit_layer(X[:2])
+        [array([1, 1, 1]), array([1, 1, 1, 1])]
+        """
+        state, sentences = self._read(X)
+        return self._exit_layers(self._word_exits(state, sentences), sentences, state)
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Return spans, tags, probabilities, exit layers and the work done, from one pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        Bunch
+            ``spans``, ``tags``, ``proba`` and ``exit_layer`` as `predict`, `predict_tags`,
+            `predict_proba` and `predict_exit_layer` return them; ``entropy``, a list of arrays
+            (n_words,) float32, or (n_words, n_layers_of_spans), of the normalized entropy of the
+            exit's own head; ``rows_computed`` and ``rows_total``, (n_samples,) int64, the positions
+            that the layers computed of each sample, summed over layers, and those of full depth.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(patience=1, max_epochs=1, random_state=0).fit(X, y)
+        >>> found = clf.predict_with_exits(X[:2])
+        >>> found.exit_layer, (found.rows_total // found.rows_computed).tolist()
+        (array([1, 1]), [6, 6])
+        """
+        state, sentences = self._read(X)
+        exits = self._word_exits(state, sentences)
+        found = PredictedSentences(sentences, state.tasks)
+        entropy = exits.entropy if isinstance(state.tasks.classes, dict) else exits.entropy[:, 0]
+        return Bunch(
+            spans=found.spans(exits.proba),
+            tags=found.tags(exits.proba),
+            proba=found.proba(exits.proba),
+            exit_layer=self._exit_layers(exits, sentences, state),
+            entropy=found.split(entropy),
+            rows_computed=exits.rows_computed,
+            rows_total=exits.rows_total,
+        )
+
+    def speedup_ratio(self, X: Any) -> float:
+        """Return the share of the work of full depth that exits save.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            ``1 - rows_computed.sum() / rows_total.sum()``, of `predict_with_exits`: positions times
+            layers that were not computed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(patience=3, tau=0, max_epochs=1, random_state=0).fit(X, y)
+        >>> 0 <= clf.speedup_ratio(X) <= 0.5
+        True
+        """
+        state, sentences = self._read(X)
+        exits = self._word_exits(state, sentences)
+        total = int(exits.rows_total.sum())
+        return 1.0 - int(exits.rows_computed.sum()) / total if total else 0.0
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the F1 score of spans over all labels and layers of spans, as seqeval counts it.
+
+        A span is right if its start, its end and its label are.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        y : sequence of length n_samples
+            True tags or spans, as in `fit`. Spans that tags cannot say count as not found.
+        sample_weight : None, default=None
+            Refused: spans have no weights in seqeval.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X or y is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.score(X, y)
+        1.0
+        """
+        if sample_weight is not None:
+            raise ValueError(
+                f"sample_weight={shown(sample_weight)}: spans are scored without weights; "
+                "expected None."
+            )
+        state, sentences = self._read(X)
+        scheme = state.tasks.scheme
+        true = state.tasks.nested(true_spans(y, sentences, list(state.tasks.by_name), scheme))
+        predicted = PredictedSentences(sentences, state.tasks).spans(
+            self._word_exits(state, sentences).proba
+        )
+        return float(span_f1_score(true, predicted, scheme=scheme))
+
+    def predict_at_layer(self, X: Any, layer: int) -> list[Any]:
+        """Predict spans with the heads of one layer; the layers above do not run.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        layer : int
+            1 to ``n_layers_``, or -1 (the last layer) to ``-n_layers_``.
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the spans, as `predict` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described, or there is no such layer.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.predict_at_layer([["zinc", "causes", "rash"]], -1)
+        [[(0, 1, 'Drug'), (2, 3, 'Effect')]]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.spans(self._at_layer(state, sentences, layer))
+
+    def predict_tags_at_layer(self, X: Any, layer: int) -> list[Any]:
+        """Predict tags with the heads of one layer; the layers above do not run.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        layer : int
+            1 to ``n_layers_``, or -1 (the last layer) to ``-n_layers_``.
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the tags, as `predict_tags` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described, or there is no such layer.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.predict_tags_at_layer([["zinc", "causes", "rash"]], -1)
+        [['B-Drug', 'O', 'B-Effect']]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.tags(self._at_layer(state, sentences, layer))
+
+    def predict_proba_at_layer(self, X: Any, layer: int) -> list[Any]:
+        """Predict the probabilities of tags with the heads of one layer; no layer above runs.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+        layer : int
+            1 to ``n_layers_``, or -1 (the last layer) to ``-n_layers_``.
+
+        Returns
+        -------
+        list of ndarray of shape (n_words, n_tags), float32
+            As `predict_proba` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described, or there is no such layer.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> clf.predict_proba_at_layer(X[:2], 2)[0].shape
+        (3, 3)
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        return found.proba(self._at_layer(state, sentences, layer))
+
+    def staged_predict(self, X: Any) -> Iterator[list[Any]]:
+        """Predict spans at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Yields
+        ------
+        list of length n_samples
+            At layer 1, then 2, up to ``n_layers_``, what `predict` returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> [spans for spans in clf.staged_predict([["zinc", "causes", "rash"]])][-1]
+        [[(0, 1, 'Drug'), (2, 3, 'Effect')]]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        for proba in self._layer_by_layer(state, sentences):
+            yield found.spans(proba)
+
+    def staged_predict_tags(self, X: Any) -> Iterator[list[Any]]:
+        """Predict tags at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Yields
+        ------
+        list of length n_samples
+            At layer 1, then 2, up to ``n_layers_``, what `predict_tags` returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> [tags for tags in clf.staged_predict_tags([["zinc", "causes", "rash"]])][-1]
+        [['B-Drug', 'O', 'B-Effect']]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        for proba in self._layer_by_layer(state, sentences):
+            yield found.tags(proba)
+
+    def staged_predict_proba(self, X: Any) -> Iterator[list[Any]]:
+        """Predict the probabilities of tags at every layer, from one forward pass.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Yields
+        ------
+        list of ndarray of shape (n_words, n_tags), float32
+            At layer 1, then 2, up to ``n_layers_``, what `predict_proba` returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+        >>> [proba[0].shape for proba in clf.staged_predict_proba(X[:2])][:2]
+        [(3, 3), (3, 3)]
+        """
+        state, sentences = self._read(X)
+        found = PredictedSentences(sentences, state.tasks)
+        for proba in self._layer_by_layer(state, sentences):
+            yield found.proba(proba)
+
+    # ---------------------------------------------------------------------- how sentences are run
+
+    def _read(self, X: Any) -> tuple[FittedState, list[Sentence]]:
+        """Return the state that a prediction reads, once, and validated sentences."""
+        state: FittedState = self._fitted()  # type: ignore[attr-defined]
+        return state, self._check_samples(X, state.summary)  # type: ignore[attr-defined]
+
+    def _word_exits(self, state: FittedState, sentences: list[Sentence]) -> WordExits:
+        """Let every word, or sentence, exit by the exit policy."""
+        policy, batch_size = self._policy(state.summary), self._prediction_batch()
+        engine = state.engine(*self._setting())
+        return WordExits.join(
+            WordExits.of_all_words(
+                window,
+                engine.dynamic(window, policy, batch_size) if len(window) else None,
+                state.tasks,
+            )
+            for window in in_windows(state.trained.preprocessor, sentences)
+        )
+
+    def _at_layer(
+        self, state: FittedState, sentences: list[Sentence], layer: int
+    ) -> NDArray[np.float32]:
+        layer = check_layer(layer, state.summary.n_layers)
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        nothing = np.empty((0, sum(state.tasks.counts)), np.float32)
+        return np.concatenate([
+            of_all_words(
+                window,
+                engine.budgeted(window, layer, batch_size) if len(window) else nothing,
+                state.tasks,
+            )
+            for window in in_windows(state.trained.preprocessor, sentences)
+        ])  # fmt: skip
+
+    def _layer_by_layer(self, state: FittedState, sentences: list[Sentence]) -> NDArray[np.float32]:
+        engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
+        nothing = np.empty((0, state.summary.n_layers, sum(state.tasks.counts)), np.float32)
+        staged = np.concatenate([
+            of_all_words(
+                window,
+                engine.staged(window, batch_size) if len(window) else nothing,
+                state.tasks,
+            )
+            for window in in_windows(state.trained.preprocessor, sentences)
+        ])  # fmt: skip
+        return staged.transpose(1, 0, 2)
+
+    def _exit_layers(
+        self, exits: WordExits, sentences: list[Sentence], state: FittedState
+    ) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        if check_token_exit(self.token_exit) == "sentence":  # type: ignore[attr-defined]
+            return exits.sentence_exit_layer
+        return PredictedSentences(sentences, state.tasks).split(exits.exit_layer)
+
+    def _policy(self, fitted: Summary) -> ExitPolicy:
+        me: Any = self
+        return ExitPolicy(
+            tau=check_tau(me.tau),
+            patience=check_patience(me.patience, fitted.n_layers),
+            exit_ensemble=None,
+            exit_weights=fitted.exit_weights,
+            joint_exit=check_joint_exit(me.joint_exit),
+            token_exit=check_token_exit(me.token_exit),
+        )
+
+    def _setting(self) -> tuple[torch.device, torch.dtype]:
+        me: Any = self
+        device = resolve_device(me.device)
+        return device, prediction_dtype(check_precision(me.precision), device)
+
+    def _prediction_batch(self) -> int | str:
+        me: Any = self
+        return check_prediction_batch(me.predict_batch_size)
+
+
+def check_token_exit(token_exit: Any) -> str:
+    """Return who exits, or raise if it is neither "sentence" nor "token"."""
+    if token_exit not in TOKEN_EXITS:
+        raise ValueError(f"token_exit must be one of {TOKEN_EXITS}; got {token_exit!r}.")
+    return str(token_exit)

@@ -1,0 +1,238 @@
+"""What a fit on words learns from: sentences with a tag and a weight for every word."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sklearn_epee._checks.labels import check_groups, check_weights
+from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.tasks import split_columns
+from sklearn_epee._nn.batch_layout import rows_of_samples
+from sklearn_epee._nn.word_batches import EncodedWords, LabelledWords
+
+from .held_out import hold_out
+from .sentences import ONLY, Sentence, as_tags
+from .training_data import Rows, take, with_class_weights
+
+OUTSIDE = "O"
+
+
+@dataclass(frozen=True)
+class TagLayers:
+    """The tags of one layer of spans, or of several.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_tags,), or dict of str to such arrays
+        The tags of each layer, sorted; "O" is one of them.
+    scheme : {"IOB2", "BIOES", "IO"}
+    """
+
+    classes: NDArray[Any] | dict[str, NDArray[Any]]
+    scheme: str
+
+    @property
+    def by_name(self) -> dict[str, NDArray[Any]]:
+        """Tags of every layer, of which there may be one, without a name."""
+        return self.classes if isinstance(self.classes, dict) else {ONLY: self.classes}
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of tags of every layer."""
+        return tuple(len(tags) for tags in self.by_name.values())
+
+    @property
+    def n_classes(self) -> int | tuple[int, ...]:
+        """Number of tags, or those of several layers: what a network is made for."""
+        return self.counts if isinstance(self.classes, dict) else self.counts[0]
+
+    def outside(self) -> NDArray[np.float32]:
+        """Return the probabilities of a word that is not read: 1 for "O" in every layer."""
+        parts = [tags == OUTSIDE for tags in self.by_name.values()]
+        return np.concatenate(parts).astype(np.float32)
+
+    def tags(self, packed: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return the most probable tags of words of every layer, from (n_words, n_columns)."""
+        parts = split_columns(packed, self.counts)
+        pairs = zip(self.by_name.items(), parts, strict=True)
+        return {name: tags[part.argmax(axis=1)] for (name, tags), part in pairs}
+
+    def proba(self, packed: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return the probabilities of every layer, from (n_words, n_columns)."""
+        return dict(zip(self.by_name, split_columns(packed, self.counts), strict=True))
+
+    def nested(self, layers: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return what every layer has of each sample as the caller gets it, sample by sample."""
+        if not isinstance(self.classes, dict):
+            return list(layers[ONLY])
+        rows = zip(*layers.values(), strict=True)
+        return [dict(zip(layers, row, strict=True)) for row in rows]
+
+    def same_as(self, other: Any) -> bool:
+        """Return whether other tags are these."""
+        theirs = TagLayers(other, self.scheme).by_name
+        return list(theirs) == list(self.by_name) and all(
+            np.array_equal(tags, theirs[name]) for name, tags in self.by_name.items()
+        )
+
+    def __str__(self) -> str:
+        shown_tags = {name: tags.tolist() for name, tags in self.by_name.items()}
+        return str(shown_tags if isinstance(self.classes, dict) else shown_tags[ONLY])
+
+
+@dataclass(frozen=True)
+class TagData:
+    """Validated sentences with tags and weights of their words, 1 on average.
+
+    Attributes
+    ----------
+    samples : list of Sentence
+    tasks : TagLayers
+    labels : ndarray of shape (w,) or, with several layers of spans, (w, T), int64
+        Indices of tags, sentence after sentence.
+    weights : ndarray of shape (w,), float32
+    groups : ndarray of shape (n,), int64, or None
+        Numbers from 0.
+    """
+
+    samples: list[Sentence]
+    tasks: TagLayers
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    groups: NDArray[np.int64] | None = None
+
+    @property
+    def classes(self) -> Any:
+        """The tags as the estimator has them in ``classes_``."""
+        return self.tasks.classes
+
+    @property
+    def _word_counts(self) -> NDArray[np.int64]:
+        return np.array([len(sentence.words) for sentence in self.samples], dtype=np.int64)
+
+    def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows to learn from and those held out, ascending.
+
+        Sentences with spans and those without are held out in proportion, where both can be.
+        """
+        outside = self.tasks.outside().astype(bool)
+        starts = np.cumsum([0, *self.tasks.counts[:-1]])
+        inside = ~outside[self.labels.reshape(len(self.labels), -1) + starts].all(axis=1)
+        owners = np.repeat(np.arange(len(self.samples)), self._word_counts)
+        has_spans = np.bincount(owners[inside], minlength=len(self.samples)) > 0
+        strata = has_spans.astype(np.int64)
+        if np.bincount(strata, minlength=2).min() < 2 or self.groups is not None:
+            strata = np.zeros_like(strata)
+        return hold_out(strata, fraction, seed, self.groups)
+
+    def labelled(self, encode: Callable[[Any], EncodedWords], rows: Rows) -> LabelledWords:
+        """Return some of the sentences, encoded for the training loop."""
+        encoded = encode([sentence.words for sentence in take(self.samples, rows)])
+        if not len(encoded):
+            raise ValueError(
+                f"X holds no word that can be read, in {len(rows)} sentence(s); expected words of "
+                "which the tokenizer makes tokens."
+            )
+        words = rows_of_samples(self._word_counts, rows)[encoded.is_read]
+        return LabelledWords(encoded, self.labels[words], self.weights[words])
+
+
+def prepare_tag_data(
+    samples: list[Sentence],
+    y: Any,
+    sample_weight: ArrayLike | None,
+    groups: ArrayLike | None,
+    *,
+    scheme: str,
+    misfit_spans: str,
+    class_weight: Any,
+) -> TagData:
+    """Return validated training data, without the sentences of weight 0.
+
+    Parameters
+    ----------
+    samples : list of Sentence
+    y : sequence or frame
+        Per sentence tags, spans, or a dict of these by layer.
+    sample_weight : array-like of shape (n_samples,) or None
+    groups : array-like of shape (n_samples,) or None
+    scheme : {"IOB2", "BIOES", "IO"}
+    misfit_spans : {"error", "warn"}
+        What is done about spans that tags cannot say.
+    class_weight : "balanced", dict or None
+
+    Returns
+    -------
+    TagData
+
+    Raises
+    ------
+    TypeError, ValueError
+        If y, a weight or a group is not as described, or there is no span in any layer.
+    """
+    tagged = as_tags(y, samples, scheme, keep_going=misfit_spans == "warn")
+    weights = check_weights(sample_weight, len(samples))
+    members = check_groups(groups, len(samples))
+    if tagged.n_misfits:
+        warnings.warn(
+            f"{tagged.n_misfits} span(s) of y cannot be said by tags of words: they overlap others "
+            "of their layer, have several parts, or do not start and end with a word. They are "
+            "not learned.",
+            UserWarning,
+            stacklevel=4,
+        )
+    used = np.flatnonzero(weights)
+    counts = np.array([len(samples[row].words) for row in used], dtype=np.int64)
+    words_of = {
+        name: np.array([tag for row in used for tag in rows[row]], dtype=str)
+        for name, rows in tagged.tags.items()
+    }
+    _check_has_spans(words_of)
+    of_words = np.repeat(weights[used], counts)
+    if class_weight is not None:
+        wanted = _by_layer(class_weight, list(words_of))
+        of_words = with_class_weights(of_words, wanted, list(words_of.values()))
+    of_words = (of_words / of_words.mean()).astype(np.float32)
+    classes, codes = _encoded(words_of)
+    return TagData(
+        take(samples, used),
+        TagLayers(classes, scheme),
+        codes,
+        of_words,
+        None if members is None else members[used],
+    )
+
+
+def _check_has_spans(words_of: Mapping[str, NDArray[Any]]) -> None:
+    if not any((tags != OUTSIDE).any() for tags in words_of.values()):
+        raise ValueError(
+            "EPEETokenClassifier needs spans of at least one label; y holds none: all words have "
+            f"the one class {OUTSIDE!r}."
+        )
+
+
+def _encoded(words_of: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int64]]:
+    """Return the tags that there are, and their numbers, of one layer or of several."""
+    classes = {name: np.union1d(tags, [OUTSIDE]) for name, tags in words_of.items()}
+    codes = [np.searchsorted(classes[name], tags) for name, tags in words_of.items()]
+    if list(words_of) == [ONLY]:
+        return classes[ONLY], codes[0].astype(np.int64)
+    return classes, np.stack(codes, axis=1).astype(np.int64)
+
+
+def _by_layer(class_weight: Any, names: list[str]) -> Any:
+    """Return the class weights as they are for tasks: a list of them where there are several."""
+    if names == [ONLY] or isinstance(class_weight, str):
+        return class_weight
+    if not isinstance(class_weight, dict) or not set(class_weight) <= set(names):
+        raise ValueError(
+            f"class_weight={shown(class_weight)} does not fit the layers of spans {names}; "
+            "expected 'balanced', None, or a dict with the weights of the tags of each layer."
+        )
+    return [class_weight.get(name) for name in names] if len(names) > 1 else class_weight[names[0]]

@@ -1,0 +1,130 @@
+"""Predictions of all words of some sentences, also of those that no network read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._nn.word_batches import EncodedWords
+
+from .sentences import Sentence, spans_in_units
+from .tag_data import TagLayers
+
+
+@dataclass(frozen=True)
+class WordExits:
+    """Where words exited and with which prediction, sentence after sentence.
+
+    Words that were not read are "O", at layer 1.
+
+    Attributes
+    ----------
+    proba : ndarray of shape (w, n_columns), float32
+    exit_layer : ndarray of shape (w,), int64
+    entropy : ndarray of shape (w, n_layers_of_spans), float32
+    sentence_exit_layer : ndarray of shape (n,), int64
+        The layer of the last word to exit; 1 for a sentence of which no word was read.
+    rows_computed, rows_total : ndarrays of shape (n,), int64
+        Positions times layers that were computed of each sentence, and those of full depth.
+    """
+
+    proba: NDArray[np.float32]
+    exit_layer: NDArray[np.int64]
+    entropy: NDArray[np.float32]
+    sentence_exit_layer: NDArray[np.int64]
+    rows_computed: NDArray[np.int64]
+    rows_total: NDArray[np.int64]
+
+    @classmethod
+    def of_all_words(cls, encoded: EncodedWords, exits: Any, tasks: TagLayers) -> WordExits:
+        """Return the predictions of all words, from the exits of those that were read."""
+        n, n_words = len(encoded.given_counts), len(encoded.is_read)
+        found = cls(
+            np.tile(tasks.outside(), (n_words, 1)),
+            np.ones(n_words, np.int64),
+            np.zeros((n_words, len(tasks.counts)), np.float32),
+            np.ones(n, np.int64),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+        )
+        if exits is not None:
+            found.proba[encoded.is_read] = exits.proba
+            found.exit_layer[encoded.is_read] = exits.exit_layer
+            found.entropy[encoded.is_read] = exits.entropy.reshape(len(exits.proba), -1)
+            found.sentence_exit_layer[encoded.rows] = exits.sample_exit_layer
+            found.rows_computed[encoded.rows] = exits.rows_computed
+            found.rows_total[encoded.rows] = exits.rows_total
+        return found
+
+    @classmethod
+    def join(cls, parts: Iterable[WordExits]) -> WordExits:
+        """Return the predictions of consecutive sentences as one."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+def of_all_words(
+    encoded: EncodedWords, proba: NDArray[np.float32], tasks: TagLayers
+) -> NDArray[np.float32]:
+    """Return probabilities (w, ..., n_columns) of all words, from those of words that were read."""
+    shape = (len(encoded.is_read), *proba.shape[1:])
+    found = np.broadcast_to(tasks.outside(), shape).copy()
+    found[encoded.is_read] = proba
+    return found
+
+
+class PredictedSentences:
+    """What is predicted of sentences, in the nesting and the units of the caller.
+
+    Parameters
+    ----------
+    sentences : sequence of Sentence
+    tasks : TagLayers
+    """
+
+    def __init__(self, sentences: Sequence[Sentence], tasks: TagLayers) -> None:
+        self._sentences = sentences
+        self._tasks = tasks
+        self._ends = np.cumsum([len(sentence.words) for sentence in sentences])
+
+    def split(self, of_words: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the parts of the sentences, from what all words have one after the other."""
+        return np.split(of_words, self._ends[:-1])
+
+    def tags(self, proba: NDArray[np.float32]) -> list[Any]:
+        """Return the tags of each sentence, one a word; in dicts by layer if there are several."""
+        return self._tasks.nested(self._tags(proba))
+
+    def spans(self, proba: NDArray[np.float32]) -> list[Any]:
+        """Return the spans of each sentence; in dicts by layer if there are several."""
+        scheme = self._tasks.scheme
+        return self._tasks.nested({
+            name: [
+                spans_in_units(tags, sentence, scheme)
+                for tags, sentence in zip(rows, self._sentences, strict=True)
+            ]
+            for name, rows in self._tags(proba).items()
+        })  # fmt: skip
+
+    def proba(self, proba: NDArray[np.float32]) -> list[Any]:
+        """Return the probabilities of each sentence, (n_words, n_tags); or dicts by layer."""
+        layers = self._tasks.proba(proba).items()
+        return self._tasks.nested({name: self.split(part) for name, part in layers})
+
+    def _tags(self, proba: NDArray[np.float32]) -> dict[str, list[list[str]]]:
+        return {
+            name: [part.tolist() for part in self.split(tags)]
+            for name, tags in self._tasks.tags(proba).items()
+        }
+
+
+def in_windows(preprocessor: Any, sentences: Sequence[Sentence]) -> Iterator[EncodedWords]:
+    """Encode sentences some thousands at a time."""
+    windows: Iterator[EncodedWords] = preprocessor.encode_in_windows(
+        [sentence.words for sentence in sentences]
+    )
+    return windows

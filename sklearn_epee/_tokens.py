@@ -1,0 +1,419 @@
+"""EPEETokenClassifier: early-exit prediction of spans and tags in texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import joblib
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import Tags
+from transformers import PretrainedConfig
+
+from ._base.estimator import BaseEPEE
+from ._base.fitted import Summary
+from ._base.sentences import Sentence, as_sentences
+from ._base.span_prediction import TOKEN_EXITS, SpanPredictionMixin
+from ._base.tag_data import TagData, prepare_tag_data
+from ._base.text_backbone import text_backbone
+from ._compat import Interval, StrOptions
+from ._nn import training_defaults
+from ._nn.tasks import Classes
+from ._nn.token_engine import TokenEngine
+from ._nn.token_network import TokenExitNetwork
+from ._nn.word_texts import WordTokenizer
+from ._spans import SCHEMES
+
+
+class EPEETokenClassifier(SpanPredictionMixin, BaseEPEE):
+    r"""Transformer classifier for the words of texts with early exits: entities and events.
+
+    A transformer is fine-tuned with a classifier for every word after every layer. In prediction a
+    sentence exits at the first layer at which its words are sure or `patience` consecutive layers
+    agree on their tags (EPEE [1]_), or each word by itself, while the others go on [4]_.
+
+    Parameters
+    ----------
+    backbone : str, path-like, transformers config or None, default=None
+        A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
+        architecture with fresh weights. None: a compact BERT (6 layers of width 128) trained from
+        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3),
+        DistilBERT, ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT,
+        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model of
+        one list of layers that proves, when it is loaded, that it can be run layer by layer
+        (docs/backbones.md).
+    tokenizer : str, path-like, tokenizer object or None, default=None
+        None takes the checkpoint's own, with or without a padding token; without a checkpoint a
+        lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
+        to the checkpoint's own tokenizer (``add_tokens``) get embeddings, which are trained with
+        the rest.
+    max_length : int or None, default=None
+        Longest sentence in tokens, special tokens included; longer ones are truncated, with a
+        warning. None: all positions of the backbone; from scratch, the longest training sentence
+        (at most 512). Batches are padded to their own longest sentence only.
+    scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
+        How tags say spans: what a tag in `y` means, if `y` holds tags, and which tags the network
+        learns and `predict_tags` returns.
+    misfit_spans : {"error", "warn"}, default="error"
+        What `fit` does about spans that tags of words cannot say: those that overlap another one of
+        their layer, have several parts, or do not start and end with a word. "error" names the
+        first one; "warn" learns without them, with one warning that counts them.
+    tau : float, default=0.1
+        Entropy threshold: a word may exit at the first layer whose normalized entropy, in [0, 1],
+        is below `tau`. The comparison is strict: with 0 no word exits by entropy (patience only),
+        and with a value above 1 every word exits at layer 1. Can be changed after `fit`.
+    patience : int or None, default=None
+        A word may also exit once this many consecutive layers, the current one included, predict
+        the same tag: with 1 it exits at layer 1, and None stands for the number of layers M, so
+        that the entropy alone decides. Can be changed after `fit`.
+    token_exit : {"sentence", "token"}, default="sentence"
+        Who exits. "sentence": all words of a sentence at one layer, the first at which they may by
+        `joint_exit`; the layers above do not run for it. "token": each word by itself [4]_. A word
+        that has exited keeps its hidden states, which the others go on to read as keys and values,
+        and its positions are not computed any more. Can be changed after `fit`.
+    joint_exit : {"all", "any", "mean"}, default="all"
+        When a sentence exits. "all": at the first layer at which all its words may, by their own
+        entropy or their own patience, in all layers of spans. "any": at the first layer at which
+        one may. "mean": where the mean of the normalized entropies is below `tau`, or where
+        `patience` layers agree in the tags of all words. With ``token_exit="token"`` it says the
+        same of each word and its layers of spans; with one layer all three are the same there. Can
+        be changed after `fit`.
+    exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
+            default="ascending"
+        Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
+        at inference, as in the paper. None of the weights may be negative, nor all of them 0.
+    exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
+            default="joint"
+        How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
+        "mixed": in the first half of the training steps the backbone and the last exit alone, then
+        as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint", but
+        an exit before the last learns half from the labels and half from the probabilities of the
+        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half.
+        "detached": all exits throughout, the backbone from the last exit alone.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training data. "auto" sees small data sets more often, see Notes.
+    batch_size : int or "auto", default="auto"
+        Samples per training step.
+    learning_rate : float or "auto", default="auto"
+        Peak learning rate of the backbone, reached after a linear warm-up and followed by a linear
+        decay to 0.
+    head_learning_rate : float or "auto", default="auto"
+        The same for the heads.
+    weight_decay : float or "auto", default="auto"
+        Decoupled weight decay of AdamW; biases and normalization are exempt.
+    warmup_ratio : float, default=0.1
+        Fraction of the training steps in which the learning rate rises.
+    dropout : float or "auto", default="auto"
+        Dropout in the heads. The backbone keeps its own.
+    class_weight : "balanced", dict or None, default=None
+        Weights of the tags in the loss, as in scikit-learn: of all words with a tag alike. With
+        several layers of spans, "balanced" or a dict with the weights of each layer; the weights of
+        a word's tags are multiplied. "balanced" makes a word inside a span outweigh many outside,
+        which finds more spans and more that are none.
+    validation_fraction : float, default=0.0
+        Fraction of the sentences held out to report ``valid_loss`` and ``valid_acc``, the fraction
+        of words whose tags are right in every layer of spans, in `history_`. Nothing is held out
+        unless this is set. Sentences with spans and without are held out in proportion; with
+        ``groups`` in `fit`, whole groups are.
+    early_stopping : bool, default=False
+        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
+        back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
+        from the first epoch that ends with all exits in training.
+    n_iter_no_change : int, default=3
+        Epochs without improvement before an early stop.
+    callbacks : list of skorch callbacks or None, default=None
+        Called in training, with the batch's tag indices as ``y``.
+    gradient_checkpointing : bool, default=False
+        Keep only what enters each layer in training and run the layer again in the backward pass:
+        one forward pass more for each step, and far less memory for long inputs and large batches.
+        What is learned is the same.
+    warm_start : bool, default=False
+        Continue from the fitted network at the next `fit` instead of starting again.
+    predict_batch_size : int or "auto", default="auto"
+        Samples per prediction batch, or windows where a sample has several; "auto" sizes batches by
+        positions. Predictions do not depend on it.
+    device : str, default="auto"
+        "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
+        the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
+        that kind, where a prediction does not depend on the other samples of its batch. It predicts
+        in float32 elsewhere. The two differ in the third digit of the probabilities. On a CPU,
+        layers that can only be run as a whole predict in float32 with every `precision`, above all
+        those of families without an adapter of their own.
+    memory : "auto", str, path-like, joblib.Memory or None, default="auto"
+        Where trained networks are kept, so that a search over `tau` and `patience` trains each one
+        once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
+        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs,
+        for which `random_state` must be an int; files there are pickles, so it must be a folder you
+        trust. What cannot be kept there is trained again, with a warning. None trains every time.
+        Of callbacks their code counts, with the globals that it reads; those whose code cannot be
+        told apart are trained every time, with a warning. A search
+        scores the policies of a fold from one pass over it, so its ``mean_score_time`` says nothing
+        about the speed of a policy: ask for `speedup_score`, or time the fitted estimator.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
+        bit on the same machine and number of threads. With None every fit draws anew, except that
+        the candidates of one search share a draw, so that policies are compared on the same
+        network. Searches are those of scikit-learn and classes derived from them; clones made by
+        hand, by an ensemble or by a cross-validation draw anew.
+    verbose : int, default=0
+        1 shows a progress bar in training, 2 also prints a line per epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_tags,), or dict of str to such arrays
+        The tags, sorted; with several layers of spans a dict with those of each layer.
+    n_layers_ : int
+        Number of layers M of the backbone, and of exits.
+    net_ : skorch.NeuralNetClassifier
+        The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
+    history_ : skorch.history.History
+        Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
+        `exit_training`, and ``train_loss`` what was minimized; a mixed training also notes with
+        how many exits an epoch ended, ``n_exits_trained``.
+    n_iter_ : int
+        Epochs run.
+
+    Notes
+    -----
+    After layer m a linear head maps the hidden state of the first piece of every word to
+    probabilities of its tags; other pieces are read by the attention alone. Training minimizes the
+    mean over words, exits and layers of spans of the cross-entropy, exits weighted by
+    `exit_loss_weights`. One trained network serves every `tau`, `patience`, `token_exit` and
+    budget.
+
+    **X** is a list, array or Series of texts, or of lists of words. The words of a text are runs of
+    letters with the digits behind them, numbers, and single other characters ("insulin-induced" is
+    three words). To the network a text is its words joined by blanks, so that texts and lists of
+    the same words get the same tags; spans of texts are in characters, and those of lists in words,
+    the end not included.
+
+    **y** holds for each sample a list of tags, one a word, or a list of spans ``(start, end,
+    label)``. Tags are read strictly: one that is part of no span, such as an I- behind an O, is an
+    error that names its sample. Spans that overlap, as those of nested events do, are given as
+    several layers of spans: for each sample a dict with the tags or spans of each layer by its
+    name, or a frame with a column for each layer. Layers share the backbone and exit together;
+    `predict` and its relatives return such dicts.
+
+    Words of which the tokenizer makes no token, and words beyond `max_length`, are predicted "O",
+    with a warning, and left out of the loss in training. A causal decoder sees only what is before
+    a word, and of the word its first piece; an encoder suits better.
+
+    "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
+
+    ============ =============== ============ ============ ========== ==============================
+    backbone     `learning_rate` heads' rate  `batch_size` `dropout`  `max_epochs` (K classes)
+    ============ =============== ============ ============ ========== ==============================
+    checkpoint   8e-05           0.001        16           0.1        760 + 70 K steps, 3 to 10
+    from scratch 0.001           0.001        32           0.1        1500 + 0 K steps, 3 to 40
+    ============ =============== ============ ============ ========== ==============================
+
+    References
+    ----------
+    .. [1] "EPEE: Towards Efficient and Effective Foundation Models in Biomedicine",
+       arXiv:2503.02053.
+    .. [2] Kubaty et al., "How to Train Your Multi-Exit Model? Analyzing the Impact of Training
+       Strategies", arXiv:2407.14320.
+    .. [3] Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional Neural
+       Networks via Self Distillation", arXiv:1905.08094.
+    .. [4] Li et al., "Accelerating BERT Inference for Sequence Labeling via Early-Exit",
+       arXiv:2105.13878.
+
+    Examples
+    --------
+    >>> from sklearn_epee import EPEETokenClassifier
+    >>> X = ["Aspirin causes rash.", "No rash from zinc."] * 8
+    >>> y = [[(0, 7, "Drug"), (15, 19, "Effect")], [(3, 7, "Effect"), (13, 17, "Drug")]] * 8
+    >>> clf = EPEETokenClassifier(tau=0.3, random_state=0).fit(X, y)
+    >>> clf.predict(["Zinc causes rash."])
+    [[(0, 4, 'Drug'), (12, 16, 'Effect')]]
+    >>> clf.predict_tags(["Zinc causes rash."])
+    [['B-Drug', 'O', 'B-Effect', 'O']]
+    >>> clf.score(X, y)
+    1.0
+
+    Two layers of spans, which may overlap:
+
+    >>> first = {"event": [(0, 19, "Adverse")], "drug": [(0, 7, "Drug")]}
+    >>> second = {"event": [], "drug": [(13, 17, "Drug")]}
+    >>> both = EPEETokenClassifier(max_epochs=1, random_state=0).fit(X, [first, second] * 8)
+    >>> sorted(both.predict(X[:1])[0])
+    ['drug', 'event']
+    """
+
+    _kind = "text"
+    _sources = ("backbone", "tokenizer")
+    _engine = TokenEngine
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **{
+            name: constraint
+            for name, constraint in BaseEPEE._parameter_constraints.items()
+            if name not in ("pooling", "exit_ensemble")
+        },
+        "backbone": [str, os.PathLike, PretrainedConfig, None],
+        "tokenizer": "no_validation",
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "scheme": [StrOptions(set(SCHEMES))],
+        "misfit_spans": [StrOptions({"error", "warn"})],
+        "token_exit": [StrOptions(set(TOKEN_EXITS))],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike[str] | PretrainedConfig | None = None,
+        *,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+        scheme: str = "IOB2",
+        misfit_spans: str = "error",
+        tau: float = 0.1,
+        patience: int | None = None,
+        token_exit: str = "sentence",  # noqa: S107 - no password
+        joint_exit: str = "all",
+        exit_loss_weights: str | ArrayLike = "ascending",
+        exit_training: str = "joint",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float | str = "auto",
+        head_learning_rate: float | str = "auto",
+        weight_decay: float | str = "auto",
+        warmup_ratio: float = 0.1,
+        dropout: float | str = "auto",
+        class_weight: str | dict[str, Any] | None = None,
+        validation_fraction: float = 0.0,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 3,
+        callbacks: Sequence[Any] | None = None,
+        gradient_checkpointing: bool = False,
+        warm_start: bool = False,
+        predict_batch_size: int | str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        memory: str | os.PathLike[str] | joblib.Memory | None = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | bool = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.scheme = scheme
+        self.misfit_spans = misfit_spans
+        self.tau = tau
+        self.patience = patience
+        self.token_exit = token_exit
+        self.joint_exit = joint_exit
+        self.exit_loss_weights = exit_loss_weights
+        self.exit_training = exit_training
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.dropout = dropout
+        self.class_weight = class_weight
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.callbacks = callbacks
+        self.gradient_checkpointing = gradient_checkpointing
+        self.warm_start = warm_start
+        self.predict_batch_size = predict_batch_size
+        self.device = device
+        self.precision = precision
+        self.memory = memory
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Fine-tune the backbone and its exits.
+
+        Parameters
+        ----------
+        X : samples
+            Texts or lists of words, as described in the class documentation.
+        y : sequence of length n_samples, or frame
+            For each sample a list of tags, one a word, or a list of spans ``(start, end, label)``,
+            in characters of a text and in words of a list; or a dict of these by layer of spans.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the words of each sample in the loss; samples of weight 0 are left out.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each sample, such as its document. What `validation_fraction` holds out are
+            whole groups then. Without a part held out they have no effect.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X, y or the backbone is not as described; the estimator is left as it
+            was.
+        TypeError
+            If X holds something that is not a sample.
+        MemoryError
+            If the device runs out of memory; the message says what to change.
+        KeyboardInterrupt
+            If the training of a clone is interrupted, such as in a search or a cross-validation.
+            An estimator that is no clone is fitted with what was learned so far, with a warning.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEETokenClassifier
+        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+        >>> clf = EPEETokenClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.classes_.tolist(), clf.n_layers_
+        (['B-Drug', 'B-Effect', 'O'], 6)
+        """
+        return self._fit(X, y, sample_weight, groups)
+
+    def _check_samples(self, X: Any, fitted: Summary | None) -> list[Sentence]:  # noqa: ARG002 - texts and lists of words are read alike
+        return as_sentences(X)
+
+    def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> TagData:
+        return prepare_tag_data(
+            samples,
+            y,
+            sample_weight,
+            groups,
+            scheme=self.scheme,
+            misfit_spans=self.misfit_spans,
+            class_weight=self.class_weight,
+        )
+
+    def _training_defaults(self) -> training_defaults.TrainingDefaults:
+        if isinstance(self.backbone, (str, os.PathLike)):
+            return training_defaults.PRETRAINED_TEXT
+        return training_defaults.SCRATCH_TEXT
+
+    def _build(
+        self,
+        samples: list[Sentence],
+        n_classes: Classes,
+        watched: Sequence[Sentence] = (),  # noqa: ARG002 - nothing is learned from them
+    ) -> tuple[WordTokenizer, TokenExitNetwork]:
+        texts = [" ".join(sentence.words) for sentence in samples]
+        parts = text_backbone(self.backbone, self.tokenizer, self.max_length, texts)
+        network = TokenExitNetwork(parts.backbone, n_classes, dropout=self._head_dropout())
+        return WordTokenizer(parts.tokenizer, parts.max_length), network
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.target_tags.required = True
+        tags.target_tags.one_d_labels = False
+        return tags
