@@ -24,11 +24,11 @@ from sklearn.utils.estimator_checks import (
     check_valid_tag_types,
     estimator_checks_generator,
 )
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import assert_all_finite, column_or_1d, validate_data
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, PreTrainedTokenizerFast, ViTConfig
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier
 
 from .checkpoints import tiny_tokenizer
 from .classifiers import tiny_text_classifier
@@ -70,6 +70,32 @@ class RowsAsImages(NumericRows, EPEEImageClassifier):
     def _samples_from(self, bins):
         lines = np.eye(N_BINS, dtype=np.float32)[bins]
         return np.pad(lines, [(0, 0), (0, N_FEATURES - bins.shape[1]), (0, 0)])
+
+
+class RowsAsWords(NumericRows, EPEETokenClassifier):
+    """A row becomes a list of words, of which the first has the row's label as its tag.
+
+    What is predicted of the first word is predicted of the row.
+    """
+
+    def _samples_from(self, bins):
+        return [[_word(j, b) for j, b in enumerate(row)] for row in bins]
+
+    def _prepare(self, samples, y, sample_weight, groups):
+        if y is not None:
+            labels = column_or_1d(y, warn=True)
+            assert_all_finite(labels, input_name="y")
+            y = [
+                [f"B-{label}", *["O"] * (len(sample.words) - 1)]
+                for sample, label in zip(samples, labels, strict=False)
+            ]
+        return super()._prepare(samples, y, sample_weight, groups)
+
+    def predict(self, X):
+        return np.array([tags[0] for tags in self.predict_tags(X)])
+
+    def predict_proba(self, X):
+        return np.array([proba[0] for proba in super().predict_proba(X)])
 
 
 def _binned(X):
@@ -130,6 +156,12 @@ def image_adapter():
     return RowsAsImages(config, augment=False, **SETTINGS)
 
 
+def word_adapter():
+    tokenizer = _tokenizer()
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=N_FEATURES, **LAYERS)
+    return RowsAsWords(config, tokenizer=tokenizer, **SETTINGS)
+
+
 def checks(adapter):
     """What `parametrize_with_checks` runs, none expected to fail, under readable names."""
     for estimator, check in estimator_checks_generator(adapter):
@@ -139,7 +171,8 @@ def checks(adapter):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "check"), [*checks(text_adapter()), *checks(image_adapter())]
+    ("estimator", "check"),
+    [*checks(text_adapter()), *checks(image_adapter()), *checks(word_adapter())],
 )
 def test_scikit_learn_check(estimator, check, monkeypatch):
     if "sample_weight_equivalence" in check.func.__name__:
@@ -151,12 +184,16 @@ def test_scikit_learn_check(estimator, check, monkeypatch):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", [text_adapter(), image_adapter()], ids=["text", "image"])
+@pytest.mark.parametrize(
+    "estimator", [text_adapter(), image_adapter(), word_adapter()], ids=["text", "image", "words"]
+)
 def test_every_parameter_is_validated(estimator):
     check_param_validation(type(estimator).__name__, estimator)
 
 
-@pytest.mark.parametrize("estimator_class", [EPEEClassifier, EPEEImageClassifier])
+@pytest.mark.parametrize(
+    "estimator_class", [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier]
+)
 @pytest.mark.parametrize(
     "check",
     [
