@@ -273,7 +273,7 @@ class EPEETokenClassifier(SpanPredictionMixin, BaseEPEE):
         misfit_spans: str = "error",
         tau: float = 0.1,
         patience: int | None = None,
-        token_exit: str = "sentence",  # noqa: S107 - no password
+        token_exit: str = "sentence",
         joint_exit: str = "all",
         exit_loss_weights: str | ArrayLike = "ascending",
         exit_training: str = "joint",
