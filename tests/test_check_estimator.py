@@ -82,20 +82,29 @@ class RowsAsWords(NumericRows, EPEETokenClassifier):
         return [[_word(j, b) for j, b in enumerate(row)] for row in bins]
 
     def _prepare(self, samples, y, sample_weight, groups):
-        if y is not None:
-            labels = column_or_1d(y, warn=True)
-            assert_all_finite(labels, input_name="y")
-            y = [
-                [f"B-{label}", *["O"] * (len(sample.words) - 1)]
-                for sample, label in zip(samples, labels, strict=False)
-            ]
-        return super()._prepare(samples, y, sample_weight, groups)
+        return super()._prepare(samples, _first_tags(samples, y), sample_weight, groups)
 
     def predict(self, X):
-        return np.array([tags[0] for tags in self.predict_tags(X)])
+        tags = [tags[0] for tags in self.predict_tags(X)]
+        return np.array([float(tag[2:] or "nan") for tag in tags])
 
     def predict_proba(self, X):
         return np.array([proba[0] for proba in super().predict_proba(X)])
+
+    def score(self, X, y):
+        return super().score(X, _first_tags(self._check_samples(X, self), y))
+
+
+def _first_tags(samples, y):
+    """Return tags by which the first word of each row has the row's label."""
+    if y is None:
+        return None
+    labels = column_or_1d(y, warn=True)
+    assert_all_finite(labels, input_name="y")
+    rests = [["O"] * (len(sample.words) - 1) for sample in samples]
+    if len(labels) != len(rests):
+        return [["O"]] * len(labels)
+    return [[f"B-{label}", *rest] for label, rest in zip(labels, rests, strict=True)]
 
 
 def _binned(X):
