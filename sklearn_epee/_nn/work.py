@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .backbones import BackboneAdapter
+
+# Attention as torch runs it on a CPU, which its counter does not know.
+_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Return the operations of an attention, from the shapes that the counter passes."""
+    return int(sdpa_flop_count(query, key, value))
 
 
 @torch.no_grad()
@@ -29,7 +38,8 @@ def layer_work(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArray
         Of the embedding and of every layer: matrix products, convolutions and attention.
     """
     counted = []
-    with FlopCounterMode(display=False) as counter:
+    known = {_ON_CPU: _attention_on_cpu}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         hidden, mask = adapter.embed(batch)
         counted.append(counter.get_total_flops())
         for layer in range(1, adapter.n_layers + 1):
