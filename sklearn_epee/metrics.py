@@ -38,8 +38,15 @@ from ._exits.label_scores import (
     task_accuracy_score,
 )
 from ._exits.multilabel_scores import label_scores_once
-from ._exits.wrappers import FoundExits, exit_costs, find_exits, is_multilabel
+from ._exits.wrappers import (
+    FoundExits,
+    exit_costs,
+    find_exits,
+    is_multilabel,
+    predicts_words,
+)
 from ._spans import (
+    all_span_scores,
     span_f1_score,
     span_f1_scorer,
     span_precision_score,
@@ -139,7 +146,8 @@ def speedup_score(
     -------
     ratio : float
         See :func:`speedup_ratio`. Higher is faster. Where exits cost different amounts of work and
-        the classifier says so (``exit_costs_``), it is the share of work saved, not of layers.
+        the classifier says so (``exit_costs_``), it is the share of work saved, not of layers. Of a
+        classifier of words it is the share of rows saved, of positions times layers.
 
     Raises
     ------
@@ -171,7 +179,7 @@ def speedup_score(
     """
     del y
     found = find_exits(estimator, X)
-    if exit_costs(found.classifier) is not None:
+    if exit_costs(found.classifier) is not None or predicts_words(found.classifier):
         result = found.classifier.predict_with_exits(found.X)
         return _speedup_of(found.classifier, result, sample_weight)
     layers = found.classifier.predict_exit_layer(found.X)
@@ -180,6 +188,12 @@ def speedup_score(
 
 def _speedup_of(classifier: Any, result: Any, sample_weight: ArrayLike | None) -> float:
     """Return the speed-up ratio of predictions with their exits, of work where that is known."""
+    if predicts_words(classifier):
+        rows = np.stack([result.rows_computed, result.rows_total], axis=1)
+        if sample_weight is not None:
+            rows = rows * check_weights(sample_weight, len(rows))[:, np.newaxis]
+        computed, total = rows.sum(axis=0)
+        return 1.0 - float(computed / total) if total else 0.0
     if exit_costs(classifier) is None:
         return speedup_ratio(
             result.exit_layer, int(classifier.n_layers_), sample_weight=sample_weight
@@ -242,7 +256,9 @@ def exit_scores(
         of them together, and `samples_f1` is the mean over the samples; `average_precision`, of the
         predicted probabilities, needs no thresholds; `recall_<label>` and
         `mean_exit_layer_<label>` are over the samples that have the label. Labels that are not
-        known (NaN) count for nothing.
+        known (NaN) count for nothing. Of a classifier of words there are `span_f1`,
+        `span_precision`, `span_recall` and `span_macro_f1`, see :func:`span_scores`, with several
+        layers of spans `span_f1_<layer>`, `speedup`, and `mean_exit_layer`, over words.
 
     Raises
     ------
@@ -277,6 +293,8 @@ def exit_scores(
     """
     found = find_exits(estimator, X)
     result = found.classifier.predict_with_exits(found.X)
+    if predicts_words(found.classifier):
+        return _scores_of_words(found, y, result, sample_weight, negative_class)
     y_pred = np.asarray(result.labels if found.is_transparent else estimator.predict(X))
     if is_multilabel(found.classifier):
         return _scores_of_labels(estimator, X, y, found, result, sample_weight, negative_class)
@@ -295,6 +313,24 @@ def exit_scores(
     # A wrapper may predict classes of its own.
     classes = getattr(found.classifier if found.is_transparent else estimator, "classes_", None)
     return scores | class_scores(y_true, y_pred, result.exit_layer, classes, weights)
+
+
+def _scores_of_words(
+    found: FoundExits, y: Any, result: Any, sample_weight: ArrayLike | None, negative_class: Any
+) -> dict[str, float]:
+    """Return the scores of the spans that a classifier of words predicts."""
+    for name, value in (("sample_weight", sample_weight), ("negative_class", negative_class)):
+        if value is not None:
+            raise ValueError(f"{name} must be None where spans are predicted; got {value!r}.")
+    classifier = found.classifier
+    scheme = str(getattr(classifier, "scheme", "IOB2"))
+    layers = result.exit_layer
+    if isinstance(layers, list):  # words exit by themselves
+        layers = np.concatenate(layers)
+    return all_span_scores(found.X, y, result.spans, scheme) | {
+        "speedup": _speedup_of(classifier, result, None),
+        "mean_exit_layer": float(np.mean(layers)),
+    }
 
 
 def _scores_of_labels(  # noqa: PLR0917 - what `exit_scores` was given and found

@@ -670,3 +670,54 @@ def test_rules_pickle_and_clone(rule, data):
     assert fitted.best_index_ == copy(fitted.cv_results_)
     nested = cross_validate(search, *data, scoring=exit_scores, cv=2)
     assert np.isfinite(nested["test_speedup"]).all()
+
+
+class ScriptedWords(BaseEstimator):
+    """Predicts every word "Drug", and exits where it was told to."""
+
+    scheme = "IOB2"
+
+    def __init__(self, exits=None):
+        self.exits = exits
+
+    def fit(self, X, y=None):
+        self.n_layers_ = 4
+        return self
+
+    def predict_tags(self, X):
+        return [["B-Drug"] * len(words) for words in X]
+
+    def predict_with_exits(self, X):
+        return Bunch(
+            spans=[[(i, i + 1, "Drug") for i in range(len(words))] for words in X],
+            exit_layer=self.exits,
+            rows_computed=np.array([10, 4]),
+            rows_total=np.array([16, 24]),
+        )
+
+
+WORDS = [["zinc", "helps"], ["no", "iron", "here", "now"]]
+TAGS = [["B-Drug", "O"], ["O", "B-Drug", "O", "O"]]
+
+
+@pytest.mark.parametrize(
+    ("exits", "mean"),
+    [(np.array([3, 2]), 2.5), ([np.array([1, 3]), np.array([1, 1, 1, 2])], 1.5)],
+)
+def test_a_classifier_of_words_is_scored_by_spans_and_rows(exits, mean):
+    classifier = ScriptedWords(exits).fit(WORDS)
+    assert speedup_score(classifier, WORDS) == 1 - 14 / 40
+    assert speedup_score(classifier, WORDS, sample_weight=[1, 0]) == 1 - 10 / 16
+    scores = exit_scores(classifier, WORDS, TAGS)
+    assert scores["speedup"] == 1 - 14 / 40
+    assert scores["mean_exit_layer"] == mean
+    assert scores["span_recall"] == 1
+    assert scores["span_precision"] == pytest.approx(1 / 3)
+    assert set(scores) >= {"span_f1", "span_macro_f1"}
+
+
+@pytest.mark.parametrize("given", [{"sample_weight": [1, 1]}, {"negative_class": "O"}])
+def test_spans_have_neither_weights_nor_a_negative_class(given):
+    classifier = ScriptedWords(np.array([1, 2])).fit(WORDS)
+    with pytest.raises(ValueError, match="must be None where spans are predicted"):
+        exit_scores(classifier, WORDS, TAGS, **given)

@@ -336,6 +336,11 @@ def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
     return None if costs is None else np.asarray(costs, dtype=np.float64)
 
 
+def predicts_words(classifier: Any) -> bool:
+    """Return whether a classifier predicts the words of its samples, as its `predict_tags` says."""
+    return hasattr(classifier, "predict_tags")
+
+
 def stack_tasks(layers: list[list[Any]]) -> list[Any]:
     """Return one array of all layers per task, from one list of tasks per layer."""
     return [np.stack(task, axis=1) for task in zip(*layers, strict=True)]
