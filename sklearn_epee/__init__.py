@@ -21,6 +21,7 @@ from .model_selection import (
     ExitCalibratedClassifier,
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
+    TunedLabelThresholdsClassifierCV,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "ExitCalibratedClassifier",
     "FixedExitPolicyClassifier",
     "TunedExitPolicyClassifierCV",
+    "TunedLabelThresholdsClassifierCV",
     "__version__",
     "exit_scores",
     "positive_f1_score",

@@ -210,6 +210,17 @@ def check_has_exits(estimator: Any) -> None:
     _classifier_with_policy(estimator, fitted=False)
 
 
+def given_classifier(estimator: Any) -> Any:
+    """Return the classifier with early exits in an estimator as it was given, fitted or not.
+
+    Raises
+    ------
+    TypeError
+        As `check_has_exits`.
+    """
+    return _classifier_with_policy(estimator, fitted=False)
+
+
 def exit_classifier(estimator: Any) -> Any:
     """Return the classifier with early exits by whose policy a fitted estimator exits.
 

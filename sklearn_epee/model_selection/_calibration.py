@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
-from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
+from numpy.typing import ArrayLike
 from sklearn.utils import indexable
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    process_routing,
-)
-from sklearn.utils.validation import check_is_fitted
 
-from sklearn_epee._checks.labels import check_labels, check_weights
-from sklearn_epee._checks.tasks import has_tasks, task_columns
+from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
 from sklearn_epee._exits.protocol import MapsExitLogits
 from sklearn_epee._exits.reliability import Reliability
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.wrappers import check_has_exits, exit_classifier, with_classifier
 
-from ._base import BaseExitPolicyClassifier
 from ._exit_maps import ExitMaps, fit_scales, fit_temperature, warn_at_bounds
-from ._staging import Validation, check_used, make_splits, stage_fitted, stage_splits
+from ._held_out import BaseHeldOutClassifier
+from ._staging import Target, Validation
 
 # Probabilities of 0 in float32 would have no logarithm.
 _SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
@@ -105,7 +94,7 @@ class _HeldOut:
         return Reliability.of(proba, self.codes, weights=self.weights).error
 
 
-class ExitCalibratedClassifier(BaseExitPolicyClassifier):
+class ExitCalibratedClassifier(BaseHeldOutClassifier):
     """Early-exit classifier whose exits are calibrated, each by its own temperature.
 
     The exits of a network differ in how sure of themselves they are, so one threshold `tau` asks
@@ -241,8 +230,6 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
     True
     """
 
-    delegates_exit_policy = True
-
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "estimator": [HasMethods(["fit", "predict"])],
         "method": [StrOptions({"temperature", "vector"})],
@@ -325,19 +312,14 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         check_has_exits(self.estimator)
         _check_linear(self.estimator)
         X = indexable(X)[0]
-        if has_tasks(y):
-            raise ValueError(
-                f"{type(self).__name__} calibrates the exits of one task, but y holds "
-                f"{len(task_columns(y))} tasks. Use the classifier of several tasks as it is, or "
-                "train a classifier for each task and calibrate those."
-            )
-        y = check_labels(y, num_samples(X), type(self).__name__)
-        weights = check_weights(sample_weight, len(y))
+        target = self._target(X, y)
+        _check_one_task(target, type(self).__name__)
+        weights = check_weights(sample_weight, num_samples(X))
         to_fit, to_split = self._route(sample_weight, fit_params)
-        validation = self._stage(X, y, to_fit, to_split)
+        validation = self._stage(X, target, to_fit, to_split)
         held_out = _HeldOut.of(validation, weights, every_class=self.method == "vector")
         maps, found = self._calibrate(held_out)
-        fitted = self.estimator if self._is_fitted() else clone(self.estimator).fit(X, y, **to_fit)
+        fitted = self._fitted(X, target, to_fit)
         self._adopt(
             with_classifier(fitted, lambda inner: inner.map_exit_logits(maps.matrix, maps.shift))
         )
@@ -345,59 +327,6 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
         return self
-
-    def _route(
-        self, sample_weight: ArrayLike | None, params: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return which metadata goes to the estimator and which to the splitter."""
-        given = dict(params)
-        if sample_weight is not None:
-            given["sample_weight"] = sample_weight
-        if get_config()["enable_metadata_routing"]:
-            routed = process_routing(self, "fit", **given)
-            return routed.estimator.fit, routed.splitter.split
-        return given, {"groups": given.pop("groups", None)}
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return where metadata passed to `fit` goes.
-
-        Returns
-        -------
-        sklearn.utils.metadata_routing.MetadataRouter
-            To the `fit` of `estimator` and the `split` of `cv`.
-
-        Examples
-        --------
-        >>> from sklearn_epee import EPEEClassifier, ExitCalibratedClassifier
-        >>> type(ExitCalibratedClassifier(EPEEClassifier()).get_metadata_routing()).__name__
-        'MetadataRouter'
-        """
-        to_fit, to_split = (
-            MethodMapping().add(caller="fit", callee=callee) for callee in ("fit", "split")
-        )
-        return (
-            MetadataRouter(owner=self)
-            .add_self_request(self)
-            .add(estimator=self.estimator, method_mapping=to_fit)
-            .add(splitter=self.cv, method_mapping=to_split)
-        )
-
-    def _is_fitted(self) -> bool:
-        return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
-
-    def _stage(
-        self, X: Any, y: NDArray[Any], to_fit: Mapping[str, Any], to_split: Mapping[str, Any]
-    ) -> Validation:
-        """Return the predictions of all exits for samples that their networks did not see."""
-        if self._is_fitted():
-            check_is_fitted(exit_classifier(self.estimator), "n_layers_")
-            check_used(to_fit, self.estimator)
-            return stage_fitted(self.estimator, X, y)
-        splits = make_splits(self.cv, X, y, random_state=self.random_state, split_params=to_split)
-        validation, _ = stage_splits(
-            self.estimator, X, y, splits, fit_params=to_fit, n_jobs=self.n_jobs
-        )
-        return validation
 
     def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
         """Return the maps that calibrate every exit, and the attributes about them."""
@@ -421,6 +350,21 @@ class ExitCalibratedClassifier(BaseExitPolicyClassifier):
         found |= {"nll_before_": held_out.nll(before), "nll_after_": held_out.nll(maps)}
         found |= {"ece_before_": held_out.ece(before), "ece_after_": held_out.ece(maps)}
         return maps, found
+
+
+def _check_one_task(target: Target, name: str) -> None:
+    if target.multilabel:
+        raise ValueError(
+            f"{name} calibrates the exits of one task, but y holds {target.n_tasks} labels, of "
+            "which a sample may have any. Use the classifier of several labels as it is; "
+            "TunedLabelThresholdsClassifierCV chooses what probability each label needs."
+        )
+    if target.n_tasks > 1:
+        raise ValueError(
+            f"{name} calibrates the exits of one task, but y holds {target.n_tasks} tasks. Use "
+            "the classifier of several tasks as it is, or train a classifier for each task and "
+            "calibrate those."
+        )
 
 
 def _check_linear(estimator: Any) -> None:

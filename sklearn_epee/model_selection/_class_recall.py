@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class ClassReport:
     mean_exit_layer: Floats
     p_value: Floats
     excess: Floats
-    are_labels: bool = False
+    are_labels: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of(
@@ -102,7 +102,8 @@ class ClassReport:
             n_classes=len(labels),
             weights=None if weights is None else weights[sample],
         )
-        return cls(np.zeros(len(labels), dtype=np.int64), labels, *figures, are_labels=True)
+        report = cls(np.zeros(len(labels), dtype=np.int64), labels, *figures)
+        return replace(report, are_labels=True)
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Return the figures as columns; "task" only if there are several."""
