@@ -10,9 +10,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklearn_epee._checks.multilabel import check_label_thresholds, labels_above
+from sklearn_epee._checks.multilabel import labels_above
 
-from .checks import as_array, check_exit_ensemble, check_exit_loss_weights, check_joint_exit
+from .checks import (
+    as_array,
+    check_exit_ensemble,
+    check_exit_loss_weights,
+    check_joint_exit,
+    check_label_thresholds,
+)
 from .own_exits import fill, last_exits, own_counters, read_tasks, relative_costs
 from .rule import (
     combine_visited,
@@ -141,7 +147,7 @@ class StagedPredictions:
         """
         (checked,), own = read_tasks([_check_staged_shape(proba)])
         joint = check_joint_exit(joint_exit)
-        thresholds = np.asarray(check_label_thresholds(label_thresholds, checked.shape[2]))
+        thresholds = check_label_thresholds(label_thresholds, checked.shape[2])
         entropies = joint_entropies(label_entropies(checked).astype(np.float64), joint)
         return cls(
             [checked],

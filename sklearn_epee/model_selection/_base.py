@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import Bunch, Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_epee._checks.multilabel import check_label_thresholds, labels_above
+from sklearn_epee._checks.multilabel import labels_above
 from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._exits.label_scores import share_correct
 from sklearn_epee._exits.wrappers import (
     exit_classifier,

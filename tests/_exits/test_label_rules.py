@@ -152,11 +152,12 @@ def test_parts_with_thresholds_and_labels_of_their_own():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("0.5", TypeError, "label_thresholds='0.5' is not valid; expected None, a number from 0"),
-        (True, TypeError, "label_thresholds=True is not valid"),
-        ([0.5, 0.5], ValueError, "label_thresholds holds 2 numbers for 3 labels"),
-        ([0.5, np.nan, 0.5], ValueError, "label_thresholds=.*nan.* is not valid"),
-        (1.5, ValueError, "label_thresholds=1.5 is not valid"),
+        ("0.5", TypeError, "label_thresholds must be None, a number in .* or 3 of them; got '0.5'"),
+        (True, TypeError, "of type bool"),
+        ([0.5, 0.5], ValueError, r"one for each label; got an array of shape \(2,\)"),
+        ([0.5, np.nan, 0.5], ValueError, r"got \[0.5 nan 0.5\]"),
+        (1.5, ValueError, "got 1.5"),
+        ([[0.5], [0.5, 0.2]], ValueError, "label_thresholds must be an array"),
     ],
 )
 def test_bad_thresholds_are_refused(given, error, message):
