@@ -1,4 +1,4 @@
-"""What the two estimators share is documented in the same words."""
+"""What the estimators share is documented in the same words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import re
 
 import pytest
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier
 
 # Where the two do differ: families, and what "auto" stands for.
 OWN = {
     "Parameters": {"backbone", "pooling"},
     "Attributes": set(),
 }
+
+# A classifier of words has labels and exits of its own kind.
+OWN_OF_WORDS = {
+    "tau", "patience", "joint_exit", "max_length", "class_weight", "validation_fraction",
+    "callbacks", "classes_",
+}  # fmt: skip
 
 
 def entries(cls: type, section: str) -> dict[str, str]:
@@ -34,7 +40,16 @@ def test_shared_entries_are_the_same_in_both_estimators(section):
         assert texts[name] == images[name]
 
 
-@pytest.mark.parametrize("cls", [EPEEClassifier, EPEEImageClassifier])
+@pytest.mark.parametrize("section", ["Parameters", "Attributes"])
+def test_what_a_classifier_of_words_shares_is_the_same_there(section):
+    texts, words = (entries(cls, section) for cls in (EPEEClassifier, EPEETokenClassifier))
+    shared = (texts.keys() & words.keys()) - OWN_OF_WORDS
+    assert len(shared) >= (4 if section == "Attributes" else 18)
+    for name in shared:
+        assert texts[name] == words[name]
+
+
+@pytest.mark.parametrize("cls", [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier])
 def test_every_parameter_is_documented_in_the_order_of_the_signature(cls):
     assert list(entries(cls, "Parameters")) == list(inspect.signature(cls).parameters)
 

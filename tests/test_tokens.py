@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee import EPEETokenClassifier
+from sklearn_epee import EPEETokenClassifier, speedup_score
 from sklearn_epee._spans import span_f1_score
 from sklearn_epee.policy import normalized_entropy
 
@@ -318,6 +323,8 @@ def test_words_exit_one_by_one(fitted):
     assert fitted.speedup_ratio(WORDS) == saved
     whole = fitted.set_params(token_exit="sentence").speedup_ratio(WORDS)
     assert 0 <= whole < saved < 1
+    assert speedup_score(fitted, WORDS) == whole
+    assert speedup_score(make_pipeline(fitted), WORDS[:1]) == fitted.speedup_ratio(WORDS[:1])
 
 
 def test_one_pass_says_what_the_methods_say(fitted):
@@ -535,6 +542,43 @@ def test_pickled_and_copied(fitted, layered):
             same = again.predict_with_exits(WORDS)
             assert same.spans == model.predict(WORDS)
             assert again.classes_ is not None
+
+
+LOAD = """
+import pickle, sys
+from pathlib import Path
+import joblib
+from tests.test_tokens import LAYERS, WORDS
+folder = Path(sys.argv[1])
+found = []
+for name in ("plain", "layered"):
+    for loaded in (joblib.load(folder / name), pickle.loads((folder / f"{name}.pkl").read_bytes())):
+        for token_exit in ("sentence", "token"):
+            found.append(loaded.set_params(token_exit=token_exit).predict_with_exits(WORDS))
+joblib.dump([(dict(part)) for part in found], folder / "found")
+"""
+
+
+@pytest.mark.slow
+def test_another_process_predicts_the_same(fitted, layered, tmp_path):
+    expected = []
+    for name, model in (("plain", fitted), ("layered", layered)):
+        model.set_params(tau=0.5)
+        joblib.dump(model, tmp_path / name)
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(model))
+        both = [
+            model.set_params(token_exit=token_exit).predict_with_exits(WORDS)
+            for token_exit in ("sentence", "token")
+        ]
+        expected += both * 2
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path)], env=os.environ | environment, check=True
+    )
+    for found, mine in zip(joblib.load(tmp_path / "found"), expected, strict=True):
+        assert found["spans"] == mine.spans
+        assert_array_equal(np.concatenate(found["entropy"]), np.concatenate(mine.entropy))
+        assert_array_equal(found["rows_computed"], mine.rows_computed)
 
 
 def test_a_tokenizer_written_in_python(fitted, monkeypatch):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
+from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
 from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
@@ -218,13 +219,15 @@ class SpanPredictionMixin:
             rows_total=exits.rows_total,
         )
 
-    def speedup_ratio(self, X: Any) -> float:
+    def speedup_ratio(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Return the share of the work of full depth that exits save.
 
         Parameters
         ----------
         X : samples
             As in `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in both sums.
 
         Returns
         -------
@@ -249,9 +252,10 @@ class SpanPredictionMixin:
         True
         """
         state, sentences = self._read(X)
+        weights = check_weights(sample_weight, len(sentences))
         exits = self._word_exits(state, sentences)
-        total = int(exits.rows_total.sum())
-        return 1.0 - int(exits.rows_computed.sum()) / total if total else 0.0
+        total = float(weights @ exits.rows_total)
+        return 1.0 - float(weights @ exits.rows_computed) / total if total else 0.0
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the F1 score of spans over all labels and layers of spans, as seqeval counts it.
