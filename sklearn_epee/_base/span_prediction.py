@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from sklearn_epee._checks.labels import check_weights
 from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
 from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
@@ -218,44 +217,6 @@ class SpanPredictionMixin:
             rows_computed=exits.rows_computed,
             rows_total=exits.rows_total,
         )
-
-    def speedup_ratio(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of the work of full depth that exits save.
-
-        Parameters
-        ----------
-        X : samples
-            As in `fit`.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples in both sums.
-
-        Returns
-        -------
-        float
-            ``1 - rows_computed.sum() / rows_total.sum()``, of `predict_with_exits`: positions times
-            layers that were not computed.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If X is not as described.
-        NotFittedError
-            If the estimator was not fitted.
-
-        Examples
-        --------
-        >>> from sklearn_epee import EPEETokenClassifier
-        >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
-        >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
-        >>> clf = EPEETokenClassifier(patience=3, tau=0, max_epochs=1, random_state=0).fit(X, y)
-        >>> 0 <= clf.speedup_ratio(X) <= 0.5
-        True
-        """
-        state, sentences = self._read(X)
-        weights = check_weights(sample_weight, len(sentences))
-        exits = self._word_exits(state, sentences)
-        total = float(weights @ exits.rows_total)
-        return 1.0 - float(weights @ exits.rows_computed) / total if total else 0.0
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the F1 score of spans over all labels and layers of spans, as seqeval counts it.
