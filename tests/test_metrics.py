@@ -721,3 +721,11 @@ def test_spans_have_neither_weights_nor_a_negative_class(given):
     classifier = ScriptedWords(np.array([1, 2])).fit(WORDS)
     with pytest.raises(ValueError, match="must be None where spans are predicted"):
         exit_scores(classifier, WORDS, TAGS, **given)
+
+
+def test_a_search_compares_the_policies_of_a_classifier_of_words():
+    search = GridSearchCV(
+        ScriptedWords(), {"exits": [np.array([3, 2])]}, scoring=exit_scores, refit="span_f1", cv=2
+    )
+    search.fit(WORDS * 2, TAGS * 2)
+    assert search.cv_results_["mean_test_speedup"] == [1 - 14 / 40]

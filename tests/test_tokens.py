@@ -21,8 +21,10 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee import EPEETokenClassifier, speedup_score
+from sklearn_epee import EPEETokenClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee._spans import span_f1_score
+from sklearn_epee.metrics import exit_scores, speedup_score
+from sklearn_epee.plotting import ExitTradeoffDisplay
 from sklearn_epee.policy import normalized_entropy
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
@@ -524,6 +526,26 @@ def test_cross_validation_and_pipelines(fitted):
     pipe = make_pipeline(FunctionTransformer(list), model).fit(WORDS, TAGS)
     assert pipe.predict(WORDS) == fitted.predict(WORDS)
     assert pipe.score(WORDS, TAGS) == fitted.score(WORDS, TAGS)
+
+
+@pytest.mark.parametrize("token_exit", ["sentence", "token"])
+def test_scores_of_policies_count_rows(fitted, layered, token_exit):
+    for model, y in ((fitted, TAGS), (layered, LAYERS)):
+        model.set_params(tau=0.6, patience=2, token_exit=token_exit)
+        scores = exit_scores(model, WORDS, y)
+        assert scores["speedup"] == speedup_score(model, WORDS) == model.speedup_ratio(WORDS)
+        assert 0 < scores["speedup"] < 1
+        assert scores["span_f1"] == model.score(WORDS, y)
+    assert {"span_f1_drugs", "span_f1_all"} <= set(scores)
+
+
+def test_what_sweeps_over_samples_refuses_words(fitted):
+    for sweep in (
+        lambda: TunedExitPolicyClassifierCV(fitted, cv=2).fit(WORDS, TAGS),
+        lambda: ExitTradeoffDisplay.from_estimator(fitted, WORDS, TAGS),
+    ):
+        with pytest.raises(TypeError, match=r"predicts words.*GridSearchCV.*span_f1_scorer"):
+            sweep()
 
 
 def test_clones_are_unfitted_and_equal(fitted):

@@ -6,6 +6,8 @@ rule
     Entropies, patience counters, and the layer at which a sample exits.
 staged
     Predictions of every exit for some samples, of one task or of several.
+sentences
+    Exits of sentences whose words exit together.
 sweep
     Every policy at once: how samples move between exits as tau rises.
 policy_scores, count_scores

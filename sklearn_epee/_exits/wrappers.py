@@ -199,15 +199,23 @@ def find_exits(estimator: Any, X: Any) -> FoundExits:
     return FoundExits(estimator, X, is_transparent)
 
 
-def check_has_exits(estimator: Any) -> None:
+def check_has_exits(estimator: Any, *, of_words: bool = True) -> None:
     """Raise if an estimator, fitted or not, ends in no classifier with a policy to be set.
+
+    Parameters
+    ----------
+    estimator : estimator
+    of_words : bool, default=True
+        Whether it may be a classifier of words.
 
     Raises
     ------
     TypeError
         The message shows the way that was searched.
     """
-    _classifier_with_policy(estimator, fitted=False)
+    classifier = _classifier_with_policy(estimator, fitted=False)
+    if not of_words:
+        _check_predicts_samples(classifier)
 
 
 def given_classifier(estimator: Any) -> Any:
@@ -219,6 +227,16 @@ def given_classifier(estimator: Any) -> Any:
         As `check_has_exits`.
     """
     return _classifier_with_policy(estimator, fitted=False)
+
+
+def _check_predicts_samples(classifier: Any) -> None:
+    if predicts_words(classifier):
+        raise TypeError(
+            f"{type(classifier).__name__} predicts words, and sweeps over exit policies are for "
+            "classifiers with one prediction for each sample. Compare its policies by "
+            "GridSearchCV over tau, patience, token_exit and joint_exit with scoring=exit_scores "
+            "or span_f1_scorer() from sklearn_epee.metrics; the network is trained once."
+        )
 
 
 def exit_classifier(estimator: Any) -> Any:
@@ -319,8 +337,14 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
     staged : StagedPredictions
     tasks : Tasks
         What is predicted.
+
+    Raises
+    ------
+    TypeError
+        If there is no classifier with early exits, or it predicts words.
     """
     found = find_exits(estimator, X)
+    _check_predicts_samples(found.classifier)
     layers = list(found.classifier.staged_predict_proba(found.X))
     own = own_policy(estimator)
     combined = own.exit_ensemble, own.exit_loss_weights, own.joint_exit

@@ -145,7 +145,7 @@ class LayerStep:
         rows, predicted = layout.rows_of(remaining), layout.predicted(remaining)
         index = torch.from_numpy(rows).to(self._placed.device)
         items = index if predicted is rows else torch.from_numpy(predicted).to(self._placed.device)
-        return _Kept(items, index, layout.take(remaining, index, width_of(layout.mask, rows)))
+        return _Kept(items, index, layout.take(remaining, index, _width(layout.mask, rows)))
 
 
 class _Kept(NamedTuple):
@@ -156,7 +156,7 @@ class _Kept(NamedTuple):
     layout: BatchLayout
 
 
-def width_of(mask: Tensor, remaining: NDArray[np.intp]) -> int:
+def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:
     """Return the number of positions that a remaining row still fills."""
     if mask.device.type != "cpu":  # reading it would wait for the queue
         return mask.shape[1]

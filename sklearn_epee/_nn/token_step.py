@@ -12,7 +12,6 @@ from torch import Tensor
 from .active_batch import ActiveBatch
 from .batching import EncodedSamples
 from .exit_rules import Decision, DynamicRule
-from .layer_step import width_of
 from .placed_token_network import PlacedTokenNetwork
 from .tasks import task_softmax
 from .word_layout import WordLayout
@@ -123,7 +122,7 @@ class TokenStep:
         samples = np.flatnonzero(layout.counts)
         if len(samples) == len(above.rows):
             return ActiveBatch(above.layer, above.rows, above.hidden, layout, state)
-        index, width = torch.from_numpy(samples).to(device), width_of(layout.mask, samples)
+        index, width = torch.from_numpy(samples).to(device), layout.width_of(samples)
         hidden = above.hidden[:, :width][index]
         layout = layout.take(samples, index, width)
         return ActiveBatch(above.layer, above.rows[samples], hidden, layout, state)

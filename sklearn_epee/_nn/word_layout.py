@@ -98,6 +98,10 @@ class WordLayout(BatchLayout):
         """The rows that are computed."""
         return SomeRows.of_mask(self.open, self.mask.device)
 
+    def width_of(self, samples: NDArray[np.intp]) -> int:
+        """Return the number of positions that the longest of some sentences fills."""
+        return int(self.real[samples].sum(axis=1).max())
+
     def predicted(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the numbers of some sentences' words within the batch."""
         return rows_of_samples(self.counts, samples)

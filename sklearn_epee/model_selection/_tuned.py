@@ -393,7 +393,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         True
         """
         self._validate_params()
-        check_has_exits(self.estimator)
+        check_has_exits(self.estimator, of_words=False)
         self._check_guarantee(risk_groups)
         given = self._checked(X, y, risk_groups, params)
         validation, fitted = self._stage(given)

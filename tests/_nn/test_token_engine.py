@@ -337,3 +337,17 @@ def test_join_is_as_one_call():
     np.testing.assert_array_equal(joined.rows_computed, whole.rows_computed)
     assert joined.speedup == whole.speedup
     assert TokenExits.join(parts[:1]) is parts[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2", "llama", "opt"])
+def test_cuda_equals_cpu(family):
+    network, sentences = make_word_network(family), make_sentences()
+    on_cpu = TokenEngine(network)
+    moved = TokenEngine(network.to_inference_copy(torch.device("cuda"), torch.float32))
+    rules = word_policies(on_cpu.staged(sentences))
+    for rule in (*rules, replace(rules[0], token_exit="sentence")):
+        expected, found = (engine.dynamic(sentences, rule) for engine in (on_cpu, moved))
+        same = found.exit_layer == expected.exit_layer
+        assert same.mean() > 0.9
+        np.testing.assert_allclose(found.proba[same], expected.proba[same], atol=1e-2)
