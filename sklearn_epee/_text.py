@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from numbers import Integral
@@ -16,6 +15,7 @@ from transformers import BertConfig, PretrainedConfig
 
 from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import Summary
+from ._base.text_backbone import compact_tokenizer, given_backbone
 from ._checks.entity_marks import carry_marks, check_marks
 from ._checks.texts import Text, as_texts, is_paired
 from ._compat import Interval, StrOptions
@@ -23,9 +23,7 @@ from ._nn import training_defaults
 from ._nn.backbones import (
     adapter_for,
     checkpoint_pooling,
-    enlarge_vocabulary,
     load_backbone,
-    load_config,
 )
 from ._nn.long_texts import check_long_texts, long_texts_of
 from ._nn.marked_texts import MARKED, MarkedTextTokenizer, with_mark_tokens
@@ -35,9 +33,6 @@ from ._nn.texts import (
     TextTokenizer,
     choose_max_length,
     compact_text_config,
-    learn_wordpiece,
-    load_tokenizer,
-    required_vocabulary,
 )
 
 _SAYS_ENTITY = (
@@ -495,19 +490,13 @@ class EPEEClassifier(BaseEPEEClassifier):
     ) -> tuple[TextTokenizer, MultiExitNetwork]:
         if self.backbone is None:
             return self._build_compact(samples, n_classes, watched)
-        source = copy.deepcopy(self.backbone)
-        config = load_config(source, "text")
-        tokenizer = self._tokenizer_for(samples, config)
-        checkpoint = None if isinstance(source, PretrainedConfig) else source
-        n_tokens = required_vocabulary(tokenizer, config, checkpoint)
-        tokenizer = self._with_marks(tokenizer, samples)
-        n_tokens = max(n_tokens, len(tokenizer))
-        backbone = load_backbone(source, "text")
-        if n_tokens > config.vocab_size:
-            enlarge_vocabulary(backbone, n_tokens)
+        backbone, tokenizer = given_backbone(
+            self.backbone, self.tokenizer, samples, lambda given: self._with_marks(given, samples)
+        )
+        config = backbone.config
         adapter = adapter_for(backbone)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        said = checkpoint_pooling(source) or ("last" if adapter.causal else None)
+        said = checkpoint_pooling(self.backbone) or ("last" if adapter.causal else None)
         pooling = self._chosen_pooling([*samples, *watched], tokenizer, said)
         preprocessor = self._reader(samples, tokenizer, adapter.max_length, n_segments, pooling)
         return preprocessor, self._with_heads(backbone, n_classes, pooling)
@@ -515,11 +504,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     def _build_compact(
         self, samples: list[Text], n_classes: Classes, watched: Sequence[Text]
     ) -> tuple[TextTokenizer, MultiExitNetwork]:
-        tokenizer = (
-            learn_wordpiece(samples)
-            if self.tokenizer is None
-            else load_tokenizer(self.tokenizer, argument="tokenizer")
-        )
+        tokenizer = compact_tokenizer(self.tokenizer, samples)
         tokenizer = self._with_marks(tokenizer, samples)
         pooling = self._chosen_pooling([*samples, *watched], tokenizer, None)
         n_segments = BertConfig().type_vocab_size
@@ -551,13 +536,6 @@ class EPEEClassifier(BaseEPEEClassifier):
             self.long_texts, length, self.window_stride, self.max_windows, n_special
         )
         return TextTokenizer(tokenizer, length, n_segments, reads_pairs, long_texts)
-
-    def _tokenizer_for(self, samples: list[Text], config: PretrainedConfig) -> Any:
-        if self.tokenizer is not None:
-            return load_tokenizer(self.tokenizer, argument="tokenizer")
-        if isinstance(self.backbone, PretrainedConfig):
-            return learn_wordpiece(samples, config.vocab_size, config.pad_token_id or 0)
-        return load_tokenizer(self.backbone, argument="backbone")
 
     def _with_marks(self, tokenizer: Any, samples: list[Text]) -> Any:
         """Return the tokenizer, with the marks of entities as tokens if that is asked for."""

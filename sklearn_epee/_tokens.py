@@ -407,9 +407,11 @@ class EPEETokenClassifier(SpanPredictionMixin, BaseEPEE):
         watched: Sequence[Sentence] = (),  # noqa: ARG002 - nothing is learned from them
     ) -> tuple[WordTokenizer, TokenExitNetwork]:
         texts = [" ".join(sentence.words) for sentence in samples]
-        parts = text_backbone(self.backbone, self.tokenizer, self.max_length, texts)
-        network = TokenExitNetwork(parts.backbone, n_classes, dropout=self._head_dropout())
-        return WordTokenizer(parts.tokenizer, parts.max_length), network
+        backbone, tokenizer, max_length = text_backbone(
+            self.backbone, self.tokenizer, self.max_length, texts
+        )
+        network = TokenExitNetwork(backbone, n_classes, dropout=self._head_dropout())
+        return WordTokenizer(tokenizer, max_length), network
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

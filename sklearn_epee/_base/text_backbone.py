@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sklearn_epee._checks.texts import Text
 from sklearn_epee._nn.backbones import (
     adapter_for,
     enlarge_vocabulary,
@@ -24,21 +25,13 @@ from sklearn_epee._nn.texts import (
 )
 
 
-class TextBackbone(NamedTuple):
-    """A backbone, the tokenizer whose tokens it reads, and how many of them at most."""
-
-    backbone: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-
-
 def text_backbone(
     source: str | os.PathLike[str] | PretrainedConfig | None,
     tokenizer: Any,
     max_length: int | None,
     texts: Sequence[str],
-) -> TextBackbone:
-    """Return a backbone with its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """Return a backbone, its tokenizer, and how many tokens it is given at most.
 
     Parameters
     ----------
@@ -47,36 +40,57 @@ def text_backbone(
     tokenizer : str, path-like, tokenizer object or None
         None: the checkpoint's own, or one that is learned from the texts.
     max_length : int or None
-        Longest row in tokens.
+        Longest row in tokens; None: what the backbone reads, or the longest text.
     texts : sequence of str
         Training texts.
-
-    Returns
-    -------
-    TextBackbone
     """
     if source is None:
-        given = learn_wordpiece(texts) if tokenizer is None else _loaded(tokenizer)
+        given = compact_tokenizer(tokenizer, texts)
         length = choose_max_length(max_length, given, None, texts)
-        return TextBackbone(
-            load_backbone(compact_text_config(given, length), "text"), given, length
-        )
+        return load_backbone(compact_text_config(given, length), "text"), given, length
+    backbone, given = given_backbone(source, tokenizer, texts)
+    positions = adapter_for(backbone).max_length
+    return backbone, given, choose_max_length(max_length, given, positions, texts)
+
+
+def compact_tokenizer(tokenizer: Any, texts: Sequence[Text]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer for a backbone that is trained from scratch."""
+    if tokenizer is None:
+        return learn_wordpiece(texts)
+    return load_tokenizer(tokenizer, argument="tokenizer")
+
+
+def given_backbone(
+    source: str | os.PathLike[str] | PretrainedConfig,
+    tokenizer: Any,
+    texts: Sequence[Text],
+    adapted: Callable[[PreTrainedTokenizerBase], PreTrainedTokenizerBase] = lambda given: given,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the backbone of a checkpoint or a configuration, and its tokenizer.
+
+    Parameters
+    ----------
+    source : str, path-like or transformers config
+    tokenizer : str, path-like, tokenizer object or None
+        None: the checkpoint's own, or one that is learned from the texts.
+    texts : sequence of str or of pairs of str
+        Training texts.
+    adapted : callable, default: leaves it as it is
+        Returns the tokenizer with tokens added, for which the backbone gets embeddings.
+    """
     source = copy.deepcopy(source)
     config = load_config(source, "text")
+    is_config = isinstance(source, PretrainedConfig)
     if tokenizer is not None:
-        given = _loaded(tokenizer)
-    elif isinstance(source, PretrainedConfig):
+        given = load_tokenizer(tokenizer, argument="tokenizer")
+    elif is_config:
         given = learn_wordpiece(texts, config.vocab_size, config.pad_token_id or 0)
     else:
         given = load_tokenizer(source, argument="backbone")
-    checkpoint = None if isinstance(source, PretrainedConfig) else source
-    n_tokens = required_vocabulary(given, config, checkpoint)
+    n_tokens = required_vocabulary(given, config, None if is_config else source)
+    given = adapted(given)
+    n_tokens = max(n_tokens, len(given))
     backbone = load_backbone(source, "text")
     if n_tokens > config.vocab_size:
         enlarge_vocabulary(backbone, n_tokens)
-    positions = adapter_for(backbone).max_length
-    return TextBackbone(backbone, given, choose_max_length(max_length, given, positions, texts))
-
-
-def _loaded(tokenizer: Any) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tokenizer, argument="tokenizer")
+    return backbone, given
