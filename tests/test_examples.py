@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sklearn_epee
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, datasets
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier, datasets
 
 from .checkpoints import tiny_config
 from .classifiers import tiny_training
@@ -28,7 +28,8 @@ def tiny(kind, config):
             **tiny_training(**parameters | {"max_epochs": 1}),
         )
 
-    made.from_paper_checkpoint = kind.from_paper_checkpoint
+    if hasattr(kind, "from_paper_checkpoint"):
+        made.from_paper_checkpoint = kind.from_paper_checkpoint
     return made
 
 
@@ -48,6 +49,7 @@ def small_world(monkeypatch):
     small = {
         "EPEEClassifier": tiny(EPEEClassifier, bert),
         "EPEEImageClassifier": tiny(EPEEImageClassifier, vit),
+        "EPEETokenClassifier": tiny(EPEETokenClassifier, bert),
     }
     for name, make in small.items():
         monkeypatch.setattr(sklearn_epee, name, make, raising=False)

@@ -1,0 +1,338 @@
+"""Measure the extraction of PHEE's events: exact match F1 by layer of spans, exits and policies.
+
+Run from the repository root, with the data folder in the environment variable
+``SKLEARN_EPEE_DATA`` and the folder of a checkpoint:
+
+    python -m benchmarks.events all-MiniLM-L6-v2
+    python -m benchmarks.events all-mpnet-base-v2 --epochs 8
+
+A run trains one classifier of words on the training part, with the layers of spans of
+`load_phee_events`. On the dev part it predicts with every policy of a grid (`POLICIES`), whole
+sentences exiting and word by word, and chooses for some speed-up ratios the one of best F1; these
+and full depth are scored on the test part. The network, and then each policy, is kept in the folder
+``--cache``, and what is there is not done again. The results of all runs are written to
+``results/events.json`` and ``.md``; ``--report`` does no more than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from benchmarks._phee_scores import LAYERS, paper_scores
+from benchmarks._report import describe, machine
+from benchmarks.relations import write
+from sklearn_epee import EPEETokenClassifier
+from sklearn_epee._exits.sentences import sentence_exit_layers
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee.datasets import load_phee_events
+from sklearn_epee.metrics import span_scores
+
+RESULTS = Path(__file__).parent / "results"
+TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+MANY_TAUS = np.round(np.geomspace(0.005, 0.7, 25), 4)
+KINDS = {
+    "sentence, all": {"token_exit": "sentence", "joint_exit": "all"},
+    "sentence, mean": {"token_exit": "sentence", "joint_exit": "mean"},
+    "token": {"token_exit": "token", "joint_exit": "all"},
+}
+FULL = {"tau": 0.0, "patience": None, "token_exit": "sentence", "joint_exit": "all"}
+RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6)
+PUBLISHED = {"trigger": 70.1, "main": 68.6, "sub": 76.2}
+TITLES = {"trigger": "triggers", "main": "main arguments", "sub": "sub-arguments"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run trains, and where it is kept."""
+
+    backbone: str
+    epochs: int
+    learning_rate: float
+    head_learning_rate: float
+    exit_loss_weights: str
+    pieces: str
+    seed: int
+    cache: Path
+
+    @property
+    def settings(self):
+        """What the results depend on."""
+        found = {name: value for name, value in vars(self).items() if name != "cache"}
+        return found | {"backbone": Path(self.backbone).name}
+
+    @property
+    def folder(self):
+        """Where the network and what it predicted are kept."""
+        name = "-".join(str(value) for value in self.settings.values())
+        return self.cache / re.sub(r"[^\w.-]+", "_", name)
+
+
+def trained(run):
+    """Return the fitted classifier and the CPU seconds of its training."""
+    train = load_phee_events(subset="train", discontinuous=run.pieces)
+    model = EPEETokenClassifier(
+        run.backbone,
+        max_epochs=run.epochs,
+        learning_rate=run.learning_rate,
+        head_learning_rate=run.head_learning_rate,
+        exit_loss_weights=run.exit_loss_weights,
+        memory=None,
+        random_state=run.seed,
+        verbose=2,
+    )
+    cpu = time.process_time()
+    model.fit(train.data, train.target)
+    return model, time.process_time() - cpu
+
+
+def kept(path, make):
+    """Return what a file keeps, JSON or a pickle, made where it is not there."""
+    if not path.exists():
+        found = make()
+        if path.suffix == ".json":
+            write(path, json.dumps(found))
+        else:
+            draft = path.with_suffix(".draft")
+            joblib.dump(found, draft)
+            draft.replace(path)
+    return json.loads(path.read_text()) if path.suffix == ".json" else joblib.load(path)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What all exits say of the sentences of a part, from one pass.
+
+    Parameters
+    ----------
+    spans : list of length M of list of dict
+        What each exit predicts.
+    proba : list of ndarray of shape (W, M, K)
+        Of the words, one array a layer of spans.
+    word_counts, tokens : ndarray of shape (n,)
+    """
+
+    spans: list
+    proba: list
+    word_counts: np.ndarray
+    tokens: np.ndarray
+
+    @classmethod
+    def of(cls, model, part):
+        """Return the exits of a model for a part of the data."""
+        stages = list(model.staged_predict_proba(part.data))
+        proba = [
+            np.stack([np.concatenate([found[name] for found in stage]) for stage in stages], axis=1)
+            for name in LAYERS
+        ]
+        counts = np.array([len(found[LAYERS[0]]) for found in stages[0]])
+        model.set_params(**FULL | {"tau": 9.0})  # the cheapest pass that counts tokens
+        tokens = model.predict_with_exits(part.data).rows_total // model.n_layers_
+        return cls(list(model.staged_predict(part.data)), proba, counts, tokens)
+
+    def exits(self, policy):
+        """Return the spans and the speed-up ratio of a policy under which sentences exit."""
+        n_layers = len(self.spans)
+        words = StagedPredictions.from_proba(self.proba, joint_exit=policy["joint_exit"])
+        patience = policy["patience"] or n_layers
+        layers = sentence_exit_layers(words, self.word_counts, policy["tau"], patience)
+        spans = [self.spans[layer - 1][row] for row, layer in enumerate(layers)]
+        return spans, 1 - float(layers @ self.tokens) / float(n_layers * self.tokens.sum())
+
+
+def scored(model, part, staged, policy):
+    """Return the scores of a policy, and the speed-up ratio."""
+    if policy["token_exit"] == "sentence":
+        spans, ratio = staged.exits(policy)
+    else:
+        found = model.set_params(**policy).predict_with_exits(part.data)
+        spans = found.spans
+        ratio = 1 - int(found.rows_computed.sum()) / int(found.rows_total.sum())
+    return {"ratio": ratio} | scores_of(part, spans)
+
+
+def scores_of(part, spans):
+    """Return exact match F1: as the paper counts it, and of the offsets of all mentions."""
+    strict = span_scores(part.all_spans, spans)
+    return {
+        "paper": paper_scores(part, spans),
+        "offsets": {name: strict["layers"][name] for name in LAYERS},
+    }
+
+
+def mean_f1(scores):
+    """Return the mean over triggers, main arguments and sub-arguments, which chooses policies."""
+    return sum(found["f1"] for found in scores["paper"].values()) / len(scores["paper"])
+
+
+def measure(run):
+    """Do one run, or what is left of it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    model, cpu = kept(run.folder / "network.joblib", lambda: trained(run))
+    dev, test = parts = [load_phee_events(subset=subset) for subset in ("dev", "test")]
+    staged = [
+        kept(run.folder / f"{name}.joblib", lambda part=part: Staged.of(model, part))
+        for name, part in zip(("dev", "test"), parts, strict=True)
+    ]
+    tried = []
+    for kind, policy in [("full", FULL), *policies()]:
+        name = f"dev-{kind}-{policy['tau']}-{policy['patience']}.json".replace(" ", "")
+        make = partial(scored, model, dev, staged[0], policy)
+        tried.append((kind, policy, kept(run.folder / name, make)))
+        print(name, f"{tried[-1][2]['ratio']:.3f} {mean_f1(tried[-1][2]):.4f}", flush=True)
+    front = []
+    for point in chosen(tried):
+        name = f"test-{point['kind']}-{point['policy']['tau']}-{point['policy']['patience']}.json"
+        make = partial(scored, model, test, staged[1], point["policy"])
+        front.append(point | {"test": kept(run.folder / name.replace(" ", ""), make)})
+    return {
+        "settings": run.settings,
+        "training_cpu_seconds": cpu,
+        "left_out": counts(test),
+        "layers": [scores_of(test, spans) for spans in staged[1].spans],
+        "front": front,
+        "machine": machine("cpu"),
+    }
+
+
+def policies():
+    """Return the policies of the grid, by kind: many of those that need no pass of their own."""
+    found = []
+    for kind, settings in KINDS.items():
+        whole = settings["token_exit"] == "sentence"
+        taus, patiences = (MANY_TAUS, (1, 2, 3, 4, 5)) if whole else (TAUS, (2, 3))
+        found += [(kind, {"tau": float(tau), "patience": None, **settings}) for tau in taus]
+        found += [(kind, {"tau": 0.0, "patience": p, **settings}) for p in patiences]
+        if whole:
+            found += [
+                (kind, {"tau": float(tau), "patience": p, **settings})
+                for tau in taus
+                for p in (2, 3)
+            ]
+    return found
+
+
+def chosen(tried):
+    """Yield full depth, and of each kind the best policy on dev at every speed-up ratio."""
+    _, policy, scores = tried[0]
+    yield {"kind": "full", "least": 0.0, "policy": policy, "dev": scores}
+    for kind in KINDS:
+        for least in RATIOS:
+            allowed = [one for one in tried if one[0] == kind and one[2]["ratio"] >= least]
+            if allowed:
+                _, policy, scores = max(allowed, key=lambda one: (mean_f1(one[2]), one[2]["ratio"]))
+                yield {"kind": kind, "least": least, "policy": policy, "dev": scores}
+
+
+def counts(part):
+    """Return how many mentions a part has, and how many tags of words cannot say."""
+    every = sum(len(spans) for found in part.all_spans for spans in found.values())
+    return {"mentions": every} | dict(sum(map(Counter, part.n_left_out.values()), Counter()))
+
+
+# ------------------------------------------------------------------------------------ the report
+READING = """\
+Exact match F1 on the test part, in percent. "As published" counts as the code of the data set's
+authors does: by sentence and by the type of the event with the role, the texts of the spans,
+without case, articles and punctuation; each part of a mention is a span of its own, and of a
+trigger the first part counts. A predicted argument belongs to the event type of the nearest
+predicted trigger. Best published figures (Sun et al. 2022): triggers 70.1, main arguments 68.6,
+sub-arguments 76.2. "Offsets" is strict: start, end and label of every mention, of which those in
+several parts, those that overlap others of their layer and those that end within a word cannot be
+predicted and count as missed. Policies are chosen on the dev part, by the mean of the three F1 of
+the first kind. The ratio is 1 - rows computed / (tokens x layers)."""
+
+
+def report(cache):
+    """Write the results of all runs so far."""
+    path = RESULTS / "events.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    runs += [json.loads(found.read_text()) for found in sorted(cache.glob("*/result.json"))]
+    distinct = {json.dumps(run["settings"], sort_keys=True): run for run in runs}
+    runs = sorted(distinct.values(), key=lambda run: json.dumps(run["settings"], sort_keys=True))
+    RESULTS.mkdir(exist_ok=True)
+    write(path, json.dumps({"runs": runs}, indent=1))
+    text = markdown(runs)
+    write(RESULTS / "events.md", text)
+    return text
+
+
+def markdown(runs):
+    machines = {re.sub(r", commit [\w-]+", "", describe(run["machine"])): None for run in runs}
+    command = "Command: `python -m benchmarks.events FOLDER`."
+    lines = ["# Events: triggers and arguments of PHEE", "", *machines, "", command, "", READING]
+    for run in runs:
+        lines += section(run)
+    return "\n".join(lines)
+
+
+def section(run):
+    settings = run["settings"]
+    left_out = run["left_out"]
+    yield (
+        f"\n## {settings['backbone']}, {settings['epochs']} epochs, seed {settings['seed']}\n\n"
+        f"Learning rates {settings['learning_rate']:g} and {settings['head_learning_rate']:g} "
+        f"(heads), weights of the exits {settings['exit_loss_weights']}; in training, mentions in "
+        f"several parts: {settings['pieces'].replace('_', ' ')}. Training "
+        f"{run['training_cpu_seconds']:.0f} CPU seconds (other processes shared the machine). Of "
+        f"{left_out['mentions']:,} mentions of the test part {left_out.get('pieces', 0)} are in "
+        f"several parts, {left_out.get('overlap', 0)} overlap others of their layer and "
+        f"{left_out.get('words', 0)} end within a word.\n"
+    )
+    titles = " | ".join(TITLES.values())
+    yield f"| exit | ratio | {titles} | offsets: {' / '.join(LAYERS)} |"
+    yield "| --- | --- |" + " --- |" * (len(TITLES) + 1)
+    n_layers = len(run["layers"])
+    for number, scores in enumerate(run["layers"], start=1):
+        yield row(f"layer {number}", 1 - number / n_layers, scores)
+    for point in run["front"]:
+        if point["kind"] != "full":
+            yield row(
+                f"{point['kind']}, at least {point['least']:g} on dev ({shown(point['policy'])})",
+                point["test"]["ratio"],
+                point["test"],
+            )
+
+
+def row(title, ratio, scores):
+    published = " | ".join(f"{100 * scores['paper'][name]['f1']:.1f}" for name in TITLES)
+    offsets = " / ".join(f"{100 * scores['offsets'][name]['f1']:.1f}" for name in LAYERS)
+    return f"| {title} | {ratio:.2f} | {published} | {offsets} |"
+
+
+def shown(policy):
+    return f"tau={policy['tau']:g}, patience={policy['patience']}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("backbone", help="folder of a checkpoint")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--head-learning-rate", type=float, default=1e-3)
+    parser.add_argument("--exit-loss-weights", default="ascending")
+    parser.add_argument("--pieces", default="pieces", choices=("leave_out", "pieces", "whole"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="write the results again")
+    default = Path(tempfile.gettempdir()) / "sklearn-epee-events"
+    parser.add_argument("--cache", type=Path, default=default)
+    options = vars(parser.parse_args())
+    options["cache"].mkdir(parents=True, exist_ok=True)
+    if not options.pop("report"):
+        run = Run(**options)
+        kept(run.folder / "result.json", lambda: measure(run))
+    print(report(options["cache"]))
+
+
+if __name__ == "__main__":
+    main()
