@@ -114,11 +114,12 @@ class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
     ... )
     >>> from sklearn_epee.datasets import make_supplement_notes
     >>> X, y = make_supplement_notes(240, random_state=0)
-    >>> labels = [[word for word in ("daily", "tea") if word in text] for text in X]
+    >>> words = "OTC", "stopped", "supplement"
+    >>> labels = [[word for word in words if word in text] for text in X]
     >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:80], labels[:80])
     >>> tuned = TunedLabelThresholdsClassifierCV(FrozenEstimator(clf))
     >>> tuned.fit(X[80:160], labels[80:160]).best_thresholds_.shape
-    (2,)
+    (3,)
 
     The policy comes after the thresholds, on other texts:
 
@@ -201,11 +202,12 @@ class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
         >>> from sklearn_epee import EPEEClassifier, TunedLabelThresholdsClassifierCV
         >>> from sklearn_epee.datasets import make_supplement_notes
         >>> X, y = make_supplement_notes(160, random_state=0)
-        >>> labels = [[word for word in ("daily", "tea") if word in text] for text in X]
+        >>> words = "OTC", "stopped", "supplement"
+        >>> labels = [[word for word in words if word in text] for text in X]
         >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:80], labels[:80])
         >>> tuned = TunedLabelThresholdsClassifierCV(FrozenEstimator(clf))
         >>> tuned.fit(X[80:], labels[80:]).estimator_.label_thresholds.shape
-        (2,)
+        (3,)
         """
         self._validate_params()
         score = threshold_score(self.scoring)

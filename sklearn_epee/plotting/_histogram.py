@@ -24,7 +24,8 @@ _MOST_LAYERS_WITH_NUMBERS = 12
 class ExitHistogramDisplay:
     """Share of the samples of each class that exit at each layer.
 
-    Up to five classes are drawn as bars, more as the rows of a map. Make it with
+    Up to five classes are drawn as bars, more as the rows of a map. With several labels a sample
+    counts for each of its labels. Make it with
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -35,6 +36,8 @@ class ExitHistogramDisplay:
         Class labels.
     name : str, default=None
         Title of the picture.
+    speedup : float, default=None
+        Speed-up ratio over all samples. None: that of `counts`, in which every sample counts once.
 
     Attributes
     ----------
@@ -63,7 +66,15 @@ class ExitHistogramDisplay:
     ((2, 4), np.int64(50))
     """
 
-    def __init__(self, counts: ArrayLike, classes: ArrayLike, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        counts: ArrayLike,
+        classes: ArrayLike,
+        *,
+        name: str | None = None,
+        speedup: float | None = None,
+    ) -> None:
+        self._speedup = speedup
         self.counts = np.asarray(counts)
         self.classes = np.asarray(classes)
         self.name = name
@@ -189,8 +200,10 @@ class ExitHistogramDisplay:
         staged, n_classes = shown.staged, len(shown.classes)
         exits = staged.exit_layers(check_tau(tau), check_patience(patience, staged.n_layers))
         counts = np.zeros((n_classes, staged.n_layers), dtype=np.int64)
-        np.add.at(counts, (shown.codes, exits - 1), 1)
-        return cls(counts, shown.classes, name=name)
+        rows, columns = shown.of_classes
+        np.add.at(counts, (columns, exits[rows] - 1), 1)
+        speedup = speedup_ratio(exits, staged.n_layers) if shown.multilabel else None
+        return cls(counts, shown.classes, name=name, speedup=speedup)
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -201,6 +214,8 @@ class ExitHistogramDisplay:
     @property
     def speedup_(self) -> float:
         """Speed-up ratio over all samples."""
+        if self._speedup is not None:
+            return self._speedup
         n_layers = self.counts.shape[1]
         left = np.repeat(np.arange(1, n_layers + 1), self.counts.sum(axis=0))
         return speedup_ratio(left, n_layers)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class LayerwiseDisplay:
     """Accuracy and mean normalized entropy of the exit after every layer.
 
-    Each exit predicts all samples here, as in budgeted inference. Make it with
-    :meth:`from_estimator` or :meth:`from_predictions`.
+    Each exit predicts all samples here, as in budgeted inference. Of several labels the accuracy is
+    the share of samples whose whole set of labels is right, and the entropy the one that is
+    compared with `tau`. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -173,9 +174,8 @@ class LayerwiseDisplay:
 
     @classmethod
     def _of(cls, shown: Shown, name: str | None) -> Self:
-        correct = shown.head_proba.argmax(axis=2) == shown.codes[:, np.newaxis]
         entropies = shown.staged.head_entropies[..., 0]
-        return cls(correct.mean(axis=0), entropies.mean(axis=0), name=name)
+        return cls(shown.hits.mean(axis=0), entropies.mean(axis=0), name=name)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw the accuracy on the left axis and the entropy on the right one.

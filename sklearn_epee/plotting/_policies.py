@@ -13,6 +13,7 @@ from sklearn.metrics import get_scorer_names
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import scorer_parts
 from sklearn_epee._exits.checks import check_each, check_n_layers, check_patience, check_tau
+from sklearn_epee._exits.multilabel_scores import LabelAveragePrecision
 from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore, exact_score
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
@@ -34,15 +35,16 @@ def make_score(scoring: Any, shown: Shown) -> PolicyScore:
     ValueError
         If the score needs more than the predicted labels.
     """
-    score = exact_score(scoring, Tasks(shown.classes)) if _is_scoring(scoring) else None
-    if score is None:
+    tasks = Tasks(shown.classes, shown.multilabel)
+    score = exact_score(scoring, tasks) if _is_scoring(scoring) else None
+    if score is LabelAveragePrecision or score is None:
         raise ValueError(
             f"scoring must be one of {list(EXACT_SCORES)}, or another precision, recall, F or "
             "Jaccard score that fits the classes: the name of a scorer, such as 'f1_micro', or "
             "make_scorer(f1_score, labels=[...], average='micro'); got "
             f"{scoring!r}."
         )
-    return score(shown.staged, shown.codes[:, np.newaxis])
+    return score(shown.staged, shown.codes if shown.multilabel else shown.codes[:, np.newaxis])
 
 
 def _is_scoring(scoring: Any) -> bool:

@@ -22,11 +22,12 @@ _MOST_LAYERS_IN_A_LEGEND_INSIDE = 6
 class ExitReliabilityDisplay:
     """Reliability diagram of every exit, with its expected calibration error (ECE).
 
-    The confidence of an exit is its largest class probability. Samples are put into bins of equal
-    width by confidence; a calibrated exit is right as often as it is confident, on the diagonal.
-    The ECE [1]_ is the mean over the samples of the distance between accuracy and mean confidence
-    of their bin. Samples exit on confidence, so they exit too soon where a layer is overconfident.
-    Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    The confidence of an exit is its largest class probability; of several labels, each pair of a
+    sample and a label is a sample of the two classes "there" and "not there". Samples are put into
+    bins of equal width by confidence; a calibrated exit is right as often as it is confident, on
+    the diagonal. The ECE [1]_ is the mean over the samples of the distance between accuracy and
+    mean confidence of their bin. Samples exit on confidence, so they exit too soon where a layer is
+    overconfident. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ class ExitReliabilityDisplay:
 
     @classmethod
     def _of(cls, shown: Shown, n_bins: int, name: str | None) -> Self:
-        found = Reliability.of(shown.head_proba, shown.codes, check_n_bins(n_bins))
+        found = Reliability.of(*shown.as_pairs(), check_n_bins(n_bins))
         return cls(found.accuracy, found.confidence, found.counts, name=name)
 
     @property

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import column_or_1d
 
+from sklearn_epee._checks.multilabel import labels_above
 from sklearn_epee._exits.checks import as_array
+from sklearn_epee._exits.label_scores import label_codes
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.wrappers import OwnPolicy, own_policy, staged_predictions
 
@@ -24,20 +26,55 @@ class Shown:
     Attributes
     ----------
     staged : StagedPredictions
-        Of one task.
+        Of one task, or of several labels.
     codes : ndarray of shape (n_samples,), int64
-        Column of the true class.
+        Column of the true class. For several labels (n_samples, n_labels): 1 where a label is
+        there, 0 where not, -1 where that is not known.
     classes : ndarray of shape (n_classes,)
+        Classes, or labels.
+    multilabel : bool
+        Whether a sample may have any of the labels.
     """
 
     staged: StagedPredictions
     codes: NDArray[np.int64]
     classes: NDArray[Any]
+    multilabel: bool = False
 
     @property
     def head_proba(self) -> NDArray[np.floating]:
         """The heads' own probabilities, (n_samples, n_layers, n_classes)."""
         return self.staged.head_proba[0]
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether the exit of a layer is right, in all labels if several, (n_samples, n_layers)."""
+        if not self.multilabel:
+            hits = self.head_proba.argmax(axis=2) == self.codes[:, np.newaxis]
+            return np.asarray(hits)
+        thresholds = np.asarray(self.staged.label_thresholds)[:, np.newaxis]
+        right = labels_above(self.head_proba, thresholds) == self.codes[:, np.newaxis]
+        return np.asarray((right | (self.codes < 0)[:, np.newaxis]).all(axis=2))
+
+    @property
+    def of_classes(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Each sample with its class, or each of its labels: rows, and columns of the classes."""
+        if not self.multilabel:
+            return np.arange(len(self.codes)), self.codes
+        rows, columns = np.nonzero(self.codes == 1)
+        return rows, columns
+
+    def as_pairs(self) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        """Return probabilities and true columns of every sample, or of its pairs with labels.
+
+        A label is a task of two classes, so the probabilities of several labels have the shape
+        (n_pairs, n_layers, 2).
+        """
+        if not self.multilabel:
+            return self.head_proba, self.codes
+        known = self.codes >= 0
+        there = np.minimum(self.head_proba.transpose(0, 2, 1)[known], 1)
+        return np.stack([1 - there, there], axis=-1), self.codes[known]
 
 
 def from_arrays(
@@ -89,6 +126,7 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
         A classifier with early exits, or a pipeline, search or wrapper around one.
     X : samples
     y : array-like of shape (n_samples,)
+        True labels; of several labels in any form that `fit` takes.
 
     Returns
     -------
@@ -111,6 +149,9 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
             "classifier.staged_predict_proba(X)], axis=1)); its exits are then those of the task "
             "alone."
         )
+    if tasks.multilabel:
+        codes = label_codes(y, tasks, staged.n_samples)
+        return Shown(staged, codes, classes, multilabel=True), own_policy(estimator)
     truth = _check_labels("y", y)
     if len(truth) != staged.n_samples:
         raise ValueError(
@@ -134,7 +175,8 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"{name} must hold one label per sample, of one type and shape (n_samples,); {error}"
+            f"{name} must hold one label per sample, of one type and shape (n_samples,); {error} "
+            "Several labels per sample are drawn by from_estimator."
         ) from error
     return labels
 
