@@ -33,6 +33,7 @@ from benchmarks import (
     _rows_scaling,
     _rows_throughput,
     _rows_tokens,
+    _rows_towers,
     _rows_training,
     _rows_tuning,
 )
@@ -50,6 +51,7 @@ MODULES = (
     _rows_files,
     _rows_long,
     _rows_tokens,
+    _rows_towers,
     _rows_real,
     _rows_scaling,
 )

@@ -16,8 +16,11 @@ from benchmarks._models import NotMeasuredError, encode, engine_of
 from benchmarks._report import Line, Results, as_markdown
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_throughput import arithmetic_limit
+from benchmarks._rows_towers import forced, schedule_of
 from benchmarks._suite import Row
 from sklearn_epee._nn.token_engine import TokenEngine
+from sklearn_epee._nn.tower_engine import TowerEngine
+from tests._nn.towers import N_EXITS, make_pairs, make_towers
 from tests._nn.words import make_sentences, make_word_network
 
 
@@ -54,6 +57,14 @@ def test_words_and_sentences_exit_where_schedules_say_at_the_wanted_cost():
     of_sentences = forced_exits(40, engine.n_layers, 2, sentences.lengths)
     found = run_sentences(engine, sentences, 8, of_sentences)
     np.testing.assert_array_equal(found.exit_layer, np.repeat(of_sentences, sentences.word_counts))
+
+
+def test_a_share_of_the_samples_never_reaches_the_second_tower():
+    engine, pairs = TowerEngine(make_towers()), make_pairs(present=np.ones((10, 2), bool))
+    for share in (0, 0.3, 1):
+        schedule = schedule_of(10, share, 4, N_EXITS)
+        np.testing.assert_array_equal(forced(engine, pairs, schedule).exit_layer, schedule)
+        assert (schedule <= 4).mean() == share
 
 
 def test_competitors_run_in_turns_after_a_warm_up():

@@ -80,7 +80,7 @@ class TowerEngine:
         both, alone = (
             dynamic_rule(policy, n, out, self._counts) for n in (self.n_layers, self._border)
         )
-        self._run(samples, both, self.n_layers, batch_size)
+        self.run(samples, both, self.n_layers, batch_size)
         self._run_first(samples, ~samples.present[:, 1], alone, self._border, batch_size)
         return out
 
@@ -105,7 +105,7 @@ class TowerEngine:
         if layer <= self._border:
             return self._within_first(samples, layer, batch_size)
         out = np.empty((len(samples), 1, self.n_columns), np.float32)
-        self._run(samples, RecordingRule(layer, layer, out), layer, batch_size)
+        self.run(samples, RecordingRule(layer, layer, out), layer, batch_size)
         end = RecordingRule(self._border, self._border, out)
         self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
         return out[:, 0]
@@ -124,7 +124,7 @@ class TowerEngine:
             NaN where a sample does not have an exit.
         """
         out = np.full((len(samples), self.n_layers, self.n_columns), np.nan, np.float32)
-        self._run(samples, RecordingRule(1, self.n_layers, out), self.n_layers, batch_size)
+        self.run(samples, RecordingRule(1, self.n_layers, out), self.n_layers, batch_size)
         end = RecordingRule(1, self._border, out)
         self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
         return out
@@ -153,7 +153,7 @@ class TowerEngine:
 
     # -------------------------------------------------------------------------- tower by tower
 
-    def _run(self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str) -> None:
+    def run(self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str) -> None:
         """Run the samples that have a second cell to their exits, `last` at most."""
         has_first, has_second = samples.present.T
         border = self._border
