@@ -33,6 +33,9 @@ class ExitPolicy:
     token_exit : {"sentence", "token"}
         Whether the words of a sentence exit together or each by itself; read where words are
         predicted.
+    label_thresholds : ndarray of shape (K,) or None, default=None
+        Probabilities above which labels are predicted, if samples have several labels: then the
+        patience counts how long the whole set of them has stayed the same.
     """
 
     tau: float
@@ -41,6 +44,7 @@ class ExitPolicy:
     exit_weights: NDArray[np.float64]
     joint_exit: str = "all"
     token_exit: str = "sentence"
+    label_thresholds: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ class ExitState:
     Attributes
     ----------
     predicted : Tensor of shape (n,) or, with several tasks, (n, T), int64
-        Class predicted by the layer below.
+        Class predicted by the layer below; with several labels whether each is, (n, K), bool.
     agreeing : Tensor of the same shape, int64
-        Consecutive layers that predict it.
+        Consecutive layers that predict it; with several labels those that predict the set, (n,).
     total : Tensor of shape (n, K) or None
         Weighted sum of the visited exits' probabilities, for an ensemble.
     """
@@ -223,7 +227,9 @@ class DynamicRule:
 
     def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
         self.last_layer = n_layers
-        self.rates_key: Hashable | None = (policy.tau, policy.patience, policy.joint_exit)
+        limits = policy.label_thresholds
+        rates_key = (policy.tau, policy.patience, policy.joint_exit)
+        self.rates_key: Hashable | None = (*rates_key, None if limits is None else tuple(limits))
         self._policy = policy
         self._out = out
         self._threshold = float32_threshold(policy.tau)
@@ -292,6 +298,10 @@ class DynamicRule:
     def _label(self, proba: Tensor) -> Tensor:
         return proba.argmax(dim=1)
 
+    def _changed(self, predicted: Tensor, before: Tensor) -> Tensor:
+        """Return where the prediction is not that of the layer below."""
+        return predicted != before
+
     def _entropy(self, proba: Tensor) -> Tensor:
         return normalized_entropy(proba)
 
@@ -301,9 +311,10 @@ class DynamicRule:
             return None
         predicted = self._label(proba)
         total = self._weighted_sum(layer, proba, before)
+        changed = self._changed(predicted, predicted if before is None else before.predicted)
         if before is None:
-            return ExitState(predicted, torch.ones_like(predicted), total)
-        agreeing = (before.agreeing + 1).masked_fill_(predicted != before.predicted, 1)
+            return ExitState(predicted, torch.ones_like(changed, dtype=torch.int64), total)
+        agreeing = (before.agreeing + 1).masked_fill_(changed, 1)
         return ExitState(predicted, agreeing, total)
 
     def _weighted_sum(self, layer: int, proba: Tensor, before: ExitState | None) -> Tensor | None:
@@ -338,7 +349,7 @@ class DynamicRule:
 
     @staticmethod
     def _combined(proba: Tensor, weighted: Tensor) -> Tensor:
-        total = weighted.sum(dim=1, keepdim=True)
+        total = weighted.sum(dim=-1, keepdim=True)
         # Visited exits may all weigh nothing; then there is nothing to combine yet.
         return torch.where(total > 0, weighted / total, proba)
 
@@ -392,6 +403,13 @@ def float32_threshold(tau: float) -> float:
     # As Python floats: NumPy would round tau to float32 before it compares.
     below = float(rounded) < tau
     return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
+
+
+def float32_floor(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the float32 numbers that float32 is above where it is above the given ones."""
+    rounded = numbers.astype(np.float32)
+    below = np.nextafter(rounded, np.float32(-np.inf))
+    return np.where(rounded.astype(np.float64) > numbers, below, rounded)
 
 
 def joined_states(states: Iterable[ExitState | None]) -> ExitState | None:

@@ -1,20 +1,29 @@
-"""The exit rule for several tasks at once."""
+"""The exit rules for several tasks at once, and for several labels per sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .exit_rules import DynamicRule, ExitPolicy, Exits, ExitState, either, normalized_entropy
-from .tasks import split_tasks, task_predictions
+from .exit_rules import (
+    DynamicRule,
+    ExitPolicy,
+    Exits,
+    ExitState,
+    either,
+    float32_floor,
+    normalized_entropy,
+)
+from .tasks import as_pairs, split_tasks, task_predictions
 
 
 def dynamic_rule(
     policy: ExitPolicy, n_layers: int, out: Exits, counts: Sequence[int]
 ) -> DynamicRule:
-    """Return the rule for one task or for several.
+    """Return the rule for one task or for several, or for several labels.
 
     Parameters
     ----------
@@ -27,6 +36,8 @@ def dynamic_rule(
     -------
     DynamicRule
     """
+    if policy.label_thresholds is not None:
+        return LabelRule(policy, n_layers, out)
     if len(counts) == 1:
         return DynamicRule(policy, n_layers, out)
     return JointRule(policy, n_layers, out, counts)
@@ -75,3 +86,45 @@ class JointRule(DynamicRule):
             return either(together, self._sure(entropy.mean(dim=1)))
         each = super()._exits(layer, entropy, state)
         return each.all(dim=1) if self._policy.joint_exit == "all" else each.any(dim=1)
+
+
+class LabelRule(DynamicRule):
+    """Samples with several labels exit by the entropies of all, or once their set has held.
+
+    Probabilities lie side by side, (n, 2 K): for every label, that a sample does not have it and
+    that it does. Entropies have one column per label, and the policy's `joint_exit` says how they
+    become one decision. The patience counts layers that predict the same set of labels.
+
+    Parameters
+    ----------
+    policy, n_layers, out
+        Those of `DynamicRule`; the policy holds the thresholds of the labels.
+    """
+
+    def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
+        super().__init__(policy, n_layers, out)
+        limits = policy.label_thresholds
+        self._limits = torch.from_numpy(float32_floor(np.asarray(limits)))
+
+    def _label(self, proba: Tensor) -> Tensor:
+        return proba[:, 1::2] > self._limits.to(proba.device)
+
+    def _changed(self, predicted: Tensor, before: Tensor) -> Tensor:
+        return (predicted != before).any(dim=1)
+
+    def _entropy(self, proba: Tensor) -> Tensor:
+        entropy = normalized_entropy(as_pairs(proba))
+        # A single label has a single entropy, as a single task has.
+        return entropy[:, 0] if entropy.shape[1] == 1 else entropy
+
+    def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:
+        total = None if state is None else state.total
+        if total is None:
+            return proba
+        return self._combined(as_pairs(proba), as_pairs(total)).flatten(-2)
+
+    def _exits(self, layer: int, entropy: Tensor, state: ExitState | None) -> Tensor:
+        each = entropy.view(len(entropy), -1)
+        way = self._policy.joint_exit
+        joint = each.mean(1) if way == "mean" else each.amax(1) if way == "all" else each.amin(1)
+        return either(self._agreed(layer, state), self._sure(joint))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,12 +17,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .backbones import BackboneAdapter, PaperHeads, adapter_for, empty_backbone, not_finite
 from .batch_layout import CONTEXT, ENTITY_POSITIONS, WINDOWS, BatchLayout, backbone_inputs
-from .pooling import (
-    attended_mean_over_samples,
-    check_pooling,
-    last_real_positions,
-    mean_over_samples,
-)
+from .heads import ExitHead, LabelHead, label_heads, make_head
+from .pooling import check_pooling, last_real_positions, mean_over_samples
 from .tasks import Classes, TaskHeads, class_counts
 
 # Where torch lets tensors begin, in bytes.
@@ -34,64 +29,6 @@ Pool = Callable[[Tensor], Tensor]
 Embed = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
-
-
-class ExitHead(nn.Module):
-    """Classifier after one layer: optional dense + tanh, dropout, linear.
-
-    Parameters
-    ----------
-    in_features : int
-        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"`` and
-        ``"entity"``.
-    n_classes : int
-        Number of classes K.
-    dense_size : int or None
-        Width of the dense + tanh stage; None leaves it out (families whose final LayerNorm
-        already prepares the pooled row).
-    dropout : float
-        Dropout probability in front of the last linear map.
-    attends : bool, default=False
-        Whether the head weighs the positions it reads by a query of its own.
-    context_size : int, default=0
-        Width of what the head reads beside its layer.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        n_classes: int,
-        dense_size: int | None,
-        dropout: float,
-        attends: bool = False,
-        *,
-        context_size: int = 0,
-    ) -> None:
-        super().__init__()
-        # With a query of zeros all positions weigh the same: attention begins as the mean.
-        query = torch.zeros(in_features, dtype=torch.float32)
-        self.query = nn.Parameter(query) if attends else None
-        # float32 whatever torch's default is.
-        linear = functools.partial(nn.Linear, dtype=torch.float32)
-        width = in_features + context_size
-        self.dense = linear(width, dense_size) if dense_size else None
-        self.dropout = nn.Dropout(dropout)
-        self.out = linear(dense_size or width, n_classes)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows, the context behind each, to logits (n, n_classes), in float32."""
-        if self.dense is not None:
-            pooled = torch.tanh(self.dense(pooled))
-        return self.out(self.dropout(pooled))
-
-    def attend(self, hidden: Tensor, layout: BatchLayout) -> Tensor:
-        """Return the mean over the real positions, weighted by attention to the head's query.
-
-        From hidden states (w, t, d) of n samples to (n, d), in float32.
-        """
-        if self.query is None:
-            raise RuntimeError("This head was made without a query.")
-        return attended_mean_over_samples(hidden, layout, self.query)
 
 
 class RebuiltModule(nn.Module):
@@ -122,8 +59,9 @@ class MultiExitNetwork(RebuiltModule):
     ----------
     backbone : PreTrainedModel
         Base model of a known family, without heads.
-    n_classes : int or tuple of int
-        Number of classes K, or those of several tasks, whose logits lie side by side.
+    n_classes : int, tuple of int or LabelCount
+        Number of classes K, or those of several tasks, whose logits lie side by side; or of labels,
+        each a task with the classes 0 and 1.
     pooling : {"cls", "mean", "cls+mean", "last", "attention", "entity"}
         What a head reads of the hidden states (n, t, d).
     dropout : float
@@ -136,7 +74,7 @@ class MultiExitNetwork(RebuiltModule):
     Attributes
     ----------
     backbone : PreTrainedModel
-    heads : nn.ModuleList of ExitHead, or of TaskHeads
+    heads : nn.ModuleList of ExitHead, of TaskHeads or of LabelHead
     n_features : int
         Width of what a head reads of its layer.
     adapter : BackboneAdapter
@@ -181,14 +119,10 @@ class MultiExitNetwork(RebuiltModule):
         self._initialize_heads()
 
     def _make_head(self, dense: int | None) -> nn.Module:
-        attends = self.pooling == "attention"
-        heads = [
-            ExitHead(
-                self.n_features, k, dense, self.dropout, attends, context_size=self.context_size
-            )
-            for k in self.class_counts
-        ]
-        return heads[0] if len(heads) == 1 else TaskHeads(heads)
+        attends, context = self.pooling == "attention", self.context_size
+        return make_head(
+            self.n_classes, self.n_features, dense, self.dropout, attends, context_size=context
+        )
 
     def _initialize_heads(self) -> None:
         scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
@@ -298,7 +232,7 @@ n_features)
         if self.pooling == "mean":
             return mean_over_samples(pool(hidden), layout)
         if self.pooling == "attention":
-            head = cast("ExitHead | TaskHeads", self.heads[layer - 1])
+            head = cast("ExitHead | TaskHeads | LabelHead", self.heads[layer - 1])
             return head.attend(pool(hidden), layout)
         return self.pooled_rows(layout.rows_read(hidden), below, layout, pool)
 
@@ -419,13 +353,15 @@ n_features)
         Parameters
         ----------
         matrix : ndarray of shape (M, K, K)
+            With several labels z has one logit for each.
         shift : ndarray of shape (M, K)
         """
-        if len(self.class_counts) > 1:
+        if len(self.class_counts) > 1 and not label_heads(self):
             raise ValueError("Logits of several tasks cannot be mapped together.")
         device = next(self.heads.parameters()).device
         matrices, shifts = (torch.as_tensor(part, device=device) for part in (matrix, shift))
-        for head, linear, constant in zip(self.heads, matrices, shifts, strict=True):
+        heads = [head.head if isinstance(head, LabelHead) else head for head in self.heads]
+        for head, linear, constant in zip(heads, matrices, shifts, strict=True):
             weight, bias = (head.get_parameter(f"out.{name}") for name in ("weight", "bias"))
             weight.copy_(linear @ weight.double())
             bias.copy_(linear @ bias.double() + constant)

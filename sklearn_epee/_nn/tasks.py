@@ -44,8 +44,15 @@ def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
     """
     if len(counts) == 1:
         return torch.softmax(logits, dim=-1)
+    if all(count == 2 for count in counts):
+        return torch.softmax(as_pairs(logits), dim=-1).flatten(-2)
     parts = [torch.softmax(part, dim=-1) for part in split_tasks(logits, counts)]
     return torch.cat(parts, dim=-1)
+
+
+def as_pairs(packed: Tensor) -> Tensor:
+    """Return tasks of two classes, which lie side by side, as (..., T, 2)."""
+    return packed.unflatten(-1, (-1, 2))
 
 
 def task_predictions(packed: Tensor, counts: Sequence[int]) -> Tensor:
@@ -78,3 +85,24 @@ class TaskHeads(nn.Module):
         """Return the rows that the tasks' own queries read, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
         return torch.stack([head.attend(hidden, layout) for head in heads], dim=1)
+
+
+def as_binary(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch in which every label of every sample is a sample with the classes 0 and 1.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, M, 2 K)
+    labels : Tensor of shape (n, K), int64
+        1, 0, or -1 where it is not known.
+    weights : Tensor of shape (n, K)
+        0 where the label is not known.
+
+    Returns
+    -------
+    logits : Tensor of shape (n K, M, 2)
+    labels : Tensor of shape (n K,)
+    weights : Tensor of shape (n K,)
+    """
+    pairs = as_pairs(logits).transpose(1, 2).flatten(0, 1)
+    return pairs, labels.clamp(min=0).flatten(), weights.flatten()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from sklearn_epee._checks.multilabel import LabelCount
 from sklearn_epee._compat import is_out_of_memory
 
 from .backbones import not_finite
@@ -41,7 +42,7 @@ from .recipes import (
     steps_of_parts,
 )
 from .schedule import SequentialSchedule, WarmupThenDecay
-from .tasks import split_tasks, task_predictions, task_softmax
+from .tasks import as_binary, split_tasks, task_predictions, task_softmax
 
 _SEEDING = ForkSafeLock(reentrant=True)
 # Good weights are saved at the start of every epoch, and in longer epochs every so many steps.
@@ -216,8 +217,10 @@ class ExitNet(skorch.NeuralNetClassifier):
         X: Any = None,
         training: bool = False,  # noqa: ARG002 - skorch's signature
     ) -> Tensor:
-        """Return the joint loss of a batch, its mean over the tasks."""
+        """Return the joint loss of a batch, its mean over the tasks or over the labels."""
         labels, weights = (part.to(y_pred.device) for part in (y_true, X[SAMPLE_WEIGHT]))
+        if self._is_multilabel:
+            return self.criterion_(*as_binary(y_pred, labels, weights))
         tasks = split_tasks(y_pred, self.module_.class_counts)
         if len(tasks) == 1:
             return self.criterion_(y_pred, labels, weights)
@@ -274,12 +277,13 @@ class ExitNet(skorch.NeuralNetClassifier):
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Return loss and predictions of a held-out batch, and record its last-exit accuracy.
 
-        A sample counts as correct if it is so in every task.
+        A sample counts as correct if it is so in every task, or in every label that is known.
         """
         step = super().validation_step(batch, **fit_params)
         labels = batch[1].to(step["y_pred"].device)
         predictions = task_predictions(step["y_pred"][:, -1], self.module_.class_counts)
-        hits = (predictions == labels.view_as(predictions)).all(dim=1).float().mean()
+        labels = labels.view_as(predictions)
+        hits = ((predictions == labels) | (labels < 0)).all(dim=1).float().mean()
         self.history.record_batch("valid_acc", hits.item())
         return step
 
@@ -344,6 +348,10 @@ class ExitNet(skorch.NeuralNetClassifier):
         if len(counts) == 1:
             return super().predict(X)
         return task_predictions(torch.from_numpy(self.predict_proba(X)), counts).numpy()
+
+    @property
+    def _is_multilabel(self) -> bool:
+        return isinstance(self.module_.n_classes, LabelCount)
 
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:

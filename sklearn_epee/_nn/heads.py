@@ -1,0 +1,168 @@
+"""The head of an exit: for one task, for several, or for several labels per sample."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_epee._checks.multilabel import LabelCount
+
+from .batch_layout import BatchLayout
+from .pooling import attended_mean_over_samples
+from .tasks import Classes, TaskHeads, class_counts
+
+# Logit of a label that is constant: its sigmoid is 1, and that of its opposite 0, in float32.
+_CERTAIN = 1e4
+
+
+class ExitHead(nn.Module):
+    """Classifier after one layer: optional dense + tanh, dropout, linear.
+
+    Parameters
+    ----------
+    in_features : int
+        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"`` and
+        ``"entity"``.
+    n_classes : int
+        Number of classes K.
+    dense_size : int or None
+        Width of the dense + tanh stage; None leaves it out (families whose final LayerNorm
+        already prepares the pooled row).
+    dropout : float
+        Dropout probability in front of the last linear map.
+    attends : bool, default=False
+        Whether the head weighs the positions it reads by a query of its own.
+    context_size : int, default=0
+        Width of what the head reads beside its layer.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        n_classes: int,
+        dense_size: int | None,
+        dropout: float,
+        attends: bool = False,
+        *,
+        context_size: int = 0,
+    ) -> None:
+        super().__init__()
+        # With a query of zeros all positions weigh the same: attention begins as the mean.
+        query = torch.zeros(in_features, dtype=torch.float32)
+        self.query = nn.Parameter(query) if attends else None
+        # float32 whatever torch's default is.
+        linear = functools.partial(nn.Linear, dtype=torch.float32)
+        width = in_features + context_size
+        self.dense = linear(width, dense_size) if dense_size else None
+        self.dropout = nn.Dropout(dropout)
+        self.out = linear(dense_size or width, n_classes)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled rows, the context behind each, to logits (n, n_classes), in float32."""
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(self.dropout(pooled))
+
+    def attend(self, hidden: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the mean over the real positions, weighted by attention to the head's query.
+
+        From hidden states (w, t, d) of n samples to (n, d), in float32.
+        """
+        if self.query is None:
+            raise RuntimeError("This head was made without a query.")
+        return attended_mean_over_samples(hidden, layout, self.query)
+
+
+class LabelHead(nn.Module):
+    """The head of several labels after one layer: a sigmoid for each, over what all share.
+
+    The logits of a label are those of a task with the classes 0 and 1: 0, and what the head says.
+
+    Parameters
+    ----------
+    head : ExitHead
+        With one logit per label.
+    n_labels : int
+
+    Attributes
+    ----------
+    head : ExitHead
+    constants : Tensor of shape (n_labels,), float32
+        -1 or 1 for a label that no sample or every sample has, whatever the head says; 0 for a
+        label that is learned. A buffer.
+    """
+
+    constants: Tensor
+
+    def __init__(self, head: nn.Module, n_labels: int) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("constants", torch.zeros(n_labels, dtype=torch.float32))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return the logits of pooled rows, (n, 2 n_labels), in float32."""
+        learned = self.head(pooled)
+        logits = torch.where(self.constants == 0, learned, _CERTAIN * self.constants)
+        return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(-2)
+
+    def attend(self, hidden: Tensor, layout: Any) -> Tensor:
+        """Return the row that the query of the labels reads, (n, in_features)."""
+        head: Any = self.head
+        read: Tensor = head.attend(hidden, layout)
+        return read
+
+
+def fix_labels(network: nn.Module, constants: Tensor) -> None:
+    """Let all exits predict some labels as constants.
+
+    Parameters
+    ----------
+    network : Module
+        With `LabelHead` modules.
+    constants : Tensor of shape (n_labels,)
+        As those of `LabelHead`.
+    """
+    for head in label_heads(network):
+        head.constants.copy_(constants)
+
+
+def label_heads(network: nn.Module) -> list[LabelHead]:
+    """Return the heads of several labels in a network, in the order of its exits."""
+    return [module for module in network.modules() if isinstance(module, LabelHead)]
+
+
+def make_head(
+    n_classes: Classes,
+    in_features: int,
+    dense_size: int | None,
+    dropout: float,
+    attends: bool = False,
+    *,
+    context_size: int = 0,
+) -> nn.Module:
+    """Return the head of one exit, for one task, for several, or for several labels.
+
+    Parameters
+    ----------
+    n_classes : int, tuple of int or LabelCount
+        Several tasks have an `ExitHead` each; several labels share one.
+    in_features, dense_size, dropout, attends, context_size
+        Those of `ExitHead`.
+
+    Returns
+    -------
+    ExitHead, TaskHeads or LabelHead
+    """
+
+    def of_size(n_logits: int) -> ExitHead:
+        return ExitHead(
+            in_features, n_logits, dense_size, dropout, attends, context_size=context_size
+        )
+
+    if isinstance(n_classes, LabelCount):
+        return LabelHead(of_size(n_classes.n_labels), n_classes.n_labels)
+    heads = [of_size(count) for count in class_counts(n_classes)]
+    return heads[0] if len(heads) == 1 else TaskHeads(heads)
