@@ -101,7 +101,17 @@ class EPEEClassifier(BaseEPEEClassifier):
         the first layer at which one task does, the fastest and least careful. "mean": where the
         mean of the tasks' normalized entropies is below `tau`, or where `patience` layers agree in
         the predictions of all tasks, so that a confident task can outweigh an uncertain one. With
-        one task all three are the same. Can be changed after `fit`.
+        one task all three are the same. With several labels per sample it joins their entropies in
+        the same ways; the patience counts layers that predict the same set of labels. Can be
+        changed after `fit`.
+    target_type : {"auto", "multilabel", "tasks"}, default="auto"
+        What two or more columns of `y` are. "multilabel": several labels per sample, of which each
+        may be there or not. "tasks": a class each of several tasks. "auto" takes for several labels
+        what holds nothing but 0 and 1 (or False and True, and NaN where it is not known), any
+        sparse `y`, sets of labels, and lists of labels that differ in length; all else for tasks.
+    label_thresholds : None, float or array-like of shape (n_labels,), default=None
+        Probability above which a label is predicted, of all labels or of each; None: 0.5. Can be
+        changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention", "entity"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
@@ -329,6 +339,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         patience: int | None = None,
         exit_ensemble: str | None = None,
         joint_exit: str = "all",
+        target_type: str = "auto",
+        label_thresholds: float | ArrayLike | None = None,
         pooling: str = "auto",
         entity_marks: str = "text",
         exit_loss_weights: str | ArrayLike = "ascending",
@@ -365,6 +377,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         self.patience = patience
         self.exit_ensemble = exit_ensemble
         self.joint_exit = joint_exit
+        self.target_type = target_type
+        self.label_thresholds = label_thresholds
         self.pooling = pooling
         self.entity_marks = entity_marks
         self.exit_loss_weights = exit_loss_weights

@@ -353,10 +353,10 @@ def test_warm_start_needs_the_same_classes(two_tasks):
             model.fit(X, other)
 
 
-def test_a_sparse_y_is_refused(texts):
+def test_a_sparse_y_of_tasks_is_refused(texts):
     indicator = csr_array(np.eye(len(texts), 2, dtype=int))
     with pytest.raises(TypeError, match=r"takes no sparse y; .*y\.toarray\(\)"):
-        tiny_text_classifier().fit(texts, indicator)
+        tiny_text_classifier(target_type="tasks").fit(texts, indicator)
 
 
 # -------------------------------------------------------------------------------------- elsewhere

@@ -10,16 +10,22 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from transformers import PretrainedConfig
 
+from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
+from sklearn_epee._checks.tag_arrays import refuse_tags
+from sklearn_epee._compat import StrOptions
+from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.heads import fix_labels, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
 from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
@@ -36,6 +42,7 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
+from .label_data import prepare_label_data
 from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
@@ -44,7 +51,7 @@ from .parameters import (
     given,
     training_plan,
 )
-from .prediction import ExitPredictionMixin
+from .prediction import ExitPredictionMixin, thresholds_for
 from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
 
@@ -171,10 +178,14 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
                 network = copy.deepcopy(continued.trained.net.module_)
             to_learn = data.labelled(preprocessor.encode_for_training, train)
             to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
+            self._adjust(network, data)
             plan = training_plan(self, self._training_defaults(), len(train), network, seed)
             net = train_network(network, to_learn, to_watch, plan)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
+
+    def _adjust(self, network: Any, data: Any) -> None:
+        """Let a network know what it does not learn of the training data."""
 
     def _head_dropout(self) -> float:
         return float(given(self.dropout, self._training_defaults().dropout))
@@ -246,6 +257,13 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
 class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
     """Shared by the estimators with a label, or several, for a sample; not to be used by itself."""
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **PARAMETER_CONSTRAINTS,
+        "target_type": [StrOptions(set(TARGET_TYPES))],
+        # Can be changed after `fit`, as the exit policy.
+        "label_thresholds": "no_validation",
+    }
+
     def fit(
         self,
         X: Any,
@@ -259,8 +277,11 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         ----------
         X : samples
             As described in the class documentation.
-        y : array-like of shape (n_samples,) or (n_samples, n_tasks)
+        y : array-like of shape (n_samples,) or (n_samples, n_tasks), sparse matrix or label lists
             Labels of any type scikit-learn accepts; with two or more columns, one task each.
+            Several labels per sample, see `target_type`, are an indicator of shape (n_samples,
+            n_labels), dense or sparse, with NaN where it is not known whether a sample has a label,
+            or a list, tuple or set of labels for each sample, which may be empty.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
             channel statistics of images take no notice of weights above 0.
@@ -307,9 +328,34 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         sample_weight: ArrayLike | None,
         groups: ArrayLike | None,
     ) -> TrainingData:
-        return prepare_training_data(
-            samples, y, sample_weight, self.class_weight, type(self), groups=groups
-        )
+        refuse_tags(y, type(self).__name__)
+        check_label_thresholds(self.label_thresholds, np.size(self.label_thresholds))
+        continued = self._continued()
+        if holds_labels(y, self._target_type(continued)):
+            data = prepare_label_data(
+                samples,
+                y,
+                sample_weight,
+                self.class_weight,
+                groups=groups,
+                known=_known_labels(continued),
+            )
+        else:
+            data = prepare_training_data(
+                samples, y, sample_weight, self.class_weight, type(self), groups=groups
+            )
+        thresholds_for(self.label_thresholds, data.tasks)
+        return data
+
+    def _target_type(self, continued: FittedState | None) -> str:
+        """Return what y holds; "auto" goes on with what a continued network was trained on."""
+        if continued is None or self.target_type != "auto":
+            return str(self.target_type)
+        return "multilabel" if continued.tasks.multilabel else "tasks"
+
+    def _adjust(self, network: Any, data: TrainingData) -> None:
+        if data.constants is not None:
+            fix_labels(network, torch.from_numpy(data.constants))
 
     @classmethod
     def _from_paper(
@@ -342,8 +388,13 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
 
     @property
     def n_outputs_(self) -> int:
-        """Number of tasks."""
+        """Number of tasks, or of labels."""
         return len(self._fitted().tasks.each)
+
+    @property
+    def multilabel_(self) -> bool:
+        """Whether samples have several labels each, and `predict` returns an indicator."""
+        return bool(self._fitted().tasks.multilabel)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -352,8 +403,18 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         return tags
 
 
+def _known_labels(
+    continued: FittedState | None,
+) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """Return the labels of a network that is trained on, and which of them do not vary."""
+    if continued is None or not continued.tasks.multilabel:
+        return None
+    constants = label_heads(continued.trained.net.module_)[0].constants
+    return continued.tasks.classes, constants.cpu().numpy().astype(np.int64)
+
+
 def _check_same_classes(fitted: Any, found: Any) -> None:
-    if not fitted.same_as(found.classes):
+    if not fitted.same_as(found):
         raise ValueError(
             f"warm_start=True continues a network for the classes {fitted}, but y holds "
             f"{found}. Fit with the same classes or with warm_start=False."

@@ -45,7 +45,7 @@ def hold_out(
     if not fraction:
         return rows, rows[:0]
     if groups is not None:
-        held_out = _groups_held_out(labels, groups, fraction, seed)
+        held_out = _groups_held_out(_counts(labels, groups), groups, fraction, seed)
         return rows[~held_out], rows[held_out]
     try:
         train, valid = train_test_split(
@@ -59,11 +59,85 @@ def hold_out(
     return np.sort(train), np.sort(valid)
 
 
+def hold_out_labels(
+    codes: NDArray[np.int64],
+    fraction: float,
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+) -> tuple[Rows, Rows]:
+    """Return the rows to learn from and those held out, in proportion to every label.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_labels), int64
+        1 where a sample has a label.
+    fraction, seed, groups
+        Those of `hold_out`.
+
+    Returns
+    -------
+    train, valid : ndarray of int
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        If no sample can be held out, or none would be left.
+    """
+    rows = np.arange(len(codes))
+    if not fraction:
+        return rows, rows[:0]
+    has = codes == 1
+    if groups is None:
+        held_out = _in_proportion(has, fraction, np.random.RandomState(seed))
+    else:
+        counts = np.zeros((groups.max() + 1, has.shape[1]))
+        np.add.at(counts, groups, has)
+        # A label of a single group is in one part or the other.
+        counts = counts[:, np.count_nonzero(counts, axis=0) > 1]
+        sizes = np.bincount(groups).astype(np.float64)
+        counts = np.column_stack([sizes, counts])
+        held_out = _groups_held_out(counts, groups, fraction, seed)
+    if held_out.all() or not held_out.any():
+        reason = "Too few of them would be left in one of the parts."
+        raise ValueError(_cannot_hold_out(fraction, len(rows), reason))
+    return rows[~held_out], rows[held_out]
+
+
+def _in_proportion(
+    has: NDArray[np.bool_], fraction: float, rng: np.random.RandomState
+) -> NDArray[np.bool_]:
+    """Return which samples are held out, label by label from the rarest on.
+
+    After Sechidis et al., "On the stratification of multi-label data" (2011): the samples of the
+    label of which fewest are left are dealt out first.
+    """
+    held, placed = np.zeros(len(has), dtype=bool), np.zeros(len(has), dtype=bool)
+    wanted, left, learned = fraction * has.sum(0), has.sum(0), has.sum(0)
+    while left.any():
+        label = int(np.where(left > 0, left, len(has) + 1).argmin())
+        rows = rng.permutation(np.flatnonzero(has[:, label] & ~placed))
+        more = wanted[label] - np.count_nonzero(has[:, label] & held)
+        # Rounded up or down by chance; one sample at least is left to learn from.
+        n_held = int(np.clip(np.floor(more + rng.rand()), 0, min(len(rows), learned[label] - 1)))
+        held[rows[:n_held]], placed[rows] = True, True
+        learned = learned - has[rows[:n_held]].sum(0)
+        left = left - has[rows].sum(0)
+    n_missing = int(np.ceil(fraction * len(has))) - np.count_nonzero(held)
+    for row in rng.permutation(np.flatnonzero(~held)):
+        # First those without labels, then any that is not the last one of a label.
+        if n_missing > 0 and not placed[row]:
+            held[row], n_missing = True, n_missing - 1
+    for row in rng.permutation(np.flatnonzero(~held)):
+        if n_missing > 0 and (learned[has[row]] > 1).all():
+            held[row], n_missing, learned = True, n_missing - 1, learned - has[row]
+    return held
+
+
 def _groups_held_out(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], fraction: float, seed: int
+    counts: NDArray[np.float64], groups: NDArray[np.int64], fraction: float, seed: int
 ) -> NDArray[np.bool_]:
     """Return which samples are held out, with their groups: the best of some draws."""
-    counts = _counts(labels, groups)
     wanted = fraction * counts.sum(0)
     if not (counts < counts.sum(0)).all(1).any():
         raise ValueError(

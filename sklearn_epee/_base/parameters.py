@@ -60,8 +60,8 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
 # Parameters that act after training, or do not change what is learned. All others are part of
 # the key under which a trained network is kept.
 NOT_SHAPING = frozenset({
-    "tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "predict_batch_size", "memory",
-    "verbose", "device", "precision", "random_state", "warm_start",
+    "tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "label_thresholds",
+    "predict_batch_size", "memory", "verbose", "device", "precision", "random_state", "warm_start",
 })  # fmt: skip
 
 

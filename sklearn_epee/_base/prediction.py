@@ -15,11 +15,14 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_scored
+from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.multilabel import label_set_score
 from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
-from sklearn_epee._checks.tasks import exact_match_score
+from sklearn_epee._checks.tasks import Tasks, exact_match_score
 from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_joint_exit,
+    check_label_thresholds,
     check_patience,
     check_tau,
 )
@@ -27,7 +30,7 @@ from sklearn_epee._nn.batching import EncodedSamples
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 
-from .fitted import FittedState, Summary
+from .fitted import FittedState
 
 Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
 
@@ -37,6 +40,10 @@ class ExitPredictionMixin(ClassifierMixin):
 
     Each reads the state once, so that another thread's `fit` does not change it halfway.
     """
+
+    # What estimators without these parameters do.
+    target_type: Any = "auto"
+    label_thresholds: Any = None
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict labels, where each sample exits by the exit policy.
@@ -49,7 +56,9 @@ class ExitPredictionMixin(ClassifierMixin):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            ``classes_[predict_proba(X).argmax(1)]``, per task.
+            ``classes_[predict_proba(X).argmax(1)]``, per task. With several labels per sample an
+            indicator (n_samples, n_labels), int64: 1 where ``predict_proba(X)`` is above
+            `label_thresholds`.
 
         Raises
         ------
@@ -81,7 +90,7 @@ class ExitPredictionMixin(ClassifierMixin):
         -------
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Columns in the order of ``classes_``; a list with one array per task if there are
-            several.
+            several. With several labels per sample, the probability of each, (n_samples, n_labels).
 
         Raises
         ------
@@ -150,7 +159,8 @@ class ExitPredictionMixin(ClassifierMixin):
             ``labels`` (n_samples,), ``proba`` (n_samples, n_classes) float32, ``exit_layer``
             (n_samples,) int64 and ``entropy`` (n_samples,) float32, the normalized entropy of the
             exit's own head, in [0, 1]. With several tasks ``labels`` and ``entropy`` have the shape
-            (n_samples, n_tasks), and ``proba`` is a list with one array per task.
+            (n_samples, n_tasks), and ``proba`` is a list with one array per task. With several
+            labels per sample all three have the shape (n_samples, n_labels).
 
         Raises
         ------
@@ -172,21 +182,22 @@ class ExitPredictionMixin(ClassifierMixin):
         state = self._fitted()
         exits = self._exits(state, X)
         return Bunch(
-            labels=state.tasks.labels(exits.proba),
+            labels=self._labels(state, exits.proba),
             proba=state.tasks.proba(exits.proba),
             exit_layer=exits.exit_layer,
-            entropy=exits.entropy,
+            entropy=state.tasks.entropies(exits.entropy),
         )
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the accuracy, the share of samples that are right in every task.
+        """Return the accuracy, the share of samples that are right in every task or label.
 
         Parameters
         ----------
         X : samples
             As in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            True labels.
+            True labels; several labels per sample as in `fit`, of which those that are not known
+            are left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the mean.
 
@@ -211,8 +222,11 @@ class ExitPredictionMixin(ClassifierMixin):
         >>> 0 <= clf.score(X, y) <= 1
         True
         """
-        predicted = self.predict(X)
+        state = self._fitted()
+        predicted = self._labels(state, self._exits(state, X).proba)
         check_scored(y, sample_weight, len(predicted))
+        if state.tasks.multilabel:
+            return label_set_score(state.tasks.codes(y), predicted, sample_weight)
         if predicted.ndim == 1:
             return float(accuracy_score(y, predicted, sample_weight=sample_weight))
         return exact_match_score(y, predicted, sample_weight)
@@ -249,7 +263,7 @@ class ExitPredictionMixin(ClassifierMixin):
         (5,)
         """
         state = self._fitted()
-        return state.tasks.labels(self._at_layer(state, X, layer))
+        return self._labels(state, self._at_layer(state, X, layer))
 
     def predict_proba_at_layer(self, X: Any, layer: int) -> Probabilities:
         """Predict class probabilities with the head of one layer; the layers above do not run.
@@ -265,7 +279,7 @@ class ExitPredictionMixin(ClassifierMixin):
         -------
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Columns in the order of ``classes_``; a list with one array per task if there are
-            several.
+            several. With several labels per sample, the probability of each, (n_samples, n_labels).
 
         Raises
         ------
@@ -317,7 +331,7 @@ class ExitPredictionMixin(ClassifierMixin):
         """
         state = self._fitted()
         for proba in self._layer_by_layer(state, X):
-            yield state.tasks.labels(proba)
+            yield self._labels(state, proba)
 
     def staged_predict_proba(self, X: Any) -> Iterator[Probabilities]:
         """Predict class probabilities at every layer, from one forward pass.
@@ -361,6 +375,7 @@ class ExitPredictionMixin(ClassifierMixin):
         Parameters
         ----------
         matrix : ndarray of shape (n_layers, n_classes, n_classes)
+            With several labels per sample, z are the log-odds of the labels.
         shift : ndarray of shape (n_layers, n_classes)
 
         Returns
@@ -389,7 +404,7 @@ class ExitPredictionMixin(ClassifierMixin):
 
     def _exits(self, state: FittedState, X: Any) -> Exits:
         """Let every sample exit by the exit policy."""
-        policy, batch_size = self._policy(state.summary), self._prediction_batch()
+        policy, batch_size = self._policy(state), self._prediction_batch()
         samples = self._check_samples(X, state.summary)
         device, dtype = self._setting()
         if state.shared is not None:
@@ -423,13 +438,21 @@ class ExitPredictionMixin(ClassifierMixin):
         windows = _encoded(state, samples)
         return np.concatenate([engine.staged(window, batch_size) for window in windows])
 
-    def _policy(self, fitted: Summary) -> ExitPolicy:
+    def _labels(self, state: FittedState, proba: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the labels that are predicted with probabilities of all tasks side by side."""
+        found: NDArray[Any] = state.tasks.labels(
+            proba, thresholds_for(self.label_thresholds, state.tasks)
+        )
+        return found
+
+    def _policy(self, state: FittedState) -> ExitPolicy:
         return ExitPolicy(
             tau=check_tau(self.tau),
-            patience=check_patience(self.patience, fitted.n_layers),
+            patience=check_patience(self.patience, state.summary.n_layers),
             exit_ensemble=check_exit_ensemble(self.exit_ensemble),
-            exit_weights=fitted.exit_weights,
+            exit_weights=state.summary.exit_weights,
             joint_exit=check_joint_exit(self.joint_exit),
+            label_thresholds=thresholds_for(self.label_thresholds, state.tasks),
         )
 
     def _setting(self) -> tuple[torch.device, torch.dtype]:
@@ -438,6 +461,25 @@ class ExitPredictionMixin(ClassifierMixin):
 
     def _prediction_batch(self) -> int | str:
         return check_prediction_batch(self.predict_batch_size)
+
+
+def thresholds_for(label_thresholds: Any, tasks: Tasks) -> NDArray[np.float64] | None:
+    """Return the probability above which each label is predicted; None without several labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If thresholds are not valid, or there are some without several labels.
+    """
+    if tasks.multilabel:
+        return check_label_thresholds(label_thresholds, len(tasks.classes))
+    if label_thresholds is not None:
+        raise ValueError(
+            f"label_thresholds={shown(label_thresholds)} is for samples with several labels, but "
+            f"y holds {'several tasks' if isinstance(tasks.classes, list) else 'one label each'}; "
+            "expected None, or several labels per sample (see target_type)."
+        )
+    return None
 
 
 def _encoded(state: FittedState, samples: Any) -> Iterator[EncodedSamples]:

@@ -12,11 +12,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.messages import SampleError, shown
-from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._checks.tasks import Tasks, check_any_labels
 from sklearn_epee._nn.batching import EncodedSamples, LabelledSamples
 
-from .held_out import hold_out
+from .held_out import hold_out, hold_out_labels
 
 Rows = NDArray[np.intp]
 ClassWeight = dict[Any, float] | list[Any] | str | None
@@ -60,7 +59,9 @@ class LearnedFrom(Protocol):
 class TrainingData:
     """Validated training samples with class indices and weights, 1 on average.
 
-    Several tasks have a list of classes, and one column of labels each. Groups are numbers from 0.
+    Several tasks have a list of classes, and one column of labels each. Several labels have a
+    column each, too: 1, 0, or -1 where it is not known, and a weight for every label of a sample.
+    Groups are numbers from 0.
     """
 
     samples: Any
@@ -70,14 +71,18 @@ class TrainingData:
     numbers: Rows
     """Number of each sample in the caller's X."""
     groups: NDArray[np.int64] | None = None
+    constants: NDArray[np.int64] | None = None
+    """Of several labels: 1 and -1 for those that all samples or none have, 0 for the others."""
 
     @property
     def tasks(self) -> Tasks:
         """The classes, and what makes labels of probabilities."""
-        return Tasks(self.classes)
+        return Tasks(self.classes, multilabel=self.constants is not None)
 
     def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
         """Return the rows to learn from and those held out, in proportion, ascending."""
+        if self.constants is not None:
+            return hold_out_labels(self.labels, fraction, seed, self.groups)
         return hold_out(self.labels, fraction, seed, self.groups)
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
@@ -120,7 +125,6 @@ def prepare_training_data(
     ValueError
         If y, a group or a weight is not as described, or no task has two classes left.
     """
-    refuse_tags(y, estimator.__name__)
     checked = check_any_labels(y, len(samples), estimator.__name__)
     weights = check_weights(sample_weight, len(samples))
     members = check_groups(groups, len(samples))

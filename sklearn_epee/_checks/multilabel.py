@@ -46,10 +46,13 @@ class LabelTargets:
         The labels: column numbers, names of columns, or the sorted labels of lists.
     codes : ndarray of shape (n_samples, n_labels), int64
         1 where a sample has a label, 0 where not, -1 where that is not known.
+    named : bool
+        Whether `classes` are names, and not numbers of columns.
     """
 
     classes: Array
     codes: NDArray[np.int64]
+    named: bool
 
 
 def holds_labels(y: Any, target_type: str = "auto") -> bool:
@@ -109,7 +112,7 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
             f"{shown(classes.tolist())}."
         )
     codes = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
-    return LabelTargets(names if classes is None else classes, codes)
+    return LabelTargets(names if classes is None else classes, codes, hasattr(y, "columns"))
 
 
 def _nested_rows(y: Any) -> list[Any] | None:
@@ -217,7 +220,7 @@ def _from_lists(rows: list[Any], classes: Array | None) -> LabelTargets:
                 f"not know; its labels are {shown(known)}."
             )
     codes = MultiLabelBinarizer(classes=known).fit_transform(checked)
-    return LabelTargets(classes, codes.astype(np.int64))
+    return LabelTargets(classes, codes.astype(np.int64), named=True)
 
 
 def _labels_of(row: Any, number: int) -> list[Any]:
@@ -247,44 +250,6 @@ def _check_one_type(labels: Iterable[Any]) -> None:
         raise TypeError(
             f"y mixes labels of the types {names} in its lists; expected labels of one type."
         )
-
-
-def check_label_thresholds(given: Any, n_labels: int | None = None) -> NDArray[np.float64] | None:
-    """Return the probability above which each label is predicted.
-
-    Parameters
-    ----------
-    given : None, number or array-like of shape (n_labels,)
-        None is 0.5.
-    n_labels : int or None, default=None
-        None where it is not known yet.
-
-    Returns
-    -------
-    ndarray of shape (n_labels,), float64, or None
-        None where `n_labels` is.
-
-    Raises
-    ------
-    TypeError
-        If they are not numbers.
-    ValueError
-        If one is not in [0, 1], or they are not as many as the labels.
-    """
-    thresholds = np.asarray(0.5 if given is None else given)
-    expected = "expected None, a number from 0 to 1, or one for each label"
-    if thresholds.dtype.kind not in "iuf":
-        raise TypeError(f"label_thresholds={shown(given)} is not valid; {expected}.")
-    thresholds = thresholds.astype(np.float64)
-    if thresholds.ndim > 1 or not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise ValueError(f"label_thresholds={shown(given)} is not valid; {expected}.")
-    if n_labels is None:
-        return None
-    if thresholds.ndim and len(thresholds) != n_labels:
-        raise ValueError(
-            f"label_thresholds holds {len(thresholds)} numbers for {n_labels} labels; {expected}."
-        )
-    return np.broadcast_to(thresholds, (n_labels,)).copy()
 
 
 def labels_above(

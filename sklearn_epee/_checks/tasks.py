@@ -72,6 +72,10 @@ class Tasks:
             return np.ascontiguousarray(packed[..., 1::2])
         return split_columns(packed, self.counts) if isinstance(self.classes, list) else packed
 
+    def entropies(self, packed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return entropies as the caller gets them: those of labels are columns, even of one."""
+        return packed.reshape(len(packed), -1) if self.multilabel else packed
+
     def labels(
         self, packed: NDArray[np.float32], thresholds: NDArray[np.float64] | None = None
     ) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._checks.multilabel import pack_labels
 from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 from sklearn_epee._nn.forks import ForkSafeLock
@@ -169,6 +170,8 @@ def exits_from(
     -------
     Exits
     """
+    if policy.label_thresholds is not None:
+        return _exits_of_labels(proba, policy)
     tasks = split_columns(proba, counts) if counts is not None and len(counts) > 1 else None
     found = apply_policy(
         proba if tasks is None else tasks,
@@ -180,3 +183,19 @@ def exits_from(
     )
     joined: Any = found.proba if tasks is None else np.concatenate(found.proba, axis=1)
     return Exits(joined, found.exit_layer, found.entropy)
+
+
+def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
+    """Let samples with several labels exit; those lie side by side as tasks of two classes."""
+    found = apply_policy(
+        proba[..., 1::2],
+        policy.tau,
+        policy.patience,
+        policy.exit_ensemble,
+        policy.exit_weights,
+        joint_exit=policy.joint_exit,
+        multilabel=True,
+        label_thresholds=policy.label_thresholds,
+    )
+    packed: Any = pack_labels(np.asarray(found.proba))
+    return Exits(packed, found.exit_layer, found.entropy)
