@@ -18,9 +18,10 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from transformers import PretrainedConfig
 
-from sklearn_epee._checks.multilabel import TARGET_TYPES, check_label_thresholds, holds_labels
+from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
 from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._compat import StrOptions
+from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine

@@ -16,12 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_scored
 from sklearn_epee._checks.messages import shown
-from sklearn_epee._checks.multilabel import check_label_thresholds, label_set_score
+from sklearn_epee._checks.multilabel import label_set_score
 from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
 from sklearn_epee._checks.tasks import Tasks, exact_match_score
 from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_joint_exit,
+    check_label_thresholds,
     check_patience,
     check_tau,
 )

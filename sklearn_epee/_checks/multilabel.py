@@ -252,53 +252,6 @@ def _check_one_type(labels: Iterable[Any]) -> None:
         )
 
 
-def check_label_thresholds(label_thresholds: Any, n_labels: int) -> NDArray[np.float64]:
-    """Return the probability above which each label is predicted.
-
-    Parameters
-    ----------
-    label_thresholds : None, real number in [0, 1] or array-like of shape (n_labels,)
-        None is 0.5 for every label; a number is the threshold of every label. A label is
-        predicted if its probability is above its threshold, compared in float64: 0 predicts it
-        unless its probability is 0, and 1 never does.
-    n_labels : int
-        Number of labels K.
-
-    Returns
-    -------
-    ndarray of shape (n_labels,), float64
-
-    Raises
-    ------
-    TypeError
-        If a threshold is not a real number.
-    ValueError
-        If there is another number of thresholds, or one is not in [0, 1].
-
-    Examples
-    --------
-    >>> from sklearn_epee._checks.multilabel import check_label_thresholds
-    >>> check_label_thresholds([0.5, 0.2], n_labels=2)
-    array([0.5, 0.2])
-    """
-    if label_thresholds is None:
-        return np.full(n_labels, 0.5)
-    expected = f"label_thresholds must be None, a number in [0, 1] or {n_labels} of them"
-    try:
-        array = np.asarray(label_thresholds)
-    except ValueError as error:
-        raise ValueError(f"{expected}; got {shown(label_thresholds)}.") from error
-    if array.dtype.kind not in "iuf":
-        raise TypeError(
-            f"{expected}; got {shown(label_thresholds)} of type {type(label_thresholds).__name__}."
-        )
-    if array.shape not in {(), (n_labels,)}:
-        raise ValueError(f"{expected}, one for each label; got an array of shape {array.shape}.")
-    if not ((array >= 0) & (array <= 1)).all():  # false for NaN too
-        raise ValueError(f"{expected}; got {np.array2string(array, threshold=24)}.")
-    return np.broadcast_to(array.astype(np.float64), (n_labels,)).copy()
-
-
 def labels_above(
     proba: NDArray[np.floating], thresholds: NDArray[np.float64] | None = None
 ) -> NDArray[np.int64]:
