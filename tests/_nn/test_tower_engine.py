@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from sklearn_epee import policy
+from sklearn_epee._checks.multilabel import LabelCount
 from sklearn_epee._nn.graphs import LayerGraphs
 from sklearn_epee._nn.pairs import DeferredSamples, EncodedPairs
 from sklearn_epee._nn.tower_engine import TowerEngine
@@ -156,10 +158,32 @@ def test_several_tasks_exit_together_from_either_tower(joint_exit):
     parts = np.split(staged, np.cumsum(COUNTS)[:-1], axis=-1)
     for tau, patience in ((0.4, 3), (0.7, N_EXITS), (0.0, 2)):
         rule = tower_policy(tau, patience)
-        found = engine.dynamic(pairs, type(rule)(**{**vars(rule), "joint_exit": joint_exit}), 6)
+        found = engine.dynamic(pairs, replace(rule, joint_exit=joint_exit), 6)
         expected = policy.apply_policy(parts, tau, patience, joint_exit=joint_exit)
         np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
         np.testing.assert_allclose(found.proba, np.hstack(expected.proba), atol=CLOSE)
+
+
+@pytest.mark.parametrize("joint_exit", ["all", "any", "mean"])
+def test_several_labels_exit_with_their_whole_set(joint_exit):
+    engine, pairs = TowerEngine(make_towers(counts=LabelCount(3))), make_pairs()
+    staged, limits = engine.staged(pairs), np.array([0.3, 0.5, 0.8])
+    for tau, patience, ensemble in ((0.5, 3, None), (0.8, N_EXITS, "mean"), (0.0, 5, "weighted")):
+        rule = replace(
+            tower_policy(tau, patience, ensemble), joint_exit=joint_exit, label_thresholds=limits
+        )
+        found = engine.dynamic(pairs, rule, 6)
+        expected = policy.apply_policy(
+            staged[..., 1::2],
+            tau,
+            patience,
+            ensemble,
+            joint_exit=joint_exit,
+            multilabel=True,
+            label_thresholds=limits,
+        )
+        np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+        np.testing.assert_allclose(found.proba[:, 1::2], expected.proba, atol=CLOSE)
 
 
 # ------------------------------------------------------------------------- what does not run
