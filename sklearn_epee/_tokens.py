@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import PretrainedConfig
 
-from ._base.estimator import BaseEPEE
 from ._base.fitted import Summary
 from ._base.sentences import Sentence, as_sentences
-from ._base.span_prediction import TOKEN_EXITS, SpanPredictionMixin
+from ._base.span_prediction import TOKEN_EXITS, BaseEPEETokenClassifier
 from ._base.tag_data import TagData, prepare_tag_data
 from ._base.text_backbone import text_backbone
 from ._compat import Interval, StrOptions
@@ -28,7 +27,7 @@ from ._nn.word_texts import WordTokenizer
 from ._spans import SCHEMES
 
 
-class EPEETokenClassifier(SpanPredictionMixin, BaseEPEE):
+class EPEETokenClassifier(BaseEPEETokenClassifier):
     r"""Transformer classifier for the words of texts with early exits: entities and events.
 
     A transformer is fine-tuned with a classifier for every word after every layer. In prediction a
@@ -251,7 +250,7 @@ class EPEETokenClassifier(SpanPredictionMixin, BaseEPEE):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **{
             name: constraint
-            for name, constraint in BaseEPEE._parameter_constraints.items()
+            for name, constraint in BaseEPEETokenClassifier._parameter_constraints.items()
             if name not in ("pooling", "exit_ensemble")
         },
         "backbone": [str, os.PathLike, PretrainedConfig, None],

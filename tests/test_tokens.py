@@ -140,8 +140,9 @@ def test_spans_can_be_learned_in_every_scheme(scheme):
 
 def test_words_that_are_not_read_are_outside(fitted):
     X = [["zinc", "", "rash"], [], ["\u200b"], ["rash"]]
-    with pytest.warns(UserWarning, match="no token of 2 words"):
+    with pytest.warns(UserWarning, match="no token of 2 words") as caught:
         found = fitted.predict_with_exits(X)
+    assert caught[0].filename == __file__
     assert [len(tags) for tags in found.tags] == [3, 0, 1, 1]
     assert found.tags[0][1] == found.tags[2][0] == "O"
     assert_array_equal(found.proba[2], [[0, 0, 0, 0, 1]])

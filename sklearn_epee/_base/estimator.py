@@ -19,11 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 from transformers import PretrainedConfig
 
 from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
+from sklearn_epee._checks.parameters import check_precision, check_prediction_batch
 from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._compat import StrOptions
 from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
-from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.heads import fix_labels, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
@@ -210,12 +211,6 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
         return self._trained("net_").net
 
     @property
-    def pooling_(self) -> str:
-        """What the heads read: `pooling`, or what "auto" stood for."""
-        pooling: str = self._trained("pooling_").net.module_.pooling
-        return pooling
-
-    @property
     def _preprocessor(self) -> Any:
         return self._trained("_preprocessor").preprocessor
 
@@ -225,6 +220,13 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
             raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
         trained: Trained = state.trained
         return trained
+
+    def _setting(self) -> tuple[torch.device, torch.dtype]:
+        device = resolve_device(self.device)
+        return device, prediction_dtype(check_precision(self.precision), device)
+
+    def _prediction_batch(self) -> int | str:
+        return check_prediction_batch(self.predict_batch_size)
 
     # --------------------------------------------------------------------------- scikit-learn
 
@@ -385,6 +387,12 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         check_parameters(estimator)
         estimator._adopt(paper_state(estimator, config, samples_for(config), classes))
         return estimator
+
+    @property
+    def pooling_(self) -> str:
+        """What the heads read: `pooling`, or what "auto" stood for."""
+        pooling: str = self._trained("pooling_").net.module_.pooling
+        return pooling
 
     @property
     def n_outputs_(self) -> int:

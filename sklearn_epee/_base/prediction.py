@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
@@ -17,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_epee._checks.labels import check_scored
 from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.multilabel import label_set_score
-from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
+from sklearn_epee._checks.parameters import check_layer
 from sklearn_epee._checks.tasks import Tasks, exact_match_score
 from sklearn_epee._exits.checks import (
     check_exit_ensemble,
@@ -27,7 +26,6 @@ from sklearn_epee._exits.checks import (
     check_tau,
 )
 from sklearn_epee._nn.batching import EncodedSamples
-from sklearn_epee._nn.devices import prediction_dtype, resolve_device
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 
 from .fitted import FittedState
@@ -454,13 +452,6 @@ class ExitPredictionMixin(ClassifierMixin):
             joint_exit=check_joint_exit(self.joint_exit),
             label_thresholds=thresholds_for(self.label_thresholds, state.tasks),
         )
-
-    def _setting(self) -> tuple[torch.device, torch.dtype]:
-        device = resolve_device(self.device)
-        return device, prediction_dtype(check_precision(self.precision), device)
-
-    def _prediction_batch(self) -> int | str:
-        return check_prediction_batch(self.predict_batch_size)
 
 
 def thresholds_for(label_thresholds: Any, tasks: Tasks) -> NDArray[np.float64] | None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from sklearn_epee._checks.messages import shown
-from sklearn_epee._checks.parameters import check_layer, check_precision, check_prediction_batch
+from sklearn_epee._checks.parameters import check_layer
 from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
-from sklearn_epee._nn.devices import prediction_dtype, resolve_device
 from sklearn_epee._nn.exit_rules import ExitPolicy
+from sklearn_epee._nn.word_batches import EncodedWords
 from sklearn_epee._spans import span_f1_score
 
+from .estimator import BaseEPEE
 from .fitted import FittedState, Summary
 from .sentences import Sentence, true_spans
-from .word_predictions import PredictedSentences, WordExits, in_windows, of_all_words
+from .word_predictions import PredictedSentences, WordExits, of_all_words
 
 TOKEN_EXITS = ("sentence", "token")
 
 
-class SpanPredictionMixin:
-    """Predictions of an estimator of words whose fit left a `FittedState`.
+class BaseEPEETokenClassifier(BaseEPEE):
+    """Public predictions of words; `EPEETokenClassifier` has the parameters and the training.
 
     Each reads the state once, so that another thread's `fit` does not change it halfway.
     """
@@ -477,76 +477,65 @@ class SpanPredictionMixin:
 
     def _read(self, X: Any) -> tuple[FittedState, list[Sentence]]:
         """Return the state that a prediction reads, once, and validated sentences."""
-        state: FittedState = self._fitted()  # type: ignore[attr-defined]
-        return state, self._check_samples(X, state.summary)  # type: ignore[attr-defined]
+        state = self._fitted()
+        return state, self._check_samples(X, state.summary)
 
     def _word_exits(self, state: FittedState, sentences: list[Sentence]) -> WordExits:
         """Let every word, or sentence, exit by the exit policy."""
         policy, batch_size = self._policy(state.summary), self._prediction_batch()
         engine = state.engine(*self._setting())
-        return WordExits.join(
-            WordExits.of_all_words(
-                window,
-                engine.dynamic(window, policy, batch_size) if len(window) else None,
-                state.tasks,
-            )
-            for window in in_windows(state.trained.preprocessor, sentences)
+        parts = self._run(
+            state, sentences, lambda window: engine.dynamic(window, policy, batch_size)
         )
+        return WordExits.join(WordExits.of_all_words(*part, state.tasks) for part in parts)
 
     def _at_layer(
         self, state: FittedState, sentences: list[Sentence], layer: int
     ) -> NDArray[np.float32]:
         layer = check_layer(layer, state.summary.n_layers)
         engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
-        nothing = np.empty((0, sum(state.tasks.counts)), np.float32)
-        return np.concatenate([
-            of_all_words(
-                window,
-                engine.budgeted(window, layer, batch_size) if len(window) else nothing,
-                state.tasks,
-            )
-            for window in in_windows(state.trained.preprocessor, sentences)
-        ])  # fmt: skip
+        parts = self._run(
+            state, sentences, lambda window: engine.budgeted(window, layer, batch_size)
+        )
+        return np.concatenate([of_all_words(*part, state.tasks) for part in parts])
 
     def _layer_by_layer(self, state: FittedState, sentences: list[Sentence]) -> NDArray[np.float32]:
         engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
-        nothing = np.empty((0, state.summary.n_layers, sum(state.tasks.counts)), np.float32)
-        staged = np.concatenate([
-            of_all_words(
-                window,
-                engine.staged(window, batch_size) if len(window) else nothing,
-                state.tasks,
-            )
-            for window in in_windows(state.trained.preprocessor, sentences)
-        ])  # fmt: skip
-        return staged.transpose(1, 0, 2)
+        parts = self._run(
+            state, sentences, lambda window: engine.staged(window, batch_size).transpose(1, 0, 2)
+        )
+        n = state.summary.n_layers
+        return np.concatenate(
+            [of_all_words(*part, state.tasks, n_layers=n) for part in parts], axis=1
+        )
+
+    @staticmethod
+    def _run(
+        state: FittedState, sentences: list[Sentence], run: Callable[[EncodedWords], Any]
+    ) -> list[tuple[EncodedWords, Any]]:
+        """Encode sentences some thousands at a time, and run those with words that can be read."""
+        words = [sentence.words for sentence in sentences]
+        parts = []
+        for window in state.trained.preprocessor.encode_in_windows(words):
+            parts.append((window, run(window) if len(window) else None))  # noqa: PERF401
+        return parts
 
     def _exit_layers(
         self, exits: WordExits, sentences: list[Sentence], state: FittedState
     ) -> NDArray[np.int64] | list[NDArray[np.int64]]:
-        if check_token_exit(self.token_exit) == "sentence":  # type: ignore[attr-defined]
+        if check_token_exit(self.token_exit) == "sentence":
             return exits.sentence_exit_layer
         return PredictedSentences(sentences, state.tasks).split(exits.exit_layer)
 
     def _policy(self, fitted: Summary) -> ExitPolicy:
-        me: Any = self
         return ExitPolicy(
-            tau=check_tau(me.tau),
-            patience=check_patience(me.patience, fitted.n_layers),
+            tau=check_tau(self.tau),
+            patience=check_patience(self.patience, fitted.n_layers),
             exit_ensemble=None,
             exit_weights=fitted.exit_weights,
-            joint_exit=check_joint_exit(me.joint_exit),
-            token_exit=check_token_exit(me.token_exit),
+            joint_exit=check_joint_exit(self.joint_exit),
+            token_exit=check_token_exit(self.token_exit),
         )
-
-    def _setting(self) -> tuple[torch.device, torch.dtype]:
-        me: Any = self
-        device = resolve_device(me.device)
-        return device, prediction_dtype(check_precision(me.precision), device)
-
-    def _prediction_batch(self) -> int | str:
-        me: Any = self
-        return check_prediction_batch(me.predict_batch_size)
 
 
 def check_token_exit(token_exit: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,20 @@ class WordExits:
 
 
 def of_all_words(
-    encoded: EncodedWords, proba: NDArray[np.float32], tasks: TagLayers
+    encoded: EncodedWords,
+    proba: NDArray[np.float32] | None,
+    tasks: TagLayers,
+    n_layers: int | None = None,
 ) -> NDArray[np.float32]:
-    """Return probabilities (w, ..., n_columns) of all words, from those of words that were read."""
-    shape = (len(encoded.is_read), *proba.shape[1:])
-    found = np.broadcast_to(tasks.outside(), shape).copy()
-    found[encoded.is_read] = proba
+    """Return probabilities (w, n_columns), or (n_layers, w, n_columns), of all words.
+
+    `proba` holds those of words that were read; it is None where there are none.
+    """
+    outside = tasks.outside()
+    layers = () if n_layers is None else (n_layers,)
+    found = np.broadcast_to(outside, (*layers, len(encoded.is_read), len(outside))).copy()
+    if proba is not None:
+        found[..., encoded.is_read, :] = proba
     return found
 
 
@@ -120,11 +128,3 @@ class PredictedSentences:
             name: [part.tolist() for part in self.split(tags)]
             for name, tags in self._tasks.tags(proba).items()
         }
-
-
-def in_windows(preprocessor: Any, sentences: Sequence[Sentence]) -> Iterator[EncodedWords]:
-    """Encode sentences some thousands at a time."""
-    windows: Iterator[EncodedWords] = preprocessor.encode_in_windows(
-        [sentence.words for sentence in sentences]
-    )
-    return windows
