@@ -74,11 +74,10 @@ class TagLayers:
         rows = zip(*layers.values(), strict=True)
         return [dict(zip(layers, row, strict=True)) for row in rows]
 
-    def same_as(self, other: Any) -> bool:
+    def same_as(self, other: TagLayers) -> bool:
         """Return whether other tags are these."""
-        theirs = TagLayers(other, self.scheme).by_name
-        return list(theirs) == list(self.by_name) and all(
-            np.array_equal(tags, theirs[name]) for name, tags in self.by_name.items()
+        return list(other.by_name) == list(self.by_name) and all(
+            np.array_equal(tags, other.by_name[name]) for name, tags in self.by_name.items()
         )
 
     def __str__(self) -> str:
