@@ -210,7 +210,7 @@ def policies():
     found = []
     for kind, settings in KINDS.items():
         whole = settings["token_exit"] == "sentence"
-        taus, patiences = (MANY_TAUS, (1, 2, 3, 4, 5)) if whole else (TAUS, (2, 3))
+        taus, patiences = (MANY_TAUS, (1, 2, 3, 4, 5)) if whole else (TAUS, ())
         found += [(kind, {"tau": float(tau), "patience": None, **settings}) for tau in taus]
         found += [(kind, {"tau": 0.0, "patience": p, **settings}) for p in patiences]
         if whole:
