@@ -31,6 +31,7 @@ from benchmarks import (
     _rows_real,
     _rows_rivals,
     _rows_scaling,
+    _rows_spans,
     _rows_throughput,
     _rows_tokens,
     _rows_towers,
@@ -54,6 +55,7 @@ MODULES = (
     _rows_towers,
     _rows_real,
     _rows_scaling,
+    _rows_spans,
 )
 EVERYTHING = [""]
 ROWS = [row for module in MODULES for row in module.ROWS]
