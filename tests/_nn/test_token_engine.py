@@ -301,9 +301,12 @@ def test_out_of_memory_in_the_middle_forgets_the_attempt(monkeypatch, way):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=exact_bfloat16)]
+    ("family", "dtype"),
+    [
+        *((family, torch.float32) for family in ("bert", "deberta-v2", "modernbert", "mistral")),
+        *(pytest.param(family, torch.bfloat16, marks=exact_bfloat16) for family in TEXT_FAMILIES),
+    ],
 )
-@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_a_sentence_does_not_depend_on_its_batch(family, dtype):
     engine, sentences = TokenEngine(make_word_network(family), dtype), make_sentences()
     order = np.random.default_rng(2).permutation(len(sentences))

@@ -16,7 +16,7 @@ from sklearn_epee._exits.rule import may_exit
 from sklearn_epee._nn.backbones import adapter_for, load_backbone
 from sklearn_epee._nn.batching import EncodedTexts
 from sklearn_epee._nn.exit_rules import ExitPolicy
-from sklearn_epee._nn.network import ExitHead
+from sklearn_epee._nn.heads import ExitHead
 from sklearn_epee._nn.token_engine import TokenExits
 from sklearn_epee._nn.token_network import TokenExitNetwork
 from tests._nn.exits import CLOSE, N_LAYERS
