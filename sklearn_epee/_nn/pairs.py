@@ -159,10 +159,10 @@ class EncodedPairs:
 
 def _spread(part: Tensor, there: NDArray[np.bool_]) -> Tensor:
     """Return a tensor with its rows where a mask is True and zeros elsewhere."""
+    if len(part) != np.count_nonzero(there):
+        raise ValueError("Two towers are trained on texts of one window each.")
     if there.all():
         return part
-    if len(part) != np.count_nonzero(there):
-        raise ValueError("A tower reads one window of each text; use long_texts='head_tail'.")
     spread = part.new_zeros((len(there), *part.shape[1:]))
     spread[torch.from_numpy(there)] = part
     return spread

@@ -11,7 +11,7 @@ import torch
 
 from sklearn_epee._nn.batching import LabelledSamples
 from sklearn_epee._nn.network import parameter_groups
-from sklearn_epee._nn.pairs import DeferredSamples, EncodedPairs, inputs_of_tower
+from sklearn_epee._nn.pairs import inputs_of_tower
 from sklearn_epee._nn.training import TrainingPlan, train_network
 from sklearn_epee._nn.two_towers import TwoTowerNetwork, hand_over_layers
 from sklearn_epee._nn.work import layer_work
@@ -220,19 +220,6 @@ def test_every_parameter_learns_at_the_rate_of_its_part():
 # -------------------------------------------------------------------------------- its work
 
 
-def test_the_work_of_a_layer_is_its_products():
-    adapter = make_network("bert", "cls").adapter
-    tokens = {
-        "input_ids": torch.ones(1, 10, dtype=torch.long),
-        "attention_mask": torch.ones(1, 10, dtype=torch.long),
-    }
-    embedding, *layers = layer_work(adapter, tokens)
-    # Products with four square matrices and two of twice the width, scores and their sums.
-    expected = 2 * 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 2 * 10 * 10 * 32
-    assert embedding == 0
-    assert layers == [expected] * N_LAYERS
-
-
 def test_costs_grow_to_one_with_the_work_of_both_towers(batch):
     network = make_towers()
     rows = torch.tensor([0])
@@ -278,33 +265,3 @@ def test_training_learns_with_cells_missing(exit_training):
     losses = net.history[:, "valid_loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert sum(net.history[0, "batches", :, "train_batch_size"]) == N_SAMPLES
-
-
-def test_lengths_are_the_positions_of_both_towers():
-    pairs = make_pairs()
-    text = np.where(pairs.present[:, 0], pairs.first.lengths, 0)
-    assert (pairs.lengths == text + 17 * pairs.present[:, 1]).all()
-
-
-def test_cells_that_are_missing_are_never_asked_for():
-    pairs, asked = make_pairs(), []
-
-    class Watched:
-        windows, lengths = None, pairs.second.lengths
-
-        def __len__(self):
-            return N_SAMPLES
-
-        def batch(self, rows):
-            asked.extend(rows.tolist())
-            return pairs.second.batch(rows)
-
-    present = make_present()
-    EncodedPairs(pairs.first, Watched(), present).batch(EVERY)
-    assert asked == np.flatnonzero(present[:, 1]).tolist()
-
-
-def test_halves_must_be_of_one_length():
-    pairs = make_pairs()
-    with pytest.raises(ValueError, match="one length; got 19, 18 and 19"):
-        EncodedPairs(pairs.first, DeferredSamples(18, pairs.second_of), pairs.present)
