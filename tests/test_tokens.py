@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import EPEETokenClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee._spans import span_f1_score
+from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import exit_scores, speedup_score
 from sklearn_epee.plotting import ExitTradeoffDisplay
 from sklearn_epee.policy import normalized_entropy
@@ -616,3 +617,25 @@ def test_no_warnings_where_there_is_nothing_to_say(fitted):
         warnings.simplefilter("error")
         fitted.predict(WORDS)
         tiny_token_classifier(max_epochs=1).fit(WORDS, TAGS)
+
+
+# -------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    not os.environ.get("SKLEARN_EPEE_DATA"),
+    reason="SKLEARN_EPEE_DATA does not name a folder of data",
+)
+def test_triggers_of_real_events_are_learned():
+    data = load_phee_events(subset="dev")
+    model = tiny_token_classifier(max_epochs=6, max_length=64, tau=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*longer than max_length")
+        model.fit(data.data[:400], data.target[:400])
+        predicted = model.predict(data.data[400:])
+    assert span_f1_score(data.target[400:], predicted, layer="trigger") > 0.2
+    for text, layers in zip(data.data[400:], predicted, strict=True):
+        for start, end, _ in (span for spans in layers.values() for span in spans):
+            assert text[start:end] == text[start:end].strip() != ""
