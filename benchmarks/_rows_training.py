@@ -35,7 +35,8 @@ from benchmarks._models import (
 )
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, _base
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee._base import estimator as _base
 from sklearn_epee._nn.batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
 from sklearn_epee._nn.texts import TextTokenizer
 from sklearn_epee._nn.training import ExitNet
