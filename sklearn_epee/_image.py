@@ -131,12 +131,16 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     class_weight : "balanced", dict, list of dict or None, default=None
         Weights of the classes in the loss, as in scikit-learn. With several tasks, "balanced" or a
         list with one dict (or None) per task; the weights of a sample's classes are multiplied.
+        Several labels per sample have a weight each: "balanced" weighs those that are there and
+        those that are not, label by label; a list has one dict of the weights of 0 and 1 per label;
+        a dict has the weights of labels that are there, by their names.
     validation_fraction : float, default=0.0
         Fraction of the training data held out (stratified) to report ``valid_loss`` and
         ``valid_acc`` in `history_`. Nothing is held out unless this is set. With ``groups`` in
         `fit` whole groups are, in proportion as far as they allow. Several tasks are stratified by
         the combination of their labels, where combinations that occur once count as one;
-        ``valid_acc`` is the fraction of samples that are right in every task.
+        ``valid_acc`` is the fraction of samples that are right in every task. Several labels per
+        sample are held out label by label, from the rarest on.
     early_stopping : bool, default=False
         Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
         back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
@@ -185,9 +189,13 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        The labels, sorted; with several tasks a list with one array per task.
+        The labels, sorted; with several tasks a list with one array per task. With several labels
+        per sample all of them, (n_labels,): column numbers of an indicator, names of a frame's
+        columns, or the sorted labels of lists.
     n_outputs_ : int
-        Number of tasks.
+        Number of tasks, or of labels.
+    multilabel_ : bool
+        Whether samples have several labels each.
     n_layers_ : int
         Number of layers M of the backbone, and of exits.
     pooling_ : str
@@ -217,6 +225,17 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     :class:`~sklearn.multioutput.MultiOutputClassifier`. `joint_exit` decides when a sample exits.
     scikit-learn's stratified splitters and its scores need labels of one type in all columns:
     where a frame has columns of several types, pass ``cv=KFold()`` to a search.
+
+    **Several labels.** A binary indicator, dense or sparse, or a list of labels for each sample
+    means that a sample has any number of the labels, also none. An exit has one head for all of
+    them: the logits of the labels share a dense layer, the probability of each is a sigmoid of its
+    own, and the loss is the mean of the binary cross-entropies over labels and samples. What is
+    NaN in `y` is left out of it. `predict` returns an indicator of the labels whose probability is
+    above `label_thresholds`, `predict_proba` the probabilities, both (n_samples, n_labels), and
+    `score` is the fraction of samples whose every label is right, as for scikit-learn's own
+    multilabel classifiers. The entropy of a label is that of its being there or not, over log 2.
+    A label that is the same for all training samples is predicted so, with a warning. Searches
+    need an indicator, as scikit-learn's splitters do not read lists of labels.
 
     "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
 

@@ -54,9 +54,10 @@ def test_every_parameter_is_documented_in_the_order_of_the_signature(cls):
     assert list(entries(cls, "Parameters")) == list(inspect.signature(cls).parameters)
 
 
-def test_several_tasks_are_explained_in_the_same_words():
+@pytest.mark.parametrize("subject", ["Several tasks", "Several labels"])
+def test_several_tasks_and_labels_are_explained_in_the_same_words(subject):
     texts, images = (
-        re.search(r"\*\*Several tasks\.\*\*.*?\n\n", inspect.getdoc(cls), flags=re.DOTALL)[0]
+        re.search(rf"\*\*{subject}\.\*\*.*?\n\n", inspect.getdoc(cls), flags=re.DOTALL)[0]
         for cls in (EPEEClassifier, EPEEImageClassifier)
     )
     assert texts == images

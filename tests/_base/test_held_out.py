@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee._base import training_data
-from sklearn_epee._base.held_out import hold_out
+from sklearn_epee._base.held_out import hold_out, hold_out_labels
 from sklearn_epee._checks.labels import check_groups
 from sklearn_epee.model_selection import TunedExitPolicyClassifierCV
 from tests.classifiers import tiny_image_classifier, tiny_text_classifier
@@ -204,3 +204,54 @@ def test_groups_are_part_of_what_a_network_is_known_by(tmp_path):
     fit(GROUPS, 0.0)
     fit(None, 0.0)
     assert trainings.count == 5
+
+
+# ---------------------------------------------------------------------------------- several labels
+
+
+@given(
+    st.integers(2, 60),
+    st.integers(1, 6),
+    st.floats(0.05, 0.9),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_labels_keep_a_sample_to_learn_from(n, n_labels, fraction, in_groups, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-1, 2, (n, n_labels)) * rng.integers(0, 2, (n, 1))
+    groups = np.unique(np.arange(n) // 3, return_inverse=True)[1] if in_groups and n > 3 else None
+    try:
+        train, valid = hold_out_labels(codes, fraction, seed, groups)
+    except ValueError as error:
+        assert "cannot hold out" in str(error)  # noqa: PT017
+        return
+    assert sorted([*train, *valid]) == list(range(n))
+    assert len(train)
+    assert len(valid)
+    if groups is not None:
+        assert not set(groups[train]) & set(groups[valid])
+    again = hold_out_labels(codes, fraction, seed, groups)
+    np.testing.assert_array_equal(again[0], train)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n_each", [1, 3])
+def test_labels_are_held_out_in_proportion(seed, n_each):
+    rng = np.random.default_rng(seed)
+    rates = np.array([0.5, 0.1, 0.02, 0.01])
+    codes = (rng.random((3000, 4)) < rates).astype(np.int64)
+    groups = None if n_each == 1 else np.arange(3000) // n_each
+    _, valid = hold_out_labels(codes, 0.2, seed, groups)
+    assert len(valid) / 3000 == pytest.approx(0.2, abs=0.01)
+    shares = codes[valid].sum(axis=0) / codes.sum(axis=0)
+    np.testing.assert_allclose(shares, 0.2, atol=0.05)
+
+
+def test_a_label_of_one_sample_is_learned():
+    codes = np.zeros((20, 3), dtype=np.int64)
+    codes[5, 0] = codes[6:8, 1] = 1
+    for seed in range(5):
+        train, valid = hold_out_labels(codes, 0.5, seed)
+        assert 5 in train
+        assert codes[train, 1].any()
+        assert len(valid) == 10

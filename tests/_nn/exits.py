@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from sklearn_epee import policy
+from sklearn_epee._checks.multilabel import LabelCount
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.batching import EncodedImages, EncodedTexts
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
-from sklearn_epee._nn.network import ExitHead, MultiExitNetwork
+from sklearn_epee._nn.heads import ExitHead, label_heads
+from sklearn_epee._nn.network import MultiExitNetwork
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     IMAGE_SIZE,
@@ -74,6 +76,16 @@ def make_tasks_network(
                 head.dense.weight.normal_(0, head.dense.in_features**-0.5, generator=generator)
             head.out.weight.normal_(0, 1.5 * scale, generator=generator)
             head.out.bias.normal_(0, 0.3, generator=generator)
+    return network.eval()
+
+
+def make_labels_network(family: str, pooling: str, n_labels: int = 3) -> MultiExitNetwork:
+    """Return a network whose heads have random weights at the same scale for several labels."""
+    backbone = make_network(family, pooling).backbone
+    network = MultiExitNetwork(backbone, LabelCount(n_labels), pooling, dropout=0.5)
+    as_one_task = make_tasks_network(family, pooling, (n_labels,)).heads
+    for mine, theirs in zip(label_heads(network), as_one_task, strict=True):
+        mine.head.load_state_dict(theirs.state_dict())
     return network.eval()
 
 
