@@ -39,3 +39,17 @@ def test_merged_layouts_are_padded_to_the_widest():
     assert merged.mask.sum(1).tolist() == [1, 2, 3]
     assert merged.read.tolist() == [[0], [1], [2]]
     assert BatchLayout.merge([layout([1]), layout([2])]).read is None
+
+
+@pytest.mark.parametrize("windows", [None, np.array([1, 2, 1])])
+def test_contexts_stay_with_their_samples(windows):
+    n_rows = 3 if windows is None else 4
+    whole = BatchLayout(
+        torch.ones(n_rows, 2, dtype=torch.bool), None, windows, torch.arange(6.0).view(3, 2)
+    )
+    samples = np.array([2, 1])
+    part = whole.take(samples, torch.from_numpy(whole.rows_of(samples)))
+    assert part.context.tolist() == [[4, 5], [2, 3]]
+    merged = BatchLayout.merge([part, whole])
+    assert merged.context.tolist() == [[4, 5], [2, 3], [0, 1], [2, 3], [4, 5]]
+    assert BatchLayout.merge([layout([1]), layout([2])]).context is None
