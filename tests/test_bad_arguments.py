@@ -5,6 +5,7 @@ A call may accept a value, or refuse it by a TypeError or ValueError that names 
 
 import copy
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,15 +17,17 @@ from sklearn_epee import (
     ExitCalibratedClassifier,
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
+    TunedLabelThresholdsClassifierCV,
     metrics,
     plotting,
     policy,
 )
 
 from .bad_values import BAD_VALUES, bad_columns, bad_probabilities, outcome
-from .model_selection.staged import MappedExits, NumericExits, blobs
+from .model_selection.staged import MappedExits, NumericExits, NumericLabels, blobs, label_clouds
 
 X, Y = blobs(60)
+SETS = label_clouds(60)[1]
 CLASSIFIER = MappedExits(tau=0.3).fit(X, Y)
 PROBA = np.stack(list(CLASSIFIER.staged_predict_proba(X)), axis=1)
 FROZEN = FrozenEstimator(CLASSIFIER)
@@ -42,12 +45,12 @@ def fit(estimator, **arguments):
     return lambda **given: clone(estimator).fit(**{"X": X, "y": Y} | arguments | given)
 
 
-def constructed(make, **arguments):
+def constructed(make, y=Y, **arguments):
     """Return a call that makes and fits an estimator."""
 
     def call(**given):
         parameters = {**arguments, **given}
-        return make(**parameters).fit(X, Y)
+        return make(**parameters).fit(X, y)
 
     return call
 
@@ -177,6 +180,23 @@ CALLS = {
         fit(ExitCalibratedClassifier(FROZEN)),
         {},
         ["y", "sample_weight"],
+    ),
+    "TunedLabelThresholdsClassifierCV": (
+        constructed(
+            TunedLabelThresholdsClassifierCV, y=SETS, estimator=NumericLabels(), min_samples=1, cv=2
+        ),
+        {},
+        ["estimator", "scoring", "min_samples", "cv", "random_state"],
+    ),
+    "TunedLabelThresholdsClassifierCV.fit": (
+        fit(TunedLabelThresholdsClassifierCV(NumericLabels(), cv=2)),
+        {"y": SETS},
+        ["y", "sample_weight"],
+    ),
+    "apply_policy of labels": (
+        partial(policy.apply_policy, multilabel=True),
+        {"proba": np.linspace(0, 1, 24).reshape(4, 2, 3), "tau": 0.1},
+        ["label_thresholds", "multilabel"],
     ),
     **{
         f"{name}.from_predictions": (
