@@ -225,6 +225,11 @@ def test_labels_that_say_no_tags_are_refused(y, message):
     assert not hasattr(model, "classes_")
 
 
+def test_tags_of_texts_must_be_those_of_their_words():
+    with pytest.raises(ValueError, match=r"X\[0\] has 2 tags, but is a text of 3 words.*'-'"):
+        tiny_token_classifier().fit(["zinc-induced", "no"], [["B-X", "O"], ["O"]])
+
+
 def test_spans_of_texts_must_fit_words():
     y = [[(0, 3, "Drug")], []]
     with pytest.raises(ValueError, match=r"X\[0\] has the span .* does not start and end with a"):

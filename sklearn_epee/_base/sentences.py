@@ -212,7 +212,7 @@ def _tags_of_layer(
     if any(isinstance(row[0], str) for row in found if row):
         pairs = zip(found, sentences, strict=True)
         return [
-            _strict_tags(row, len(sentence.words), scheme, number)
+            _strict_tags(row, sentence, scheme, number)
             for number, (row, sentence) in enumerate(pairs)
         ], 0
     tags, n_misfits = [], 0
@@ -235,9 +235,16 @@ def _as_list(row: Any, number: int) -> list[Any]:
     return list(row)
 
 
-def _strict_tags(row: list[Any], n_words: int, scheme: str, number: int) -> list[str]:
+def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -> list[str]:
     """Return tags as they are; raise if some of them are part of no span."""
-    tags = check_tags(row, n_words, scheme, number)
+    if sentence.is_text and len(row) != len(sentence.words):
+        raise SampleError(
+            number,
+            f"has {len(row)} tags, but is a text of {len(sentence.words)} words, of which "
+            f"punctuation marks are some: {shown(sentence.words)}. Give X as lists of the words "
+            "that the tags are for.",
+        )
+    tags = check_tags(row, len(sentence.words), scheme, number)
     said = convert_scheme(tags, scheme, scheme)
     wrong = [word for word, pair in enumerate(zip(tags, said, strict=True)) if len(set(pair)) > 1]
     if wrong:
