@@ -10,8 +10,10 @@ sentences
     Exits of sentences whose words exit together.
 sweep
     Every policy at once: how samples move between exits as tau rises.
-policy_scores, count_scores
-    Scores of whole sweeps; those that follow from counts per class.
+sweep_scores, policy_scores, count_scores, multilabel_scores
+    Scores of whole sweeps; those that follow from counts per class, and of several labels.
+label_thresholds
+    The threshold of each label that scores best.
 label_scores, class_scores
     Scores of predicted labels, and of each class by itself.
 tables

@@ -35,7 +35,9 @@ class EarlyExitClassifier(Protocol):
     patience : int or None
         Number of layers in a row that must agree; None stands for the number of layers.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        Class labels, sorted; a list with one array per task for several tasks.
+        Class labels, sorted; a list with one array per task for several tasks. A classifier of
+        several labels per sample has ``multilabel_ = True``, the labels here, and the parameters
+        `target_type` and `label_thresholds`; what it predicts has a column for each label.
     n_layers_ : int
         Number of layers M, and of exits.
     """

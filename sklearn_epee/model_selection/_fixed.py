@@ -53,8 +53,10 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         whose policy stays as it was.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; with several tasks a list with one array per task.
+    multilabel_ : bool
+        Whether a sample may have any number of the labels in `classes_`.
     n_outputs_ : int
-        Number of tasks.
+        Number of tasks, or of labels.
     n_layers_ : int
         Number of layers M, and of exits.
     n_features_in_ : int

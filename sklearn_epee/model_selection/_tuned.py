@@ -125,7 +125,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         otherwise, and get an estimator whose predictions are known. With several tasks "accuracy"
         counts samples that are right in every task, "balanced_accuracy" and "f1_macro" are means
         over the tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all
-        policies are compared; the other scores are for one task.
+        policies are compared; the other scores are for one task. With several labels "accuracy"
+        counts samples whose whole set of labels is right; all precision, recall, F and Jaccard
+        scores are compared for all policies, with the average "samples" too, and
+        "average_precision", which needs no thresholds, for 100 quantiles.
     policies : "all", int or dict, default="all"
         The policies to choose from: all there are; at most so many quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
@@ -187,8 +190,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Number of tested samples.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; with several tasks a list with one array per task.
+    multilabel_ : bool
+        Whether a sample may have any number of the labels in `classes_`.
     n_outputs_ : int
-        Number of tasks.
+        Number of tasks, or of labels.
     n_layers_ : int
         Number of layers M, and of exits.
     n_features_in_ : int
@@ -235,6 +240,14 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     If no policy can be certified, a warning says so and samples go through all layers: then the
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
     bound remains possible.
+
+    **Several labels.** Samples exit by the `joint_exit` of `estimator`, which joins the entropies
+    of the labels; patience counts layers that predict the same set, so thresholds of the labels
+    come first (:class:`TunedLabelThresholdsClassifierCV`). For the risks a prediction is an error,
+    or differs from full depth, if any of its labels does; "miss" is over the samples that have the
+    label, and `per_class`, whose groups would overlap, is refused. `class_report_` has the recall
+    of each label, and the warning compares it with that over all labels together. Labels that are
+    not known of a sample, NaN in `y`, count for nothing.
 
     **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For the risks a prediction
     is an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are
