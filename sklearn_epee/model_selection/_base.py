@@ -123,7 +123,7 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         True
         """
         predicted = self.predict(X)
-        tasks = Tasks(self.classes_, self.multilabel_)
+        tasks = Tasks(self.classes_, is_multilabel(self))
         return share_correct(y, predicted, sample_weight, type(self).__name__, tasks)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.floating]]:
@@ -249,10 +249,10 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         >>> [labels.shape for labels in clf.fit(X, y).staged_predict(X)][0]
         (40,)
         """
-        tasks = Tasks(self.classes_, self.multilabel_)
+        tasks = Tasks(self.classes_, is_multilabel(self))
         given = own_policy(self._with_policy()).label_thresholds
         for proba in self.staged_predict_proba(X):
-            if self.multilabel_:
+            if tasks.multilabel:
                 thresholds = check_label_thresholds(given, len(self.classes_))
                 yield labels_above(np.asarray(proba), thresholds)
             else:

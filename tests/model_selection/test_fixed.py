@@ -179,3 +179,13 @@ def test_a_search_that_prefers_a_classifier_without_exits_is_refused(data):
     for estimator in (search, FrozenEstimator(search)):
         with pytest.raises(TypeError, match=r"early exits.*got .*LogisticRegression"):
             FixedExitPolicyClassifier(estimator).fit(X, y)
+
+
+def test_pickles_from_before_several_labels():
+    X, y = blobs(60)
+    fixed = FixedExitPolicyClassifier(NumericExits(), patience=2).fit(X, y)
+    before = fixed.score(X, y), np.array(list(fixed.staged_predict(X)))
+    del fixed.multilabel_
+    again = pickle.loads(pickle.dumps(fixed))
+    assert again.score(X, y) == before[0]
+    assert_array_equal(np.array(list(again.staged_predict(X))), before[1])
