@@ -69,7 +69,7 @@ class LayerStep:
             return active.above(hidden, active.state)
         k, v = backbone.keys_values(layer, active.hidden)
         if not self._rule.reads(layer):
-            hidden = backbone.rows(layer, active.hidden, k, v, active.layout.mask)
+            hidden = self._placed.rows(layer, active.hidden, (k, v), active.layout)
             return active.above(hidden, active.state)
         if self._row_first.pays(layer, *active.layout.mask.shape):
             return self._row_then_rest(active, (k, v))
@@ -80,7 +80,7 @@ class LayerStep:
     ) -> ActiveBatch | None:
         """Compute all positions, then read the exit."""
         layer = active.layer + 1
-        hidden = self._rows(layer, active.hidden, keys_values, active.layout.mask)
+        hidden = self._rows(layer, active.hidden, keys_values, active.layout)
         logits = self._placed.exit_logits(layer, hidden, active.hidden, active.layout)
         return self._keep(active, hidden, logits)
 
@@ -118,15 +118,15 @@ class LayerStep:
             rows, state = rows[remaining], None if state is None else state.take(kept.predicted)
             hidden, (k, v) = hidden[:, :width][index], keys_values
             keys_values = k[:, :, :width][index], v[:, :, :width][index]
-        above = self._rows(layer, hidden, keys_values, layout.mask)
+        above = self._rows(layer, hidden, keys_values, layout)
         return ActiveBatch(layer, rows, above, layout, state)
 
     def _rows(
-        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
     ) -> Tensor:
         started = perf_counter()
-        above = self._placed.backbone.rows(layer, hidden, *keys_values, mask)
-        self._row_first.costs.note_rest(mask.numel(), perf_counter() - started)
+        above = self._placed.rows(layer, hidden, keys_values, layout)
+        self._row_first.costs.note_rest(layout.mask.numel(), perf_counter() - started)
         return above
 
     def _decide(

@@ -94,8 +94,14 @@ class PlacedNetwork:
         logits : Tensor of shape (n, K), float32
         """
         k, v = self.backbone.keys_values(layer, hidden)
-        above = self.backbone.rows(layer, hidden, k, v, layout.mask)
+        above = self.rows(layer, hidden, (k, v), layout)
         return above, self.exit_logits(layer, above, hidden, layout)
+
+    def rows(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
+    ) -> Tensor:
+        """Return a layer's output at all positions, (n, t, d)."""
+        return self.backbone.rows(layer, hidden, *keys_values, layout.mask)
 
     def read_rows(
         self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout

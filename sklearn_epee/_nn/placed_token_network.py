@@ -36,6 +36,19 @@ class PlacedTokenNetwork(PlacedNetwork):
         hidden, mask = self.backbone.embed(inputs)
         return hidden, WordLayout.of_batch(batch, mask)
 
+    def rows(
+        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
+    ) -> Tensor:
+        """Return a layer's output at open positions, and its input at all others, (n, t, d)."""
+        words = cast("WordLayout", layout)
+        # Leaving padding out saves nothing in a layer that can only be run as a whole.
+        computed = words.open if self.n_rows_read else words.open | ~words.real
+        if computed.all():
+            return super().rows(layer, hidden, keys_values, layout)
+        at = words.open_rows
+        rows = self.backbone.some_rows(layer, at.read(hidden), *keys_values, layout.mask, at)
+        return at.written(hidden, rows)
+
     def read_rows(
         self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: BatchLayout
     ) -> Tensor:

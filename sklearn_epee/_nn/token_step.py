@@ -75,7 +75,7 @@ class TokenStep:
             read = self._placed.read_rows(layer, active.hidden, keys_values, layout)
             self._decide(active, self._placed.row_logits(layer, read, active.hidden, layout))
             return None
-        hidden = self._computed(layer, active.hidden, keys_values, layout)
+        hidden = self._placed.rows(layer, active.hidden, keys_values, layout)
         if not self._rule.reads(layer):
             self._count(active)
             return active.above(hidden, active.state)
@@ -83,17 +83,6 @@ class TokenStep:
             active, self._placed.exit_logits(layer, hidden, active.hidden, layout)
         )
         return self._kept(active.above(hidden, decision.state), decision)
-
-    def _computed(
-        self, layer: int, hidden: Tensor, keys_values: tuple[Tensor, Tensor], layout: WordLayout
-    ) -> Tensor:
-        """Return the output of a layer at the open positions, and its input at the others."""
-        backbone, mask = self._placed.backbone, layout.mask
-        if not any(self._rule.may_exit(below) for below in range(1, layer)):
-            return backbone.rows(layer, hidden, *keys_values, mask)  # all words are open
-        at = layout.open_rows
-        rows = backbone.some_rows(layer, at.read(hidden), *keys_values, mask, at)
-        return at.written(hidden, rows)
 
     def _decide(self, active: ActiveBatch, logits: Tensor) -> Decision:
         """Return which of the open words stay open, and what is remembered of all of them."""
