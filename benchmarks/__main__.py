@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import (
     _rows_files,
+    _rows_labels,
     _rows_latency,
     _rows_long,
     _rows_memory,
@@ -52,6 +53,7 @@ MODULES = (
     _rows_files,
     _rows_long,
     _rows_tokens,
+    _rows_labels,
     _rows_towers,
     _rows_real,
     _rows_scaling,

@@ -82,6 +82,12 @@ def windows(notes, digits, folder):
     return tiny_text_classifier(long_texts="windows", window_length=12).fit(*notes)
 
 
+def several_labels(notes, digits, folder):
+    words = ("started", "stopped", "vitamin")
+    there = np.array([[*(word in text.lower() for word in words), False] for text in notes[0]])
+    return tiny_text_classifier(label_thresholds=0.4).fit(notes[0], there)
+
+
 def search(notes, digits, folder):
     return GridSearchCV(tiny_text_classifier(), {"tau": [0.0, 0.5]}, cv=2).fit(*notes)
 
@@ -99,6 +105,7 @@ KINDS = {
     "without cuda": without_cuda,
     "pipeline": pipeline,
     "windows": windows,
+    "several labels": several_labels,
     "search": search,
 }
 
@@ -130,6 +137,7 @@ def saved(notes, digits, tmp_path_factory):
     fitted = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*longer than max_length")
+        warnings.filterwarnings("ignore", "y holds labels that do not vary")
         for kind, make in KINDS.items():
             fitted[kind] = make(notes, digits, checkpoints)
             joblib.dump(fitted[kind], folder / f"{kind}.joblib")
