@@ -88,6 +88,33 @@ class EarlyExitClassifier(Protocol):
 
 
 @runtime_checkable
+class PredictsWords(Protocol):
+    """A classifier with early exits that predicts the words of its samples, and spans of them.
+
+    It is scored by `speedup_score`, which counts rows, and `exit_scores`, which scores spans.
+    """
+
+    n_layers_: int
+
+    def predict_tags(self, X: Any) -> list[Any]:
+        """Return the tags of each sample, one a word; its presence tells such a classifier."""
+        ...
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Return the predictions of one pass under the classifier's own policy.
+
+        Returns
+        -------
+        Bunch
+            ``spans``, a list of spans per sample, or dicts of these by layer; ``exit_layer``, of
+            shape (n_samples,), or a list with an array of shape (n_words,) per sample;
+            ``rows_computed`` and ``rows_total`` of shape (n_samples,), int: positions that the
+            layers computed, summed over layers, and those of full depth.
+        """
+        ...
+
+
+@runtime_checkable
 class MapsExitLogits(Protocol):
     """A classifier whose exits can be calibrated, as they end in a linear map."""
 
