@@ -6,7 +6,7 @@ Run from the repository root, with the data folder in the environment variable
     python -m benchmarks.events FOLDER --epochs 6 --learning-rate 2e-4 --head-learning-rate 2e-3
 
 A run trains one classifier of words on the training part, with the layers of spans of
-`load_phee_events`. On the dev part it predicts with every policy of a grid (`POLICIES`), whole
+`load_phee_events`. On the dev part it predicts with every policy of a grid (`policies`), whole
 sentences exiting and word by word, and chooses for some speed-up ratios the one of best F1; these
 and full depth are scored on the test part. The network, and then each policy, is kept in the folder
 ``--cache``, and what is there is not done again. The results of all runs are written to
@@ -43,7 +43,8 @@ MANY_TAUS = np.round(np.geomspace(0.005, 0.7, 25), 4)
 KINDS = {
     "sentence, all": {"token_exit": "sentence", "joint_exit": "all"},
     "sentence, mean": {"token_exit": "sentence", "joint_exit": "mean"},
-    "token": {"token_exit": "token", "joint_exit": "all"},
+    "token, all": {"token_exit": "token", "joint_exit": "all"},
+    "token, mean": {"token_exit": "token", "joint_exit": "mean"},
 }
 FULL = {"tau": 0.0, "patience": None, "token_exit": "sentence", "joint_exit": "all"}
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6)
@@ -209,15 +210,10 @@ def policies():
     found = []
     for kind, settings in KINDS.items():
         whole = settings["token_exit"] == "sentence"
-        taus, patiences = (MANY_TAUS, (1, 2, 3, 4, 5)) if whole else (TAUS, ())
-        found += [(kind, {"tau": float(tau), "patience": None, **settings}) for tau in taus]
-        found += [(kind, {"tau": 0.0, "patience": p, **settings}) for p in patiences]
-        if whole:
-            found += [
-                (kind, {"tau": float(tau), "patience": p, **settings})
-                for tau in taus
-                for p in (2, 3)
-            ]
+        taus, patiences = (MANY_TAUS, (None, 2, 3)) if whole else (TAUS, (None, 3))
+        alone = (1, 2, 3, 4, 5) if whole else ()
+        grid = [(float(tau), p) for tau in taus for p in patiences] + [(0.0, p) for p in alone]
+        found += [(kind, {"tau": tau, "patience": p, **settings}) for tau, p in grid]
     return found
 
 
