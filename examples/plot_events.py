@@ -76,8 +76,10 @@ if os.environ.get("SKLEARN_EPEE_DATA") and backbone:
 else:
     (X_train, y_train), (X_dev, y_dev) = make_reports(600, seed=0), make_reports(150, seed=1)
 
-for layer, found in y_train[0].items():
-    print(f"{layer:>9}:", [(X_train[0][start:end], label) for start, end, label in found])
+row = next(row for row, found in enumerate(y_train) if found["trigger"])
+print(X_train[row])
+for layer, found in y_train[row].items():
+    print(f"{layer:>9}:", [(X_train[row][start:end], label) for start, end, label in found])
 
 # %%
 # F1 of the spans after every layer
