@@ -184,7 +184,7 @@ def prepare_tag_data(
             "of their layer, have several parts, or do not start and end with a word. They are "
             "not learned.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     used = np.flatnonzero(weights)
     counts = np.array([len(samples[row].words) for row in used], dtype=np.int64)
