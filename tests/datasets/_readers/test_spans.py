@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from sklearn_epee import EPEETokenClassifier
 from sklearn_epee._spans import split_words
 from sklearn_epee.datasets import (
     read_bioc_spans,
@@ -14,6 +15,8 @@ from sklearn_epee.datasets import (
     read_conll,
     read_pubtator_spans,
 )
+from tests.checkpoints import tiny_config
+from tests.classifiers import tiny_training
 
 from .test_readers import as_xml, bioc, put, sentences
 
@@ -200,3 +203,24 @@ def test_conll_refusals_name_file_and_line(tmp_path, content, parameters, messag
 def test_conll_columns_are_numbers(tmp_path):
     with pytest.raises(TypeError, match="tags and words must be numbers of columns; got 'ner'"):
         read_conll(put(tmp_path, a__txt="a O"), tags="ner")
+
+
+# ------------------------------------------------------------------------------ for a classifier
+def fitted(found, **parameters):
+    config = tiny_config("bert", vocab_size=300, max_position_embeddings=128)
+    classifier = EPEETokenClassifier(config, **tiny_training(max_epochs=1, **parameters))
+    return classifier.fit(found.data, found.target)
+
+
+@pytest.mark.filterwarnings("ignore:Of the annotated mentions")
+def test_a_classifier_takes_what_readers_give(folder):
+    found = read_brat_spans(folder, split_sentences=sentences)
+    assert 0 <= fitted(found).score(found.data, found.all_spans) <= 1
+    by_type = read_brat_spans(folder, split_sentences=sentences, by_type=True)
+    assert set(fitted(by_type).predict(by_type.data)[0]) == {"Cross", "Drug", "Group", "Test"}
+
+
+def test_a_classifier_takes_tags_in_the_scheme_that_the_reader_names(tmp_path):
+    found = read_conll(put(tmp_path, a__txt="a B-X\nb L-X\n\nc U-Y\nd O"), scheme="BILOU")
+    tags = fitted(found, scheme=found.scheme).predict_tags(found.data)
+    assert [len(row) for row in tags] == [2, 2]
