@@ -19,11 +19,12 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee import EPEEClassifier
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.heads import label_heads
 from sklearn_epee.policy import JOINT_EXITS, apply_policy
 
+from .checkpoints import make_checkpoint
 from .classifiers import tiny_image_classifier, tiny_text_classifier
 from .trainings import Trainings
 
@@ -136,6 +137,19 @@ def test_images_have_several_labels_too(digits):
 
 def _names_of(row):
     return [word for word, there in zip(sorted(WORDS), row, strict=True) if there]
+
+
+def test_labels_of_a_checkpoint_of_images(digits, tmp_path):
+    X, y = digits
+    checkpoint = make_checkpoint("dinov2", tmp_path / "dinov2", num_channels=3)
+    frame = pd.DataFrame({"a zero": y == 0, "no one": y != 1})
+    settings = {"max_epochs": 1, "batch_size": 20, "precision": "float32", "random_state": 0}
+    model = EPEEImageClassifier(checkpoint, tau=0.95, joint_exit="mean", **settings).fit(X, frame)
+    assert model.classes_.tolist() == ["a zero", "no one"]
+    staged = np.stack(list(model.staged_predict_proba(X)), axis=1)
+    expected = apply_policy(staged, 0.95, joint_exit="mean", multilabel=True)
+    assert_array_equal(model.predict_exit_layer(X), expected.exit_layer)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), expected.prediction)
 
 
 FORMS = {
@@ -419,6 +433,15 @@ def test_scores_of_labels_that_are_not_known(fitted, texts, indicator):
         fitted.score(texts, [["gold"], *[[]] * 39])
     with pytest.raises(ValueError, match="y holds no label that is known"):
         fitted.score(texts, np.full((40, 4), np.nan))
+
+
+def test_lists_of_numbers_of_one_length_are_scored_as_what_was_fitted(texts):
+    codes = [[250], [401], [250, 401], []] * 10
+    model = tiny_text_classifier(max_epochs=1).fit(texts, codes)
+    assert model.classes_.tolist() == [250, 401]
+    expected = (model.predict(texts[:2]) == [[1, 0], [0, 1]]).all(axis=1).mean()
+    assert model.score(texts[:2], codes[:2]) == expected
+    assert model.score(texts[:2], [[1, 0], [0, 1]]) == expected
 
 
 def test_unfitted():

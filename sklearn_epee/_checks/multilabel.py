@@ -101,7 +101,10 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
         no label at all, or y is not as long as the samples.
     """
     rows = _nested_rows(y)
-    if rows is not None and (_are_label_lists(y) or not _rows_are_numbers(rows)):
+    # What is fitted already says whether other numbers than 0 and 1 are labels.
+    if rows is not None and (
+        _are_label_lists(y) or not _rows_are_numbers(rows, of_indicator=classes is not None)
+    ):
         check_count(len(rows), n_samples)
         return _from_lists(rows, classes)
     values, names = _indicator(y)
@@ -141,10 +144,12 @@ def _are_label_lists(y: Any) -> bool:
     return not isinstance(y, (list, tuple)) or len({np.shape(row)[:1] for row in rows}) > 1
 
 
-def _rows_are_numbers(rows: list[Any]) -> bool:
+def _rows_are_numbers(rows: list[Any], *, of_indicator: bool) -> bool:
     """Return whether rows of one length hold numbers, or nothing: those of a matrix."""
-    labels = [label for row in rows for label in row]
-    return all(isinstance(label, (Number, np.bool_)) or is_missing(label) for label in labels)
+    known = [label for row in rows for label in row if not is_missing(label)]
+    if not all(isinstance(label, (Number, np.bool_)) for label in known):
+        return False
+    return not of_indicator or set(known) <= {0, 1}
 
 
 def _is_indicator(y: Any) -> bool:

@@ -107,7 +107,9 @@ class LabelRule(DynamicRule):
         self._limits = torch.from_numpy(float32_floor(np.asarray(limits)))
 
     def _label(self, proba: Tensor) -> Tensor:
-        return proba[:, 1::2] > self._limits.to(proba.device)
+        if self._limits.device != proba.device:
+            self._limits = self._limits.to(proba.device)
+        return proba[:, 1::2] > self._limits
 
     def _changed(self, predicted: Tensor, before: Tensor) -> Tensor:
         return (predicted != before).any(dim=1)
