@@ -59,7 +59,7 @@ def make_notes(n_notes, seed):
     return notes, labels
 
 
-X_train, y_train = make_notes(2500, 0)
+X_train, y_train = make_notes(1200, 0)
 X_tune, y_tune = make_notes(600, 1)
 X_choose, y_choose = make_notes(600, 2)
 X_test, y_test = make_notes(600, 3)
@@ -71,7 +71,7 @@ X_test, y_test = make_notes(600, 3)
 # indicator with the columns ``classes_``.
 backbone = os.environ.get("SKLEARN_EPEE_BACKBONE") or None
 classifier = EPEEClassifier(
-    backbone, max_epochs=3 if backbone else 10, batch_size=16, max_length=64, random_state=0
+    backbone, max_epochs=3 if backbone else 7, batch_size=16, max_length=64, random_state=0
 ).fit(X_train, y_train)
 print("labels:", classifier.classes_.tolist())
 print(X_test[0], "->", classifier.classes_[classifier.predict(X_test[:1])[0] == 1].tolist())
