@@ -51,7 +51,12 @@ def image_form(images: Images) -> ImageForm:
     return ImageForm(images[0].shape[-1], PixelScale.of(joined[_reference(joined)]))
 
 
-def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None = None) -> Images:
+def as_images(
+    X: Any,
+    image_shape: Sequence[int] | None,
+    form: ImageForm | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Images:
     """Return images as arrays with a channel axis at the end, uint8 or float32.
 
     Parameters
@@ -63,6 +68,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
         (h, w) or (h, w, c) of flattened rows.
     form : ImageForm or None, default=None
         That of the training images; pixels are read as they were in the training.
+    numbers : sequence of int, default=None
+        Number in the caller's X of each element of a list. None: they count from 0.
 
     Returns
     -------
@@ -89,7 +96,7 @@ def as_images(X: Any, image_shape: Sequence[int] | None, form: ImageForm | None 
         if (array.dtype != object and not _are_paths(array)) or not array.ndim:
             return _stack(array, image_shape, form)
         X = array[:, 0] if _are_paths(array) and array.ndim == 2 else array
-    return _list(X, form)
+    return _list(X, form, numbers)
 
 
 def _are_paths(array: NDArray[Any]) -> bool:
@@ -119,13 +126,13 @@ def _stack(
     return _read_as(pixels, form.scale.reading_of(PixelRange.of(images)))
 
 
-def _list(X: Iterable[Any], form: ImageForm | None) -> list[Any]:
+def _list(X: Iterable[Any], form: ImageForm | None, numbers: Sequence[int] | None) -> list[Any]:
     images: list[Any] = []
     ranges: list[PixelRange] = []
     scaled: list[float] = []
     room = _KEPT_BYTES
     image: NDArray[Any] | ImageFile | PathImage
-    for i, item in enumerate(X):
+    for i, item in enumerate(X) if numbers is None else zip(numbers, X, strict=True):
         if is_path(item):
             file = PathImage.of(item, i)
             image, seen = _from_path(file, form, room)
@@ -182,7 +189,7 @@ def _from_path(
 def _check_same_channels(n_channels: int, others: list[Any], item: Any, i: int) -> None:
     if others and others[0].shape[-1] != n_channels:
         raise ValueError(
-            f"X[{i}], the file {str(item)!r}, has {n_channels} channels where X[0] has "
+            f"X[{i}], the file {str(item)!r}, has {n_channels} channels where the first image has "
             f"{others[0].shape[-1]}; expected one count. Convert all files to grey, or all to RGB."
         )
 

@@ -42,7 +42,7 @@ def as_texts(X: Any) -> list[Text]:
             f"X holds no texts (0 sample(s)) while a minimum of 1 is required; expected {_TEXTS}."
         )
     if isinstance(rows[0], str):
-        return [_text(row, f"X[{i}]") for i, row in enumerate(rows)]
+        return [as_text(row, f"X[{i}]") for i, row in enumerate(rows)]
     return [_pair(row, i) for i, row in enumerate(rows)]
 
 
@@ -78,7 +78,20 @@ def _array_rows(X: NDArray[Any]) -> list[Any]:
     return X.tolist() if X.ndim == 1 else [tuple(row) for row in X.tolist()]
 
 
-def _text(value: Any, place: str) -> str:
+def as_text(value: Any, place: str) -> str:
+    """Return a text as a str that can be encoded.
+
+    Parameters
+    ----------
+    value : str
+    place : str
+        Names it in messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no text, or not valid Unicode.
+    """
     if isinstance(value, str):
         return check_encodable(str(value), place)
     raise TypeError(
@@ -103,9 +116,9 @@ def _pair(value: Any, i: int) -> tuple[str, str]:
     if i and isinstance(value, str):
         raise ValueError(f"X mixes pairs and single texts: X[0] is a pair, X[{i}] is {value!r}.")
     if not (isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim)):
-        _text(value, f"X[{i}]")
+        as_text(value, f"X[{i}]")
     if len(value) != 2:
         raise TypeError(
             f"X[{i}] is a {type(value).__name__} of {len(value)} elements; expected {_TEXTS}."
         )
-    return _text(value[0], f"X[{i}][0]"), _text(value[1], f"X[{i}][1]")
+    return as_text(value[0], f"X[{i}][0]"), as_text(value[1], f"X[{i}][1]")

@@ -1,5 +1,6 @@
 """Data sets: loaders of real ones, and a generator that needs no download."""
 
+from sklearn_epee.datasets._case_reports import make_case_reports
 from sklearn_epee.datasets._csv_files import load_csv
 from sklearn_epee.datasets._ddi2013 import fetch_ddi2013, load_ddi2013
 from sklearn_epee.datasets._drug_reviews import load_drug_reviews
@@ -46,6 +47,7 @@ __all__ = [
     "load_phee",
     "load_phee_events",
     "load_pneumoniamnist",
+    "make_case_reports",
     "make_supplement_notes",
     "read_bioc",
     "read_bioc_spans",

@@ -284,7 +284,7 @@ def test_films_and_volumes_are_refused(name, tmp_path):
 
 def test_a_file_with_other_channels_is_named(paths, tmp_path):
     Image.fromarray(COLOR).save(tmp_path / "color.png")
-    message = r"X\[2\], the file '.*color\.png', has 3 channels where X\[0\] has 1"
+    message = r"X\[2\], the file '.*color\.png', has 3 channels where the first image has 1"
     with pytest.raises(ValueError, match=message):
         as_images([*paths[:2], tmp_path / "color.png"], None)
     Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")

@@ -1,0 +1,161 @@
+"""Texts with images, of which one may be missing, in every form that callers have them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from .image_files import ImageFile, is_pil_image
+from .image_paths import PathImage
+from .images import ImageForm, as_images
+from .messages import shown
+from .texts import as_text
+
+# A text and an image (h, w, c), of which one may be None.
+Case = tuple[str | None, Any]
+
+_CASES = (
+    "a data frame with a column of texts and one of images, named by text_column and "
+    "image_column, or a list of pairs (text, image), in which None or NaN stands for what is "
+    "missing"
+)
+
+
+def as_cases(
+    X: Any, text_column: str, image_column: str, form: ImageForm | None = None
+) -> list[Case]:
+    """Return texts with images as a list of pairs, None where one is missing.
+
+    Parameters
+    ----------
+    X : pandas or polars DataFrame, list, tuple or ndarray of shape (n, 2) of objects
+    text_column, image_column : str
+        Columns of a frame.
+    form : ImageForm or None, default=None
+        That of the training images; pixels are read as they were in the training.
+
+    Returns
+    -------
+    list of (str or None, image or None)
+        Images as `as_images` returns them.
+
+    Raises
+    ------
+    TypeError
+        If an element is neither a text nor an image in its place; the message says which.
+    ValueError
+        If there are no rows, a frame lacks a column, a row has neither text nor image, or an image
+        is not as `as_images` asks.
+    """
+    rows = _rows_of(X, text_column, image_column)
+    if not rows:
+        raise ValueError(
+            f"X holds no texts with images (0 sample(s)) while a minimum of 1 is required; "
+            f"expected {_CASES}."
+        )
+    texts = [_text_or_none(text, i) for i, (text, _) in enumerate(rows)]
+    there = [i for i, (_, image) in enumerate(rows) if not is_missing(image)]
+    for i in sorted(set(range(len(rows))) - set(there)):
+        if texts[i] is None:
+            raise ValueError(
+                f"X[{i}] has neither a text nor an image; expected one of them at least. Leave the "
+                "row out."
+            )
+    images: list[Any] = [None] * len(rows)
+    if there:
+        given = [rows[i][1] for i in there]
+        for i, image in zip(there, as_images(given, None, form, there), strict=True):
+            images[i] = image
+    return list(zip(texts, images, strict=True))
+
+
+def texts_of(cases: Sequence[Case]) -> list[str]:
+    """Return the texts that there are."""
+    return [text for text, _ in cases if text is not None]
+
+
+def images_of(cases: Sequence[Case]) -> list[Any]:
+    """Return the images that there are."""
+    return [image for _, image in cases if image is not None]
+
+
+def check_both_kinds(cases: Sequence[Case], estimator: str) -> None:
+    """Refuse training cases of which none has a text, or none an image.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, found, alone in (
+        ("text", texts_of(cases), "EPEEImageClassifier"),
+        ("image", images_of(cases), "EPEEClassifier"),
+    ):
+        if not found:
+            raise ValueError(
+                f"X has no {name} in any of its {len(cases)} rows, but {estimator} learns from "
+                f"texts and images; expected some rows with {name}s. {alone} learns from the other "
+                "alone."
+            )
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell of a table stands for nothing: None, NaN, NA or NaT."""
+    if value is None:
+        return True
+    if isinstance(value, (str, bytes, np.ndarray, PathImage, ImageFile)) or is_pil_image(value):
+        return False
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+
+
+def _rows_of(X: Any, text_column: str, image_column: str) -> list[tuple[Any, Any]]:
+    if hasattr(X, "columns") and hasattr(X, "shape"):
+        return _frame_rows(X, text_column, image_column)
+    if isinstance(X, (str, bytes, Mapping, Set)) or not isinstance(X, Iterable):
+        raise TypeError(f"X is of type {type(X).__name__}; expected {_CASES}.")
+    if isinstance(X, np.ndarray) and (X.dtype != object or X.ndim not in (1, 2)):
+        raise TypeError(f"X is an array of shape {X.shape} and type {X.dtype}; expected {_CASES}.")
+    return [_pair(row, i) for i, row in enumerate(X)]
+
+
+def _frame_rows(X: Any, text_column: str, image_column: str) -> list[tuple[Any, Any]]:
+    """Return the rows of a frame of pandas, polars or the like."""
+    columns = list(X.columns)
+    for argument, name in (("text_column", text_column), ("image_column", image_column)):
+        if name not in columns:
+            raise ValueError(
+                f"{argument}={name!r} is no column of X, which has {shown(columns)}; expected the "
+                "name of one of them."
+            )
+    texts, images = (
+        column.to_list() if hasattr(column, "to_list") else list(column)
+        for column in (X[text_column], X[image_column])
+    )
+    return list(zip(texts, images, strict=True))
+
+
+def _pair(row: Any, i: int) -> tuple[Any, Any]:
+    is_pair = isinstance(row, (tuple, list)) or (
+        isinstance(row, np.ndarray) and row.dtype == object and row.ndim == 1
+    )
+    if not is_pair or len(row) != 2:
+        raise TypeError(
+            f"X[{i}] is {shown(row)} of type {type(row).__name__}, not a pair (text, image); "
+            f"expected {_CASES}."
+        )
+    return row[0], row[1]
+
+
+def _text_or_none(value: Any, i: int) -> str | None:
+    """Return a text, None where it is missing, empty or blank."""
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        raise TypeError(
+            f"X[{i}] has an object of type {type(value).__name__} where its text should be; "
+            "expected a str, or None or NaN where it is missing."
+        )
+    return as_text(value, f"the text of X[{i}]") if value.strip() else None
