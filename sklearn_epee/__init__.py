@@ -26,12 +26,14 @@ from .model_selection import (
 
 if TYPE_CHECKING:
     from ._image import EPEEImageClassifier
+    from ._multimodal import EPEEMultimodalClassifier
     from ._text import EPEEClassifier
     from ._tokens import EPEETokenClassifier
 
 __all__ = [
     "EPEEClassifier",
     "EPEEImageClassifier",
+    "EPEEMultimodalClassifier",
     "EPEETokenClassifier",
     "EntityMarker",
     "ExitCalibratedClassifier",
@@ -53,6 +55,7 @@ __all__ = [
 _LOADED_WHEN_NEEDED = {
     "EPEEClassifier": "._text",
     "EPEEImageClassifier": "._image",
+    "EPEEMultimodalClassifier": "._multimodal",
     "EPEETokenClassifier": "._tokens",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEEMultimodalClassifier
 
 from .checkpoints import tiny_config
 
@@ -27,3 +27,10 @@ def tiny_image_classifier(**parameters):
     """Make an unfitted classifier of 8 x 8 images with three small layers and fresh weights."""
     config = tiny_config("vit", image_size=8, num_channels=1)
     return EPEEImageClassifier(config, **tiny_training(**parameters))
+
+
+def tiny_multimodal_classifier(**parameters):
+    """Make an unfitted classifier of texts with grey images, of two and three small layers."""
+    text = tiny_config("bert", n_layers=2, vocab_size=300, max_position_embeddings=64)
+    image = tiny_config("vit", image_size=24, patch_size=6, num_channels=1)
+    return EPEEMultimodalClassifier(text, image, **tiny_training(**parameters))

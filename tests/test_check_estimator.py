@@ -28,7 +28,12 @@ from sklearn.utils.validation import assert_all_finite, column_or_1d, validate_d
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, PreTrainedTokenizerFast, ViTConfig
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier
+from sklearn_epee import (
+    EPEEClassifier,
+    EPEEImageClassifier,
+    EPEEMultimodalClassifier,
+    EPEETokenClassifier,
+)
 
 from .checkpoints import tiny_tokenizer
 from .classifiers import tiny_text_classifier
@@ -107,6 +112,14 @@ def _first_tags(samples, y):
     return [[f"B-{label}", *rest] for label, rest in zip(labels, rests, strict=True)]
 
 
+class RowsAsCases(NumericRows, EPEEMultimodalClassifier):
+    """A row becomes both, a text of one word a feature and an image of one line a feature."""
+
+    def _samples_from(self, bins):
+        texts, images = (kind._samples_from(self, bins) for kind in (RowsAsTexts, RowsAsImages))
+        return list(zip(texts, images, strict=True))
+
+
 def _binned(X):
     """Map the real line monotonously onto 0..N_BINS-1; most bins lie around 0."""
     return np.clip(((np.arctan(X) / np.pi + 0.5) * N_BINS).astype(int), 0, N_BINS - 1)
@@ -165,6 +178,12 @@ def image_adapter():
     return RowsAsImages(config, augment=False, **SETTINGS)
 
 
+def case_adapter():
+    tokenizer, images = _tokenizer(), image_adapter().backbone
+    texts = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=N_FEATURES, **LAYERS)
+    return RowsAsCases(texts, images, tokenizer=tokenizer, augment=False, **SETTINGS)
+
+
 def word_adapter():
     tokenizer = _tokenizer()
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=N_FEATURES, **LAYERS)
@@ -181,7 +200,12 @@ def checks(adapter):
 
 @pytest.mark.parametrize(
     ("estimator", "check"),
-    [*checks(text_adapter()), *checks(image_adapter()), *checks(word_adapter())],
+    [
+        *checks(text_adapter()),
+        *checks(image_adapter()),
+        *checks(word_adapter()),
+        *checks(case_adapter()),
+    ],
 )
 def test_scikit_learn_check(estimator, check, monkeypatch):
     if "sample_weight_equivalence" in check.func.__name__:
@@ -194,14 +218,17 @@ def test_scikit_learn_check(estimator, check, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "estimator", [text_adapter(), image_adapter(), word_adapter()], ids=["text", "image", "words"]
+    "estimator",
+    [text_adapter(), image_adapter(), word_adapter(), case_adapter()],
+    ids=["text", "image", "words", "cases"],
 )
 def test_every_parameter_is_validated(estimator):
     check_param_validation(type(estimator).__name__, estimator)
 
 
 @pytest.mark.parametrize(
-    "estimator_class", [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier]
+    "estimator_class",
+    [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier, EPEEMultimodalClassifier],
 )
 @pytest.mark.parametrize(
     "check",

@@ -7,7 +7,12 @@ import re
 
 import pytest
 
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier
+from sklearn_epee import (
+    EPEEClassifier,
+    EPEEImageClassifier,
+    EPEEMultimodalClassifier,
+    EPEETokenClassifier,
+)
 
 # Where the two do differ: families, and what "auto" stands for.
 OWN = {
@@ -49,15 +54,29 @@ def test_what_a_classifier_of_words_shares_is_the_same_there(section):
         assert texts[name] == words[name]
 
 
-@pytest.mark.parametrize("cls", [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier])
+@pytest.mark.parametrize("section", ["Parameters", "Attributes"])
+def test_two_towers_share_the_entries_of_both(section):
+    alone = [entries(cls, section) for cls in (EPEEClassifier, EPEEImageClassifier)]
+    both = entries(EPEEMultimodalClassifier, section)
+    own = {"n_layers_", "pooling_"}
+    for part in alone:
+        shared = (part.keys() & both.keys()) - own
+        assert len(shared) >= (5 if section == "Attributes" else 25)
+        for name in shared:
+            assert both[name] == part[name]
+
+
+@pytest.mark.parametrize(
+    "cls", [EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier, EPEEMultimodalClassifier]
+)
 def test_every_parameter_is_documented_in_the_order_of_the_signature(cls):
     assert list(entries(cls, "Parameters")) == list(inspect.signature(cls).parameters)
 
 
 @pytest.mark.parametrize("subject", ["Several tasks", "Several labels"])
 def test_several_tasks_and_labels_are_explained_in_the_same_words(subject):
-    texts, images = (
+    texts, images, both = (
         re.search(rf"\*\*{subject}\.\*\*.*?\n\n", inspect.getdoc(cls), flags=re.DOTALL)[0]
-        for cls in (EPEEClassifier, EPEEImageClassifier)
+        for cls in (EPEEClassifier, EPEEImageClassifier, EPEEMultimodalClassifier)
     )
-    assert texts == images
+    assert texts == images == both

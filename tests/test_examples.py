@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 import sklearn_epee
-from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEETokenClassifier, datasets
+from sklearn_epee import (
+    EPEEClassifier,
+    EPEEImageClassifier,
+    EPEEMultimodalClassifier,
+    EPEETokenClassifier,
+    datasets,
+)
 
 from .checkpoints import tiny_config
 from .classifiers import tiny_training
@@ -33,6 +39,23 @@ def tiny(kind, config):
     return made
 
 
+def tiny_towers(text_config, image_config):
+    """Make a tiny classifier of texts with images, and train it for a moment."""
+
+    def made(text_backbone=None, image_backbone=None, **parameters):
+        return EPEEMultimodalClassifier(
+            text_backbone or text_config,
+            image_backbone or image_config,
+            **tiny_training(**parameters | {"max_epochs": 1}),
+        )
+
+    return made
+
+
+def few_cases(n_samples, **parameters):
+    return datasets._case_reports.make_case_reports(n_samples // 8, **parameters)
+
+
 def few_notes(n_samples, **parameters):
     make = datasets._supplement_notes.make_supplement_notes
     return make(n_samples // 8, **parameters)
@@ -50,10 +73,12 @@ def small_world(monkeypatch):
         "EPEEClassifier": tiny(EPEEClassifier, bert),
         "EPEEImageClassifier": tiny(EPEEImageClassifier, vit),
         "EPEETokenClassifier": tiny(EPEETokenClassifier, bert),
+        "EPEEMultimodalClassifier": tiny_towers(bert, vit),
     }
     for name, make in small.items():
         monkeypatch.setattr(sklearn_epee, name, make, raising=False)
     monkeypatch.setattr(datasets, "make_supplement_notes", few_notes)
+    monkeypatch.setattr(datasets, "make_case_reports", few_cases)
     with pyplot.rc_context():
         pyplot.switch_backend("agg")
         yield pyplot

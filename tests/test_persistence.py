@@ -28,8 +28,13 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._base import fitted as fitted_module
 
-from .checkpoints import make_checkpoint, tiny_tokenizer
-from .classifiers import tiny_image_classifier, tiny_text_classifier, tiny_training
+from .checkpoints import make_checkpoint, tiny_config, tiny_tokenizer
+from .classifiers import (
+    tiny_image_classifier,
+    tiny_multimodal_classifier,
+    tiny_text_classifier,
+    tiny_training,
+)
 
 # Tiny checkpoints read 64 tokens, fewer than some of the texts have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*longer than max_length")
@@ -92,6 +97,12 @@ def search(notes, digits, folder):
     return GridSearchCV(tiny_text_classifier(), {"tau": [0.0, 0.5]}, cv=2).fit(*notes)
 
 
+def both(notes, digits, folder):
+    X = list(zip(notes[0], digits[0], strict=True))
+    config = tiny_config("vit", image_size=8, num_channels=1)
+    return tiny_multimodal_classifier(image_backbone=config).fit(X, notes[1])
+
+
 KINDS = {
     "scratch text": scratch_text,
     "scratch image": scratch_image,
@@ -107,6 +118,7 @@ KINDS = {
     "windows": windows,
     "several labels": several_labels,
     "search": search,
+    "both": both,
 }
 
 # The other process: loads every file and writes down what the estimators answer.
@@ -124,6 +136,8 @@ for path in sorted(folder.glob("*.joblib")) + sorted(folder.glob("*.pickle")):
         loaded = pickle.loads(path.read_bytes())
     images = "image" in path.stem or "vit" in path.stem
     samples = X["images"] if images else X["texts"].tolist()
+    if path.stem == "both":
+        samples = list(zip(X["texts"].tolist(), X["images"], strict=True))
     np.save(path.with_suffix(path.suffix + ".npy"), loaded.predict_proba(samples))
 """
 
@@ -160,6 +174,8 @@ def saved(notes, digits, tmp_path_factory):
 
 
 def samples_for(kind, notes, digits):
+    if kind == "both":
+        return list(zip(notes[0], digits[0], strict=True))
     return digits[0] if "image" in kind or "vit" in kind else notes[0]
 
 

@@ -112,9 +112,7 @@ def training_plan(
     TrainingPlan
     """
     batch_size = min(given(estimator.batch_size, defaults.batch_size), n_samples)
-    learning_rate = given(estimator.learning_rate, defaults.learning_rate)
-    # Heads follow a backbone rate that was set by hand, in the measured proportion.
-    head_ratio = defaults.head_learning_rate / defaults.learning_rate
+    learning_rate = given(estimator.learning_rate, defaults.rate_of(network))
     exit_weights = check_exit_loss_weights(estimator.exit_loss_weights, network.n_layers)
     check_teacher(estimator.exit_training, exit_weights)
     device = resolve_device(estimator.device)
@@ -123,7 +121,7 @@ def training_plan(
         max_epochs=given(estimator.max_epochs, epochs),
         batch_size=batch_size,
         learning_rate=learning_rate,
-        head_learning_rate=given(estimator.head_learning_rate, learning_rate * head_ratio),
+        head_learning_rate=given(estimator.head_learning_rate, defaults.head_rate(learning_rate)),
         weight_decay=given(estimator.weight_decay, defaults.weight_decay),
         warmup_ratio=estimator.warmup_ratio,
         max_grad_norm=MAX_GRAD_NORM,

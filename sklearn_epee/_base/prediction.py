@@ -178,12 +178,14 @@ class ExitPredictionMixin(ClassifierMixin):
         ((5,), (5, 4), (5,), (5,))
         """
         state = self._fitted()
-        exits = self._exits(state, X)
+        samples = self._check_samples(X, state.summary)
+        exits = self._exits_of(state, samples)
         return Bunch(
             labels=self._labels(state, exits.proba),
             proba=state.tasks.proba(exits.proba),
             exit_layer=exits.exit_layer,
             entropy=state.tasks.entropies(exits.entropy),
+            **self._beside(state, samples, exits),
         )
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -400,10 +402,17 @@ class ExitPredictionMixin(ClassifierMixin):
 
     # ------------------------------------------------------------------------ how samples are run
 
+    def _beside(self, state: FittedState, samples: Any, exits: Exits) -> dict[str, Any]:  # noqa: ARG002
+        """Return what else is to be told of samples that exited."""
+        return {}
+
     def _exits(self, state: FittedState, X: Any) -> Exits:
         """Let every sample exit by the exit policy."""
+        return self._exits_of(state, self._check_samples(X, state.summary))
+
+    def _exits_of(self, state: FittedState, samples: Any) -> Exits:
+        """Let validated samples exit by the exit policy."""
         policy, batch_size = self._policy(state), self._prediction_batch()
-        samples = self._check_samples(X, state.summary)
         device, dtype = self._setting()
         if state.shared is not None:
             exits = state.shared.exits_or_none(

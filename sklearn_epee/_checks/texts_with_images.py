@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .image_files import ImageFile, is_pil_image
 from .image_paths import PathImage
@@ -69,6 +70,11 @@ def as_cases(
         for i, image in zip(there, as_images(given, None, form, there), strict=True):
             images[i] = image
     return list(zip(texts, images, strict=True))
+
+
+def present_cells(cases: Sequence[Case]) -> NDArray[np.bool_]:
+    """Return whether there is a text, and an image, in each case, (n, 2)."""
+    return np.array([[part is not None for part in case] for case in cases])
 
 
 def texts_of(cases: Sequence[Case]) -> list[str]:

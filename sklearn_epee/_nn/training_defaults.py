@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 # About 1 / sqrt(width). With the customary 0.02 a ViT of width 128 needs many epochs before it
 # learns anything from a few hundred images. For texts 0.02 is the better one.
@@ -47,11 +48,66 @@ class TrainingDefaults:
     dropout: float
     pooling: str
 
+    def rate_of(self, network: Any) -> float | tuple[float, float]:  # noqa: ARG002 - one backbone
+        """Return the learning rate of a network's backbone, or one for each of two."""
+        return self.learning_rate
+
+    def head_rate(self, learning_rate: float | tuple[float, float]) -> float:
+        """Return the learning rate of the heads beside that of the backbone.
+
+        They follow a rate that was set by hand, in the measured proportion.
+        """
+        if isinstance(learning_rate, tuple):
+            return self.head_learning_rate
+        return learning_rate * (self.head_learning_rate / self.learning_rate)
+
     def epochs(self, n_samples: int, n_classes: int, batch_size: int) -> int:
         """Return the number of epochs for a training set."""
         n_steps = self.n_steps + self.n_steps_per_class * n_classes
         wanted = math.ceil(n_steps * batch_size / max(1, n_samples))
         return min(max(wanted, self.min_epochs), self.max_epochs)
+
+
+@dataclass(frozen=True)
+class TowerDefaults(TrainingDefaults):
+    """Training parameters for two backbones, of texts and of images, that are trained together.
+
+    Parameters
+    ----------
+    text_learning_rate, image_learning_rate : float
+        Peak learning rate of each backbone.
+    """
+
+    text_learning_rate: float
+    image_learning_rate: float
+
+    def rate_of(self, network: Any) -> float | tuple[float, float]:
+        """Return the learning rates of the backbones, in the order in which they run."""
+        rates = {"text": self.text_learning_rate, "image": self.image_learning_rate}
+        first, second = (rates[tower.adapter.kind] for tower in network.towers)
+        return first, second
+
+
+def defaults_of_both(text: TrainingDefaults, image: TrainingDefaults) -> TowerDefaults:
+    """Return training parameters under which both backbones learn.
+
+    Each has its learning rate; the slower learner decides how long the training is.
+    """
+    both = text, image
+    return TowerDefaults(
+        learning_rate=max(each.learning_rate for each in both),
+        head_learning_rate=max(each.head_learning_rate for each in both),
+        batch_size=min(each.batch_size for each in both),
+        min_epochs=max(each.min_epochs for each in both),
+        max_epochs=max(each.max_epochs for each in both),
+        n_steps=max(each.n_steps for each in both),
+        n_steps_per_class=max(each.n_steps_per_class for each in both),
+        weight_decay=min(each.weight_decay for each in both),
+        dropout=max(each.dropout for each in both),
+        pooling=text.pooling,
+        text_learning_rate=text.learning_rate,
+        image_learning_rate=image.learning_rate,
+    )
 
 
 PRETRAINED_TEXT = TrainingDefaults(

@@ -38,12 +38,12 @@ _OPEN = (
     "There are no earlier images.", "Please describe the image.", "No further history was given.",
     "The image is to be read without prior reports.", "The referral does not name a question.",
 )  # fmt: skip
-# What says which side of the image is asked about.
-_ASKED = (
-    "Only the finding on the {side} is new; the one on the {other} is known for years.",
-    "The question is about the {side} side, the {other} side was clarified before.",
-    "Please judge the lesion on the {side}; that on the {other} has been treated.",
-    "The {other} lesion is an old scar, the one on the {side} needs an answer.",
+# What names a finding that is not the one asked about.
+_KNOWN = (
+    "The {finding} is known for years; the question is about the other finding.",
+    "A {finding} has been treated before, what is the new lesion?",
+    "Apart from an old {finding} there is something new.",
+    "Please judge the lesion beside the {finding}, which was clarified before.",
 )  # fmt: skip
 _REMARKS = (
     "Laboratory values were normal.", "Smoking was stopped {weeks} years ago.",
@@ -91,9 +91,8 @@ def make_case_reports(
 
     - "text": the text names the finding, and the image shows nothing but noise;
     - "image": the text says nothing about it, and the image shows one finding, on either side;
-    - "both": the image shows two different findings, and the text says which side is asked about.
-      Without the text the image leaves a guess between two, and without the image the text leaves
-      one between three.
+    - "both": the image shows two different findings, and the text names the one that is known and
+      not asked about. Without the other, image and text each leave a guess between two.
 
     Parameters
     ----------
@@ -229,8 +228,8 @@ def _case(
     elif kind == "image":
         said, shown = _pick(rng, _OPEN), {side: finding}
     else:
-        said = _pick(rng, _ASKED).format(side=side, other=other)
         another = _pick(rng, tuple(name for name in _FINDINGS if name != finding))
+        said = _pick(rng, _KNOWN).format(finding=another)
         shown = {side: finding, other: another}
     return _text(rng, said), _image(rng, shown, size, noise)
 

@@ -54,7 +54,7 @@ def test_same_random_state_gives_the_same_cases(as_instance):
 def test_texts_decide_what_they_should(cases):
     texts = [text for text, _ in cases.data]
     words = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100))
-    for kind, low, high in (("text", 0.99, 1.0), ("image", 0.2, 0.47), ("both", 0.2, 0.47)):
+    for kind, low, high in (("text", 0.99, 1.0), ("image", 0.2, 0.47), ("both", 0.3, 0.62)):
         rows = np.flatnonzero(cases.kind == kind)
         score = cross_val_score(words, [texts[i] for i in rows], cases.target[rows], cv=5).mean()
         assert low <= score <= high, kind

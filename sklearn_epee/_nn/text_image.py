@@ -1,0 +1,161 @@
+"""Texts with images to what two towers read, in the order in which the towers run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sklearn_epee._checks.images import ImageForm
+from sklearn_epee._checks.messages import SampleError, numbered_from
+from sklearn_epee._checks.texts_with_images import Case, images_of, present_cells, texts_of
+
+from .images import ImagePreprocessor
+from .network import MultiExitNetwork
+from .pairs import EncodedPairs, SomeSamples
+from .texts import TextTokenizer, token_counts
+from .work import layer_work
+
+TOWERS = ("text", "image")
+# Texts of which the one of median length stands for all.
+_MOST_MEASURED = 200
+# Samples of a prediction that are held encoded at a time.
+_WINDOW = 2**14
+
+
+@dataclass(frozen=True)
+class CaseForm:
+    """What is known of the samples and of the towers that read them.
+
+    Parameters
+    ----------
+    images : ImageForm
+        What images must have in common with those of the training.
+    towers : tuple of str
+        "text" and "image", in the order in which they run.
+    n_first_layers : int
+        Layers of the one that runs first.
+    exit_costs : tuple of float
+        Share of all work up to each exit.
+    """
+
+    images: ImageForm
+    towers: tuple[str, str]
+    n_first_layers: int
+    exit_costs: tuple[float, ...]
+
+    def own_exits(self, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which exits samples have, of which some texts and images are there.
+
+        Parameters
+        ----------
+        present : ndarray of shape (n_samples, 2), bool
+            In the order of `TOWERS`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_layers), bool
+        """
+        n_second = len(self.exit_costs) - self.n_first_layers
+        return np.repeat(self.in_order(present), (self.n_first_layers, n_second), axis=1)
+
+    def in_order(self, columns: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return columns in the order of `TOWERS` in that in which the towers run."""
+        return columns[:, [TOWERS.index(name) for name in self.towers]]
+
+
+class CaseReader:
+    """Turn texts with images into what the towers read.
+
+    Parameters
+    ----------
+    text : TextTokenizer
+    image : ImagePreprocessor
+    form : CaseForm
+    """
+
+    def __init__(self, text: TextTokenizer, image: ImagePreprocessor, form: CaseForm) -> None:
+        self.text = text
+        self.image = image
+        self.form = form
+
+    @property
+    def sample_form(self) -> CaseForm:
+        """What is known of samples and towers without reading the network."""
+        return self.form
+
+    def encode(self, cases: Sequence[Case]) -> EncodedPairs:
+        """Return cases as both towers read them, warning once if texts had to be truncated."""
+        return self._encode(cases, self.text.encode, self.image.encode)
+
+    def encode_for_training(self, cases: Sequence[Case]) -> EncodedPairs:
+        """Return training cases, their images augmented anew each time they are seen if asked."""
+        return self._encode(cases, self.text.encode_for_training, self.image.encode_for_training)
+
+    def encode_in_windows(self, cases: Sequence[Case]) -> Iterator[EncodedPairs]:
+        """Yield cases, some thousands at a time, so that memory stays bounded."""
+        for start in range(0, len(cases), _WINDOW):
+            with numbered_from(start):
+                yield self.encode(cases[start : start + _WINDOW])
+
+    def _encode(
+        self,
+        cases: Sequence[Case],
+        encode_texts: Callable[[list[str]], Any],
+        encode_images: Callable[[list[Any]], Any],
+    ) -> EncodedPairs:
+        present = present_cells(cases)
+        blank = np.zeros((1, 1, self.form.images.n_channels), np.uint8)
+        texts = _spread(encode_texts, texts_of(cases), present[:, 0], "")
+        images = _spread(encode_images, images_of(cases), present[:, 1], blank)
+        halves = (texts, images) if self.form.towers == TOWERS else (images, texts)
+        return EncodedPairs(*halves, self.form.in_order(present))
+
+
+def _spread(
+    encode: Callable[[list[Any]], Any],
+    found: list[Any],
+    there: NDArray[np.bool_],
+    filler: Any,
+) -> SomeSamples:
+    """Return encoded samples at the rows that have them; what is at the others is never read."""
+    try:
+        encoded = encode(found or [filler])
+    except SampleError as error:
+        raise error.at(int(np.flatnonzero(there)[error.row])) from None
+    return SomeSamples(encoded, np.where(there, np.maximum(there.cumsum() - 1, 0), 0))
+
+
+def typical_batches(
+    text: TextTokenizer, image: ImagePreprocessor, texts: list[str], images: list[Any]
+) -> dict[str, dict[str, Tensor]]:
+    """Return a batch of a text of median length, and one of an image.
+
+    Parameters
+    ----------
+    text : TextTokenizer
+    image : ImagePreprocessor
+    texts, images : list
+        Of the training.
+    """
+    some = texts[:: -(-len(texts) // _MOST_MEASURED)]
+    by_length = np.argsort(token_counts(text.tokenizer, some), kind="stable")
+    one = np.array([0])
+    return {
+        "text": text.encode([some[by_length[len(some) // 2]]]).batch(one),
+        "image": image.encode(images[:1]).batch(one),
+    }
+
+
+def cheaper_tower(
+    networks: dict[str, MultiExitNetwork], batches: dict[str, dict[str, Tensor]]
+) -> str:
+    """Return the name of the tower that takes less work for a typical sample."""
+    with torch.no_grad():
+        work = {name: layer_work(networks[name].adapter, batches[name]).sum() for name in TOWERS}
+    return min(TOWERS, key=lambda name: work[name])
