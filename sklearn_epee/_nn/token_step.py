@@ -74,6 +74,7 @@ class TokenStep:
             # Nobody reads the other rows any more.
             read = self._placed.read_rows(layer, active.hidden, keys_values, layout)
             self._decide(active, self._placed.row_logits(layer, read, active.hidden, layout))
+            self._count(active)
             return None
         hidden = self._placed.rows(layer, active.hidden, keys_values, layout)
         if not self._rule.reads(layer):
@@ -82,16 +83,17 @@ class TokenStep:
         decision = self._decide(
             active, self._placed.exit_logits(layer, hidden, active.hidden, layout)
         )
-        return self._kept(active.above(hidden, decision.state), decision)
+        kept = self._kept(active.above(hidden, decision.state), decision)
+        # Last: where the memory does not suffice, the layer is run again.
+        self._count(active)
+        return kept
 
     def _decide(self, active: ActiveBatch, logits: Tensor) -> Decision:
         """Return which of the open words stay open, and what is remembered of all of them."""
         layout = cast("WordLayout", active.layout)
         words = self._word_starts[active.rows][layout.rows] + layout.numbers
         proba = task_softmax(logits, self._placed.network.class_counts)
-        decision = self._rule.decide(active.layer + 1, proba, words, active.state)
-        self._count(active)
-        return decision
+        return self._rule.decide(active.layer + 1, proba, words, active.state)
 
     def _count(self, active: ActiveBatch) -> None:
         layout = cast("WordLayout", active.layout)
