@@ -3,7 +3,7 @@ Several labels per text.
 ========================
 
 What does a note mention: a dose, a side effect, a reason, an allergy? Any number of labels may be
-right, so each has a probability of its own. Rare labels seldom reach 0.5: their thresholds are
+right, so each has a probability of its own. Labels that are rare or hard seldom reach 0.5: thresholds are
 tuned on notes that the network has not seen. The exit policy comes after them, because patience
 waits for layers that predict the same *set* of labels, and thresholds decide what that set is.
 
@@ -133,7 +133,7 @@ right.plot(fast_speedup := scores["and policy"]["speedup"], scores["and policy"]
 right.annotate(
     "chosen",
     (fast_speedup, scores["and policy"]["macro_f1"]),
-    xytext=(4, 6),
+    xytext=(-44, 8),
     textcoords="offset points",
 )
 right.set(title="Joint exits, tau alone", xlabel="speed-up ratio", ylabel="macro-F1")
