@@ -3,9 +3,10 @@ Several labels per text.
 ========================
 
 What does a note mention: a dose, a side effect, a reason, an allergy? Any number of labels may be
-right, so each has a probability of its own. Labels that are rare or hard seldom reach 0.5: thresholds are
-tuned on notes that the network has not seen. The exit policy comes after them, because patience
-waits for layers that predict the same *set* of labels, and thresholds decide what that set is.
+right, so each has a probability of its own. Labels that are rare or hard seldom reach 0.5: their
+thresholds are tuned on notes that the network has not seen. The exit policy comes after them,
+because patience waits for layers that predict the same *set* of labels, and thresholds decide what
+that set is.
 
 Nothing is downloaded: the notes are made up here, and the network is a compact one trained from
 scratch, unless ``SKLEARN_EPEE_BACKBONE`` names a checkpoint, as a folder or a hub id. The script
