@@ -28,6 +28,7 @@ from sklearn_epee import (
     speedup_score,
 )
 from sklearn_epee._nn.images import ImagePreprocessor
+from sklearn_epee._nn.texts import TextTokenizer
 from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.policy import apply_policy
 
@@ -178,6 +179,25 @@ def test_the_second_tower_never_runs_for_samples_that_are_sure(fitted, cases, mo
     expected = [image for (_, image), runs in zip(X, some.towers[:, 1], strict=True) if runs]
     assert 0 < len(expected) < len(X)
     assert sorted(read) == sorted(image.tobytes() for image in expected)
+
+
+def test_texts_of_the_second_tower_are_tokenized_for_samples_that_are_not_sure(cases, monkeypatch):
+    X, y = cases
+    fitted = tiny_multimodal_classifier(first="image").fit(X, y)
+    read = []
+    encode = TextTokenizer.encode
+
+    def noted(self, texts):
+        read.extend(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(TextTokenizer, "encode", noted)
+    fitted.set_params(tau=2.0).predict(X)
+    assert sorted(read) == sorted(text for text, image in X if image is None)
+    read.clear()
+    unsure = fitted.set_params(tau=0.0).predict_with_exits(X)
+    assert sorted(read) == sorted(text for text, _ in X if text is not None)
+    assert (unsure.towers[:, 0] == [text is not None for text, _ in X]).all()
 
 
 def test_towers_and_costs_follow_from_the_exits(fitted, cases, present):

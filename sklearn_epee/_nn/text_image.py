@@ -15,9 +15,10 @@ from sklearn_epee._checks.images import ImageForm
 from sklearn_epee._checks.messages import SampleError, numbered_from
 from sklearn_epee._checks.texts_with_images import Case, images_of, present_cells, texts_of
 
+from .batching import EncodedTexts
 from .images import ImagePreprocessor
 from .network import MultiExitNetwork
-from .pairs import EncodedPairs, SomeSamples
+from .pairs import DeferredSamples, EncodedPairs, SomeSamples
 from .texts import TextTokenizer, token_counts
 from .work import layer_work
 
@@ -101,7 +102,21 @@ class CaseReader:
         """Yield cases, some thousands at a time, so that memory stays bounded."""
         for start in range(0, len(cases), _WINDOW):
             with numbered_from(start):
-                yield self.encode(cases[start : start + _WINDOW])
+                window = cases[start : start + _WINDOW]
+                text_first = self.form.towers == TOWERS
+                pairs = self.encode(window) if text_first else self._with_texts_deferred(window)
+            yield pairs
+
+    def _with_texts_deferred(self, cases: Sequence[Case]) -> EncodedPairs:
+        """Return cases whose texts, which the second tower reads, are encoded when asked for."""
+        present = present_cells(cases)
+        images = self._images(cases, present, self.image.encode)
+
+        def encode(numbers: NDArray[np.intp]) -> EncodedTexts:
+            return self.text.encode(texts_of([cases[number] for number in numbers]))
+
+        texts = DeferredSamples(len(cases), encode)
+        return EncodedPairs(images, texts, self.form.in_order(present))
 
     def _encode(
         self,
@@ -110,11 +125,19 @@ class CaseReader:
         encode_images: Callable[[list[Any]], Any],
     ) -> EncodedPairs:
         present = present_cells(cases)
-        blank = np.zeros((1, 1, self.form.images.n_channels), np.uint8)
         texts = _spread(encode_texts, texts_of(cases), present[:, 0], "")
-        images = _spread(encode_images, images_of(cases), present[:, 1], blank)
+        images = self._images(cases, present, encode_images)
         halves = (texts, images) if self.form.towers == TOWERS else (images, texts)
         return EncodedPairs(*halves, self.form.in_order(present))
+
+    def _images(
+        self,
+        cases: Sequence[Case],
+        present: NDArray[np.bool_],
+        encode: Callable[[list[Any]], Any],
+    ) -> SomeSamples:
+        blank = np.zeros((1, 1, self.form.images.n_channels), np.uint8)
+        return _spread(encode, images_of(cases), present[:, 1], blank)
 
 
 def _spread(
