@@ -288,7 +288,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     `score` is the fraction of samples whose every label is right, as for scikit-learn's own
     multilabel classifiers. The entropy of a label is that of its being there or not, over log 2.
     A label that is the same for all training samples is predicted so, with a warning. Searches
-    need an indicator, as scikit-learn's splitters do not read lists of labels.
+    need an indicator, as scikit-learn's splitters do not read lists of labels; of exactly two
+    labels its scorers of probabilities, such as "average_precision", take one for the other's
+    opposite and fail, as they do for its own multilabel classifiers.
 
     "auto" training settings are those of :class:`~sklearn_epee.EPEEClassifier` and
     :class:`~sklearn_epee.EPEEImageClassifier`: each backbone has the learning rate and the dropout
