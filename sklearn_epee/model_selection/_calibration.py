@@ -64,6 +64,8 @@ class _HeldOut:
                 "for all classes. Use fewer folds or a stratified splitter."
             )
         weights = weights[validation.rows] * validation.knows_all
+        if validation.staged.own is not None:  # not by what stands for exits that are lacking
+            weights = weights * validation.staged.own.all(axis=1)
         used = np.flatnonzero(weights)
         codes, classes = validation.codes[used, 0], validation.classes
         present = np.unique(codes)
@@ -167,7 +169,8 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
 
     In cross-validation the exits of the networks of all splits are calibrated together, on the
     samples held out, and the result is applied to a last network, which is trained on all samples.
-    Splits whose training part lacks a class are left out, with a warning.
+    Splits whose training part lacks a class are left out, with a warning, and so are samples that
+    lack an exit, such as those without an image.
 
     A policy that was chosen before has to be chosen again, on other samples than these if there
     are enough: `tau` now means something else. With :class:`TunedExitPolicyClassifierCV` over this

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
 from sklearn_epee import (
+    ExitCalibratedClassifier,
     FixedExitPolicyClassifier,
     TunedExitPolicyClassifierCV,
     exit_scores,
@@ -44,6 +46,13 @@ class TwoParts(NumericExits):
         taken = costs[np.arange(len(costs)), found.exit_layer - 1] / costs[:, -1]
         labels = self.classes_[found.prediction]
         return Bunch(labels=labels, exit_cost=taken, **found._asdict())
+
+
+class TwoPartsWithLogits(TwoParts):
+    """Its logits can be mapped, for which they need not change here."""
+
+    def map_exit_logits(self, matrix, shift):
+        return self
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +125,13 @@ def test_displays_show_the_nearest_exit(data):
     staged = np.stack(list(classifier.staged_predict_proba(X)), axis=1)
     again = LayerwiseDisplay.from_predictions(y, staged)
     assert_allclose(again.accuracy, display.accuracy)
+
+
+def test_exits_are_calibrated_on_samples_that_have_them_all(data):
+    X, y = data
+    classifier = TwoPartsWithLogits(tau=0.3).fit(X, y)
+    has_all = (X[:, 0] >= -1) & (X[:, 0] <= 4)
+    every = ExitCalibratedClassifier(FrozenEstimator(classifier)).fit(X, y)
+    some = ExitCalibratedClassifier(FrozenEstimator(classifier)).fit(X[has_all], y[has_all])
+    assert 0 < has_all.sum() < len(y)
+    assert_allclose(every.temperatures_, some.temperatures_)
