@@ -363,7 +363,12 @@ def _fit_and_stage(
     keep: bool,
 ) -> tuple[tuple[StagedPredictions, Tasks], Any]:
     train, test = split
-    params = check_method_params(X, fit_params, indices=train)
+    # An array of no dimension is a number, which scikit-learn cannot count the samples of.
+    given = {
+        name: value.item() if isinstance(value, np.ndarray) and not value.ndim else value
+        for name, value in fit_params.items()
+    }
+    params = check_method_params(X, given, indices=train)
     estimator.fit(safe_indexing(X, train), safe_indexing(y, train), **params)
     return staged_predictions(estimator, safe_indexing(X, test)), estimator if keep else None
 
