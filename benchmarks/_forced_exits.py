@@ -98,7 +98,7 @@ def dynamic(
     -------
     Exits
     """
-    engine, policy = engine_of(estimator), estimator._policy(estimator._state.summary)
+    engine, policy = engine_of(estimator), estimator._policy(estimator._state)
     if schedule is None:
         return engine.dynamic(encoded, policy, batch_size)
     tau = float(schedule.mean()) / estimator.n_layers_ if tau is None else tau

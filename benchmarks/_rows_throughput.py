@@ -215,7 +215,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
     """Compare the engine, which asks a head first where it pays, with one that never does."""
     for precision in ("float32", "bfloat16"):
         estimator = prepared(family, settings.device, precision)
-        n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state.summary)
+        n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state)
         engines = {"ours": engine_of(estimator), "plain": copy.copy(engine_of(estimator))}
         engines["plain"]._row_first = RowFirst(n_layers, _NeverPays(timed=True))
         for block in CHOICE_BLOCKS:

@@ -52,6 +52,7 @@ __all__ = [
     "RealNotInt",
     "ScorerParts",
     "StrOptions",
+    "attention_on_cpu",
     "check_method_params",
     "check_pandas_support",
     "cpu_capabilities",
@@ -145,6 +146,17 @@ def mkldnn_linear() -> MkldnnLinear:
     operators = torch.ops.mkldnn
     linear = operators._linear_pointwise
     return MkldnnLinear(operators._reorder_linear_weight, linear.default, linear.binary)
+
+
+def attention_on_cpu() -> Any:
+    """Return the operator of attention on a CPU, which torch's counter of operations leaves out.
+
+    torch 2.6 to 2.13. The public `torch.nn.functional.scaled_dot_product_attention` runs it, and
+    the counter takes the operations of an operator that it does not know by its object alone.
+    """
+    import torch  # noqa: PLC0415 - see the module's first lines
+
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 # torch 2.6 to 2.13. The words by which its allocators say that the memory is full, where they raise

@@ -321,13 +321,13 @@ class EPEEClassifier(BaseEPEEClassifier):
     >>> (any_layer <= all_layer).all()
     np.True_
 
-    Several labels per text, the supplements that it names:
+    Several labels per text, those of three words that it has:
 
-    >>> named = [[word for word in ("calcium", "iron", "zinc") if word in text] for text in X]
+    >>> named = [[word for word in ("daily", "tablet", "vitamin") if word in text] for text in X]
     >>> labels = EPEEClassifier(max_epochs=1, class_weight="balanced", random_state=0)
     >>> labels = labels.fit(X, named)
     >>> labels.classes_.tolist(), labels.predict_proba(X[:5]).shape
-    (['calcium', 'iron', 'zinc'], (5, 3))
+    (['daily', 'tablet', 'vitamin'], (5, 3))
     >>> labels.set_params(label_thresholds=[0.5, 0.4, 0.3]).predict(X[:5]).shape
     (5, 3)
 

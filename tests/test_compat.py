@@ -92,6 +92,10 @@ def test_scorer_parts():
     assert _compat.scorer_parts(max) is None
 
 
+def test_attention_on_cpu():
+    assert "attention" in str(_compat.attention_on_cpu())
+
+
 def test_cpu_capabilities():
     assert isinstance(_compat.cpu_capabilities().get("avx512_bf16", False), bool)
 

@@ -22,7 +22,7 @@ from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
 from sklearn_epee._checks.parameters import check_precision, check_prediction_batch
 from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._compat import StrOptions
-from sklearn_epee._exits.checks import check_label_thresholds
+from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
@@ -331,7 +331,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         groups: ArrayLike | None,
     ) -> TrainingData:
         refuse_tags(y, type(self).__name__)
-        check_label_thresholds(self.label_thresholds, np.size(self.label_thresholds))
+        # As many as there are, until it is known how many labels y holds.
+        thresholds = as_array("label_thresholds", self.label_thresholds)
+        check_label_thresholds(self.label_thresholds, thresholds.size)
         continued = self._continued()
         if holds_labels(y, self._target_type(continued)):
             data = prepare_label_data(

@@ -51,10 +51,10 @@ def _tags_in(y: Any) -> Iterator[Any]:
     """Yield what is in the rows of y, or None for a row that is none."""
     values = getattr(y, "values", None)
     rows = values if isinstance(values, np.ndarray) else y  # of a Series or a frame
-    if not isinstance(rows, _ROWS):
+    if not isinstance(rows, _ROWS) or getattr(rows, "ndim", 1) == 0:
         return
     for row in rows:
-        if isinstance(row, _ROWS) and np.ndim(row) < 2:
+        if isinstance(row, _ROWS) and getattr(row, "ndim", 1) == 1:
             yield from row
         else:
             yield None

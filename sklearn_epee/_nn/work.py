@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from .backbones import BackboneAdapter
+from sklearn_epee._compat import attention_on_cpu
 
-# Attention as torch runs it on a CPU, which its counter does not know.
-_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+from .backbones import BackboneAdapter
 
 
 def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -38,7 +37,7 @@ def layer_work(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArray
         Of the embedding and of every layer: matrix products, convolutions and attention.
     """
     counted = []
-    known = {_ON_CPU: _attention_on_cpu}
+    known = {attention_on_cpu(): _attention_on_cpu}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         hidden, mask = adapter.embed(batch)
         counted.append(counter.get_total_flops())

@@ -230,13 +230,13 @@ def test_the_first_half_leaves_other_heads_alone(exit_training, max_epochs):
 def test_heads_run_only_where_they_learn(exit_training, monkeypatch):
     X, y = make_texts(32)
     runs: list[int] = []
-    exit_logits = MultiExitNetwork.exit_logits
+    classify = MultiExitNetwork.classify
 
     def noted(self, layer, *arguments):
         runs.append(layer)
-        return exit_logits(self, layer, *arguments)
+        return classify(self, layer, *arguments)
 
-    monkeypatch.setattr(MultiExitNetwork, "exit_logits", noted)
+    monkeypatch.setattr(MultiExitNetwork, "classify", noted)
     make(exit_training=exit_training, max_epochs=2).fit(X, y)
     alone = 4 if exit_training in MIXED else 0
     assert runs == [3] * alone + [1, 2, 3] * (8 - alone)
