@@ -193,26 +193,26 @@ def test_what_is_no_sentence_is_refused(X, error, message, fitted):
 
 TWO = [["zinc", "rash"], ["no", "pain", "today"]]
 BAD_Y = [
-    ([["O", "O"], ["O", "B-X"]], r"X\[1\] has 3 words, but 2 tags"),
-    ([["O", "O"], ["O", "I-X", "O"]], r"X\[1\] has the tag 'I-X' at word 1, which is part of no"),
-    ([["B-X", "I-Y"], ["O"] * 3], r"X\[0\] has the tag 'I-Y' at word 1"),
-    ([["O", "drug"], ["O"] * 3], r"X\[0\] has the tag 'drug' at word 1"),
+    ([["O", "O"], ["O", "B-X"]], r"y\[1\] has 2 tag.s. for 3 words"),
+    ([["O", "O"], ["O", "I-X", "O"]], r"y\[1\] has the tag 'I-X' at word 1, which is part of no"),
+    ([["B-X", "I-Y"], ["O"] * 3], r"y\[0\] has the tag 'I-Y' at word 1"),
+    ([["O", "drug"], ["O"] * 3], r"y\[0\] has the tag 'drug' at word 1"),
     ([["O", "S-X"], ["O"] * 3], "BIOES"),
-    ([[(0, 1, "X"), (0, 2, "Y")], []], r"X\[0\] has the span .* overlaps"),
-    ([[], [(1, 4, "X")]], r"X\[1\] has the span \(1, 4, 'X'\); expected 0 <= start < end <= 3"),
-    ([[], [(2, 2, "X")]], r"X\[1\] has the span"),
-    ([[], [(-1, 2, "X")]], r"X\[1\] has the span"),
-    ([[], [("a", 2, "X")]], r"X\[1\] has the span \('a', 2, 'X'\); expected \(start"),
-    ([[], [(0, 1)]], r"X\[1\] has the span"),
-    ([[], [(0, 1, 3)]], r"X\[1\] has the span"),
+    ([[(0, 1, "X"), (0, 2, "Y")], []], r"y\[0\] has the span .* overlaps"),
+    ([[], [(1, 4, "X")]], r"y\[1\] has the span \(1, 4, 'X'\); expected 0 <= start < end <= 3"),
+    ([[], [(2, 2, "X")]], r"y\[1\] has the span"),
+    ([[], [(-1, 2, "X")]], r"y\[1\] has the span"),
+    ([[], [("a", 2, "X")]], r"y\[1\] has the span \('a', 2, 'X'\); expected \(start"),
+    ([[], [(0, 1)]], r"y\[1\] has the span"),
+    ([[], [(0, 1, 3)]], r"y\[1\] has the span"),
     ([[], [((0, 1), (2, 3), "X")]], "several parts"),
     ([["O", "O"], ["O", "O", "O"]], "at least one label"),
     ([[], []], "at least one label"),
     ([["B-X", "O"]], "inconsistent numbers of samples: X has 2, y has 1"),
-    ([1, 2], r"X\[0\] has the tags or spans 1"),
-    ([{"a": ["O", "B-X"]}, {"b": ["O"] * 3}], r"X\[1\] .* layers of spans \['a'\]"),
-    ([{"a": ["O", "B-X"]}, {"a": ["O"]}], r"X\[1\] has 3 words.* layer of spans 'a'"),
-    ([{"a": ["O", "B-X"]}, ["O"] * 3], r"X\[1\]"),
+    ([1, 2], r"y\[0\] has the tags or spans 1"),
+    ([{"a": ["O", "B-X"]}, {"b": ["O"] * 3}], r"y\[1\] .* layers of spans \['a'\]"),
+    ([{"a": ["O", "B-X"]}, {"a": ["O"]}], r"y\[1\] has 1 tag.* layer of spans 'a'"),
+    ([{"a": ["O", "B-X"]}, ["O"] * 3], r"y\[1\]"),
     (None, "requires y to be passed"),
 ]
 
@@ -226,13 +226,13 @@ def test_labels_that_say_no_tags_are_refused(y, message):
 
 
 def test_tags_of_texts_must_be_those_of_their_words():
-    with pytest.raises(ValueError, match=r"X\[0\] has 2 tags, but is a text of 3 words.*'-'"):
+    with pytest.raises(ValueError, match=r"y\[0\] has 2 tags, but is a text of 3 words.*'-'"):
         tiny_token_classifier().fit(["zinc-induced", "no"], [["B-X", "O"], ["O"]])
 
 
 def test_spans_of_texts_must_fit_words():
     y = [[(0, 3, "Drug")], []]
-    with pytest.raises(ValueError, match=r"X\[0\] has the span .* does not start and end with a"):
+    with pytest.raises(ValueError, match=r"y\[0\] has the span .* does not start and end with a"):
         tiny_token_classifier().fit(["zinc given", "no"], y)
     model = tiny_token_classifier(misfit_spans="warn")
     y[0] += [(5, 10, "Given"), ((0, 4), (5, 10), "Parts")]

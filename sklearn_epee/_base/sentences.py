@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_epee._checks.messages import SampleError, shown
+from sklearn_epee._checks.messages import SampleError, SampleLabelError, shown
 from sklearn_epee._checks.texts import check_encodable
 from sklearn_epee._spans import (
     check_tags,
@@ -164,7 +164,7 @@ def as_tags(
             tags[name], n = _tags_of_layer(rows, sentences, scheme, keep_going=keep_going)
         except SampleError as error:
             where = f" In the layer of spans {name!r}." if name != ONLY else ""
-            raise SampleError(error.row, error.reason + where) from None
+            raise type(error)(error.row, error.reason + where) from None
         n_misfits += n
     return TaggedSentences(tags, n_misfits)
 
@@ -187,7 +187,7 @@ def _layers_of(y: Any, n_sentences: int) -> dict[str, list[Any]]:
     names = list(next(row for row in rows if isinstance(row, Mapping)))
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping) or set(row) != set(names):
-            raise SampleError(
+            raise SampleLabelError(
                 number,
                 f"has the tags or spans {shown(row)}; expected a dict with the layers of spans "
                 f"{names}, as the other samples have.",
@@ -231,14 +231,14 @@ def _as_list(row: Any, number: int) -> list[Any]:
     if hasattr(row, "tolist"):
         row = row.tolist()
     if not isinstance(row, (list, tuple)):
-        raise SampleError(number, f"has the tags or spans {shown(row)}; expected {_LABELS}.")
+        raise SampleLabelError(number, f"has the tags or spans {shown(row)}; expected {_LABELS}.")
     return list(row)
 
 
 def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -> list[str]:
     """Return tags as they are; raise if some of them are part of no span."""
     if sentence.is_text and len(row) != len(sentence.words):
-        raise SampleError(
+        raise SampleLabelError(
             number,
             f"has {len(row)} tags, but is a text of {len(sentence.words)} words, of which "
             f"punctuation marks are some: {shown(sentence.words)}. Give X as lists of the words "
@@ -248,7 +248,7 @@ def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -
     said = convert_scheme(tags, scheme, scheme)
     wrong = [word for word, pair in enumerate(zip(tags, said, strict=True)) if len(set(pair)) > 1]
     if wrong:
-        raise SampleError(
+        raise SampleLabelError(
             number,
             f"has the tag {tags[wrong[0]]!r} at word {wrong[0]}, which is part of no span: in "
             f"{scheme} {_BEGINS[scheme]}. Mend the tags, or give spans.",
@@ -272,7 +272,7 @@ def _spans(
         *place, label = span if isinstance(span, (list, tuple)) and len(span) > 1 else (None,)
         if isinstance(label, str) and label and place and _are_parts(place):
             if len(place) > 1 and not keep_going:
-                raise SampleError(
+                raise SampleLabelError(
                     number,
                     f"has the span {shown(span)} of several parts, which tags cannot say; "
                     "misfit_spans='warn' learns without it.",
@@ -283,7 +283,7 @@ def _spans(
         elif isinstance(label, str) and label and len(place) == 2 and _are_numbers(place):
             spans.append((int(place[0]), int(place[1]), label))
         else:
-            raise SampleError(
+            raise SampleLabelError(
                 number, f"has the span {shown(span)}; expected (start, end, label), or tags."
             )
     return spans, n_parts
@@ -303,7 +303,7 @@ def _check_inside(spans: Iterable[tuple[int, int, str]], sentence: Sentence, num
     unit = "the last word ends at character" if sentence.is_text else "the number of words is"
     for start, end, label in spans:
         if not 0 <= start < end <= end_of_all:
-            raise SampleError(
+            raise SampleLabelError(
                 number,
                 f"has the span ({start}, {end}, {label!r}); expected 0 <= start < end <= "
                 f"{end_of_all}, where {unit} {end_of_all}.",

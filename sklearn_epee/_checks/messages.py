@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Self
 
 _LONGEST = 60
 
@@ -26,17 +26,26 @@ class SampleError(ValueError):
         Goes on after the number.
     """
 
+    # Whose entry is wrong.
+    argument: ClassVar[str] = "X"
+
     def __init__(self, row: int, reason: str) -> None:
-        super().__init__(f"X[{row}] {reason}")
+        super().__init__(f"{self.argument}[{row}] {reason}")
         self.row = row
         self.reason = reason
 
-    def at(self, row: int) -> SampleError:
+    def at(self, row: int) -> Self:
         """Return the same error about a sample of another number."""
-        return SampleError(row, self.reason)
+        return type(self)(row, self.reason)
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[int, str]]:
         return type(self), (self.row, self.reason)
+
+
+class SampleLabelError(SampleError):
+    """Says what is wrong with the labels of one sample."""
+
+    argument = "y"
 
 
 @contextmanager

@@ -101,6 +101,7 @@ def as_text(value: Any, place: str) -> str:
 
 
 def check_encodable(text: str, place: str) -> str:
+    """Return a text; raise, naming its place, if it is not valid Unicode."""
     if not text.isascii():
         try:
             text.encode()

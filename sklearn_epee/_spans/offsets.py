@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sklearn_epee._checks.messages import SampleError
+from sklearn_epee._checks.messages import SampleLabelError
 
 from .schemes import Span, spans_of_words_to_tags
 
@@ -32,7 +32,7 @@ def spans_to_tags(
 
     Raises
     ------
-    SampleError
+    SampleLabelError
         If a span does not start and end with a word, or two overlap. `fit_spans` tells which.
 
     Examples
@@ -49,7 +49,7 @@ def _in_words(spans: Iterable[Span], words: Words, row: int) -> Iterable[Span]:
     starts, ends = _borders(words)
     for start, end, label in spans:
         if start not in starts or end not in ends or end <= start:
-            raise SampleError(
+            raise SampleLabelError(
                 row,
                 f"has the span ({start}, {end}, {label!r}), which does not start and end with a "
                 "word, so that no tags can say it.",

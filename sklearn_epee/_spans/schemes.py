@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sklearn_epee._checks.messages import SampleError, shown
+from sklearn_epee._checks.messages import SampleLabelError, shown
 
 # First word, the word behind the last one, label.
 Span = tuple[int, int, str]
@@ -47,21 +47,23 @@ def check_tags(tags: Any, n_words: int | None, scheme: str, row: int) -> list[st
 
     Raises
     ------
-    SampleError
+    SampleLabelError
         If they are not tags of the scheme, or not as many as the words.
     """
     found = tags.tolist() if hasattr(tags, "tolist") else tags
     if not isinstance(found, (list, tuple)):
-        raise SampleError(row, f"has the tags {shown(tags)}; expected a list of str.")
+        raise SampleLabelError(row, f"has the tags {shown(tags)}; expected a list of str.")
     for number, tag in enumerate(found):
         if not isinstance(tag, str) or not _is_tag(tag, scheme):
-            raise SampleError(
+            raise SampleLabelError(
                 row,
                 f"has the tag {shown(tag)} at word {number}; expected tags of the scheme "
                 f"{scheme}: 'O', or {_forms(scheme)} with a label.{_hint(tag)}",
             )
     if n_words is not None and len(found) != n_words:
-        raise SampleError(row, f"has {n_words} words, but {len(found)} tags; expected one a word.")
+        raise SampleLabelError(
+            row, f"has {len(found)} tag(s) for {n_words} words; expected one a word."
+        )
     return list(found)
 
 
@@ -141,19 +143,19 @@ def spans_of_words_to_tags(
 
     Raises
     ------
-    SampleError
+    SampleLabelError
         If a span is none of these words, or two overlap.
     """
     tags = ["O"] * n_words
     for start, end, label in spans:
         if not 0 <= start < end <= n_words:
-            raise SampleError(
+            raise SampleLabelError(
                 row,
                 f"has the span ({start}, {end}, {label!r}); expected 0 <= start < end <= "
                 f"{n_words}, the number of its words.",
             )
         if any(tag != "O" for tag in tags[start:end]):
-            raise SampleError(
+            raise SampleLabelError(
                 row,
                 f"has the span ({start}, {end}, {label!r}), which overlaps another one; tags hold "
                 "spans apart, give those that overlap as several layers of spans.",

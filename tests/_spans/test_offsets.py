@@ -20,7 +20,7 @@ def test_characters_to_tags_and_back(scheme):
     "span", [(1, 7, "X"), (0, 6, "X"), (7, 7, "X"), (15, 16, "X"), (8, 7, "X")]
 )
 def test_spans_that_fit_no_words_are_refused_or_lost(span):
-    with pytest.raises(ValueError, match=r"X\[4\] has the span .* does not start and end with a"):
+    with pytest.raises(ValueError, match=r"y\[4\] has the span .* does not start and end with a"):
         spans_to_tags([span], WORDS, row=4)
     assert fit_spans([span], WORDS) == ([], [span])
 

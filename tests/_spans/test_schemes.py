@@ -84,22 +84,22 @@ def test_tag_set_has_every_tag_once():
 def test_other_tags_are_refused(tag, scheme):
     with pytest.raises(ValueError, match=f"of the scheme {scheme}"):
         tags_to_spans(["O", tag], scheme)
-    with pytest.raises(ValueError, match=r"X\[7\] has the tag .* at word 1"):
+    with pytest.raises(ValueError, match=r"y\[7\] has the tag .* at word 1"):
         check_tags(["O", tag], 2, scheme, row=7)
 
 
 def test_refusals_name_the_scheme_that_fits_and_the_sample():
     with pytest.raises(ValueError, match="It is a tag of BIOES; give the scheme"):
         check_tags(["S-X"], 1, "IOB2", row=0)
-    with pytest.raises(ValueError, match=r"X\[3\] has 2 words, but 1 tags"):
+    with pytest.raises(ValueError, match=r"y\[3\] has 1 tag.s. for 2 words"):
         check_tags(["O"], 2, "IOB2", row=3)
-    with pytest.raises(ValueError, match=r"X\[3\] has the tags 'O'; expected a list"):
+    with pytest.raises(ValueError, match=r"y\[3\] has the tags 'O'; expected a list"):
         check_tags("O", 1, "IOB2", row=3)
     with pytest.raises(ValueError, match="scheme must be one of IOB2, BIOES, IO; got 'IOB1'"):
         check_scheme("IOB1")
-    with pytest.raises(ValueError, match=r"X\[2\] has the span \(1, 3, 'Y'\), which overlaps"):
+    with pytest.raises(ValueError, match=r"y\[2\] has the span \(1, 3, 'Y'\), which overlaps"):
         spans_of_words_to_tags([(0, 2, "X"), (1, 3, "Y")], 4, row=2)
-    with pytest.raises(ValueError, match=r"X\[2\] .*the number of its words"):
+    with pytest.raises(ValueError, match=r"y\[2\] .*the number of its words"):
         spans_of_words_to_tags([(0, 5, "X")], 4, row=2)
 
 
