@@ -2,7 +2,7 @@
 Early exit in a few lines.
 ==========================
 
-Without arguments this script needs no download and takes less than three minutes on two
+Without arguments this script needs no download and takes three to five minutes on two
 cores: it trains a text classifier on generated notes about dietary supplements and an image
 classifier on scikit-learn's handwritten digits, and shows what exiting early costs in
 accuracy and saves in layers::
