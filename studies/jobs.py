@@ -1,0 +1,403 @@
+"""Jobs of the study: what each is called, where it is kept, and how processes share them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import filelock
+import joblib
+import numpy as np
+
+from benchmarks._report import machine
+from studies.sets import SETS, Parts, load_parts
+
+NO_BACKBONE = "none"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a backbone reads, and its number of layers."""
+
+    reads: tuple[str, ...]
+    n_layers: int
+
+
+# Folders of `--checkpoints`; "scratch" is the package's own compact backbone.
+BACKBONES = {
+    "scratch": Backbone(("texts", "images", "spans"), 6),
+    "all-MiniLM-L6-v2": Backbone(("texts", "spans"), 6),
+    "all-mpnet-base-v2": Backbone(("texts", "spans"), 12),
+    "dinov2-small": Backbone(("images",), 12),
+    NO_BACKBONE: Backbone((), 0),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing that is trained or measured.
+
+    Parameters
+    ----------
+    data : str
+        A key of `studies.sets.SETS`.
+    backbone : str
+        A key of `BACKBONES`; "none" for kinds that have no backbone.
+    seed : int
+    kind : str
+        A key of `KINDS`.
+    options : tuple of (str, value)
+        What else the result depends on, above all caps: "n_train", "n_eval", "n_epochs",
+        "image_size". They are part of the name, so that a capped run is never taken for a full one.
+
+    Examples
+    --------
+    >>> Job("phee", "scratch", 0, "cut-3", (("n_train", 200),)).name
+    'phee/scratch/seed0/cut-3,n_train=200'
+    """
+
+    data: str
+    backbone: str
+    seed: int
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path of the job's folder within the folder of all results."""
+        words = [self.kind, *(f"{key}={value}" for key, value in sorted(self.options))]
+        parts = (self.data, self.backbone, f"seed{self.seed}", ",".join(words))
+        return "/".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in parts)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """Return the value of an option."""
+        return dict(self.options).get(name, default)
+
+    def of_kind(self, kind: str) -> Job:
+        """Return the job of another kind on the same data, backbone, seed and options."""
+        return Job(self.data, self.backbone, self.seed, kind, self.options)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a job keeps what it makes, and what it starts from.
+
+    Parameters
+    ----------
+    path : Path
+        The folder of the job.
+    out : Path
+        The folder of all jobs.
+    backbone : str or None
+        The folder of the job's checkpoint; None: from scratch, or no backbone at all.
+    """
+
+    path: Path
+    out: Path
+    backbone: str | None
+
+    def of(self, job: Job) -> Path:
+        """Return the folder of another job."""
+        return self.out / job.name
+
+    def save_predictions(self, **arrays: Any) -> None:
+        """Write `predictions.npz`."""
+        draft = self.path / "predictions.draft.npz"
+        np.savez_compressed(draft, **arrays)
+        draft.replace(self.path / "predictions.npz")
+
+    def save_model(self, model: Any) -> None:
+        """Write `model.joblib`, which the clock reads."""
+        draft = self.path / "model.draft"
+        joblib.dump(model, draft)
+        draft.replace(self.path / "model.joblib")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How jobs of a kind are done.
+
+    Parameters
+    ----------
+    run : callable (job, parts, folder) -> dict
+        Trains on `parts.train`, chooses on `parts.dev`, saves predictions of dev and test, and
+        returns the result, which JSON can say.
+    applies : callable (data, backbone) -> bool
+        Whether there are such jobs; for kinds without a backbone, with the backbone "none" only.
+    needs : tuple of str
+        Kinds of the same data, backbone, seed and options that must be done before.
+    one_seed : bool
+        Whether it is done for seed 0 only.
+    last : bool
+        Whether it waits for all other jobs of the same data, backbone and seed.
+    """
+
+    run: Callable[[Job, Parts, Folder], dict[str, Any]]
+    applies: Callable[[str, str], bool]
+    needs: tuple[str, ...] = ()
+    one_seed: bool = False
+    last: bool = False
+
+
+STATES = {"result.json": "done", "running.json": "running", "error.txt": "failed"}
+# Filled by `studies.kinds`, in the order in which kinds are done.
+KINDS: dict[str, Kind] = {}
+
+
+def reads(data: str, backbone: str) -> bool:
+    """Return whether a backbone reads what a data set has."""
+    return SETS[data].kind in BACKBONES[backbone].reads
+
+
+def planned(
+    data: Sequence[str],
+    backbones: Sequence[str],
+    n_seeds: int,
+    *,
+    patterns: Sequence[str] = ("*",),
+    options: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, Kind] = KINDS,
+) -> list[Job]:
+    """Return the jobs of a study, in the order of doing: all of seed 0 first.
+
+    Parameters
+    ----------
+    data, backbones : sequence of str
+    n_seeds : int
+    patterns : sequence of str
+        Names of kinds, or patterns such as ``cut-*``.
+    options : mapping or None
+        Of every job; those that are None are left out. "image_size" is one of checkpoints that
+        read images alone.
+    kinds : mapping of str to Kind
+    """
+    chosen = {name: k for name, k in kinds.items() if any(fnmatchcase(name, p) for p in patterns)}
+    return [
+        Job(name, backbone, seed, kind, _options_of(name, backbone, options or {}))
+        for seed in range(n_seeds)
+        for name in data
+        for backbone in (NO_BACKBONE, *backbones)
+        for kind, how in chosen.items()
+        if how.applies(name, backbone) and not (how.one_seed and seed)
+    ]
+
+
+def _options_of(
+    data: str, backbone: str, options: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
+    resized = SETS[data].kind == "images" and backbone not in ("scratch", NO_BACKBONE)
+    return tuple(
+        (key, value)
+        for key, value in options.items()
+        if value is not None and (key != "image_size" or resized)
+    )
+
+
+# ----------------------------------------------------------------------------------- one job
+
+
+def is_done(out: Path, job: Job) -> bool:
+    """Return whether a job has its result."""
+    return (out / job.name / "result.json").exists()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Yield whether a job is now this process's own, until the block ends.
+
+    The operating system holds the lock, so that one of a process that died is free again. Who
+    holds it is written beside it, for readers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    holder = folder / "running.json"
+    try:
+        write_json(holder, {"pid": os.getpid(), "since": now()})
+        yield True
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def do(job: Job, parts: Parts, folder: Folder, kind: Kind) -> dict[str, Any]:
+    """Do a job and write its result, last and at once."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    found = kind.run(job, parts, folder)
+    result = {
+        "job": asdict(job) | {"options": dict(job.options), "name": job.name},
+        "n_train": len(parts.train.X),
+        "n_dev": len(parts.dev.X),
+        "n_test": len(parts.test.X),
+        "classes": parts.classes.tolist(),
+        "main_score": parts.main_score,
+        **found,
+        "cpu_seconds": round(cpu_seconds() - cpu, 2),
+        "wall_seconds": round(time.perf_counter() - wall, 2),
+        "finished": now(),
+        "machine": machine("cpu"),
+    }
+    write_json(folder.path / "result.json", result)
+    (folder.path / "error.txt").unlink(missing_ok=True)
+    return result
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def now() -> str:
+    """Return the time, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write_json(path: Path, found: Any) -> None:
+    """Write a file at once, so that an interrupt leaves the old one or the new one."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+# --------------------------------------------------------------------------------- all of them
+
+
+@dataclass
+class Work:
+    """The jobs of a study, done one after another, beside other processes.
+
+    Parameters
+    ----------
+    jobs : list of Job
+    out : Path
+    data_home : path-like or None
+    checkpoints : Path or None
+        The folder with the folders of checkpoints.
+    until : float
+        The time of the clock after which no job is started.
+    kinds : mapping of str to Kind
+    pause : float
+        Seconds between looks at the jobs of other processes that some wait for.
+    """
+
+    jobs: list[Job]
+    out: Path
+    data_home: str | os.PathLike[str] | None
+    checkpoints: Path | None
+    until: float = float("inf")
+    kinds: Mapping[str, Kind] = None  # type: ignore[assignment]
+    pause: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.kinds = KINDS if self.kinds is None else self.kinds
+        self.failed: set[Job] = set()
+        self._parts: tuple[Any, Parts] | None = None
+
+    def run(self) -> list[Job]:
+        """Do all jobs that are not done; return those that failed.
+
+        Returns when nothing is left that this process could do now or later.
+        """
+        while True:
+            states = [self._tried(job) for job in self.jobs]
+            if "done now" in states:
+                continue
+            # What waits for a job that another process does can be done after it.
+            if "elsewhere" in states and "waits" in states and time.time() < self.until:
+                time.sleep(self.pause)
+                continue
+            for job, state in zip(self.jobs, states, strict=True):
+                if state == "waits":
+                    say(f"{job.name}: not done, {', '.join(self._missing(job))} is missing")
+            return [job for job in self.jobs if job in self.failed]
+
+    def state(self, job: Job) -> str:
+        """Return whether a job is "done", "running", has "failed" before, or is "open"."""
+        path = self.out / job.name
+        for file, state in STATES.items():
+            if (path / file).exists():
+                return state
+        return "open"
+
+    def _tried(self, job: Job) -> str:
+        """Do a job if it can be done now; say what became of it."""
+        if is_done(self.out, job):
+            return "done"
+        if job in self.failed or time.time() > self.until:
+            return "left"
+        if self._missing(job):
+            return "waits"
+        path = self.out / job.name
+        with claimed(path) as own:
+            if not own:
+                return "elsewhere"
+            if is_done(self.out, job):
+                return "done"
+            return "done now" if self._done(job, path) else "left"
+
+    def _missing(self, job: Job) -> list[str]:
+        """Return the names of jobs that must be done before this one and are not."""
+        kind = self.kinds[job.kind]
+        before = [job.of_kind(name) for name in kind.needs]
+        if kind.last:
+            before += [
+                other
+                for other in self.jobs
+                if other.data == job.data
+                and other.seed == job.seed
+                and other.backbone in (job.backbone, NO_BACKBONE)
+                and not self.kinds[other.kind].last
+                and other not in self.failed
+            ]
+        return [other.name for other in before if not is_done(self.out, other)]
+
+    def _done(self, job: Job, path: Path) -> bool:
+        say(f"{job.name}: started")
+        folder = Folder(path, self.out, checkpoint_of(job.backbone, self.checkpoints))
+        try:
+            result = do(job, self._parts_of(job), folder, self.kinds[job.kind])
+        except Exception:  # noqa: BLE001 - the others go on
+            self.failed.add(job)
+            (path / "error.txt").write_text(traceback.format_exc())
+            say(f"{job.name}: failed\n{traceback.format_exc()}")
+            return False
+        say(f"{job.name}: done, {result['cpu_seconds']:.0f} CPU seconds")
+        return True
+
+    def _parts_of(self, job: Job) -> Parts:
+        """Return the parts of a job's data; those of the last job are kept."""
+        n_train, n_eval = job.option("n_train"), job.option("n_eval")
+        key = (job.data, n_train, job.seed, n_eval)
+        if self._parts is None or self._parts[0] != key:
+            parts = load_parts(job.data, self.data_home, n_train, job.seed, n_eval)
+            self._parts = key, parts
+        return self._parts[1]
+
+
+def checkpoint_of(backbone: str, checkpoints: Path | None) -> str | None:
+    """Return the folder of a checkpoint; None where there is none to load."""
+    if backbone in ("scratch", NO_BACKBONE):
+        return None
+    if checkpoints is None or not (checkpoints / backbone / "config.json").exists():
+        raise FileNotFoundError(f"--checkpoints: {checkpoints} has no checkpoint {backbone}.")
+    return str(checkpoints / backbone)
+
+
+def say(text: str) -> None:
+    """Print a line with the time."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

@@ -1,0 +1,45 @@
+"""Small data sets in the layout that the study reads."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+
+import numpy as np
+import pytest
+
+from sklearn_epee.datasets import make_supplement_notes
+
+SIZES = {"train": 40, "dev": 20, "test": 24}
+
+
+def write_texts(home, name, classes, header=("text", "label")):
+    """Write a set of texts; sentences of each class have words of their own."""
+    (home / name).mkdir(parents=True)
+    for seed, (part, n) in enumerate(SIZES.items()):
+        X, y = make_supplement_notes(n, random_state=seed)
+        codes = np.unique(y, return_inverse=True)[1] % len(classes)
+        with gzip.open(home / name / f"{part}.csv.gz", "wt", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            for row, (text, code) in enumerate(zip(X, codes, strict=True)):
+                writer.writerow([text, classes[code], *[f"{row}_0"] * (len(header) - 2)])
+
+
+@pytest.fixture(scope="session")
+def data_home(tmp_path_factory):
+    """A folder with phee (texts) and breastmnist (images), a few samples each."""
+    home = tmp_path_factory.mktemp("data")
+    classes = ("Adverse_event", "Potential_therapeutic_event")
+    write_texts(home, "phee", classes, ("text", "label", "trigger", "events", "id"))
+    arrays = {}
+    for seed, (part, n) in enumerate(SIZES.items()):
+        draw = np.random.default_rng(seed)
+        labels = draw.integers(2, size=n)
+        images = draw.integers(100, size=(n, 28, 28)) + 100 * labels[:, None, None]
+        name = {"dev": "val"}.get(part, part)
+        arrays[f"{name}_images"] = images.astype(np.uint8)
+        arrays[f"{name}_labels"] = labels[:, None].astype(np.uint8)
+    (home / "medmnist").mkdir()
+    np.savez(home / "medmnist" / "breastmnist.npz", **arrays)
+    return home
