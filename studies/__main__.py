@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import studies.kinds  # noqa: F401 - registers them
-from studies.jobs import BACKBONES, KINDS, NO_BACKBONE, Job, Work, planned, say
+from studies.jobs import BACKBONES, KINDS, NO_BACKBONE, Job, Work, checkpoint_of, planned, say
 from studies.sets import SETS, sets_in
 
 # Everything once, in minutes.
@@ -81,6 +81,8 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
             name for name in folders() if given.checkpoints and (given.checkpoints / name).is_dir()
         ]
         given.backbones = ["scratch", *there]
+    for name in given.backbones:
+        checkpoint_of(name, given.checkpoints)  # before hours have passed
     return given
 
 
@@ -107,7 +109,10 @@ def write_report(out: Path, results: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 if a job failed."""
-    given = completed(parser().parse_args(arguments))
+    try:
+        given = completed(parser().parse_args(arguments))
+    except FileNotFoundError as error:
+        parser().error(str(error))
     # Every worker of the study uses the threads it is given; tokenizers would add their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")

@@ -45,7 +45,7 @@ def fitted(model: Any, part: Part) -> tuple[Any, dict[str, Any]]:
         "n_epochs": int(model.n_iter_),
         "n_layers": int(model.n_layers_),
         "n_parameters": sum(p.numel() for p in model.net_.module_.parameters()),
-        "pooling": model.pooling_,
+        "pooling": getattr(model, "pooling_", "words"),
     }
 
 

@@ -368,8 +368,8 @@ class Work:
 
     def _done(self, job: Job, path: Path) -> bool:
         say(f"{job.name}: started")
-        folder = Folder(path, self.out, checkpoint_of(job.backbone, self.checkpoints))
         try:
+            folder = Folder(path, self.out, checkpoint_of(job.backbone, self.checkpoints))
             result = do(job, self._parts_of(job), folder, self.kinds[job.kind])
         except Exception:  # noqa: BLE001 - the others go on
             self.failed.add(job)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from studies import exits
-from studies.jobs import KINDS
+from studies.jobs import KINDS, Folder, Job, Kind
+from studies.sets import Parts
 
 # Each module has KINDS of its own, a dict of str to Kind.
-MODULES = (exits,)
+MODULES: tuple[Any, ...] = (exits,)
+
+
+def either(first: Kind, second: Kind) -> Kind:
+    """Return a kind that two modules have, each for data of its own."""
+
+    def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
+        own = first if first.applies(job.data, job.backbone) else second
+        return own.run(job, parts, folder)
+
+    def applies(data: str, backbone: str) -> bool:
+        return first.applies(data, backbone) or second.applies(data, backbone)
+
+    return Kind(run, applies, first.needs, first.one_seed, first.last)
+
 
 for module in MODULES:
-    KINDS.update(module.KINDS)
+    for name, kind in module.KINDS.items():
+        KINDS[name] = either(KINDS[name], kind) if name in KINDS else kind
