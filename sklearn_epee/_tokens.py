@@ -24,7 +24,7 @@ from ._nn.tasks import Classes
 from ._nn.token_engine import TokenEngine
 from ._nn.token_network import TokenExitNetwork
 from ._nn.word_texts import WordTokenizer
-from ._spans import SCHEMES
+from ._spans import SCHEMES, check_transition_weight
 
 
 class EPEETokenClassifier(BaseEPEETokenClassifier):
@@ -80,6 +80,14 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         `patience` layers agree in the tags of all words. With ``token_exit="token"`` it says the
         same of each word and its layers of spans; with one layer all three are the same there. Can
         be changed after `fit`.
+    transition_weight : float, default=0.0
+        0: the tag of a word is its most probable one, whatever its neighbors'. Above 0: the tags of
+        a sentence are the sequence that is valid in `scheme` and has the largest sum of log
+        probabilities and of transitions, ``transition_weight * log(p(tag | tag before) / p(tag))``,
+        as counted in training, found by the Viterbi algorithm [5]_. 0.2 to 0.3 found more spans
+        of PHEE at every exit (``benchmarks/results/events.md``); a value close to 0 only keeps
+        tags valid. Probabilities and exit layers do not depend on it, and it costs little. Can be
+        changed after `fit`, and tuned by a search without training.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
@@ -221,6 +229,9 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
        Networks via Self Distillation", arXiv:1905.08094.
     .. [4] Li et al., "Accelerating BERT Inference for Sequence Labeling via Early-Exit",
        arXiv:2105.13878.
+    .. [5] Viterbi, "Error bounds for convolutional codes and an asymptotically optimum decoding
+       algorithm", IEEE Transactions on Information Theory 13, 1967; as in Lafferty et al.,
+       "Conditional Random Fields", ICML 2001.
 
     Examples
     --------
@@ -259,6 +270,8 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         "scheme": [StrOptions(set(SCHEMES))],
         "misfit_spans": [StrOptions({"error", "warn"})],
         "token_exit": [StrOptions(set(TOKEN_EXITS))],
+        # Can be changed after `fit`, as the exit policy.
+        "transition_weight": "no_validation",
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
 
@@ -274,6 +287,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         patience: int | None = None,
         token_exit: str = "sentence",
         joint_exit: str = "all",
+        transition_weight: float = 0.0,
         exit_loss_weights: str | ArrayLike = "ascending",
         exit_training: str = "joint",
         max_epochs: int | str = "auto",
@@ -306,6 +320,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         self.patience = patience
         self.token_exit = token_exit
         self.joint_exit = joint_exit
+        self.transition_weight = transition_weight
         self.exit_loss_weights = exit_loss_weights
         self.exit_training = exit_training
         self.max_epochs = max_epochs
@@ -384,6 +399,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         return as_sentences(X)
 
     def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> TagData:
+        check_transition_weight(self.transition_weight)
         return prepare_tag_data(
             samples,
             y,

@@ -22,7 +22,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import EPEETokenClassifier, TunedExitPolicyClassifierCV
-from sklearn_epee._spans import span_f1_score
+from sklearn_epee._spans import (
+    convert_scheme,
+    most_probable_tags,
+    span_f1_score,
+    spans_of_words_to_tags,
+    tags_to_spans,
+    transition_counts,
+    transition_scores,
+    valid_transitions,
+)
 from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import exit_scores, speedup_score
 from sklearn_epee.plotting import ExitTradeoffDisplay
@@ -251,6 +260,7 @@ def test_spans_of_texts_must_fit_words():
         ({"tau": -1}, "tau"),
         ({"patience": 0}, "patience"),
         ({"joint_exit": "most"}, "joint_exit"),
+        ({"transition_weight": -0.1}, "transition_weight"),
         ({"early_stopping": True}, "early_stopping"),
         ({"class_weight": {"B-Nothing": 2}}, "class_weight"),
         ({"max_length": 2}, "max_length"),
@@ -262,7 +272,13 @@ def test_bad_parameters_are_refused(parameters, message):
 
 
 def test_bad_policies_are_refused_at_prediction(fitted):
-    for name, value in (("tau", -1), ("patience", 0), ("token_exit", "x"), ("joint_exit", "x")):
+    for name, value in (
+        ("tau", -1),
+        ("patience", 0),
+        ("token_exit", "x"),
+        ("joint_exit", "x"),
+        ("transition_weight", np.nan),
+    ):
         model = copy.deepcopy(fitted).set_params(**{name: value})
         with pytest.raises(ValueError, match=name):
             model.predict(WORDS)
@@ -367,6 +383,145 @@ def test_a_prediction_does_not_depend_on_its_batch(fitted):
         whole = fitted.predict_proba(WORDS)
         same_proba(whole, fitted.set_params(predict_batch_size=1).predict_proba(WORDS))
         same_proba(whole[::-1], fitted.predict_proba(WORDS[::-1]))
+
+
+# ------------------------------------------------------------------------------- valid sequences
+
+
+@pytest.fixture(scope="module")
+def _hasty():
+    model = tiny_token_classifier(max_epochs=4, class_weight="balanced", scheme="BIOES", tau=0.9)
+    return model.fit(WORDS, SPANS)
+
+
+@pytest.fixture
+def hasty(_hasty):
+    """A classifier that learned little, so that what its words say does not fit together."""
+    return copy.deepcopy(_hasty)
+
+
+def decoded(model, proba, weight):
+    """The most probable valid tags, from the probabilities of sentences and the training tags."""
+    classes = model.classes_.tolist()
+    counts = np.array([len(part) for part in proba])
+    training = [
+        spans_of_words_to_tags(*pair, "BIOES") for pair in zip(SPANS, lengths(), strict=True)
+    ]
+    codes = np.array([classes.index(tag) for tags in training for tag in tags])
+    may_follow, may_end = valid_transitions(classes, "BIOES")
+    scores = transition_scores(
+        transition_counts(codes, np.array(lengths()), len(classes)), may_follow, weight
+    )
+    found = most_probable_tags(np.concatenate(proba), counts, scores, may_end)
+    return [model.classes_[part].tolist() for part in np.split(found, np.cumsum(counts)[:-1])]
+
+
+def lengths():
+    return [len(words) for words in WORDS]
+
+
+def are_valid(tags, scheme):
+    return all(convert_scheme(part, scheme, scheme) == part for part in tags)
+
+
+@pytest.mark.parametrize("token_exit", ["sentence", "token"])
+def test_transitions_make_valid_tags_and_leave_exits_alone(hasty, token_exit):
+    before = hasty.set_params(token_exit=token_exit).predict_with_exits(WORDS)
+    found = hasty.set_params(transition_weight=0.3).predict_with_exits(WORDS)
+    assert len(set(np.hstack(before.exit_layer))) > 1
+    for name in ("proba", "exit_layer", "entropy", "rows_computed"):
+        for one, other in zip(before[name], found[name], strict=True):
+            assert_array_equal(one, other)
+    assert not are_valid(before.tags, "BIOES")
+    assert are_valid(found.tags, "BIOES")
+    assert found.tags == decoded(hasty, found.proba, 0.3)
+    assert found.tags == hasty.predict_tags(WORDS)
+    assert found.spans == hasty.predict(WORDS)
+    assert found.spans == [tags_to_spans(tags, "BIOES") for tags in found.tags]
+    assert hasty.score(WORDS, SPANS) == span_f1_score(SPANS, found.spans)
+    assert hasty.set_params(transition_weight=0).predict_tags(WORDS) == before.tags
+
+
+def test_transitions_at_one_layer_and_at_all(hasty):
+    hasty.set_params(transition_weight=0.5)
+    staged = list(hasty.staged_predict_tags(WORDS))
+    spans, proba = list(hasty.staged_predict(WORDS)), list(hasty.staged_predict_proba(WORDS))
+    for layer in (1, 2, 3):
+        assert staged[layer - 1] == decoded(hasty, proba[layer - 1], 0.5)
+        assert hasty.predict_tags_at_layer(WORDS, layer) == staged[layer - 1]
+        assert hasty.predict_at_layer(WORDS, layer) == spans[layer - 1]
+
+
+def test_transitions_of_several_layers_of_spans(layered):
+    layered.set_params(tau=0.9, transition_weight=1.0)
+    for name, counts in layered._state.tasks.transition_counts.items():
+        assert counts.sum() == sum(lengths())
+        assert are_valid([tags[name] for tags in layered.predict_tags(WORDS)], "IOB2")
+
+
+def test_words_that_are_not_read_stay_outside_in_valid_sequences(hasty):
+    hasty.set_params(transition_weight=50.0)
+    with pytest.warns(UserWarning, match="no token"):
+        tags = hasty.predict_tags([["severe", "", "rash"], [], [""], ["zinc"]])
+    assert [len(part) for part in tags] == [3, 0, 1, 1]
+    assert tags[0][1] == tags[2][0] == "O"
+    assert are_valid(tags, "BIOES")
+
+
+def test_transitions_are_counted_with_the_weights_of_samples():
+    def counted(rows, weights=None, **parameters):
+        X, y = [WORDS[row] for row in rows], [TAGS[row] for row in rows]
+        model = tiny_token_classifier(**parameters)
+        return model._prepare(model._check_samples(X, None), y, weights, None).tasks
+
+    rows = np.arange(len(WORDS))
+    weights = np.where(rows % 2, 1.0, 3.0)
+    more = counted(rows, weights).transition_counts[""]
+    repeated = counted(np.repeat(rows, weights.astype(int))).transition_counts[""]
+    assert_allclose(more / more.sum(), repeated / repeated.sum(), rtol=1e-6)
+    assert_allclose(more, counted(rows, 1e-6 * weights).transition_counts[""], rtol=1e-5)
+    assert more.sum() == pytest.approx(sum(lengths()))
+    # A sentence of weight 0 is not there; weights of tags change the loss alone.
+    assert_array_equal(
+        counted(rows, rows % 2).transition_counts[""], counted(rows[1::2]).transition_counts[""]
+    )
+    balanced = counted(rows, class_weight="balanced").transition_counts[""]
+    assert_array_equal(balanced, counted(rows).transition_counts[""])
+
+
+def test_estimators_of_before_know_no_transitions(hasty):
+    expected = hasty.predict(WORDS)
+    old = copy.deepcopy(hasty)
+    del old.__dict__["transition_weight"]
+    del old._state.tasks.__dict__["transition_counts"]
+    loaded = pickle.loads(pickle.dumps(old))
+    assert loaded.transition_weight == 0
+    assert loaded.predict(WORDS) == expected
+    same_proba(
+        loaded.set_params(transition_weight=0.2).predict_proba(WORDS), hasty.predict_proba(WORDS)
+    )
+    for method in ("predict", "predict_tags", "predict_with_exits"):
+        with pytest.raises(ValueError, match=r"transition_weight=0.2 needs .* Fit it again"):
+            getattr(loaded, method)(WORDS)
+    loaded.set_params(warm_start=True).fit(WORDS, SPANS)
+    assert are_valid(loaded.predict_tags(WORDS), "BIOES")
+
+
+def test_weights_of_transitions_are_tuned_without_training(tmp_path):
+    trainings = Trainings(tmp_path / "count")
+    grid = {"tau": [0.0, 0.5], "transition_weight": [0.0, 0.3, 3.0]}
+    model = tiny_token_classifier(
+        callbacks=[("count", trainings)], max_epochs=4, class_weight="balanced"
+    )
+    search = GridSearchCV(model, grid, cv=2).fit(WORDS, TAGS)
+    assert trainings.count == 3
+    again = clone(model).fit(WORDS[20:], TAGS[20:])
+    scores = [
+        again.set_params(**params).score(WORDS[:20], TAGS[:20])
+        for params in search.cv_results_["params"]
+    ]
+    assert scores == list(search.cv_results_["split0_test_score"])
+    assert len(set(scores)) > 1
 
 
 # ------------------------------------------------------------------------- several layers of spans
@@ -591,7 +746,7 @@ joblib.dump([(dict(part)) for part in found], folder / "found")
 def test_another_process_predicts_the_same(fitted, layered, tmp_path):
     expected = []
     for name, model in (("plain", fitted), ("layered", layered)):
-        model.set_params(tau=0.5)
+        model.set_params(tau=0.5, transition_weight=0.4)
         joblib.dump(model, tmp_path / name)
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(model))
         both = [

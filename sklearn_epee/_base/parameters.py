@@ -61,6 +61,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
 # the key under which a trained network is kept.
 NOT_SHAPING = frozenset({
     "tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "label_thresholds",
+    "transition_weight",
     "predict_batch_size", "memory", "verbose", "device", "precision", "random_state", "warm_start",
 })  # fmt: skip
 

@@ -14,7 +14,7 @@ from sklearn_epee._checks.parameters import check_layer
 from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.word_batches import EncodedWords
-from sklearn_epee._spans import span_f1_score
+from sklearn_epee._spans import check_transition_weight, span_f1_score
 
 from .estimator import BaseEPEE
 from .fitted import FittedState, Summary
@@ -29,6 +29,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
 
     Each reads the state once, so that another thread's `fit` does not change it halfway.
     """
+
+    transition_weight: float
 
     def predict(self, X: Any) -> list[Any]:
         """Predict spans, where words exit by the exit policy.
@@ -63,7 +65,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [[(3, 7, 'Effect'), (13, 20, 'Drug')]]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         return found.spans(self._word_exits(state, sentences).proba)
 
     def predict_tags(self, X: Any) -> list[Any]:
@@ -97,7 +99,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [['B-Drug', 'O', 'B-Effect']]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         return found.tags(self._word_exits(state, sentences).proba)
 
     def predict_proba(self, X: Any) -> list[Any]:
@@ -205,8 +207,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
         (array([1, 1]), [6, 6])
         """
         state, sentences = self._read(X)
+        found = self._to_predict(state, sentences)
         exits = self._word_exits(state, sentences)
-        found = PredictedSentences(sentences, state.tasks)
         entropy = exits.entropy if isinstance(state.tasks.classes, dict) else exits.entropy[:, 0]
         return Bunch(
             spans=found.spans(exits.proba),
@@ -261,9 +263,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
         state, sentences = self._read(X)
         scheme = state.tasks.scheme
         true = state.tasks.nested(true_spans(y, sentences, list(state.tasks.by_name), scheme))
-        predicted = PredictedSentences(sentences, state.tasks).spans(
-            self._word_exits(state, sentences).proba
-        )
+        found = self._to_predict(state, sentences)
+        predicted = found.spans(self._word_exits(state, sentences).proba)
         return float(span_f1_score(true, predicted, scheme=scheme))
 
     def predict_at_layer(self, X: Any, layer: int) -> list[Any]:
@@ -298,7 +299,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [[(0, 1, 'Drug'), (2, 3, 'Effect')]]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         return found.spans(self._at_layer(state, sentences, layer))
 
     def predict_tags_at_layer(self, X: Any, layer: int) -> list[Any]:
@@ -333,7 +334,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [['B-Drug', 'O', 'B-Effect']]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         return found.tags(self._at_layer(state, sentences, layer))
 
     def predict_proba_at_layer(self, X: Any, layer: int) -> list[Any]:
@@ -401,7 +402,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [[(0, 1, 'Drug'), (2, 3, 'Effect')]]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         for proba in self._layer_by_layer(state, sentences):
             yield found.spans(proba)
 
@@ -435,7 +436,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         [['B-Drug', 'O', 'B-Effect']]
         """
         state, sentences = self._read(X)
-        found = PredictedSentences(sentences, state.tasks)
+        found = self._to_predict(state, sentences)
         for proba in self._layer_by_layer(state, sentences):
             yield found.tags(proba)
 
@@ -479,6 +480,11 @@ class BaseEPEETokenClassifier(BaseEPEE):
         """Return the state that a prediction reads, once, and validated sentences."""
         state = self._fitted()
         return state, self._check_samples(X, state.summary)
+
+    def _to_predict(self, state: FittedState, sentences: list[Sentence]) -> PredictedSentences:
+        """Return what makes tags and spans of the probabilities of sentences."""
+        weight = check_transition_weight(self.transition_weight)
+        return PredictedSentences(sentences, state.tasks, weight)
 
     def _word_exits(self, state: FittedState, sentences: list[Sentence]) -> WordExits:
         """Let every word, or sentence, exit by the exit policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,12 @@ from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.batch_layout import rows_of_samples
 from sklearn_epee._nn.word_batches import EncodedWords, LabelledWords
+from sklearn_epee._spans import (
+    most_probable_tags,
+    transition_counts,
+    transition_scores,
+    valid_transitions,
+)
 
 from .held_out import hold_out
 from .sentences import ONLY, Sentence, as_tags
@@ -32,10 +38,14 @@ class TagLayers:
     classes : ndarray of shape (n_tags,), or dict of str to such arrays
         The tags of each layer, sorted; "O" is one of them.
     scheme : {"IOB2", "BIOES", "IO"}
+    transition_counts : dict of str to ndarray of shape (n_tags + 1, n_tags), or None
+        Of each layer how often tags follow each other in training. None for fits that were pickled
+        before they were counted.
     """
 
     classes: NDArray[Any] | dict[str, NDArray[Any]]
     scheme: str
+    transition_counts: dict[str, NDArray[np.float32]] | None = None
 
     @property
     def by_name(self) -> dict[str, NDArray[Any]]:
@@ -62,6 +72,32 @@ class TagLayers:
         parts = split_columns(packed, self.counts)
         pairs = zip(self.by_name.items(), parts, strict=True)
         return {name: tags[part.argmax(axis=1)] for (name, tags), part in pairs}
+
+    def valid_tags(
+        self, packed: NDArray[np.float32], word_counts: NDArray[np.int64], weight: float
+    ) -> dict[str, NDArray[Any]]:
+        """Return the tags of the most probable valid sequences of every layer.
+
+        Parameters
+        ----------
+        packed : ndarray of shape (n_words, n_columns), float32
+            Probabilities of tags, sentence after sentence.
+        word_counts : ndarray of shape (n,), int64
+            Number of words of each sentence.
+        weight : float
+            Of the transitions.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_words,)
+        """
+        found = {}
+        for name, proba in self.proba(packed).items():
+            tags, counts = self.by_name[name], (self.transition_counts or {})[name]
+            may_follow, may_end = valid_transitions(tags.tolist(), self.scheme)
+            scores = transition_scores(counts, may_follow, weight)
+            found[name] = tags[most_probable_tags(proba, word_counts, scores, may_end)]
+        return found
 
     def proba(self, packed: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Return the probabilities of every layer, from (n_words, n_columns)."""
@@ -194,6 +230,7 @@ def prepare_tag_data(
     }
     _check_has_spans(words_of)
     of_words = np.repeat(weights[used], counts)
+    followed = of_words / of_words.mean()  # how often a word's tag is counted
     if class_weight is not None:
         wanted = _by_layer(class_weight, list(words_of))
         of_words = with_class_weights(of_words, wanted, list(words_of.values()))
@@ -201,7 +238,7 @@ def prepare_tag_data(
     classes, codes = _encoded(words_of)
     return TagData(
         take(samples, used),
-        TagLayers(classes, scheme),
+        _with_transitions(TagLayers(classes, scheme), codes, counts, followed),
         codes,
         of_words,
         None if members is None else members[used],
@@ -223,6 +260,21 @@ def _encoded(words_of: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int6
     if list(words_of) == [ONLY]:
         return classes[ONLY], codes[0].astype(np.int64)
     return classes, np.stack(codes, axis=1).astype(np.int64)
+
+
+def _with_transitions(
+    tasks: TagLayers,
+    codes: NDArray[np.int64],
+    word_counts: NDArray[np.int64],
+    weights: NDArray[np.floating[Any]],
+) -> TagLayers:
+    """Return the layers with the transitions between their tags counted."""
+    columns = zip(tasks.by_name, tasks.counts, codes.reshape(len(codes), -1).T, strict=True)
+    counted = {
+        name: transition_counts(column, word_counts, n_tags, weights)
+        for name, n_tags, column in columns
+    }
+    return replace(tasks, transition_counts=counted)
 
 
 def _by_layer(class_weight: Any, names: list[str]) -> Any:

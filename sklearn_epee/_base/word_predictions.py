@@ -92,12 +92,30 @@ class PredictedSentences:
     ----------
     sentences : sequence of Sentence
     tasks : TagLayers
+    transition_weight : float, default=0.0
+        0: the tag of a word is its most probable one. Above 0: those of a sentence are the most
+        probable valid sequence, with transitions of that weight.
+
+    Raises
+    ------
+    ValueError
+        If `transition_weight` is above 0 and no transitions were counted in training.
     """
 
-    def __init__(self, sentences: Sequence[Sentence], tasks: TagLayers) -> None:
+    def __init__(
+        self, sentences: Sequence[Sentence], tasks: TagLayers, transition_weight: float = 0.0
+    ) -> None:
+        if transition_weight and tasks.transition_counts is None:
+            raise ValueError(
+                f"transition_weight={transition_weight:g} needs to know how often tags follow each "
+                "other in training, which this estimator did not count: it was fitted by an "
+                "earlier version. Fit it again, or set transition_weight=0."
+            )
         self._sentences = sentences
         self._tasks = tasks
-        self._ends = np.cumsum([len(sentence.words) for sentence in sentences])
+        self._weight = transition_weight
+        self._counts = np.array([len(sentence.words) for sentence in sentences], dtype=np.int64)
+        self._ends = np.cumsum(self._counts)
 
     def split(self, of_words: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the parts of the sentences, from what all words have one after the other."""
@@ -124,7 +142,8 @@ class PredictedSentences:
         return self._tasks.nested({name: self.split(part) for name, part in layers})
 
     def _tags(self, proba: NDArray[np.float32]) -> dict[str, list[list[str]]]:
-        return {
-            name: [part.tolist() for part in self.split(tags)]
-            for name, tags in self._tasks.tags(proba).items()
-        }
+        if self._weight:
+            found = self._tasks.valid_tags(proba, self._counts, self._weight)
+        else:
+            found = self._tasks.tags(proba)
+        return {name: [part.tolist() for part in self.split(tags)] for name, tags in found.items()}

@@ -20,6 +20,13 @@ from .scores import (
     span_scores,
     spans_as_predicted,
 )
+from .transitions import (
+    check_transition_weight,
+    most_probable_tags,
+    transition_counts,
+    transition_scores,
+    valid_transitions,
+)
 from .words import split_words
 
 __all__ = [
@@ -28,10 +35,12 @@ __all__ = [
     "all_span_scores",
     "check_scheme",
     "check_tags",
+    "check_transition_weight",
     "convert_scheme",
     "fit_spans",
     "in_characters",
     "layers_by_sample",
+    "most_probable_tags",
     "span_f1_score",
     "span_f1_scorer",
     "span_precision_score",
@@ -43,4 +52,7 @@ __all__ = [
     "split_words",
     "tag_set",
     "tags_to_spans",
+    "transition_counts",
+    "transition_scores",
+    "valid_transitions",
 ]

@@ -97,7 +97,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
     >>> tags_to_spans(["B-Drug", "I-Drug", "O", "I-Drug", "B-Effect", "B-Effect"])
     [(0, 2, 'Drug'), (4, 5, 'Effect'), (5, 6, 'Effect')]
     """
-    parts = [_parts(tag, scheme) for tag in tags]
+    parts = [parts_of_tag(tag, scheme) for tag in tags]
     spans: list[Span] = []
     start = 0
     while start < len(parts):
@@ -227,8 +227,14 @@ def _is_tag(tag: str, scheme: str) -> bool:
     return dash == "" or (dash == "-" and label != "")
 
 
-def _parts(tag: str, scheme: str) -> tuple[str, str]:
-    """Return the prefix and the label of a tag."""
+def parts_of_tag(tag: str, scheme: str) -> tuple[str, str]:
+    """Return the prefix and the label of a tag; that of "O" is empty.
+
+    Raises
+    ------
+    ValueError
+        If it is no tag of the scheme.
+    """
     if not _is_tag(tag, check_scheme(scheme)):
         raise ValueError(
             f"{tag!r} is no tag of the scheme {scheme}: 'O', or {_forms(scheme)} with a label."
