@@ -6,10 +6,11 @@ from typing import Any
 
 from studies import exits
 from studies.jobs import KINDS, Folder, Job, Kind
+from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
 from studies.sets import Parts
 
 # Each module has KINDS of its own, a dict of str to Kind.
-MODULES: tuple[Any, ...] = (exits,)
+MODULES: tuple[Any, ...] = (exits, tfidf, forest, cnn, embeddings, cut, distilled)
 
 
 def either(first: Kind, second: Kind) -> Kind:

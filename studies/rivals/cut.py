@@ -1,0 +1,153 @@
+"""Jobs "cut-K" and "full": the first K layers of the backbone, or all, fine-tuned with one head.
+
+The rival that early exit must beat at equal cost: what a user gets who decides on a depth before
+the training. Everything but the depth and the single head is as in the jobs "exits": the weights,
+what heads read, epochs and learning rates.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from sklearn_epee._base.text_backbone import compact_tokenizer
+from sklearn_epee._checks.images import as_images
+from sklearn_epee._nn.backbones import load_backbone, load_config
+from sklearn_epee._nn.images import common_size, compact_image_config
+from sklearn_epee._nn.texts import choose_max_length, compact_text_config
+from studies.exits import classifier, fitted
+from studies.jobs import BACKBONES, Folder, Job, Kind, reads
+from studies.rivals.common import keep, proba_of
+from studies.sets import SETS, Parts
+
+MOST_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
+# Of a checkpoint, what is neither weights nor configuration.
+_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.onnx", "*.ot", "*.msgpack", "*.index.json")
+
+_OUTPUTS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
+
+
+def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: str) -> Path:
+    """Write a checkpoint of the first layers of another, with its tokenizer or processor.
+
+    Parameters
+    ----------
+    source : str or path
+        The folder of the whole checkpoint.
+    n_layers : int
+        Layers to keep, from the first on.
+    folder : str or path
+        Where to; made if it is not there.
+    kind : {"text", "image"}
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint has fewer layers, or is refused by `load_config`.
+    """
+    config = load_config(source, kind)
+    if not 1 <= n_layers <= config.num_hidden_layers:
+        raise ValueError(
+            f"n_layers={n_layers} is not valid; expected 1 to {config.num_hidden_layers}, the "
+            f"layers of {str(source)!r}."
+        )
+    folder = Path(folder)
+    # Weights of other formats lie in folders of their own.
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
+    whole = load_backbone(source, kind)
+    with torch.random.fork_rng([]):
+        own = load_backbone(cut_config(whole.config, n_layers), kind)
+    weights = whole.state_dict()
+    # Strict: every weight of the layers that are kept, and of what is around them, is there.
+    own.load_state_dict({name: weights[name] for name in own.state_dict()})
+    own.save_pretrained(folder)
+    return folder
+
+
+def cut_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
+    """Return a copy of a configuration with so many layers."""
+    # Which layers a model of images hands to others follows from their number.
+    kept = {k: v for k, v in config.to_dict().items() if k not in _OUTPUTS}
+    return type(config).from_dict(kept | {"num_hidden_layers": n_layers})
+
+
+def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, dict[str, Any]]:
+    """Return the package's compact architecture for training samples, with so many layers.
+
+    Parameters
+    ----------
+    X : list of str or ndarray of images
+    kind : {"texts", "images"}
+    n_layers : int
+
+    Returns
+    -------
+    config : PretrainedConfig
+    parameters : dict
+        What else the classifier is to be given: of texts, the tokenizer that was learned.
+    """
+    if kind == "images":
+        images = as_images(X, None)
+        return cut_config(
+            compact_image_config(common_size(images), images[0].shape[-1]), n_layers
+        ), {}
+    tokenizer = compact_tokenizer(None, X)
+    config = compact_text_config(tokenizer, choose_max_length(None, tokenizer, None, X))
+    return cut_config(config, n_layers), {"tokenizer": tokenizer}
+
+
+@contextmanager
+def one_head(
+    job: Job, parts: Parts, folder: Folder, n_layers: int, **parameters: Any
+) -> Iterator[Any]:
+    """Yield an untrained classifier of the first layers, of whose heads only the last is trained.
+
+    Its checkpoint is there as long as the block lasts.
+    """
+    weights = [0.0] * (n_layers - 1) + [1.0]
+    parameters |= {"exit_loss_weights": weights}
+    if folder.backbone is None:
+        config, more = compact_config(parts.train.X, parts.kind, n_layers)
+        yield classifier(job, config, **more, **parameters)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        kind = {"texts": "text", "images": "image"}[parts.kind]
+        source = cut_checkpoint(folder.backbone, n_layers, place, kind)
+        yield classifier(job, str(source), **parameters)
+
+
+def run(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> dict[str, Any]:
+    """Train the first layers, or all, with one head.
+
+    Of all layers the probabilities of the training part are kept as well: others learn from them.
+    """
+    whole = BACKBONES[job.backbone].n_layers
+    with one_head(job, parts, folder, n_layers or whole) as untrained:
+        model, cost = fitted(untrained, parts.train)
+    taught = {} if n_layers else {"train_proba": proba_of(model, parts.train.X, parts)}
+    return keep(job, parts, folder, model, **taught) | cost
+
+
+def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
+    """Return whether there are such jobs: texts and images, with fewer layers than all."""
+    fewer = n_layers is None or n_layers < BACKBONES[backbone].n_layers
+    return SETS[data].kind != "spans" and reads(data, backbone) and fewer
+
+
+KINDS = {
+    f"cut-{k}": Kind(partial(run, n_layers=k), partial(applies, n_layers=k))
+    for k in range(1, MOST_LAYERS)
+} | {"full": Kind(run, applies)}
