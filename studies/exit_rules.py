@@ -1,0 +1,358 @@
+"""Exit rules of the literature on staged probabilities, all in one form.
+
+Every rule turns the probabilities of all exits into doubts: a sample exits at the first layer whose
+doubt is below a threshold, and at the last layer if there is none. What differs is what a rule
+doubts, and what it predicts: the exit's own class, or one that the visited exits agree on. So the
+package's exit rule on arrays (`sklearn_epee._exits`) applies them all, with doubts in the place of
+entropies, for any number of thresholds at once. Doubts are between 0 and 1, or infinite where a
+rule never lets samples exit.
+
+A rule has variants: a patience, a weighting, a target. Their thresholds are chosen later, on dev.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_epee._exits.staged import StagedPredictions
+from studies.bootstrap import Score
+
+Floats = NDArray[np.float64]
+
+ACCURACY = Score()
+N_FOLDS = 5
+# How much the number of layers counts against the votes of a class.
+VOTE_EXPONENTS = (0.0, 0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One trained network: what its exits say of the dev and the test samples.
+
+    Attributes
+    ----------
+    dev, test : StagedPredictions
+        Of one task.
+    dev_y, test_y : ndarray of shape (n_samples,), int
+        Codes of the true classes.
+    score : Score
+        The main score of the data set.
+    """
+
+    dev: StagedPredictions
+    test: StagedPredictions
+    dev_y: NDArray[np.int64]
+    test_y: NDArray[np.int64]
+    score: Score = ACCURACY
+
+    @classmethod
+    def from_arrays(
+        cls,
+        dev_proba: Any,
+        dev_y: Any,
+        test_proba: Any,
+        test_y: Any,
+        score: Score = ACCURACY,
+    ) -> Network:
+        """Read staged probabilities of shape (n_samples, n_layers, n_classes), and codes."""
+        return cls(
+            StagedPredictions.from_proba([dev_proba]),
+            StagedPredictions.from_proba([test_proba]),
+            np.asarray(dev_y),
+            np.asarray(test_y),
+            score,
+        )
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.dev.n_layers
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rule of which only the threshold is open.
+
+    Attributes
+    ----------
+    parameters : dict
+        What tells it apart from the rule's other variants.
+    dev, test : StagedPredictions
+        With the rule's doubts as entropies, and its predictions.
+    patience : int
+        Samples also exit at the first layer where so many layers in a row agree.
+    thresholds : ndarray or None
+        All that there are; None where any may be chosen.
+    """
+
+    parameters: dict[str, Any]
+    dev: StagedPredictions
+    test: StagedPredictions
+    patience: int
+    thresholds: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An exit rule.
+
+    Attributes
+    ----------
+    name, title, source : str
+        Its key in results, what it is called, and where it comes from.
+    variants : callable
+        Yields its variants for a network. Those that learn, do so from the dev samples.
+    reads_labels : bool
+        Whether it reads the labels of the test samples: a bound, and no rule.
+    """
+
+    name: str
+    title: str
+    source: str
+    variants: Callable[[Network], Iterator[Variant]]
+    reads_labels: bool = False
+
+
+def with_doubts(staged: StagedPredictions, doubts: Floats) -> StagedPredictions:
+    """Return staged predictions whose exits a rule's doubts of shape (n, M) decide on."""
+    return replace(staged, entropies=doubts[..., np.newaxis])
+
+
+def _variant(network: Network, parameters: dict[str, Any], dev: Floats, test: Floats) -> Variant:
+    """Return a variant whose doubts alone decide."""
+    pair = with_doubts(network.dev, dev), with_doubts(network.test, test)
+    return Variant(parameters, pair[0], pair[1], network.n_layers)
+
+
+def _by_doubts(
+    doubts: Callable[[StagedPredictions], Floats],
+) -> Callable[[Network], Iterator[Variant]]:
+    """Return the single variant of a rule that has doubts alone."""
+
+    def variants(network: Network) -> Iterator[Variant]:
+        yield _variant(network, {}, doubts(network.dev), doubts(network.test))
+
+    return variants
+
+
+# -------------------------------------------------------------- confidence of the exit, patience
+
+
+def least_confidence(staged: StagedPredictions) -> Floats:
+    """Return 1 less the largest probability, (n_samples, n_layers)."""
+    return 1.0 - staged.head_proba[0].max(axis=2).astype(np.float64)
+
+
+def small_margin(staged: StagedPredictions) -> Floats:
+    """Return 1 less the difference of the two largest probabilities, (n_samples, n_layers)."""
+    return 1.0 - _margin(staged)
+
+
+def _margin(staged: StagedPredictions) -> Floats:
+    proba = staged.head_proba[0].astype(np.float64)
+    if proba.shape[2] == 1:
+        return np.ones(proba.shape[:2])
+    largest = np.partition(proba, -2, axis=2)[..., -2:]
+    return np.clip(largest[..., 1] - largest[..., 0], 0, 1)
+
+
+def _entropy(network: Network) -> Iterator[Variant]:
+    yield Variant({}, network.dev, network.test, network.n_layers)
+
+
+def _patience(network: Network) -> Iterator[Variant]:
+    for variant in _epee(network):
+        yield replace(variant, thresholds=np.zeros(1))
+
+
+def _epee(network: Network) -> Iterator[Variant]:
+    for patience in range(1, network.n_layers + 1):
+        yield Variant({"patience": patience}, network.dev, network.test, patience)
+
+
+def _epee_mean(network: Network) -> Iterator[Variant]:
+    dev, test = (replace(s, exit_ensemble="mean") for s in (network.dev, network.test))
+    yield from _epee(replace(network, dev=dev, test=test))
+
+
+def largest_of_last(doubts: Floats, count: int) -> Floats:
+    """Return the largest of the doubts of a layer and the `count` - 1 before it.
+
+    Parameters
+    ----------
+    doubts : ndarray of shape (n_samples, n_layers)
+    count : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), float64
+        Infinite where there are fewer layers.
+    """
+    found = np.full(doubts.shape, np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(doubts, count, axis=1)
+    found[:, count - 1 :] = windows.max(axis=2)
+    return found
+
+
+def _pcee(network: Network) -> Iterator[Variant]:
+    for count in range(1, network.n_layers + 1):
+        dev, test = (
+            largest_of_last(staged.joint_entropies, count) for staged in (network.dev, network.test)
+        )
+        yield _variant(network, {"patience": count}, dev, test)
+
+
+# ------------------------------------------------------------------- several exits as one judge
+
+
+def beem_doubts(staged: StagedPredictions, weights: Floats) -> Floats:
+    """Return 1 less the weighted confidences of the exits that agree in a row, added up.
+
+    Parameters
+    ----------
+    staged : StagedPredictions
+    weights : ndarray of shape (n_layers,)
+        Adding up to 1.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), float64
+    """
+    sums = (weights * (1.0 - least_confidence(staged))).cumsum(axis=1)
+    before = np.concatenate([np.zeros((len(sums), 1)), sums], axis=1)
+    layers = np.arange(1, staged.n_layers + 1)
+    first = layers - staged.counters[..., 0]  # layers before the run of agreement
+    return np.clip(1.0 - (sums - np.take_along_axis(before, first, axis=1)), 0, 1)
+
+
+def _beem(network: Network) -> Iterator[Variant]:
+    n_layers = network.n_layers
+    hits = network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis]
+    weightings = {
+        "cost": np.arange(1.0, n_layers + 1),
+        "accuracy": hits.mean(axis=0) + 1 / (1 + len(hits)),
+    }
+    for name, weights in weightings.items():
+        share = weights / weights.sum()
+        dev, test = (beem_doubts(staged, share) for staged in (network.dev, network.test))
+        yield _variant(network, {"weights": name}, dev, test)
+
+
+def votes(staged: StagedPredictions) -> Floats:
+    """Return how many of the visited exits vote for each class.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers, n_classes), float64
+        And half of the class's mean probability, which decides between equals.
+    """
+    proba = staged.head_proba[0].astype(np.float64)
+    said = staged.predictions[..., 0][..., np.newaxis] == np.arange(proba.shape[2])
+    layers = np.arange(1, staged.n_layers + 1)[:, np.newaxis]
+    return said.cumsum(axis=1) + 0.5 * np.minimum(proba.cumsum(axis=1) / layers, 1)
+
+
+def _voting(network: Network) -> Iterator[Variant]:
+    layers = np.arange(1.0, network.n_layers + 1)
+    both = votes(network.dev), votes(network.test)
+    shares = [found / (layers[:, np.newaxis] + 0.5) for found in both]
+    judged = replace(
+        network,
+        dev=replace(network.dev, head_proba=[shares[0]]),
+        test=replace(network.test, head_proba=[shares[1]]),
+    )
+    for exponent in VOTE_EXPONENTS:
+        # A class that all exits vote for has no doubt at the last layer, whatever the exponent.
+        weights = layers**-exponent / layers[-1] ** (1 - exponent)
+        dev, test = (1.0 - np.floor(found.max(axis=2)) * weights for found in both)
+        yield _variant(judged, {"exponent": exponent}, dev, test)
+
+
+# ------------------------------------------------------------------------- learned, and the bound
+
+
+def gate_features(staged: StagedPredictions) -> Floats:
+    """Return what the gate sees of each exit.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers, 3 + n_layers), float64
+        Entropy, margin, the share of visited layers that agree in a row, and which layer it is.
+    """
+    shape = staged.entropies.shape[:2]
+    agreement = staged.counters[..., 0] / np.arange(1, shape[1] + 1)
+    seen = np.stack([staged.joint_entropies, _margin(staged), agreement], axis=2)
+    layers = np.broadcast_to(np.eye(shape[1]), (*shape, shape[1]))
+    return np.concatenate([seen, layers], axis=2)
+
+
+def _gate(network: Network) -> Iterator[Variant]:
+    features = [gate_features(staged) for staged in (network.dev, network.test)]
+    hits = network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis]
+    targets = {"correct": hits, "as good as the last": hits >= hits[:, -1:]}
+    for name, target in targets.items():
+        dev = np.empty(target.shape)
+        n_folds = min(N_FOLDS, len(dev))
+        for known, held_out in KFold(n_folds, shuffle=True, random_state=0).split(dev):
+            dev[held_out] = _learned_doubts(
+                features[0][known], target[known], features[0][held_out]
+            )
+        test = _learned_doubts(features[0], target, features[1])
+        yield _variant(network, {"target": name}, dev, test)
+
+
+def _learned_doubts(known: Floats, target: NDArray[np.bool_], asked: Floats) -> Floats:
+    """Return the probability that the target is False, (n_samples, n_layers), for other samples."""
+    if target.all() or not target.any():
+        return np.full(asked.shape[:2], 1.0 - target.flat[0])
+    gate = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    gate.fit(known.reshape(-1, known.shape[2]), target.ravel())
+    return gate.predict_proba(asked.reshape(-1, asked.shape[2]))[:, 0].reshape(asked.shape[:2])
+
+
+def _oracle(network: Network) -> Iterator[Variant]:
+    """Yield exits at the first correct layer up to a depth, else at the first, for every depth."""
+    pair = ((network.dev, network.dev_y), (network.test, network.test_y))
+    correct = [staged.predictions[..., 0] == y[:, np.newaxis] for staged, y in pair]
+    for depth in range(1, network.n_layers + 1):
+        dev, test = (np.where(_first_layers(hits, depth), 0.0, 1.0) for hits in correct)
+        found = _variant(network, {"depth": depth}, dev, test)
+        yield replace(found, thresholds=np.full(1, 0.5))
+
+
+def _first_layers(hits: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
+    """Return the hits up to a layer; the first layer where there is none, as others do not help."""
+    in_reach = hits.copy()
+    in_reach[:, depth:] = False
+    in_reach[~in_reach.any(axis=1), 0] = True
+    return in_reach
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule("max_probability", "Maximum probability", "BranchyNet's successors; MSDNet, arXiv "
+             "1703.09844", _by_doubts(least_confidence)),
+        Rule("margin", "Margin of the two largest", "common practice", _by_doubts(small_margin)),
+        Rule("entropy", "Entropy only", "BranchyNet, arXiv 1709.01686; DeeBERT, 2004.12993",
+             _entropy),
+        Rule("patience", "Patience only", "PABEE, arXiv 2006.04152", _patience),
+        Rule("epee", "EPEE", "arXiv 2503.02053", _epee),
+        Rule("epee_mean", "EPEE, mean of the visited exits", "arXiv 2503.02053", _epee_mean),
+        Rule("pcee", "PCEE-BERT", "Findings of NAACL 2022, 10.18653/v1/2022.findings-naacl.25",
+             _pcee),
+        Rule("beem", "BEEM", "arXiv 2502.00745", _beem),
+        Rule("voting", "Voting", "arXiv 2105.13792", _voting),
+        Rule("gate", "Learned gate", "logistic regression; cf. BERxiT, EACL 2021", _gate),
+        Rule("oracle", "Oracle: first correct layer", "bound", _oracle, reads_labels=True),
+    )
+}  # fmt: skip

@@ -1,0 +1,281 @@
+"""The three methods of the paper: entropy only, patience only, EPEE; chosen on dev, read on test.
+
+Each method's settings are those that `studies.rules` compares: for EPEE the grid of all patience
+values and of thresholds at quantiles of the entropies on dev, for the others its two edges. Two
+policies are chosen from each: the one of best dev score among those that save enough, and the
+fastest one that loses next to nothing against full depth. Test samples are read once, for the
+result. Intervals are of the chosen policies: resamples draw test samples and networks anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.bootstrap import Floats, Score, draws, interval, quotient, seed_means
+from studies.exit_rules import RULES, Network
+from studies.rules import N_DRAWS, Applied, Group, apply, jobs_in, network_of
+from studies.sets import score_all
+
+METHODS = ("entropy", "patience", "epee")
+MIN_RATIO = 0.52
+TOLERANCE = 0.005
+# Ratios and scores that are equal on paper differ in their last digits.
+ROUNDING = 1e-9
+
+# Number of layers, and what the backbone with so many layers and one head predicts on test.
+Cuts = Mapping[int, NDArray[np.int64]]
+
+
+def best_that_saves(
+    ratios: NDArray[np.float64], scores: NDArray[np.float64], full_depth: float
+) -> int | None:
+    """Return the setting of best score at a ratio of at least `MIN_RATIO`, the fastest on ties."""
+    del full_depth
+    return _first(np.flatnonzero(ratios >= MIN_RATIO - ROUNDING), scores, ratios)
+
+
+def fastest_that_keeps(
+    ratios: NDArray[np.float64], scores: NDArray[np.float64], full_depth: float
+) -> int | None:
+    """Return the fastest setting that loses at most `TOLERANCE`, the best one on ties."""
+    return _first(np.flatnonzero(scores >= full_depth - TOLERANCE - ROUNDING), ratios, scores)
+
+
+def _first(
+    allowed: NDArray[np.intp], wanted: NDArray[np.float64], then: NDArray[np.float64]
+) -> int | None:
+    if not len(allowed):
+        return None
+    return int(allowed[np.lexsort((then[allowed], wanted[allowed]))[-1]])
+
+
+CHOICES: dict[str, Callable[..., int | None]] = {
+    "saving": best_that_saves,
+    "tolerance": fastest_that_keeps,
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy that was chosen for a network, on its test samples.
+
+    Attributes
+    ----------
+    tau : float
+    patience : int
+    dev : dict
+        Its "ratio" and "score" on dev.
+    exits, predicted : ndarray of shape (n_samples,), int64
+        Exit layers and predicted codes on test.
+    network : Network
+    """
+
+    tau: float
+    patience: int
+    dev: dict[str, float]
+    exits: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    network: Network
+
+    @property
+    def ratio(self) -> float:
+        """The speed-up ratio on test."""
+        return self.network.test.speedup(self.exits)
+
+    def equal_cost(self, cuts: Cuts) -> int | None:
+        """Return the least number of layers that costs as much or more, of those that there are."""
+        cost = self.exits.mean()
+        return min((n for n in cuts if n >= cost - ROUNDING), default=None)
+
+
+def chosen(network: Network, applied: Applied, choice: str) -> Chosen | None:
+    """Return the policy that a method's settings lead to, None if no setting is good enough.
+
+    Parameters
+    ----------
+    network : Network
+    applied : Applied
+        The settings of one of `METHODS`.
+    choice : {"saving", "tolerance"}
+    """
+    everybody = np.ones((1, len(network.dev_y)), np.float32)
+    ratios, scores = applied.dev.ratios(everybody)[0], applied.dev.scores(everybody)[0]
+    full = network.score(network.dev.predictions[:, -1, 0], network.dev_y)
+    setting = CHOICES[choice](ratios, scores, full)
+    if setting is None:
+        return None
+    parameters, tau = applied.settings[setting]
+    patience = parameters.get("patience", network.n_layers)
+    exits = network.test.exit_layers(tau, patience)
+    predicted = network.test.predictions[np.arange(len(exits)), exits - 1, 0]
+    dev = {"ratio": float(ratios[setting]), "score": float(scores[setting])}
+    return Chosen(tau, patience, dev, exits, predicted, network)
+
+
+def policies(
+    data: str,
+    networks: Sequence[Network],
+    cuts: Sequence[Cuts] | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Choose the policies of the paper's methods on dev; report them on test.
+
+    Parameters
+    ----------
+    data : str
+        The data set, a key of `studies.sets.SETS`.
+    networks : sequence of Network
+        One per seed.
+    cuts : sequence of mapping, default=None
+        Per network, what the backbone cut to its first layers predicts on test.
+    n_draws, seed : int
+        Resamples.
+
+    Returns
+    -------
+    dict
+        By method and by choice; None where a network has no setting that is good enough. Of the
+        others "ratio" and "scores" on test, means over the networks; "to_full_depth" and "to_cut",
+        differences of the main score with intervals; and each network's policy under "runs".
+    """
+    found: dict[str, Any] = {}
+    beside = [{}] * len(networks) if cuts is None else cuts
+    for method in METHODS:
+        applied = [apply(RULES[method], network) for network in networks]
+        found[method] = {}
+        for choice in CHOICES:
+            runs = [chosen(n, a, choice) for n, a in zip(networks, applied, strict=True)]
+            done = [run for run in runs if run is not None]
+            complete = len(done) == len(runs)
+            found[method][choice] = (
+                _reported(data, done, beside, n_draws, seed) if complete else None
+            )
+    full = [score_all(data, n.test_y, n.test.predictions[:, -1, 0]) for n in networks]
+    return {"full_depth": _means(full), "methods": found}
+
+
+def _reported(
+    data: str, runs: Sequence[Chosen], cuts: Sequence[Cuts], n_draws: int, seed: int
+) -> dict[str, Any]:
+    scores = [score_all(data, run.network.test_y, run.predicted) for run in runs]
+    layers = [run.equal_cost(of_run) for run, of_run in zip(runs, cuts, strict=True)]
+    rivals = [of_run[n] for n, of_run in zip(layers, cuts, strict=True) if n is not None]
+    report = {
+        "ratio": float(np.mean([run.ratio for run in runs])),
+        "scores": _means(scores),
+        "to_full_depth": difference(
+            runs, [run.network.test.predictions[:, -1, 0] for run in runs], n_draws, seed
+        ),
+        "to_cut": None,
+        "runs": [
+            {
+                "tau": run.tau,
+                "patience": run.patience,
+                "dev_ratio": run.dev["ratio"],
+                "dev_score": run.dev["score"],
+                "ratio": run.ratio,
+                **of_run,
+                "cut_layers": n,
+            }
+            for run, of_run, n in zip(runs, scores, layers, strict=True)
+        ],
+    }
+    if len(rivals) == len(runs):
+        report["to_cut"] = difference(runs, rivals, n_draws, seed)
+    return report
+
+
+def difference(
+    runs: Sequence[Chosen], others: Sequence[NDArray[np.int64]], n_draws: int, seed: int
+) -> dict[str, Any]:
+    """Return how much better policies are than other predictions for the same test samples.
+
+    Parameters
+    ----------
+    runs : sequence of Chosen
+    others : sequence of ndarray of shape (n_samples,), int
+        Codes, per network.
+    n_draws, seed : int
+
+    Returns
+    -------
+    dict
+        An interval of the difference of main scores, see `studies.bootstrap.interval`.
+    """
+    per_network = []
+    for run, other in zip(runs, others, strict=True):
+        y, score = run.network.test_y, run.network.score
+        weights = draws(len(y), n_draws, seed)
+        ours, theirs = (_scores(score, codes, y, weights) for codes in (run.predicted, other))
+        per_network.append(ours - theirs)
+    return interval(seed_means(per_network, seed))
+
+
+def _scores(
+    score: Score, predicted: NDArray[np.int64], y: NDArray[np.int64], weights: Floats
+) -> NDArray[np.float64]:
+    above, below = score.counts(predicted, y)
+    return quotient(weights @ above, weights @ below)
+
+
+def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([each[name] for each in scores])) for name in scores[0]}
+
+
+# ---------------------------------------------------------------------------------- what there is
+
+
+def policies_in(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
+    """Report the policies of every data set and backbone that there is, by their titles.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the study's jobs; the cut backbones of a network are the jobs "cut-K" with
+        its data set, backbone, seed and options.
+    n_draws : int
+
+    Returns
+    -------
+    dict of str to dict
+    """
+    groups: dict[Group, list[tuple[int, Path]]] = {}
+    for group, seed, folder in jobs_in(out):
+        groups.setdefault(group, []).append((seed, folder))
+    found = {}
+    for group, jobs in groups.items():
+        networks = [network_of(group.data, folder) for _, folder in jobs]
+        cuts = [
+            cuts_beside(folder, n.n_layers) for n, (_, folder) in zip(networks, jobs, strict=True)
+        ]
+        about = {"data": group.data, "backbone": group.backbone}
+        found[group.title] = about | policies(group.data, networks, cuts, n_draws)
+    return found
+
+
+def cuts_beside(folder: Path, n_layers: int) -> dict[int, NDArray[np.int64]]:
+    """Return what the cut backbones beside the job of a network predict on test, by their layers.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a job "exits", whose folder's name begins with its kind.
+    n_layers : int
+        Of the network; the job "full" has so many.
+    """
+    found = {}
+    for n in range(1, n_layers + 1):
+        kinds = [f"cut-{n}"] + ["full"] * (n == n_layers)
+        for kind in kinds:
+            beside = folder.with_name(folder.name.replace("exits", kind, 1))
+            if (beside / "result.json").exists():
+                with np.load(beside / "predictions.npz") as saved:
+                    found[n] = saved["test_pred"]
+    return found

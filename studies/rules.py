@@ -1,0 +1,377 @@
+"""Exit rules side by side on the same networks: fronts chosen on dev, read on test, with areas.
+
+    python -m studies.rules OUT [--draws 500] [--json FILE]
+
+reads the networks that the study has trained (jobs "exits" in the folder OUT) and prints, for every
+data set and backbone, the area under the front of every rule with its interval, and how far it is
+from EPEE's. Nothing is trained.
+
+The settings of a rule on its front are those of which no other one is both faster and better on
+dev. On test, the score at a speed-up ratio is read between the neighboring settings (a mix of two
+policies reaches it); below the slowest one it is that one's. The area is the mean of that score
+over the ratios of `RANGE`. Resamples draw dev samples, test samples and networks anew, choose the
+front again, and use the same draws for all rules, so that differences are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace
+from studies.bootstrap import Floats, Score, draws, interval, quotient, seed_means
+from studies.exit_rules import RULES, Network, Rule, Variant
+from studies.sets import NEGATIVE_CODES
+
+# Settings of each rule, shared evenly by its variants.
+N_SETTINGS = 400
+# Speed-up ratios that areas are taken over.
+RANGE = (0.25, 0.75)
+GRID = np.linspace(*RANGE, 51)
+CURVE = np.round(np.linspace(0.0, 0.9, 46), 2)
+N_DRAWS = 500
+REFERENCE = "epee"
+
+
+class Setting(NamedTuple):
+    """A rule with everything decided: its variant's parameters and the threshold."""
+
+    parameters: dict[str, Any]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What every sample adds to the score and to the cost of every setting.
+
+    Attributes
+    ----------
+    above, below : ndarray of shape (n_settings, n_samples), float32
+        Of the score, above and below the line.
+    layers : ndarray of shape (n_settings, n_samples), float32
+        The exit layers.
+    n_layers : int
+    """
+
+    above: Floats
+    below: Floats
+    layers: Floats
+    n_layers: int
+
+    def scores(self, weights: Floats) -> NDArray[np.float64]:
+        """Return the scores of weighted samples, (n_weightings, n_settings)."""
+        return quotient(weights @ self.above.T, weights @ self.below.T)
+
+    def ratios(self, weights: Floats) -> NDArray[np.float64]:
+        """Return the speed-up ratios of weighted samples, (n_weightings, n_settings)."""
+        total = weights.sum(axis=1, dtype=np.float64)[:, np.newaxis]
+        return 1.0 - (weights @ self.layers.T).astype(np.float64) / (total * self.n_layers)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """All settings of a rule, applied to a network.
+
+    Attributes
+    ----------
+    settings : list of Setting
+    dev, test : Sums
+    """
+
+    settings: list[Setting]
+    dev: Sums
+    test: Sums
+
+
+def apply(rule: Rule, network: Network, n_settings: int = N_SETTINGS) -> Applied:
+    """Apply a rule to a network: all variants, thresholds at quantiles of what matters on dev.
+
+    Parameters
+    ----------
+    rule : Rule
+    network : Network
+    n_settings : int
+        At most so many, unless there are more variants.
+
+    Returns
+    -------
+    Applied
+    """
+    variants = list(rule.variants(network))
+    per_variant = max(2, n_settings // len(variants))
+    offered = [
+        PolicySpace(v.dev).quantile_taus(per_variant) if v.thresholds is None else v.thresholds
+        for v in variants
+    ]
+    pairs = list(zip(variants, offered, strict=True))
+    return Applied(
+        [Setting(v.parameters, float(tau)) for v, taus in pairs for tau in taus],
+        _sums(((v, v.dev, taus) for v, taus in pairs), network.dev_y, network.score),
+        _sums(((v, v.test, taus) for v, taus in pairs), network.test_y, network.score),
+    )
+
+
+def _sums(
+    parts: Iterable[tuple[Variant, StagedPredictions, NDArray[np.float64]]],
+    y: NDArray[np.int64],
+    score: Score,
+) -> Sums:
+    """Return the sums of all thresholds of all variants, in their order."""
+    rows = np.arange(len(y))
+    exits, predicted = [], []
+    for variant, staged, taus in parts:
+        found = np.stack([staged.exit_layers(tau, variant.patience) for tau in taus])
+        exits.append(found)
+        predicted.append(staged.predictions[..., 0][rows, found - 1])
+        n_layers = staged.n_layers
+    above, below = score.counts(np.concatenate(predicted), y)
+    return Sums(above, below, np.concatenate(exits).astype(np.float32), n_layers)
+
+
+def front_of(ratios: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the settings of which no other one is faster and as good, from fast to slow.
+
+    Parameters
+    ----------
+    ratios, scores : ndarray of shape (n_settings,)
+
+    Returns
+    -------
+    ndarray of int64
+    """
+    order = np.lexsort((scores, ratios))[::-1]
+    best = np.maximum.accumulate(scores[order])
+    is_better = np.ones(len(order), bool)
+    is_better[1:] = best[1:] > best[:-1]
+    return order[is_better]
+
+
+def curve_of(
+    ratios: NDArray[np.float64], scores: NDArray[np.float64], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the score at each ratio of a grid, read between the settings of a front."""
+    order = np.lexsort((scores, ratios))
+    return np.interp(grid, ratios[order], scores[order])
+
+
+def curves(
+    applied: Applied, dev_weights: Floats, test_weights: Floats, grid: NDArray[np.float64] = GRID
+) -> NDArray[np.float64]:
+    """Return the test scores along the front, for every resample.
+
+    Parameters
+    ----------
+    applied : Applied
+    dev_weights, test_weights : ndarray of shape (n_weightings, n_samples)
+    grid : ndarray of shape (n_ratios,)
+
+    Returns
+    -------
+    ndarray of shape (n_weightings, n_ratios)
+    """
+    dev = applied.dev.ratios(dev_weights), applied.dev.scores(dev_weights)
+    test = applied.test.ratios(test_weights), applied.test.scores(test_weights)
+    found = np.empty((len(dev_weights), len(grid)))
+    for row, (dev_ratios, dev_scores, ratios, scores) in enumerate(zip(*dev, *test, strict=True)):
+        chosen = front_of(dev_ratios, dev_scores)
+        found[row] = curve_of(ratios[chosen], scores[chosen], grid)
+    return found
+
+
+def compare(
+    networks: Sequence[Network],
+    rules: Iterable[Rule] = tuple(RULES.values()),
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare exit rules on the networks of several seeds.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        Of the same data set and backbone, one per seed.
+    rules : iterable of Rule
+        EPEE among them.
+    n_draws : int
+        Resamples.
+    seed : int
+        Of the resamples.
+
+    Returns
+    -------
+    dict
+        JSON can say it. Of each rule its area, the difference of that to EPEE's, both with their
+        intervals, and the curve that the front has on test.
+    """
+    areas, shown = {}, {}
+    for rule in rules:
+        per_network, curve = [], []
+        for network in networks:
+            applied = apply(rule, network)
+            dev, test = (draws(len(y), n_draws, seed) for y in (network.dev_y, network.test_y))
+            per_network.append(curves(applied, dev, test).mean(axis=1))
+            curve.append(curves(applied, dev[:1], test[:1], CURVE)[0])
+        areas[rule.name] = seed_means(per_network, seed)
+        shown[rule.name] = {"title": rule.title, "source": rule.source, "bound": rule.reads_labels}
+        shown[rule.name]["curve"] = np.mean(curve, axis=0).tolist()
+    for name, area in areas.items():
+        shown[name]["area"] = interval(area)
+        shown[name]["to_epee"] = interval(area - areas[REFERENCE])
+    return about(networks) | {"rules": shown}
+
+
+def about(networks: Sequence[Network]) -> dict[str, Any]:
+    """Return what a comparison was made on."""
+    full = [n.score(n.test.predictions[:, -1, 0], n.test_y) for n in networks]
+    return {
+        "score": networks[0].score.name,
+        "range": list(RANGE),
+        "curve_ratios": CURVE.tolist(),
+        "n_seeds": len(networks),
+        "n_layers": networks[0].n_layers,
+        "n_dev": len(networks[0].dev_y),
+        "n_test": len(networks[0].test_y),
+        "full_depth": float(np.mean(full)),
+    }
+
+
+# ---------------------------------------------------------------------------------- what there is
+
+
+class Group(NamedTuple):
+    """What networks of several seeds have in common."""
+
+    data: str
+    backbone: str
+    options: str = ""
+
+    @property
+    def title(self) -> str:
+        """Say it in words."""
+        return ", ".join(word for word in self if word)
+
+
+def jobs_in(out: Path, kind: str = "exits") -> Iterator[tuple[Group, int, Path]]:
+    """Yield the jobs of a kind that are done: group, seed and folder, in order of the seeds."""
+    found = []
+    for path in out.rglob("result.json"):
+        job = json.loads(path.read_text())["job"]
+        if job["kind"] == kind:
+            options = ",".join(f"{key}={value}" for key, value in sorted(job["options"].items()))
+            found.append((Group(job["data"], job["backbone"], options), job["seed"], path.parent))
+    yield from sorted(found)
+
+
+def networks_in(out: Path, kind: str = "exits") -> dict[Group, list[Network]]:
+    """Return the trained networks of every data set and backbone, in the order of their seeds."""
+    networks: dict[Group, list[Network]] = {}
+    for group, _, folder in jobs_in(out, kind):
+        networks.setdefault(group, []).append(network_of(group.data, folder))
+    return networks
+
+
+def network_of(data: str, folder: Path) -> Network:
+    """Return the network of a job, from its saved predictions."""
+    with np.load(folder / "predictions.npz") as saved:
+        dev = saved["dev_proba"], saved["dev_y"]
+        test = saved["test_proba"], saved["test_y"]
+    return Network.from_arrays(*dev, *test, Score(NEGATIVE_CODES.get(data)))
+
+
+def compare_all(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
+    """Compare the rules on every data set and backbone that there is, by their titles."""
+    return {
+        group.title: {"data": group.data, "backbone": group.backbone}
+        | compare(networks, n_draws=n_draws)
+        for group, networks in networks_in(out).items()
+    }
+
+
+# ------------------------------------------------------------------------------------- the table
+
+
+def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return, for each rule, on how many sets it is better or worse than EPEE beyond chance.
+
+    Parameters
+    ----------
+    found : dict
+        What `compare_all` returns.
+
+    Returns
+    -------
+    dict of str to dict
+        By rule: "better" and "worse", titles of the sets; "mean", the mean difference of the areas.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    for title, of_set in found.items():
+        for name, rule in of_set["rules"].items():
+            row = counts.setdefault(name, {"better": [], "worse": [], "differences": []})
+            row["differences"].append(rule["to_epee"]["estimate"])
+            if rule["to_epee"]["beyond_chance"]:
+                row["better" if rule["to_epee"]["estimate"] > 0 else "worse"].append(title)
+    for row in counts.values():
+        row["mean"] = float(np.mean(row.pop("differences")))
+    return counts
+
+
+def markdown(found: dict[str, dict[str, Any]]) -> str:
+    """Render a table per set, and one of all sets, in points."""
+    lines = [line for title, of_set in found.items() for line in _table(title, of_set)]
+    return "\n".join([*lines, *_summary_table(found)]) + "\n"
+
+
+def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield (
+        f"{found['score']}, {found['n_seeds']} seed(s), {found['n_layers']} layers, "
+        f"{found['n_dev']:,} dev and {found['n_test']:,} test samples, full depth "
+        f"{100 * found['full_depth']:.1f}; ratios {RANGE[0]} to {RANGE[1]}.\n"
+    )
+    yield "| rule | area | to EPEE | beyond chance |\n| --- | --- | --- | --- |"
+    for rule in found["rules"].values():
+        note = "bound" if rule["bound"] else "yes" if rule["to_epee"]["beyond_chance"] else ""
+        cells = rule["title"], _shown(rule["area"]), _shown(rule["to_epee"], "+"), note
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _summary_table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield f"## All {len(found)} sets\n"
+    yield "| rule | mean difference to EPEE | better beyond chance | worse beyond chance |"
+    yield "| --- | --- | --- | --- |"
+    for name, row in summary(found).items():
+        counts = [f"{len(row[key])}" for key in ("better", "worse")]
+        yield f"| {RULES[name].title} | {100 * row['mean']:+.2f} | {' | '.join(counts)} |"
+
+
+def _shown(found: dict[str, Any], sign: str = "") -> str:
+    low, middle, high = (f"{100 * found[key]:{sign}.2f}" for key in ("low", "estimate", "high"))
+    return f"{middle} ({low} to {high})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m studies.rules", description=__doc__)
+    parser.add_argument("out", type=Path, help="the folder of the study's jobs")
+    parser.add_argument("--draws", type=int, default=N_DRAWS, help="resamples")
+    parser.add_argument("--json", type=Path, help="a file for the same for programs")
+    options = parser.parse_args(arguments)
+    found = compare_all(options.out, options.draws)
+    if not found:
+        parser.error(f"no job of kind 'exits' is done in {options.out}.")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()
