@@ -99,6 +99,8 @@ class DistillationExitLoss(JointExitLoss):
     ----------
     exit_weights : ndarray of shape (M,)
         Weight w_m of each exit.
+    temperature : float, default=2
+        Temperature T of the teacher's and the students' probabilities.
 
     References
     ----------
@@ -109,12 +111,19 @@ class DistillationExitLoss(JointExitLoss):
     the gradient's size.
     """
 
+    def __init__(
+        self, exit_weights: NDArray[np.float64], temperature: float = _TEMPERATURE
+    ) -> None:
+        super().__init__(exit_weights)
+        self.temperature = temperature
+
     def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
         """Return the loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,)."""
         if not self.training:
             return super().forward(logits, labels, sample_weights)
         losses = _cross_entropies(logits, labels)
-        taught = (1 - _TEACHER_SHARE) * losses[:, :-1] + _TEACHER_SHARE * _divergences(logits)
+        divergences = _divergences(logits, self.temperature)
+        taught = (1 - _TEACHER_SHARE) * losses[:, :-1] + _TEACHER_SHARE * divergences
         losses = torch.cat([taught, losses[:, -1:]], dim=1)
         return (sample_weights * self._mean_over_exits(losses)).mean()
 
@@ -132,15 +141,15 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def _divergences(logits: Tensor) -> Tensor:
+def _divergences(logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(q_M || q_m) of every sample at exits before the last, (n, M - 1) float32."""
-    softened = functional.log_softmax(logits.float() / _TEMPERATURE, dim=-1)
+    softened = functional.log_softmax(logits.float() / temperature, dim=-1)
     # Detached: the last exit would otherwise move towards what shallow ones can follow.
     teacher = softened[:, -1:].detach()
     terms = functional.kl_div(
         softened[:, :-1], teacher.expand_as(softened[:, :-1]), reduction="none", log_target=True
     )
-    return _TEMPERATURE**2 * terms.sum(-1)
+    return temperature**2 * terms.sum(-1)
 
 
 def steps_of_parts(exit_training: str, n_steps: int) -> tuple[int, ...]:

@@ -1,0 +1,382 @@
+"""What a training can do differently: networks and callbacks that recipes of the study are made of.
+
+The package has none of them; each takes one hook of it. What is measured with them, and what of it
+pays, is in ``docs/training_recipes.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from sklearn_epee import EPEEClassifier
+from sklearn_epee._nn.batch_layout import BatchLayout
+from sklearn_epee._nn.batching import SAMPLE_WEIGHT
+from sklearn_epee._nn.heads import ExitHead
+from sklearn_epee._nn.network import MultiExitNetwork
+from sklearn_epee._nn.pooling import mean_over_samples
+
+Learned = list[tuple[Iterator[tuple[str, nn.Parameter]], float]]
+
+
+class RecipeClassifier(EPEEClassifier):
+    """A text classifier whose network is of another class.
+
+    Attributes
+    ----------
+    network_class : type of MultiExitNetwork
+        Set after construction; a clone does not have it.
+    """
+
+    network_class: type[MultiExitNetwork] = MultiExitNetwork
+
+    def _with_heads(self, backbone: Any, n_classes: Any, pooling: str) -> MultiExitNetwork:
+        return self.network_class(backbone, n_classes, pooling, self._head_dropout())
+
+
+# -------------------------------------------------------------------------------------- heads
+
+
+class BottleneckHead(ExitHead):
+    """A head with a residual map through a narrow layer in front: ``x + W2 gelu(W1 norm(x))``."""
+
+    share_of_width: ClassVar[float] = 0.25
+
+    def __init__(self, in_features: int, *args: Any, **options: Any) -> None:
+        super().__init__(in_features, *args, **options)
+        narrow = max(1, int(self.share_of_width * in_features))
+        self.norm = nn.LayerNorm(in_features, dtype=torch.float32)
+        self.down = nn.Linear(in_features, narrow, dtype=torch.float32)
+        self.up = nn.Linear(narrow, in_features, dtype=torch.float32)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled rows to logits (n, n_classes), in float32."""
+        return super().forward(pooled + self.up(functional.gelu(self.down(self.norm(pooled)))))
+
+
+class AttentionHead(ExitHead):
+    """A head with a layer of attention: queries that it learns read all positions.
+
+    Positions have keys and values by maps of the head's own; what is read comes on top of the mean.
+    Texts have one row each.
+    """
+
+    n_queries: ClassVar[int] = 4
+
+    def __init__(self, in_features: int, *args: Any, **options: Any) -> None:
+        super().__init__(in_features, *args, **options)
+        maps = [nn.Linear(in_features, in_features, dtype=torch.float32) for _ in range(3)]
+        self.keys, self.values, self.mixed = maps
+
+    def attend(self, hidden: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the mean over the real positions, with what the queries read added."""
+        if layout.windows is not None or self.query is None:
+            raise ValueError("Heads with a layer of attention read texts of one row each.")
+        hidden = hidden.float()
+        k, v = (self._split(part(hidden)) for part in (self.keys, self.values))
+        query = self.query.view(1, self.n_queries, 1, -1).expand(len(hidden), -1, -1, -1)
+        real = layout.mask[:, None, None, :]
+        read = functional.scaled_dot_product_attention(query, k, v, attn_mask=real)
+        return mean_over_samples(hidden, layout) + self.mixed(read.flatten(1))
+
+    def _split(self, hidden: Tensor) -> Tensor:
+        """Return hidden states (n, t, d) as (n, queries, t, d / queries)."""
+        return hidden.unflatten(-1, (self.n_queries, -1)).transpose(1, 2)
+
+
+class BottleneckNetwork(MultiExitNetwork):
+    """A network with `BottleneckHead` modules."""
+
+    head_class: ClassVar[type[ExitHead]] = BottleneckHead
+
+    def _make_head(self, dense: int | None) -> nn.Module:
+        attends = self.pooling == "attention"
+        n_classes = self.class_counts[0]
+        return self.head_class(self.n_features, n_classes, dense, self.dropout, attends)
+
+
+class AttentionNetwork(BottleneckNetwork):
+    """A network with `AttentionHead` modules, for ``pooling="attention"``."""
+
+    head_class = AttentionHead
+
+
+# --------------------------------------------------------------------------- rates and gradients
+
+
+def layer_of(name: str, n_layers: int) -> int:
+    """Return the layer that a parameter of a text backbone belongs to.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"encoder.layer.0.output.dense.weight"``.
+    n_layers : int
+
+    Returns
+    -------
+    int
+        From 1 to `n_layers`; 0 for the embeddings, `n_layers` for what follows the last layer.
+    """
+    if found := re.search(r"(?:^|\.)(?:layer|layers|h|block)\.(\d+)\.", name):
+        return int(found[1]) + 1
+    return 0 if "embed" in name else n_layers
+
+
+class DecayedRatesNetwork(MultiExitNetwork):
+    """A network whose layers learn the slower the lower they lie.
+
+    The rate of layer m of M is that of the backbone times ``decay ** (M - m)``; embeddings are
+    layer 0.
+
+    References
+    ----------
+    Howard and Ruder, "Universal language model fine-tuning for text classification", arXiv
+    1801.06146; as a power of the layer in Clark et al., "ELECTRA", arXiv 2003.10555.
+    """
+
+    decay: ClassVar[float] = 0.8
+
+    def learned(self, learning_rate: float, head_learning_rate: float) -> Learned:
+        """Return the named parameters of every layer and of the heads, with their rates."""
+        n_layers = self.n_layers
+        parts: Learned = []
+        named = list(self.backbone.named_parameters())
+        for layer in range(n_layers + 1):
+            own = [pair for pair in named if layer_of(pair[0], n_layers) == layer]
+            parts.append((iter(own), learning_rate * self.decay ** (n_layers - layer)))
+        return [*parts, (self.heads.named_parameters(), head_learning_rate)]
+
+
+class EquilibriumNetwork(MultiExitNetwork):
+    """A network in which every layer gets the mean of the gradients of the exits above it.
+
+    With M - m + 1 exits at or above layer m, what comes from its own exit is divided by their
+    number, and what comes from above is scaled by the share of the others.
+
+    References
+    ----------
+    Li et al., "Improved techniques for training adaptive deep networks", arXiv 1908.06294.
+    """
+
+    def layers_read(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor, BatchLayout]]:
+        """Yield layer, what its head reads of it and the layout; backwards in equilibrium."""
+        hidden, layout = self.embed(batch)
+        for layer in range(1, self.n_layers + 1):
+            below, hidden = hidden, self._run_layer(layer, hidden, layout.mask)
+            n_exits = self.n_layers - layer + 1
+            read = with_scaled_gradient(hidden, 1 / n_exits)
+            yield layer, self.pooled(layer, read, below, layout), layout
+            hidden = with_scaled_gradient(hidden, 1 - 1 / n_exits)
+
+
+def with_scaled_gradient(hidden: Tensor, scale: float) -> Tensor:
+    """Return the same values, through which gradients go back multiplied by a number."""
+    passed = hidden.view_as(hidden)
+    if passed.requires_grad:
+        passed.register_hook(lambda gradient: gradient * scale)
+    return passed
+
+
+# ---------------------------------------------------------------------------- low-rank adapters
+
+
+class LowRankUpdate(nn.Module):
+    """A weight plus a learned product of two thin matrices, which begins as zero.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+    rank : int
+    scale : float
+        Of the product.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
+        super().__init__()
+        n_out, n_in = weight.shape
+        self.scale = scale
+        self.thin = nn.Parameter(torch.randn(rank, n_in) / n_in**0.5)
+        self.tall = nn.Parameter(torch.zeros(n_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight that the layer computes with."""
+        return weight + self.scale * (self.tall @ self.thin)
+
+
+class LowRankNetwork(MultiExitNetwork):
+    """A network whose backbone learns low-rank updates of its layers' linear maps, and no more.
+
+    `merge` makes a usual network of it again.
+
+    References
+    ----------
+    Hu et al., "LoRA: low-rank adaptation of large language models", arXiv 2106.09685.
+    """
+
+    rank: ClassVar[int] = 16
+    scale: ClassVar[float] = 2.0
+    rate_factor: ClassVar[float] = 8.0
+
+    def split(self) -> None:
+        """Put an update on every linear map of the backbone, and let nothing else of it learn."""
+        maps = [module for module in self.backbone.modules() if isinstance(module, nn.Linear)]
+        self.backbone.requires_grad_(False)
+        for module in maps:
+            update = LowRankUpdate(module.weight, self.rank, self.scale)
+            parametrize.register_parametrization(module, "weight", update)
+
+    def merge(self) -> None:
+        """Add the updates to the weights."""
+        for module in list(self.backbone.modules()):
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        self.backbone.requires_grad_(True)
+
+    def learned(self, learning_rate: float, head_learning_rate: float) -> Learned:
+        """Return the named parameters; updates learn faster than whole weights."""
+        return super().learned(self.rate_factor * learning_rate, head_learning_rate)
+
+
+class LowRankClassifier(RecipeClassifier):
+    """A classifier that learns low-rank updates and predicts with merged weights."""
+
+    def _with_heads(self, backbone: Any, n_classes: Any, pooling: str) -> MultiExitNetwork:
+        network = LowRankNetwork(backbone, n_classes, pooling, self._head_dropout())
+        network.split()
+        return network
+
+
+class MergeAtEnd(Callback):
+    """Merge the low-rank updates of a `LowRankNetwork` once it is trained."""
+
+    def on_train_end(self, net: Any, **_: Any) -> None:
+        """Merge."""
+        net.module_.merge()
+
+
+# ------------------------------------------------------------------------------- start of heads
+
+
+class HeadsFromRegression(Callback):
+    """Let every head begin as the logistic regression on what it reads of the untrained backbone.
+
+    The dense layer begins as the principal directions of what is read, scaled so that its tanh is
+    about linear; the map to the classes is a logistic regression on its output.
+
+    Parameters
+    ----------
+    C : float, default=0.1
+        Inverse strength of the regularization.
+    """
+
+    spread: ClassVar[float] = 0.5
+
+    def __init__(self, C: float = 0.1) -> None:
+        self.C = C
+
+    def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
+        """Read all training samples once, and set the heads."""
+        states, labels = frozen_states(net, X)
+        for head, read in zip(net.module_.heads, states, strict=True):
+            start_head(head, read, labels, self.C, self.spread)
+
+
+@torch.no_grad()
+def frozen_states(net: Any, samples: Any) -> tuple[list[NDArray[Any]], NDArray[Any]]:
+    """Return what the heads of a net read of samples, (n, n_features) each, and the labels."""
+    network = net.module_.eval()
+    parts: list[list[NDArray[Any]]] = [[] for _ in network.heads]
+    labels = []
+    order = np.argsort(samples.samples.lengths, kind="stable")
+    for rows in np.array_split(order, -(-len(order) // 32)):
+        inputs, y = samples.collate(rows.tolist())
+        inputs.pop(SAMPLE_WEIGHT)
+        batch = {name: part.to(net.device) for name, part in inputs.items()}
+        for layer, pooled, _ in network.layers_read(batch):
+            parts[layer - 1].append(pooled.float().cpu().numpy())
+        labels.append(y.numpy())
+    return [np.concatenate(part) for part in parts], np.concatenate(labels)
+
+
+@torch.no_grad()
+def start_head(
+    head: Any, read: NDArray[Any], labels: NDArray[Any], C: float, spread: float
+) -> None:
+    """Set the weights of a head to a logistic regression on rows that it reads.
+
+    Parameters
+    ----------
+    head : ExitHead
+        With a dense layer.
+    read : ndarray of shape (n, n_features)
+    labels : ndarray of shape (n,)
+        Columns of the head's logits that have no sample keep their start.
+    C : float
+    spread : float
+        Standard deviation of what the dense layer's tanh is taken of, on average.
+    """
+    center = read.mean(axis=0)
+    _, strengths, directions = np.linalg.svd(read - center, full_matrices=False)
+    n_directions = min(len(directions), head.dense.out_features)
+    directions = directions[:n_directions]
+    size = np.sqrt((strengths[:n_directions] ** 2).sum() / (len(read) * n_directions))
+    weight = directions * (spread / max(size, 1e-12))
+    head.dense.weight[:n_directions] = torch.from_numpy(weight)
+    head.dense.bias[:n_directions] = torch.from_numpy(-weight @ center)
+    features = torch.tanh(head.dense(torch.from_numpy(read).float())).numpy()
+    found = LogisticRegression(C=C, max_iter=300).fit(features, labels)
+    coefficients, constants = found.coef_, found.intercept_
+    if len(found.classes_) == 2:
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        constants = np.concatenate([-constants, constants]) / 2
+    classes = torch.from_numpy(found.classes_)
+    head.out.weight[classes] = torch.from_numpy(coefficients).float()
+    head.out.bias[classes] = torch.from_numpy(constants).float()
+
+
+# ------------------------------------------------------------------------------- other teachers
+
+
+class TeacherTemperature(Callback):
+    """Let the exits of a distilled training learn from the last one at another temperature."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def on_train_begin(self, net: Any, **_: Any) -> None:
+        """Set it."""
+        net.criterion_.temperature = self.temperature
+
+
+class LastExitForAWhile(Callback):
+    """Train the last exit alone for a share of the steps, without a schedule of its own.
+
+    Parameters
+    ----------
+    share : float
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
+        """Count the steps."""
+        plan = net.plan
+        n_steps = plan.max_epochs * -(-len(X) // plan.batch_size)
+        self.n_steps_ = int(self.share * n_steps)
+
+    def on_batch_begin(self, net: Any, training: bool = False, **_: Any) -> None:
+        """Choose which exits run."""
+        if training:
+            net.module_.last_exit_only = net.n_steps_ < self.n_steps_

@@ -1,0 +1,210 @@
+"""What recipes of the study do to a training, on tiny networks."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sklearn_epee._nn.backbones import load_backbone
+from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.network import MultiExitNetwork, parameter_groups
+from sklearn_epee._nn.recipes import JointExitLoss
+from studies import recipe_networks as networks
+from studies import recipes
+from tests._nn.trainings import make_texts
+from tests.checkpoints import random_batch, randomise, tiny_config
+
+
+class Start(Callback):
+    """Keeps the weights that a training begins with."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.weights = {name: w.clone() for name, w in net.module_.state_dict().items()}
+
+
+PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def network_of(kind=MultiExitNetwork, pooling="mean"):
+    backbone = randomise(load_backbone(tiny_config("bert", **PLAIN), "text"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(backbone, 3, pooling, 0.0)
+
+
+def fitted(name, *, n_epochs=2, callbacks=(), **options):
+    X, y = make_texts(24)
+    model = recipes.make(
+        recipes.RECIPES[name], tiny_config("bert", **PLAIN), 0, n_epochs, device="cpu", **options
+    )
+    model.set_params(callbacks=[*model.callbacks, *callbacks], batch_size=8)
+    return model.fit(X, y), X, y
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_budgeted_and_dynamic_predictions_of_every_recipe_agree(name):
+    model, X, _ = fitted(name)
+    at_layer = np.stack(list(model.staged_predict(X)), axis=1)
+    dynamic = model.set_params(tau=0.5, patience=2).predict_with_exits(X)
+    rows = np.arange(len(X))
+    np.testing.assert_array_equal(dynamic.labels, at_layer[rows, dynamic.exit_layer - 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [
+        (networks.BottleneckNetwork, "mean"),
+        (networks.BottleneckNetwork, "cls"),
+        (networks.AttentionNetwork, "attention"),
+    ],
+)
+def test_deeper_heads_are_copied_and_predict_alike_in_the_engine(kind, pooling):
+    network = network_of(kind, pooling).eval()
+    batch = random_batch("bert")
+    with torch.no_grad():
+        expected = network(**batch)
+        again = copy.deepcopy(network)(**batch)
+    assert type(copy.deepcopy(network)) is kind
+    torch.testing.assert_close(again, expected)
+    assert Engine(network, torch.float32).n_layers == 3
+
+
+def test_attention_heads_do_not_see_padding():
+    head = networks.AttentionHead(8, 3, 8, 0.0, True).eval()
+    with torch.no_grad():
+        head.query.normal_()
+    hidden = torch.randn(2, 5, 8)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    changed = hidden.clone()
+    changed[0, 3:] = 100
+    found = [head.attend(part, networks.BatchLayout(mask)) for part in (hidden, changed)]
+    torch.testing.assert_close(*found)
+
+
+def test_lower_layers_learn_at_smaller_rates():
+    network = network_of(networks.DecayedRatesNetwork)
+    groups = parameter_groups(network, 1.0, 10.0, 0.1)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    for name, parameter in network.backbone.named_parameters():
+        layer = networks.layer_of(name, 3)
+        assert rates[id(parameter)] == pytest.approx(0.8 ** (3 - layer))
+    assert {rates[id(p)] for p in network.heads.parameters()} == {10.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("embeddings.word_embeddings.weight", 0),
+        ("encoder.layer.0.output.dense.weight", 1),
+        ("encoder.layer.11.output.dense.weight", 12),
+        ("layers.2.mlp.weight", 3),
+        ("encoder.relative_attention_bias.weight", 12),
+    ],
+)
+def test_names_of_parameters_tell_their_layer(name, layer):
+    assert networks.layer_of(name, 12) == layer
+
+
+def test_equilibrium_divides_the_gradient_of_each_layer_and_changes_no_direction():
+    """So that AdamW, which normalizes the size of gradients, makes the same of both."""
+    gradients = []
+    for kind in (MultiExitNetwork, networks.EquilibriumNetwork):
+        network = network_of(kind)
+        logits = network(**random_batch("bert"))
+        loss = JointExitLoss(np.arange(1.0, 4))
+        loss(logits, LABELS[: len(logits)], torch.ones(len(logits))).backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    joint, even = gradients
+    for name, gradient in joint.items():
+        if gradient is None:
+            continue
+        part = name.removeprefix("backbone.")
+        n_exits = 3 - max(networks.layer_of(part, 3), 1) + 1 if part != name else 1
+        torch.testing.assert_close(even[name] * n_exits, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_low_rank_updates_begin_as_nothing_and_are_merged():
+    plain, thin = network_of(), network_of(networks.LowRankNetwork)
+    thin.split()
+    batch = random_batch("bert")
+    with torch.no_grad():
+        torch.testing.assert_close(thin(**batch), plain(**batch))
+        for name, parameter in thin.named_parameters():
+            if name.endswith("tall"):
+                parameter.normal_()
+        expected = thin(**batch)
+        assert not torch.allclose(expected, plain(**batch))
+        thin.merge()
+        torch.testing.assert_close(thin(**batch), expected)
+    assert set(thin.state_dict()) == set(plain.state_dict())
+
+
+def test_low_rank_training_leaves_all_else_of_the_backbone():
+    begun = Start()
+    model, _, _ = fitted("low-rank updates", callbacks=[begun])
+    network = model.net_.module_
+    ranks = []
+    start = begun.weights
+    for name, weight in network.backbone.state_dict().items():
+        before = start.get(f"backbone.{name}")
+        if before is None:
+            module = name.removesuffix(".weight")
+            before = start[f"backbone.{module}.parametrizations.weight.original"]
+            ranks.append(torch.linalg.matrix_rank(weight - before, rtol=1e-3).item())
+        else:
+            assert torch.equal(weight, before)
+    assert ranks
+    assert max(ranks) <= networks.LowRankNetwork.rank
+    assert min(ranks) > 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_heads_begin_as_the_regression_on_what_they_read(n_classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % n_classes
+    read = rng.normal(size=(90, 8)).astype(np.float32) + 7
+    read[:, :n_classes] += 3 * np.eye(n_classes)[labels]
+    head = networks.ExitHead(8, n_classes, 8, 0.0)
+    networks.start_head(head, read, labels, 0.1, 0.5)
+    with torch.no_grad():
+        inner = head.dense(torch.from_numpy(read))
+        logits = head(torch.from_numpy(read))
+    assert inner.mean(0).abs().max() < 1e-4
+    assert inner.std().item() == pytest.approx(0.5, rel=0.05)
+    assert (logits.argmax(1).numpy() == labels).mean() > 0.95
+
+
+def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch):
+    X, y = make_texts(36)
+    monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
+    monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "bottleneck heads"), 0)])
+    monkeypatch.setattr(recipes, "part_of", lambda *given: (X[: given[2]], y[: given[2]]))
+    measured = []
+    measure = recipes.measure
+    monkeypatch.setattr(recipes, "measure", lambda *a: measured.append(a) or measure(*a))
+    for _ in range(2):
+        recipes.work(tmp_path / "cache", tiny_config("bert"), np.inf)
+        recipes.report(tmp_path / "cache", tmp_path / "results")
+    assert len(measured) == 2
+    found = json.loads((tmp_path / "results" / "recipes.json").read_text())["runs"]
+    assert [run["recipe"] for run in found] == ["joint", "bottleneck heads"]
+    assert 0 <= found[0]["policy"]["macro_f1"] <= 1
+    assert "| bottleneck heads | 1 |" in (tmp_path / "results" / "recipes.md").read_text()
+
+
+def test_differences_are_beyond_noise_with_seeds_on_one_side_alone():
+    n = 400
+    worse, better = np.zeros(n), (np.arange(n) % 4 == 0).astype(float)
+    found = recipes.difference([better, better], [worse, worse])
+    assert found.mean == 0.25
+    assert found.error == pytest.approx(np.sqrt(0.25 * 0.75 / n), rel=0.01)
+    assert str(found).startswith("**+25.0")
+    assert not recipes.difference([better], [worse]).is_beyond_noise
+    assert not recipes.difference([better, worse], [worse, better]).is_beyond_noise
