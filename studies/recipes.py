@@ -6,7 +6,7 @@ Run from the repository root:
 
 `DIR` of the checkpoints has a folder all-MiniLM-L6-v2. Every run trains one network, chooses on
 validation data the policy of best accuracy at a speed-up ratio of at least 0.52, and reads it on
-the test data. Runs are kept one by one and not repeated: start the command again to go on. The
+the test data. Runs are jobs as those of the whole study: kept one by one and not repeated. The
 results of all are written to ``results/recipes.json`` and ``.md``; ``--report`` does no more than
 that.
 """
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,12 +27,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
-from benchmarks._report import describe, machine
-from benchmarks.training_recipes import MIN_SPEEDUP, claimed, part_of, staged, tuned
+from benchmarks._report import describe
+from benchmarks.training_recipes import MIN_SPEEDUP, tuned
+from sklearn_epee.exceptions import ClassRecallWarning
 from sklearn_epee.policy import apply_policy
 from studies import recipe_networks as networks
+from studies.exits import fitted, staged
+from studies.jobs import Folder, Job, Kind, Work, is_done
+from studies.sets import Part, Parts, score_all
 
 RESULTS = Path(__file__).parent / "results"
 BACKBONE = "all-MiniLM-L6-v2"
@@ -134,45 +138,38 @@ RECIPES = {
 # Sets, recipes and seeds, in the order of doing; what comes first says most.
 SHORT = ("phee", "health_advice")
 HEADS = (BASE, "regression start")
+OTHERS = (
+    "bottleneck heads", "decayed rates", "low-rank updates", "distillation, T=4",
+    "twice the epochs", "last exit first, 0.2", "attention heads",
+)  # fmt: skip
 ROUNDS = [
-    (("git", *SHORT), HEADS, 0),
-    (SHORT, ("bottleneck heads", "decayed rates", "low-rank updates", "distillation, T=4"), 0),
-    (SHORT, ("last exit first, 0.2", "attention heads", "twice the epochs"), 0),
-    (("git",), ("bottleneck heads", "decayed rates"), 0),
+    (("health_advice", "git"), HEADS, 0),
+    (("health_advice",), OTHERS, 0),
+    (("phee",), (*HEADS, *OTHERS), 0),
+    (SHORT, HEADS, 1),
+    (("git",), (*OTHERS, "gradient equilibrium"), 0),
     (("git", *SHORT), HEADS, 1),
-    (("git",), ("twice the epochs", "low-rank updates", "distillation, T=4"), 0),
     (("git", *SHORT), tuple(RECIPES), 0),
     (("git", *SHORT), tuple(RECIPES), 1),
 ]
 
 
-@dataclass(frozen=True)
-class Task:
-    """One run: a data set, a recipe and a seed."""
-
-    data: str
-    recipe: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """A file-safe name, which says how much of the data the run saw."""
-        size = SIZES[self.data]
-        words = f"{self.data}-{size.n_train}x{size.n_epochs}-{self.recipe}-{self.seed}"
-        return words.replace(",", "").replace(" ", "_").replace("=", "")
+def jobs() -> list[Job]:
+    """Return every run once, in the order of doing; the kind of a job is its recipe."""
+    found = [
+        Job(data, BACKBONE, seed, recipe, tuple(vars(SIZES[data]).items()))
+        for names, recipes, seed in ROUNDS
+        for recipe in recipes
+        for data in names
+        if applies(recipe, data)
+    ]
+    return list(dict.fromkeys(found))
 
 
-def tasks() -> Iterator[Task]:
-    """Yield every run once, in the order of doing."""
-    seen = set()
-    for names, recipes, seed in ROUNDS:
-        for recipe in recipes:
-            for data in names:
-                task = Task(data, recipe, seed)
-                sets = RECIPES[recipe].sets
-                if task not in seen and (sets is None or data in sets):
-                    seen.add(task)
-                    yield task
+def applies(recipe: str, data: str) -> bool:
+    """Return whether a recipe can be run on a data set."""
+    sets = RECIPES[recipe].sets
+    return sets is None or data in sets
 
 
 def make(recipe: Recipe, backbone: Any, seed: int, n_epochs: int, **options: Any) -> Any:
@@ -190,83 +187,61 @@ def make(recipe: Recipe, backbone: Any, seed: int, n_epochs: int, **options: Any
     return model
 
 
-def measure(task: Task, backbone: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Do one run: what was found, and the probabilities it was found with."""
-    size, recipe = SIZES[task.data], RECIPES[task.recipe]
-    X, y = part_of(task.data, "train", size.n_train, task.seed)
-    model = make(recipe, backbone, task.seed, size.n_epochs)
-    start = time.process_time()
-    model.fit(X, y)
-    seconds = time.process_time() - start
-    dev, dev_y = staged(model, *part_of(task.data, "dev", size.n_dev, 0))
-    test, test_y = staged(model, *part_of(task.data, "test", None, 0))
-    found = {
-        "data": task.data,
-        "recipe": task.recipe,
-        "seed": task.seed,
-        "n_train": len(y),
-        "n_epochs": len(model.history_),
-        "training_cpu_seconds": seconds,
-        "machine": machine("cpu"),
+def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
+    """Train a network by a recipe and keep what every exit says of dev and test."""
+    size = SIZES[job.data]
+    model = make(RECIPES[job.kind], folder.backbone, job.seed, size.n_epochs)
+    model, cost = fitted(model, parts.train)
+    dev = some(parts.dev, size.n_dev)
+    proba = {
+        f"{name}_proba": staged(model, part, len(parts.classes))
+        for name, part in (("dev", dev), ("test", parts.test))
     }
-    arrays = {"dev": dev, "dev_y": dev_y, "test": test, "test_y": test_y}
-    return found | scores(**arrays), arrays
+    folder.save_predictions(**proba, dev_y=dev.y, test_y=parts.test.y)
+    return cost
 
 
-def scores(
-    dev: NDArray[Any], dev_y: NDArray[Any], test: NDArray[Any], test_y: NDArray[Any]
-) -> dict[str, Any]:
-    """Return scores of every layer and of the policy chosen on dev, on test."""
-    policy = tuned(dev, dev_y, test, test_y)
+def some(part: Part, n: int) -> Part:
+    """Return some samples of a part, drawn with seed 0."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(part.y))[:n])
+    return Part([part.X[row] for row in rows], part.y[rows])
+
+
+KINDS = {recipe: Kind(run, lambda *_: True) for recipe in RECIPES}
+
+
+# ------------------------------------------------------------------------------------- the scores
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """Return what all runs so far come to, with what of the test part they get right."""
+    return [scored(job, out / job.name) for job in jobs() if is_done(out, job)]
+
+
+def scored(job: Job, folder: Path) -> dict[str, Any]:
+    """Return the scores of a run: every layer's, and those of the policy chosen on dev."""
+    result = json.loads((folder / "result.json").read_text())
+    with np.load(folder / "predictions.npz") as kept:
+        dev, dev_y, test, test_y = (
+            kept[name] for name in ("dev_proba", "dev_y", "test_proba", "test_y")
+        )
+    with warnings.catch_warnings():
+        # Classes that a policy loses show in its macro-F1.
+        warnings.simplefilter("ignore", ClassRecallWarning)
+        policy = tuned(dev, dev_y, test, test_y)
     predictions = apply_policy(test, policy["tau"], policy["patience"]).prediction
     by_layer = test.argmax(axis=2)
     return {
-        "layers": (by_layer == test_y[:, None]).mean(axis=0).tolist(),
-        "layers_macro_f1": [_macro_f1(test_y, layer) for layer in by_layer.T],
-        "policy": policy | {"macro_f1": _macro_f1(test_y, predictions)},
+        "data": job.data,
+        "recipe": job.kind,
+        "seed": job.seed,
+        **{name: result[name] for name in ("n_train", "n_epochs", "n_test", "machine")},
+        "training_cpu_seconds": result["training_cpu_seconds"],
+        "layers": [score_all(job.data, test_y, layer) for layer in by_layer.T],
+        "policy": policy | score_all(job.data, test_y, predictions),
+        "right": predictions == test_y,
+        "layers_right": by_layer == test_y[:, None],
     }
-
-
-def _macro_f1(y: NDArray[Any], predicted: NDArray[Any]) -> float:
-    return float(f1_score(y, predicted, average="macro", zero_division=0))
-
-
-# ------------------------------------------------------------------------------------- the queue
-
-
-def work(cache: Path, backbone: Any, until: float) -> None:
-    """Do runs that nobody has done, until a time of the clock."""
-    cache.mkdir(parents=True, exist_ok=True)
-    for task in tasks():
-        path = cache / f"{task.name}.json"
-        if time.time() > until:
-            break
-        if not claimed(path):
-            continue
-        found, arrays = measure(task, backbone)
-        np.savez_compressed(path.with_suffix(".npz"), **arrays)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(found, indent=1))
-        draft.replace(path)
-        layers = " ".join(f"{100 * part:.1f}" for part in found["layers"])
-        policy = found["policy"]
-        print(f"{task.name}: {layers}; {policy}", flush=True)  # noqa: T201
-
-
-def finished(cache: Path) -> list[dict[str, Any]]:
-    """Return what was found in all runs so far."""
-    paths = [cache / f"{task.name}.json" for task in tasks()]
-    return [_with_hits(path) for path in paths if path.exists()]
-
-
-def _with_hits(path: Path) -> dict[str, Any]:
-    """Return what was found in a run, and on which test samples its policy is right."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    with np.load(path.with_suffix(".npz")) as kept:
-        test, test_y = kept["test"], kept["test_y"]
-    policy = found["policy"]
-    right = apply_policy(test, policy["tau"], policy["patience"]).prediction == test_y
-    return found | {"right": right, "layers_right": test.argmax(axis=2) == test_y[:, None]}
 
 
 # ------------------------------------------------------------------------------------ the report
@@ -312,10 +287,10 @@ def difference(rows: list[NDArray[Any]], others: list[NDArray[Any]]) -> Differen
     return Difference(float(mean.mean()), error, [float(pair.mean()) for pair in pairs])
 
 
-def report(cache: Path, folder: Path) -> None:
+def report(out: Path, folder: Path) -> None:
     """Write the results of all runs so far."""
-    runs = finished(cache)
-    folder.mkdir(exist_ok=True)
+    runs = finished(out)
+    folder.mkdir(parents=True, exist_ok=True)
     plain = [{name: part for name, part in run.items() if "right" not in name} for run in runs]
     for suffix, text in (
         ("json", json.dumps({"runs": plain}, indent=1)),
@@ -370,7 +345,8 @@ def table_of(name: str, runs: list[dict[str, Any]]) -> Iterator[str]:
 
 def row_of(recipe: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """Render one recipe on one data set."""
-    half = len(rows[0]["layers"]) // 2
+    layers = [[layer["accuracy"] for layer in row["layers"]] for row in rows]
+    half = len(layers[0]) // 2
     policy = {
         key: statistics.mean(row["policy"][key] for row in rows)
         for key in ("accuracy", "macro_f1", "ratio")
@@ -385,7 +361,7 @@ def row_of(recipe: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) 
     cells = [
         recipe,
         str(len(rows)),
-        " ".join(f"{100 * part:.1f}" for part in np.mean([row["layers"] for row in rows], axis=0)),
+        " ".join(f"{100 * part:.1f}" for part in np.mean(layers, axis=0)),
         f"{100 * policy['accuracy']:.1f}",
         f"{100 * policy['macro_f1']:.1f}",
         f"{policy['ratio']:.2f}",
@@ -397,26 +373,26 @@ def row_of(recipe: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) 
     return "| " + " | ".join(cells) + " |"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--data-home", type=Path, help="default: the package's data folder")
+    parser.add_argument("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
     parser.add_argument("--checkpoints", type=Path, help=f"has a folder {BACKBONE}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sklearn_epee"
-    parser.add_argument("--cache", type=Path, default=cache / "recipe_screen")
+    out = Path(tempfile.gettempdir()) / "sklearn-epee-recipes"
+    parser.add_argument("--out", type=Path, default=out, help=f"folder of all runs ({out})")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
-    parser.add_argument("--minutes", type=float, default=1e6, help="start no run after these")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more then")
     parser.add_argument("--report", action="store_true", help="write the results, run nothing")
     given = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
-    if given.data_home:
-        os.environ["SKLEARN_EPEE_DATA"] = str(given.data_home)
+    failed: list[Job] = []
     if not given.report:
-        if given.checkpoints is None:
-            parser.error("--checkpoints is needed, but for --report")
-        work(given.cache, given.checkpoints / BACKBONE, time.time() + 60 * given.minutes)
-    report(given.cache, given.results)
+        until = time.time() + 60 * given.minutes
+        work = Work(jobs(), given.out, given.data_home, given.checkpoints, until, kinds=KINDS)
+        failed = work.run()
+    report(given.out, given.results)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

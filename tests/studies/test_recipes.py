@@ -181,22 +181,30 @@ def test_heads_begin_as_the_regression_on_what_they_read(n_classes):
     assert (logits.argmax(1).numpy() == labels).mean() > 0.95
 
 
-def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch):
-    X, y = make_texts(36)
+def test_runs_are_kept_and_reported(tmp_path, data_home, monkeypatch):
     monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
     monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "bottleneck heads"), 0)])
-    monkeypatch.setattr(recipes, "part_of", lambda *given: (X[: given[2]], y[: given[2]]))
-    measured = []
-    measure = recipes.measure
-    monkeypatch.setattr(recipes, "measure", lambda *a: measured.append(a) or measure(*a))
-    for _ in range(2):
-        recipes.work(tmp_path / "cache", tiny_config("bert"), np.inf)
-        recipes.report(tmp_path / "cache", tmp_path / "results")
-    assert len(measured) == 2
-    found = json.loads((tmp_path / "results" / "recipes.json").read_text())["runs"]
+    monkeypatch.setattr(recipes, "BACKBONE", "scratch")
+    calls = ["--data-home", str(data_home), "--out", str(tmp_path / "out")]
+    results = tmp_path / "results"
+    assert recipes.main([*calls, "--results", str(results)]) == 0
+    first = (results / "recipes.json").read_text()
+    monkeypatch.setattr(recipes, "KINDS", {})
+    assert recipes.main([*calls, "--results", str(results), "--report"]) == 0
+    assert (results / "recipes.json").read_text() == first
+    found = json.loads(first)["runs"]
     assert [run["recipe"] for run in found] == ["joint", "bottleneck heads"]
+    assert (found[0]["n_train"], found[0]["n_test"], len(found[0]["layers"])) == (24, 24, 6)
     assert 0 <= found[0]["policy"]["macro_f1"] <= 1
-    assert "| bottleneck heads | 1 |" in (tmp_path / "results" / "recipes.md").read_text()
+    assert "| bottleneck heads | 1 |" in (results / "recipes.md").read_text()
+
+
+def test_runs_are_of_recipes_that_read_what_the_set_has():
+    found = recipes.jobs()
+    assert len(found) == len(set(found))
+    assert {job.kind for job in found} == set(recipes.RECIPES)
+    assert not any(job.kind == "attention heads" and job.data == "git" for job in found)
+    assert found[0].kind == recipes.BASE
 
 
 def test_differences_are_beyond_noise_with_seeds_on_one_side_alone():
