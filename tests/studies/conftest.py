@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 
 import numpy as np
 import pytest
@@ -42,4 +43,36 @@ def data_home(tmp_path_factory):
         arrays[f"{name}_labels"] = labels[:, None].astype(np.uint8)
     (home / "medmnist").mkdir()
     np.savez(home / "medmnist" / "breastmnist.npz", **arrays)
+    return home
+
+
+def sentence(row, draw):
+    """Return a sentence of PHEE's source with one event: a trigger, an effect and a drug."""
+    trigger, effect, drug = (
+        draw.choice(words)
+        for words in (("caused", "led to"), ("rash", "severe pain"), ("zinc", "iron", "aspirin"))
+    )
+    text = f"Patient {row}: {drug} {trigger} {effect}."
+
+    def found(words):
+        return {"text": [[words]], "start": [[text.index(words)]]}
+
+    event = {
+        "event_type": "Adverse_event",
+        "Trigger": found(trigger),
+        "Effect": found(effect),
+        "Treatment": found(drug) | {"Drug": found(drug)},
+    }
+    return {"id": f"{row}_0", "context": text, "annotations": [{"events": [event]}]}
+
+
+@pytest.fixture(scope="session")
+def events_home(tmp_path_factory):
+    """A folder with the events of phee: sentences of a few words."""
+    home = tmp_path_factory.mktemp("events")
+    (home / "phee").mkdir()
+    draw = np.random.default_rng(0)
+    for part, n in SIZES.items():
+        lines = [json.dumps(sentence(row, draw)) for row in range(n)]
+        (home / "phee" / f"{part}.json").write_text("\n".join(lines) + "\n")
     return home

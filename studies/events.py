@@ -1,0 +1,407 @@
+"""Jobs "events", and rivals of them: spans in sentences, by words with an exit after every layer.
+
+Whole sentences exit. What every policy of a grid does is kept as arrays, so that policies are chosen
+on dev and read on test afterwards (`measured`), over seeds and beside the cut backbones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks._phee_scores import paper_scores
+from benchmarks.events import Staged
+from sklearn_epee import EPEETokenClassifier
+from sklearn_epee._exits.sentences import sentence_exit_layers
+from sklearn_epee._exits.staged import StagedPredictions
+from studies.bootstrap import draws, interval, quotient, seed_means
+from studies.exits import fitted
+from studies.jobs import BACKBONES, Folder, Job, Kind, reads
+from studies.policies import CHOICES, METHODS
+from studies.rivals.cut import MOST_LAYERS, compact_config, cut_checkpoint
+from studies.rules import N_DRAWS
+from studies.sets import SETS, Parts
+
+JOINT_EXITS = ("all", "mean")
+N_TAUS = 24
+RATIOS = np.round(np.arange(0.0, 0.85, 0.05), 2)
+PAPER = ("trigger", "main", "sub")
+
+
+def token_classifier(job: Job, backbone: Any, **parameters: Any) -> EPEETokenClassifier:
+    """Return a classifier of words for a job, with the package's defaults."""
+    return EPEETokenClassifier(
+        backbone,
+        max_epochs=job.option("n_epochs", "auto"),
+        memory=None,
+        random_state=job.seed,
+        **parameters,
+    )
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def span_counts(true: Sequence[Any], predicted: Sequence[Any]) -> NDArray[np.int64]:
+    """Return how many spans of each sentence are right, predicted and to be found, (n, 3).
+
+    A span is right if its layer, start, end and label are; one in several pieces counts as missed.
+    """
+    counts = []
+    for ours, theirs in zip(predicted, true, strict=True):
+        found, wanted = _distinct(ours), _distinct(theirs)
+        counts.append((len(found & wanted), len(found), len(wanted)))
+    return np.array(counts, np.int64).reshape(-1, 3)
+
+
+def _distinct(spans: Mapping[str, Sequence[Any]]) -> set[Any]:
+    return {(layer, *span) for layer, of_layer in spans.items() for span in of_layer}
+
+
+def span_f1(counts: NDArray[np.integer], weights: NDArray[np.floating] | None = None) -> Any:
+    """Return the strict micro F1 of spans from counts (..., n, 3), of weighted sentences if given.
+
+    With weights (draws, n) the result has one more axis in front, of the draws.
+    """
+    above, below = 2 * counts[..., 0], counts[..., 1] + counts[..., 2]
+    if weights is None:
+        return quotient(above.sum(-1), below.sum(-1))
+    return quotient(weights @ above, weights @ below)
+
+
+def scores_of(bunch: Any, spans: Sequence[Any]) -> dict[str, float]:
+    """Return the strict F1 of all spans, and F1 as the authors of the data set count it."""
+    paper = paper_scores(bunch, spans)
+    strict = float(span_f1(span_counts(bunch.all_spans, spans)))
+    return {"span_f1": strict} | {f"{name}_f1": paper[name]["f1"] for name in PAPER}
+
+
+# ------------------------------------------------------------------------------------- the jobs
+
+
+def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
+    """Train the network; keep what every exit and every policy of the grid does."""
+    model, cost = fitted(token_classifier(job, folder.backbone), parts.train)
+    # A pass counts tokens with other policies.
+    staged = {name: Staged.of(model, parts.bunches[name]) for name in ("dev", "test")}
+    words = {name: _joined(found) for name, found in staged.items()}
+    policies = grid(words["dev"], staged["dev"].word_counts)
+    arrays: dict[str, Any] = {}
+    for name, found in staged.items():
+        counts = [span_counts(parts.bunches[name].all_spans, spans) for spans in found.spans]
+        arrays |= {
+            f"{name}_counts": np.stack(counts, axis=1).astype(np.int16),
+            f"{name}_exits": exits_of(policies, words[name], found.word_counts),
+            f"{name}_tokens": found.tokens,
+        }
+    arrays["test_paper"] = _paper_of(policies, arrays["test_exits"], staged["test"].spans, parts)
+    tau, patience, joint = zip(*policies, strict=True)
+    folder.save_predictions(tau=tau, patience=patience, joint_exit=joint, **arrays)
+    if job.seed == 0:
+        folder.save_model(model)
+    layers = {
+        name: [scores_of(parts.bunches[name], spans) for spans in found.spans]
+        for name, found in staged.items()
+    }
+    return {"layers": layers} | cost
+
+
+def _joined(staged: Staged) -> dict[str, StagedPredictions]:
+    return {
+        joint: StagedPredictions.from_proba(staged.proba, joint_exit=joint) for joint in JOINT_EXITS
+    }
+
+
+def grid(
+    words: Mapping[str, StagedPredictions], word_counts: NDArray[np.int64]
+) -> list[tuple[float, int, str]]:
+    """Return the policies that are compared: (tau, patience, joint_exit).
+
+    Thresholds are 0 and quantiles of what they are compared with on dev: the entropy of a
+    sentence's least sure word, or the mean over its words.
+    """
+    found = []
+    for joint, of_words in words.items():
+        entropies = _of_sentences(of_words.entropies, word_counts, joint)
+        taus = np.unique([0.0, *np.quantile(entropies, np.linspace(0, 1, N_TAUS))])
+        for patience in range(1, of_words.n_layers + 1):
+            found += [(float(tau), patience, joint) for tau in taus]
+    return found
+
+
+def _of_sentences(
+    entropies: NDArray[np.floating], word_counts: NDArray[np.int64], joint: str
+) -> NDArray[np.floating]:
+    """Return the entropy of every sentence with words at every layer, (n, M)."""
+    counts = word_counts[word_counts > 0]
+    starts = np.cumsum(counts) - counts
+    if joint == "all":
+        return np.maximum.reduceat(entropies.max(axis=2), starts)
+    return np.add.reduceat(entropies.mean(axis=2), starts) / counts[:, np.newaxis]
+
+
+def exits_of(
+    policies: Sequence[tuple[float, int, str]],
+    words: Mapping[str, StagedPredictions],
+    word_counts: NDArray[np.int64],
+) -> NDArray[np.int8]:
+    """Return the exit layer of each sentence by each policy, (n_policies, n)."""
+    rows = [
+        sentence_exit_layers(words[joint], word_counts, tau, patience)
+        for tau, patience, joint in policies
+    ]
+    return np.array(rows, np.int8)
+
+
+def _paper_of(
+    policies: Sequence[Any], exits: NDArray[np.int8], spans: Sequence[Any], parts: Parts
+) -> NDArray[np.float64]:
+    """Return F1 as the data set's authors count, of each policy on test, (n_policies, 3)."""
+    known: dict[bytes, list[float]] = {}
+    for row in exits:
+        if row.tobytes() not in known:
+            taken = [spans[layer - 1][number] for number, layer in enumerate(row)]
+            scores = paper_scores(parts.bunches["test"], taken)
+            known[row.tobytes()] = [scores[name]["f1"] for name in PAPER]
+    return np.array([known[row.tobytes()] for row in exits]).reshape(len(policies), len(PAPER))
+
+
+def run_cut(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> dict[str, Any]:
+    """Train the first layers, or all, with one head for words."""
+    n_layers = n_layers or BACKBONES[job.backbone].n_layers
+    weights = [0.0] * (n_layers - 1) + [1.0]
+    with tempfile.TemporaryDirectory() as place:
+        source: Any = place
+        more: dict[str, Any] = {}
+        if folder.backbone is None:
+            source, more = compact_config(parts.train.X, "texts", n_layers)
+        else:
+            cut_checkpoint(folder.backbone, n_layers, place, "text")
+        model = token_classifier(job, source, exit_loss_weights=weights, **more)
+        model, cost = fitted(model, parts.train)
+    spans = {name: model.predict_at_layer(parts.bunches[name].data, -1) for name in ("dev", "test")}
+    folder.save_predictions(**{
+        f"{name}_counts": span_counts(parts.bunches[name].all_spans, found)
+        for name, found in spans.items()
+    })  # fmt: skip
+    if job.seed == 0:
+        folder.save_model(model)
+    return {"scores": {n: scores_of(parts.bunches[n], found) for n, found in spans.items()}} | cost
+
+
+def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
+    """Return whether there are such jobs: spans, with fewer layers than all if some are cut off."""
+    fewer = n_layers is None or n_layers < BACKBONES[backbone].n_layers
+    return SETS[data].kind == "spans" and reads(data, backbone) and fewer
+
+
+KINDS = (
+    {"events": Kind(run, applies)}
+    | {
+        f"cut-{k}": Kind(partial(run_cut, n_layers=k), partial(applies, n_layers=k))
+        for k in range(1, MOST_LAYERS)
+    }
+    | {"full": Kind(run_cut, applies)}
+)
+
+
+# ------------------------------------------------------------------------ policies, afterwards
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a job "events" left.
+
+    Parameters
+    ----------
+    tau, patience, joint_exit : ndarray of shape (n_policies,)
+    dev_exits, test_exits : ndarray of shape (n_policies, n), int8
+    dev_counts, test_counts : ndarray of shape (n, M, 3), int16
+    dev_tokens, test_tokens : ndarray of shape (n,)
+    test_paper : ndarray of shape (n_policies, 3)
+    """
+
+    tau: NDArray[np.float64]
+    patience: NDArray[np.int64]
+    joint_exit: NDArray[np.str_]
+    dev_exits: NDArray[np.int8]
+    test_exits: NDArray[np.int8]
+    dev_counts: NDArray[np.int16]
+    test_counts: NDArray[np.int16]
+    dev_tokens: NDArray[np.int64]
+    test_tokens: NDArray[np.int64]
+    test_paper: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, folder: Path) -> Network:
+        """Read the arrays of a job."""
+        with np.load(folder / "predictions.npz") as saved:
+            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.test_counts.shape[1]
+
+    def ratios(self, part: str) -> NDArray[np.float64]:
+        """Return the speed-up ratio of each policy: the share of tokens times layers not run."""
+        exits, tokens = getattr(self, f"{part}_exits"), getattr(self, f"{part}_tokens")
+        return 1 - (exits @ tokens.astype(np.float64)) / (self.n_layers * tokens.sum())
+
+    def counts(self, part: str, policy: int) -> NDArray[np.int64]:
+        """Return the counts of each sentence at the exits that a policy takes, (n, 3)."""
+        exits, counts = getattr(self, f"{part}_exits")[policy], getattr(self, f"{part}_counts")
+        return counts[np.arange(len(counts)), exits - 1].astype(np.int64)
+
+    def scores(self, part: str) -> NDArray[np.float64]:
+        """Return the strict F1 of each policy."""
+        return np.array([float(span_f1(self.counts(part, p))) for p in range(len(self.tau))])
+
+    def of_method(self, method: str) -> NDArray[np.int64]:
+        """Return the numbers of the policies that are of a method of the paper."""
+        of = {
+            "entropy": self.patience == self.n_layers,
+            "patience": self.tau == 0,
+            "epee": np.ones(len(self.tau), bool),
+        }
+        return np.flatnonzero(of[method])
+
+
+def measured(folders: Sequence[Path], n_draws: int = N_DRAWS, seed: int = 0) -> dict[str, Any]:
+    """Choose policies on dev and read them on test, of the networks of all seeds.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Of jobs "events" that differ in the seed alone; the jobs "cut-K" and "full" beside them
+        are what policies are compared with.
+    n_draws, seed : int
+        Resamples of sentences.
+
+    Returns
+    -------
+    dict
+        "full_depth" and "methods" as `studies.policies.policies` returns them; "fronts", by
+        method the score on test at the ratio on test, of the policies of best dev score at a ratio
+        of at least each of `RATIOS`.
+    """
+    networks = [Network.read(folder) for folder in folders]
+    cuts = [_cuts_beside(folder, n.n_layers) for folder, n in zip(folders, networks, strict=True)]
+    dev = [(n.ratios("dev"), n.scores("dev")) for n in networks]
+    full = [float(span_f1(n.test_counts[:, -1])) for n in networks]
+    methods: dict[str, Any] = {}
+    fronts: dict[str, Any] = {}
+    for method in METHODS:
+        methods[method] = {
+            choice: _reported(networks, _chosen(networks, dev, method, choice), dev, cuts,
+                              n_draws, seed)
+            for choice in CHOICES
+        }  # fmt: skip
+        fronts[method] = _front(networks, dev, method)
+    return {"full_depth": {"span_f1": float(np.mean(full))}, "methods": methods, "fronts": fronts}
+
+
+Dev = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _chosen(networks: Sequence[Network], dev: Dev, method: str, choice: str) -> list[int] | None:
+    """Return the number of the policy of each network; None if one has none."""
+    found = []
+    for network, (ratios, scores) in zip(networks, dev, strict=True):
+        own = network.of_method(method)
+        full = float(span_f1(network.dev_counts[:, -1]))
+        policy = CHOICES[choice](ratios[own], scores[own], full)
+        if policy is None:
+            return None
+        found.append(int(own[policy]))
+    return found
+
+
+def _reported(
+    networks: Sequence[Network], policies: list[int] | None, dev: Dev,
+    cuts: Sequence[Mapping[int, NDArray[Any]]], n_draws: int, seed: int,
+) -> dict[str, Any] | None:  # fmt: skip
+    if policies is None:
+        return None
+    runs = [_run(*each) for each in zip(networks, policies, dev, cuts, strict=True)]
+    ours = [n.counts("test", p) for n, p in zip(networks, policies, strict=True)]
+    full = [n.test_counts[:, -1] for n in networks]
+    layers = [run["cut_layers"] for run in runs]
+    beside = [of[n] for of, n in zip(cuts, layers, strict=True) if n is not None]
+    names = ("span_f1", *(f"{name}_f1" for name in PAPER))
+    return {
+        "ratio": float(np.mean([run["ratio"] for run in runs])),
+        "scores": {name: float(np.mean([run[name] for run in runs])) for name in names},
+        "to_full_depth": difference(ours, full, n_draws, seed),
+        "to_cut": difference(ours, beside, n_draws, seed) if len(beside) == len(runs) else None,
+        "runs": runs,
+    }
+
+
+def _run(
+    network: Network, policy: int, dev: tuple[Any, Any], cuts: Mapping[int, Any]
+) -> dict[str, Any]:
+    """Return what a policy of a network does."""
+    ratio = float(network.ratios("test")[policy])
+    cost = network.n_layers * (1 - ratio)
+    paper = zip(PAPER, network.test_paper[policy], strict=True)
+    return {
+        "tau": float(network.tau[policy]),
+        "patience": int(network.patience[policy]),
+        "joint_exit": str(network.joint_exit[policy]),
+        "dev_ratio": float(dev[0][policy]),
+        "dev_score": float(dev[1][policy]),
+        "ratio": ratio,
+        "span_f1": float(span_f1(network.counts("test", policy))),
+        **{f"{name}_f1": float(score) for name, score in paper},
+        "cut_layers": min((n for n in cuts if n >= cost - 1e-9), default=None),
+    }
+
+
+def difference(
+    ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]], n_draws: int, seed: int
+) -> dict[str, Any]:
+    """Return by how much the F1 of some counts is above that of others, with an interval."""
+    values = []
+    for one, other in zip(ours, theirs, strict=True):
+        weights = draws(len(one), n_draws, seed)
+        values.append(span_f1(one, weights) - span_f1(other, weights))
+    return interval(seed_means(values, seed))
+
+
+def _front(networks: Sequence[Network], dev: Dev, method: str) -> dict[str, list[float]]:
+    """Return ratios and scores on test of the policies of best dev score that save enough."""
+    found: dict[str, list[float]] = {"ratio": [], "score": []}
+    for least in RATIOS:
+        points = []
+        for network, (ratios, scores) in zip(networks, dev, strict=True):
+            own = network.of_method(method)
+            allowed = own[ratios[own] >= least - 1e-9]
+            if len(allowed):
+                best = int(allowed[np.lexsort((ratios[allowed], scores[allowed]))[-1]])
+                score = float(span_f1(network.counts("test", best)))
+                points.append((float(network.ratios("test")[best]), score))
+        if len(points) == len(networks):
+            ratio, score = np.mean(points, axis=0)
+            found["ratio"].append(float(ratio))
+            found["score"].append(float(score))
+    return found
+
+
+def _cuts_beside(folder: Path, n_layers: int) -> dict[int, NDArray[Any]]:
+    """Return the counts on test of the cut backbones beside a job, by their number of layers."""
+    found = {}
+    for n in range(1, n_layers + 1):
+        for kind in [f"cut-{n}"] + ["full"] * (n == n_layers):
+            beside = folder.with_name(folder.name.replace("events", kind, 1))
+            if (beside / "result.json").exists():
+                with np.load(beside / "predictions.npz") as saved:
+                    found[n] = saved["test_counts"]
+    return found

@@ -1,0 +1,156 @@
+"""Jobs "events": spans by words with exits, their policies, and the rivals cut to some layers."""
+
+from __future__ import annotations
+
+import joblib
+import numpy as np
+import pytest
+
+from benchmarks.events import Staged
+from sklearn_epee.datasets import load_phee_events
+from sklearn_epee.metrics import span_scores
+from studies.events import (
+    JOINT_EXITS,
+    KINDS,
+    Network,
+    applies,
+    measured,
+    scores_of,
+    span_counts,
+    span_f1,
+)
+from studies.jobs import Folder, Job
+from studies.sets import load_parts
+
+LAYERS = ("trigger", "argument", "sub_argument", "combination")
+
+
+def job_of(kind):
+    return Job("phee_events", "scratch", 0, kind, (("n_epochs", 4),))
+
+
+@pytest.fixture(scope="module")
+def parts(events_home):
+    return load_parts("phee_events", events_home)
+
+
+@pytest.fixture(scope="module")
+def out(parts, tmp_path_factory):
+    """The folder of a network with exits, and beside it one of two layers."""
+    out = tmp_path_factory.mktemp("out")
+    for kind in ("events", "cut-2"):
+        folder = Folder(out / job_of(kind).name, out, None)
+        folder.path.mkdir(parents=True)
+        result = KINDS[kind].run(job_of(kind), parts, folder)
+        joblib.dump(result, folder.path / "returned")
+        (folder.path / "result.json").write_text("{}")
+    return out
+
+
+def test_parts_of_spans_have_what_scores_need(events_home, parts):
+    assert parts.kind == "spans"
+    assert set(parts.train.y[0]) == set(LAYERS)
+    few = load_parts("phee_events", events_home, n_train=10, n_eval=5)
+    assert len(few.train.y) == 10
+    assert few.bunches["test"].data == few.test.X
+    assert len(few.bunches["test"].events) == len(few.bunches["dev"].all_spans) == 5
+
+
+def test_f1_from_counts_is_that_of_the_package():
+    true = [
+        {"a": [(0, 2, "x"), ((0, 1), (3, 4), "y")], "b": []},
+        {"a": [(5, 6, "x")], "b": [(0, 9, "z")]},
+    ]
+    predicted = [{"a": [(0, 2, "x"), (3, 4, "y")], "b": []}, {"a": [], "b": [(0, 9, "z")]}]
+    counts = span_counts(true, predicted)
+    assert counts.tolist() == [[1, 2, 2], [1, 1, 2]]
+    assert span_f1(counts) == pytest.approx(span_scores(true, predicted)["micro"]["f1"])
+    twice = span_f1(counts, np.array([[2.0, 0.0], [1.0, 1.0]]))
+    assert twice.tolist() == pytest.approx([0.5, 4 / 7])
+    assert span_f1(np.zeros((2, 3), int)) == 0
+
+
+def test_layers_are_scored_by_what_each_exit_predicts(out, parts):
+    folder = out / job_of("events").name
+    model, returned = joblib.load(folder / "model.joblib"), joblib.load(folder / "returned")
+    spans = model.predict_at_layer(parts.test.X, 3)
+    assert returned["layers"]["test"][2] == scores_of(parts.bunches["test"], spans)
+    network = Network.read(folder)
+    assert span_f1(network.test_counts[:, 2]) == returned["layers"]["test"][2]["span_f1"]
+    assert returned["n_layers"] == network.n_layers == 6
+
+
+def test_policies_of_the_grid_exit_as_the_estimator_does(out, parts):
+    folder = out / job_of("events").name
+    model, network = joblib.load(folder / "model.joblib"), Network.read(folder)
+    assert set(network.joint_exit) == set(JOINT_EXITS)
+    # A threshold between two of the entropies: one that is equal to one may fall to either side.
+    staged = Staged.of(model, parts.bunches["test"])
+    middle = np.flatnonzero((network.tau > np.median(network.tau)) & (network.patience == 4))
+    for policy in (0, len(network.tau) - 1, middle[0], middle[-1]):
+        settings = {
+            "tau": float(network.tau[policy]),
+            "patience": int(network.patience[policy]),
+            "joint_exit": str(network.joint_exit[policy]),
+            "token_exit": "sentence",
+        }
+        spans, ratio = staged.exits(settings)
+        assert network.ratios("test")[policy] == pytest.approx(ratio)
+        scores = scores_of(parts.bunches["test"], spans)
+        assert network.scores("test")[policy] == pytest.approx(scores["span_f1"])
+        assert network.test_paper[policy].tolist() == pytest.approx(list(scores.values())[1:])
+        assert np.mean(
+            model.set_params(**settings).predict_exit_layer(parts.test.X)
+            == network.test_exits[policy]
+        ) == pytest.approx(1, abs=0.05)
+
+
+def test_policies_are_chosen_on_dev_and_read_on_test(out):
+    found = measured([out / job_of("events").name], n_draws=20)
+    assert set(found["methods"]) == {"entropy", "patience", "epee"}
+    saving = found["methods"]["epee"]["saving"]
+    (run,) = saving["runs"]
+    assert run["dev_ratio"] >= 0.52 - 1e-6
+    network = Network.read(out / job_of("events").name)
+    policy = np.flatnonzero(
+        (network.tau == run["tau"])
+        & (network.patience == run["patience"])
+        & (network.joint_exit == run["joint_exit"])
+    )[0]
+    assert saving["scores"]["span_f1"] == network.scores("test")[policy]
+    assert saving["ratio"] == network.ratios("test")[policy]
+    allowed = network.ratios("dev") >= 0.52
+    assert run["dev_score"] == network.scores("dev")[allowed].max()
+    gain = saving["scores"]["span_f1"] - found["full_depth"]["span_f1"]
+    assert saving["to_full_depth"]["estimate"] == pytest.approx(gain)
+    # Two layers cost as much as the policy, or more: a ratio of 0.67.
+    assert run["cut_layers"] == (2 if run["ratio"] >= 1 - 2 / 6 - 1e-9 else None)
+    front = found["fronts"]["epee"]
+    assert len(front["ratio"]) == len(front["score"]) > 3
+    assert front["ratio"][-1] > 0.5
+
+
+def test_rivals_of_some_layers_predict_with_their_last(out, parts):
+    folder = out / job_of("cut-2").name
+    returned = joblib.load(folder / "returned")
+    model = joblib.load(folder / "model.joblib")
+    assert returned["n_layers"] == model.n_layers_ == 2
+    spans = model.predict_at_layer(parts.test.X, 2)
+    assert returned["scores"]["test"] == scores_of(parts.bunches["test"], spans)
+    with np.load(folder / "predictions.npz") as saved:
+        assert float(span_f1(saved["test_counts"])) == returned["scores"]["test"]["span_f1"]
+
+
+def test_only_spans_are_read_by_words():
+    assert applies("phee_events", "scratch")
+    assert applies("phee_events", "all-mpnet-base-v2", 11)
+    assert not applies("phee_events", "all-MiniLM-L6-v2", 6)
+    assert not applies("phee", "scratch")
+    assert not applies("phee_events", "dinov2-small")
+
+
+def test_the_loader_reads_the_sentences_of_these_tests(events_home):
+    bunch = load_phee_events(subset="dev", data_home=events_home)
+    start, end, label = bunch.target[0]["trigger"][0]
+    assert bunch.data[0][start:end] in {"caused", "led to"}
+    assert label == "Adverse_event"
