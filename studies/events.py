@@ -1,7 +1,7 @@
 """Jobs "events", and rivals of them: spans in sentences, by words with an exit after every layer.
 
-Whole sentences exit. What every policy of a grid does is kept as arrays, so that policies are chosen
-on dev and read on test afterwards (`measured`), over seeds and beside the cut backbones.
+Whole sentences exit. What every policy of a grid does is kept as arrays, so that policies are
+chosen on dev and read on test afterwards (`measured`), over seeds and beside the cut backbones.
 """
 
 from __future__ import annotations
@@ -296,14 +296,15 @@ def measured(folders: Sequence[Path], n_draws: int = N_DRAWS, seed: int = 0) -> 
     cuts = [_cuts_beside(folder, n.n_layers) for folder, n in zip(folders, networks, strict=True)]
     dev = [(n.ratios("dev"), n.scores("dev")) for n in networks]
     full = [float(span_f1(n.test_counts[:, -1])) for n in networks]
+    resamples = n_draws, seed
     methods: dict[str, Any] = {}
     fronts: dict[str, Any] = {}
     for method in METHODS:
+        chosen = {choice: _chosen(networks, dev, method, choice) for choice in CHOICES}
         methods[method] = {
-            choice: _reported(networks, _chosen(networks, dev, method, choice), dev, cuts,
-                              n_draws, seed)
-            for choice in CHOICES
-        }  # fmt: skip
+            choice: None if found is None else _reported(networks, found, dev, cuts, resamples)
+            for choice, found in chosen.items()
+        }
         fronts[method] = _front(networks, dev, method)
     return {"full_depth": {"span_f1": float(np.mean(full))}, "methods": methods, "fronts": fronts}
 
@@ -325,11 +326,12 @@ def _chosen(networks: Sequence[Network], dev: Dev, method: str, choice: str) -> 
 
 
 def _reported(
-    networks: Sequence[Network], policies: list[int] | None, dev: Dev,
-    cuts: Sequence[Mapping[int, NDArray[Any]]], n_draws: int, seed: int,
-) -> dict[str, Any] | None:  # fmt: skip
-    if policies is None:
-        return None
+    networks: Sequence[Network],
+    policies: list[int],
+    dev: Dev,
+    cuts: Sequence[Mapping[int, NDArray[Any]]],
+    resamples: tuple[int, int],
+) -> dict[str, Any]:
     runs = [_run(*each) for each in zip(networks, policies, dev, cuts, strict=True)]
     ours = [n.counts("test", p) for n, p in zip(networks, policies, strict=True)]
     full = [n.test_counts[:, -1] for n in networks]
@@ -339,8 +341,8 @@ def _reported(
     return {
         "ratio": float(np.mean([run["ratio"] for run in runs])),
         "scores": {name: float(np.mean([run[name] for run in runs])) for name in names},
-        "to_full_depth": difference(ours, full, n_draws, seed),
-        "to_cut": difference(ours, beside, n_draws, seed) if len(beside) == len(runs) else None,
+        "to_full_depth": difference(ours, full, *resamples),
+        "to_cut": difference(ours, beside, *resamples) if len(beside) == len(runs) else None,
         "runs": runs,
     }
 
