@@ -64,7 +64,9 @@ def proba_of(model: Any, X: Any, parts: Parts) -> NDArray[np.float32]:
     return spread(np.asarray(proba), model.classes_, len(parts.classes))
 
 
-def keep(job: Job, parts: Parts, folder: Folder, model: Any, **arrays: Any) -> dict[str, Any]:
+def keep(
+    job: Job, parts: Parts, folder: Folder, model: Any, *, timed: bool = True, **arrays: Any
+) -> dict[str, Any]:
     """Save what a rival predicts, and for the clock the rival itself; return its scores.
 
     Parameters
@@ -74,6 +76,8 @@ def keep(job: Job, parts: Parts, folder: Folder, model: Any, **arrays: Any) -> d
     folder : Folder
     model : object
         Fitted on codes.
+    timed : bool, default=True
+        Whether the clock needs this model; of cut networks it takes the layers of the exits' own.
     **arrays : ndarray
         What else is to be saved beside the predictions.
 
@@ -90,7 +94,7 @@ def keep(job: Job, parts: Parts, folder: Folder, model: Any, **arrays: Any) -> d
         **{f"{name}_y": y for name, y in truth.items()},
         **arrays,
     )
-    if job.seed == 0:
+    if timed and job.seed == 0:
         folder.save_model(model)
     return {
         "scores": {

@@ -138,7 +138,7 @@ def run(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> 
     with one_head(job, parts, folder, n_layers or whole) as untrained:
         model, cost = fitted(untrained, parts.train)
     taught = {} if n_layers else {"train_proba": proba_of(model, parts.train.X, parts)}
-    return keep(job, parts, folder, model, **taught) | cost
+    return keep(job, parts, folder, model, timed=False, **taught) | cost
 
 
 def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:

@@ -76,8 +76,7 @@ def run(job: Job, parts: Parts, folder: Folder, n_layers: int) -> dict[str, Any]
     callbacks = [Teacher(proba)]
     with cut.one_head(job, parts, folder, n_layers, callbacks=callbacks) as untrained:
         model, cost = fitted(untrained, parts.train)
-    model.set_params(callbacks=None)
-    return keep(job, parts, folder, model) | cost
+    return keep(job, parts, folder, model, timed=False) | cost
 
 
 def applies(data: str, backbone: str, n_layers: int) -> bool:
