@@ -12,12 +12,10 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
-import torch
 
 from benchmarks._measure import Seconds, interleaved, medians
 from benchmarks._models import encode
@@ -48,7 +46,11 @@ def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
     """Measure everything that is there, a batch and single samples."""
     model = joblib.load(folder.of(job.of_kind("exits")) / "model.joblib")
     policies = chosen_policies(job, folder)
-    competitors = {**of_rivals(job, folder), **of_depths(job, model), **of_policies(model, policies)}
+    competitors = {
+        **of_rivals(job, folder),
+        **of_depths(model),
+        **of_policies(model, policies),
+    }
     samples = drawn(parts.test.X, N_BATCHED[1])
     n_batched, n_single = numbers(model, samples)
     batch, singles = samples[:n_batched], [samples[i : i + 1] for i in range(n_single)]
@@ -126,7 +128,7 @@ def of_rivals(job: Job, folder: Folder) -> dict[str, Predict]:
         if (path / "model.joblib").exists()
     }
     return {
-        kind: partial(at_last_exit, model) if kind in KEPT["own"] else model.predict
+        kind: last_exit(model) if kind in KEPT["own"] else model.predict
         for kind, model in models.items()
     }
 
@@ -137,13 +139,13 @@ def without_backbone(job: Job, kind: str) -> Job:
     return Job(job.data, NO_BACKBONE, job.seed, kind, options)
 
 
-def of_depths(job: Job, model: Any) -> dict[str, Predict]:
+def of_depths(model: Any) -> dict[str, Predict]:
     """Return every exit, and networks of so many layers; the whole one by transformers as well."""
     found: dict[str, Predict] = {}
     for layer in range(1, model.n_layers_ + 1):
-        found[f"budget-{layer}"] = partial(at_layer, model, layer)
+        found[f"budget-{layer}"] = partial(model.predict_proba_at_layer, layer=layer)
         name = "full" if layer == model.n_layers_ else f"cut-{layer}"
-        found[name] = partial(at_last_exit, first_layers(model, layer))
+        found[name] = last_exit(first_layers(model, layer))
     if model.pooling_ in PLAIN_POOLINGS:
         _, dtype = model._setting()
         device = str(next(model.net_.module_.parameters()).device)
@@ -166,12 +168,9 @@ def mean_exit(model: Any, policy: dict[str, Any], samples: Any) -> float:
     return float(with_policy(model, policy).predict_exit_layer(samples).mean())
 
 
-def at_layer(model: Any, layer: int, samples: Any) -> np.ndarray:
-    return model.predict_proba_at_layer(samples, layer)
-
-
-def at_last_exit(model: Any, samples: Any) -> np.ndarray:
-    return model.predict_proba_at_layer(samples, -1)
+def last_exit(model: Any) -> Predict:
+    """Return what predicts with the last exit of a network."""
+    return partial(model.predict_proba_at_layer, layer=-1)
 
 
 def by_transformers(model: Any, plain: FullDepth, samples: Any) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies import events, exits
+from studies import clock, events, exits
 from studies.jobs import KINDS, Folder, Job, Kind
 from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
 from studies.sets import Parts
 
 # Each module has KINDS of its own, a dict of str to Kind.
-MODULES: tuple[Any, ...] = (exits, events, tfidf, forest, cnn, embeddings, cut, distilled)
+MODULES: tuple[Any, ...] = (exits, events, tfidf, forest, cnn, embeddings, cut, distilled, clock)
 
 
 def either(first: Kind, second: Kind) -> Kind:

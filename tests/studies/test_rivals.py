@@ -21,44 +21,10 @@ from studies.jobs import NO_BACKBONE, Folder, Job
 from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
 from studies.rivals.assembled import first_layers
 from studies.rivals.common import tuned
-from studies.sets import Part, Parts
 from tests.checkpoints import make_checkpoint
+from tests.studies.small_parts import folder_for, image_parts, text_parts
 
-WORDS = ("pain", "rash", "zinc", "iron", "dose", "daily", "severe", "mild")
 OPTIONS = (("n_epochs", 1),)
-
-
-def text_parts(seed=0):
-    """Texts whose class says whether zinc or iron comes first, or neither is there."""
-    rng = np.random.default_rng(seed)
-
-    def part(n):
-        X, y = [], []
-        for code in rng.permutation(np.arange(n) % 3):
-            words = list(rng.choice(["pain", "rash", "dose", "daily"], 4))
-            found = [["zinc", "iron"], ["iron", "zinc"], ["mild", "mild"]][code]
-            X.append(" ".join([words[0], found[0], *words[1:3], found[1], words[3]]))
-            y.append(code)
-        return Part(X, np.array(y))
-
-    return Parts(part(30), part(12), part(12), np.array(["a", "b", "c"]), "texts", "accuracy")
-
-
-def image_parts(n_channels=1, n_classes=2, size=12):
-    """Images that are dark or bright, one class left out of the training part."""
-    rng = np.random.default_rng(0)
-    shape = (size, size) if n_channels == 1 else (size, size, n_channels)
-
-    def part(n, classes):
-        y = np.arange(n) % classes
-        X = rng.integers(0, 60, (n, *shape)) + 60 * y.reshape(-1, *[1] * len(shape))
-        return Part(X.astype(np.uint8), y)
-
-    names = np.array([f"c{k}" for k in range(n_classes + 1)])
-    train = part(24, n_classes)
-    return Parts(
-        train, part(12, n_classes + 1), part(12, n_classes + 1), names, "images", "accuracy"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +35,6 @@ def bert(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
     return str(make_checkpoint("dinov2", tmp_path_factory.mktemp("dinov2"), n_layers=3))
-
-
-def folder_for(job, tmp_path, backbone=None):
-    folder = Folder(tmp_path / job.name, tmp_path, backbone)
-    folder.path.mkdir(parents=True)
-    return folder
 
 
 def predictions(folder):
