@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from sklearn_epee.datasets import make_supplement_notes
+from studies.collect import collect
+from tests.studies.made_up import write_study
 
 SIZES = {"train": 40, "dev": 20, "test": 24}
 
@@ -76,3 +78,17 @@ def events_home(tmp_path_factory):
         lines = [json.dumps(sentence(row, draw)) for row in range(n)]
         (home / "phee" / f"{part}.json").write_text("\n".join(lines) + "\n")
     return home
+
+
+@pytest.fixture(scope="session")
+def made_up_out(tmp_path_factory):
+    """A folder of results of several sets, backbones, seeds and kinds, none of them real."""
+    out = tmp_path_factory.mktemp("out")
+    write_study(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def study(made_up_out):
+    """What is collected from them."""
+    return collect(made_up_out, n_draws=40)

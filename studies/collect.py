@@ -1,0 +1,417 @@
+"""Read the results of all jobs and return what the report shows of them, compact and rounded.
+
+`collect` is the only way from the folder of the jobs to the report: what it returns is written as
+`studies/results/study.json`, and tables, pictures and pages are made from that alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import studies.kinds  # noqa: F401 - registers the kinds of jobs
+from benchmarks._report import describe
+from studies import jobs, measures
+from studies.policies import CHOICES, MIN_RATIO, TOLERANCE, cuts_beside, policies
+from studies.rules import N_DRAWS, compare, network_of
+from studies.sets import SETS
+
+FORMAT = 1
+DIGITS = 4
+GOALS = {
+    "saving": f"best at a ratio of {MIN_RATIO:g} or more",
+    "tolerance": f"fastest within {100 * TOLERANCE:g} points",
+}
+NETWORKS = ("exits", "events")  # kinds of jobs that train one network with all exits
+ORDER = ("tfidf", "forest", "cnn", "embeddings", "cut", "distilled", "full", "exits", "events")
+NO_EPOCHS = ("image_size", "n_epochs")  # options that jobs without a backbone do not depend on
+# Options that change what is trained on; others than these are written into titles.
+OPTION_WORDS = {
+    "n_train": "{:,} training samples",
+    "n_eval": "at most {:,} test samples",
+    "n_epochs": "{} epochs",
+    "image_size": "{} pixels",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that is done.
+
+    Attributes
+    ----------
+    data, backbone, kind : str
+    seed : int
+    options : dict
+    result : dict
+    folder : Path
+    """
+
+    data: str
+    backbone: str
+    kind: str
+    seed: int
+    options: dict[str, Any]
+    result: dict[str, Any]
+    folder: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Done:
+        """Read a file `result.json`."""
+        result = json.loads(path.read_text())
+        job = result["job"]
+        return cls(
+            job["data"], job["backbone"], job["kind"], job["seed"], job["options"], result,
+            path.parent,
+        )  # fmt: skip
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What jobs that differ in kind and seed have in common."""
+        return self.data, self.backbone, json.dumps(self.options, sort_keys=True)
+
+
+def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
+    """Return everything that the report shows.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the jobs. Jobs that are not done are missing from the report, which says so.
+    n_draws : int, default=500
+        Resamples of bootstrap intervals.
+
+    Returns
+    -------
+    dict
+        JSON can say it: "machines", "cells" (one for each data set, backbone and set of options)
+        and "missing".
+    """
+    done = [Done.read(path) for path in sorted(out.rglob("result.json"))]
+    machines = list(dict.fromkeys(describe(job.result["machine"]).strip() for job in done))
+    groups: dict[tuple[str, str, str], list[Done]] = defaultdict(list)
+    for job in done:
+        groups[job.group].append(job)
+    cells = [
+        cell_of(members, _without_backbone(members[0], done), machines, n_draws)
+        for members in groups.values()
+        if members[0].backbone != jobs.NO_BACKBONE
+    ]
+    return rounded({
+        "format": FORMAT,
+        "machines": machines,
+        "n_draws": n_draws,
+        "cells": sorted((cell for cell in cells if cell), key=_order),
+        "missing": missing(out, done),
+    })  # fmt: skip
+
+
+def _order(cell: dict[str, Any]) -> tuple[int, int, list[str]]:
+    names, backbones = list(SETS), list(jobs.BACKBONES)
+    return names.index(cell["data"]), backbones.index(cell["backbone"]), cell["notes"]
+
+
+def _without_backbone(like: Done, done: Iterable[Done]) -> list[Done]:
+    """Return the jobs without a backbone that were done on the same samples."""
+
+    def of_samples(options: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key not in NO_EPOCHS}
+
+    return [
+        job
+        for job in done
+        if job.backbone == jobs.NO_BACKBONE
+        and job.data == like.data
+        and of_samples(job.options) == of_samples(like.options)
+    ]
+
+
+def rounded(found: Any) -> Any:
+    """Return the same with numbers of four significant digits."""
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [rounded(value) for value in found]
+    if isinstance(found, np.ndarray):
+        return rounded(found.tolist())
+    if isinstance(found, (float, np.floating)):
+        return float(f"{found:.{DIGITS}g}")
+    return int(found) if isinstance(found, np.integer) else found
+
+
+# ---------------------------------------------------------------------------------- one cell
+
+
+def cell_of(
+    members: Sequence[Done], others: Sequence[Done], machines: Sequence[str], n_draws: int
+) -> dict[str, Any] | None:
+    """Return what is shown of a data set with a backbone; None if no network is trained yet.
+
+    Parameters
+    ----------
+    members : sequence of Done
+        Jobs with this data set, backbone and options.
+    others : sequence of Done
+        Jobs without a backbone on the same samples.
+    machines : sequence of str
+    n_draws : int
+    """
+    exits = sorted((job for job in members if job.kind in NETWORKS), key=lambda job: job.seed)
+    if not exits:
+        return None
+    cell = _about(exits, machines)
+    cell["points"] = [*_budgets(exits), *_rivals([*members, *others])]
+    networks = [network_of(job.data, job.folder) for job in exits if _has_arrays(job)]
+    if networks:
+        cell |= measures.of_networks(networks)
+        found = compare(networks, n_draws=n_draws)
+        cell["fronts"], cell["areas"] = _fronts(found), _areas(found)
+        cell["area_interval"] = found["range"]
+        cuts = [cuts_beside(job.folder, cell["n_layers"]) for job in exits if _has_arrays(job)]
+        chosen = policies(cell["data"], networks, cuts, n_draws)
+        cell["policies"] = _policies(chosen["methods"], cell["main_score"], cell["n_layers"])
+    _add_times(cell, [job for job in members if job.kind == "clock"])
+    return cell
+
+
+def _about(exits: Sequence[Done], machines: Sequence[str]) -> dict[str, Any]:
+    """Return what tells how the networks with exits were trained, and their scores by layer."""
+    first = exits[0].result
+    main = first["main_score"]
+    by_seed = [[scores[main] for scores in job.result["layers"]["test"]] for job in exits]
+    used = {describe(job.result["machine"]).strip() for job in exits}
+    return {
+        "data": exits[0].data,
+        "backbone": exits[0].backbone,
+        "options": exits[0].options,
+        "notes": [
+            OPTION_WORDS.get(key, key + " {}").format(value)
+            for key, value in sorted(exits[0].options.items())
+        ],
+        "kind": SETS[exits[0].data].kind,
+        "main_score": main,
+        "seeds": [job.seed for job in exits],
+        "machines": sorted(machines.index(one) + 1 for one in used),
+        "layers": {
+            "main": np.mean(by_seed, axis=0),
+            "low": np.min(by_seed, axis=0),
+            "high": np.max(by_seed, axis=0),
+        },
+        "training_cpu_seconds": _mean(job.result["training_cpu_seconds"] for job in exits),
+        "policies": [],
+        "fronts": {},
+        "areas": {},
+    } | {
+        key: first.get(key)
+        for key in ("n_train", "n_dev", "n_test", "n_layers", "n_epochs", "n_parameters", "pooling")
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _mean_scores(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: _mean(scores[name] for scores in found) for name in found[0]}
+
+
+def _has_arrays(job: Done) -> bool:
+    return SETS[job.data].kind != "spans" and (job.folder / "predictions.npz").exists()
+
+
+def _budgets(exits: Sequence[Done]) -> list[dict[str, Any]]:
+    """Return every exit, predicting for all samples."""
+    layers = [job.result["layers"]["test"] for job in exits]
+    return [
+        {
+            "family": "budget",
+            "kind": f"budget-{number}",
+            "layers": number,
+            "scores": _mean_scores([scores[number - 1] for scores in layers]),
+            "n_seeds": len(exits),
+        }
+        for number in range(1, len(layers[0]) + 1)
+    ]
+
+
+def _rivals(found: Sequence[Done]) -> list[dict[str, Any]]:
+    """Return every rival, means over its seeds."""
+    by_kind: dict[str, list[Done]] = defaultdict(list)
+    for job in found:
+        if "scores" in job.result and job.kind not in NETWORKS:
+            by_kind[job.kind].append(job)
+    return [_rival(kind, same) for kind, same in sorted(by_kind.items(), key=_rival_order)]
+
+
+def _rival_order(item: tuple[str, Any]) -> tuple[int, int]:
+    family, number = family_of(item[0])
+    return ORDER.index(family) if family in ORDER else len(ORDER), number or 0
+
+
+def _rival(kind: str, same: Sequence[Done]) -> dict[str, Any]:
+    family, number = family_of(kind)
+    return {
+        "family": family,
+        "kind": kind,
+        "layers": number,
+        "scores": _mean_scores([job.result["scores"]["test"] for job in same]),
+        "n_seeds": len(same),
+        "training_cpu_seconds": _mean(
+            job.result.get("training_cpu_seconds", job.result["cpu_seconds"]) for job in same
+        ),
+    }
+
+
+def family_of(kind: str) -> tuple[str, int | None]:
+    """Return a kind without its number of layers, and that number.
+
+    Examples
+    --------
+    >>> family_of("cut-3"), family_of("tfidf")
+    (('cut', 3), ('tfidf', None))
+    """
+    family, _, number = kind.rpartition("-")
+    return (family, int(number)) if number.isdigit() else (kind, None)
+
+
+# --------------------------------------------------------------------------------- exit rules
+
+
+def _fronts(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fronts of all rules, where a network has such ratios."""
+    reached = np.array(found["curve_ratios"]) <= 1 - 1 / found["n_layers"] + 1e-9
+    ratios = np.array(found["curve_ratios"])[reached]
+    return {
+        name: {"ratio": ratios, "score": np.array(rule["curve"])[reached]}
+        for name, rule in found["rules"].items()
+    }
+
+
+def _areas(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: rule["area"] | {"to_epee": None if name == "epee" else rule["to_epee"]}
+        for name, rule in found["rules"].items()
+    }
+
+
+def _policies(methods: dict[str, Any], main: str, n_layers: int) -> list[dict[str, Any]]:
+    """Return the chosen policies, EPEE's first."""
+    return [
+        _policy(method, choice, found, main, n_layers)
+        for choice in CHOICES
+        for method, of_choice in reversed(methods.items())
+        if (found := of_choice[choice]) is not None
+    ]
+
+
+def _policy(
+    method: str, choice: str, found: dict[str, Any], main: str, n_layers: int
+) -> dict[str, Any]:
+    cuts = [run["cut_layers"] for run in found["runs"]]
+    return {
+        "family": method,
+        "goal": choice,
+        "goal_words": GOALS[choice],
+        "ratio": found["ratio"],
+        "score": found["scores"][main],
+        "scores": found["scores"],
+        "to_full": found["to_full_depth"],
+        "to_cut": found["to_cut"],
+        "equal_layers": max((n for n in cuts if n), default=n_layers),
+        "runs": [{key: run[key] for key in ("tau", "patience", "ratio")} for run in found["runs"]],
+    }
+
+
+# ----------------------------------------------------------------------------------- the clock
+
+
+def _add_times(cell: dict[str, Any], clocks: Sequence[Done]) -> None:
+    """Add measured times to a cell, and policies to the points of its plot."""
+    seconds = clocks[0].result["seconds"] if clocks else {}
+    full = f"budget-{cell['n_layers']}"
+    at_full = next(point for point in cell["points"] if point["kind"] == full)
+    if "transformers" in seconds:
+        cell["points"].append(at_full | {"family": "transformers", "kind": "transformers"})
+    for policy in cell["policies"]:
+        name = f"{policy['family']}/{policy['goal']}"
+        if policy["family"] == "epee":
+            cell["points"].append(_point_of(policy, name, len(cell["seeds"])))
+        if {name, full} <= seconds.keys():
+            policy["clock"] = {
+                way: seconds[full][way] / seconds[name][way] for way in ("single", "batched")
+            }
+    for point in cell["points"]:
+        point["seconds"] = seconds.get(point["kind"])
+    cell["clock"] = (
+        {key: clocks[0].result.get(key) for key in ("n_single", "n_batched")} if clocks else None
+    )
+
+
+def _point_of(policy: dict[str, Any], name: str, n_seeds: int) -> dict[str, Any]:
+    return {
+        "family": "policy",
+        "kind": name,
+        "scores": policy["scores"],
+        "goal_words": policy["goal_words"],
+        "n_seeds": n_seeds,
+    }
+
+
+# ------------------------------------------------------------------------------ what is missing
+
+
+def missing(out: Path, done: Sequence[Done]) -> list[str]:
+    """Return what the report does not have, in words.
+
+    Parameters
+    ----------
+    out : Path
+    done : sequence of Done
+    """
+    seeds = 1 + max((job.seed for job in done), default=0)
+    known = {(job.data, job.backbone, job.kind) for job in done}
+    backbones = [name for name in jobs.BACKBONES if name != jobs.NO_BACKBONE]
+    planned = {(j.data, j.backbone, j.kind) for j in jobs.planned(list(SETS), backbones, 1)}
+    lacking: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for data, backbone, kind in sorted(planned - known, key=lambda key: _rival_order((key[2], 0))):
+        lacking[data, backbone].append(kind)
+    return [
+        *(_not_done(data, backbone, found, known) for (data, backbone), found in lacking.items()),
+        *_fewer_seeds(done, seeds),
+        *(f"Failed: {path.parent.relative_to(out)}." for path in sorted(out.rglob("error.txt"))),
+    ]
+
+
+def _not_done(
+    data: str, backbone: str, found: list[str], known: Iterable[tuple[str, str, str]]
+) -> str:
+    where = _where(data, backbone)
+    if not any(key[:2] == (data, backbone) for key in known) and backbone != jobs.NO_BACKBONE:
+        return f"{where}: nothing."
+    return f"{where}: {', '.join(found)}."
+
+
+def _where(data: str, backbone: str) -> str:
+    return data if backbone == jobs.NO_BACKBONE else f"{data}, {backbone}"
+
+
+def _fewer_seeds(done: Iterable[Done], seeds: int) -> list[str]:
+    """Return where there are fewer seeds than elsewhere."""
+    found: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for job in done:
+        if job.kind in jobs.KINDS and not jobs.KINDS[job.kind].one_seed:
+            found[*job.group, job.kind].add(job.seed)
+    counts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (data, backbone, _, kind), have in found.items():
+        if len(have) < seeds:
+            counts[data, backbone, str(len(have))].append(kind)
+    return [
+        f"{_where(data, backbone)}: {count} of {seeds} seeds of {', '.join(sorted(names))}."
+        for (data, backbone, count), names in counts.items()
+    ]
