@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from skorch.callbacks import Callback
 
 from benchmarks._phee_scores import paper_scores
 from benchmarks.events import Staged
@@ -31,6 +33,7 @@ from studies.sets import SETS, Parts
 
 JOINT_EXITS = ("all", "mean")
 N_TAUS = 24
+HEAD_RATES = (1e-3, 5e-3, 2e-2)
 RATIOS = np.round(np.arange(0.0, 0.85, 0.05), 2)
 PAPER = ("trigger", "main", "sub")
 
@@ -186,14 +189,59 @@ def run_cut(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None)
             cut_checkpoint(folder.backbone, n_layers, place, "text")
         model = token_classifier(job, source, exit_loss_weights=weights, **more)
         model, cost = fitted(model, parts.train)
+    return _kept(job, parts, folder, model) | cost
+
+
+class FrozenBackbone(Callback):
+    """Let the heads alone learn: linear ones are logistic regressions on the states of words."""
+
+    def on_train_begin(self, net: Any, **_: Any) -> None:
+        """Freeze the backbone, and read it without dropout."""
+        backbone = net.module_.backbone.requires_grad_(False)
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+
+
+def run_embeddings(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
+    """Train a logistic regression on the last hidden states of words; keep the best rate on dev."""
+    weights = [0.0] * (BACKBONES[job.backbone].n_layers - 1) + [1.0]
+    found: list[tuple[float, float, Any, dict[str, Any]]] = []
+    for rate in HEAD_RATES:
+        model = token_classifier(
+            job,
+            folder.backbone,
+            exit_loss_weights=weights,
+            head_learning_rate=rate,
+            callbacks=[FrozenBackbone()],
+        )
+        model, cost = fitted(model, parts.train)
+        spans = model.predict_at_layer(parts.dev.X, -1)
+        score = float(span_f1(span_counts(parts.bunches["dev"].all_spans, spans)))
+        found.append((score, rate, model, cost))
+    _, rate, model, cost = max(found, key=lambda each: each[:2])
+    cost["training_cpu_seconds"] = sum(each[3]["training_cpu_seconds"] for each in found)
+    tried = [{"setting": {"head_learning_rate": at}, "dev": round(dev, 4)} for dev, at, *_ in found]
+    chosen = {"setting": {"head_learning_rate": rate}, "tried": tried}
+    return _kept(job, parts, folder, model) | cost | chosen
+
+
+def _kept(job: Job, parts: Parts, folder: Folder, model: Any) -> dict[str, Any]:
+    """Save what a rival's last exit predicts, and for the clock the rival; return its scores."""
     spans = {name: model.predict_at_layer(parts.bunches[name].data, -1) for name in ("dev", "test")}
-    folder.save_predictions(**{
+    counts = {
         f"{name}_counts": span_counts(parts.bunches[name].all_spans, found)
         for name, found in spans.items()
-    })  # fmt: skip
+    }
+    folder.save_predictions(**counts)
     if job.seed == 0:
         folder.save_model(model)
-    return {"scores": {n: scores_of(parts.bunches[n], found) for n, found in spans.items()}} | cost
+    return {"scores": {n: scores_of(parts.bunches[n], found) for n, found in spans.items()}}
+
+
+def embeds(data: str, backbone: str) -> bool:
+    """Return whether there are frozen states to read: spans, with a checkpoint."""
+    return applies(data, backbone) and backbone != "scratch"
 
 
 def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
@@ -203,7 +251,7 @@ def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
 
 
 KINDS = (
-    {"events": Kind(run, applies)}
+    {"events": Kind(run, applies), "embeddings": Kind(run_embeddings, embeds)}
     | {
         f"cut-{k}": Kind(partial(run_cut, n_layers=k), partial(applies, n_layers=k))
         for k in range(1, MOST_LAYERS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import joblib
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.events import Staged
+from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import span_scores
 from studies.events import (
@@ -14,6 +16,7 @@ from studies.events import (
     KINDS,
     Network,
     applies,
+    embeds,
     measured,
     scores_of,
     span_counts,
@@ -21,6 +24,7 @@ from studies.events import (
 )
 from studies.jobs import Folder, Job
 from studies.sets import load_parts
+from tests.checkpoints import make_checkpoint
 
 LAYERS = ("trigger", "argument", "sub_argument", "combination")
 
@@ -139,6 +143,20 @@ def test_rivals_of_some_layers_predict_with_their_last(out, parts):
     assert returned["scores"]["test"] == scores_of(parts.bunches["test"], spans)
     with np.load(folder / "predictions.npz") as saved:
         assert float(span_f1(saved["test_counts"])) == returned["scores"]["test"]["span_f1"]
+
+
+def test_frozen_words_train_the_last_head_alone(parts, tmp_path):
+    backbone = str(make_checkpoint("bert", tmp_path / "checkpoint", n_layers=6))
+    job = Job("phee_events", "all-MiniLM-L6-v2", 0, "embeddings", (("n_epochs", 1),))
+    result = KINDS["embeddings"].run(job, parts, Folder(tmp_path, tmp_path, backbone))
+    assert len(result["tried"]) == 3
+    assert set(result["scores"]) == {"dev", "test"}
+    model = joblib.load(tmp_path / "model.joblib")
+    whole = load_backbone(backbone, "text").state_dict()
+    for name, weight in model.net_.module_.backbone.state_dict().items():
+        torch.testing.assert_close(weight, whole[name])
+    assert embeds("phee_events", "all-MiniLM-L6-v2")
+    assert not embeds("phee_events", "scratch")
 
 
 def test_only_spans_are_read_by_words():
