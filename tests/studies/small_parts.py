@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from studies.jobs import Folder
@@ -22,6 +24,23 @@ def text_parts(seed=0):
         return Part(X, np.array(y))
 
     return Parts(part(30), part(12), part(12), np.array(["a", "b", "c"]), "texts", "accuracy")
+
+
+def marked_parts():
+    """The same texts, with marks around their second and their second last word."""
+
+    def marked(part):
+        rows = [text.split(" ") for text in part.X]
+        X = [
+            " ".join([row[0], f"[E1] {row[1]} [/E1]", *row[2:-2], f"[E2] {row[-2]} [/E2]", row[-1]])
+            for row in rows
+        ]
+        return Part(X, part.y)
+
+    plain = text_parts()
+    return dataclasses.replace(
+        plain, train=marked(plain.train), dev=marked(plain.dev), test=marked(plain.test)
+    )
 
 
 def image_parts(n_channels=1, n_classes=2, size=12):

@@ -17,12 +17,13 @@ from transformers import AutoModel, AutoTokenizer
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._nn.pooling import masked_mean
 from sklearn_epee._nn.recipes import JointExitLoss
+from studies import exits
 from studies.jobs import NO_BACKBONE, Folder, Job
 from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
 from studies.rivals.assembled import first_layers
 from studies.rivals.common import tuned
 from tests.checkpoints import make_checkpoint
-from tests.studies.small_parts import folder_for, image_parts, text_parts
+from tests.studies.small_parts import folder_for, image_parts, marked_parts, text_parts
 
 OPTIONS = (("n_epochs", 1),)
 
@@ -175,6 +176,25 @@ def test_a_whole_network_is_taught_to_a_part_of_it(bert, tmp_path):
     assert not np.array_equal(predictions(folder)["test_proba"], other["test_proba"])
 
 
+def test_rivals_read_marks_as_the_exits_do(bert, tmp_path):
+    parts = marked_parts()
+    job = Job("git", "all-MiniLM-L6-v2", 0, "full", OPTIONS)
+    own = exits.classifier(job, bert).fit(*parts.train)
+    assert own.pooling_ == "entity"
+    folder = folder_for(job, tmp_path, bert)
+    folder.save_predictions(train_proba=own.predict_proba(parts.train.X))
+    student = job.of_kind("distilled-2")
+    found = distilled.run(student, parts, folder_for(student, tmp_path, bert), n_layers=2)
+    assert found["pooling"] == "entity"
+    np.testing.assert_array_equal(
+        first_layers(own, 2).predict_at_layer(parts.test.X, -1),
+        own.predict_at_layer(parts.test.X, 2),
+    )
+    frozen = job.of_kind("embeddings")
+    found = embeddings.run(frozen, parts, folder_for(frozen, tmp_path, bert))
+    assert found["pooling"] == "mean"
+
+
 def test_the_whole_network_keeps_what_others_learn_from(tmp_path):
     parts, job = image_parts(size=8), Job("breastmnist", "scratch", 0, "full", OPTIONS)
     folder = folder_for(job, tmp_path)
@@ -279,7 +299,7 @@ def test_tfidf_reads_phrases_and_marks(tmp_path):
     folder = folder_for(job, tmp_path)
     found = tfidf.run(job, parts, folder)
     check_kept(found, folder, parts)
-    assert len(found["tried"]) == 12
+    assert len(found["tried"]) == 16
     assert max(row["dev"] for row in found["tried"]) == round(found["scores"]["dev"]["accuracy"], 4)
     words = tfidf.TfidfVectorizer(token_pattern=tfidf.TOKENS).build_analyzer()
     assert words("[E1] Zinc [/E1] raises [E2] iron [/E2].") == [
