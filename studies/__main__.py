@@ -29,9 +29,9 @@ QUICK: dict[str, Any] = {
     "sets": ["phee", "breastmnist", "phee_events"],
     "backbones": ["scratch"],
     "seeds": 1,
-    "n_train": 200,
+    "n_train": 300,
     "n_eval": 120,
-    "n_epochs": 2,
+    "n_epochs": 4,
 }
 
 

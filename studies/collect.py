@@ -17,7 +17,7 @@ import numpy as np
 
 import studies.kinds  # noqa: F401 - registers the kinds of jobs
 from benchmarks._report import describe
-from studies import jobs, measures
+from studies import events, jobs, measures
 from studies.policies import CHOICES, MIN_RATIO, TOLERANCE, cuts_beside, policies
 from studies.rules import N_DRAWS, compare, network_of
 from studies.sets import SETS
@@ -176,6 +176,11 @@ def cell_of(
         cuts = [cuts_beside(job.folder, cell["n_layers"]) for job in exits if _has_arrays(job)]
         chosen = policies(cell["data"], networks, cuts, n_draws)
         cell["policies"] = _policies(chosen["methods"], cell["main_score"], cell["n_layers"])
+    spans = [job.folder for job in exits if job.kind == "events"]
+    if spans:
+        measured = events.measured(spans, n_draws)
+        cell["fronts"] = measured["fronts"]
+        cell["policies"] = _policies(measured["methods"], cell["main_score"], cell["n_layers"])
     _add_times(cell, [job for job in members if job.kind == "clock"])
     return cell
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import joblib
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from benchmarks.events import Staged
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import span_scores
+from studies.collect import collect
 from studies.events import (
     JOINT_EXITS,
     KINDS,
@@ -22,7 +25,7 @@ from studies.events import (
     span_counts,
     span_f1,
 )
-from studies.jobs import Folder, Job
+from studies.jobs import Folder, Job, do
 from studies.sets import load_parts
 from tests.checkpoints import make_checkpoint
 
@@ -45,10 +48,12 @@ def out(parts, tmp_path_factory):
     for kind in ("events", "cut-2"):
         folder = Folder(out / job_of(kind).name, out, None)
         folder.path.mkdir(parents=True)
-        result = KINDS[kind].run(job_of(kind), parts, folder)
-        joblib.dump(result, folder.path / "returned")
-        (folder.path / "result.json").write_text("{}")
+        do(job_of(kind), parts, folder, KINDS[kind])
     return out
+
+
+def result_of(out, kind):
+    return json.loads((out / job_of(kind).name / "result.json").read_text())
 
 
 def test_parts_of_spans_have_what_scores_need(events_home, parts):
@@ -76,7 +81,7 @@ def test_f1_from_counts_is_that_of_the_package():
 
 def test_layers_are_scored_by_what_each_exit_predicts(out, parts):
     folder = out / job_of("events").name
-    model, returned = joblib.load(folder / "model.joblib"), joblib.load(folder / "returned")
+    model, returned = joblib.load(folder / "model.joblib"), result_of(out, "events")
     spans = model.predict_at_layer(parts.test.X, 3)
     assert returned["layers"]["test"][2] == scores_of(parts.bunches["test"], spans)
     network = Network.read(folder)
@@ -134,9 +139,25 @@ def test_policies_are_chosen_on_dev_and_read_on_test(out):
     assert front["ratio"][-1] > 0.5
 
 
+def test_the_report_has_policies_of_spans(out):
+    (cell,) = collect(out, n_draws=20)["cells"]
+    found = measured([out / job_of("events").name], n_draws=20)
+    scores = {
+        policy["goal"]: policy["score"] for policy in cell["policies"] if policy["family"] == "epee"
+    }
+    expected = {
+        choice: each["scores"]["span_f1"] for choice, each in found["methods"]["epee"].items()
+    }
+    assert scores == pytest.approx(expected, abs=1e-3)
+    assert len(cell["fronts"]["epee"]["ratio"]) > 3
+    assert cell["main_score"] == "span_f1"
+    families = [point["family"] for point in cell["points"]]
+    assert {"budget", "cut"} <= set(families)
+
+
 def test_rivals_of_some_layers_predict_with_their_last(out, parts):
     folder = out / job_of("cut-2").name
-    returned = joblib.load(folder / "returned")
+    returned = result_of(out, "cut-2")
     model = joblib.load(folder / "model.joblib")
     assert returned["n_layers"] == model.n_layers_ == 2
     spans = model.predict_at_layer(parts.test.X, 2)
