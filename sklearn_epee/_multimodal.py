@@ -28,7 +28,7 @@ from ._checks.texts_with_images import (
     texts_of,
 )
 from ._compat import Interval, StrOptions
-from ._exits.own_exits import fill, relative_costs
+from ._exits.own_exits import exit_shares, fill, own_exits
 from ._image import EPEEImageClassifier
 from ._nn import training_defaults
 from ._nn.exit_rules import Exits
@@ -70,6 +70,12 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     first : {"auto", "text", "image"}, default="auto"
         Which tower runs first. "auto": the one with fewer multiplications for a training sample of
         median length.
+    hand_over_after : int or None, default=None
+        A sample that does not exit goes on to the second tower once this many exits of the first
+        in a row, the current one included, predict the same class (in all tasks; with several
+        labels, the same set at thresholds of 0.5), and skips the layers in between. None: from the
+        last layer of the first tower. The heads of the second tower learn from where samples come
+        to them, so that another number takes another training.
     tokenizer : str, path-like, tokenizer object or None, default=None
         None takes the checkpoint's own, with or without a padding token; without a checkpoint a
         lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
@@ -257,8 +263,16 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     `staged_predict` return the prediction of the last of the sample's own exits before it, or of
     its first one.
 
+    **Early hand-over.** A tower that has made up its mind without being sure need not run on: with
+    `hand_over_after` a sample goes on to the second tower where that many exits agree. The exits
+    that it skips in the first tower are NaN in `staged_predict_proba`, too, and patience counts on
+    from the exit before to the first one of the second tower. Samples without an input for the
+    second tower run through the first to its end.
+
     **Cost.** Exits do not cost the same, so speed-up ratios are of work, not of layers: 1 minus the
-    mean of ``exit_cost``, the share that a sample takes of the work of all exits that it has.
+    mean of ``exit_cost``, the share that a sample takes of the work of all layers that read what it
+    has: its text, its image or both. Layers that it skips are saved, so that with `hand_over_after`
+    a ratio can be above 0 where no sample exits early.
     :func:`~sklearn_epee.speedup_score`, :func:`~sklearn_epee.exit_scores` and
     :class:`~sklearn_epee.TunedExitPolicyClassifierCV` count so. Entropy suits two towers better
     than patience: the layers of a tower that sees nothing of what matters agree soon.
@@ -336,6 +350,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         "text_column": [str],
         "image_column": [str],
         "first": [StrOptions({"auto", *TOWERS})],
+        "hand_over_after": [Interval(Integral, 1, None, closed="left"), None],
         "tokenizer": "no_validation",
         "image_processor": "no_validation",
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
@@ -353,6 +368,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         text_column: str = "text",
         image_column: str = "image",
         first: str = "auto",
+        hand_over_after: int | None = None,
         tokenizer: Any = None,
         max_length: int | None = None,
         image_processor: Any = None,
@@ -394,6 +410,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         self.text_column = text_column
         self.image_column = image_column
         self.first = first
+        self.hand_over_after = hand_over_after
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.image_processor = image_processor
@@ -474,8 +491,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
             (n_samples,) int64 and ``entropy`` (n_samples,) float32, the normalized entropy of the
             exit's own head, in [0, 1]. With several tasks ``labels`` and ``entropy`` have the shape
             (n_samples, n_tasks), and ``proba`` is a list with one array per task. ``exit_cost``
-            (n_samples,) float64 is the share of the work of all its exits that a sample took, and
-            ``towers`` (n_samples, 2) bool whether the text tower ran for it, and the image tower.
+            (n_samples,) float64 is the share that a sample took of the work of all layers that read
+            what it has, and ``towers`` (n_samples, 2) bool whether the text tower ran for it, and
+            the image tower.
 
         Raises
         ------
@@ -543,7 +561,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         ------
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
             Probabilities of layer 1, then 2, up to ``n_layers_``. NaN at the exits that a sample
-            does not have, as its text or its image is missing.
+            does not have, as its text or its image is missing, or as it went on to the second tower
+            before (`hand_over_after`).
 
         Raises
         ------
@@ -572,18 +591,18 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
         """Return probabilities at every layer, of the nearest exit that a sample has."""
         staged = super()._layer_by_layer(state, X).transpose(1, 0, 2)
-        own = np.logical_not(np.isnan(staged).all(axis=2))
-        return fill(staged, own).transpose(1, 0, 2)
+        own = own_exits(staged)
+        return (staged if own is None else fill(staged, own)).transpose(1, 0, 2)
 
     def _beside(self, state: FittedState, samples: list[Case], exits: Exits) -> dict[str, Any]:
         form: CaseForm = state.summary.sample_form
-        present = present_cells(samples)
-        costs = relative_costs(np.array(form.exit_costs), form.own_exits(present))
-        rows = np.arange(len(costs))
+        rows = np.arange(len(samples))
+        own = np.ones((len(rows), self.n_layers_), bool) if exits.own is None else exits.own
+        shares = exit_shares(own, self.exit_costs_, self.n_tower_layers_)
         reached = np.stack([np.ones(len(rows), bool), exits.exit_layer > form.n_first_layers], 1)
-        towers = form.in_order(present) & reached
+        towers = form.in_order(present_cells(samples)) & reached
         return {
-            "exit_cost": costs[rows, exits.exit_layer - 1] / costs[:, -1],
+            "exit_cost": shares[rows, exits.exit_layer - 1],
             "towers": towers[:, [form.towers.index(name) for name in TOWERS]],
         }
 
@@ -617,7 +636,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         first = cheaper_tower(networks, batches) if self.first == "auto" else self.first
         towers = (first, TOWERS[1 - TOWERS.index(first)])
         dropout = float(given(self.dropout, _CONTEXT_DROPOUT))
-        network = _in_a_row(networks[towers[0]], networks[towers[1]], dropout)
+        network = _in_a_row(networks[towers[0]], networks[towers[1]], self.hand_over_after, dropout)
         form = CaseForm(
             images=readers["image"].sample_form,
             towers=towers,
@@ -655,7 +674,10 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
 
 
 def _in_a_row(
-    first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
+    first: MultiExitNetwork,
+    second: MultiExitNetwork,
+    hand_over_after: int | None,
+    context_dropout: float,
 ) -> TwoTowerNetwork:
     """Return one network of two towers, of which the second has heads that read the first's end."""
     fused = MultiExitNetwork(
@@ -666,7 +688,7 @@ def _in_a_row(
         has_dense=True,
         context_size=first.n_features,
     )
-    return TwoTowerNetwork(first, fused, context_dropout=context_dropout)
+    return TwoTowerNetwork(first, fused, hand_over_after, context_dropout)
 
 
 @contextmanager

@@ -225,6 +225,161 @@ def test_towers_are_named_in_one_order_whichever_runs_first(cases, present):
     assert_array_equal(towers[:, 0], ~present[:, 1])
 
 
+# ----------------------------------------------------------------------------- early hand-over
+
+
+@pytest.fixture(scope="module")
+def _early(cases):
+    return tiny_multimodal_classifier(first="image", hand_over_after=2).fit(*cases)
+
+
+@pytest.fixture
+def early(_early):
+    """A fitted classifier, the image first; samples go on where two of its exits agree."""
+    return copy.copy(_early)
+
+
+def costs_of(classifier, own, exits):
+    """The share of the work of all layers that read what a sample has, layer by layer."""
+    steps, first = np.diff(classifier.exit_costs_, prepend=0), classifier.n_tower_layers_[0]
+    shares = []
+    for there, m in zip(own, exits, strict=True):
+        whole = (
+            there[:first].any() * steps[:first].sum() + there[first:].any() * steps[first:].sum()
+        )
+        shares.append((steps * there)[:m].sum() / whole)
+    return shares
+
+
+def assert_as_arrays(classifier, X, proba, *policy, **options):
+    """Samples exit as the rule on arrays says, at its cost."""
+    expected = apply_policy(proba, *policy, **options)
+    own = ~np.isnan(np.concatenate(proba, -1) if isinstance(proba, list) else proba)[..., 0]
+    for batch_size in ("auto", 3):
+        found = classifier.set_params(predict_batch_size=batch_size).predict_with_exits(X)
+        assert_array_equal(found.exit_layer, expected.exit_layer)
+        assert_allclose(*(np.hstack(one.proba) for one in (found, expected)), atol=1e-5)
+        shares = costs_of(classifier, own, found.exit_layer)
+        assert_allclose(found.exit_cost, shares)
+    assert speedup_score(classifier, X) == pytest.approx(1 - np.mean(shares))
+    return found
+
+
+def test_samples_skip_the_end_of_the_first_tower(early, cases, present):
+    own = ~np.isnan(staged(early, cases[0])[..., 0])
+    text, image = present.T
+    assert_array_equal(own[:, 3:], np.repeat(text[:, np.newaxis], 2, axis=1))
+    assert (own[image & ~text, :3]).all()  # nowhere to go
+    assert (~own[~image, :3]).all()
+    both = own[image & text, :3]
+    assert both[:, :2].all()
+    assert 0 < both[:, 2].mean() < 1
+
+
+@pytest.mark.parametrize("policy", [(0.0,), (0.97,), (0.0, 3), (0.99, 4, "weighted"), (2.0,)])
+def test_early_hand_over_is_that_of_the_arrays_at_its_cost(early, cases, policy):
+    names = ("tau", "patience", "exit_ensemble")
+    early.set_params(**dict(zip(names, policy, strict=False)))
+    assert_as_arrays(early, cases[0], staged(early, cases[0]), *policy)
+
+
+def test_what_is_skipped_is_saved_where_no_sample_exits_early(early, cases):
+    X, y = cases
+    found = early.set_params(tau=0.0).predict_with_exits(X)
+    own = ~np.isnan(staged(early, X)[..., 0])
+    skipped = own[:, :2].all(1) & ~own[:, 2]
+    assert_array_equal(found.exit_cost < 1 - 1e-9, skipped)
+    assert exit_scores(early, X, y)["speedup"] == pytest.approx(1 - found.exit_cost.mean())
+    assert speedup_score(early, X) > 0
+
+
+def test_budgets_and_stages_after_an_early_hand_over(early, cases):
+    every = staged(early, cases[0])
+    labels = list(early.staged_predict(cases[0]))
+    for layer in range(1, M + 1):
+        proba = early.predict_proba_at_layer(cases[0], layer)
+        for sample, found, label in zip(every, proba, labels[layer - 1], strict=True):
+            at = np.flatnonzero(~np.isnan(sample[:, 0])) + 1
+            nearest = at[at <= layer].max(initial=0) or at.min()
+            assert_allclose(found, sample[nearest - 1], atol=1e-6)
+            assert label == early.classes_[sample[nearest - 1].argmax()]
+
+
+def test_tasks_and_labels_are_handed_over_early(cases, present):
+    X, y = cases
+    both = np.stack([y, np.where(present[:, 0], "with text", "without")], axis=1)
+    classifier = tiny_multimodal_classifier(
+        first="image", hand_over_after=1, max_epochs=1, tau=0.97, joint_exit="mean"
+    ).fit(X, both)
+    tasks = [
+        np.stack(task, axis=1) for task in zip(*classifier.staged_predict_proba(X), strict=True)
+    ]
+    assert np.isnan(tasks[1][present.all(axis=1), 1:3]).all()
+    assert_as_arrays(classifier, X, tasks, 0.97, None, joint_exit="mean")
+    labels = (y[:, np.newaxis] == np.unique(y)).astype(int)
+    labels[:, 0] |= present[:, 0]
+    classifier.set_params(joint_exit="all").fit(X, labels)
+    options = {"joint_exit": "all", "multilabel": True}
+    found = assert_as_arrays(classifier, X, staged(classifier, X), 0.97, None, **options)
+    assert set(found.exit_layer) <= {1, 2, 3, 4, 5}
+
+
+def test_a_search_knows_the_work_of_early_hand_over(cases, tmp_path):
+    X, y = cases
+    trainings = Trainings(tmp_path / "trainings")
+    base = tiny_multimodal_classifier(first="image", max_epochs=1, callbacks=[trainings])
+    cv = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
+    grid = {"hand_over_after": [None, 1, 5], "tau": [0.0, 0.98]}
+    search = GridSearchCV(base, grid, scoring=exit_scores, refit="accuracy", cv=cv).fit(X, y)
+    # The number shapes the training; 5 is more than the tower has layers, but that is not asked.
+    assert trainings.count == 3 * 2 + 1
+    table = search.cv_results_
+    for row, parameters in enumerate(table["params"]):
+        for split, (train, test) in enumerate(cv):
+            alone = clone(base).set_params(**parameters, memory=None, callbacks=None)
+            alone.fit([X[i] for i in train], y[train])
+            found = speedup_score(alone, [X[i] for i in test])
+            assert table[f"split{split}_test_speedup"][row] == pytest.approx(found)
+    never, early = table["mean_test_speedup"][[0, 2]]
+    assert never == 0 < early
+    assert_array_equal(table["mean_test_speedup"][4:], table["mean_test_speedup"][:2])
+
+
+def test_policies_are_tuned_by_the_work_of_early_hand_over(early, cases):
+    X, y = cases
+    tuned = TunedExitPolicyClassifierCV(
+        early, cv="prefit", refit=False, scoring="accuracy", store_cv_results=True
+    ).fit(X, y)
+    table = tuned.cv_results_
+    assert tuned.n_tower_layers_ == early.n_tower_layers_
+    for row in range(0, len(table["tau"]), len(table["tau"]) // 8):
+        policy = {"tau": float(table["tau"][row]), "patience": int(table["patience"][row])}
+        found = speedup_score(early.set_params(**policy), X)
+        assert found == pytest.approx(table["speedup"][row], abs=1.5 / len(y))
+    assert table["speedup"].min() > 0
+    shown = plotting.ExitHistogramDisplay.from_estimator(early.set_params(tau=0.98), X, y)
+    assert shown.speedup_ == pytest.approx(speedup_score(early, X))
+
+
+def test_the_second_tower_learns_from_where_samples_come(early, cases):
+    never = clone(early).set_params(hand_over_after=None).fit(*cases)
+    late = clone(early).set_params(hand_over_after=3).fit(*cases)  # of three layers
+    assert_array_equal(staged(late, cases[0]), staged(never, cases[0]))
+    assert not np.allclose(
+        staged(early, cases[0])[:, 3:], staged(never, cases[0])[:, 3:], equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_exits_are_calibrated_with_an_early_hand_over(early, cases, method):
+    X, y = cases
+    calibrated = ExitCalibratedClassifier(early, method=method, cv="prefit").fit(X, y)
+    assert np.isfinite(calibrated.nll_after_).all()
+    assert (calibrated.nll_after_ <= calibrated.nll_before_ + 1e-6).all()
+    inside = calibrated.estimator_.set_params(tau=0.9)
+    assert_as_arrays(inside, X, staged(inside, X), 0.9)
+
+
 # --------------------------------------------------------------------------------------- input
 
 
@@ -261,6 +416,8 @@ def test_blank_texts_are_missing(fitted, cases):
     ("parameters", "error", "message"),
     [
         ({"first": "sound"}, ValueError, "first"),
+        ({"hand_over_after": 0}, ValueError, "hand_over_after"),
+        ({"hand_over_after": 1.5}, ValueError, "hand_over_after"),
         ({"text_column": 3}, ValueError, "text_column"),
         ({"text_pooling": "entity"}, ValueError, "text_pooling"),
         ({"image_pooling": "last"}, ValueError, "image_pooling"),
@@ -341,13 +498,16 @@ def test_displays(fitted, cases):
     assert_array_equal(shown.counts.sum(axis=0), exits)
 
 
-def test_copies_predict_the_same(fitted, cases):
+@pytest.mark.parametrize("hand_over_after", [None, 2])
+def test_copies_predict_the_same(fitted, early, cases, hand_over_after):
     X, _ = cases
+    fitted = early if hand_over_after else fitted
     fitted.set_params(tau=0.98)
     expected = fitted.predict_with_exits(X)
     for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
         found = twin.predict_with_exits(X)
         assert_array_equal(found.proba, expected.proba)
+        assert_array_equal(found.exit_cost, expected.exit_cost)
         assert_array_equal(found.towers, expected.towers)
         assert twin.towers_ == fitted.towers_
         assert_array_equal(twin.exit_costs_, fitted.exit_costs_)

@@ -100,7 +100,8 @@ def search(notes, digits, folder):
 def both(notes, digits, folder):
     X = list(zip(notes[0], digits[0], strict=True))
     config = tiny_config("vit", image_size=8, num_channels=1)
-    return tiny_multimodal_classifier().set_params(image_backbone=config).fit(X, notes[1])
+    classifier = tiny_multimodal_classifier(hand_over_after=1).set_params(image_backbone=config)
+    return classifier.fit(X, notes[1])
 
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""Samples that lack some exits, such as those of a missing input: NaN in staged probabilities.
+"""Samples that lack some exits, missing or skipped: NaN in staged probabilities.
 
 A sample exits at an exit of its own. Patience counts the exits that it has, the last of which it
 takes at the latest. Where a prediction at an exit is asked for that a sample does not have, it is
@@ -37,26 +37,31 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
     ValueError
         If a sample has no exit, tasks differ in which there are, or a value is no probability.
     """
-    missing = [_missing(task) for task in tasks]
-    if not any(mask is not None for mask in missing):
+    found = [own_exits(task) for task in tasks]
+    if all(mask is None for mask in found):
         return [check_proba(task) for task in tasks], None
-    first = missing[0]
-    if first is None or any(mask is None or not np.array_equal(mask, first) for mask in missing):
+    own = found[0]
+    if own is None or any(mask is None or not np.array_equal(mask, own) for mask in found):
         raise ValueError("proba is NaN at exits in some tasks only; expected the same in all.")
-    own = ~first
     if not own.any(axis=1).all():
         row = int(own.any(axis=1).argmin())
         raise ValueError(f"proba[{row}] is NaN at every exit; expected one exit at least.")
     return [check_proba(fill(np.asarray(task), own)) for task in tasks], own
 
 
-def _missing(task: ArrayLike) -> Mask | None:
-    """Return where all classes are NaN; None where that is nowhere."""
-    array: Any = np.asarray(task)
+def own_exits(proba: ArrayLike) -> Mask | None:
+    """Return which exits samples have, (n_samples, n_layers); None where all have all.
+
+    Parameters
+    ----------
+    proba : array-like of shape (n_samples, n_layers, n_classes)
+        NaN in all classes where a sample does not have an exit.
+    """
+    array: Any = np.asarray(proba)
     if array.ndim != 3 or array.dtype.kind != "f" or not array.shape[2]:
         return None
     missing: Mask = np.isnan(array).all(axis=2)
-    return missing if missing.any() else None
+    return ~missing if missing.any() else None
 
 
 def nearest_exits(own: Mask) -> NDArray[np.int64]:
@@ -110,19 +115,38 @@ def own_counters(
     return np.where(own, counters, 0)
 
 
-def relative_costs(exit_costs: NDArray[np.float64], own: Mask) -> NDArray[np.float64]:
-    """Return the share of all work that a sample takes which exits at a layer.
+def exit_shares(
+    own: Mask,
+    exit_costs: NDArray[np.float64] | None = None,
+    n_tower_layers: Sequence[int] | None = None,
+) -> NDArray[np.float64]:
+    """Return the share that each exit takes of the work of all that a sample has.
 
     Parameters
     ----------
-    exit_costs : ndarray of shape (n_layers,), float64
-        What an exit has cost for a sample that has them all.
     own : ndarray of shape (n_samples, n_layers), bool
-        Exits that are not there cost nothing.
+        Exits that a sample does not have cost nothing.
+    exit_costs : ndarray of shape (n_layers,), float64, default=None
+        What an exit has cost for a sample that runs through all layers; None: layers cost the same.
+    n_tower_layers : sequence of int, default=None
+        Number of layers of each tower. An exit that is lacking in a tower of which a sample has
+        another one was skipped: its work is saved. It is no work at all in a tower of which the
+        sample has none, as its input is missing; nor where there are no towers (None).
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers), float64
+        From 0 to 1. At the last exit 1, less what was skipped.
     """
-    steps = np.diff(exit_costs, prepend=0.0)
-    return np.where(own, steps, 0.0).cumsum(axis=1)
+    n_layers = own.shape[1]
+    costs = np.arange(1.0, n_layers + 1) / n_layers if exit_costs is None else exit_costs
+    steps = np.diff(costs, prepend=0.0)
+    there = own if n_tower_layers is None else _whole_towers(own, n_tower_layers)
+    total = np.where(there, steps, 0.0).cumsum(axis=1)[:, -1:]
+    return np.where(own, steps, 0.0).cumsum(axis=1) / total
+
+
+def _whole_towers(own: Mask, n_tower_layers: Sequence[int]) -> Mask:
+    """Return all exits of the towers of which a sample has any."""
+    starts = np.cumsum([0, *n_tower_layers[:-1]])
+    return np.repeat(np.logical_or.reduceat(own, starts, axis=1), n_tower_layers, axis=1)

@@ -67,8 +67,8 @@ class Reliability:
         codes : ndarray of shape (n_samples,), int
             Column of the true class.
         n_bins : int, default=15
-        weights : ndarray of shape (n_samples,), default=None
-            Sample weights; None counts samples.
+        weights : ndarray of shape (n_samples,) or (n_samples, n_layers), default=None
+            Of samples, or of each of their exits; None counts samples.
 
         Returns
         -------
@@ -79,7 +79,10 @@ class Reliability:
         confidence = np.minimum(proba.max(axis=2).astype(np.float64), 1)
         bins = np.ceil((confidence - _ROUNDING) * n_bins).astype(np.int64) - 1
         cell = (np.clip(bins, 0, n_bins - 1) + np.arange(n_layers) * n_bins).ravel()
-        weight = None if weights is None else np.repeat(weights, n_layers)
+        weight = None
+        if weights is not None:
+            each = weights if weights.ndim == 2 else weights[:, np.newaxis]
+            weight = np.broadcast_to(each, correct.shape).ravel()
         counts, hits, sums = (
             np.bincount(cell, weights=values, minlength=n_layers * n_bins).reshape(n_layers, n_bins)
             for values in (weight, _times(correct, weight), _times(confidence, weight))
@@ -89,9 +92,10 @@ class Reliability:
 
     @property
     def error(self) -> NDArray[np.float64]:
-        """Expected calibration error of every exit, (n_layers,), in [0, 1]."""
+        """Expected calibration error of every exit, (n_layers,), in [0, 1]; NaN without samples."""
         gaps = np.abs(self.accuracy - self.confidence)
-        return np.nansum(gaps * self.counts, axis=1) / self.counts.sum(axis=1)
+        totals = self.counts.sum(axis=1)
+        return np.nansum(gaps * self.counts, axis=1) / np.where(totals > 0, totals, np.nan)
 
 
 def _times(values: NDArray[Any], weight: NDArray[np.float64] | None) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from .checks import (
     check_joint_exit,
     check_label_thresholds,
 )
-from .own_exits import fill, last_exits, own_counters, read_tasks, relative_costs
+from .own_exits import exit_shares, fill, last_exits, own_counters, read_tasks
 from .rule import (
     combine_visited,
     first_exits,
@@ -67,8 +67,9 @@ class StagedPredictions:
     own : ndarray of shape (n_samples, n_layers), bool, or None
         Which exits each sample has, see `own_exits`; None where all have all. At the others
         `head_proba` is that of the nearest exit, entropies are infinite and counters 0.
-    exit_costs : ndarray of shape (n_layers,), float64, or None
-        Share of all work that each exit has cost; None where all layers cost the same.
+    exit_shares : ndarray of shape (n_samples, n_layers), float64, or None
+        Share that each exit takes of the work of all that a sample has, see `own_exits`; None
+        where it is that of the layers, the same for all samples.
     """
 
     head_proba: list[NDArray[np.floating]]
@@ -79,7 +80,7 @@ class StagedPredictions:
     joint_exit: str = "all"
     label_thresholds: Floats | None = None
     own: NDArray[np.bool_] | None = None
-    exit_costs: Floats | None = None
+    exit_shares: Floats | None = None
 
     @classmethod
     def from_proba(
@@ -121,6 +122,7 @@ class StagedPredictions:
             exit_loss_weights,
             check_joint_exit(joint_exit),
             own=own,
+            exit_shares=None if own is None else exit_shares(own),
         )
 
     @classmethod
@@ -158,6 +160,7 @@ class StagedPredictions:
             joint,
             np.tile(thresholds, (len(checked), 1)),
             own,
+            None if own is None else exit_shares(own),
         )
 
     @property
@@ -261,20 +264,18 @@ class StagedPredictions:
         """The last exit of each sample, (n_samples,); None for that of the last layer."""
         return None if self.own is None else last_exits(self.own)
 
-    @cached_property
-    def exit_shares(self) -> Floats | None:
-        """Share of the work of all exits of a sample that each of them takes.
+    def with_costs(
+        self, exit_costs: Floats | None = None, n_tower_layers: Sequence[int] | None = None
+    ) -> Self:
+        """Return the same predictions, whose exits cost what their classifier says.
 
-        Of shape (n_samples, n_layers), from 0 to 1. None where it is that of the layers, the
-        same for all samples.
+        Parameters
+        ----------
+        exit_costs, n_tower_layers
+            See `own_exits.exit_shares`.
         """
-        if self.own is None and self.exit_costs is None:
-            return None
-        every = np.ones(self.entropies.shape[:2], dtype=bool) if self.own is None else self.own
-        costs = self.exit_costs
-        costs = np.arange(1.0, self.n_layers + 1) / self.n_layers if costs is None else costs
-        found = relative_costs(costs, every)
-        return found / found[:, -1:]
+        own = np.ones(self.entropies.shape[:2], dtype=bool) if self.own is None else self.own
+        return replace(self, exit_shares=exit_shares(own, exit_costs, n_tower_layers))
 
     def speedup(self, exits: Integers) -> float:
         """Return the speed-up ratio of samples that exit at these layers, of work if it is known.
@@ -306,6 +307,7 @@ class StagedPredictions:
             counters=self.counters[rows],
             label_thresholds=None if self.label_thresholds is None else self.label_thresholds[rows],
             own=None if self.own is None else self.own[rows],
+            exit_shares=None if self.exit_shares is None else self.exit_shares[rows],
         )
 
     def with_classes(self, columns: Sequence[Integers], counts: Sequence[int]) -> Self:
@@ -343,20 +345,28 @@ class StagedPredictions:
             return parts[0]
         tasks = zip(*(part.head_proba for part in parts), strict=True)
         thresholds = [part.label_thresholds for part in parts if part.label_thresholds is not None]
-        own = None
-        if any(part.own is not None for part in parts):
-            own = np.concatenate([
-                np.ones(part.entropies.shape[:2], dtype=bool) if part.own is None else part.own
-                for part in parts
-            ])  # fmt: skip
+        layers = np.arange(1.0, parts[0].n_layers + 1) / parts[0].n_layers
         return replace(
             parts[0],
             head_proba=[np.concatenate(task) for task in tasks],
             entropies=np.concatenate([part.entropies for part in parts]),
             counters=np.concatenate([part.counters for part in parts]),
             label_thresholds=np.concatenate(thresholds) if thresholds else None,
-            own=own,
+            own=_joined([part.own for part in parts], parts, True),
+            exit_shares=_joined([part.exit_shares for part in parts], parts, layers),
         )
+
+
+def _joined(
+    arrays: Sequence[NDArray[Any] | None], parts: Sequence[StagedPredictions], default: Any
+) -> NDArray[Any] | None:
+    """Return what parts have for their exits below each other; None where none has anything."""
+    if all(array is None for array in arrays):
+        return None
+    return np.concatenate([
+        np.broadcast_to(default, part.entropies.shape[:2]) if array is None else array
+        for array, part in zip(arrays, parts, strict=True)
+    ])  # fmt: skip
 
 
 def _own_entropies(entropies: Floats, own: NDArray[np.bool_] | None) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -359,7 +359,10 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
     else:
         staged = StagedPredictions.from_proba([np.stack(layers, axis=1)], *combined)
         tasks = Tasks(np.asarray(classes))
-    return replace(staged, exit_costs=exit_costs(found.classifier)), tasks
+    costs, towers = exit_costs(found.classifier), tower_layers(found.classifier)
+    if costs is not None or towers is not None:
+        staged = staged.with_costs(costs, towers)
+    return staged, tasks
 
 
 def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
@@ -369,6 +372,15 @@ def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
     """
     costs = getattr(classifier, "exit_costs_", None)
     return None if costs is None else np.asarray(costs, dtype=np.float64)
+
+
+def tower_layers(classifier: Any) -> tuple[int, ...] | None:
+    """Return the number of layers of each tower of a fitted classifier; None if it has no towers.
+
+    An exit that a sample does not have was skipped where it has another one in the same tower.
+    """
+    layers = getattr(classifier, "n_tower_layers_", None)
+    return None if layers is None else tuple(int(number) for number in layers)
 
 
 def predicts_words(classifier: Any) -> bool:

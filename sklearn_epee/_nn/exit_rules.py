@@ -58,11 +58,15 @@ class Exits:
     exit_layer : ndarray of shape (n,), int64
     entropy : ndarray of shape (n,) or, with several tasks, (n, T), float32
         Normalized entropy of the exit's own head.
+    own : ndarray of shape (n, M), bool, or None
+        Which exits a sample had, of two towers: none of a missing cell, and none that it skipped.
+        None: all.
     """
 
     proba: NDArray[np.float32]
     exit_layer: NDArray[np.int64]
     entropy: NDArray[np.float32]
+    own: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, n: int, n_classes: int, n_tasks: int = 1) -> Exits:
@@ -75,10 +79,12 @@ class Exits:
         """Return the predictions of consecutive samples as one."""
         if len(parts) == 1:
             return parts[0]
+        own = [part.own for part in parts if part.own is not None]
         return cls(
             np.concatenate([part.proba for part in parts]),
             np.concatenate([part.exit_layer for part in parts]),
             np.concatenate([part.entropy for part in parts]),
+            np.concatenate(own) if own else None,
         )
 
 

@@ -50,21 +50,6 @@ class CaseForm:
     n_first_layers: int
     exit_costs: tuple[float, ...]
 
-    def own_exits(self, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which exits samples have, of which some texts and images are there.
-
-        Parameters
-        ----------
-        present : ndarray of shape (n_samples, 2), bool
-            In the order of `TOWERS`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_layers), bool
-        """
-        n_second = len(self.exit_costs) - self.n_first_layers
-        return np.repeat(self.in_order(present), (self.n_first_layers, n_second), axis=1)
-
     def in_order(self, columns: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return columns in the order of `TOWERS` in that in which the towers run."""
         return columns[:, [TOWERS.index(name) for name in self.towers]]

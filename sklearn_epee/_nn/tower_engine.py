@@ -80,9 +80,9 @@ class TowerEngine:
         both, alone = (
             dynamic_rule(policy, n, out, self._counts) for n in (self.n_layers, self._border)
         )
-        self.run(samples, both, self.n_layers, batch_size)
+        handed = self.run(samples, both, self.n_layers, batch_size)
         self._run_first(samples, ~samples.present[:, 1], alone, self._border, batch_size)
-        return out
+        return replace(out, own=self._own_exits(samples.present, handed.layers))
 
     def budgeted(
         self, samples: EncodedPairs, layer: int, batch_size: int | str = "auto"
@@ -153,14 +153,23 @@ class TowerEngine:
 
     # -------------------------------------------------------------------------- tower by tower
 
-    def run(self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str) -> None:
-        """Run the samples that have a second cell to their exits, `last` at most."""
+    def run(
+        self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str
+    ) -> HandedOver:
+        """Run the samples that have a second cell to their exits, `last` at most.
+
+        Returns
+        -------
+        HandedOver
+            Which of them went on from the first tower, and from which layer.
+        """
         has_first, has_second = samples.present.T
         border = self._border
         handed = self._start(samples, has_first & has_second, rule, border, batch_size)
         going = np.flatnonzero(has_second & (~has_first | (handed.layers > 0)))
         on = SecondTowerRule(rule, going, border, last - border, handed)
         self._run_second(samples, on, batch_size)
+        return handed
 
     def _start(
         self,
@@ -209,6 +218,16 @@ class TowerEngine:
         states = torch.from_numpy(on.handed.states[on.numbers]).to(network.no_context.device)
         known = torch.from_numpy(on.handed.layers[on.numbers] > 0).unsqueeze(1)
         return torch.where(known, network.contexts(states).cpu(), network.no_context.cpu())
+
+    def _own_exits(
+        self, present: NDArray[np.bool_], handed_from: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return which exits samples have, (n, M1 + M2), that went on from a layer, or did not."""
+        own = np.repeat(present, (self._border, self.n_layers - self._border), axis=1)
+        layers = np.arange(1, self.n_layers + 1)
+        skipped = (layers > handed_from[:, np.newaxis]) & (layers <= self._border)
+        own[skipped & (handed_from > 0)[:, np.newaxis]] = False
+        return own
 
     def _nothing(self, n: int) -> HandedOver:
         return HandedOver(n, self._network.first.n_features)

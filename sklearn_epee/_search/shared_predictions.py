@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sklearn_epee._checks.multilabel import pack_labels
 from sklearn_epee._checks.tasks import split_columns
+from sklearn_epee._exits.own_exits import own_exits
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 from sklearn_epee._nn.forks import ForkSafeLock
 from sklearn_epee.policy import apply_policy
@@ -182,7 +183,7 @@ def exits_from(
         joint_exit=policy.joint_exit,
     )
     joined: Any = found.proba if tasks is None else np.concatenate(found.proba, axis=1)
-    return Exits(joined, found.exit_layer, found.entropy)
+    return Exits(joined, found.exit_layer, found.entropy, own_exits(proba))
 
 
 def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
@@ -198,4 +199,4 @@ def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
         label_thresholds=policy.label_thresholds,
     )
     packed: Any = pack_labels(np.asarray(found.proba))
-    return Exits(packed, found.exit_layer, found.entropy)
+    return Exits(packed, found.exit_layer, found.entropy, own_exits(proba))

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn_epee._compat import Interval, check_pandas_support, validate_params
 
 _FINDINGS = ("calcification", "cavity", "nodule")
-_KINDS = ("text", "image", "both")
+_KINDS = ("text", "image", "both", "side")
 _SIDES = ("left", "right")
 # The least number of pixels in which the three shapes can be told apart.
 _SMALLEST = 12
@@ -44,6 +44,11 @@ _KNOWN = (
     "A {finding} has been treated before, what is the new lesion?",
     "Apart from an old {finding} there is something new.",
     "Please judge the lesion beside the {finding}, which was clarified before.",
+)  # fmt: skip
+# What asks about a finding by its place.
+_ASKED = (
+    "The question is about the lesion on the {side}.", "What is the {side} lesion?",
+    "Only the finding on the {side} is new.", "Please describe the {side} one of the two lesions.",
 )  # fmt: skip
 _REMARKS = (
     "Laboratory values were normal.", "Smoking was stopped {weeks} years ago.",
@@ -94,16 +99,21 @@ def make_case_reports(
     - "both": the image shows two different findings, and the text names the one that is known and
       not asked about. Without the other, image and text each leave a guess between two.
 
+    Cases of a fourth kind, made only where `kind_weights` asks for them, need a word and a place:
+
+    - "side": the image shows two different findings, and the text says whether the left one or the
+      right one is asked about, as seen in the image. The text alone leaves a guess among three.
+
     Parameters
     ----------
     n_samples : int, default=1000
         Number of cases.
-    kind_weights : array-like of shape (3,), default=None
-        Proportions of the three kinds, in the order above; they need not sum to 1. Kinds are
-        equally frequent by default. Counts are exact, up to rounding.
+    kind_weights : array-like of shape (3,) or (4,), default=None
+        Proportions of the kinds, in the order above; they need not sum to 1. By default the first
+        three are equally frequent. Counts are exact, up to rounding.
     missing_fraction : float, default=0.0
-        Expected fraction of the cases of the first two kinds in which what does not decide is
-        missing, in [0, 1]: the image where the text decides, the text where the image does.
+        Expected fraction of the cases of the kinds "text" and "image" in which what does not decide
+        is missing, in [0, 1]: the image where the text decides, the text where the image does.
     image_size : int, default=24
         Height and width of the images in pixels, 12 to 512.
     noise : float, default=0.1
@@ -126,13 +136,13 @@ def make_case_reports(
         "calcification", "cavity" or "nodule", equally frequent in every kind, up to rounding.
     data : :class:`~sklearn.utils.Bunch`
         Only if `return_X_y` is False, with the attributes `data` (`X`), `target` (`y`),
-        `target_names` (ndarray of shape (3,)), `kind` (ndarray of str: "text", "image" or "both"),
-        `flipped` (ndarray of bool, the cases with a random label) and `DESCR`.
+        `target_names` (ndarray of shape (3,)), `kind` (ndarray of str: "text", "image", "both" or
+        "side"), `flipped` (ndarray of bool, the cases with a random label) and `DESCR`.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or `kind_weights` does not have three finite,
+        If a parameter is out of its range, or `kind_weights` does not have three or four finite,
         non-negative entries with a positive sum.
     TypeError
         If a parameter is of the wrong type.
@@ -161,7 +171,8 @@ def make_case_reports(
     rng = check_random_state(random_state)
     n_samples = int(n_samples)
     order = rng.permutation(n_samples)
-    kinds = np.repeat(np.array(_KINDS), _counts(n_samples, kind_weights))[order]
+    counts = _counts(n_samples, kind_weights)
+    kinds = np.repeat(np.array(_KINDS[: len(counts)]), counts)[order]
     findings = np.array(_FINDINGS)[np.arange(n_samples) % len(_FINDINGS)][order]
     rows = [
         _case(rng, kind, finding, int(image_size), float(noise))
@@ -192,13 +203,13 @@ def make_case_reports(
 def _counts(n_samples: int, weights: Any) -> NDArray[np.int64]:
     """Return the number of cases of each kind, the largest remainders rounded up first."""
     try:
-        shares = np.ones(len(_KINDS)) if weights is None else np.asarray(weights, dtype=float)
+        shares = np.asarray([1, 1, 1] if weights is None else weights, dtype=float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"kind_weights must be numbers; got {weights!r}: {error}.") from error
-    if shares.shape != (len(_KINDS),):
+    if shares.shape not in ((len(_KINDS) - 1,), (len(_KINDS),)):
         raise ValueError(
-            f"kind_weights must have one entry for each of the kinds {_KINDS}; got shape "
-            f"{shares.shape}."
+            f"kind_weights must have one entry for each of the kinds {_KINDS}, of which the last "
+            f"may be left out; got shape {shares.shape}."
         )
     if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() == 0:
         raise ValueError(
@@ -229,7 +240,7 @@ def _case(
         said, shown = _pick(rng, _OPEN), {side: finding}
     else:
         another = _pick(rng, tuple(name for name in _FINDINGS if name != finding))
-        said = _pick(rng, _KNOWN).format(finding=another)
+        said = _pick(rng, _KNOWN if kind == "both" else _ASKED).format(finding=another, side=side)
         shown = {side: finding, other: another}
     return _text(rng, said), _image(rng, shown, size, noise)
 

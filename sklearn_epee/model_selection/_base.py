@@ -18,7 +18,6 @@ from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._exits.label_scores import share_correct
 from sklearn_epee._exits.wrappers import (
     exit_classifier,
-    exit_costs,
     find_exits,
     is_multilabel,
     own_policy,
@@ -64,9 +63,10 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
-        self.__dict__.pop("exit_costs_", None)  # of an earlier fit
-        if exit_costs(classifier) is not None:
-            self.exit_costs_ = exit_costs(classifier)
+        for name in ("exit_costs_", "n_tower_layers_"):
+            self.__dict__.pop(name, None)  # of an earlier fit
+            if getattr(classifier, name, None) is not None:
+                setattr(self, name, getattr(classifier, name))
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -35,8 +35,8 @@ class _HeldOut:
         Logits of every exit, up to a constant of the sample and exit.
     codes : ndarray of shape (n_samples,), int
         Column of the true class.
-    weights : ndarray of shape (n_samples,), float64
-        Positive.
+    weights : ndarray of shape (n_samples, n_layers), float64
+        Positive, and 0 at exits that a sample does not have.
     """
 
     log_proba: Floats
@@ -64,15 +64,24 @@ class _HeldOut:
                 "for all classes. Use fewer folds or a stratified splitter."
             )
         weights = weights[validation.rows] * validation.knows_all
-        if validation.staged.own is not None:  # not by what stands for exits that are lacking
-            weights = weights * validation.staged.own.all(axis=1)
         used = np.flatnonzero(weights)
-        codes, classes = validation.codes[used, 0], validation.classes
-        present = np.unique(codes)
+        codes, own = validation.codes[used, 0], validation.staged.own
+        proba = validation.staged.head_proba[0][used].astype(np.float64)
+        each = np.repeat(weights[used, np.newaxis], proba.shape[1], axis=1)
+        if own is not None:  # not by what stands for exits that are lacking
+            each *= own[used]
+        held_out = cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, each)
+        held_out._check_classes(validation.classes, every_class)
+        return held_out
+
+    def _check_classes(self, classes: Any, every_class: bool) -> None:
+        """Refuse exits whose samples are of too few classes; those without samples are left."""
+        exits = [self.of_exit(layer)[1] for layer in range(self.weights.shape[1])]
+        present = min((np.unique(codes) for codes in exits if len(codes)), key=len, default=())
         if len(present) < 2:
             raise ValueError(
                 "Calibration needs samples of at least two classes with a weight above 0; y holds "
-                f"{len(present)} class: {classes[present].tolist()}."
+                f"{len(present)} class: {classes[list(present)].tolist()}."
             )
         missing = np.delete(classes, present)
         if every_class and len(missing):
@@ -81,14 +90,18 @@ class _HeldOut:
                 f"{missing.tolist()} is there to calibrate on; give some, or use "
                 "method='temperature'."
             )
-        proba = validation.staged.head_proba[0][used].astype(np.float64)
-        return cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, weights[used])
+
+    def of_exit(self, layer: int) -> tuple[Floats, Integers, Floats]:
+        """Return log-probabilities, codes and weights of the samples that have an exit, from 0."""
+        rows = np.flatnonzero(self.weights[:, layer])
+        return self.log_proba[rows, layer], self.codes[rows], self.weights[rows, layer]
 
     def nll(self, maps: ExitMaps) -> Floats:
         """Return the mean negative log-likelihood of every exit, (n_layers,), in nats."""
         log_proba = maps.log_proba(self.log_proba)
         true = log_proba[np.arange(len(self.codes)), :, self.codes]
-        return -np.average(true, axis=0, weights=self.weights)
+        totals = self.weights.sum(axis=0)
+        return -(true * self.weights).sum(axis=0) / np.where(totals > 0, totals, np.nan)
 
     def ece(self, maps: ExitMaps) -> Floats:
         """Return the expected calibration error of every exit, (n_layers,)."""
@@ -169,8 +182,10 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
 
     In cross-validation the exits of the networks of all splits are calibrated together, on the
     samples held out, and the result is applied to a last network, which is trained on all samples.
-    Splits whose training part lacks a class are left out, with a warning, and so are samples that
-    lack an exit, such as those without an image.
+    Splits whose training part lacks a class are left out, with a warning. Where samples lack exits,
+    such as those without an image, an exit is calibrated on the samples that have it; one that none
+    has stays as it is, and its figures are NaN. "vector" may change which class exits predict, and
+    with it where a classifier with `hand_over_after` goes on to its second tower.
 
     A policy that was chosen before has to be chosen again, on other samples than these if there
     are enough: `tau` now means something else. With :class:`TunedExitPolicyClassifierCV` over this
@@ -288,9 +303,9 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
         TypeError
             If `estimator` ends in no classifier with early exits that can be calibrated.
         ValueError
-            If a parameter is not as described, if the samples to calibrate on are of a single
-            class or, with "vector", lack one, if `y` holds a label that a fitted estimator does
-            not know, or if it holds several tasks, whose exits are not calibrated.
+            If a parameter is not as described, if the samples to calibrate an exit on are of a
+            single class or, with "vector", lack one, if `y` holds a label that a fitted estimator
+            does not know, or if it holds several tasks, whose exits are not calibrated.
         sklearn.exceptions.NotFittedError
             If `estimator` is frozen or "prefit" and not fitted.
 
@@ -334,15 +349,14 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
     def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
         """Return the maps that calibrate every exit, and the attributes about them."""
         _, n_layers, n_classes = held_out.log_proba.shape
-        layers = [held_out.log_proba[:, layer] for layer in range(n_layers)]
-        samples = held_out.codes, held_out.weights
-        temperatures = np.array([fit_temperature(layer, *samples) for layer in layers])
+        exits = [held_out.of_exit(layer) for layer in range(n_layers)]
+        temperatures = np.array([fit_temperature(*one) for one in exits])
         found: dict[str, Any] = {"temperatures_": temperatures}
         maps = ExitMaps.from_temperatures(temperatures, n_classes)
         if self.method == "vector":
             pairs = [
-                fit_scales(layer, *samples, start=1 / temperature)
-                for layer, temperature in zip(layers, temperatures, strict=True)
+                fit_scales(*one, start=1 / temperature)
+                for one, temperature in zip(exits, temperatures, strict=True)
             ]
             scales, shifts = (np.array(part) for part in zip(*pairs, strict=True))
             found = {"scales_": scales, "shifts_": shifts}

@@ -71,8 +71,10 @@ def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> floa
     Returns
     -------
     float
-        From 0.05 to 20; 1 where no temperature is better.
+        From 0.05 to 20; 1 where no temperature is better, or there is no sample.
     """
+    if not len(codes):
+        return 1.0
     true = log_proba[np.arange(len(codes)), codes]
 
     def nll(log_temperature: float) -> float:
@@ -106,9 +108,12 @@ def fit_scales(
     Returns
     -------
     scales, shifts : ndarray of shape (n_classes,), float64
-        For logits that are centered over the classes. The shifts have the mean 0.
+        For logits that are centered over the classes. The shifts have the mean 0. Without a
+        sample the scales are `start`, and the shifts 0.
     """
     n_classes = log_proba.shape[1]
+    if not len(codes):
+        return np.full(n_classes, start), np.zeros(n_classes)
     centered = log_proba - log_proba.mean(axis=1, keepdims=True)
     shares = weights / weights.sum()
     is_true = codes[:, np.newaxis] == np.arange(n_classes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee._exits.own_exits import nearest_exits
+from sklearn_epee._exits.own_exits import exit_shares, nearest_exits
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee.policy import apply_policy, exit_layers, normalized_entropy
@@ -86,8 +86,7 @@ def test_the_nearest_exit_is_the_last_one_before_and_else_the_first():
 @pytest.mark.parametrize("patience", [1, 2, M])
 @pytest.mark.parametrize("costs", [None, COSTS])
 def test_a_sweep_knows_every_threshold(proba, patience, costs):
-    staged = StagedPredictions.from_proba([proba])
-    staged = StagedPredictions(**{**vars(staged), "exit_costs": costs})
+    staged = StagedPredictions.from_proba([proba]).with_costs(costs)
     space = PolicySpace(staged)
     sweep = space.sweep(patience)
     speedups = space.speedups(sweep)
@@ -98,8 +97,7 @@ def test_a_sweep_knows_every_threshold(proba, patience, costs):
 
 
 def test_speedups_are_shares_of_the_work_that_a_sample_has(proba):
-    staged = StagedPredictions.from_proba([proba[[0, N // 3, N - 1]]])
-    staged = StagedPredictions(**{**vars(staged), "exit_costs": COSTS})
+    staged = StagedPredictions.from_proba([proba[[0, N // 3, N - 1]]]).with_costs(COSTS)
     full = staged.exit_layers(0.0, M)
     assert_array_equal(full, [5, 2, 5])
     assert staged.speedup(full) == 0
@@ -128,3 +126,50 @@ def test_sets_of_labels_are_counted_over_the_exits_that_there_are(proba):
         own = own_exits(sample)
         alone = exit_layers(sample[np.array(own) - 1][np.newaxis], 0.0, 2, multilabel=True)
         assert found == own[alone[0] - 1]
+
+
+def shares_by_loop(own, costs, towers):
+    """What runs, exit by exit, of all layers of the towers of which a sample has any."""
+    steps = np.diff(costs, prepend=0)
+    taken = whole = 0.0
+    shares = []
+    ends = np.cumsum(towers)
+    for start, end in zip(ends - towers, ends, strict=True):
+        if any(own[start:end]):
+            whole += sum(steps[start:end])
+    for step, there in zip(steps, own, strict=True):
+        taken += step if there else 0
+        shares.append(taken / whole)
+    return shares
+
+
+@pytest.mark.parametrize("costs", [COSTS, np.arange(1, M + 1) / M])
+def test_skipped_exits_are_saved_work_and_missing_towers_are_none(costs):
+    own = np.array([
+        [1, 1, 1, 1, 1],
+        [1, 0, 0, 1, 1],  # two exits of the first tower are skipped
+        [0, 0, 0, 1, 1],  # it is missing
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0],
+    ], dtype=bool)  # fmt: skip
+    found = exit_shares(own, costs, (3, 2))
+    for row, shares in zip(own, found, strict=True):
+        assert_allclose(shares, shares_by_loop(row, costs, np.array([3, 2])))
+    assert_array_equal(found[[0, 2, 3], -1], 1)
+    assert (found[[1, 4], -1] < 1).all()
+    # Without towers what is lacking is missing.
+    assert_array_equal(exit_shares(own, costs)[:, -1], 1)
+
+
+def test_shares_are_those_of_each_part(proba):
+    own = ~np.isnan(proba).any(axis=2)
+    parts = [
+        StagedPredictions.from_proba([proba[:40]]).with_costs(COSTS, (2, 3)),
+        StagedPredictions.from_proba([proba[40:]]).with_costs(),
+        StagedPredictions.from_proba([np.full((3, M, K), 1 / K)]),
+    ]
+    joined = StagedPredictions.concatenate(parts)
+    assert_allclose(joined.exit_shares[:40], exit_shares(own[:40], COSTS, (2, 3)))
+    assert_allclose(joined.exit_shares[40:N], exit_shares(own[40:]))
+    assert_allclose(joined.exit_shares[N:], np.tile(np.arange(1, M + 1) / M, (3, 1)))
+    assert_allclose(joined.take(np.array([3, 50])).exit_shares, joined.exit_shares[[3, 50]])

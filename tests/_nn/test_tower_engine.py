@@ -11,9 +11,11 @@ import torch
 
 from sklearn_epee import policy
 from sklearn_epee._checks.multilabel import LabelCount
+from sklearn_epee._exits.own_exits import exit_shares
 from sklearn_epee._nn.graphs import LayerGraphs
 from sklearn_epee._nn.pairs import DeferredSamples, EncodedPairs
 from sklearn_epee._nn.tower_engine import TowerEngine
+from sklearn_epee._search.shared_predictions import exits_from
 from tests._nn.engines import always_row_first, count_rows
 from tests._nn.exits import COUNTS, ENSEMBLES, N_CLASSES, N_LAYERS, N_SAMPLES
 from tests._nn.test_graphs import StandIn
@@ -165,8 +167,10 @@ def test_several_tasks_exit_together_from_either_tower(joint_exit):
 
 
 @pytest.mark.parametrize("joint_exit", ["all", "any", "mean"])
-def test_several_labels_exit_with_their_whole_set(joint_exit):
-    engine, pairs = TowerEngine(make_towers(counts=LabelCount(3))), make_pairs()
+@pytest.mark.parametrize("after", [None, 2])
+def test_several_labels_exit_with_their_whole_set(joint_exit, after):
+    network = make_towers(counts=LabelCount(3), hand_over_after=after)
+    engine, pairs = TowerEngine(network), make_pairs()
     staged, limits = engine.staged(pairs), np.array([0.3, 0.5, 0.8])
     for tau, patience, ensemble in ((0.5, 3, None), (0.8, N_EXITS, "mean"), (0.0, 5, "weighted")):
         rule = replace(
@@ -184,6 +188,28 @@ def test_several_labels_exit_with_their_whole_set(joint_exit):
         )
         np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
         np.testing.assert_allclose(found.proba[:, 1::2], expected.proba, atol=CLOSE)
+
+
+@pytest.mark.parametrize("after", [None, 1, 2])
+@pytest.mark.parametrize("counts", [N_CLASSES, COUNTS, LabelCount(3)])
+def test_exits_that_samples_had_are_those_of_the_arrays(counts, after):
+    engine, pairs = TowerEngine(make_towers(counts=counts, hand_over_after=after)), make_pairs()
+    staged = engine.staged(pairs)
+    limits = np.full(3, 0.5) if isinstance(counts, LabelCount) else None
+    layers = np.arange(1, N_EXITS + 1)
+    for tau in (0.0, 0.6, 0.9):
+        rule = replace(tower_policy(tau), label_thresholds=limits)
+        found = engine.dynamic(pairs, rule, 6)
+        visited = layers <= found.exit_layer[:, np.newaxis]
+        own = ~np.isnan(staged[..., 0])
+        np.testing.assert_array_equal(found.own & visited, own & visited)
+        shares = [exit_shares(one, None, (N_LAYERS, N_LAYERS)) for one in (found.own, own)]
+        rows = np.arange(N_SAMPLES)
+        taken = [share[rows, found.exit_layer - 1] for share in shares]
+        np.testing.assert_allclose(*taken)
+        again = exits_from(staged, rule, engine._counts)
+        np.testing.assert_array_equal(again.exit_layer, found.exit_layer)
+        np.testing.assert_array_equal(again.own, own)
 
 
 # ------------------------------------------------------------------------- what does not run

@@ -39,6 +39,34 @@ def test_kinds_and_classes_are_balanced(cases):
     assert sorted(few.kind) == ["both"] * 5 + ["image"] * 2
 
 
+def test_a_fourth_kind_needs_a_word_and_a_place():
+    cases = make_case_reports(
+        300, kind_weights=[0, 0, 0, 1], noise=0, random_state=0, return_X_y=False
+    )
+    assert set(cases.kind) == {"side"}
+    asked = []
+    for (text, image), finding in zip(cases.data, cases.target, strict=True):
+        (side,) = (side for side in ("left", "right") if side in text)
+        halves = {"left": image[:, :12] > 150, "right": image[:, 12:] > 150}
+        assert all(half.any() for half in halves.values())
+        # Spots are far smaller than a disc and a ring.
+        assert (halves[side].sum() < 20) == (finding == "calcification")
+        asked.append(side)
+    assert asked.count("left") == pytest.approx(150, abs=30)
+    words = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100))
+    texts = [text for text, _ in cases.data]
+    assert cross_val_score(words, texts, cases.target, cv=5).mean() < 0.47
+
+
+def test_three_weights_leave_the_fourth_kind_out():
+    three, four = (
+        make_case_reports(40, kind_weights=weights, random_state=0, return_X_y=False)
+        for weights in ([1, 1, 1], [1, 1, 1, 0])
+    )
+    assert three.kind.tolist() == four.kind.tolist()
+    assert [text for text, _ in three.data] == [text for text, _ in four.data]
+
+
 @pytest.mark.parametrize("as_instance", [False, True])
 def test_same_random_state_gives_the_same_cases(as_instance):
     def made():
