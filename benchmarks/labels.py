@@ -4,6 +4,8 @@ Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` (the JSON files of PHEE's source in its folder ``phee/source``):
 
     python -m benchmarks.labels --checkpoint all-MiniLM-L6-v2 --out benchmarks/results
+    python -m benchmarks.labels --checkpoint all-MiniLM-L6-v2 \
+        --heads shared per-label --n-train 1500 --epochs 4 --out benchmarks/results
     python -m benchmarks.labels --report --out benchmarks/results
 
 A sentence has a label for each type of event and each role (subject, treatment, effect, drug,
@@ -11,6 +13,9 @@ dosage, ...) that it mentions. One network is trained on the train part; its pro
 exit, for the dev and test parts, are kept in ``--store``, and ``--report`` reads them alone.
 Thresholds and policies are chosen on the dev part and measured on the test part; and, since one
 split says little about rare labels, on random halves of both parts together.
+
+``--heads`` trains, on ``--n-train`` sentences for ``--epochs`` each, a network whose labels share
+one head after each layer, and one with a head for each label, and compares them layer by layer.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import json
 import os
 import platform
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +50,8 @@ from sklearn_epee.model_selection._selection import SelectionCriterion
 from sklearn_epee.policy import JOINT_EXITS
 
 MAX_EPOCHS = 6
+# What y is taken for, so that labels share a head, or have one each.
+HEADS = {"shared": "multilabel", "per-label": "tasks"}
 # Labels with fewer sentences in the train part are left out.
 FEWEST = 20
 TOLERANCE = 0.01
@@ -94,6 +102,10 @@ class Exits:
     n_train : ndarray of shape (n_labels,), int
         Sentences of the train part that have the label.
     thresholds : ndarray of shape (n_labels,) or None
+    seconds : float
+        Processor time of the training.
+    n_parameters : ndarray of shape (2,), int
+        Of the backbone, and of the heads.
     joint_exit : str
     """
 
@@ -103,6 +115,8 @@ class Exits:
     is_test: np.ndarray
     n_train: np.ndarray
     thresholds: np.ndarray | None = None
+    seconds: float = np.nan
+    n_parameters: np.ndarray | None = None
     joint_exit: str = "all"
 
     @cached_property
@@ -124,38 +138,69 @@ class Exits:
         return self.staged.predictions[np.arange(len(exits)), exits - 1]
 
 
-def trained(checkpoint: str, seed: int = 0) -> Exits:
-    """Train one network on the train part and predict the others."""
+def trained(
+    checkpoint: str, heads: str = "shared", epochs: int = MAX_EPOCHS, n_train: int | None = None
+) -> Exits:
+    """Train one network on the train part, or so many of its sentences, and predict the others."""
     from sklearn_epee import EPEEClassifier  # noqa: PLC0415 - torch is for training alone
 
     texts, given = sentences("train")
     names, sizes = np.unique([label for labels in given for label in labels], return_counts=True)
     known = names[sizes >= FEWEST]
+    kept = np.sort(np.random.default_rng(0).permutation(len(texts))[:n_train])
+    texts, given = [texts[row] for row in kept], [given[row] for row in kept]
 
     def indicator(labels: Sequence[Sequence[str]]) -> np.ndarray:
         return np.array([[name in row for name in known] for row in labels]).astype(np.int64)
 
+    start = time.process_time()
     estimator = EPEEClassifier(
-        checkpoint, max_epochs=MAX_EPOCHS, random_state=seed, memory=None, target_type="multilabel"
+        checkpoint, max_epochs=epochs, random_state=0, memory=None, target_type=HEADS[heads]
     ).fit(texts, indicator(given))
+    seconds = time.process_time() - start
+    network = estimator.net_.module_
     parts = [sentences(part) for part in ("dev", "test")]
     return Exits(
-        np.concatenate([staged_probabilities(estimator, texts) for texts, _ in parts]),
+        np.concatenate([label_probabilities(estimator, texts) for texts, _ in parts]),
         np.concatenate([indicator(labels) for _, labels in parts]),
         known.astype(str),
         np.repeat([False, True], [len(texts) for texts, _ in parts]),
         indicator(given).sum(axis=0),
+        seconds=seconds,
+        n_parameters=np.array(
+            [
+                sum(weights.numel() for weights in part.parameters())
+                for part in (network.backbone, network.heads)
+            ]
+        ),
     )
 
 
-def exits_of(store: Path, checkpoint: str | None) -> Exits:
+def label_probabilities(estimator: Any, texts: list[str]) -> np.ndarray:
+    """Return the probability of every label at every exit, (n, M, n_labels)."""
+    if estimator.target_type == "multilabel":
+        return staged_probabilities(estimator, texts)
+    layers = estimator.staged_predict_proba(texts)
+    # What all sentences of the train part have is a task of one class.
+    return np.stack([np.stack([p[:, -1] for p in tasks], axis=1) for tasks in layers], axis=1)
+
+
+def exits_of(
+    store: Path,
+    checkpoint: str | None,
+    heads: str = "shared",
+    epochs: int = MAX_EPOCHS,
+    n_train: int | None = None,
+) -> Exits:
     """Return the predictions in the store, of a network trained before if there are none."""
-    path = store / "phee_labels.npz"
+    usual = (heads, epochs, n_train) == ("shared", MAX_EPOCHS, None)
+    own = "" if usual else f"_{heads}_{epochs}_{n_train}"
+    path = store / f"phee_labels{own}.npz"
     if not path.exists():
         if checkpoint is None:
             raise SystemExit(f"{path} is not there yet: give --checkpoint instead of --report.")
-        made = trained(checkpoint)
-        names = ("proba", "codes", "labels", "is_test", "n_train")
+        made = trained(checkpoint, heads, epochs, n_train)
+        names = ("proba", "codes", "labels", "is_test", "n_train", "seconds", "n_parameters")
         np.savez(path, **{name: getattr(made, name) for name in names})
     with np.load(path) as kept:
         return Exits(**{key: kept[key] for key in kept.files})
@@ -350,6 +395,32 @@ def _patience(exits: Exits) -> int:
     return exits.staged.n_layers
 
 
+def of_heads(compared: dict[str, Exits], epochs: int, n_train: int | None) -> Iterator[str]:
+    """Yield the scores of every layer with one head for all labels, and with one for each."""
+    which = "the train part" if n_train is None else f"{n_train:,} sentences of the train part"
+    yield "\n## One head for all labels, or a head for each, test part\n"
+    yield f"Networks trained for {epochs} epochs on {which}, thresholds 0.5.\n"
+    yield "| layer |" + "".join(f" {name}: macro-F1 | micro-F1 |" for name in compared)
+    yield "| --- |" + " --- |" * (2 * len(compared))
+    test = {name: exits.take(exits.is_test) for name, exits in compared.items()}
+    n_layers = next(iter(test.values())).proba.shape[1]
+    for layer in range(1, n_layers + 1):
+        cells = [
+            scores(one, one.predicted(np.full(len(one.codes), layer))) for one in test.values()
+        ]
+        yield f"| {layer} | " + " | ".join(f"{a:.3f} | {b:.3f}" for a, b in cells) + " |"
+    for name, exits in compared.items():
+        ours, others = exits.take(~exits.is_test), test[name]
+        tuned = replace(others, thresholds=tuned_thresholds(ours).thresholds)
+        macro, micro = scores(tuned, tuned.predicted())
+        backbone, heads = exits.n_parameters / 1e6
+        yield (
+            f"\n{name}: {heads:.1f} million parameters in the heads beside {backbone:.1f} in the "
+            f"backbone, {exits.seconds:.0f} s of one core in training; with thresholds tuned on "
+            f"dev, at full depth, macro-F1 {macro:.3f} and micro-F1 {micro:.3f}."
+        )
+
+
 def report(exits: Exits) -> Iterator[str]:
     """Yield the lines of all tables."""
     dev, test = exits.take(~exits.is_test), exits.take(exits.is_test)
@@ -370,12 +441,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--checkpoint", help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--report", action="store_true", help="read the store, train nothing")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=[], help="compare these")
+    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="of those compared")
+    parser.add_argument("--n-train", type=int, help="sentences of those compared; default: all")
     parser.add_argument("--store", type=Path, help="keeps predictions; default: a temporary folder")
     parser.add_argument("--out", type=Path, help="folder of the written tables; default: none")
     arguments = parser.parse_args()
     store = arguments.store or Path(tempfile.gettempdir()) / "sklearn_epee_labels"
     store.mkdir(parents=True, exist_ok=True)
-    exits = exits_of(store, None if arguments.report else arguments.checkpoint)
+    checkpoint = None if arguments.report else arguments.checkpoint
+    exits = exits_of(store, checkpoint)
+    size = arguments.epochs, arguments.n_train
+    compared = {heads: exits_of(store, checkpoint, heads, *size) for heads in arguments.heads}
     heading = (
         f"{platform.machine()}, numpy {version('numpy')}, scikit-learn {version('scikit-learn')}; "
         f"command: `python -m benchmarks.labels`. all-MiniLM-L6-v2, {MAX_EPOCHS} epochs on the "
@@ -384,6 +461,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rare labels that a half lacks
         lines = [heading, "", *report(exits)]
+        if compared:
+            lines += of_heads(compared, *size)
     print(*lines, sep="\n", flush=True)
     if arguments.out:
         (arguments.out / "labels.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import FittedState, Summary
 from ._base.parameters import given
 from ._base.prediction import Probabilities
+from ._base.training_data import TrainingData
 from ._checks.texts_with_images import (
     Case,
     as_cases,
@@ -636,7 +637,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         first = cheaper_tower(networks, batches) if self.first == "auto" else self.first
         towers = (first, TOWERS[1 - TOWERS.index(first)])
         dropout = float(given(self.dropout, _CONTEXT_DROPOUT))
-        network = _in_a_row(networks[towers[0]], networks[towers[1]], self.hand_over_after, dropout)
+        network = _in_a_row(networks[towers[0]], networks[towers[1]], dropout)
         form = CaseForm(
             images=readers["image"].sample_form,
             towers=towers,
@@ -644,6 +645,10 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
             exit_costs=tuple(network.exit_costs(*(batches[name] for name in towers)).tolist()),
         )
         return CaseReader(readers["text"], readers["image"], form), network
+
+    def _adjust(self, network: TwoTowerNetwork, data: TrainingData) -> None:
+        super()._adjust(network, data)
+        network.hand_over_after = self.hand_over_after  # a warm start may change it
 
     def _alone(self) -> dict[str, Any]:
         """Return estimators of one kind each, which know how a tower is built."""
@@ -674,10 +679,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
 
 
 def _in_a_row(
-    first: MultiExitNetwork,
-    second: MultiExitNetwork,
-    hand_over_after: int | None,
-    context_dropout: float,
+    first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
 ) -> TwoTowerNetwork:
     """Return one network of two towers, of which the second has heads that read the first's end."""
     fused = MultiExitNetwork(
@@ -688,7 +690,7 @@ def _in_a_row(
         has_dense=True,
         context_size=first.n_features,
     )
-    return TwoTowerNetwork(first, fused, hand_over_after, context_dropout)
+    return TwoTowerNetwork(first, fused, context_dropout=context_dropout)
 
 
 @contextmanager

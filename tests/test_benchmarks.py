@@ -1,13 +1,16 @@
 """The benchmark suite's own bookkeeping; what it measures is not tested here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.utils import Bunch
 
 from benchmarks import __main__ as suite
+from benchmarks import labels, towers
 from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._forced_words import run_sentences, run_words, word_schedule
 from benchmarks._isolated import Turns, in_turns
@@ -65,6 +68,49 @@ def test_a_share_of_the_samples_never_reaches_the_second_tower():
         schedule = schedule_of(10, share, 4, N_EXITS)
         np.testing.assert_array_equal(forced(engine, pairs, schedule).exit_layer, schedule)
         assert (schedule <= 4).mean() == share
+
+
+def test_the_report_of_two_towers_counts_each_kind_of_case():
+    kinds = np.array(["text", "both", "both", "both"])
+    target, end = np.array(["a", "b", "c", "b"]), np.array(["a", "b", "b", "b"])
+    found = {
+        name: Bunch(labels=target, exit_layer=np.array(layers), exit_cost=np.array(costs))
+        for name, layers, costs in (
+            ("all exits", [4, 4, 4, 4], [1.0, 1, 1, 0.8]),
+            ("tuned", [1, 2, 4, 4], [0.1, 0.2, 1, 0.8]),
+        )
+    }
+    cells = towers._of_kind(kinds == "both", target, end, found, first=2)
+    assert cells["first tower"] == pytest.approx(2 / 3)
+    assert cells["all exits: saved"] == pytest.approx(0.2 / 3)
+    assert cells["tuned: in the first"] == pytest.approx(1 / 3)
+    assert cells["tuned: saved"] == pytest.approx(1 - 2 / 3)
+    run = {
+        "name": "compact towers", "hand_over_after": 2, "n_tower_layers": [2, 2], "seconds": 3.0,
+        "first_tower": 0.25, "policy": [0.1, 4], "layers": [0.5, 1, 1, 1],
+        "kinds": {"both": cells},
+    }  # fmt: skip
+    lines = [*towers.report([run, run | {"hand_over_after": None}])]
+    assert "| 2 | both | 0.667 | 1.000 | 0.067 | 1.000 | 33% | 0.333 |" in lines
+    assert sum(line.startswith("| None") for line in lines) == 1
+
+
+def test_heads_of_labels_are_compared_layer_by_layer():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2, (40, 3))
+    exits = labels.Exits(
+        proba=np.stack([0.5 + 0.4 * (codes - 0.5), codes * 0.8], axis=1).astype(np.float32),
+        codes=codes,
+        labels=np.array(["a", "b", "c"]),
+        is_test=np.arange(40) >= 20,
+        n_train=np.full(3, 20),
+        seconds=10.0,
+        n_parameters=np.array([2_000_000, 100_000]),
+    )
+    worse = replace(exits, proba=np.zeros((40, 2, 3), np.float32))
+    lines = [*labels.of_heads({"shared": exits, "per-label": worse}, 4, None)]
+    assert "| 2 | 1.000 | 1.000 | 0.000 | 0.000 |" in lines
+    assert "0.1 million parameters in the heads beside 2.0" in "".join(lines)
 
 
 def test_competitors_run_in_turns_after_a_warm_up():

@@ -534,8 +534,9 @@ def test_warm_start_goes_on(cases):
     classifier = tiny_multimodal_classifier(warm_start=True, max_epochs=1).fit(*cases)
     before = classifier.predict_proba(cases[0])
     towers = classifier.towers_
-    classifier.fit(*cases)
+    classifier.set_params(hand_over_after=1).fit(*cases)
     assert classifier.towers_ == towers
+    assert classifier.net_.module_.hand_over_after == 1
     assert not np.allclose(before, classifier.predict_proba(cases[0]))
     with pytest.raises(ValueError, match="warm_start=True continues a network for the classes"):
         classifier.fit(cases[0], ["a", "b"] * 20)

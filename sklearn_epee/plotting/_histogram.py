@@ -202,9 +202,11 @@ class ExitHistogramDisplay:
         counts = np.zeros((n_classes, staged.n_layers), dtype=np.int64)
         rows, columns = shown.of_classes
         np.add.at(counts, (columns, exits[rows] - 1), 1)
-        # Counts say nothing of work, nor of samples without labels.
-        counted = not shown.multilabel and staged.exit_shares is None
-        speedup = None if counted else staged.speedup(exits)
+        speedup = None
+        if staged.exit_shares is not None:  # of which counts say nothing
+            speedup = staged.speedup(exits)
+        elif shown.multilabel:
+            speedup = speedup_ratio(exits, staged.n_layers)
         return cls(counts, shown.classes, name=name, speedup=speedup)
 
     @property
