@@ -20,6 +20,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 import studies.kinds  # noqa: F401 - registers them
 from studies.jobs import BACKBONES, KINDS, NO_BACKBONE, Job, Work, checkpoint_of, planned, say
 from studies.sets import SETS, sets_in
@@ -115,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser().error(str(error))
     # Every worker of the study uses the threads it is given; tokenizers would add their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
     if given.report:
         write_report(given.out, given.results)

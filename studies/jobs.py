@@ -149,7 +149,6 @@ class Kind:
     last: bool = False
 
 
-STATES = {"result.json": "done", "running.json": "running", "error.txt": "failed"}
 # Filled by `studies.kinds`, in the order in which kinds are done.
 KINDS: dict[str, Kind] = {}
 
@@ -329,10 +328,12 @@ class Work:
     def state(self, job: Job) -> str:
         """Return whether a job is "done", "running", has "failed" before, or is "open"."""
         path = self.out / job.name
-        for file, state in STATES.items():
-            if (path / file).exists():
-                return state
-        return "open"
+        if is_done(self.out, job):
+            return "done"
+        if (path / "running.json").exists():
+            with claimed(path) as own:  # one that was killed left the file, and no lock
+                return "open" if own else "running"
+        return "failed" if (path / "error.txt").exists() else "open"
 
     def _tried(self, job: Job) -> str:
         """Do a job if it can be done now; say what became of it."""

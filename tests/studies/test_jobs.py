@@ -129,8 +129,11 @@ def test_a_job_of_another_holder_is_left_to_it(data_home, tmp_path):
     with claimed(path) as own:
         assert own
         assert json.loads((path / "running.json").read_text())["pid"] == os.getpid()
-        work_of(kinds, data_home, tmp_path).run()
+        work = work_of(kinds, data_home, tmp_path)
+        work.run()
         assert calls == []
+        assert work.state(work.jobs[0]) == "running"
+    assert work.state(work.jobs[0]) == "open"
     assert not (path / "running.json").exists()
     work_of(kinds, data_home, tmp_path).run()
     assert len(calls) == 1
@@ -168,6 +171,7 @@ def test_a_killed_run_loses_the_running_job_alone(data_home, tmp_path, how):
     assert began.exists()
     assert is_done(tmp_path, Job("phee", "scratch", 0, "a"))
     assert not is_done(tmp_path, Job("phee", "scratch", 0, "b"))
+    assert Work([], tmp_path, None, None).state(Job("phee", "scratch", 0, "b")) == "open"
     (tmp_path / "fast").write_text("")
     again = started(data_home, tmp_path)
     again.join(60)
