@@ -29,9 +29,9 @@ from studies.rivals.common import keep, proba_of
 from studies.sets import SETS, Parts
 
 MOST_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
-# Of a checkpoint, what is neither weights nor configuration.
+# Files of a checkpoint that are written anew, or hold the same in another format.
 _WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.onnx", "*.ot", "*.msgpack", "*.index.json")
-
+# What a configuration says of the layers that a model of images hands to others.
 _OUTPUTS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 
 
@@ -65,7 +65,6 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
             f"layers of {str(source)!r}."
         )
     folder = Path(folder)
-    # Weights of other formats lie in folders of their own.
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
     whole = load_backbone(source, kind)
     with torch.random.fork_rng([]):
@@ -79,7 +78,6 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
 
 def cut_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
     """Return a copy of a configuration with so many layers."""
-    # Which layers a model of images hands to others follows from their number.
     kept = {k: v for k, v in config.to_dict().items() if k not in _OUTPUTS}
     return type(config).from_dict(kept | {"num_hidden_layers": n_layers})
 
@@ -129,14 +127,25 @@ def one_head(
         yield classifier(job, str(source), **parameters)
 
 
+def trained(
+    job: Job, parts: Parts, folder: Folder, n_layers: int, **parameters: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return a classifier of the first layers with one head, trained, and what that cost.
+
+    Heads that are not trained do not count as parameters.
+    """
+    with one_head(job, parts, folder, n_layers, **parameters) as untrained:
+        model, cost = fitted(untrained, parts.train)
+    unused = sum(p.numel() for p in model.net_.module_.heads[:-1].parameters())
+    return model, cost | {"n_parameters": cost["n_parameters"] - unused}
+
+
 def run(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> dict[str, Any]:
     """Train the first layers, or all, with one head.
 
     Of all layers the probabilities of the training part are kept as well: others learn from them.
     """
-    whole = BACKBONES[job.backbone].n_layers
-    with one_head(job, parts, folder, n_layers or whole) as untrained:
-        model, cost = fitted(untrained, parts.train)
+    model, cost = trained(job, parts, folder, n_layers or BACKBONES[job.backbone].n_layers)
     taught = {} if n_layers else {"train_proba": proba_of(model, parts.train.X, parts)}
     return keep(job, parts, folder, model, timed=False, **taught) | cost
 

@@ -17,7 +17,6 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_epee._nn.recipes import DistillationExitLoss
-from studies.exits import fitted
 from studies.jobs import BACKBONES, Folder, Job, Kind
 from studies.rivals import cut
 from studies.rivals.common import keep
@@ -73,9 +72,7 @@ def run(job: Job, parts: Parts, folder: Folder, n_layers: int) -> dict[str, Any]
     seen = np.unique(parts.train.y)
     with np.load(teacher) as found:
         proba = found["train_proba"][:, seen]
-    callbacks = [Teacher(proba)]
-    with cut.one_head(job, parts, folder, n_layers, callbacks=callbacks) as untrained:
-        model, cost = fitted(untrained, parts.train)
+    model, cost = cut.trained(job, parts, folder, n_layers, callbacks=[Teacher(proba)])
     return keep(job, parts, folder, model, timed=False) | cost
 
 

@@ -169,6 +169,8 @@ def test_a_whole_network_is_taught_to_a_part_of_it(bert, tmp_path):
     found = distilled.run(student, parts, folder, n_layers=2)
     check_kept(found, folder, parts)
     assert found["n_layers"] == 2
+    whole = sum(part.numel() for part in model.net_.module_.parameters())
+    assert found["n_parameters"] < whole
 
     plain = job.of_kind("cut-2")
     own = folder_for(plain, tmp_path, bert)
