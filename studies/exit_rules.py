@@ -7,7 +7,7 @@ package's exit rule on arrays (`sklearn_epee._exits`) applies them all, with dou
 entropies, for any number of thresholds at once. Doubts are between 0 and 1, or infinite where a
 rule never lets samples exit.
 
-A rule has variants: a patience, a weighting, a target. Their thresholds are chosen later, on dev.
+A rule has variants: a patience, a weighting. Their thresholds are chosen later, on dev.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee.model_selection._exit_maps import ExitMaps, fit_temperature
 from studies.bootstrap import Score
 
 Floats = NDArray[np.float64]
@@ -184,6 +185,24 @@ def _epee_mean(network: Network) -> Iterator[Variant]:
     yield from _epee(replace(network, dev=dev, test=test))
 
 
+def _epee_calibrated(network: Network) -> Iterator[Variant]:
+    proba, everybody = _log_proba(network.dev), np.ones(len(network.dev_y))
+    temperatures = [
+        fit_temperature(proba[:, layer], network.dev_y, everybody)
+        for layer in range(network.n_layers)
+    ]
+    maps = ExitMaps.from_temperatures(np.array(temperatures), proba.shape[2])
+    dev, test = (
+        StagedPredictions.from_proba([np.exp(maps.log_proba(_log_proba(staged)))])
+        for staged in (network.dev, network.test)
+    )
+    yield from _epee(replace(network, dev=dev, test=test))
+
+
+def _log_proba(staged: StagedPredictions) -> Floats:
+    return np.log(np.maximum(staged.head_proba[0].astype(np.float64), np.finfo(np.float32).tiny))
+
+
 def largest_of_last(doubts: Floats, count: int) -> Floats:
     """Return the largest of the doubts of a layer and the `count` - 1 before it.
 
@@ -295,19 +314,30 @@ def gate_features(staged: StagedPredictions) -> Floats:
     return np.concatenate([seen, layers], axis=2)
 
 
-def _gate(network: Network) -> Iterator[Variant]:
-    features = [gate_features(staged) for staged in (network.dev, network.test)]
-    hits = network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis]
-    targets = {"correct": hits, "as good as the last": hits >= hits[:, -1:]}
-    for name, target in targets.items():
+def _gate(
+    target_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
+) -> Callable[[Network], Iterator[Variant]]:
+    """Return the variant of a gate, from what it learns of hits of shape (n_samples, n_layers)."""
+
+    def variants(network: Network) -> Iterator[Variant]:
+        known, asked = gate_features(network.dev), gate_features(network.test)
+        target = target_of(network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis])
         dev = np.empty(target.shape)
-        n_folds = min(N_FOLDS, len(dev))
-        for known, held_out in KFold(n_folds, shuffle=True, random_state=0).split(dev):
-            dev[held_out] = _learned_doubts(
-                features[0][known], target[known], features[0][held_out]
-            )
-        test = _learned_doubts(features[0], target, features[1])
-        yield _variant(network, {"target": name}, dev, test)
+        folds = KFold(min(N_FOLDS, len(dev)), shuffle=True, random_state=0)
+        for rows, held_out in folds.split(dev):
+            dev[held_out] = _learned_doubts(known[rows], target[rows], known[held_out])
+        yield _variant(network, {}, dev, _learned_doubts(known, target, asked))
+
+    return variants
+
+
+def _correct(hits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return hits
+
+
+def _no_loss(hits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where an exit is correct, or the last one is wrong, too."""
+    return hits | ~hits[:, -1:]
 
 
 def _learned_doubts(known: Floats, target: NDArray[np.bool_], asked: Floats) -> Floats:
@@ -348,11 +378,16 @@ RULES = {
         Rule("patience", "Patience only", "PABEE, arXiv 2006.04152", _patience),
         Rule("epee", "EPEE", "arXiv 2503.02053", _epee),
         Rule("epee_mean", "EPEE, mean of the visited exits", "arXiv 2503.02053", _epee_mean),
+        Rule("epee_calibrated", "EPEE, a temperature for each exit", "arXiv 2503.02053, 1706.04599",
+             _epee_calibrated),
         Rule("pcee", "PCEE-BERT", "Findings of NAACL 2022, 10.18653/v1/2022.findings-naacl.25",
              _pcee),
         Rule("beem", "BEEM", "arXiv 2502.00745", _beem),
         Rule("voting", "Voting", "arXiv 2105.13792", _voting),
-        Rule("gate", "Learned gate", "logistic regression; cf. BERxiT, EACL 2021", _gate),
+        Rule("gate", "Learned gate: correct", "logistic regression; cf. BERxiT, EACL 2021",
+             _gate(_correct)),
+        Rule("gate_no_loss", "Learned gate: no worse than the last exit", "logistic regression",
+             _gate(_no_loss)),
         Rule("oracle", "Oracle: first correct layer", "bound", _oracle, reads_labels=True),
     )
 }  # fmt: skip
