@@ -314,15 +314,12 @@ def gate_features(staged: StagedPredictions) -> Floats:
     return np.concatenate([seen, layers], axis=2)
 
 
-def _gate(
-    target_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
-) -> Callable[[Network], Iterator[Variant]]:
-    """Return the variant of a gate, from what it learns of hits of shape (n_samples, n_layers)."""
+def _gate(target_of: Callable[[Network], NDArray[np.bool_]]) -> Callable[..., Iterator[Variant]]:
+    """Return the variant of a gate that learns a target of shape (n_samples, n_layers) on dev."""
 
     def variants(network: Network) -> Iterator[Variant]:
         known, asked = gate_features(network.dev), gate_features(network.test)
-        target = target_of(network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis])
-        dev = np.empty(target.shape)
+        target, dev = target_of(network), np.empty(known.shape[:2])
         folds = KFold(min(N_FOLDS, len(dev)), shuffle=True, random_state=0)
         for rows, held_out in folds.split(dev):
             dev[held_out] = _learned_doubts(known[rows], target[rows], known[held_out])
@@ -331,13 +328,20 @@ def _gate(
     return variants
 
 
-def _correct(hits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return hits
+def _correct(network: Network) -> NDArray[np.bool_]:
+    return network.dev.predictions[..., 0] == network.dev_y[:, np.newaxis]
 
 
-def _no_loss(hits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _no_loss(network: Network) -> NDArray[np.bool_]:
     """Return where an exit is correct, or the last one is wrong, too."""
+    hits = _correct(network)
     return hits | ~hits[:, -1:]
+
+
+def _same(network: Network) -> NDArray[np.bool_]:
+    """Return where an exit predicts what the last one does; no label is needed."""
+    predictions = network.dev.predictions[..., 0]
+    return predictions == predictions[:, -1:]
 
 
 def _learned_doubts(known: Floats, target: NDArray[np.bool_], asked: Floats) -> Floats:
@@ -388,6 +392,8 @@ RULES = {
              _gate(_correct)),
         Rule("gate_no_loss", "Learned gate: no worse than the last exit", "logistic regression",
              _gate(_no_loss)),
+        Rule("gate_same", "Learned gate: same as the last exit", "logistic regression, no labels",
+             _gate(_same)),
         Rule("oracle", "Oracle: first correct layer", "bound", _oracle, reads_labels=True),
     )
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Exit rules side by side on the same networks: fronts chosen on dev, read on test, with areas.
 
-    python -m studies.rules OUT [--draws 500] [--json FILE]
+    python -m studies.rules OUT [--store] [--draws 500] [--json FILE]
 
 reads the networks that the study has trained (jobs "exits" in the folder OUT) and prints, for every
 data set and backbone, the area under the front of every rule with its interval, and how far it is
@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._data import load
+from benchmarks.default_score import thinned
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
 from studies.bootstrap import Floats, Score, draws, interval, quotient, seed_means
@@ -286,12 +288,41 @@ def network_of(data: str, folder: Path) -> Network:
     return Network.from_arrays(*dev, *test, Score(NEGATIVE_CODES.get(data)))
 
 
+def networks_in_store(store: Path) -> dict[Group, list[Network]]:
+    """Return the networks that `python -m benchmarks.default_score --store` has trained."""
+    networks: dict[Group, list[Network]] = {}
+    for path in sorted(store.glob("*_*.npz")):
+        data = path.stem.rpartition("_")[0]
+        n_dev = len(thinned(load(data, "dev")[1], np.random.default_rng(0)))  # dev comes first
+        with np.load(path) as saved:
+            proba, codes = saved["proba"], saved["codes"]
+        dev, test = (proba[:n_dev], codes[:n_dev]), (proba[n_dev:], codes[n_dev:])
+        network = Network.from_arrays(*dev, *test, Score(NEGATIVE_CODES.get(data)))
+        networks.setdefault(Group(data, "few epochs"), []).append(network)
+    return networks
+
+
 def compare_all(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
-    """Compare the rules on every data set and backbone that there is, by their titles."""
+    """Compare the rules on every data set and backbone that there is, by their titles.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the study's jobs.
+    n_draws : int
+        Resamples.
+    """
+    return compare_groups(networks_in(out), n_draws)
+
+
+def compare_groups(
+    groups: dict[Group, list[Network]], n_draws: int = N_DRAWS
+) -> dict[str, dict[str, Any]]:
+    """Compare the rules on the networks of every group, by their titles."""
     return {
         group.title: {"data": group.data, "backbone": group.backbone}
         | compare(networks, n_draws=n_draws)
-        for group, networks in networks_in(out).items()
+        for group, networks in groups.items()
     }
 
 
@@ -362,12 +393,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m studies.rules", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder of the study's jobs")
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="OUT is a folder that `python -m benchmarks.default_score --store OUT` filled",
+    )
     parser.add_argument("--draws", type=int, default=N_DRAWS, help="resamples")
     parser.add_argument("--json", type=Path, help="a file for the same for programs")
     options = parser.parse_args(arguments)
-    found = compare_all(options.out, options.draws)
-    if not found:
-        parser.error(f"no job of kind 'exits' is done in {options.out}.")
+    groups = networks_in_store(options.out) if options.store else networks_in(options.out)
+    if not groups:
+        parser.error(f"{options.out} holds no network with exits that is trained.")
+    found = compare_groups(groups, options.draws)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(markdown(found))

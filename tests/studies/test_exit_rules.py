@@ -163,6 +163,15 @@ def test_the_gate_is_surer_of_exits_that_lose_nothing(network, name):
     assert doubts[target].mean() < doubts[~target].mean() - 0.05
 
 
+def test_a_gate_that_learns_agreement_reads_no_label(network):
+    changed = Network(network.dev, network.test, network.dev_y[::-1], network.test_y)
+    (known,), (found,) = (RULES["gate_same"].variants(n) for n in (network, changed))
+    np.testing.assert_array_equal(known.dev.entropies, found.dev.entropies)
+    agrees = network.test.predictions[..., 0] == network.test.predictions[:, -1:, 0]
+    doubts = known.test.entropies[..., 0]
+    assert doubts[agrees].mean() < doubts[~agrees].mean() - 0.1
+
+
 def test_a_temperature_changes_entropies_and_no_prediction(network):
     known = next(iter(RULES["epee"].variants(network))).test
     mapped = next(iter(RULES["epee_calibrated"].variants(network))).test

@@ -144,6 +144,20 @@ def test_a_job_without_a_result_is_left_out(tmp_path, networks):
         rules.main([str(tmp_path)])
 
 
+def test_networks_of_another_study_are_read_with_dev_first(tmp_path, networks, monkeypatch):
+    network = networks[0]
+    both = zip((network.dev, network.test), (network.dev_y, network.test_y), strict=True)
+    proba, codes = ([*part] for part in zip(*((s.head_proba[0], y) for s, y in both), strict=True))
+    np.savez(
+        tmp_path / "health_advice_0.npz", proba=np.concatenate(proba), codes=np.concatenate(codes)
+    )
+    monkeypatch.setattr(rules, "load", lambda *_: (None, np.array(["none"] * 150)))
+    ((group, (read,)),) = rules.networks_in_store(tmp_path).items()
+    assert group.data == "health_advice"
+    np.testing.assert_array_equal(read.dev_y, network.dev_y)
+    np.testing.assert_array_equal(read.test.head_proba[0], network.test.head_proba[0])
+
+
 def test_the_command_prints_every_rule_of_every_set(tmp_path, networks, capsys):
     save_job(tmp_path, "phee", 0, networks[0])
     rules.main([str(tmp_path), "--draws", "20", "--json", str(tmp_path / "found.json")])
