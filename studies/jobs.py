@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import joblib
 import numpy as np
+import torch
 
 from benchmarks._report import machine
 from studies.sets import SETS, Parts, load_parts
@@ -248,7 +249,7 @@ def do(job: Job, parts: Parts, folder: Folder, kind: Kind) -> dict[str, Any]:
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
         "wall_seconds": round(time.perf_counter() - wall, 2),
         "finished": now(),
-        "machine": machine("cpu"),
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
     }
     write_json(folder.path / "result.json", result)
     (folder.path / "error.txt").unlink(missing_ok=True)
@@ -312,6 +313,8 @@ class Work:
 
         Returns when nothing is left that this process could do now or later.
         """
+        n_done = sum(is_done(self.out, job) for job in self.jobs)
+        say(f"{n_done} of {len(self.jobs)} jobs are done; results: {self.out}")
         while True:
             states = [self._tried(job) for job in self.jobs]
             if "done now" in states:
