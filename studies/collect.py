@@ -167,22 +167,35 @@ def cell_of(
         return None
     cell = _about(exits, machines)
     cell["points"] = [*_budgets(exits), *_rivals([*members, *others])]
-    networks = [network_of(job.data, job.folder) for job in exits if _has_arrays(job)]
-    if networks:
-        cell |= measures.of_networks(networks)
-        found = compare(networks, n_draws=n_draws)
-        cell["fronts"], cell["areas"] = _fronts(found), _areas(found)
-        cell["area_interval"] = found["range"]
-        cuts = [cuts_beside(job.folder, cell["n_layers"]) for job in exits if _has_arrays(job)]
-        chosen = policies(cell["data"], networks, cuts, n_draws)
-        cell["policies"] = _policies(chosen["methods"], cell["main_score"], cell["n_layers"])
-    spans = [job.folder for job in exits if job.kind == "events"]
-    if spans:
-        measured = events.measured(spans, n_draws)
-        cell["fronts"] = measured["fronts"]
-        cell["policies"] = _policies(measured["methods"], cell["main_score"], cell["n_layers"])
+    known = [job for job in exits if (job.folder / "predictions.npz").exists()]
+    if known:
+        of_kind = _of_spans if cell["kind"] == "spans" else _of_classes
+        cell |= of_kind(cell, [job.folder for job in known], n_draws)
     _add_times(cell, [job for job in members if job.kind == "clock"])
     return cell
+
+
+def _of_classes(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> dict[str, Any]:
+    """Return what follows from the probabilities of all exits."""
+    networks = [network_of(cell["data"], folder) for folder in folders]
+    found = compare(networks, n_draws=n_draws)
+    cuts = [cuts_beside(folder, cell["n_layers"]) for folder in folders]
+    chosen = policies(cell["data"], networks, cuts, n_draws)
+    return measures.of_networks(networks, n_draws) | {
+        "fronts": _fronts(found),
+        "areas": _areas(found),
+        "area_interval": found["range"],
+        "policies": _policies(chosen["methods"], cell["main_score"], cell["n_layers"]),
+    }
+
+
+def _of_spans(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> dict[str, Any]:
+    """Return what follows from the counts of spans at all exits."""
+    found = events.measured(folders, n_draws)
+    return {
+        "fronts": found["fronts"],
+        "policies": _policies(found["methods"], cell["main_score"], cell["n_layers"]),
+    }
 
 
 def _about(exits: Sequence[Done], machines: Sequence[str]) -> dict[str, Any]:
@@ -224,10 +237,6 @@ def _mean(values: Iterable[float]) -> float:
 
 def _mean_scores(found: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: _mean(scores[name] for scores in found) for name in found[0]}
-
-
-def _has_arrays(job: Done) -> bool:
-    return SETS[job.data].kind != "spans" and (job.folder / "predictions.npz").exists()
 
 
 def _budgets(exits: Sequence[Done]) -> list[dict[str, Any]]:

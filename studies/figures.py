@@ -98,36 +98,46 @@ def _tradeoff_words(cell: dict[str, Any]) -> str:
 
 def _layers(cells: Sequence[dict[str, Any]]) -> list[Picture]:
     """Figure 3 of the paper."""
-    shown = [cell for cell in cells if cell.get("accuracy") and cell.get("entropy")]
-    if not shown:
+    if not cells:
         return []
-
-    def draw(ax: Axes, cell: dict[str, Any]) -> None:
-        display = LayerwiseDisplay(cell["accuracy"], cell["entropy"]).plot(ax)
-        display.ax_.set_ylabel("accuracy (circles)", color=BLUE)
-        display.entropy_ax_.set_ylabel("entropy (squares)", color=RED)
-        if len(cell["seeds"]) > 1:
-            numbers = np.arange(1, cell["n_layers"] + 1)
-            low, high = cell["accuracy_low"], cell["accuracy_high"]
-            ax.fill_between(numbers, low, high, color=BLUE, alpha=0.15, lw=0)
-
-    words = [
-        f"{title_of(cell)}: accuracy {cell['accuracy'][0]:.3f} after the first layer, "
-        f"{max(cell['accuracy']):.3f} at best after layer "
-        f"{int(np.argmax(cell['accuracy'])) + 1}, "
-        f"{cell['accuracy'][-1]:.3f} after the last; entropy from "
-        f"{cell['entropy'][0]:.2f} to {cell['entropy'][-1]:.2f}."
-        for cell in shown
-    ]
     return [
         Picture(
             "layers",
-            "Accuracy (left) and mean normalized entropy (right) of the exit after every layer, "
-            "on the test part (the paper's figure 3). Means over seeds; the band is their range.",
-            " ".join(words),
-            lambda: panels(shown, draw, legend=False),
+            "Accuracy (left) and mean normalized entropy (right) of the exit after every layer, on "
+            "the test part (the paper's figure 3); of events, the F1 of spans. Means over seeds; "
+            "the band is their range.",
+            " ".join(_layer_words(cell) for cell in cells),
+            lambda: panels(cells, _draw_layers, legend=False),
         )
     ]
+
+
+def _draw_layers(ax: Axes, cell: dict[str, Any]) -> None:
+    numbers = np.arange(1, cell["n_layers"] + 1)
+    if cell.get("entropy"):
+        display = LayerwiseDisplay(cell["accuracy"], cell["entropy"]).plot(ax)
+        display.ax_.set_ylabel("accuracy (circles)", color=BLUE)
+        display.entropy_ax_.set_ylabel("entropy (squares)", color=RED)
+        low, high = cell["accuracy_low"], cell["accuracy_high"]
+    else:
+        ax.plot(numbers, cell["layers"]["main"], color=BLUE, marker="o")
+        ax.set(xlabel="layer", ylabel=score_label(cell), xticks=numbers)
+        ax.grid(alpha=0.3)
+        low, high = cell["layers"]["low"], cell["layers"]["high"]
+    if len(cell["seeds"]) > 1:
+        ax.fill_between(numbers, low, high, color=BLUE, alpha=0.15, lw=0)
+
+
+def _layer_words(cell: dict[str, Any]) -> str:
+    scores = cell.get("accuracy") or cell["layers"]["main"]
+    name = "accuracy" if cell.get("accuracy") else score_label(cell)
+    words = (
+        f"{title_of(cell)}: {name} {scores[0]:.3f} after the first layer, {max(scores):.3f} at "
+        f"best after layer {int(np.argmax(scores)) + 1}, {scores[-1]:.3f} after the last"
+    )
+    if cell.get("entropy"):
+        words += f"; entropy from {cell['entropy'][0]:.2f} to {cell['entropy'][-1]:.2f}"
+    return words + "."
 
 
 def _grids(cells: Sequence[dict[str, Any]]) -> list[Picture]:

@@ -235,7 +235,8 @@ def _overview_row(cell: dict[str, Any]) -> list[str]:
     assert policy is not None  # noqa: S101 - the caller asks only then
     points = {point["kind"]: point for point in cell["points"]}
     plain = next((points[kind] for kind in PLAIN if kind in points), None)
-    cut = points.get(f"cut-{policy['equal_layers']}")
+    same = policy["equal_layers"] == cell["n_layers"]
+    cut = points.get("full" if same else f"cut-{policy['equal_layers']}")
     clock = (policy.get("clock") or {}).get("single")
     return [
         title_of(cell),

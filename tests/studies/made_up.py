@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from studies import events
 from studies.jobs import NO_BACKBONE, Job
 from studies.sets import SETS, score_all
 
@@ -17,6 +18,7 @@ CLASSES = {
     "git": [f"RELATION_{number}" for number in range(6)],
     "phee": ["adverse", "therapeutic"],
     "breastmnist": ["benign", "malignant"],
+    "phee_events": [],
 }
 MACHINE = {
     "system": "Linux", "architecture": "x86_64", "cpu": "Some CPU", "cores": 2, "threads": 1,
@@ -50,13 +52,14 @@ def write_study(
             ("ddi2013", "all-MiniLM-L6-v2", True),
             ("phee", "all-mpnet-base-v2", False),  # neither rivals nor a clock yet
             ("breastmnist", "scratch", True),
+            ("phee_events", "scratch", False),
         ]
     for seed in range(seeds):
-        for data in dict.fromkeys(data for data, *_ in cells):
+        for data in dict.fromkeys(data for data, *_ in cells if CLASSES[data]):
             _write_plain_rivals(out, Job(data, NO_BACKBONE, seed, "", options), n_eval)
         for data, backbone, has_rivals in cells:
             job = Job(data, backbone, seed, "exits", options)
-            _write_exits(out, job, n_eval)
+            (_write_events if data == "phee_events" else _write_exits)(out, job, n_eval)
             for kind, depth in rivals_of(backbone).items() if has_rivals else ():
                 _write_rival(out, job.of_kind(kind), n_eval, depth)
     for data, backbone, has_clock in cells:
@@ -116,6 +119,29 @@ def _write_exits(out: Path, job: Job, n: int) -> None:
     found = {"layers": layers, "training_cpu_seconds": 100.0, "n_epochs": 5,
              "n_layers": n_layers, "n_parameters": 22_000_000, "pooling": "mean"}  # fmt: skip
     write_job(out, job, n, found, **arrays)
+
+
+def _write_events(out: Path, job: Job, n: int) -> None:
+    """Write a network for spans with the policies of a coarse grid."""
+    n_layers, rng = LAYERS[job.backbone], np.random.default_rng(job.seed)
+    policies = [(tau, p) for p in range(1, n_layers + 1) for tau in (0.0, 0.2, 0.5)]
+    arrays: dict[str, Any] = {}
+    scores = {}
+    for part in ("dev", "test"):
+        wanted = rng.integers(1, 5, size=(n, 1)).repeat(n_layers, axis=1)
+        found = rng.binomial(wanted, np.linspace(0.4, 0.8, n_layers))
+        counts = np.stack([found, np.maximum(found, wanted - 1), wanted], axis=2)
+        sure = rng.integers(1, n_layers + 1, size=n)
+        exits = [np.minimum(p, np.where(tau == 0, p, sure)) for tau, p in policies]
+        arrays |= {f"{part}_counts": counts, f"{part}_exits": np.array(exits, np.int8)}
+        arrays[f"{part}_tokens"] = rng.integers(8, 40, size=n)
+        scores[part] = [{"span_f1": float(events.span_f1(counts[:, m]))} for m in range(n_layers)]
+    tau, patience = np.array(policies).T
+    arrays |= {"tau": tau, "patience": patience.astype(int), "test_paper": np.ones((len(tau), 3)),
+               "joint_exit": np.array(["mean"] * len(tau))}  # fmt: skip
+    found = {"layers": scores, "training_cpu_seconds": 100.0, "n_epochs": 5,
+             "n_layers": n_layers, "n_parameters": 22_000_000, "pooling": None}  # fmt: skip
+    write_job(out, job.of_kind("events"), n, found, **arrays)
 
 
 def _write_rival(out: Path, job: Job, n: int, depth: float) -> None:

@@ -24,6 +24,7 @@ def test_every_pair_with_a_network_is_a_cell_in_the_order_of_the_sets(study):
         ("phee", "all-MiniLM-L6-v2"),
         ("phee", "all-mpnet-base-v2"),
         ("breastmnist", "scratch"),
+        ("phee_events", "scratch"),
     ]
 
 
@@ -67,6 +68,14 @@ def test_times_are_beside_everything_that_was_measured(study):
     quotient = full["seconds"]["single"] / own["seconds"]["single"]
     assert saving["clock"]["single"] == pytest.approx(quotient, rel=1e-3)
     assert cell_of(study, "phee", "all-mpnet-base-v2")["clock"] is None
+
+
+def test_events_have_policies_and_fronts_of_their_own_kind(study):
+    cell = cell_of(study, "phee_events", "scratch")
+    assert cell["main_score"] == "span_f1"
+    assert {policy["goal"] for policy in cell["policies"]} == {"saving", "tolerance"}
+    assert set(cell["fronts"]) == {"entropy", "patience", "epee"}
+    assert "grid" not in cell
 
 
 def test_what_is_not_there_is_said(study):

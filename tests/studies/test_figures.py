@@ -61,7 +61,7 @@ def test_partial_data_gives_fewer_pictures(study):
     cells = [{key: cell[key] for key in kept} for cell in study["cells"]]
     empty = {"policies": [], "fronts": {}, "areas": {}}
     names = {p.name for p in pictures(bare | {"cells": [cell | empty for cell in cells]})}
-    assert names <= {"rivals"}
+    assert names == {"rivals", "layers"}
     assert pictures(bare | {"cells": []}) == []
 
 
