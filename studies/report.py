@@ -141,6 +141,7 @@ def sections(study: dict[str, Any], drawn: Sequence[Picture] = ()) -> list[Secti
             "Against what else could be used",
             [
                 shown.get("rivals"),
+                tables.beaten(study),
                 _folded("Every rival: scores, times, cost of training", tables.rivals(study)),
             ],
         ),
@@ -229,8 +230,7 @@ def docs(study: dict[str, Any]) -> str:
         What `collect` returns.
     """
     drawn = [picture for picture in pictures(study) if picture.name in OF_DOCS]
-    wanted = [one for one in sections(study, drawn) if one.title != "How to read it"]
-    return as_markdown(wanted, pictures="study")
+    return as_markdown(sections(study, drawn), pictures="study")
 
 
 def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:

@@ -363,6 +363,46 @@ def _rivals_of(cell: dict[str, Any]) -> Table | None:
     return Table(caption, header, rows)
 
 
+def beaten(study: dict[str, Any]) -> Table | None:
+    """Return, for every cell with a clock, the rivals that are as good and as fast as EPEE."""
+    rows = [
+        [
+            title_of(cell),
+            f"{_main(cell, policy):.3f}, {_milliseconds(policy, 'single')} ms",
+            "; ".join(
+                f"{point_name(rival)} ({_main(cell, rival):.3f}, "
+                f"{_milliseconds(rival, 'single')} ms)"
+                for rival in _better(cell, policy)
+            )
+            or "none",
+        ]
+        for cell in study["cells"]
+        for policy in cell["points"]
+        if policy["kind"] == "epee/saving" and policy.get("seconds")
+    ]
+    caption = (
+        "Everything that has at least the test score of the policy chosen at a ratio of "
+        f"{MIN_RATIO:g} or more, in at most its time (one sample at a time), by the means."
+    )
+    header = ["data, backbone", "chosen policy", "as good and as fast"]
+    return Table(caption, header, rows) if rows else None
+
+
+def _main(cell: dict[str, Any], point: dict[str, Any]) -> float:
+    return float(point["scores"][cell["main_score"]])
+
+
+def _better(cell: dict[str, Any], policy: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        point
+        for point in cell["points"]
+        if point["kind"] != policy["kind"]
+        and point.get("seconds")
+        and point["seconds"]["single"] <= policy["seconds"]["single"]
+        and _main(cell, point) >= _main(cell, policy)
+    ]
+
+
 def point_name(point: dict[str, Any]) -> str:
     """Return what a rival, a fixed layer or a policy is called."""
     words = RIVAL_NAMES.get(point["family"], point["kind"])

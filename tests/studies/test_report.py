@@ -110,11 +110,23 @@ def test_claims_and_aims_are_counted(study):
     assert rows["a ratio of 0.52 or more on the test part, too"] == f"{reached} of {len(halves)}"
 
 
+def test_what_beats_the_chosen_policy_is_named(study):
+    rows = {row[0]: row[2] for row in tables.beaten(study).rows}
+    assert "phee, all-mpnet-base-v2" not in rows  # its clock has not run
+    for cell in study["cells"]:
+        points = {point["kind"]: point for point in cell["points"]}
+        own, main = points.get("epee/saving"), cell["main_score"]
+        if own and own["seconds"]:
+            cnn = points.get("cnn")
+            wins = cnn and cnn["scores"][main] >= own["scores"][main]
+            assert ("small CNN" in rows[f"{cell['data']}, {cell['backbone']}"]) == bool(wins)
+
+
 def test_every_row_of_a_table_is_as_long_as_its_header(study):
     found = [
         *tables.rivals(study), *tables.layers(study), tables.what_ran(study), tables.claims(study),
         tables.aims(study), tables.overview(study), tables.policies(study), tables.rules(study),
-        tables.rules_by_cell(study),
+        tables.rules_by_cell(study), tables.beaten(study),
     ]  # fmt: skip
     for table in found:
         assert {len(row) for row in table.rows} == {len(table.header)}
