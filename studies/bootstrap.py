@@ -7,7 +7,7 @@ difference between two policies is taken on the same resamples: it is paired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,11 +125,34 @@ def interval(values: Floats) -> dict[str, Any]:
     dict
         "estimate", "low", "high" and "beyond_chance".
     """
-    estimate = float(values[0])
-    error = N_ERRORS * float(np.std(np.asarray(values[1:], float), ddof=1))
+    return _around(float(values[0]), float(np.std(np.asarray(values[1:], float), ddof=1)))
+
+
+def mean_interval(intervals: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """Return the mean of independent estimates with its interval.
+
+    Parameters
+    ----------
+    intervals : iterable of mapping
+        What `interval` returns.
+
+    Returns
+    -------
+    dict
+        The same of their mean.
+    """
+    every = list(intervals)
+    errors = [(each["high"] - each["estimate"]) / N_ERRORS for each in every]
+    estimate = float(np.mean([each["estimate"] for each in every]))
+    return _around(estimate, float(np.linalg.norm(errors)) / len(every))
+
+
+def _around(estimate: float, error: float) -> dict[str, Any]:
+    """Return an estimate with an interval, from its standard error."""
+    reach = N_ERRORS * error
     return {
         "estimate": estimate,
-        "low": estimate - error,
-        "high": estimate + error,
-        "beyond_chance": abs(estimate) > error,
+        "low": estimate - reach,
+        "high": estimate + reach,
+        "beyond_chance": abs(estimate) > reach,
     }

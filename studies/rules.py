@@ -29,7 +29,7 @@ from benchmarks._data import load
 from benchmarks.default_score import thinned
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
-from studies.bootstrap import Floats, Score, draws, interval, quotient, seed_means
+from studies.bootstrap import Floats, Score, draws, interval, mean_interval, quotient, seed_means
 from studies.exit_rules import RULES, Network, Rule, Variant
 from studies.sets import NEGATIVE_CODES
 
@@ -330,7 +330,7 @@ def compare_groups(
 
 
 def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, for each rule, on how many sets it is better or worse than EPEE beyond chance.
+    """Return, for each rule, how it compares with EPEE over all sets.
 
     Parameters
     ----------
@@ -340,18 +340,24 @@ def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict of str to dict
-        By rule: "better" and "worse", titles of the sets; "mean", the mean difference of the areas.
+        By rule: "better" and "worse", titles of the sets where it is so beyond chance; and "mean",
+        the mean difference of the areas with its interval, the sets being taken as they are and as
+        independent of each other.
     """
-    counts: dict[str, dict[str, Any]] = {}
-    for title, of_set in found.items():
-        for name, rule in of_set["rules"].items():
-            row = counts.setdefault(name, {"better": [], "worse": [], "differences": []})
-            row["differences"].append(rule["to_epee"]["estimate"])
-            if rule["to_epee"]["beyond_chance"]:
-                row["better" if rule["to_epee"]["estimate"] > 0 else "worse"].append(title)
-    for row in counts.values():
-        row["mean"] = float(np.mean(row.pop("differences")))
-    return counts
+    rows: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for of_set in found.values() for name in of_set["rules"]):
+        to_epee = {
+            title: of_set["rules"][name]["to_epee"]
+            for title, of_set in found.items()
+            if name in of_set["rules"]
+        }
+        beyond = {t: d["estimate"] for t, d in to_epee.items() if d["beyond_chance"]}
+        rows[name] = {
+            "better": [title for title, estimate in beyond.items() if estimate > 0],
+            "worse": [title for title, estimate in beyond.items() if estimate < 0],
+            "mean": mean_interval(to_epee.values()),
+        }
+    return rows
 
 
 def markdown(found: dict[str, dict[str, Any]]) -> str:
@@ -381,7 +387,7 @@ def _summary_table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for name, row in summary(found).items():
         counts = [f"{len(row[key])}" for key in ("better", "worse")]
-        yield f"| {RULES[name].title} | {100 * row['mean']:+.2f} | {' | '.join(counts)} |"
+        yield f"| {RULES[name].title} | {_shown(row['mean'], '+')} | {' | '.join(counts)} |"
 
 
 def _shown(found: dict[str, Any], sign: str = "") -> str:

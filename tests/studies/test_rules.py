@@ -169,15 +169,21 @@ def test_the_command_prints_every_rule_of_every_set(tmp_path, networks, capsys):
     assert printed.strip() == markdown(kept).strip()
 
 
-def test_a_summary_counts_sets_beyond_chance():
-    def rule(estimate, *, beyond):
-        return {"to_epee": {"estimate": estimate, "beyond_chance": beyond}}
+def test_a_summary_counts_sets_beyond_chance_and_takes_the_mean():
+    def rule(estimate, error):
+        far = abs(estimate) > error
+        ends = {"low": estimate - error, "high": estimate + error}
+        return {"to_epee": {"estimate": estimate, **ends, "beyond_chance": far}}
 
     found = {
-        "a": {"rules": {"pcee": rule(0.01, beyond=True)}},
-        "b": {"rules": {"pcee": rule(-0.02, beyond=True)}},
-        "c": {"rules": {"pcee": rule(0.04, beyond=False)}},
+        "a": {"rules": {"pcee": rule(0.01, 0.005)}},
+        "b": {"rules": {"pcee": rule(-0.02, 0.01)}},
+        "c": {"rules": {"pcee": rule(0.04, 0.05), "beem": rule(0.01, 0.02)}},
     }
     counts = summary(found)["pcee"]
     assert (counts["better"], counts["worse"]) == (["a"], ["b"])
-    assert counts["mean"] == pytest.approx(0.01)
+    assert counts["mean"]["estimate"] == pytest.approx(0.01)
+    reach = (0.005**2 + 0.01**2 + 0.05**2) ** 0.5 / 3
+    assert counts["mean"]["high"] == pytest.approx(0.01 + reach)
+    assert not counts["mean"]["beyond_chance"]
+    assert summary(found)["beem"]["mean"]["high"] == pytest.approx(0.03)
