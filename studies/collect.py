@@ -98,18 +98,29 @@ def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
     groups: dict[tuple[str, str, str], list[Done]] = defaultdict(list)
     for job in done:
         groups[job.group].append(job)
-    cells = [
+    found = [
         cell_of(members, _without_backbone(members[0], done), machines, n_draws)
         for members in groups.values()
         if members[0].backbone != jobs.NO_BACKBONE
     ]
+    cells = sorted((cell for cell in found if cell), key=_order)
     return rounded({
         "format": FORMAT,
         "machines": machines,
         "n_draws": n_draws,
-        "cells": sorted((cell for cell in cells if cell), key=_order),
+        "notes": _shared_notes(cells),
+        "cells": cells,
         "missing": missing(out, done),
     })  # fmt: skip
+
+
+def _shared_notes(cells: list[dict[str, Any]]) -> list[str]:
+    """Return the caps that all cells have, and take them from the cells."""
+    first = cells[0]["notes"] if cells else []
+    shared = [note for note in first if all(note in cell["notes"] for cell in cells)]
+    for cell in cells:
+        cell["notes"] = [note for note in cell["notes"] if note not in shared]
+    return shared
 
 
 def _order(cell: dict[str, Any]) -> tuple[int, int, list[str]]:
@@ -221,6 +232,7 @@ def _about(exits: Sequence[Done], machines: Sequence[str]) -> dict[str, Any]:
             "low": np.min(by_seed, axis=0),
             "high": np.max(by_seed, axis=0),
         },
+        "learned": bool(np.mean(by_seed, axis=0)[-1] > np.mean([_floor(job) for job in exits])),
         "training_cpu_seconds": _mean(job.result["training_cpu_seconds"] for job in exits),
         "policies": [],
         "fronts": {},
@@ -229,6 +241,14 @@ def _about(exits: Sequence[Done], machines: Sequence[str]) -> dict[str, Any]:
         key: first.get(key)
         for key in ("n_train", "n_dev", "n_test", "n_layers", "n_epochs", "n_parameters", "pooling")
     }
+
+
+def _floor(job: Done) -> float:
+    """Return the main score of who always predicts the largest class of the test part."""
+    if job.result["main_score"] != "accuracy":
+        return 0.0
+    with np.load(job.folder / "predictions.npz") as saved:
+        return float(np.bincount(saved["test_y"]).max() / len(saved["test_y"]))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -15,8 +15,8 @@ from studies.drawing import (
     PAPER_GAIN,
     PINK,
     RED,
-    RULES,
     SKY,
+    STYLES,
     YELLOW,
     Picture,
     draw_fronts,
@@ -32,8 +32,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OF_CONFIDENCE = ("epee", "entropy", "max_probability", "margin", "oracle")
-OF_AGREEMENT = ("epee", "epee_mean", "patience", "pcee", "beem", "gate", "voting")
+# The rules of each picture of fronts.
+FRONTS = (
+    (
+        "confidence",
+        ("epee", "epee_calibrated", "entropy", "max_probability", "margin", "oracle"),
+        "rules that ask how sure one exit is",
+    ),
+    (
+        "agreement",
+        ("epee", "epee_mean", "patience", "pcee", "beem", "voting"),
+        "rules that ask several exits",
+    ),
+    (
+        "gates",
+        ("epee", "gate", "gate_no_loss", "gate_same", "oracle"),
+        "gates that are learned on the validation part",
+    ),
+)
 # Family of rivals, name in words, color, marker, line.
 RIVALS = (
     ("budget", "exits, one layer for all samples", BLUE, "o", "-"),
@@ -205,11 +221,7 @@ def fronts(cells: Sequence[dict[str, Any]]) -> list[Picture]:
     shown = [cell for cell in cells if len(cell["fronts"]) > 3]
     if not shown:
         return []
-    kinds = (
-        ("confidence", OF_CONFIDENCE, "rules that ask how sure one exit is"),
-        ("agreement", OF_AGREEMENT, "rules that ask whether exits agree, and the learned gate"),
-    )
-    return [_fronts_of(shown, *kind) for kind in kinds]
+    return [_fronts_of(shown, *kind) for kind in FRONTS]
 
 
 def _fronts_of(
@@ -249,7 +261,8 @@ def areas(cells: Sequence[dict[str, Any]]) -> list[Picture]:
     rows = [
         (name, [(cell, cell["areas"][name]) for cell in having(cells, "areas")
                 if name in cell["areas"] and cell["areas"][name].get("to_epee")])
-        for name, *_ in RULES
+        for name in STYLES
+        if name != "epee"
     ]  # fmt: skip
     rows = [(name, found) for name, found in rows if found]
     if not rows:

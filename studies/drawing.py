@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from studies.exit_rules import RULES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -29,20 +31,23 @@ FACTORS = (1, 1.2, 1.5, 2, 3, 4, 6, 12)
 PAPER_GAIN = (0.3, 1.7)
 PAPER_FACTOR = 2.1
 
-# Name in the data, name in words, color, marker.
-RULES = (
-    ("epee", "EPEE (entropy or patience)", GREEN, "^"),
-    ("entropy", "entropy only", BLUE, "o"),
-    ("max_probability", "largest probability", YELLOW, "v"),
-    ("margin", "margin", SKY, "P"),
-    ("patience", "patience only", RED, "s"),
-    ("epee_mean", "EPEE, mean of visited exits", BLACK, "d"),
-    ("pcee", "confident layers in a row (PCEE-BERT)", SKY, "P"),
-    ("beem", "summed confidences (BEEM)", YELLOW, "v"),
-    ("gate", "learned gate", PINK, "D"),
-    ("voting", "voting", BLUE, "X"),
-    ("oracle", "bound: first correct layer", GRAY, "."),
-)
+# Color and marker of each exit rule; no two of them in one picture are alike.
+STYLES = {
+    "epee": (GREEN, "^"),
+    "epee_calibrated": (PINK, "D"),
+    "epee_mean": (BLACK, "d"),
+    "entropy": (BLUE, "o"),
+    "max_probability": (YELLOW, "v"),
+    "margin": (SKY, "P"),
+    "patience": (RED, "s"),
+    "pcee": (SKY, "P"),
+    "beem": (YELLOW, "v"),
+    "voting": (BLUE, "X"),
+    "gate": (PINK, "D"),
+    "gate_no_loss": (YELLOW, "v"),
+    "gate_same": (BLUE, "o"),
+    "oracle": (GRAY, "."),
+}
 SCORE_NAMES = {
     "accuracy": "accuracy",
     "micro_f1": "micro-F1 without “false”",
@@ -88,7 +93,7 @@ class Picture:
 
 def rule_name(rule: str) -> str:
     """Return a rule's name in words."""
-    return next((words for name, words, *_ in RULES if name == rule), rule.replace("_", " "))
+    return RULES[rule].title if rule in RULES else rule.replace("_", " ")
 
 
 def title_of(cell: dict[str, Any]) -> str:
@@ -175,14 +180,16 @@ def finish_ratios(ax: Axes, cell: dict[str, Any]) -> None:
 
 def draw_fronts(ax: Axes, cell: dict[str, Any], rules: Sequence[str]) -> None:
     """Draw the fronts of rules: chosen on dev, read on test."""
-    for name, words, color, marker in RULES:
+    for place, name in enumerate(rules):
         front = cell["fronts"].get(name)
-        if name not in rules or front is None:
+        if front is None:
             continue
+        color, marker = STYLES[name]
         ax.plot(
             front["ratio"], front["score"], color=color, marker=marker, markersize=5,
-            markevery=(len(words) % 4, 5), label=words, lw=1.6 if name == "epee" else 1.1,
-            ls=":" if name == "oracle" else "-", zorder=3 if name == "epee" else 2,
+            markevery=(place, max(5, len(rules))), label=rule_name(name),
+            lw=1.6 if name == "epee" else 1.1, ls=":" if name == "oracle" else "-",
+            zorder=3 if name == "epee" else 2,
         )  # fmt: skip
     finish_ratios(ax, cell)
 

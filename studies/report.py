@@ -156,7 +156,8 @@ def sections(study: dict[str, Any], drawn: Sequence[Picture] = ()) -> list[Secti
             "Exit rules side by side",
             [
                 tables.rules(study), shown.get("areas"), shown.get("fronts-confidence"),
-                shown.get("fronts-agreement"), tables.rules_by_cell(study),
+                shown.get("fronts-agreement"), shown.get("fronts-gates"),
+                tables.rules_by_cell(study),
             ],
         ),
         ("What to doubt", [_points(DOUBTS)]),
@@ -185,11 +186,12 @@ def _about(study: dict[str, Any]) -> list[Part]:
     sets = list(dict.fromkeys(cell["data"] for cell in cells))
     backbones = list(dict.fromkeys(cell["backbone"] for cell in cells))
     seeds = max(len(cell["seeds"]) for cell in cells)
-    capped = any(cell["notes"] for cell in cells)
+    caps = "; ".join(study["notes"])
     words = (
         f"{len(sets)} data sets ({', '.join(sets)}) with {', '.join(backbones)}: {len(cells)} "
         f"pairs, up to {seeds} seed{'s' if seeds > 1 else ''}. "
-        + ("What was capped is said in the titles. " if capped else "No training was capped. ")
+        + (f"All were capped: {caps}. " if caps else "")
+        + ("What else was capped is in the titles. " if any(c["notes"] for c in cells) else "")
         + f"Intervals are of {study['n_draws']} resamples."
     )
     return [words, tuple(f"Machine {n}: {m}" for n, m in enumerate(study["machines"], 1))]

@@ -96,14 +96,34 @@ def test_fewer_seeds_and_failures_are_said(tmp_path):
 def test_capped_runs_are_cells_of_their_own(tmp_path):
     write_study(tmp_path, n_eval=30, seeds=1, short=True)
     write_study(tmp_path, n_eval=30, seeds=1, short=True, options=(("n_train", 1200),))
-    cells = collect(tmp_path, n_draws=5)["cells"]
-    assert [cell["notes"] for cell in cells] == [[], ["1,200 training samples"]]
+    found = collect(tmp_path, n_draws=5)
+    assert [cell["notes"] for cell in found["cells"]] == [[], ["1,200 training samples"]]
+    assert found["notes"] == []
+
+
+def test_caps_of_all_are_said_once(tmp_path):
+    write_study(tmp_path, n_eval=30, seeds=1, short=True, options=(("n_epochs", 2),))
+    found = collect(tmp_path, n_draws=5)
+    assert found["notes"] == ["2 epochs"]
+    assert [cell["notes"] for cell in found["cells"]] == [[]]
 
 
 def test_nothing_done_is_a_report_that_says_so(tmp_path):
     study = collect(tmp_path)
     assert study["cells"] == []
     assert study["missing"]
+
+
+def test_a_network_that_predicts_the_largest_class_has_learned_nothing(tmp_path):
+    write_study(tmp_path, n_eval=30, seeds=1, short=True)
+    folder = tmp_path / Job("phee", "all-MiniLM-L6-v2", 0, "exits").name
+    assert collect(tmp_path, n_draws=5)["cells"][0]["learned"]
+    result = json.loads((folder / "result.json").read_text())
+    with np.load(folder / "predictions.npz") as saved:
+        largest = np.bincount(saved["test_y"]).max() / len(saved["test_y"])
+    result["layers"]["test"][-1]["accuracy"] = largest
+    (folder / "result.json").write_text(json.dumps(result))
+    assert not collect(tmp_path, n_draws=5)["cells"][0]["learned"]
 
 
 def test_numbers_keep_four_digits_and_json_says_all(study):

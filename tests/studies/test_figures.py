@@ -22,7 +22,9 @@ def test_there_is_a_picture_for_every_figure_of_the_paper_and_for_the_rivals(dra
     assert sum(name.startswith("grid-") for name in drawn) == 4
 
 
-@pytest.mark.parametrize("name", ["rivals", "tradeoff", "fronts-confidence", "fronts-agreement"])
+@pytest.mark.parametrize(
+    "name", ["rivals", "tradeoff", "fronts-confidence", "fronts-agreement", "fronts-gates"]
+)
 def test_panels_are_not_crowded_and_lines_differ_by_more_than_color(drawn, name):
     figure = drawn[name].draw()
     panels = [ax for ax in figure.axes if ax.get_title()]
@@ -38,7 +40,7 @@ def test_panels_are_not_crowded_and_lines_differ_by_more_than_color(drawn, name)
 def test_lines_show_the_data(drawn, study):
     cell = study["cells"][0]
     figure = drawn["tradeoff"].draw()
-    line = next(line for line in figure.axes[0].lines if line.get_label().startswith("entropy"))
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "Entropy only")
     assert line.get_xdata().tolist() == cell["fronts"]["entropy"]["ratio"]
     assert line.get_ydata().tolist() == cell["fronts"]["entropy"]["score"]
     assert figure.axes[0].get_ylabel() == "micro-F1 without “false”"

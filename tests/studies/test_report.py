@@ -90,11 +90,23 @@ def test_the_report_of_nothing_says_so(tmp_path):
 
 def test_machine_caps_seeds_and_what_is_missing_are_stated(study):
     text = as_markdown(sections(study))
-    for words in ("Some CPU", "torch 2.13.0", "up to 2 seeds", "No training was capped", "git"):
+    for words in ("Some CPU", "torch 2.13.0", "up to 2 seeds", "git"):
         assert words in text
+    assert "capped" not in text.partition("##")[0]
     capped = json.loads(json.dumps(study))
     capped["cells"][0]["notes"] = ["1,200 training samples"]
-    assert "ddi2013, all-MiniLM-L6-v2, 1,200 training samples" in as_markdown(sections(capped))
+    capped["notes"] = ["5 epochs"]
+    text = as_markdown(sections(capped))
+    assert "ddi2013, all-MiniLM-L6-v2, 1,200 training samples" in text
+    assert "All were capped: 5 epochs. What else was capped is in the titles." in text
+
+
+def test_networks_that_learned_nothing_count_for_no_claim(study):
+    blind = json.loads(json.dumps(study))
+    for cell in blind["cells"][1:]:
+        cell["learned"] = False
+    assert "over 1 pairs" in dict(tables.claims(blind).rows)["2.1x mean speed-up"]
+    assert [row[-1] for row in tables.what_ran(blind).rows] == ["", *["no"] * 4]
 
 
 def test_claims_and_aims_are_counted(study):
