@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
         given.backbones = ["scratch", *there]
     for name in given.backbones:
         checkpoint_of(name, given.checkpoints)  # before hours have passed
+    for pattern in given.kinds:
+        if not any(fnmatchcase(kind, pattern) for kind in KINDS):
+            raise ValueError(f"--kinds: {pattern!r} is none of {', '.join(KINDS)}.")
     return given
 
 
@@ -111,9 +115,11 @@ def write_report(out: Path, results: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 if a job failed."""
+    given = parser().parse_args(arguments)
     try:
-        given = completed(parser().parse_args(arguments))
-    except FileNotFoundError as error:
+        given = completed(given)
+        jobs = [] if given.report else jobs_of(given)
+    except (FileNotFoundError, ValueError) as error:
         parser().error(str(error))
     # Every worker of the study uses the threads it is given; tokenizers would add their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -123,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_report(given.out, given.results)
         return 0
     work = Work(
-        jobs_of(given), given.out, given.data_home, given.checkpoints,
+        jobs, given.out, given.data_home, given.checkpoints,
         until=time.time() + 60 * given.minutes,
     )  # fmt: skip
     if given.list:

@@ -71,3 +71,13 @@ def test_a_checkpoint_that_is_not_there_is_refused_at_once(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--checkpoints", str(tmp_path), "--backbones", "dinov2-small"])
     assert "has no checkpoint dinov2-small" in capsys.readouterr().err
+
+
+def test_kinds_that_do_not_exist_and_no_data_folder_are_refused(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--kinds", "exits", "cutt-*"])
+    assert "--kinds: 'cutt-*' is none of exits, events" in capsys.readouterr().err
+    monkeypatch.delenv("SKLEARN_EPEE_DATA", raising=False)
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path)])
+    assert "SKLEARN_EPEE_DATA" in capsys.readouterr().err
