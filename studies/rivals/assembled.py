@@ -52,7 +52,7 @@ def first_layers(model: Any, n_layers: int) -> Any:
     whole = state.trained.net.module_
     recipe = whole.recipe() | {"config": cut_config(whole.backbone.config, n_layers).to_dict()}
     weights = whole.state_dict()
-    names = MultiExitNetwork.from_recipe(recipe, weights).state_dict()
+    names = type(whole).from_recipe(recipe, weights).state_dict()
     network = assemble_network(recipe, {name: weights[name] for name in names})
     cut = type(model)(**model.get_params(deep=False) | {"exit_loss_weights": "ascending"})
     return adopt(cut, state.trained.preprocessor, network, np.asarray(model.classes_))
