@@ -72,6 +72,11 @@ class Done:
         )  # fmt: skip
 
     @property
+    def machine(self) -> str:
+        """The machine and the versions, in words."""
+        return describe(self.result["machine"]).partition(", commit")[0] + "."
+
+    @property
     def group(self) -> tuple[str, str, str]:
         """What jobs that differ in kind and seed have in common."""
         return self.data, self.backbone, json.dumps(self.options, sort_keys=True)
@@ -94,7 +99,7 @@ def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
         and "missing".
     """
     done = [Done.read(path) for path in sorted(out.rglob("result.json"))]
-    machines = list(dict.fromkeys(describe(job.result["machine"]).strip() for job in done))
+    machines = list(dict.fromkeys(job.machine for job in done))
     groups: dict[tuple[str, str, str], list[Done]] = defaultdict(list)
     for job in done:
         groups[job.group].append(job)
@@ -107,6 +112,7 @@ def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
     return rounded({
         "format": FORMAT,
         "machines": machines,
+        "commits": sorted({job.result["machine"]["commit"] or "unknown" for job in done}),
         "n_draws": n_draws,
         "notes": _shared_notes(cells),
         "cells": cells,
@@ -214,7 +220,7 @@ def _about(exits: Sequence[Done], machines: Sequence[str]) -> dict[str, Any]:
     first = exits[0].result
     main = first["main_score"]
     by_seed = [[scores[main] for scores in job.result["layers"]["test"]] for job in exits]
-    used = {describe(job.result["machine"]).strip() for job in exits}
+    used = {job.machine for job in exits}
     return {
         "data": exits[0].data,
         "backbone": exits[0].backbone,
@@ -413,22 +419,27 @@ def missing(out: Path, done: Sequence[Done]) -> list[str]:
     backbones = [name for name in jobs.BACKBONES if name != jobs.NO_BACKBONE]
     planned = {(j.data, j.backbone, j.kind) for j in jobs.planned(list(SETS), backbones, 1)}
     lacking: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for data, backbone, kind in sorted(planned - known, key=lambda key: _rival_order((key[2], 0))):
+    for data, backbone, kind in sorted(planned - known, key=_missing_order):
         lacking[data, backbone].append(kind)
+    untouched: dict[str, list[str]] = defaultdict(list)
+    lines = []
+    for (data, backbone), found in lacking.items():
+        if any(key[:2] == (data, backbone) for key in known):
+            lines.append(f"{_where(data, backbone)}: {', '.join(found)}.")
+        else:
+            alone = backbone == jobs.NO_BACKBONE
+            untouched[data].append("rivals without a backbone" if alone else backbone)
     return [
-        *(_not_done(data, backbone, found, known) for (data, backbone), found in lacking.items()),
+        *(f"{data}, all of it: {', '.join(words)}." for data, words in untouched.items()),
+        *lines,
         *_fewer_seeds(done, seeds),
         *(f"Failed: {path.parent.relative_to(out)}." for path in sorted(out.rglob("error.txt"))),
     ]
 
 
-def _not_done(
-    data: str, backbone: str, found: list[str], known: Iterable[tuple[str, str, str]]
-) -> str:
-    where = _where(data, backbone)
-    if not any(key[:2] == (data, backbone) for key in known) and backbone != jobs.NO_BACKBONE:
-        return f"{where}: nothing."
-    return f"{where}: {', '.join(found)}."
+def _missing_order(key: tuple[str, str, str]) -> tuple[Any, ...]:
+    data, backbone, kind = key
+    return list(SETS).index(data), list(jobs.BACKBONES).index(backbone), _rival_order((kind, 0))
 
 
 def _where(data: str, backbone: str) -> str:

@@ -96,6 +96,11 @@ def rule_name(rule: str) -> str:
     return RULES[rule].title if rule in RULES else rule.replace("_", " ")
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number with a noun."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def title_of(cell: dict[str, Any]) -> str:
     """Return the name of a data set with a backbone, and how it was trained if not by default."""
     return ", ".join([cell["data"], cell["backbone"], *cell["notes"]])

@@ -17,7 +17,7 @@ from typing import Any
 
 from studies import tables
 from studies.collect import collect
-from studies.drawing import Picture
+from studies.drawing import Picture, counted
 from studies.figures import pictures
 from studies.page import Folded, Part, Section, as_html, as_markdown
 from studies.tables import Table
@@ -188,13 +188,14 @@ def _about(study: dict[str, Any]) -> list[Part]:
     seeds = max(len(cell["seeds"]) for cell in cells)
     caps = "; ".join(study["notes"])
     words = (
-        f"{len(sets)} data sets ({', '.join(sets)}) with {', '.join(backbones)}: {len(cells)} "
-        f"pairs, up to {seeds} seed{'s' if seeds > 1 else ''}. "
+        f"{counted(len(sets), 'data set')} ({', '.join(sets)}) with {', '.join(backbones)}: "
+        f"{counted(len(cells), 'pair')}, up to {counted(seeds, 'seed')}. "
         + (f"All were capped: {caps}. " if caps else "")
         + ("What else was capped is in the titles. " if any(c["notes"] for c in cells) else "")
         + f"Intervals are of {study['n_draws']} resamples."
     )
-    return [words, tuple(f"Machine {n}: {m}" for n, m in enumerate(study["machines"], 1))]
+    machines = [f"Machine {n}: {words}" for n, words in enumerate(study["machines"], 1)]
+    return [words, (*machines, f"Commits: {', '.join(study['commits'])}.")]
 
 
 def _missing(study: dict[str, Any]) -> list[Part]:

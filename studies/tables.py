@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from studies.bootstrap import mean_interval
 from studies.comparisons import beyond_chance, of_epee
-from studies.drawing import having, rule_name, title_of
+from studies.drawing import counted, having, rule_name, title_of
 from studies.policies import MIN_RATIO
 
 FAMILIES = {"entropy": "entropy only", "patience": "patience only", "epee": "EPEE"}
@@ -119,8 +120,8 @@ def _claimed_speed(cells: Iterable[dict[str, Any]]) -> list[str] | None:
         return None
     factors = [1 / (1 - policy["ratio"]) for _, policy in found]
     words = (
-        f"By layers {mean(factors):.1f}x on average over {len(found)} pairs of data set and "
-        f"backbone ({min(factors):.1f}x to {max(factors):.1f}x), with the policy of best "
+        f"By layers {mean(factors):.1f}x on average over {counted(len(found), 'pair')} of data set "
+        f"and backbone ({min(factors):.1f}x to {max(factors):.1f}x), with the policy of best "
         "validation score at a ratio of 0.52 or more there."
     )
     clocks = [p["clock"] for _, p in found if p.get("clock")]
@@ -128,7 +129,7 @@ def _claimed_speed(cells: Iterable[dict[str, Any]]) -> list[str] | None:
         single, batched = ([c[key] for c in clocks if c.get(key)] for key in ("single", "batched"))
         words += f" On the clock {mean(single):.1f}x, one sample at a time"
         words += f", and {mean(batched):.1f}x in batches" if batched else ""
-        words += f" ({len(clocks)} pairs)."
+        words += f" ({counted(len(clocks), 'pair')})."
     return ["2.1x mean speed-up", words]
 
 
@@ -139,8 +140,8 @@ def _claimed_gain(cells: Iterable[dict[str, Any]]) -> list[str] | None:
     signs = [beyond_chance(difference) for difference in found]
     points = [100 * difference["estimate"] for difference in found]
     words = (
-        f"{mean(points):+.1f} points on average ({min(points):+.1f} to {max(points):+.1f}) at that "
-        f"ratio, of the main score: better beyond chance {signs.count(1)} times, worse beyond "
+        f"{_mean_words(found)} at that ratio, of the main score, from {min(points):+.1f} to "
+        f"{max(points):+.1f} by pair: better beyond chance {signs.count(1)} times, worse beyond "
         f"chance {signs.count(-1)} times, not to be told apart {signs.count(0)} times. A gain of "
         f"0.3 points or more: {sum(point >= 0.3 for point in points)} of {len(points)}."
     )
@@ -210,13 +211,17 @@ def aims(study: dict[str, Any]) -> Table | None:
     return Table(caption, ["aim", "reached"], rows)
 
 
+def _mean_words(found: Sequence[dict[str, Any]]) -> str:
+    """Return the mean of differences with its interval, the pairs being taken as they are."""
+    return f"{points_words(mean_interval(found))} points on average"
+
+
 def _wins(found: Sequence[dict[str, Any]]) -> str:
     signs = [beyond_chance(difference) for difference in found]
     level = sum(difference["estimate"] >= 0 for difference in found)
     return (
-        f"{level} of {len(found)} by the mean ({mean(100 * d['estimate'] for d in found):+.1f} "
-        f"points on average); beyond chance above {signs.count(1)} times, below "
-        f"{signs.count(-1)} times"
+        f"{level} of {len(found)} by the estimate; {_mean_words(found)}; beyond chance above "
+        f"{signs.count(1)} times, below {signs.count(-1)} times"
     )
 
 
@@ -305,12 +310,12 @@ def policies(study: dict[str, Any]) -> Table | None:
     return Table(caption, header, rows) if rows else None
 
 
-def points_words(difference: dict[str, Any] | None) -> str:
+def points_words(difference: dict[str, Any] | None, digits: int = 1) -> str:
     """Return a difference with its interval, in points."""
     if difference is None:
         return ""
     estimate, low, high = (100 * difference[key] for key in ("estimate", "low", "high"))
-    return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def _clock_words(policy: dict[str, Any]) -> str:
@@ -459,7 +464,7 @@ def _rule_row(name: str, cells: Sequence[dict[str, Any]]) -> list[str]:
     areas = [cell["areas"][name] for cell in cells]
     differences = [area["to_epee"] for area in areas if area.get("to_epee")]
     signs = [beyond_chance(difference) for difference in differences]
-    words = f"{100 * mean(d['estimate'] for d in differences):+.2f}" if differences else ""
+    words = points_words(mean_interval(differences), 2) if differences else ""
     return [
         rule_name(name),
         f"{mean(area['estimate'] for area in areas):.3f}",

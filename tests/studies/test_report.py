@@ -105,7 +105,7 @@ def test_networks_that_learned_nothing_count_for_no_claim(study):
     blind = json.loads(json.dumps(study))
     for cell in blind["cells"][1:]:
         cell["learned"] = False
-    assert "over 1 pairs" in dict(tables.claims(blind).rows)["2.1x mean speed-up"]
+    assert "over 1 pair of" in dict(tables.claims(blind).rows)["2.1x mean speed-up"]
     assert [row[-1] for row in tables.what_ran(blind).rows] == ["", *["no"] * 4]
 
 
