@@ -1,6 +1,6 @@
 """Exit rules side by side on the same networks: fronts chosen on dev, read on test, with areas.
 
-    python -m studies.rules OUT [--store] [--draws 500] [--json FILE]
+    python -m studies.rules OUT [--store] [--draws 500] [--halves N] [--json FILE]
 
 reads the networks that the study has trained (jobs "exits" in the folder OUT) and prints, for every
 data set and backbone, the area under the front of every rule with its interval, and how far it is
@@ -230,6 +230,50 @@ def compare(
     return about(networks) | {"rules": shown}
 
 
+def over_halves(
+    network: Network, n_halves: int, rules: Iterable[Rule] = tuple(RULES.values())
+) -> dict[str, dict[str, float]]:
+    """Compare exit rules where dev and test are random halves of the samples of both.
+
+    So it shows which differences hang on the dev part that there happens to be. The halves overlap:
+    their spread says nothing of other samples.
+
+    Parameters
+    ----------
+    network : Network
+    n_halves : int
+        How often the samples are split.
+    rules : iterable of Rule
+        EPEE among them.
+
+    Returns
+    -------
+    dict of str to dict
+        By rule: the mean difference of the area to EPEE's, "difference", and the share of the
+        splits in which it is "better".
+    """
+    rules, areas = list(rules), []
+    for seed in range(n_halves):
+        half = _redrawn(network, seed)
+        ones = [np.ones((1, len(y)), np.float32) for y in (half.dev_y, half.test_y)]
+        areas.append([curves(apply(rule, half), ones[0], ones[1]).mean() for rule in rules])
+    reference = [rule.name for rule in rules].index(REFERENCE)
+    differences = np.array(areas) - np.array(areas)[:, [reference]]
+    return {
+        rule.name: {"difference": float(column.mean()), "better": float(np.mean(column > 0))}
+        for rule, column in zip(rules, differences.T, strict=True)
+    }
+
+
+def _redrawn(network: Network, seed: int) -> Network:
+    """Return the network with other dev and test samples, halves of all."""
+    both = StagedPredictions.concatenate([network.dev, network.test])
+    y = np.concatenate([network.dev_y, network.test_y])
+    rows = np.random.default_rng(seed).permutation(len(y))
+    dev, test = rows[: len(y) // 2], rows[len(y) // 2 :]
+    return Network(both.take(dev), both.take(test), y[dev], y[test], network.score)
+
+
 def about(networks: Sequence[Network]) -> dict[str, Any]:
     """Return what a comparison was made on."""
     full = [n.score(n.test.predictions[:, -1, 0], n.test_y) for n in networks]
@@ -390,6 +434,27 @@ def _summary_table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield f"| {RULES[name].title} | {_shown(row['mean'], '+')} | {' | '.join(counts)} |"
 
 
+def halves_table(groups: dict[Group, list[Network]], n_halves: int) -> str:
+    """Render how the rules compare over random halves of the first network of every group."""
+    found = [over_halves(networks[0], n_halves) for networks in groups.values()]
+    words = (
+        f"Differences to EPEE in points, means over {n_halves} splits of dev and test into random "
+        "halves; in brackets the share of the splits in which the rule is better.\n"
+    )
+    lines = [
+        words,
+        f"| rule | {' | '.join(group.title for group in groups)} |",
+        "| --- |" + " --- |" * len(groups),
+    ]
+    for name, rule in RULES.items():
+        cells = [
+            f"{100 * of_group[name]['difference']:+.2f} ({of_group[name]['better']:.0%})"
+            for of_group in found
+        ]
+        lines.append(f"| {rule.title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _shown(found: dict[str, Any], sign: str = "") -> str:
     low, middle, high = (f"{100 * found[key]:{sign}.2f}" for key in ("low", "estimate", "high"))
     return f"{middle} ({low} to {high})"
@@ -405,11 +470,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="OUT is a folder that `python -m benchmarks.default_score --store OUT` filled",
     )
     parser.add_argument("--draws", type=int, default=N_DRAWS, help="resamples")
+    parser.add_argument(
+        "--halves",
+        type=int,
+        help="instead compare the rules over so many random halves of dev and test together",
+    )
     parser.add_argument("--json", type=Path, help="a file for the same for programs")
     options = parser.parse_args(arguments)
     groups = networks_in_store(options.out) if options.store else networks_in(options.out)
     if not groups:
         parser.error(f"{options.out} holds no network with exits that is trained.")
+    if options.halves:
+        print(halves_table(groups, options.halves))
+        return
     found = compare_groups(groups, options.draws)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -19,6 +19,7 @@ from studies.rules import (
     front_of,
     jobs_in,
     markdown,
+    over_halves,
     summary,
 )
 from tests.studies.staged import make_network
@@ -108,6 +109,23 @@ def test_differences_are_paired(found):
     assert width["to_epee"] < width["area"] / 2
 
 
+def test_random_halves_hold_the_same_samples(networks):
+    network = networks[0]
+    chosen = [RULES[name] for name in ("epee", "patience", "oracle")]
+    found = over_halves(network, 3, chosen)
+    assert found["epee"] == {"difference": 0.0, "better": 0.0}
+    assert found["oracle"]["difference"] > 0
+    assert found["oracle"]["better"] == 1
+    assert found["patience"]["difference"] < 0
+    halves = rules._redrawn(network, 0)
+    for of in (lambda n: n.dev_y, lambda n: n.test_y):
+        assert len(of(halves)) == len(of(network))
+    both = [np.concatenate([n.dev.head_proba[0], n.test.head_proba[0]]) for n in (network, halves)]
+    np.testing.assert_array_equal(*(np.sort(part[:, 0, 0]) for part in both))
+    right = halves.test.predictions[:, -1, 0] == halves.test_y
+    assert right.mean() > 0.6  # labels went with their samples
+
+
 def save_job(out, data, seed, network, kind="exits"):
     folder = out / data / "scratch" / f"seed{seed}" / kind
     folder.mkdir(parents=True)
@@ -164,6 +182,9 @@ def test_the_command_prints_every_rule_of_every_set(tmp_path, networks, capsys):
     printed = capsys.readouterr().out
     for rule in RULES.values():
         assert printed.count(f"| {rule.title} |") == 2
+    rules.main([str(tmp_path), "--halves", "1"])
+    halves = capsys.readouterr().out
+    assert f"| {RULES['epee'].title} | +0.00 (0%) |" in halves
     kept = json.loads((tmp_path / "found.json").read_text())
     assert kept == compare_all(tmp_path, 20)
     assert printed.strip() == markdown(kept).strip()
