@@ -72,8 +72,9 @@ def _tradeoffs(cells: Sequence[dict[str, Any]]) -> list[Picture]:
         Picture(
             "tradeoff",
             "Test score against speed-up (the paper's figures 1 and 4): entropy only, patience "
-            "only, and both. Every point is a policy chosen on the validation part as the best "
-            "with at least some ratio, and read on the test part; means over seeds.",
+            "only, and both. Of each, the policies that no other one beats on the validation part "
+            "in both, read on the test part; between two of them scores are interpolated, as a mix "
+            "of both would reach them. Means over seeds.",
             alt,
             lambda: panels(shown, draw),
         )
