@@ -45,7 +45,7 @@ Predict = Callable[[Any], Any]
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
     """Measure everything that is there, a batch and single samples."""
     model = joblib.load(folder.of(job.of_kind("exits")) / "model.joblib")
-    policies = chosen_policies(job, folder)
+    policies = chosen_policies(job, folder, own_scale(model, len(parts.classes)))
     competitors = {
         **of_rivals(job, folder),
         **of_depths(model),
@@ -178,8 +178,19 @@ def by_transformers(model: Any, plain: FullDepth, samples: Any) -> np.ndarray:
     return plain.proba(encode(model, samples), "auto")
 
 
-def chosen_policies(job: Job, folder: Folder) -> dict[str, dict[str, Any]]:
-    """Return the policies that were chosen on dev for this network, by method and choice."""
+def own_scale(model: Any, n_classes: int) -> float:
+    """Return the entropy that a network tells of a sample over that of all classes of the set.
+
+    It is normalized by the classes that the network saw in training, which can be fewer.
+    """
+    return float(np.log(n_classes) / np.log(len(model.classes_)))
+
+
+def chosen_policies(job: Job, folder: Folder, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Return the policies that were chosen on dev for this network, by method and choice.
+
+    Thresholds are those of the network's own entropies, `scale` times the saved ones.
+    """
     network = network_of(job.data, folder.of(job.of_kind("exits")))
     found = {}
     for method in METHODS:
@@ -188,7 +199,7 @@ def chosen_policies(job: Job, folder: Folder) -> dict[str, dict[str, Any]]:
             policy = chosen(network, applied, choice)
             if policy is not None:
                 found[f"{method}/{choice}"] = {
-                    "tau": policy.tau,
+                    "tau": scale * policy.tau,
                     "patience": policy.patience,
                     "ratio": policy.ratio,
                 }

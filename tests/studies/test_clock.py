@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import joblib
 import numpy as np
 import pytest
 
@@ -52,6 +53,21 @@ def test_everything_that_is_there_is_measured(kind, tmp_path):
     assert {name.partition("/")[0] for name in found["policies"]} <= {"entropy", "patience", "epee"}
     for policy in found["policies"].values():
         assert 1 <= policy["mean_exit"] <= 6
+
+
+@pytest.mark.parametrize("n_epochs", [1, 4])
+def test_policies_are_those_that_were_chosen(n_epochs, tmp_path):
+    # One of three classes is not in the training part.
+    parts = image_parts(size=8)
+    job = Job("breastmnist", "scratch", 0, "exits", (("n_epochs", n_epochs),))
+    folder = folder_for(job, tmp_path)
+    exits.run(job, parts, folder)
+    model = joblib.load(folder.path / "model.joblib")
+    policies = clock.chosen_policies(job, folder, clock.own_scale(model, 3))
+    assert policies
+    for policy in policies.values():
+        mean = clock.mean_exit(model, policy, parts.test.X)
+        assert 1 - mean / 6 == pytest.approx(policy["ratio"], abs=0.05)
 
 
 def test_competitors_run_in_turns_call_by_call():
