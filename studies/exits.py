@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,10 @@ def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
 
 def fitted(model: Any, part: Part) -> tuple[Any, dict[str, Any]]:
     """Fit a classifier; return it and what its training cost."""
-    cpu = cpu_seconds()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     model.fit(*part)
     return model, {
+        "training_wall_seconds": round(time.perf_counter() - wall, 2),
         "training_cpu_seconds": round(cpu_seconds() - cpu, 2),
         "n_epochs": int(model.n_iter_),
         "n_layers": int(model.n_layers_),
