@@ -268,7 +268,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     `hand_over_after` a sample goes on to the second tower where that many exits agree. The exits
     that it skips in the first tower are NaN in `staged_predict_proba`, too, and patience counts on
     from the exit before to the first one of the second tower. Samples without an input for the
-    second tower run through the first to its end.
+    second tower run through the first to its end. It pays where the first tower is not much cheaper
+    than the second: with two compact towers on invented cases 3 of 6 layers saved a quarter of the
+    work where no sample exits early (``python -m benchmarks.towers``).
 
     **Cost.** Exits do not cost the same, so speed-up ratios are of work, not of layers: 1 minus the
     mean of ``exit_cost``, the share that a sample takes of the work of all layers that read what it
