@@ -299,11 +299,12 @@ def _area_words(name: str, found: Sequence[tuple[dict[str, Any], dict[str, Any]]
 def _draw_areas(rows: Sequence[tuple[str, list[Any]]]) -> Figure:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    tall = max(0.42, 0.1 + 0.075 * max(len(found) for _, found in rows))
+    tall = max(0.42, 0.1 + 0.06 * max(len(found) for _, found in rows))
     figure, ax = plt.subplots(figsize=(8.4, 1.1 + tall * len(rows)), layout="constrained")
     ax.axvline(0, color="0.3", lw=1)
     for row, (_, found) in enumerate(rows):
-        shifts = np.linspace(-0.28, 0.28, len(found)) if len(found) > 1 else [0.0]
+        ax.axhline(row + 0.5, color="0.85", lw=0.8)
+        shifts = np.linspace(-0.34, 0.34, len(found)) if len(found) > 1 else [0.0]
         for shift, (_, area) in zip(shifts, found, strict=True):
             mean, low, high = (100 * area["to_epee"][k] for k in ("estimate", "low", "high"))
             sure = beyond_chance(area["to_epee"]) != 0
@@ -313,7 +314,7 @@ def _draw_areas(rows: Sequence[tuple[str, list[Any]]]) -> Figure:
                 markerfacecolor=BLUE if sure else "white",
             )  # fmt: skip
     ax.set_yticks(range(len(rows)), labels=[rule_name(name) for name, _ in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel("difference to EPEE, in points (right: better than EPEE)")
     ax.grid(axis="x", alpha=0.3)
     return figure

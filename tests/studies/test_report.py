@@ -162,6 +162,19 @@ def test_a_block_is_replaced_between_its_marks():
         replaced_block("nothing", "new")
 
 
+def test_readme_docs_and_pictures_are_written_from_the_study(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "DPI", 30)
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/study.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    report.write_docs(study | {"cells": study["cells"][:1]}, tmp_path)
+    page = (tmp_path / "docs/study.md").read_text(encoding="utf-8")
+    linked = re.findall(r"!\[[^]]+\]\(study/([^)]+)\)", page)
+    assert len(linked) >= 5
+    assert {path.name for path in (tmp_path / "docs/study").iterdir()} == set(linked)
+    assert "| ddi2013, all-MiniLM-L6-v2 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_readme_and_docs_show_the_committed_study():
     path = report.RESULTS / "study.json"
     if not path.exists():
