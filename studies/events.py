@@ -26,7 +26,7 @@ from sklearn_epee._exits.staged import StagedPredictions
 from studies.bootstrap import draws, interval, quotient, seed_means
 from studies.exits import fitted
 from studies.jobs import BACKBONES, Folder, Job, Kind, reads
-from studies.policies import CHOICES, METHODS
+from studies.policies import CHOICES, METHODS, cuts_beside
 from studies.rivals.cut import MOST_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
@@ -341,7 +341,10 @@ def measured(folders: Sequence[Path], n_draws: int = N_DRAWS, seed: int = 0) -> 
         of at least each of `RATIOS`.
     """
     networks = [Network.read(folder) for folder in folders]
-    cuts = [_cuts_beside(folder, n.n_layers) for folder, n in zip(folders, networks, strict=True)]
+    cuts = [
+        cuts_beside(folder, n.n_layers, "test_counts")
+        for folder, n in zip(folders, networks, strict=True)
+    ]
     dev = [(n.ratios("dev"), n.scores("dev")) for n in networks]
     full = [float(span_f1(n.test_counts[:, -1])) for n in networks]
     resamples = n_draws, seed
@@ -442,16 +445,4 @@ def _front(networks: Sequence[Network], dev: Dev, method: str) -> dict[str, list
             ratio, score = np.mean(points, axis=0)
             found["ratio"].append(float(ratio))
             found["score"].append(float(score))
-    return found
-
-
-def _cuts_beside(folder: Path, n_layers: int) -> dict[int, NDArray[Any]]:
-    """Return the counts on test of the cut backbones beside a job, by their number of layers."""
-    found = {}
-    for n in range(1, n_layers + 1):
-        for kind in [f"cut-{n}"] + ["full"] * (n == n_layers):
-            beside = folder.with_name(folder.name.replace("events", kind, 1))
-            if (beside / "result.json").exists():
-                with np.load(beside / "predictions.npz") as saved:
-                    found[n] = saved["test_counts"]
     return found

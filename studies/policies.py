@@ -260,22 +260,25 @@ def policies_in(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
     return found
 
 
-def cuts_beside(folder: Path, n_layers: int) -> dict[int, NDArray[np.int64]]:
+def cuts_beside(folder: Path, n_layers: int, array: str = "test_pred") -> dict[int, NDArray[Any]]:
     """Return what the cut backbones beside the job of a network predict on test, by their layers.
 
     Parameters
     ----------
     folder : Path
-        Of a job "exits", whose folder's name begins with its kind.
+        Of a job "exits" or "events", whose folder's name begins with its kind.
     n_layers : int
         Of the network; the job "full" has so many.
+    array : str
+        Which of the saved arrays.
     """
+    _, comma, options = folder.name.partition(",")
     found = {}
     for n in range(1, n_layers + 1):
         kinds = [f"cut-{n}"] + ["full"] * (n == n_layers)
         for kind in kinds:
-            beside = folder.with_name(folder.name.replace("exits", kind, 1))
+            beside = folder.with_name(kind + comma + options)
             if (beside / "result.json").exists():
                 with np.load(beside / "predictions.npz") as saved:
-                    found[n] = saved["test_pred"]
+                    found[n] = saved[array]
     return found
