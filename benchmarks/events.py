@@ -8,7 +8,8 @@ Run from the repository root, with the data folder in the environment variable
 A run trains one classifier of words on the training part, with the layers of spans of
 `load_phee_events`. On the dev part it predicts with every policy of a grid (`policies`), whole
 sentences exiting and word by word, and chooses for some speed-up ratios the one of best F1; these
-and full depth are scored on the test part. The network, and then each policy, is kept in the folder
+and all layers are scored on the test part, with tags as they are and in valid sequences with the
+`transition_weight` that is best on dev. The network, and then each policy, is kept in the folder
 ``--cache``, and what is there is not done again. The results of all runs are written to
 ``results/events.json`` and ``.md``; ``--report`` does no more than that.
 """
@@ -32,12 +33,16 @@ from benchmarks._phee_scores import LAYERS, paper_scores
 from benchmarks._report import describe, machine
 from benchmarks.relations import write
 from sklearn_epee import EPEETokenClassifier
+from sklearn_epee._base.sentences import as_sentences
+from sklearn_epee._base.word_predictions import PredictedSentences
 from sklearn_epee._exits.sentences import sentence_exit_layers
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import span_scores
 
 RESULTS = Path(__file__).parent / "results"
+# Of a run; its first form, without transitions, was "result.json".
+RESULT = "scores.json"
 TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 MANY_TAUS = np.round(np.geomspace(0.005, 0.7, 25), 4)
 KINDS = {
@@ -47,6 +52,7 @@ KINDS = {
     "token, mean": {"token_exit": "token", "joint_exit": "mean"},
 }
 FULL = {"tau": 0.0, "patience": None, "token_exit": "sentence", "joint_exit": "all"}
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4)
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6)
 PUBLISHED = {"trigger": 70.1, "main": 68.6, "sub": 76.2}
 TITLES = {"trigger": "triggers", "main": "main arguments", "sub": "sub-arguments"}
@@ -140,14 +146,23 @@ class Staged:
         tokens = model.predict_with_exits(part.data).rows_total // model.n_layers_
         return cls(list(model.staged_predict(part.data)), proba, counts, tokens)
 
+    def exit_layers(self, policy):
+        """Return the layer (n,) at which each sentence exits."""
+        words = StagedPredictions.from_proba(self.proba, joint_exit=policy["joint_exit"])
+        patience = policy["patience"] or len(self.spans)
+        return sentence_exit_layers(words, self.word_counts, policy["tau"], patience)
+
     def exits(self, policy):
         """Return the spans and the speed-up ratio of a policy under which sentences exit."""
-        n_layers = len(self.spans)
-        words = StagedPredictions.from_proba(self.proba, joint_exit=policy["joint_exit"])
-        patience = policy["patience"] or n_layers
-        layers = sentence_exit_layers(words, self.word_counts, policy["tau"], patience)
+        n_layers, layers = len(self.spans), self.exit_layers(policy)
         spans = [self.spans[layer - 1][row] for row, layer in enumerate(layers)]
         return spans, 1 - float(layers @ self.tokens) / float(n_layers * self.tokens.sum())
+
+    def proba_at(self, layers):
+        """Return probabilities of words by layer of spans; `layers` has a layer a sentence."""
+        of_words = np.repeat(layers, self.word_counts) - 1
+        rows = np.arange(len(of_words))
+        return {name: part[rows, of_words] for name, part in zip(LAYERS, self.proba, strict=True)}
 
 
 def scored(model, part, staged, policy):
@@ -159,6 +174,37 @@ def scored(model, part, staged, policy):
         spans = found.spans
         ratio = 1 - int(found.rows_computed.sum()) / int(found.rows_total.sum())
     return {"ratio": ratio} | scores_of(part, spans)
+
+
+def proba_of(model, part, staged, policy):
+    """Return the probabilities of words where a policy lets them exit, by layer of spans."""
+    if policy["token_exit"] == "sentence":
+        return staged.proba_at(staged.exit_layers(policy))
+    found = model.set_params(**policy).predict_proba(part.data)
+    return {name: np.concatenate([proba[name] for proba in found]) for name in LAYERS}
+
+
+def with_transitions(tasks, parts, probas):
+    """Return the weight of transitions that is best on dev, and the scores of dev and test with it.
+
+    Parameters
+    ----------
+    tasks : TagLayers
+        With the transitions of the training part.
+    parts : list of Bunch
+        Dev and test.
+    probas : list of dict of str to ndarray
+        Probabilities of their words by layer of spans.
+    """
+
+    def score(number, weight):
+        packed = np.concatenate([probas[number][name] for name in tasks.by_name], axis=1)
+        sentences = as_sentences(parts[number].data)
+        return scores_of(parts[number], PredictedSentences(sentences, tasks, weight).spans(packed))
+
+    tried = {weight: score(0, weight) for weight in WEIGHTS}
+    weight = max(WEIGHTS, key=lambda weight: mean_f1(tried[weight]))
+    return {"weight": weight, "dev": tried[weight], "test": score(1, weight)}
 
 
 def scores_of(part, spans):
@@ -179,30 +225,57 @@ def measure(run):
     """Do one run, or what is left of it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     model, cpu = kept(run.folder / "network.joblib", lambda: trained(run))
-    dev, test = parts = [load_phee_events(subset=subset) for subset in ("dev", "test")]
+    parts = [load_phee_events(subset=subset) for subset in ("dev", "test")]
     staged = [
         kept(run.folder / f"{name}.joblib", lambda part=part: Staged.of(model, part))
         for name, part in zip(("dev", "test"), parts, strict=True)
     ]
-    tried = []
-    for kind, policy in [("full", FULL), *policies()]:
-        name = f"dev-{kind}-{policy['tau']}-{policy['patience']}.json".replace(" ", "")
-        make = partial(scored, model, dev, staged[0], policy)
-        tried.append((kind, policy, kept(run.folder / name, make)))
-        print(name, f"{tried[-1][2]['ratio']:.3f} {mean_f1(tried[-1][2]):.4f}", flush=True)
-    front = []
-    for point in chosen(tried):
-        name = f"test-{point['kind']}-{point['policy']['tau']}-{point['policy']['patience']}.json"
-        make = partial(scored, model, test, staged[1], point["policy"])
-        front.append(point | {"test": kept(run.folder / name.replace(" ", ""), make)})
+    train = load_phee_events(subset="train", discontinuous=run.pieces)
+    tasks = model._prepare(as_sentences(train.data), train.target, None, None).tasks
+
+    def at_layer(layer):
+        probas = [found.proba_at(np.full(len(found.tokens), layer)) for found in staged]
+        return with_transitions(tasks, parts, probas)
+
     return {
         "settings": run.settings,
         "training_cpu_seconds": cpu,
-        "left_out": counts(test),
-        "layers": [scores_of(test, spans) for spans in staged[1].spans],
-        "front": front,
+        "left_out": counts(parts[1]),
+        "layers": [scores_of(parts[1], spans) for spans in staged[1].spans],
+        "transitions": [
+            kept(run.folder / f"transitions-layer-{layer}.json", partial(at_layer, layer))
+            for layer in range(1, model.n_layers_ + 1)
+        ],
+        "front": list(front(run.folder, model, tasks, parts, staged)),
         "machine": machine("cpu"),
     }
+
+
+def front(folder, model, tasks, parts, staged):
+    """Yield the policies that are chosen on dev with their scores, each kept when it is done."""
+    dev, test = zip(parts, staged, strict=True)
+    tried = []
+    for kind, policy in [("full", FULL), *policies()]:
+        name = file_name(kind, policy)
+        found = kept(folder / f"dev-{name}", partial(scored, model, *dev, policy))
+        tried.append((kind, policy, found))
+        print(name, f"{found['ratio']:.3f} {mean_f1(found):.4f}", flush=True)
+
+    def weighted(policy):
+        probas = [proba_of(model, *part, policy) for part in (dev, test)]
+        return with_transitions(tasks, parts, probas)
+
+    for point in chosen(tried):
+        policy = point["policy"]
+        name = file_name(point["kind"], policy)
+        found = kept(folder / f"test-{name}", partial(scored, model, *test, policy))
+        transitions = kept(folder / f"transitions-{name}", partial(weighted, policy))
+        print(name, "on test; weight of transitions", transitions["weight"], flush=True)
+        yield point | {"test": found, "transitions": transitions}
+
+
+def file_name(kind, policy):
+    return f"{kind}-{policy['tau']}-{policy['patience']}.json".replace(" ", "")
 
 
 def policies():
@@ -245,14 +318,16 @@ predicted trigger. Best published figures (Sun et al. 2022): triggers 70.1, main
 sub-arguments 76.2. "Offsets" is strict: start, end and label of every mention, of which those in
 several parts, those that overlap others of their layer and those that end within a word cannot be
 predicted and count as missed. Policies are chosen on the dev part, by the mean of the three F1 of
-the first kind. The ratio is 1 - rows computed / (tokens x layers)."""
+the first kind, and so is the weight of transitions (`transition_weight`, 0 to 0.4) for each exit
+and policy: the figures behind it are those with this weight. The ratio, 1 - rows computed / (tokens
+x layers), does not depend on it."""
 
 
 def report(cache):
     """Write the results of all runs so far."""
     path = RESULTS / "events.json"
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    runs += [json.loads(found.read_text()) for found in sorted(cache.glob("*/result.json"))]
+    runs += [json.loads(found.read_text()) for found in sorted(cache.glob(f"*/{RESULT}"))]
     distinct = {json.dumps(run["settings"], sort_keys=True): run for run in runs}
     runs = sorted(distinct.values(), key=lambda run: json.dumps(run["settings"], sort_keys=True))
     RESULTS.mkdir(exist_ok=True)
@@ -285,24 +360,32 @@ def section(run):
         f"{left_out.get('words', 0)} end within a word.\n"
     )
     titles = " | ".join(TITLES.values())
-    yield f"| exit | ratio | {titles} | offsets: {' / '.join(LAYERS)} |"
-    yield "| --- | --- |" + " --- |" * (len(TITLES) + 1)
+    yield f"| exit | ratio | {titles} | weight | {titles} | offsets: {' / '.join(LAYERS)} |"
+    yield "| --- | --- |" + " --- |" * (2 * len(TITLES) + 2)
     n_layers = len(run["layers"])
-    for number, scores in enumerate(run["layers"], start=1):
-        yield row(f"layer {number}", 1 - number / n_layers, scores)
+    for number, pair in enumerate(zip(run["layers"], run["transitions"], strict=True), start=1):
+        yield row(f"layer {number}", 1 - number / n_layers, *pair)
     for point in run["front"]:
         if point["kind"] != "full":
+            title = f"{point['kind']}, at least {point['least']:g} on dev"
             yield row(
-                f"{point['kind']}, at least {point['least']:g} on dev ({shown(point['policy'])})",
+                f"{title} ({shown(point['policy'])})",
                 point["test"]["ratio"],
                 point["test"],
+                point["transitions"],
             )
 
 
-def row(title, ratio, scores):
-    published = " | ".join(f"{100 * scores['paper'][name]['f1']:.1f}" for name in TITLES)
-    offsets = " / ".join(f"{100 * scores['offsets'][name]['f1']:.1f}" for name in LAYERS)
-    return f"| {title} | {ratio:.2f} | {published} | {offsets} |"
+def row(title, ratio, scores, transitions):
+    plain, weighted = (
+        " | ".join(f"{100 * found['paper'][name]['f1']:.1f}" for name in TITLES)
+        for found in (scores, transitions["test"])
+    )
+    strict = transitions["test"]["offsets"]
+    offsets = " / ".join(f"{100 * strict[name]['f1']:.1f}" for name in LAYERS)
+    return (
+        f"| {title} | {ratio:.2f} | {plain} | {transitions['weight']:g} | {weighted} | {offsets} |"
+    )
 
 
 def shown(policy):
@@ -325,7 +408,7 @@ def main():
     options["cache"].mkdir(parents=True, exist_ok=True)
     if not options.pop("report"):
         run = Run(**options)
-        kept(run.folder / "result.json", lambda: measure(run))
+        kept(run.folder / RESULT, lambda: measure(run))
     print(report(options["cache"]))
 
 
