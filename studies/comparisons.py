@@ -20,6 +20,7 @@ from studies.drawing import (
     YELLOW,
     Picture,
     draw_fronts,
+    first_words,
     having,
     near_full,
     panels,
@@ -80,7 +81,7 @@ def changes(cells: Sequence[dict[str, Any]]) -> list[Picture]:
             "same network at full depth, in points, with paired 95 % bootstrap intervals. Beside "
             "them the mean speed-up by layers (and by the clock, where it was measured). The green "
             "band is what the paper claims.",
-            " ".join(_change_words(cell, policies) for cell, policies in rows),
+            first_words([_change_words(cell, policies) for cell, policies in rows]),
             lambda: _draw_changes(rows),
         )
     ]
@@ -158,7 +159,7 @@ def rivals(cells: Sequence[dict[str, Any]]) -> list[Picture]:
             "Test score against the measured time of one sample (CPU, a sample at a time, "
             "logarithmic): everything that a user could take instead, in the same plot. Up and to "
             "the left is better. Scores are means over seeds; times are medians of one process.",
-            " ".join(_rival_words(cell) for cell in shown),
+            first_words([_rival_words(cell) for cell in shown]),
             lambda: panels(shown, _draw_rivals),
         )
     ]
@@ -235,7 +236,7 @@ def _fronts_of(
         f"Test score against speed-up of {words}. Settings are chosen on the validation part and "
         "read on the test part; means over seeds. What lies more than 15 points below full depth "
         "is not shown.",
-        f"Fronts of {words}. " + " ".join(_front_words(cell, rules) for cell in cells),
+        f"Fronts of {words}. " + first_words([_front_words(cell, rules) for cell in cells]),
         lambda: panels(cells, lambda ax, cell: _draw_near(ax, cell, rules)),
     )
 
@@ -276,7 +277,7 @@ def areas(cells: Sequence[dict[str, Any]]) -> list[Picture]:
             "Exit rules against EPEE: difference in the mean test score over the stated interval "
             "of ratios (the area under the front), in points, one dot a data set and backbone. "
             "Filled dots: the paired 95 % bootstrap interval does not contain 0.",
-            " ".join(_area_words(name, found) for name, found in rows),
+            first_words([_area_words(name, found) for name, found in rows], 20),
             lambda: _draw_areas(rows),
         )
     ]

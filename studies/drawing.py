@@ -206,6 +206,13 @@ def near_full(ax: Axes, values: Iterable[float], full: float) -> None:
         ax.set_ylim(min(values) - 0.01, max(values) + 0.012)
 
 
+def first_words(words: Sequence[str], most: int = 4) -> str:
+    """Return sentences on the first pairs or rules; what is left is in the tables."""
+    left = len(words) - most
+    more = [f"{left} more are in the tables."] if left > 0 else []
+    return " ".join([*words[:most], *more])
+
+
 def having(cells: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
     """Return the cells for which there is something under every key."""
     return [cell for cell in cells if all(cell.get(key) for key in keys)]

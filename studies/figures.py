@@ -18,6 +18,7 @@ from studies.drawing import (
     draw_fronts,
     file_name,
     finish_ratios,
+    first_words,
     having,
     panels,
     score_label,
@@ -67,7 +68,9 @@ def _tradeoffs(cells: Sequence[dict[str, Any]]) -> list[Picture]:
                     markeredgecolor="white", zorder=5, label="chosen policy, ratio 0.52 and more",
                 )  # fmt: skip
 
-    alt = "Test score against speed-up ratio. " + " ".join(_tradeoff_words(cell) for cell in shown)
+    alt = "Test score against speed-up ratio. " + first_words(
+        [_tradeoff_words(cell) for cell in shown]
+    )
     return [
         Picture(
             "tradeoff",
@@ -107,7 +110,7 @@ def _layers(cells: Sequence[dict[str, Any]]) -> list[Picture]:
             "Accuracy (left) and mean normalized entropy (right) of the exit after every layer, on "
             "the test part (the paper's figure 3); of events, the F1 of spans. Means over seeds; "
             "the band is their range.",
-            " ".join(_layer_words(cell) for cell in cells),
+            first_words([_layer_words(cell) for cell in cells]),
             lambda: panels(cells, _draw_layers, legend=False),
         )
     ]
