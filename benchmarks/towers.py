@@ -9,10 +9,10 @@ both towers are compact ones, trained from scratch:
     python -m benchmarks.towers --report --out benchmarks/results
 
 Cases are those of `make_case_reports`: the text names the finding, or leaves it to the image, or
-says which of two findings in the image is not asked about; with ``--side`` a fourth kind asks for
-the left or the right one. Every run trains one network (`hand_over_after` of each given number),
-the text first, tunes a policy on cases of their own, and keeps what came out in ``--store``;
-``--report`` reads that alone.
+says which of two findings in the image is not asked about, or, in a fourth kind, asks for the left
+or the right one; ``--weights`` mixes them. Every run trains one network (`hand_over_after` of each
+given number), the text first, tunes a policy on cases of their own, and keeps what came out in
+``--store``; ``--report`` reads that alone.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ DROP = 0.01
 N_TUNE, N_TEST = 300, 600
 
 
-def cases(n: int, seed: int, size: int, side: bool) -> Any:
-    """Return cases of the kinds, of which a tenth lack the text or the image."""
+def cases(n: int, seed: int, size: int, weights: list[int]) -> Any:
+    """Return cases of the kinds; some lack the text or the image, where it does not decide."""
     from sklearn_epee.datasets import make_case_reports  # noqa: PLC0415
 
-    weights = [1, 1, 1, int(side)]
     return make_case_reports(
         n,
         kind_weights=weights,
@@ -57,7 +56,7 @@ def trained(arguments: argparse.Namespace, hand_over_after: int | None) -> dict[
     )
 
     train, tune, test = (
-        cases(n, seed, arguments.image_size, arguments.side)
+        cases(n, seed, arguments.image_size, arguments.weights)
         for seed, n in enumerate((arguments.n_train, N_TUNE, N_TEST))
     )
     start = time.process_time()
@@ -120,7 +119,9 @@ def name_of(arguments: argparse.Namespace) -> str:
     backbones = "compact towers from scratch"
     if arguments.text:
         backbones = f"{Path(arguments.text).name}, then {Path(arguments.image).name}"
-    kinds = "four kinds" if arguments.side else "three kinds"
+    usual = {(1, 1, 1, 0): "three kinds", (1, 1, 1, 1): "four kinds"}
+    weights = tuple(arguments.weights)
+    kinds = usual.get(weights, f"the kinds {' to '.join(map(str, weights))}")
     return (
         f"{backbones}; {arguments.n_train} cases of {kinds}, {arguments.image_size} pixels, "
         f"{arguments.max_epochs} epochs"
@@ -188,7 +189,9 @@ def main() -> None:
     parser.add_argument("--n-train", type=int, default=800)
     parser.add_argument("--max-epochs", type=int, default=12)
     parser.add_argument("--image-size", type=int, default=24, help="in pixels")
-    parser.add_argument("--side", action="store_true", help="a fourth kind: a word and a place")
+    parser.add_argument(
+        "--weights", type=int, nargs=4, default=[1, 1, 1, 0], help="of text, image, both and side"
+    )
     parser.add_argument("--hand-over-after", type=int, nargs="+", default=[0, 2, 3], help="0: None")
     parser.add_argument("--report", action="store_true", help="read the store, train nothing")
     parser.add_argument("--store", type=Path, help="keeps results; default: a temporary folder")
