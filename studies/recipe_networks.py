@@ -10,10 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,7 +18,6 @@ from torch.nn.utils import parametrize
 
 from sklearn_epee import EPEEClassifier
 from sklearn_epee._nn.batch_layout import BatchLayout
-from sklearn_epee._nn.batching import SAMPLE_WEIGHT
 from sklearn_epee._nn.heads import ExitHead
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.pooling import mean_over_samples
@@ -263,86 +259,6 @@ class MergeAtEnd(Callback):
     def on_train_end(self, net: Any, **_: Any) -> None:
         """Merge."""
         net.module_.merge()
-
-
-# ------------------------------------------------------------------------------- start of heads
-
-
-class HeadsFromRegression(Callback):
-    """Let every head begin as the logistic regression on what it reads of the untrained backbone.
-
-    The dense layer begins as the principal directions of what is read, scaled so that its tanh is
-    about linear; the map to the classes is a logistic regression on its output.
-
-    Parameters
-    ----------
-    C : float, default=0.1
-        Inverse strength of the regularization.
-    """
-
-    spread: ClassVar[float] = 0.5
-
-    def __init__(self, C: float = 0.1) -> None:
-        self.C = C
-
-    def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
-        """Read all training samples once, and set the heads."""
-        states, labels = frozen_states(net, X)
-        for head, read in zip(net.module_.heads, states, strict=True):
-            start_head(head, read, labels, self.C, self.spread)
-
-
-@torch.no_grad()
-def frozen_states(net: Any, samples: Any) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-    """Return what the heads of a net read of samples, (n, n_features) each, and the labels."""
-    network = net.module_.eval()
-    parts: list[list[NDArray[Any]]] = [[] for _ in network.heads]
-    labels = []
-    order = np.argsort(samples.samples.lengths, kind="stable")
-    for rows in np.array_split(order, -(-len(order) // 32)):
-        inputs, y = samples.collate(rows.tolist())
-        inputs.pop(SAMPLE_WEIGHT)
-        batch = {name: part.to(net.device) for name, part in inputs.items()}
-        for layer, pooled, _ in network.layers_read(batch):
-            parts[layer - 1].append(pooled.float().cpu().numpy())
-        labels.append(y.numpy())
-    return [np.concatenate(part) for part in parts], np.concatenate(labels)
-
-
-@torch.no_grad()
-def start_head(
-    head: Any, read: NDArray[Any], labels: NDArray[Any], C: float, spread: float
-) -> None:
-    """Set the weights of a head to a logistic regression on rows that it reads.
-
-    Parameters
-    ----------
-    head : ExitHead
-        With a dense layer.
-    read : ndarray of shape (n, n_features)
-    labels : ndarray of shape (n,)
-        Columns of the head's logits that have no sample keep their start.
-    C : float
-    spread : float
-        Standard deviation of what the dense layer's tanh is taken of, on average.
-    """
-    center = read.mean(axis=0)
-    _, strengths, directions = np.linalg.svd(read - center, full_matrices=False)
-    n_directions = min(len(directions), head.dense.out_features)
-    directions = directions[:n_directions]
-    size = np.sqrt((strengths[:n_directions] ** 2).sum() / (len(read) * n_directions))
-    weight = directions * (spread / max(size, 1e-12))
-    head.dense.weight[:n_directions] = torch.from_numpy(weight)
-    head.dense.bias[:n_directions] = torch.from_numpy(-weight @ center)
-    features = torch.tanh(head.dense(torch.from_numpy(read).float())).numpy()
-    found = LogisticRegression(C=C, max_iter=300).fit(features, labels)
-    coefficients, constants = found.coef_, found.intercept_
-    if len(found.classes_) == 2:
-        coefficients = np.concatenate([-coefficients, coefficients]) / 2
-        constants = np.concatenate([-constants, constants]) / 2
-    classes = torch.from_numpy(found.classes_)
-    head.out.weight[classes] = torch.from_numpy(coefficients).float()
-    head.out.bias[classes] = torch.from_numpy(constants).float()
 
 
 # ------------------------------------------------------------------------------- other teachers

@@ -90,13 +90,12 @@ SIZES = {
 }
 # Heads that read all positions of a layer cannot spare its other rows, as those of marks do.
 UNMARKED = ("phee", "health_advice")
-REGRESSION = (networks.HeadsFromRegression, ())
 
 RECIPES = {
     BASE: Recipe("the package's default"),
     "regression start": Recipe(
         "heads begin as the logistic regression on what they read of the untrained backbone",
-        callbacks=(REGRESSION,),
+        options={"head_init": "regression"},
     ),
     "bottleneck heads": Recipe(
         "heads with a residual map through a quarter of the width in front",

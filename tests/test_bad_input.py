@@ -468,6 +468,7 @@ def test_prediction_before_fit(method):
         {"random_state": "seed"},
         {"exit_loss_weights": "steep"},
         {"exit_training": "early"},
+        {"head_init": "zeros"},
         {"pooling": "max"},
         {"max_length": 0},
         {"long_texts": "split"},

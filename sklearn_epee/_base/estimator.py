@@ -6,6 +6,7 @@ import copy
 import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -181,6 +182,9 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
             to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
             self._adjust(network, data)
             plan = training_plan(self, self._training_defaults(), len(train), network, seed)
+            if continued is not None:
+                # Heads that have learned begin with what they know.
+                plan = replace(plan, head_init="random")
             net = train_network(network, to_learn, to_watch, plan)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)

@@ -18,6 +18,7 @@ from sklearn_epee._exits.checks import (
     check_tau,
 )
 from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.head_start import HEAD_INITS
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.recipes import EXIT_TRAININGS, check_teacher
 from sklearn_epee._nn.training import TrainingPlan, check_callbacks
@@ -35,6 +36,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
     "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
     "exit_training": [StrOptions(set(EXIT_TRAININGS))],
+    "head_init": [StrOptions(set(HEAD_INITS))],
     "max_epochs": [_AUTO, Interval(Integral, 1, None, closed="left")],
     "batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
     "learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
@@ -134,6 +136,7 @@ def training_plan(
         n_iter_no_change=estimator.n_iter_no_change,
         gradient_checkpointing=bool(estimator.gradient_checkpointing),
         exit_training=estimator.exit_training,
+        head_init=getattr(estimator, "head_init", "random"),
         callbacks=list(estimator.callbacks or []),
         verbose=int(estimator.verbose),
     )

@@ -33,6 +33,7 @@ from .batching import (
     positions_of,
 )
 from .forks import ForkSafeLock
+from .head_start import RegressionStart
 from .network import MultiExitNetwork, parameter_groups
 from .recipes import (
     LastExitFirst,
@@ -51,8 +52,8 @@ _SAVED_EVERY = 100
 
 # Names of the callbacks that a training has of its own.
 _OWN_CALLBACKS = (
-    "early_stopping", "epoch_timer", "last_exit_first", "print_log", "progress", "schedule",
-    "train_loss", "valid_acc", "valid_loss",
+    "early_stopping", "epoch_timer", "head_start", "last_exit_first", "print_log", "progress",
+    "schedule", "train_loss", "valid_acc", "valid_loss",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ class TrainingPlan:
     n_iter_no_change: int
     gradient_checkpointing: bool = False
     exit_training: str = "joint"
+    head_init: str = "random"
     callbacks: list[Any] = field(default_factory=list)
     verbose: int = 0
 
@@ -489,6 +491,8 @@ def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
             LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=schedule, step_every="batch"),
         )
     ]
+    if plan.head_init == "regression":
+        callbacks.append(("head_start", RegressionStart()))
     if is_mixed(plan.exit_training):
         callbacks.append(("last_exit_first", LastExitFirst(sum(parts[:-1]))))
     if plan.early_stopping:

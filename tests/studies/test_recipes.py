@@ -165,22 +165,6 @@ def test_low_rank_training_leaves_all_else_of_the_backbone():
     assert min(ranks) > 0
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_heads_begin_as_the_regression_on_what_they_read(n_classes):
-    rng = np.random.default_rng(0)
-    labels = np.arange(90) % n_classes
-    read = rng.normal(size=(90, 8)).astype(np.float32) + 7
-    read[:, :n_classes] += 3 * np.eye(n_classes)[labels]
-    head = networks.ExitHead(8, n_classes, 8, 0.0)
-    networks.start_head(head, read, labels, 0.1, 0.5)
-    with torch.no_grad():
-        inner = head.dense(torch.from_numpy(read))
-        logits = head(torch.from_numpy(read))
-    assert inner.mean(0).abs().max() < 1e-4
-    assert inner.std().item() == pytest.approx(0.5, rel=0.05)
-    assert (logits.argmax(1).numpy() == labels).mean() > 0.95
-
-
 def test_runs_are_kept_and_reported(tmp_path, data_home, monkeypatch):
     monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
     monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "bottleneck heads"), 0)])

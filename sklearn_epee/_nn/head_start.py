@@ -1,0 +1,166 @@
+"""Heads that begin as regressions on what they read of the backbone before it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from skorch.callbacks import Callback
+from torch import nn
+
+from .batching import SAMPLE_WEIGHT, LabelledSamples, parts_of_batch, positions_of
+from .heads import LabelHead
+from .tasks import TaskHeads
+
+HEAD_INITS = ("random", "regression")
+
+# A regression on so many samples is as good a start as one on all of them.
+MOST_SAMPLES = 4000
+# Inverse strength of the regularization: logits stay small, and all samples go on teaching.
+_C = 0.1
+# Standard deviation of what a regression reads, averaged over directions; small enough that the
+# tanh of a dense layer is nearly linear.
+_SPREAD = 0.5
+
+
+class RegressionStart(Callback):
+    """Lets every head begin as the logistic regression on what it reads of the backbone.
+
+    A dense layer begins as the principal directions of what is read, and the map to the classes as
+    the regression on its tanh.
+
+    References
+    ----------
+    Kumar et al., "Fine-tuning can distort pretrained features and underperform
+    out-of-distribution", arXiv 2202.10054, train the heads alone first for the same reason.
+    """
+
+    def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
+        """Read training samples once, and set the heads."""
+        plan = net._require_plan()
+        rows = np.random.default_rng(plan.seed).permutation(len(X))[:MOST_SAMPLES]
+        states, labels = _states(net, X, rows, plan.batch_size)
+        weights = X.weights.numpy()[rows]
+        for head, read in zip(net.module_.heads, states, strict=True):
+            start_head(head, read, labels, weights)
+
+
+@torch.no_grad()
+def _states(
+    net: Any, samples: LabelledSamples, rows: NDArray[np.intp], batch_size: int
+) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
+    """Return what the heads read of some samples, (n, ...) each, and the labels."""
+    network = net.module_.eval()
+    order = np.argsort(positions_of(samples.samples)[rows], kind="stable")
+    parts: list[list[NDArray[Any]]] = [[] for _ in network.heads]
+    for some in np.array_split(rows[order], -(-len(rows) // batch_size)):
+        inputs, _ = samples.collate(some.tolist())
+        inputs.pop(SAMPLE_WEIGHT)
+        for batch, _ in parts_of_batch(inputs, batch_size):
+            placed = {name: part.to(net.device) for name, part in batch.items()}
+            for layer, pooled, _ in network.layers_read(placed):
+                parts[layer - 1].append(pooled.float().cpu().numpy())
+    back = np.argsort(order, kind="stable")
+    return [np.concatenate(part)[back] for part in parts], samples.labels.numpy()[rows]
+
+
+@torch.no_grad()
+def start_head(
+    head: nn.Module, read: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[Any]
+) -> None:
+    """Set the weights of the head of one exit to a regression on rows that it reads.
+
+    Classes, and labels, that rows do not tell apart keep the start that they have.
+
+    Parameters
+    ----------
+    head : ExitHead, TaskHeads or LabelHead
+    read : ndarray of shape (n, n_features) or, where each task reads for itself, (n, T, n_features)
+    labels : ndarray of shape (n,) or, with tasks or labels, (n, T), int64
+        Classes; of labels 1, 0, or -1 where it is not known.
+    weights : ndarray of shape (n,) or, with labels, (n, T)
+    """
+    if isinstance(head, TaskHeads):
+        for t, own in enumerate(head.tasks):
+            _start_classes(own, read[:, t] if read.ndim == 3 else read, labels[:, t], weights)
+    elif isinstance(head, LabelHead):
+        _start_labels(head.head, read, labels, weights)
+    else:
+        _start_classes(head, read, labels, weights)
+
+
+def _start_classes(
+    head: Any, read: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[Any]
+) -> None:
+    inputs = _Inputs(head, read)
+    if len(np.unique(labels)) < 2:
+        return
+    found = _regression(inputs.features, labels, weights)
+    coefficients, constants = found.coef_, found.intercept_
+    if len(found.classes_) == 2:
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        constants = np.concatenate([-constants, constants]) / 2
+    inputs.set_out(found.classes_, coefficients, constants)
+
+
+def _start_labels(
+    head: Any, read: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[Any]
+) -> None:
+    inputs = _Inputs(head, read)
+    for label, (own, weight) in enumerate(zip(labels.T, weights.T, strict=True)):
+        known = own >= 0
+        if len(np.unique(own[known])) == 2:
+            found = _regression(inputs.features[known], own[known], weight[known])
+            inputs.set_out(np.array([label]), found.coef_, found.intercept_)
+
+
+def _regression(
+    features: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[Any]
+) -> LogisticRegression:
+    return LogisticRegression(C=_C, max_iter=300).fit(features, labels, sample_weight=weights)
+
+
+class _Inputs:
+    """What the last map of a head reads of rows, centered and scaled, and how to set that map.
+
+    With a dense layer, which is set to the principal directions of the rows, it is the layer's
+    output; else the rows, whose center and scale become part of the map.
+    """
+
+    def __init__(self, head: Any, read: NDArray[Any]) -> None:
+        self._head = head
+        self._center = read.mean(axis=0, dtype=np.float64)
+        self._scale = 1.0
+        if head.dense is None:
+            size = np.sqrt(np.square(read - self._center).mean())
+            self._scale = _SPREAD / max(size, 1e-12)
+            self.features = (read - self._center) * self._scale
+        else:
+            self._set_dense(read)
+            inner = head.dense(torch.from_numpy(read).to(head.dense.weight.device))
+            self.features = torch.tanh(inner).cpu().numpy()
+
+    def _set_dense(self, read: NDArray[Any]) -> None:
+        dense = self._head.dense
+        covariance = np.cov(read.T.astype(np.float64), bias=True)
+        variances, directions = np.linalg.eigh(np.atleast_2d(covariance))
+        n = min(len(variances), dense.out_features)
+        size = np.sqrt(variances[-n:].clip(0).mean())
+        # The largest come last.
+        weight = directions[:, : -n - 1 : -1].T * (_SPREAD / max(size, 1e-12))
+        dense.weight[:n] = torch.from_numpy(weight)
+        dense.bias[:n] = torch.from_numpy(-weight @ self._center)
+
+    def set_out(
+        self, columns: NDArray[Any], coefficients: NDArray[Any], constants: NDArray[Any]
+    ) -> None:
+        """Set the rows of the last map that belong to some columns of the logits."""
+        if self._head.dense is None:
+            coefficients = coefficients * self._scale
+            constants = constants - coefficients @ self._center
+        out = self._head.out
+        out.weight[columns] = torch.from_numpy(coefficients).to(out.weight)
+        out.bias[columns] = torch.from_numpy(constants).to(out.bias)
