@@ -1,4 +1,4 @@
-"""Rows on spans: words and tags of texts, and their scores against seqeval alone."""
+"""Rows on spans: words and tags of texts, valid sequences, and scores against seqeval alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from seqeval.scheme import IOB2
 from benchmarks._measure import interleaved, quotient
 from benchmarks._report import Line
 from benchmarks._suite import Row, Settings
-from sklearn_epee._spans import spans_to_tags, split_words
+from sklearn_epee._spans import (
+    most_probable_tags,
+    spans_to_tags,
+    split_words,
+    tag_set,
+    transition_scores,
+    valid_transitions,
+)
 from sklearn_epee.metrics import span_f1_score
 
 WORDS = [
@@ -88,4 +95,37 @@ def spans(settings: Settings) -> Iterator[Line]:
     )
 
 
-ROWS = [Row("spans", "Spans, tags and their scores", spans)]
+def sequences(settings: Settings) -> Iterator[Line]:
+    """Find the most probable valid tags of sentences, and the most probable tag of each word."""
+    n, n_words = (100, 40) if settings.quick else (1000, 40)
+    tags = tag_set([f"label {number}" for number in range(12)])
+    rng = np.random.default_rng(0)
+    may_follow, may_end = valid_transitions(tags, "IOB2")
+    counts = rng.integers(0, 100, may_follow.shape).astype(np.float32)
+    scores = transition_scores(counts, may_follow, 0.3)
+    proba = rng.dirichlet(np.full(len(tags), 0.1), n * n_words).astype(np.float32)
+    seconds = interleaved(
+        {
+            "sequences": partial(most_probable_tags, proba, np.full(n, n_words), scores, may_end),
+            "each word": partial(proba.argmax, axis=1),
+        },
+        settings.repetitions,
+    )
+    each = 1e6 * float(np.median(seconds["sequences"])) / n
+    alone = 1e6 * float(np.median(seconds["each word"])) / n
+    yield Line(
+        f"{n:,} sentences of {n_words} words, {len(tags)} tags",
+        f"the most probable valid tags of a sentence in {each:.0f} microseconds, those of words "
+        f"one by one in {alone:.0f}",
+        "<= 500 microseconds",
+        each <= 500,
+        settings={"n_sentences": n, "n_words": n_words, "n_tags": len(tags)},
+        values={"microseconds": each, "microseconds_each_word": alone},
+        seconds=seconds,
+    )
+
+
+ROWS = [
+    Row("spans", "Spans, tags and their scores", spans),
+    Row("sequences", "Valid sequences of tags by the Viterbi algorithm", sequences),
+]

@@ -328,6 +328,8 @@ def report(cache):
     path = RESULTS / "events.json"
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     runs += [json.loads(found.read_text()) for found in sorted(cache.glob(f"*/{RESULT}"))]
+    # Runs of the first form are left out until they are done again, from what is kept.
+    runs = [run for run in runs if "transitions" in run]
     distinct = {json.dumps(run["settings"], sort_keys=True): run for run in runs}
     runs = sorted(distinct.values(), key=lambda run: json.dumps(run["settings"], sort_keys=True))
     RESULTS.mkdir(exist_ok=True)
