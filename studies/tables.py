@@ -158,7 +158,7 @@ def _claimed_overthinking(cells: Iterable[dict[str, Any]]) -> list[str] | None:
     words = (
         f"{mean(shares):.1f} in 100 test samples are right at some layer and wrong at the last "
         f"({min(shares):.1f} to {max(shares):.1f}). To use it one must know where to stop: the "
-        f"fixed layer that is best on the validation part changes the score by {mean(points):+.1f} "
+        f"fixed layer that is best on the validation part changes the score by {round(mean(points), 1) + 0.0:+.1f} "
         f"points on average, and is above the last one beyond chance {sum(better)} of "
         f"{len(better)} times."
     )
@@ -314,7 +314,10 @@ def points_words(difference: dict[str, Any] | None, digits: int = 1) -> str:
     """Return a difference with its interval, in points."""
     if difference is None:
         return ""
-    estimate, low, high = (100 * difference[key] for key in ("estimate", "low", "high"))
+    # 0.0 is added so that no small loss reads as -0.0.
+    estimate, low, high = (
+        round(100 * difference[key], digits) + 0.0 for key in ("estimate", "low", "high")
+    )
     return f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
