@@ -49,7 +49,8 @@ contain 0; of twenty comparisons of equals, one is expected to be beyond chance,
 A cut backbone is the same checkpoint with its first layers only and one head, fine-tuned alone with
 the same epochs and rates. It is what early exits must beat at equal cost."""
 DOUBTS = """\
-With few seeds the intervals say little about other trainings, and more about other samples.
+With few seeds the intervals say little about other trainings, and with one seed nothing: they are
+about other samples.
 
 Networks were trained for the package's default number of epochs where nothing else is said, not
 until nothing could be gained any more. What a title notes (training samples, epochs, pixels) is a

@@ -158,9 +158,9 @@ def _claimed_overthinking(cells: Iterable[dict[str, Any]]) -> list[str] | None:
     words = (
         f"{mean(shares):.1f} in 100 test samples are right at some layer and wrong at the last "
         f"({min(shares):.1f} to {max(shares):.1f}). To use it one must know where to stop: the "
-        f"fixed layer that is best on the validation part changes the score by {round(mean(points), 1) + 0.0:+.1f} "
-        f"points on average, and is above the last one beyond chance {sum(better)} of "
-        f"{len(better)} times."
+        "fixed layer that is best on the validation part changes the score by "
+        f"{round(mean(points), 1) + 0.0:+.1f} points on average, and is above the last one beyond "
+        f"chance {sum(better)} of {len(better)} times."
     )
     return ["overthinking: early layers are right where the last is wrong", words]
 
