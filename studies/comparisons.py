@@ -305,7 +305,8 @@ def _draw_areas(rows: Sequence[tuple[str, list[Any]]]) -> Figure:
     ax.axvline(0, color="0.3", lw=1)
     for row, (_, found) in enumerate(rows):
         ax.axhline(row + 0.5, color="0.85", lw=0.8)
-        shifts = np.linspace(-0.34, 0.34, len(found)) if len(found) > 1 else [0.0]
+        reach = min(0.34, 0.08 * (len(found) - 1))
+        shifts = np.linspace(-reach, reach, len(found))
         for shift, (_, area) in zip(shifts, found, strict=True):
             mean, low, high = (100 * area["to_epee"][k] for k in ("estimate", "low", "high"))
             sure = beyond_chance(area["to_epee"]) != 0
