@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import Summary
+from ._base.parameters import HEAD_INIT_CONSTRAINT
 from ._checks.images import Images, as_images, image_form
 from ._compat import Interval, StrOptions
 from ._nn import training_defaults
@@ -307,6 +308,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     _sources = ("backbone", "image_processor")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,
+        "head_init": HEAD_INIT_CONSTRAINT,
         "backbone": [str, os.PathLike, PretrainedConfig, None],
         "image_processor": "no_validation",
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],

@@ -15,6 +15,7 @@ from transformers import BertConfig, PretrainedConfig
 
 from ._base.estimator import BaseEPEEClassifier
 from ._base.fitted import Summary
+from ._base.parameters import HEAD_INIT_CONSTRAINT
 from ._base.text_backbone import compact_tokenizer, given_backbone
 from ._checks.entity_marks import carry_marks, check_marks
 from ._checks.texts import Text, as_texts, is_paired
@@ -351,6 +352,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     _sources = ("backbone", "tokenizer")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEPEEClassifier._parameter_constraints,
+        "head_init": HEAD_INIT_CONSTRAINT,
         "backbone": [str, os.PathLike, PretrainedConfig, None],
         "tokenizer": "no_validation",
         "max_length": [Interval(Integral, 1, None, closed="left"), None],

@@ -26,6 +26,8 @@ from sklearn_epee._nn.training_defaults import TrainingDefaults
 
 MAX_GRAD_NORM = 1.0
 _AUTO = StrOptions({"auto"})
+# Of the estimators that have it.
+HEAD_INIT_CONSTRAINT = [StrOptions(set(HEAD_INITS))]
 
 PARAMETER_CONSTRAINTS: dict[str, Any] = {
     # The exit policy can be changed after `fit`: it has checks of its own.
@@ -36,7 +38,6 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
     "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
     "exit_training": [StrOptions(set(EXIT_TRAININGS))],
-    "head_init": [StrOptions(set(HEAD_INITS))],
     "max_epochs": [_AUTO, Interval(Integral, 1, None, closed="left")],
     "batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
     "learning_rate": [_AUTO, Interval(Real, 0, None, closed="neither")],
