@@ -178,7 +178,8 @@ HEADING = (
     'towers that is saved. "all exits": no sample exits early (`tau=0`), so that work is saved '
     'only by handing over; "tuned": by `TunedExitPolicyClassifierCV`, the fastest policy within '
     "{drop} of the accuracy of all exits on {n_tune} other cases. One network each, one seed: "
-    "differences of 0.03 in a kind are within chance.\n\nCommand: `python -m benchmarks.towers`. "
+    "the standard error of an accuracy in a kind is up to 0.035, and other trainings were not "
+    "tried.\n\nCommand: `python -m benchmarks.towers`. "
 )
 
 
