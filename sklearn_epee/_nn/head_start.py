@@ -135,9 +135,9 @@ class _Inputs:
         self._center = read.mean(axis=0, dtype=np.float64)
         self._scale = 1.0
         if head.dense is None:
-            size = np.sqrt(np.square(read - self._center).mean())
-            self._scale = _SPREAD / max(size, 1e-12)
-            self.features = (read - self._center) * self._scale
+            centered = read - self._center
+            self._scale = _SPREAD / max(np.sqrt(np.square(centered).mean()), 1e-12)
+            self.features = centered * self._scale
         else:
             self._set_dense(read)
             inner = head.dense(torch.from_numpy(read).to(head.dense.weight.device))
