@@ -27,7 +27,7 @@ from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
-from sklearn_epee._nn.heads import fix_labels, label_heads
+from sklearn_epee._nn.heads import begin_at_rates, fix_labels, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
 from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
@@ -44,7 +44,7 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
-from .label_data import prepare_label_data
+from .label_data import label_rates, prepare_label_data
 from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
@@ -174,6 +174,7 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
                         data.tasks.n_classes,
                         take(data.samples, valid),
                     )
+                self._begin(network, data, train)
             else:
                 preprocessor = continued.trained.preprocessor
                 # A copy, so that a training that fails leaves the fitted network as it was.
@@ -188,6 +189,9 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
             net = train_network(network, to_learn, to_watch, plan)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
+
+    def _begin(self, network: Any, data: Any, train: NDArray[np.intp]) -> None:
+        """Set what a new network begins with, from the rows that it learns from."""
 
     def _adjust(self, network: Any, data: Any) -> None:
         """Let a network know what it does not learn of the training data."""
@@ -360,6 +364,10 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         if continued is None or self.target_type != "auto":
             return str(self.target_type)
         return "multilabel" if continued.tasks.multilabel else "tasks"
+
+    def _begin(self, network: Any, data: TrainingData, train: NDArray[np.intp]) -> None:
+        if data.constants is not None:
+            begin_at_rates(network, label_rates(data.labels[train], data.weights[train]))
 
     def _adjust(self, network: Any, data: TrainingData) -> None:
         if data.constants is not None:

@@ -75,6 +75,27 @@ def prepare_label_data(
     return TrainingData(samples, targets.classes, targets.codes, entries, used, members, constants)
 
 
+def label_rates(labels: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how often each label is there, by weight and smoothed, in (0, 1).
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples, n_labels), int64
+        1, 0, or -1 where it is not known.
+    weights : ndarray of shape (n_samples, n_labels), float32
+        1 on average; 0 where a label is not known.
+
+    Returns
+    -------
+    ndarray of shape (n_labels,), float64
+        0.5 for a label without a weight.
+    """
+    there = np.where(labels == 1, weights, 0).sum(axis=0, dtype=np.float64)
+    every = weights.sum(axis=0, dtype=np.float64)
+    rates: NDArray[np.float64] = (there + 0.5) / (every + 1.0)
+    return rates
+
+
 def _constants(targets: LabelTargets) -> NDArray[np.int64]:
     """Return 1 for labels that all samples have, -1 for those of none, 0 for the others."""
     there, not_there = (targets.codes == 1).any(axis=0), (targets.codes == 0).any(axis=0)

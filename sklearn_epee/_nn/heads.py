@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sklearn_epee._checks.multilabel import LabelCount
@@ -127,6 +129,26 @@ def fix_labels(network: nn.Module, constants: Tensor) -> None:
     """
     for head in label_heads(network):
         head.constants.copy_(constants)
+
+
+def begin_at_rates(network: nn.Module, rates: NDArray[np.float64]) -> None:
+    """Let the heads of several labels begin with how often each label is there.
+
+    Rare labels are then predicted rarely from the first step on, and do not take most of a short
+    training to get there (Lin et al., arXiv 1708.02002, begin so for the same reason).
+
+    Parameters
+    ----------
+    network : Module
+        With `LabelHead` modules that have not learned yet.
+    rates : ndarray of shape (n_labels,), float64
+        In (0, 1).
+    """
+    logits = torch.from_numpy(np.log(rates) - np.log1p(-rates))
+    with torch.no_grad():
+        for head in label_heads(network):
+            out: Any = head.head
+            out.out.bias.copy_(logits)
 
 
 def label_heads(network: nn.Module) -> list[LabelHead]:
