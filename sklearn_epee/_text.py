@@ -278,6 +278,9 @@ class EPEEClassifier(BaseEPEEClassifier):
     from scratch 0.001           0.001        32           0.1        1500 + 0 K steps, 3 to 40
     ============ =============== ============ ============ ========== ==============================
 
+    With several labels per sample the heads of a checkpoint, which all labels share, learn four
+    times as fast, and begin with how often each label is there.
+
     **Long texts.** With ``long_texts="windows"`` every window has the special tokens of a text of
     its own, and goes through the layers by itself. At layer m the head reads the mean over the real
     positions of all windows of a text (pooling "mean"; special tokens count in every window, and

@@ -19,6 +19,7 @@ from sklearn_epee._exits.checks import (
 )
 from sklearn_epee._nn.devices import resolve_device, training_dtype
 from sklearn_epee._nn.head_start import HEAD_INITS
+from sklearn_epee._nn.heads import label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.recipes import EXIT_TRAININGS, check_teacher
 from sklearn_epee._nn.training import TrainingPlan, check_callbacks
@@ -121,11 +122,12 @@ def training_plan(
     check_teacher(estimator.exit_training, exit_weights)
     device = resolve_device(estimator.device)
     epochs = defaults.epochs(n_samples, max(network.class_counts), batch_size)
+    head_rate = defaults.head_rate(learning_rate, shared_by_labels=bool(label_heads(network)))
     return TrainingPlan(
         max_epochs=given(estimator.max_epochs, epochs),
         batch_size=batch_size,
         learning_rate=learning_rate,
-        head_learning_rate=given(estimator.head_learning_rate, defaults.head_rate(learning_rate)),
+        head_learning_rate=given(estimator.head_learning_rate, head_rate),
         weight_decay=given(estimator.weight_decay, defaults.weight_decay),
         warmup_ratio=estimator.warmup_ratio,
         max_grad_norm=MAX_GRAD_NORM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # About 1 / sqrt(width). With the customary 0.02 a ViT of width 128 needs many epochs before it
@@ -35,6 +35,8 @@ class TrainingDefaults:
         Dropout in the heads.
     pooling : str
         What a head reads where neither the family nor the checkpoint decides.
+    shared_head_factor : float, default=1.0
+        How much faster a head learns that several labels share; rare ones are hardly learned else.
     """
 
     learning_rate: float
@@ -47,19 +49,23 @@ class TrainingDefaults:
     weight_decay: float
     dropout: float
     pooling: str
+    shared_head_factor: float = field(default=1.0, kw_only=True)
 
     def rate_of(self, network: Any) -> float | tuple[float, float]:  # noqa: ARG002 - one backbone
         """Return the learning rate of a network's backbone, or one for each of two."""
         return self.learning_rate
 
-    def head_rate(self, learning_rate: float | tuple[float, float]) -> float:
+    def head_rate(
+        self, learning_rate: float | tuple[float, float], shared_by_labels: bool = False
+    ) -> float:
         """Return the learning rate of the heads beside that of the backbone.
 
         They follow a rate that was set by hand, in the measured proportion.
         """
+        factor = self.shared_head_factor if shared_by_labels else 1.0
         if isinstance(learning_rate, tuple):
-            return self.head_learning_rate
-        return learning_rate * (self.head_learning_rate / self.learning_rate)
+            return factor * self.head_learning_rate
+        return factor * learning_rate * (self.head_learning_rate / self.learning_rate)
 
     def epochs(self, n_samples: int, n_classes: int, batch_size: int) -> int:
         """Return the number of epochs for a training set."""
@@ -121,6 +127,7 @@ PRETRAINED_TEXT = TrainingDefaults(
     weight_decay=0.01,
     dropout=0.1,
     pooling="mean",
+    shared_head_factor=4.0,
 )
 SCRATCH_TEXT = TrainingDefaults(
     learning_rate=1e-3,

@@ -35,3 +35,10 @@ def test_the_documented_settings_are_the_ones_in_force(estimator, label, default
 )
 def test_small_data_sets_and_many_classes_are_seen_more_often(n_samples, n_classes, epochs):
     assert training_defaults.PRETRAINED_TEXT.epochs(n_samples, n_classes, batch_size=16) == epochs
+
+
+def test_heads_that_labels_share_learn_faster_on_a_checkpoint_of_texts():
+    plain, shared = (training_defaults.PRETRAINED_TEXT.head_rate(8e-5, by) for by in (False, True))
+    assert (plain, shared) == pytest.approx((1e-3, 4e-3))
+    scratch = training_defaults.SCRATCH_TEXT
+    assert scratch.head_rate(1e-3, shared_by_labels=True) == scratch.head_rate(1e-3)
