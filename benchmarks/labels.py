@@ -5,7 +5,7 @@ Run from the repository root, with the data folder in the environment variable
 
     python -m benchmarks.labels --checkpoint all-MiniLM-L6-v2 --out benchmarks/results
     python -m benchmarks.labels --checkpoint all-MiniLM-L6-v2 \
-        --heads shared per-label --n-train 1500 --epochs 4 --out benchmarks/results
+        --heads shared shared-slow per-label --n-train 1500 --epochs 4 --out benchmarks/results
     python -m benchmarks.labels --report --out benchmarks/results
 
 A sentence has a label for each type of event and each role (subject, treatment, effect, drug,
@@ -14,8 +14,9 @@ exit, for the dev and test parts, are kept in ``--store``, and ``--report`` read
 Thresholds and policies are chosen on the dev part and measured on the test part; and, since one
 split says little about rare labels, on random halves of both parts together.
 
-``--heads`` trains, on ``--n-train`` sentences for ``--epochs`` each, a network whose labels share
-one head after each layer, and one with a head for each label, and compares them layer by layer.
+``--heads`` trains networks on ``--n-train`` sentences for ``--epochs`` each, and compares them
+layer by layer: labels share one head after each layer ("shared"; "shared-slow", with the learning
+rate of other heads; "shared-regression", begun as a regression), or have a head each ("per-label").
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         probabilities and of transitions, ``transition_weight * log(p(tag | tag before) / p(tag))``,
         as counted in training, found by the Viterbi algorithm [5]_. 0.2 to 0.3 gained about
         a point of F1 on PHEE's events in the middle layers, more in the first ones and less in the
-        last ones (``benchmarks/results/events.md``); a value close to 0 only keeps tags valid.
+        last ones (``benchmarks/results/events.md``); a value close to 0 only keeps tags valid. As
+        transitions favor rare tags, a network that has hardly learned finds far too many spans
+        with them: choose the weight on texts that were not trained on.
         Probabilities and exit layers do not depend on it. Can be changed after `fit`, and tuned by
         a search without training.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
