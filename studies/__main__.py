@@ -32,9 +32,9 @@ QUICK: dict[str, Any] = {
     "sets": ["phee", "breastmnist", "phee_events"],
     "backbones": ["scratch"],
     "seeds": 1,
-    "n_train": 300,
-    "n_eval": 120,
-    "n_epochs": 4,
+    "n_train": 120,
+    "n_eval": 60,
+    "n_epochs": 2,
 }
 
 
