@@ -1,5 +1,5 @@
 # The commands of CI (.ci/run), one by one.
-.PHONY: install quickstart test quick lint types house all
+.PHONY: install quickstart test quick lint types house docs pages all
 
 install:      ## the package with what tests and checks need
 	python -m pip install -e ".[dev]"
@@ -23,4 +23,12 @@ types:
 house:        ## modules, lengths of functions, imports between rooms
 	python tools/house.py
 
-all: test lint types quickstart
+docs:         ## the site, every script of the gallery run; "python -m pip install -e .[docs]" first
+	python -m sphinx -W --keep-going -b html docs docs/_build/html
+	python tools/check_site.py docs/_build/html
+
+pages:        ## the site in half a minute, without running scripts
+	python -m sphinx -W --keep-going -D plot_gallery=0 -b html docs docs/_build/html
+	python tools/check_site.py docs/_build/html
+
+all: test docs lint types quickstart

@@ -463,7 +463,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
 
     @property
     def exit_costs_(self) -> NDArray[np.float64]:
-        """Share of the work of both towers up to each exit, (n_layers_,)."""
+        """Share of the work of both towers up to each exit, ``(n_layers_,)``."""
         return np.array(self._form("exit_costs_").exit_costs)
 
     @property

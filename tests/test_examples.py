@@ -1,5 +1,6 @@
 """The gallery: every script is listed in the README, and runs with tiny networks and few notes."""
 
+import os
 import re
 import runpy
 from pathlib import Path
@@ -91,6 +92,9 @@ def test_the_readme_lists_every_script():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("SKLEARN_EPEE_GALLERY") == "site", reason="the documentation runs them, whole"
+)
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_script_runs(script, small_world):
     runpy.run_path(str(script), run_name="__main__")

@@ -1,0 +1,1 @@
+"""Small Sphinx extensions of this site."""

@@ -1,0 +1,81 @@
+"""Check the built site: links that lead somewhere, pictures with words, nothing from other hosts.
+
+    python tools/check_site.py docs/_build/html
+
+Prints what is wrong, one line each, and fails if there is anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+# What a browser fetches by itself, where a link is only followed.
+LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
+# Relations of <link> that load nothing.
+NOT_LOADED = {"canonical", "next", "prev", "author", "index", "search", "license"}
+
+
+class Page(HTMLParser):
+    """The links, anchors and pictures of one page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.wordless: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect what a tag refers to."""
+        values = dict(attrs)
+        self.anchors |= {value for key in ("id", "name") if (value := values.get(key))}
+        if tag == "img" and values.get("alt") is None:
+            self.wordless.append(values.get("src") or "")
+        for key in ("href", "src"):
+            value = values.get(key)
+            if value is None:
+                continue
+            loaded = (tag, key) in LOADED and values.get("rel") not in NOT_LOADED
+            (self.loads if loaded else self.links).append(value)
+
+
+def faults(folder: Path) -> list[str]:
+    """Return what is wrong with the site in a folder, one sentence each."""
+    found_pages = [path for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts]
+    pages = {path.resolve(): Page(path) for path in found_pages}
+    found = []
+    for path, page in pages.items():
+        name = path.relative_to(folder.resolve())
+        found += [f"{name}: picture without words: {source}" for source in page.wordless]
+        found += [f"{name}: loads {url}" for url in page.loads if urlsplit(url).netloc]
+        for url in {*page.links, *page.loads}:
+            parts = urlsplit(url)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                found.append(f"{name}: no such page: {url}")
+            elif (
+                parts.fragment
+                and target in pages
+                and unquote(parts.fragment) not in pages[target].anchors
+            ):
+                found.append(f"{name}: no such place: {url}")
+    return found
+
+
+def main() -> None:
+    """Check the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    found = faults(folder)
+    print("\n".join(found) or f"{len(list(folder.rglob('*.html')))} pages, no faults")
+    if found:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
