@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    _rows_compiled,
     _rows_files,
     _rows_labels,
     _rows_latency,
@@ -47,6 +48,7 @@ MODULES = (
     _rows_throughput,
     _rows_latency,
     _rows_rivals,
+    _rows_compiled,
     _rows_training,
     _rows_tuning,
     _rows_memory,

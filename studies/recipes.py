@@ -379,6 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = Path(tempfile.gettempdir()) / "sklearn-epee-recipes"
     parser.add_argument("--out", type=Path, default=out, help=f"folder of all runs ({out})")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
+    parser.add_argument("--sets", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more then")
     parser.add_argument("--report", action="store_true", help="write the results, run nothing")
     given = parser.parse_args(arguments)
@@ -386,7 +387,8 @@ def main(arguments: list[str] | None = None) -> int:
     failed: list[Job] = []
     if not given.report:
         until = time.time() + 60 * given.minutes
-        work = Work(jobs(), given.out, given.data_home, given.checkpoints, until, kinds=KINDS)
+        wanted = [job for job in jobs() if job.data in given.sets]
+        work = Work(wanted, given.out, given.data_home, given.checkpoints, until, kinds=KINDS)
         failed = work.run()
     report(given.out, given.results)
     return int(bool(failed))

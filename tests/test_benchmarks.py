@@ -1,6 +1,7 @@
 """The benchmark suite's own bookkeeping; what it measures is not tested here."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from sklearn.utils import Bunch
 
 from benchmarks import __main__ as suite
-from benchmarks import labels, towers
+from benchmarks import gpu, labels, towers
 from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._forced_words import run_sentences, run_words, word_schedule
 from benchmarks._isolated import Turns, in_turns
@@ -251,3 +252,49 @@ def test_samples_exit_where_a_schedule_says(text_classifier, texts):
         np.testing.assert_array_equal(found.exit_layer, exit_layers)
         expected = staged[np.arange(n), exit_layers - 1]
         np.testing.assert_allclose(found.proba, expected, atol=1e-5, rtol=0)
+
+
+def test_the_gpu_command_runs_rows_until_the_time_is_up_and_says_what_it_left(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(suite, "ROWS", [Row(name, name, fake_lines) for name in ("a", "b", "c")])
+    monkeypatch.setattr(suite, "ROWS", [*suite.ROWS, Row("broken", "broken", broken_lines)])
+    clock = gpu.Clock(1.0, time.perf_counter())
+    said = gpu.run_rows(["broken", "a"], tmp_path, "cpu", clock, quick=True)
+    assert said[0].startswith("broken: failed after 1 lines: RuntimeError: no memory")
+    assert said[1].startswith("a: 2 lines")
+    late = gpu.Clock(0.0, time.perf_counter())
+    assert gpu.run_rows(["b"], tmp_path, "cpu", late, quick=True) == ["b: not run, out of time"]
+    written = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert set(written) == {"broken", "a"}
+    assert "not measured: RuntimeError" in "\n".join(gpu.report(tmp_path, "1 passed", said))
+
+
+def fake_lines(settings):
+    yield Line("one", "1x")
+    yield Line("two", "2x")
+
+
+def broken_lines(settings):
+    yield Line("one", "1x")
+    raise RuntimeError("no memory\nand more")
+
+
+def test_the_gpu_command_says_what_a_bare_machine_lacks(monkeypatch, capsys, tmp_path):
+    assert gpu.missing(gpu.requirements()) == []
+    assert set(gpu.ROWS) <= {row.name for row in suite.ROWS}
+    monkeypatch.setattr(gpu, "requirements", lambda: ["numpy>=1", "nobody-has-this[extra]>=2"])
+    assert gpu.main(["--out", str(tmp_path)]) == 1
+    assert "nobody-has-this" in capsys.readouterr().out
+
+
+def test_the_gpu_command_keeps_what_interrupted_tests_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_it.py").write_text(
+        "import time, pytest\n"
+        "@pytest.mark.gpu\ndef test_quick(): pass\n"
+        "@pytest.mark.gpu\ndef test_slow(): time.sleep(60)\n"
+    )
+    assert "1 passed" in gpu.run_tests(tmp_path, seconds=8)

@@ -1,0 +1,238 @@
+"""Everything that a GPU machine is needed for, in one command of at most eight minutes.
+
+    python -m benchmarks.gpu --data-home DIR --out OUT
+
+Runs the tests that need a GPU, then rows of the benchmark suite, the most important ones first, and
+starts none after `--minutes`; what was not run is said in the report. Writes ``gpu-tests.txt``,
+``results-cuda.json``, ``results-cuda.md`` and ``gpu.md`` into OUT. Nothing is downloaded:
+`--wheels` says what a bare machine that has torch and transformers lacks, with the command that
+fetches it elsewhere. Data are the folder of health_advice and git, 1.5 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+# Needed to run the tests; not by the package itself.
+TESTING = ("pytest", "hypothesis", "accelerate")
+TEST_SECONDS = 150
+# The most important first: as many as there is time for.
+ROWS = (
+    "throughput-bert-bfloat16",
+    "compiled-bert",
+    "latency-bert",
+    "throughput-bert-float32",
+    "training-bfloat16",
+    "throughput-vit-bfloat16",
+    "throughput-gpt2-bfloat16",
+    "compiled-vit",
+    "compiled-gpt2",
+    "latency-vit",
+    "latency-gpt2",
+    "training-float32",
+    "throughput-vit-float32",
+    "throughput-gpt2-float32",
+    "tokens-bert",
+    "towers",
+)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What is left of the time of the command."""
+
+    minutes: float
+    began: float
+
+    def left(self) -> float:
+        """Return the seconds until nothing more is started."""
+        return 60 * self.minutes - (time.perf_counter() - self.began)
+
+
+# ---------------------------------------------------------------------------------- what is there
+
+
+def requirements(root: Path = ROOT) -> list[str]:
+    """Return what the package and its tests need, as written in pyproject.toml."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *TESTING]
+
+
+def missing(wanted: Sequence[str]) -> list[str]:
+    """Return the requirements that are not installed, whatever their version.
+
+    Examples
+    --------
+    >>> missing(["numpy>=1.26", "a-package-that-nobody-has>=2"])
+    ['a-package-that-nobody-has']
+    """
+    names = [re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0] for requirement in wanted]
+    return [name for name in names if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def wheels_command(names: Sequence[str]) -> str:
+    """Return the command that fetches wheels for this Python where there is a network."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"python -m pip download --no-deps --only-binary=:all: --python-version {python} "
+        f"-d wheels {' '.join(names)}"
+    )
+
+
+# -------------------------------------------------------------------------------------- the tests
+
+
+def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
+    """Run the tests that need a GPU; return pytest's last line.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the log, ``gpu-tests.txt``.
+    seconds : float
+        After which they are interrupted, so that what they found until then is reported.
+    marker : str, default="gpu"
+    """
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short",
+        "-m", marker, "tests",
+    ]  # fmt: skip
+    log = out / "gpu-tests.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+    lines = [line for line in log.read_text().splitlines() if line.strip()]
+    return lines[-1].strip("= ") if lines else "nothing ran"
+
+
+# --------------------------------------------------------------------------------------- the rows
+
+
+def run_rows(names: Sequence[str], out: Path, device: str, clock: Clock, quick: bool) -> list[str]:
+    """Run rows as long as there is time; return a line on each.
+
+    Parameters
+    ----------
+    names : sequence of str
+    out : Path
+        Folder of the results.
+    device : {"cuda", "cpu"}
+    clock : Clock
+    quick : bool
+        Small, for a look at whether it runs.
+    """
+    from benchmarks import __main__ as suite  # noqa: PLC0415 - what is missing is said first
+
+    given = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
+    settings = suite.settings_from(suite.parse_args(given))
+    results = suite.Results(out, device)
+    rows = {row.name: row for row in suite.ROWS}
+    said = []
+    for name in names:
+        if clock.left() <= 0:
+            said.append(f"{name}: not run, out of time")
+            continue
+        began = time.perf_counter()
+        outcome = _measured(suite, rows[name], settings, results, clock)
+        said.append(f"{name}: {outcome}, {time.perf_counter() - began:.0f} s")
+        print(said[-1], flush=True)
+    results.sort([row.name for row in suite.ROWS])
+    return said
+
+
+def _measured(suite: Any, row: Any, settings: Any, results: Any, clock: Clock) -> str:
+    """Measure the lines of a row until the time is up; say what came of it."""
+    results.start(row.name, row.title, quick=settings.quick)
+    n = 0
+    try:
+        for line in row.lines(settings):
+            suite.keep(row, line, results)
+            n += 1
+            if clock.left() <= 0:
+                return f"{n} lines, then out of time"
+    except suite.NotMeasuredError as reason:
+        suite.keep(row, suite.Line.not_measured(row.title, str(reason)), results)
+        return f"not measured: {reason}"
+    except Exception as error:  # noqa: BLE001 - the other rows are worth their time
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        suite.keep(row, suite.Line.not_measured(row.title, text), results)
+        return f"failed after {n} lines: {text}"
+    return f"{n} lines"
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def report(out: Path, tests: str, rows: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of ``gpu.md``."""
+    yield "# On a GPU\n"
+    yield f"Tests (`pytest -m gpu`): {tests}\n"
+    yield from (f"- {line}" for line in rows)
+    tables = sorted(out.glob("results*.md"))
+    yield from ("\n" + table.read_text() for table in tables)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of what is written")
+    add("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
+    add("--minutes", type=float, default=7.0, help="start nothing after these (default: 7)")
+    add("--rows", nargs="+", default=list(ROWS), metavar="NAME", help="in this order")
+    add("--device", choices=["cuda", "cpu"], default="cuda")
+    add("--quick", action="store_true", help="small: to see whether it runs")
+    add("--no-tests", action="store_true")
+    add("--wheels", action="store_true", help="say what is missing here, and end")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return 1 if something is missing."""
+    given = parse_args(argv)
+    lacking = missing(requirements())
+    if given.wheels or lacking:
+        print(f"missing: {', '.join(lacking) or 'nothing'}")
+        if lacking:
+            print(f"fetch: {wheels_command(lacking)}")
+        return int(bool(lacking))
+    if given.data_home:
+        os.environ["SKLEARN_EPEE_DATA"] = str(given.data_home.absolute())
+    clock = Clock(given.minutes, time.perf_counter())
+    given.out.mkdir(parents=True, exist_ok=True)
+    tests = "not run"
+    if not given.no_tests:
+        tests = run_tests(given.out, min(TEST_SECONDS, clock.left()))
+        print(f"tests: {tests}", flush=True)
+    rows = run_rows(given.rows, given.out, given.device, clock, given.quick)
+    (given.out / "gpu.md").write_text("\n".join(report(given.out, tests, rows)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
