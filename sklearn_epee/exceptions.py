@@ -1,8 +1,8 @@
-"""Warnings of this package that can be told from others by their class."""
+"""Warnings and errors of this package that can be told from others by their class."""
 
 from __future__ import annotations
 
-__all__ = ["ClassRecallWarning"]
+__all__ = ["ClassRecallWarning", "ModelFolderError"]
 
 
 class ClassRecallWarning(UserWarning):
@@ -20,4 +20,23 @@ class ClassRecallWarning(UserWarning):
     >>> from sklearn_epee.exceptions import ClassRecallWarning
     >>> issubclass(ClassRecallWarning, UserWarning)
     True
+    """
+
+
+class ModelFolderError(ValueError):
+    """A folder that `from_pretrained` does not load; the message says why.
+
+    It is incomplete or changed, was written by a newer version or by something else, or holds what
+    no model can be made of. Nothing of it was executed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn_epee import EPEEClassifier
+    >>> from sklearn_epee.exceptions import ModelFolderError
+    >>> try:
+    ...     EPEEClassifier.from_pretrained(tempfile.mkdtemp())
+    ... except ModelFolderError as error:
+    ...     print("refused")
+    refused
     """

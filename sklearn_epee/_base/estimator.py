@@ -24,6 +24,7 @@ from sklearn_epee._checks.parameters import check_precision, check_prediction_ba
 from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._compat import StrOptions
 from sklearn_epee._exits.checks import as_array, check_label_thresholds
+from sklearn_epee._folders import Loading, PretrainedMixin, Saving
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
@@ -34,6 +35,7 @@ from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducib
 from sklearn_epee._nn.training_defaults import TrainingDefaults
 from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, source_identity
 from sklearn_epee._version import __version__
+from sklearn_epee.metrics import exit_scores
 
 from .fitted import (
     VERSION_KEY,
@@ -44,6 +46,7 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
+from .fitted_folder import read_parameters, read_state, say_parameter, write_state
 from .label_data import label_rates, prepare_label_data
 from .paper_checkpoint import paper_state
 from .parameters import (
@@ -57,7 +60,7 @@ from .prediction import ExitPredictionMixin, thresholds_for
 from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
 
-class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
+class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
     """Shared by all estimators, whatever their labels look like; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS
@@ -235,6 +238,32 @@ class BaseEPEE(BaseEstimator, metaclass=ABCMeta):
 
     def _prediction_batch(self) -> int | str:
         return check_prediction_batch(self.predict_batch_size)
+
+    # -------------------------------------------------------------------- folders without pickle
+
+    def _write_fitted(self, saving: Saving) -> dict[str, Any]:
+        """Write the files of what was learned, and return the document of all else."""
+        return write_state(self._fitted(), saving)
+
+    def _parameter_as_said(self, name: str, value: Any) -> Any:
+        """Return a parameter as a document holds it."""
+        return say_parameter(self, name, value)
+
+    @classmethod
+    def _parameters_as_read(cls, parameters: dict[str, Any], reader: Any) -> dict[str, Any]:
+        """Return the parameters that `_parameter_as_said` said."""
+        return read_parameters(cls, parameters, reader)
+
+    @classmethod
+    def _read_fitted(cls, parameters: dict[str, Any], said: Any, loading: Loading) -> Self:
+        """Return a fitted estimator from a document and its files."""
+        estimator, state = read_state(cls, parameters, said, loading)
+        estimator._adopt(state)
+        fitted: Self = estimator
+        return fitted
+
+    def _scores_for_card(self, X: Any, y: Any) -> dict[str, float]:
+        return exit_scores(self, X, y)
 
     # --------------------------------------------------------------------------- scikit-learn
 

@@ -79,6 +79,19 @@ class ImagePreprocessor:
         """What samples must have in common with those of the training."""
         return self.form
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, beside the processor, that make this object again."""
+        return {
+            "size": self.size,
+            "form": self.form,
+            "backbone_channels": self._backbone_channels,
+            "n_positions": self._n_positions,
+            "mean": self._mean,
+            "std": self._std,
+            "augments": self._augments,
+        }
+
     def encode(self, images: Images) -> EncodedImages:
         """Return images for batching; pixels are prepared batch by batch."""
         return EncodedImages(images, self.transform, self._n_positions)

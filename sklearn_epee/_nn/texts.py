@@ -87,6 +87,16 @@ class TextTokenizer:
         """What samples must have in common with those of the training: being pairs or not."""
         return self.reads_pairs
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, beside the tokenizer, that make this object again."""
+        return {
+            "max_length": self.max_length,
+            "n_segments": 2 if self._with_segments else 0,
+            "reads_pairs": self.reads_pairs,
+            "long_texts": self.long_texts,
+        }
+
     def encode(self, texts: Sequence[Text]) -> EncodedTexts:
         """Return the token ids of texts, warning once if some had to be truncated.
 

@@ -22,9 +22,11 @@ from sklearn_epee._exits.wrappers import (
     is_multilabel,
     own_policy,
 )
+from sklearn_epee._folders import PretrainedMixin
+from sklearn_epee.metrics import exit_scores
 
 
-class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class BaseExitPolicyClassifier(PretrainedMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Shared by the fixed and the tuned exit policy; not to be used by itself."""
 
     estimator: Any
@@ -41,6 +43,9 @@ class BaseExitPolicyClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
                     f"{type(value).__name__}."
                 )
         super()._validate_params()
+
+    def _scores_for_card(self, X: Any, y: Any) -> dict[str, float]:
+        return exit_scores(self, X, y)
 
     def _with_policy(self) -> Any:
         """Return the fitted estimator that exits by this classifier's policy."""

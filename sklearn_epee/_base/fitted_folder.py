@@ -1,0 +1,319 @@
+"""What a fit leaves behind as a folder without pickle, and a fit made of such a folder.
+
+Beside what `_folders` writes there is one folder per backbone, which transformers can read
+(``config.json``, ``model.safetensors``, the tokenizer's or image processor's own files), and
+``heads.safetensors`` with all other weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch.history import History
+from transformers import PretrainedConfig
+
+from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._folders import FITTED, Loading, Saving, decode, encode, field, list_of, whole
+from sklearn_epee._nn.network_parts import (
+    WeightFiles,
+    checked_config,
+    config_for_file,
+    config_object,
+    kind_of,
+    make_network,
+    places,
+    said_recipe,
+    split_weights,
+    write_weights,
+)
+from sklearn_epee._nn.text_image import CaseReader
+from sklearn_epee._nn.training import untrained_net
+from sklearn_epee._spans import valid_transitions
+from sklearn_epee.exceptions import ModelFolderError
+
+from .fitted import FittedState, as_lazy_network
+from .parameters import check_parameters, training_plan
+from .reader_folder import processor_of, read_reader, say_reader, tokenizer_of
+from .tag_data import TagLayers
+
+HEADS = "heads.safetensors"
+CONFIG = "config.json"
+_TOWERS = ("text", "image")
+_MANY_SAMPLES = 2**31
+
+
+def backbone_folders(preprocessor: Any) -> list[str]:
+    """Return the names of the backbones' folders, in the order in which they run."""
+    if isinstance(preprocessor, CaseReader):
+        return [f"{name}_backbone" for name in preprocessor.form.towers]
+    return ["backbone"]
+
+
+# ----------------------------------------------------------------------------------- writing
+
+
+def write_state(state: FittedState, saving: Saving) -> dict[str, Any]:
+    """Write the files of a fit, and return the document of all else."""
+    trained = state.trained
+    network = trained.net.module_
+    folders = backbone_folders(trained.preprocessor)
+    for folder, backbone in zip(folders, _backbones(network), strict=True):
+        saving.writer.write_json(f"{folder}/{CONFIG}", config_for_file(backbone.config))
+    for file, weights in split_weights(network, places(folders, HEADS)):
+        write_weights(weights, saving.writer.path(file))
+    return {
+        "tasks": _say_tasks(state.tasks),
+        "reader": say_reader(trained.preprocessor, saving, folders),
+        "network": {"kind": kind_of(network), "recipe": encode(said_recipe(network.recipe()))},
+        "exit_weights": encode(np.asarray(state.summary.exit_weights)),
+        "stopped_by": state.summary.stopped_by,
+        "history": encode([_plain(epoch) for epoch in state.summary.history], saving.put_aside),
+    }
+
+
+def _backbones(network: Any) -> list[Any]:
+    towers = getattr(network, "towers", (network,))
+    return [tower.backbone for tower in towers]
+
+
+def _plain(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in epoch.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value of the history can be said; callbacks may note anything."""
+    try:
+        encode(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _say_tasks(tasks: Any) -> dict[str, Any]:
+    if isinstance(tasks, TagLayers):
+        return {
+            "kind": "tags",
+            "scheme": tasks.scheme,
+            "classes": encode(tasks.classes),
+            "transition_counts": encode(tasks.transition_counts),
+        }
+    kind = "labels" if tasks.multilabel else "classes"
+    return {"kind": kind, "classes": encode(tasks.classes)}
+
+
+def say_parameter(estimator: Any, name: str, value: Any) -> Any:
+    """Return a parameter of an estimator as a document holds it.
+
+    A path is said by its last part, which tells nothing of the machine.
+    """
+    if isinstance(value, torch.device):
+        return str(value)
+    if name not in estimator._sources or value is None:
+        return value
+    if isinstance(value, PretrainedConfig):
+        return ("config", config_for_file(value))
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value).name if _is_place(value) else str(value)
+    return FITTED
+
+
+def _is_place(source: str | os.PathLike[str]) -> bool:
+    text = os.fspath(source)
+    if isinstance(source, os.PathLike) or text.startswith((".", "/", "~", "\\")):
+        return True
+    try:
+        return Path(text).exists()
+    except OSError:
+        return False
+
+
+# ----------------------------------------------------------------------------------- reading
+
+
+def read_parameters(cls: Any, parameters: Mapping[str, Any], reader: Any) -> dict[str, Any]:
+    """Return the parameters that an estimator is made with.
+
+    Parameters
+    ----------
+    cls : type
+    parameters : dict
+        As `say_parameter` said them.
+    reader : object or None
+        The fitted preprocessor, where there is one.
+    """
+    found = dict(parameters)
+    for name in cls._sources:
+        value = found.get(name)
+        if isinstance(value, tuple) and value == FITTED:
+            find = processor_of if name == "image_processor" else tokenizer_of
+            found[name] = None if reader is None else find(reader)
+        elif isinstance(value, tuple):
+            kind = "image" if name == "image_backbone" else cls._kind
+            if len(value) != 2 or value[0] != "config" or not isinstance(value[1], dict):
+                raise ModelFolderError(f"the parameter {name!r} is no configuration")
+            found[name] = config_object(value[1], kind)
+    return found
+
+
+def read_state(
+    cls: Any, parameters: Mapping[str, Any], said: Mapping[str, Any], loading: Loading
+) -> tuple[Any, FittedState]:
+    """Return an estimator with its parameters, and the fit that a document and its files are.
+
+    Raises
+    ------
+    ModelFolderError, ValueError, TypeError
+        If they do not go together.
+    """
+    tasks = _read_tasks(field(said, "tasks", dict))
+    folders = _folders_of(cls, field(said, "reader", dict))
+    where = places(folders, HEADS)
+    files = WeightFiles({place.file: loading.reader.path(place.file) for place in where}, where)
+    configs = [
+        checked_config(
+            loading.reader.json_of(f"{folder}/{CONFIG}"), _kind_in(cls, folder), len(files.names)
+        )
+        for folder in folders
+    ]
+    about = field(said, "network", dict)
+    recipe = _read_recipe(decode(about.get("recipe")), len(folders))
+    kind = _kind_of_network(cls, field(about, "kind", str))
+    network = make_network(kind, recipe, configs, tasks.n_classes, files)
+    reader = read_reader(said["reader"], loading, folders, _backbones(network), network)
+    estimator = _made(cls, parameters, reader)
+    return estimator, _state(estimator, said, tasks, network, reader)
+
+
+def _made(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
+    """Return an estimator of checked parameters."""
+    estimator = cls(**read_parameters(cls, parameters, reader))
+    # What was trained on a GPU can be loaded where there is none.
+    check = copy.copy(estimator).set_params(device="cpu")
+    check._validate_params()
+    check_parameters(check)
+    return estimator
+
+
+def _state(
+    estimator: Any, said: Mapping[str, Any], tasks: Any, network: Any, reader: Any
+) -> FittedState:
+    exit_weights = _read_exit_weights(decode(said.get("exit_weights")), network.n_layers)
+    check = copy.copy(estimator).set_params(device="cpu")
+    defaults = estimator._training_defaults()
+    net = untrained_net(network, training_plan(check, defaults, _MANY_SAMPLES, network, seed=0))
+    net.history_ = History(_read_history(decode(said.get("history"))))
+    net.stopped_by_ = field(said, "stopped_by", (str, type(None)))
+    lazy = as_lazy_network(reader, net, exit_weights)
+    return FittedState(lazy, tasks, None, type(estimator)._engine)
+
+
+def _folders_of(cls: Any, said: Mapping[str, Any]) -> list[str]:
+    if cls._sources[0] != "text_backbone":
+        return ["backbone"]
+    towers = list_of(field(said, "towers", list))
+    if sorted(map(str, towers)) != sorted(_TOWERS):
+        raise ModelFolderError(f"its towers are {towers!r:.80}")
+    return [f"{name}_backbone" for name in towers]
+
+
+def _kind_in(cls: Any, folder: str) -> str:
+    return "image" if folder == "image_backbone" else str(cls._kind)
+
+
+def _kind_of_network(cls: Any, kind: str) -> str:
+    expected = {"EPEETokenClassifier": "words", "EPEEMultimodalClassifier": "towers"}
+    if kind != expected.get(cls.__name__, "exits"):
+        raise ModelFolderError(f"a {cls.__name__} has no network of the kind {kind[:40]!r}")
+    return kind
+
+
+def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
+    """Return the recipe of a network, each of its values of its type."""
+    if not isinstance(recipe, dict):
+        raise ModelFolderError("the recipe of its network is no dictionary")
+    if n_backbones == 2:
+        towers = list_of(recipe.get("towers"))
+        if len(towers) != 2 or not set(recipe) <= {"towers", "hand_over_after", "context_dropout"}:
+            raise ModelFolderError("the recipe of its network is not that of two towers")
+        after = field(recipe, "hand_over_after", (int, type(None)))
+        if after is not None and not 1 <= after <= 2**20:
+            raise ModelFolderError(f"hand_over_after is {after}")
+        _share(recipe, "context_dropout")
+        return {**recipe, "towers": [_read_recipe(tower, 1) for tower in towers]}
+    if not set(recipe) <= {"pooling", "dropout", "context_size"}:
+        raise ModelFolderError(f"the recipe of its network has {sorted(map(str, recipe))!r:.120}")
+    field(recipe, "pooling", str)
+    _share(recipe, "dropout")
+    whole(recipe, "context_size", 0, 2**24)
+    return dict(recipe)
+
+
+def _share(said: Mapping[str, Any], name: str) -> float:
+    value = field(said, name, (float, int))
+    if not 0 <= value <= 1:
+        raise ModelFolderError(f"{name!r} is {value!r:.40}; expected a share from 0 to 1")
+    return float(value)
+
+
+def _read_tasks(said: Mapping[str, Any]) -> Any:
+    kind, classes = field(said, "kind", str), decode(said.get("classes"))
+    if kind == "tags":
+        layers = classes if isinstance(classes, dict) else {"": classes}
+        for tags in layers.values():
+            _check_classes(tags)
+        counts = decode(said.get("transition_counts"))
+        found = TagLayers(classes, field(said, "scheme", str), counts)
+        _check_counts(found)
+        return found
+    if kind not in ("classes", "labels"):
+        raise ModelFolderError(f"tasks of the kind {kind[:40]!r} are not known")
+    for part in classes if isinstance(classes, list) else [classes]:
+        _check_classes(part, kind == "labels")
+    if isinstance(classes, list) and (kind == "labels" or len(classes) < 2):
+        raise ModelFolderError("its tasks are neither one nor several")
+    return Tasks(classes, kind == "labels")
+
+
+def _check_classes(classes: Any, labels: bool = False) -> None:
+    """Refuse classes that are no sorted array; the names of labels may be in any order."""
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not len(classes):
+        raise ModelFolderError("its classes are no array")
+    found = np.unique(classes)
+    if len(found) != len(classes) or not (labels or np.array_equal(found, classes)):
+        raise ModelFolderError("its classes are not sorted, or one is there twice")
+
+
+def _check_counts(tags: TagLayers) -> None:
+    """Refuse tags that no scheme has, and counts of transitions of another shape."""
+    for name, layer in tags.by_name.items():
+        if layer.dtype.kind not in "UO" or not all(type(tag) is str for tag in layer.tolist()):
+            raise ModelFolderError("its tags are no texts")
+        valid_transitions(layer.tolist(), tags.scheme)
+        if tags.transition_counts is None:
+            continue
+        counts = tags.transition_counts[name]
+        shape = (len(layer) + 1, len(layer))
+        if not isinstance(counts, np.ndarray) or counts.dtype.kind != "f" or counts.shape != shape:
+            raise ModelFolderError("its counts of transitions are not those of its tags")
+        if not (np.isfinite(counts).all() and (counts >= 0).all()):
+            raise ModelFolderError("its counts of transitions are no counts")
+
+
+def _read_exit_weights(found: Any, n_layers: int) -> NDArray[np.float64]:
+    is_array = isinstance(found, np.ndarray) and found.dtype == np.float64
+    if not is_array or found.shape != (n_layers,) or not (np.isfinite(found) & (found >= 0)).all():
+        raise ModelFolderError(f"its exit_weights are no {n_layers} weights")
+    return found
+
+
+def _read_history(found: Any) -> list[dict[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(epoch, dict) for epoch in found):
+        raise ModelFolderError("its history is no list of epochs")
+    return found

@@ -1,0 +1,233 @@
+"""Tokenizers and image processors in files of their own, made again without looking anything up.
+
+Of transformers' own files those are written that hold data alone; a tokenizer is made again from
+``tokenizer.json``, and an image processor by a class of transformers from its settings. No path or
+class that the files name is followed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import transformers
+from tokenizers import AddedToken, Tokenizer
+from transformers import ImageProcessingMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from sklearn_epee._folders import Loading, Saving
+from sklearn_epee._nn.images import MAX_SIDE
+from sklearn_epee._nn.texts import tokenize
+from sklearn_epee.exceptions import ModelFolderError
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+PROCESSOR = "preprocessor_config.json"
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+                   "mask_token")  # fmt: skip
+_SIDES = ("left", "right")
+# What tokenizers must agree on, beside the vocabulary: marks, blanks, scripts, unknown characters.
+_PROBES = (
+    "",
+    "A patient takes 5 mg.",
+    "[E1] zinc [/E1]  and\n[E2] rash [/E2]",
+    "Åß 药物 🙂",
+    "x" * 40,
+)
+
+
+# -------------------------------------------------------------------------------- tokenizers
+
+
+def write_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, saving: Saving, folder: str, *, pairs: bool = False
+) -> None:
+    """Write a tokenizer's own files into a folder of the model.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    saving : Saving
+    folder : str
+    pairs : bool, default=False
+        Whether it reads pairs of texts.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be made again from them, as one that is written in Python.
+    """
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"tokenizer: a {type(tokenizer).__name__} is written in Python and cannot be saved "
+            "without pickle; expected a fast tokenizer (one with a tokenizer.json). Save with "
+            "joblib instead."
+        )
+    path = saving.writer.path(f"{folder}/{TOKENIZER}")
+    tokenizer.backend_tokenizer.save(str(path))
+    saving.writer.write_json(f"{folder}/{TOKENIZER_SETTINGS}", _settings_of(tokenizer))
+    made = _make_tokenizer(path.read_bytes(), _settings_of(tokenizer))
+    _check_same(tokenizer, made, pairs)
+
+
+def _settings_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what a tokenizer is beside its file, as transformers writes it."""
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": int(tokenizer.model_max_length),
+        "model_input_names": list(tokenizer.model_input_names),
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
+    }
+    for name in _SPECIAL_TOKENS:
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            settings[name] = str(token)
+    return settings
+
+
+def _check_same(own: PreTrainedTokenizerBase, made: PreTrainedTokenizerBase, pairs: bool) -> None:
+    """Refuse a tokenizer that does something that its files do not say."""
+    samples: list[Any] = list(pairwise(_PROBES)) if pairs else list(_PROBES)
+    for options in ({"truncation": False}, {"truncation": True, "max_length": 6}):
+        rows = [
+            tokenize(each, samples, return_token_type_ids=pairs, **options) for each in (own, made)
+        ]
+        if rows[0] != rows[1]:
+            raise TypeError(
+                f"tokenizer: a {type(own).__name__} tokenizes otherwise than its {TOKENIZER} says, "
+                "so that it cannot be saved without pickle. Save with joblib instead."
+            )
+
+
+def read_tokenizer(loading: Loading, folder: str, vocab_size: int) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in a folder of the model.
+
+    Parameters
+    ----------
+    loading : Loading
+    folder : str
+    vocab_size : int
+        Number of embeddings; no token may have a number beyond.
+
+    Raises
+    ------
+    ModelFolderError
+    """
+    settings = loading.reader.json_of(f"{folder}/{TOKENIZER_SETTINGS}")
+    content = loading.reader.bytes_of(f"{folder}/{TOKENIZER}")
+    tokenizer = _make_tokenizer(content, _checked_settings(settings))
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= largest < vocab_size:
+        raise ModelFolderError(
+            f"{folder}/{TOKENIZER} numbers its tokens up to {largest}, but the backbone embeds "
+            f"{vocab_size}"
+        )
+    return tokenizer
+
+
+def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        backend = Tokenizer.from_buffer(content)
+    except BaseException as error:
+        # A panic of the Rust library is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFolderError(f"{TOKENIZER} is no tokenizer: {reason}") from error
+    backend.no_padding()
+    backend.no_truncation()
+    named = {name: value for name, value in settings.items() if name != "tokenizer_class"}
+    for name in _SPECIAL_TOKENS:
+        # As the file knows it: whether blanks around a token belong to it, for example.
+        if name in named and (number := backend.token_to_id(named[name])) is not None:
+            known = backend.get_added_tokens_decoder().get(number)
+            named[name] = known or AddedToken(named[name], special=True)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+
+
+def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a tokenizer is made with, each of its type."""
+    expected: dict[str, Any] = {
+        "tokenizer_class": lambda x: x == "PreTrainedTokenizerFast",
+        "model_max_length": lambda x: type(x) is int and x >= 1,
+        "model_input_names": lambda x: isinstance(x, list) and all(type(n) is str for n in x),
+        "padding_side": lambda x: x in _SIDES,
+        "truncation_side": lambda x: x in _SIDES,
+        "split_special_tokens": lambda x: type(x) is bool,
+    }
+    needed = set(expected)
+    expected |= dict.fromkeys(_SPECIAL_TOKENS, lambda x: type(x) is str)
+    for name, value in settings.items():
+        if name not in expected or not expected[name](value):
+            raise ModelFolderError(f"{TOKENIZER_SETTINGS} says {name[:40]!r}={value!r:.80}")
+    if missing := sorted(needed - set(settings)):
+        raise ModelFolderError(f"{TOKENIZER_SETTINGS} does not say {', '.join(missing)}")
+    return dict(settings)
+
+
+# -------------------------------------------------------------------------- image processors
+
+
+def write_processor(processor: Any, saving: Saving, folder: str) -> str | None:
+    """Write the own file of an image processor, and return the name of its class.
+
+    Returns
+    -------
+    str or None
+        None where there is no processor.
+
+    Raises
+    ------
+    TypeError
+        If it is not one of transformers.
+    """
+    if processor is None:
+        return None
+    name = type(processor).__name__
+    if _processor_class(name) is not type(processor):
+        raise TypeError(
+            f"image_processor: a {type(processor).__module__}.{name} cannot be saved without "
+            "pickle; expected an image processor of transformers. Save with joblib instead."
+        )
+    processor.save_pretrained(saving.writer.path(f"{folder}/{PROCESSOR}").parent)
+    return name
+
+
+def _processor_class(name: str) -> Any:
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    if not (inspect.isclass(found) and issubclass(found, ImageProcessingMixin)):
+        return None
+    return found if found.__module__.startswith("transformers.models.") else None
+
+
+def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
+    """Return the image processor of a class of transformers in a folder of the model.
+
+    Raises
+    ------
+    ModelFolderError
+    """
+    if name is None:
+        return None
+    cls = _processor_class(name)
+    if cls is None:
+        raise ModelFolderError(f"{name[:80]!r} is no image processor of transformers")
+    settings = loading.reader.json_of(f"{folder}/{PROCESSOR}")
+    known = cls().to_dict()
+    for key, value in settings.items():
+        if key not in known and key not in ("processor_class", "feature_extractor_type"):
+            raise ModelFolderError(f"{PROCESSOR} says {key[:40]!r}, which a {name} does not know")
+        _check_numbers(key, value)
+    return cls.from_dict({key: value for key, value in settings.items() if key in known})
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse numbers that are no sides of images, and whatever is no setting."""
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_numbers(name, part)
+    elif isinstance(value, (int, float)) and not abs(value) <= MAX_SIDE:
+        raise ModelFolderError(f"{PROCESSOR} says {name[:40]!r}={value!r:.40}")

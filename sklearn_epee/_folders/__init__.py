@@ -1,0 +1,22 @@
+"""Fitted estimators as folders without pickle: weights, JSON and the tokenizer's own files.
+
+NumPy only. What needs torch is written and read by the estimators themselves, see
+`sklearn_epee._base.fitted_folder`.
+"""
+
+from .mixin import PretrainedMixin
+from .tree import FITTED, Loading, Saving
+from .values import CannotBeSaidError, decode, encode, field, list_of, whole
+
+__all__ = [
+    "FITTED",
+    "CannotBeSaidError",
+    "Loading",
+    "PretrainedMixin",
+    "Saving",
+    "decode",
+    "encode",
+    "field",
+    "list_of",
+    "whole",
+]

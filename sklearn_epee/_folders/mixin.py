@@ -1,0 +1,247 @@
+"""`save_pretrained`, `from_pretrained` and `push_to_hub` of every estimator and wrapper."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from sklearn_epee.exceptions import ModelFolderError
+
+from .card import check_card_data, model_card
+from .files import CARD, FolderReader, new_folder
+from .hub import local_folder, upload
+from .tree import Loading, places_of, read_node, warn_of_left_out, write_folder
+from .values import field
+
+DOCUMENT = "sklearn_epee.json"
+
+
+class PretrainedMixin:
+    """Saves a fitted estimator as a folder without pickle, and loads it; not to be used alone."""
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        X: Any = None,
+        y: Any = None,
+        *,
+        card_data: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Save the fitted estimator as a folder that can be shared: no pickle, no code.
+
+        Weights are written as safetensors, everything else as JSON, and tokenizers and image
+        processors in files of their own; a manifest has the checksum of every file. Predictions
+        after :meth:`from_pretrained` are the same, bit for bit in float32.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Where to; it is made if it does not exist.
+        X : samples, default=None
+            To measure on for the model card (``README.md``), such as the test part of the data.
+            None: the card says that nothing was measured.
+        y : array-like, default=None
+            Labels of `X`, as `score` takes them.
+        card_data : dict, default=None
+            What the model card is to say beside what is measured: "title", "description",
+            "intended_use", "limitations", "training_data" and "evaluation_data" (texts, printed as
+            they are), and "license", "language", "datasets", "tags" and "base_model" (a text or a
+            list of texts, for the hub's metadata).
+        overwrite : bool, default=False
+            Whether a model that is in the folder is replaced.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator was not fitted.
+        TypeError
+            If something that acts in predictions cannot be said without pickle; it is named.
+        ValueError
+            If `card_data` is not as described, or only one of `X` and `y` is given.
+        FileExistsError
+            If the folder holds a model and `overwrite` is False, or something else.
+        OSError
+            If the disk is full, for example; nothing is left behind.
+
+        Warns
+        -----
+        UserWarning
+            If parameters that act in `fit` alone are left out, as `callbacks` or a scorer.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(60, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:40], y[:40])
+        >>> folder = Path(tempfile.mkdtemp()) / "notes"
+        >>> clf.save_pretrained(folder, X[40:], y[40:], card_data={"license": "mit"})
+        >>> (EPEEClassifier.from_pretrained(folder).predict(X) == clf.predict(X)).all()
+        np.True_
+        """
+        check_card_data(card_data)
+        if (X is None) != (y is None):
+            raise ValueError("X and y are given together, or neither of them.")
+        with new_folder(places_of(os.fspath(folder)), overwrite) as writer:
+            document, saving = write_folder(self, writer)
+            scores = None if X is None else self._scores_for_card(X, y)
+            card = model_card(self, document["left_out"], scores, card_data)
+            writer.write_json(DOCUMENT, document)
+            writer.path(CARD).write_text(card, encoding="utf-8")
+            writer.write_manifest()
+        warn_of_left_out(saving.left_out, stacklevel=3)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Return a fitted estimator from a folder that `save_pretrained` wrote.
+
+        Nothing in the folder is executed, and nothing outside of it is read. Who wrote it is not
+        checked: a changed file is found by its checksum, a changed model is not.
+
+        Parameters
+        ----------
+        folder_or_hub_id : str or path-like
+            A folder, or the id of a model on the Hugging Face hub, which is downloaded once.
+        revision : str, default=None
+            Of the model on the hub: a branch, tag or commit. A commit is the only one that cannot
+            change.
+        token : str or bool, default=None
+            For private models on the hub, as `huggingface_hub` takes it.
+
+        Returns
+        -------
+        estimator
+            Fitted. What acts in `fit` alone may have its default, see `save_pretrained`.
+
+        Raises
+        ------
+        ModelFolderError
+            If the folder is incomplete, changed, of a newer version or of something else. It is a
+            ValueError, and says which.
+        TypeError
+            If `folder_or_hub_id` is neither.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> folder = tempfile.mkdtemp()
+        >>> clf.save_pretrained(folder)
+        >>> loaded = EPEEClassifier.from_pretrained(folder)
+        >>> (loaded.predict_proba(X) == clf.predict_proba(X)).all()
+        np.True_
+        """
+        try:
+            return _read(cls, local_folder(folder_or_hub_id, revision, token))
+        except ModelFolderError as error:
+            raise ModelFolderError(
+                f"{os.fspath(folder_or_hub_id)!r} cannot be loaded: {_sentence(error)}"
+            ) from error
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        X: Any = None,
+        y: Any = None,
+        *,
+        card_data: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a model of sklearn_epee",
+    ) -> str:
+        """Upload the fitted estimator to the Hugging Face hub, as `save_pretrained` writes it.
+
+        Parameters
+        ----------
+        repo_id : str
+            Name of the model, such as "user/model"; it is made if it does not exist.
+        X, y, card_data
+            As in `save_pretrained`.
+        private : bool, default=None
+            Whether a new model is private; None is the account's default.
+        token : str or bool, default=None
+            As `huggingface_hub` takes it.
+        revision : str, default=None
+            Branch to commit to; None is the main one.
+        commit_message : str, default="Upload a model of sklearn_epee"
+
+        Returns
+        -------
+        str
+            Address of the commit.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As in `save_pretrained`.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.push_to_hub("user/supplement-notes")  # doctest: +SKIP
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, X, y, card_data=card_data)
+            return upload(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
+
+    def _parameter_as_said(self, name: str, value: Any) -> Any:  # noqa: ARG002 - others need it
+        """Return a parameter as a document holds it."""
+        return value
+
+    def _scores_for_card(self, X: Any, y: Any) -> Mapping[str, float]:
+        """Return the figures of the card, measured on these samples."""
+        raise NotImplementedError
+
+
+def _read(cls: Any, folder: Path) -> Any:
+    """Return the estimator in a folder, any failure to do so as a `ModelFolderError`."""
+    try:
+        loading = Loading(FolderReader(folder))
+        node = field(loading.reader.document(DOCUMENT), "model", dict, DOCUMENT)
+        _check_class(cls, node)
+        return read_node(node, loading)
+    except ModelFolderError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ModelFolderError(
+            f"no {cls.__name__} can be made of it ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _check_class(cls: Any, node: Mapping[str, Any]) -> None:
+    name = field(node, "class", str, "the model")
+    if name != cls.__name__:
+        raise ModelFolderError(
+            f"it holds a {name[:80]}, not a {cls.__name__}; call from_pretrained of that class"
+        )
+
+
+def _sentence(error: Exception) -> str:
+    return f"{str(error).rstrip('.')}."

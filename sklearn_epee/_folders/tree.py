@@ -1,0 +1,323 @@
+"""A fitted estimator as a tree of documents: wrappers around wrappers around one with a network.
+
+A node names its class, its parameters and what was learned. A wrapper has the node of the fitted
+estimator that it predicts with, and that of the estimator it was given, without what that learned.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_epee.exceptions import ModelFolderError
+
+from .files import FolderReader, FolderWriter
+from .values import CannotBeSaidError, decode, encode
+from .values import field as field_of
+
+ARRAYS = "arrays.safetensors"
+# Parameters that act while an estimator is fitted, and never again.
+_ONLY_IN_FIT = frozenset({
+    "callbacks", "memory", "random_state", "scoring", "objective", "risk", "cv", "policies",
+    "n_jobs", "verbose",
+})  # fmt: skip
+# Parameters whose values name places on this machine.
+_OF_THIS_MACHINE = frozenset({"memory"})
+# Attributes that are nothing that was learned.
+_NOT_LEARNED = ("_metadata_request",)
+# Stands for an object that the fitted estimator has: its tokenizer or image processor.
+FITTED = ("fitted",)
+_DEEPEST = 8
+
+
+@dataclass
+class Saving:
+    """What a folder is written with, and what had to stay behind."""
+
+    writer: FolderWriter
+    left_out: dict[str, str] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def put_aside(self, array: NDArray[Any]) -> str:
+        """Keep a large array for the file of arrays and return its name."""
+        name = str(len(self.arrays))
+        # A view in C order, in the byte order of this machine, is what safetensors writes.
+        self.arrays[name] = np.array(array, order="C")
+        return name
+
+    def write_arrays(self) -> None:
+        """Write what was put aside."""
+        if self.arrays:
+            save_file(self.arrays, self.writer.path(ARRAYS))
+
+
+class Loading:
+    """What a folder is read with.
+
+    Parameters
+    ----------
+    reader : FolderReader
+    """
+
+    def __init__(self, reader: FolderReader) -> None:
+        self.reader = reader
+        self._arrays: dict[str, NDArray[Any]] | None = None
+
+    def take_back(self, name: str) -> NDArray[Any]:
+        """Return an array that was put aside."""
+        if self._arrays is None:
+            self._arrays = load_file(self.reader.path(ARRAYS))
+        if name not in self._arrays:
+            raise ModelFolderError(f"{ARRAYS} holds no array {name[:20]!r}")
+        return self._arrays[name]
+
+
+# ----------------------------------------------------------------------------------- classes
+
+
+def name_of(estimator: Any) -> str:
+    """Return the name under which the class of an estimator is public.
+
+    Raises
+    ------
+    TypeError
+        If it is no class of this package that can be saved.
+    """
+    name = type(estimator).__name__
+    if _public_class(name) is not type(estimator):
+        raise TypeError(
+            f"{type(estimator).__module__}.{name} cannot be saved without pickle: only the "
+            "classifiers of sklearn_epee, with one another around them, can. Take a pipeline or a "
+            "search apart and save its classifier (best_estimator_, or the last step), or save "
+            "the whole with joblib, which is for people who trust each other."
+        )
+    return name
+
+
+def class_named(name: str) -> Any:
+    """Return the class of this package with a name that a folder gives."""
+    found = _public_class(name)
+    if found is None:
+        raise ModelFolderError(f"{name[:80]!r} is no classifier of sklearn_epee")
+    return found
+
+
+def _public_class(name: str) -> Any:
+    # By name: this room is below those that the classes live in.
+    package = importlib.import_module("sklearn_epee")
+    found = getattr(package, name, None) if name in package.__all__ else None
+    return found if inspect.isclass(found) and hasattr(found, "save_pretrained") else None
+
+
+# ----------------------------------------------------------------------------------- writing
+
+
+def write_node(estimator: Any, saving: Saving) -> dict[str, Any]:
+    """Return the document of a fitted estimator, its files written.
+
+    Raises
+    ------
+    TypeError
+        If it, or something that acts in its predictions, cannot be said without pickle.
+    """
+    if isinstance(estimator, FrozenEstimator):
+        return {"frozen": write_node(estimator.estimator, saving)}
+    node = {"class": name_of(estimator), "parameters": parameters_of(estimator, saving)}
+    check_is_fitted(estimator)
+    if hasattr(estimator, "_write_fitted"):
+        return {**node, "fitted": estimator._write_fitted(saving)}
+    node["given"] = _template(estimator.estimator, saving)
+    node["learned"] = _learned(estimator, saving)
+    node["estimator"] = write_node(estimator.estimator_, saving)
+    return node
+
+
+def _template(estimator: Any, saving: Saving) -> dict[str, Any]:
+    """Return the document of an estimator as it was given, without what it has learned."""
+    if isinstance(estimator, FrozenEstimator):
+        return {"frozen": _template(estimator.estimator, saving)}
+    node: dict[str, Any] = {"class": name_of(estimator)}
+    node["parameters"] = parameters_of(estimator, saving, to_be_fitted=True)
+    if "estimator" in estimator.get_params(deep=False):
+        node["given"] = _template(estimator.estimator, saving)
+    return node
+
+
+def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False) -> dict[str, Any]:
+    """Return the parameters of an estimator that JSON can hold.
+
+    Parameters
+    ----------
+    estimator : estimator
+    saving : Saving
+        Notes what is left out.
+    to_be_fitted : bool, default=False
+        Whether no prediction is made with the estimator, so that all of them act in `fit` alone.
+
+    Raises
+    ------
+    TypeError
+        If one that acts in predictions cannot be said.
+    """
+    said = {}
+    for name, value in estimator.get_params(deep=False).items():
+        if name == "estimator":
+            continue
+        full_name = f"{type(estimator).__name__}.{name}"
+        try:
+            said[name] = encode(_as_said(estimator, name, value, to_be_fitted), saving.put_aside)
+        except CannotBeSaidError as error:
+            if name not in _ONLY_IN_FIT and not to_be_fitted:
+                raise TypeError(
+                    f"{name} of {type(estimator).__name__} cannot be saved without pickle: it "
+                    f"holds {error}. Give it as numbers, texts, lists or arrays, or save with "
+                    "joblib."
+                ) from error
+            saving.left_out[full_name] = type(value).__name__
+    return said
+
+
+def _as_said(estimator: Any, name: str, value: Any, to_be_fitted: bool) -> Any:
+    if name in _OF_THIS_MACHINE and value not in (None, "auto"):
+        raise CannotBeSaidError("a place on this machine")
+    said = estimator._parameter_as_said(name, value)
+    if to_be_fitted and type(said) is tuple and said == FITTED:
+        raise CannotBeSaidError("an object")
+    return said
+
+
+def _learned(estimator: Any, saving: Saving) -> dict[str, Any]:
+    """Return what a wrapper has learned beside its estimator."""
+    known = {*estimator.get_params(deep=False), "estimator_", *_NOT_LEARNED}
+    said = {}
+    for name, value in vars(estimator).items():
+        if name in known:
+            continue
+        try:
+            said[name] = encode(value, saving.put_aside)
+        except CannotBeSaidError as error:
+            raise TypeError(
+                f"{name} of {type(estimator).__name__} cannot be saved without pickle: it holds "
+                f"{error}."
+            ) from error
+    return said
+
+
+def warn_of_left_out(left_out: Mapping[str, str], stacklevel: int) -> None:
+    """Warn of parameters that are not in a folder, as they act in `fit` alone."""
+    if left_out:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
+        warnings.warn(
+            f"Left out, as they act in fit alone and cannot be saved without pickle: {listed}. A "
+            "loaded estimator has their defaults.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+# ----------------------------------------------------------------------------------- reading
+
+
+def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
+    """Return the fitted estimator of a document.
+
+    Raises
+    ------
+    ModelFolderError
+        If it is not what `write_node` returns.
+    """
+    if depth > _DEEPEST:
+        raise ModelFolderError("its estimators are nested too deeply")
+    if isinstance(node, dict) and "frozen" in node:
+        return FrozenEstimator(read_node(node["frozen"], loading, depth + 1))
+    cls, parameters = _class_and_parameters(node, loading)
+    if hasattr(cls, "_read_fitted"):
+        return cls._read_fitted(parameters, field_of(node, "fitted", dict, "a node"), loading)
+    estimator = cls(_read_template(node.get("given"), loading, depth + 1), **parameters)
+    # Checked as `fit` does.
+    estimator._validate_params()
+    inner = read_node(node.get("estimator"), loading, depth + 1)
+    estimator.estimator_ = inner
+    for name, value in field_of(node, "learned", dict, "a node").items():
+        if not (name.isidentifier() and name.endswith("_") and not name.startswith("_")):
+            raise ModelFolderError(f"{name[:40]!r} is no fitted attribute")
+        if isinstance(getattr(cls, name, None), (property, Callable)):  # type: ignore[arg-type]
+            raise ModelFolderError(f"{name!r} is no fitted attribute of {cls.__name__}")
+        setattr(estimator, name, decode(value, loading.take_back))
+    _check_agreement(estimator, inner)
+    return estimator
+
+
+def _read_template(node: Any, loading: Loading, depth: int) -> Any:
+    """Return an estimator that is not fitted."""
+    if depth > _DEEPEST:
+        raise ModelFolderError("its estimators are nested too deeply")
+    if isinstance(node, dict) and "frozen" in node:
+        return FrozenEstimator(_read_template(node["frozen"], loading, depth + 1))
+    cls, parameters = _class_and_parameters(node, loading)
+    if "estimator" in inspect.signature(cls).parameters:
+        return cls(_read_template(node.get("given"), loading, depth + 1), **parameters)
+    if hasattr(cls, "_parameters_as_read"):
+        parameters = cls._parameters_as_read(parameters, None)
+    return cls(**parameters)
+
+
+def _class_and_parameters(node: Any, loading: Loading) -> tuple[Any, dict[str, Any]]:
+    cls = class_named(field_of(node, "class", str, "a node"))
+    known = inspect.signature(cls).parameters
+    parameters = {}
+    for name, value in field_of(node, "parameters", dict, "a node").items():
+        if name not in known or name == "estimator":
+            raise ModelFolderError(f"{name[:40]!r} is no parameter of {cls.__name__}")
+        parameters[name] = decode(value, loading.take_back)
+    return cls, parameters
+
+
+def _check_agreement(wrapper: Any, inner: Any) -> None:
+    """Refuse a wrapper whose attributes are not those of what it wraps."""
+    while isinstance(inner, FrozenEstimator):
+        inner = inner.estimator
+    for name in ("classes_", "n_layers_"):
+        if not hasattr(wrapper, name) or not _equal(getattr(wrapper, name), getattr(inner, name)):
+            raise ModelFolderError(
+                f"{name} of {type(wrapper).__name__} is not that of {type(inner).__name__}"
+            )
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        return type(first) is type(second) and bool(np.array_equal(first, second))
+    return type(first) is type(second) and bool(first == second)
+
+
+def write_folder(estimator: Any, writer: FolderWriter) -> tuple[dict[str, Any], Saving]:
+    """Write all files of a fitted estimator but the card and the manifest.
+
+    Returns
+    -------
+    document : dict
+    saving : Saving
+    """
+    saving = Saving(writer)
+    node = write_node(estimator, saving)
+    saving.write_arrays()
+    document = {"model": node, "left_out": saving.left_out}
+    return document, saving
+
+
+def places_of(folder: str | Path) -> Path:
+    """Return a folder that a caller names, the home folder written out."""
+    return Path(folder).expanduser()

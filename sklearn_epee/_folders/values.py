@@ -1,0 +1,339 @@
+"""Values as JSON and back, without loss: numbers, texts, containers and arrays, and nothing else.
+
+JSON's own types stand for themselves. Everything else is an object with a "type": a tuple, a
+dictionary with any keys, an array with its data type, a number that JSON has no word for. What is
+read is checked: no type that is not listed here can come out of a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee.exceptions import ModelFolderError
+
+# Data types of arrays; "O" holds plain values of Python.
+_DTYPE = re.compile(r"[<>|]?(?:b1|[iu][1248]|f[248]|U\d{1,5})$|\|O$")
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+# Of one array, in bytes: data types of texts can ask for more than the texts need.
+_LARGEST_ARRAY = 2**28
+# Numbers of an array that are written into the document; larger arrays go into a file of their own.
+_MOST_WRITTEN = 4096
+
+# Takes an array and returns the name under which it was put aside.
+PutAside = Callable[[NDArray[Any]], str]
+# Takes that name and returns the array.
+TakeBack = Callable[[str], NDArray[Any]]
+
+
+class CannotBeSaidError(TypeError):
+    """A value that JSON cannot hold; the message says which."""
+
+
+def encode(value: Any, put_aside: PutAside | None = None) -> Any:
+    """Return what JSON can hold of a value.
+
+    Parameters
+    ----------
+    value : object
+        None, bool, int, float, str, path, list, tuple, dict, NumPy scalar or array, nested.
+    put_aside : callable, default=None
+        Keeps large arrays of numbers elsewhere and returns a name; None writes them out.
+
+    Returns
+    -------
+    object
+        For `json.dumps`; `decode` makes the value of it again.
+
+    Raises
+    ------
+    CannotBeSaidError
+        If it, or something in it, is of another type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_epee._folders.values import decode, encode
+    >>> encode((1, 2.0))
+    {'type': 'tuple', 'items': [1, 2.0]}
+    >>> decode(encode(np.array(["no", "yes"])))
+    array(['no', 'yes'], dtype='<U3')
+    """
+    if value is None or type(value) in (bool, int, str):
+        return value
+    for kind, encoder in _ENCODERS.items():
+        if isinstance(value, kind) if kind in _WITH_SUBCLASSES else type(value) is kind:
+            return encoder(value, put_aside)
+    raise CannotBeSaidError(f"{_shown(value)} of type {type(value).__module__}.{_name(value)}")
+
+
+def _encode_float(value: float, _: PutAside | None) -> Any:
+    return value if math.isfinite(value) else {"type": "float", "value": repr(value)}
+
+
+def _encode_scalar(value: np.generic, _: PutAside | None) -> dict[str, Any]:
+    # As an array of no dimensions: a scalar of NumPy keeps its type.
+    return {"type": "scalar", "array": _encode_array(np.asarray(value), None)}
+
+
+def _encode_path(value: PurePath, _: PutAside | None) -> dict[str, Any]:
+    return {"type": "path", "value": str(value)}
+
+
+def _encode_list(value: list[Any], put_aside: PutAside | None) -> list[Any]:
+    return [encode(item, put_aside) for item in value]
+
+
+def _encode_tuple(value: tuple[Any, ...], put_aside: PutAside | None) -> dict[str, Any]:
+    return {"type": "tuple", "items": [encode(item, put_aside) for item in value]}
+
+
+def _encode_dict(value: dict[Any, Any], put_aside: PutAside | None) -> dict[str, Any]:
+    items = [[encode(key), encode(item, put_aside)] for key, item in value.items()]
+    return {"type": "dict", "items": items}
+
+
+def _name(value: Any) -> str:
+    return type(value).__qualname__
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _encode_array(array: NDArray[Any], put_aside: PutAside | None) -> dict[str, Any]:
+    dtype = array.dtype
+    if not _DTYPE.match(dtype.str):
+        raise CannotBeSaidError(f"an array of the data type {dtype}")
+    if put_aside is not None and array.size > _MOST_WRITTEN and dtype.kind in "biuf":
+        return {"type": "array", "dtype": dtype.str, "aside": put_aside(array)}
+    flat = array.reshape(-1).tolist()
+    if dtype.kind == "f":
+        values: list[Any] = [x if math.isfinite(x) else repr(x) for x in flat]
+    else:
+        values = [encode(item) for item in flat]
+    return {"type": "array", "dtype": dtype.str, "shape": list(array.shape), "values": values}
+
+
+_WITH_SUBCLASSES = (np.ndarray, np.generic, PurePath)
+_ENCODERS: dict[type, Callable[[Any, PutAside | None], Any]] = {
+    float: _encode_float,
+    np.ndarray: _encode_array,
+    np.generic: _encode_scalar,
+    PurePath: _encode_path,
+    list: _encode_list,
+    tuple: _encode_tuple,
+    dict: _encode_dict,
+}
+
+
+def decode(said: Any, take_back: TakeBack | None = None) -> Any:
+    """Return the value that `encode` was given.
+
+    Parameters
+    ----------
+    said : object
+        From `json.loads`.
+    take_back : callable, default=None
+        Returns an array that was put aside.
+
+    Raises
+    ------
+    ModelFolderError
+        If it is nothing that `encode` returns.
+    """
+    if said is None or isinstance(said, (bool, int, float, str)):
+        return said
+    if isinstance(said, list):
+        return [decode(item, take_back) for item in said]
+    kind = said.get("type") if isinstance(said, dict) else None
+    if not isinstance(kind, str) or kind not in _DECODERS:
+        raise ModelFolderError(f"a value of the type {_shown(kind)} is not known")
+    try:
+        return _DECODERS[kind](said, take_back)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ModelFolderError):
+            raise
+        raise ModelFolderError(f"a value of the type {kind!r} is not valid: {error}") from error
+
+
+def _decode_float(said: Mapping[str, Any], _: TakeBack | None) -> float:
+    return _NOT_FINITE[said["value"]]
+
+
+def _decode_path(said: Mapping[str, Any], _: TakeBack | None) -> str:
+    if not isinstance(said["value"], str):
+        raise TypeError("a path must be a text")
+    return said["value"]
+
+
+def _decode_tuple(said: Mapping[str, Any], take_back: TakeBack | None) -> tuple[Any, ...]:
+    return tuple(decode(list_of(said["items"]), take_back))
+
+
+def _decode_dict(said: Mapping[str, Any], take_back: TakeBack | None) -> dict[Any, Any]:
+    pairs = [decode(list_of(pair), take_back) for pair in list_of(said["items"])]
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _decode_scalar(said: Mapping[str, Any], _: TakeBack | None) -> Any:
+    array = _decode_array(said["array"], None)
+    if array.ndim:
+        raise ValueError("a scalar must have no dimensions")
+    return array[()]
+
+
+def _decode_array(said: Mapping[str, Any], take_back: TakeBack | None) -> NDArray[Any]:
+    dtype = _dtype(said["dtype"])
+    if "aside" in said:
+        if take_back is None or not isinstance(said["aside"], str):
+            raise ValueError("an array that was put aside is not expected here")
+        array = take_back(said["aside"])
+        if array.dtype != dtype:
+            raise ValueError(f"its data type is {array.dtype}, not {dtype}")
+        return array
+    shape, values = list_of(said["shape"]), list_of(said["values"])
+    if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 8:
+        raise ValueError(f"its shape is {_shown(shape)}")
+    if math.prod(shape) != len(values) or len(values) * dtype.itemsize > _LARGEST_ARRAY:
+        raise ValueError(f"{len(values)} values do not fill the shape {_shown(shape)}")
+    flat = np.empty(len(values), dtype)
+    for place, item in enumerate(values):
+        flat[place] = _element(item, dtype)
+    return flat.reshape(shape)
+
+
+def _dtype(said: Any) -> np.dtype[Any]:
+    if not isinstance(said, str) or not _DTYPE.match(said):
+        raise ValueError(f"the data type {_shown(said)} is not known")
+    return np.dtype(said)
+
+
+# What the elements of an array are in JSON, by the kind of its data type.
+_ELEMENTS: dict[str, tuple[type, ...]] = {
+    "b": (bool,), "i": (int,), "u": (int,), "f": (float, int), "U": (str,),
+    "O": (str, bool, int, float, type(None)),
+}  # fmt: skip
+
+
+def _element(said: Any, dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "f" and isinstance(said, str):
+        return _NOT_FINITE[said]
+    if dtype.kind == "O" and isinstance(said, dict):
+        return decode(said)
+    if type(said) not in _ELEMENTS[dtype.kind]:
+        raise TypeError(f"{_shown(said)} is no element of an array of {dtype}")
+    if dtype.kind == "U" and len(said) > dtype.itemsize // 4:
+        raise ValueError(f"{_shown(said)} is longer than the data type {dtype}")
+    return said
+
+
+_DECODERS: dict[str, Callable[[Mapping[str, Any], TakeBack | None], Any]] = {
+    "float": _decode_float,
+    "path": _decode_path,
+    "tuple": _decode_tuple,
+    "dict": _decode_dict,
+    "scalar": _decode_scalar,
+    "array": _decode_array,
+}
+
+
+# ---------------------------------------------------------------------------------- JSON itself
+
+
+def write_json(said: Any) -> bytes:
+    """Return a document as bytes of UTF-8."""
+    return (json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(content: bytes, name: str) -> dict[str, Any]:
+    """Return a document, which must be an object without repeated keys or numbers beyond JSON.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        Of the file, for messages.
+
+    Raises
+    ------
+    ModelFolderError
+        If it is something else.
+    """
+    try:
+        found = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFolderError(f"{name} is no JSON: {reason}") from error
+    if not isinstance(found, dict):
+        raise ModelFolderError(f"{name} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+# -------------------------------------------------------------------------- what a document holds
+
+
+def list_of(said: Any) -> list[Any]:
+    """Return a list as it is, and refuse anything else."""
+    if not isinstance(said, list):
+        raise ModelFolderError(f"{_shown(said)} stands where a list is expected")
+    return said
+
+
+def field(
+    said: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str = "a part"
+) -> Any:
+    """Return a field of an object, which must be there and of a type; bool is no int.
+
+    Parameters
+    ----------
+    said : mapping
+    name : str
+    kind : type or tuple of types
+    where : str, default="a part"
+        What the object is, for messages.
+
+    Raises
+    ------
+    ModelFolderError
+    """
+    if not isinstance(said, dict) or name not in said:
+        raise ModelFolderError(f"{where} has no {name!r}")
+    value = said[name]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if type(value) not in kinds:
+        wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+        raise ModelFolderError(f"{name!r} of {where} is {_shown(value)}; expected {wanted}")
+    return value
+
+
+def whole(said: Mapping[str, Any], name: str, low: int, high: int, where: str = "a part") -> int:
+    """Return a field that is an integer from `low` to `high`."""
+    value: int = field(said, name, int, where)
+    if not low <= value <= high:
+        raise ModelFolderError(f"{name!r} of {where} is {value}; expected {low} to {high}")
+    return value

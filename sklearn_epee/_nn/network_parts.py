@@ -1,0 +1,288 @@
+"""A network as what a folder holds of it, and a network made of that, nothing taken on trust.
+
+Every size is compared with the weights that are there before anything is allocated: a configuration
+that asks for more than the files hold is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sklearn_epee.exceptions import ModelFolderError
+
+from .backbones import adapter_class_for, load_config, not_finite
+from .network import MultiExitNetwork, aligned_copy, config_from_dict
+from .token_network import TokenExitNetwork
+from .two_towers import TwoTowerNetwork
+
+_KINDS: dict[str, Any] = {
+    "exits": MultiExitNetwork,
+    "words": TokenExitNetwork,
+    "towers": TwoTowerNetwork,
+}
+# Numbers of configurations: sizes of vocabularies are the largest.
+_LARGEST = 2**24
+_LARGEST_FLOAT = 10**12
+# Options that say how many modules there are.
+_COUNTS = ("layer", "group", "expert", "depth", "block", "stage", "num_labels", "num_hidden")
+_FORBIDDEN = ("auto_map", "quantization_config", "trust_remote_code")
+_TOWERS = ("first", "second")
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a weight is: the prefix of its name in the network, and the file's."""
+
+    prefix: str
+    file: str
+
+
+def kind_of(network: Any) -> str:
+    """Return the name of a network's class in documents."""
+    return next(name for name, cls in _KINDS.items() if type(network) is cls)
+
+
+def said_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a recipe that a document holds: not configurations, classes, labels."""
+    elsewhere = ("config", "network", "n_classes", "towers")
+    said = {name: value for name, value in recipe.items() if name not in elsewhere}
+    if "towers" in recipe:
+        said["towers"] = [said_recipe(tower) for tower in recipe["towers"]]
+    return said
+
+
+# ----------------------------------------------------------------------------------- weights
+
+
+def places(folders: list[str], heads: str) -> list[TensorPlace]:
+    """Return where the weights of a network are, the backbones' first.
+
+    Parameters
+    ----------
+    folders : list of str
+        Of the backbones, in the order of the towers.
+    heads : str
+        Name of the file that has all other weights.
+    """
+    prefixes = ["backbone."] if len(folders) == 1 else [f"{tower}.backbone." for tower in _TOWERS]
+    backbones = zip(prefixes, folders, strict=True)
+    return [TensorPlace(prefix, f"{folder}/model.safetensors") for prefix, folder in backbones] + [
+        TensorPlace("", heads)
+    ]
+
+
+def split_weights(
+    network: torch.nn.Module, where: list[TensorPlace]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the name of every file and its weights, on the CPU, no two of which share memory.
+
+    Raises
+    ------
+    ValueError
+        If a weight is NaN or infinite.
+    """
+    state = {name: part.detach().cpu() for name, part in network.state_dict().items()}
+    if spoilt := not_finite(state):
+        raise ValueError(f"Weights are NaN or infinite in {', '.join(sorted(spoilt)[:4])}.")
+    seen: set[int] = set()
+    for place in where:
+        names = [name for name in state if name.startswith(place.prefix)]
+        weights = {}
+        for name in names:
+            weight = state.pop(name).contiguous()
+            shared = weight.data_ptr() in seen
+            seen.add(weight.data_ptr())
+            weights[name.removeprefix(place.prefix)] = weight.clone() if shared else weight
+        yield place.file, weights
+
+
+def write_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """Write weights as transformers would."""
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+class WeightFiles:
+    """Weights in files, of which names, shapes and types are known before they are read.
+
+    Parameters
+    ----------
+    paths : dict of str to Path
+        Of each file, by its name in messages.
+    where : list of TensorPlace
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the weights in the network.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], where: list[TensorPlace]) -> None:
+        self._files = {place: safe_open(paths[place.file], framework="pt") for place in where}
+        self.names = [
+            place.prefix + name
+            for place, file in self._files.items()
+            for name in file.keys()  # noqa: SIM118
+        ]
+
+    def read(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights, once they are known to be those of a network.
+
+        Parameters
+        ----------
+        expected : dict of str to Tensor
+            Without memory.
+
+        Raises
+        ------
+        ModelFolderError
+            If one is missing, unknown, of another shape or type, or not finite.
+        """
+        if set(self.names) != set(expected) or len(self.names) != len(expected):
+            different = sorted(set(self.names) ^ set(expected))
+            raise ModelFolderError(
+                f"its weights are not those of its configuration: {', '.join(different[:4])}"
+                f"{' and others' if len(different) > 4 else ''} on one side only. They may have "
+                "been written under a version of transformers that names them otherwise"
+            )
+        weights: dict[str, Tensor] = {}
+        for place, file in self._files.items():
+            for name in file.keys():  # noqa: SIM118
+                self._check_shape(file, name, expected[place.prefix + name])
+        for place, file in self._files.items():
+            for name in file.keys():  # noqa: SIM118
+                weights[place.prefix + name] = aligned_copy(file.get_tensor(name))
+        if spoilt := not_finite(weights):
+            raise ModelFolderError(f"weights are NaN or infinite in {', '.join(spoilt[:4])}")
+        return weights
+
+    @staticmethod
+    def _check_shape(file: Any, name: str, expected: Tensor) -> None:
+        there = file.get_slice(name)
+        shape, dtype = tuple(there.get_shape()), there.get_dtype()
+        if shape != tuple(expected.shape) or _TYPES.get(dtype) != expected.dtype:
+            wanted = f"{expected.dtype} {tuple(expected.shape)}".removeprefix("torch.")
+            raise ModelFolderError(f"{name} is {dtype} {shape}, where {wanted} is expected")
+
+
+_TYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool, "I32": torch.int32,
+          "F64": torch.float64, "U8": torch.uint8}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ network
+
+
+def checked_config(said: Mapping[str, Any], kind: str, n_weights: int) -> dict[str, Any]:
+    """Return the dictionary of a configuration from a file, once its numbers are known to be sane.
+
+    Parameters
+    ----------
+    said : dict
+    kind : {"text", "image"}
+    n_weights : int
+        Number of weights there are: no layer is without one.
+
+    Raises
+    ------
+    ModelFolderError, ValueError
+    """
+    for name in _FORBIDDEN:
+        if said.get(name) is not None:
+            raise ModelFolderError(f"config.json says {name!r}; no code of a folder is run")
+    if not isinstance(said.get("model_type"), str):
+        raise ModelFolderError("config.json names no model_type")
+    _check_numbers("config.json", said, n_weights + 64)
+    adapter_class_for(said["model_type"], kind)
+    return dict(said)
+
+
+def _check_numbers(name: str, value: Any, most: int) -> None:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_numbers(str(key), part, most)
+    elif isinstance(value, list):
+        if len(value) > 10**5:
+            raise ModelFolderError(f"config.json says {len(value)} values of {name[:40]!r}")
+        for part in value:
+            _check_numbers(name, part, most)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float):
+            most = _LARGEST_FLOAT
+        elif not any(word in name for word in _COUNTS):
+            most = _LARGEST
+        if not abs(value) <= most:
+            raise ModelFolderError(f"config.json says {name[:40]}={value!r:.40}")
+
+
+def make_network(
+    kind: str,
+    said: Mapping[str, Any],
+    configs: list[dict[str, Any]],
+    n_classes: Any,
+    files: WeightFiles,
+) -> Any:
+    """Return a network of which recipe, configurations and weights come from a folder.
+
+    Parameters
+    ----------
+    kind : str
+        As `kind_of` returns it.
+    said : dict
+        As `said_recipe` returns it.
+    configs : list of dict
+        Of the backbones, see `checked_config`.
+    n_classes : int, tuple of int or LabelCount
+    files : WeightFiles
+
+    Returns
+    -------
+    Module
+        In evaluation mode.
+
+    Raises
+    ------
+    ModelFolderError, ValueError
+    """
+    cls = _KINDS.get(kind)
+    if cls is None:
+        raise ModelFolderError(f"a network of the kind {kind[:40]!r} is not known")
+    if kind == "towers":
+        pairs = zip(said["towers"], configs, strict=True)
+        towers = [_recipe(part, config, n_classes, False) for part, config in pairs]
+        recipe = {**said, "towers": towers}
+    else:
+        recipe = _recipe(said, configs[0], n_classes, kind == "words")
+    # Without memory first, the integers of position ids included.
+    with torch.device("meta"):
+        expected = cls.from_recipe(recipe, files.names).state_dict()
+    weights = files.read(expected)
+    network = cls.from_recipe(recipe, files.names)
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
+
+
+def _recipe(
+    said: Mapping[str, Any], config: dict[str, Any], n_classes: Any, words: bool
+) -> dict[str, Any]:
+    recipe = {**said, "config": config, "n_classes": n_classes}
+    return recipe | {"network": TokenExitNetwork} if words else recipe
+
+
+def config_for_file(config: Any) -> dict[str, Any]:
+    """Return all values of a configuration, for ``config.json``."""
+    values = config.to_dict()
+    # The folder a checkpoint was read from says nothing about the network.
+    values.pop("_name_or_path", None)
+    return values
+
+
+def config_object(said: Mapping[str, Any], kind: str) -> Any:
+    """Return the configuration of a document, validated."""
+    return load_config(config_from_dict(checked_config(said, kind, 1000)), kind)
