@@ -46,6 +46,7 @@ from sklearn.utils.validation import _num_samples as num_samples
 __all__ = [
     "BaseSearchCV",
     "HasMethods",
+    "Int8Linear",
     "Interval",
     "MkldnnLinear",
     "Options",
@@ -56,6 +57,7 @@ __all__ = [
     "check_method_params",
     "check_pandas_support",
     "cpu_capabilities",
+    "int8_linear",
     "is_out_of_memory",
     "mkldnn_linear",
     "num_samples",
@@ -98,20 +100,25 @@ def scorer_parts(scorer: Any) -> ScorerParts | None:
 def cpu_capabilities() -> Mapping[str, Any]:
     """Return what the processor can do, by the names of ``torch.cpu.get_capabilities``.
 
-    torch 2.13 has that function; in releases from 2.6 on without it, the two features that matter
-    here are asked for one by one.
+    torch 2.13 has that function; in releases from 2.6 on without it, the features that matter here
+    are asked for one by one.
 
     Returns
     -------
     mapping of str to bool
-        ``"avx512_bf16"`` and ``"amx_bf16"`` among others; what is unknown is left out.
+        ``"avx512_bf16"``, ``"amx_bf16"`` and ``"avx512_vnni"`` among others; what is unknown is
+        left out.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 
     public = getattr(torch.cpu, "get_capabilities", None)
     if public is not None:
         return public()
-    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    probes = {
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_bf16": "_is_amx_tile_supported",
+        "avx512_vnni": "_is_vnni_supported",
+    }
     return {
         name: bool(getattr(torch.cpu, probe)())
         for name, probe in probes.items()
@@ -146,6 +153,38 @@ def mkldnn_linear() -> MkldnnLinear:
     operators = torch.ops.mkldnn
     linear = operators._linear_pointwise
     return MkldnnLinear(operators._reorder_linear_weight, linear.default, linear.binary)
+
+
+class Int8Linear(NamedTuple):
+    """The operators with which oneDNN multiplies unsigned bytes by a signed 8-bit weight."""
+
+    reorder: Callable[..., Any]
+    """Weight (out, in), int8, and a shape or None -> packed weight."""
+    linear: Callable[..., Any]
+    """Rows (uint8), their scale and zero point, packed weight, its scales and zero points (out,),
+    bias, scale, zero point and type of the result, activation, its scalars, its variant -> rows."""
+    linear_add: Callable[..., Any]
+    """Rows (uint8), their scale and zero point, packed weight, its scales and zero points, other
+    rows, bias, scale, zero point and type of the result, scale and zero point of the other rows,
+    ``"add"``, 1.0, activation, its scalars, its variant -> rows."""
+
+
+def int8_linear() -> Int8Linear:
+    """Return oneDNN's 8-bit linear operators, to which torch.compile lowers quantized models.
+
+    torch 2.6 to 2.13, on x86 builds with oneDNN. The public quantized modules of torch round the
+    result of every product to 8 bits, and are deprecated.
+
+    Raises
+    ------
+    AttributeError
+        If this build of torch has none.
+    """
+    import torch  # noqa: PLC0415 - see the module's first lines
+
+    operators = torch.ops.onednn
+    linear = operators.qlinear_pointwise
+    return Int8Linear(operators.qlinear_prepack, linear.default, linear.binary)
 
 
 def attention_on_cpu() -> Any:

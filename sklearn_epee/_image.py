@@ -167,13 +167,16 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         positions. Predictions do not depend on it.
     device : str, default="auto"
         "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
+    precision : {"auto", "float32", "bfloat16", "int8"}, default="auto"
         Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
         the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
         that kind, where a prediction does not depend on the other samples of its batch. It predicts
         in float32 elsewhere. The two differ in the third digit of the probabilities. On a CPU,
         layers that can only be run as a whole predict in float32 with every `precision`, above all
-        those of families without an adapter of their own.
+        those of families without an adapter of their own. "int8" trains as "auto" does, measures
+        after training how layers are rounded, and predicts on a CPU with products of 8-bit numbers
+        where they change little; `precision_report_` says what they change. It is refused where the
+        processor multiplies no 8-bit numbers, and where layers can only be run as a whole.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
@@ -215,6 +218,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         how many exits an epoch ended, ``n_exits_trained``.
     n_iter_ : int
         Epochs run.
+    precision_report_ : PrecisionReport
+        What ``precision="int8"`` rounds and what that changes; after a fit with it, or after
+        `calibrate_int8`.
 
     Notes
     -----

@@ -27,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
 from sklearn_epee._base import fitted as fitted_module
+from sklearn_epee._nn.int8_linear import why_not_int8
 
 from .checkpoints import make_checkpoint, tiny_config, tiny_tokenizer
 from .classifiers import (
@@ -104,6 +105,10 @@ def both(notes, digits, folder):
     return classifier.fit(X, notes[1])
 
 
+def int8(notes, digits, folder):
+    return tiny_text_classifier(precision="int8").fit(*notes)
+
+
 KINDS = {
     "scratch text": scratch_text,
     "scratch image": scratch_image,
@@ -121,6 +126,8 @@ KINDS = {
     "search": search,
     "both": both,
 }
+if not why_not_int8():
+    KINDS["int8"] = int8
 
 # The other process: loads every file and writes down what the estimators answer.
 LOAD = """

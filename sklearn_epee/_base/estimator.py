@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -33,7 +34,7 @@ from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
 from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
 from sklearn_epee._nn.training_defaults import TrainingDefaults
-from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, source_identity
+from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, ready, source_identity
 from sklearn_epee._version import __version__
 from sklearn_epee.metrics import exit_scores
 
@@ -56,6 +57,7 @@ from .parameters import (
     given,
     training_plan,
 )
+from .precision_report import PrecisionReport, check_packable, measure_int8, some_samples
 from .prediction import ExitPredictionMixin, thresholds_for
 from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
@@ -131,11 +133,19 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
         if continued is not None:
             _check_same_classes(continued.tasks, data.tasks)
         reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
-        network, shared = reuse.fit_or_fetch(
-            train=lambda: self._train(data, reuse.seed, continued),
-            shaping=None if continued else lambda: self._shaping(data),
-            is_complete=lambda network: network.summary.is_complete,
+        fit_or_fetch = partial(
+            reuse.fit_or_fetch, is_complete=lambda network: network.summary.is_complete
         )
+        train = partial(self._train, data, reuse.seed, continued)
+        shaping = None if continued else partial(self._shaping, data)
+        if self.precision == "int8":
+            # Kept beside the network that was trained, which serves other precisions, too.
+            network, shared = fit_or_fetch(
+                lambda: self._rounded(fit_or_fetch(train, shaping)[0], data, reuse.seed),
+                None if shaping is None else lambda: {**shaping(), "rounded": "int8"},
+            )
+        else:
+            network, shared = fit_or_fetch(train, shaping)
         self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
         return self
 
@@ -177,6 +187,8 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
                         data.tasks.n_classes,
                         take(data.samples, valid),
                     )
+                if self.precision == "int8":
+                    check_packable(network)
                 self._begin(network, data, train)
             else:
                 preprocessor = continued.trained.preprocessor
@@ -192,6 +204,91 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
             net = train_network(network, to_learn, to_watch, plan)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
+
+    # ------------------------------------------------------------------------------ 8-bit numbers
+
+    def calibrate_int8(self, X: Any) -> Self:
+        """Measure how the layers are rounded for ``precision="int8"``; return the estimator.
+
+        `fit` with ``precision="int8"`` does so on samples it has learned from. This is for an
+        estimator that was fitted with another precision, such as on a GPU.
+
+        Parameters
+        ----------
+        X : samples
+            Of those that the estimator was fitted with, or others like them; 256 of them, drawn at
+            random, are used, and fewer if they are long. None of them is kept.
+
+        Returns
+        -------
+        self : object
+            The estimator, with a new `precision_report_`. `precision` stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described or empty, the processor multiplies no 8-bit numbers, or the
+            layers of the backbone can only be run as a whole; the estimator is left as it was.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> try:
+        ...     clf = clf.calibrate_int8(X).set_params(precision="int8")
+        ... except ValueError as error:
+        ...     print("This machine has no 8-bit products:", error)
+        >>> clf.predict(X[:5]).shape
+        (5,)
+        """
+        state = self._fitted()
+        prediction_dtype("int8", torch.device("cpu"))
+        samples = self._check_samples(X, state.summary)
+        network = self._with_int8(state.network, state.tasks, samples, seed=0)
+        self._adopt(FittedState(network, state.tasks, None, type(self)._engine))
+        return self
+
+    @property
+    def precision_report_(self) -> PrecisionReport:
+        """What ``precision="int8"`` rounds, and what it was measured to change."""
+        measured = self._trained("precision_report_").int8
+        if measured is None:
+            raise AttributeError(
+                f"{type(self).__name__!r} has no 'precision_report_': rounding to 8 bits was not "
+                "measured. Fit with precision='int8', or call calibrate_int8(X)."
+            )
+        return measured.report
+
+    def _rounded(
+        self, network: LazyNetwork[Trained], data: LearnedFrom, seed: int
+    ) -> LazyNetwork[Trained]:
+        """Return a trained network with how it is rounded, measured on what it learned from."""
+        learned, _ = data.held_out(self.validation_fraction, seed)
+        return self._with_int8(network, data.tasks, take(data.samples, learned), seed)
+
+    def _with_int8(
+        self, network: LazyNetwork[Trained], tasks: Any, samples: Any, seed: int
+    ) -> LazyNetwork[Trained]:
+        trained = network.get()
+        part = some_samples(samples, partial(self._encoded, trained.preprocessor), seed)
+        measured = measure_int8(
+            type(self)._engine,
+            trained.net.module_,
+            list(self._encoded(trained.preprocessor, part)),
+            tasks,
+            network.summary.exit_weights,
+        )
+        return ready(network.summary, replace(trained, int8=measured))
+
+    @staticmethod
+    def _encoded(preprocessor: Any, samples: Any) -> Iterator[Any]:
+        """Encode validated samples some thousands at a time."""
+        windows: Iterator[Any] = preprocessor.encode_in_windows(samples)
+        return windows
 
     def _begin(self, network: Any, data: Any, train: NDArray[np.intp]) -> None:
         """Set what a new network begins with, from the rows that it learns from."""

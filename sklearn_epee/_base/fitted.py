@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
+from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.training import ExitNet
 from sklearn_epee._search import LazyNetwork, SharedPredictions, ready
 from sklearn_epee._version import __version__
+
+from .precision_report import MeasuredInt8
 
 # The version of this package in the state of a pickled estimator.
 VERSION_KEY = "_sklearn_epee_version"
@@ -27,6 +30,8 @@ class Trained:
 
     preprocessor: Any
     net: ExitNet
+    int8: MeasuredInt8 | None = None
+    """How its layers are rounded to 8 bits, where that was measured."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,35 @@ class FittedState:
         return self.network.get()
 
     def engine(self, device: torch.device, dtype: torch.dtype) -> Any:
-        """Return the engine for a device and precision, made at the first call."""
+        """Return the engine for a device and precision, made at the first call.
+
+        Parameters
+        ----------
+        device : torch.device
+        dtype : torch.dtype
+            ``torch.int8`` stands for products of 8-bit numbers where they were found good enough.
+
+        Raises
+        ------
+        ValueError
+            If the rounding to 8 bits was not measured.
+        """
         key = (device, dtype)
         if key not in self._engines:
-            network = self.trained.net.module_
-            placed = network.to_inference_copy(device, torch.float32)
-            self._engines[key] = self._make_engine(placed, dtype)
+            self._engines[key] = self._new_engine(device, dtype)
         return self._engines[key]
+
+    def _new_engine(self, device: torch.device, dtype: torch.dtype) -> Any:
+        placed = self.trained.net.module_.to_inference_copy(device, torch.float32)
+        if dtype != torch.int8:
+            return self._make_engine(placed, dtype)
+        if self.trained.int8 is None:
+            raise ValueError(
+                "precision='int8' rounds with scales that are measured on training samples, and "
+                "this estimator has none. Fit it with precision='int8', or call "
+                "calibrate_int8(X) with training samples."
+            )
+        return self._make_engine(placed, prediction_dtype("auto", device), self.trained.int8.scales)
 
     def __getstate__(self) -> dict[str, Any]:
         # Engines are made again where the estimator is loaded; what a search shares stays with it.

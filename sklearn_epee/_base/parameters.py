@@ -9,6 +9,7 @@ from typing import Any
 import joblib
 import torch
 
+from sklearn_epee._checks.parameters import PRECISIONS
 from sklearn_epee._compat import Interval, StrOptions
 from sklearn_epee._exits.checks import (
     check_exit_ensemble,
@@ -17,7 +18,7 @@ from sklearn_epee._exits.checks import (
     check_patience,
     check_tau,
 )
-from sklearn_epee._nn.devices import resolve_device, training_dtype
+from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.head_start import HEAD_INITS
 from sklearn_epee._nn.heads import label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
@@ -55,7 +56,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "warm_start": ["boolean"],
     "predict_batch_size": [_AUTO, Interval(Integral, 1, None, closed="left")],
     "device": [str, torch.device],
-    "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+    "precision": [StrOptions(set(PRECISIONS))],
     "memory": [str, os.PathLike, joblib.Memory, None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
@@ -76,14 +77,14 @@ def check_parameters(estimator: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If the exit policy, the device or the callbacks are not as documented, or if early stopping
-        has nothing to watch.
+        If the exit policy, the device or the callbacks are not as documented, if the device does
+        not have the precision, or if early stopping has nothing to watch.
     """
     check_tau(estimator.tau)
     check_patience(estimator.patience)
     check_exit_ensemble(getattr(estimator, "exit_ensemble", None))
     check_joint_exit(estimator.joint_exit)
-    resolve_device(estimator.device)
+    prediction_dtype(estimator.precision, resolve_device(estimator.device))
     check_callbacks(estimator.callbacks)
     if estimator.early_stopping and not estimator.validation_fraction:
         raise ValueError(

@@ -25,7 +25,6 @@ from sklearn_epee._exits.checks import (
     check_patience,
     check_tau,
 )
-from sklearn_epee._nn.batching import EncodedSamples
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 
 from .fitted import FittedState
@@ -426,14 +425,14 @@ class ExitPredictionMixin(ClassifierMixin):
             if exits is not None:
                 return exits
         engine = state.engine(device, dtype)
-        windows = _encoded(state, samples)
+        windows = self._encoded(state.trained.preprocessor, samples)
         return Exits.join([engine.dynamic(window, policy, batch_size) for window in windows])
 
     def _at_layer(self, state: FittedState, X: Any, layer: int) -> NDArray[np.float32]:
         layer = check_layer(layer, state.summary.n_layers)
         samples = self._check_samples(X, state.summary)
         engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
-        windows = _encoded(state, samples)
+        windows = self._encoded(state.trained.preprocessor, samples)
         return np.concatenate([engine.budgeted(window, layer, batch_size) for window in windows])
 
     def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
@@ -442,7 +441,7 @@ class ExitPredictionMixin(ClassifierMixin):
 
     def _staged(self, state: FittedState, samples: Any) -> NDArray[np.float32]:
         engine, batch_size = state.engine(*self._setting()), self._prediction_batch()
-        windows = _encoded(state, samples)
+        windows = self._encoded(state.trained.preprocessor, samples)
         return np.concatenate([engine.staged(window, batch_size) for window in windows])
 
     def _labels(self, state: FittedState, proba: NDArray[np.float32]) -> NDArray[Any]:
@@ -480,9 +479,3 @@ def thresholds_for(label_thresholds: Any, tasks: Tasks) -> NDArray[np.float64] |
             "expected None, or several labels per sample (see target_type)."
         )
     return None
-
-
-def _encoded(state: FittedState, samples: Any) -> Iterator[EncodedSamples]:
-    """Encode validated samples some thousands at a time."""
-    windows: Iterator[EncodedSamples] = state.trained.preprocessor.encode_in_windows(samples)
-    return windows

@@ -516,13 +516,19 @@ class BaseEPEETokenClassifier(BaseEPEE):
         )
 
     @staticmethod
+    def _encoded(preprocessor: Any, samples: list[Sentence]) -> Iterator[EncodedWords]:
+        """Encode the words of validated sentences some thousands at a time."""
+        words = [sentence.words for sentence in samples]
+        windows: Iterator[EncodedWords] = preprocessor.encode_in_windows(words)
+        return windows
+
+    @staticmethod
     def _run(
         state: FittedState, sentences: list[Sentence], run: Callable[[EncodedWords], Any]
     ) -> list[tuple[EncodedWords, Any]]:
         """Encode sentences some thousands at a time, and run those with words that can be read."""
-        words = [sentence.words for sentence in sentences]
         parts = []
-        for window in state.trained.preprocessor.encode_in_windows(words):
+        for window in BaseEPEETokenClassifier._encoded(state.trained.preprocessor, sentences):
             parts.append((window, run(window) if len(window) else None))  # noqa: PERF401
         return parts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .messages import shown
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 
 def check_layer(layer: int, n_layers: int) -> int:

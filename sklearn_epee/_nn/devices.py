@@ -6,6 +6,7 @@ import torch
 
 from sklearn_epee._compat import cpu_capabilities
 
+from .int8_linear import why_not_int8
 from .packed_linear import can_pack
 
 _NO_NAME = "device={!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'cuda:0', ..."
@@ -64,10 +65,11 @@ def _check_present(device: torch.device) -> None:
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the data type of the forward and backward pass in training.
 
-    ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere.
-    Weights, gradients of the weights and the loss stay in float32 either way.
+    ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere;
+    ``"int8"``, which is for predictions alone, trains in the same. Weights, gradients of the
+    weights and the loss stay in float32 either way.
     """
-    if precision == "auto":
+    if precision in ("auto", "int8"):
         return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
     return getattr(torch, precision)
 
@@ -78,11 +80,33 @@ def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
     ``"auto"`` is bfloat16 on a CPU that multiplies it in hardware, where the result for a sample
     does not depend on the other samples of its batch; float32 elsewhere. On a GPU the third digit
     of a bfloat16 result changes with the batch size, and an exit must not depend on other samples.
+
+    ``"int8"`` is ``torch.int8``, which stands for products of 8-bit numbers within layers that
+    otherwise compute in what "auto" is.
+
+    Raises
+    ------
+    ValueError
+        If the device has no products of 8-bit numbers.
     """
+    if precision == "int8":
+        _check_int8(device)
     if precision == "auto":
         independent = device.type == "cpu" and has_native_bfloat16(device)
         return torch.bfloat16 if independent and can_pack(torch.bfloat16) else torch.float32
     return getattr(torch, precision)
+
+
+def _check_int8(device: torch.device) -> None:
+    reason = (
+        "this package makes no 8-bit products there" if device.type != "cpu" else why_not_int8()
+    )
+    if reason:
+        raise ValueError(
+            f"precision='int8' cannot be used on device={str(device)!r}: {reason}. Expected "
+            "'auto', 'float32' or 'bfloat16'"
+            f"{', or device=' + repr('cpu') if device.type != 'cpu' else ''}."
+        )
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from .batch_scheduler import BatchScheduler
 from .batching import EncodedSamples
 from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule
 from .graphs import CudaCapture, LayerGraphs
+from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
@@ -27,6 +28,8 @@ class Engine:
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
         What the layers compute in; heads and entropies are float32.
+    scales : Int8Scales, default=None
+        On a CPU, which products of the layers are those of 8-bit numbers.
 
     Attributes
     ----------
@@ -46,8 +49,13 @@ class Engine:
     (`LayerGraphs`).
     """
 
-    def __init__(self, network: MultiExitNetwork, dtype: torch.dtype = torch.float32) -> None:
-        self._placed = self._place(network, dtype)
+    def __init__(
+        self,
+        network: MultiExitNetwork,
+        dtype: torch.dtype = torch.float32,
+        scales: Int8Scales | None = None,
+    ) -> None:
+        self._placed = self._place(network, dtype, scales)
         self.n_layers = network.n_layers
         self.n_columns = network.n_columns
         self._class_counts = network.class_counts
@@ -65,8 +73,27 @@ class Engine:
         )
 
     @staticmethod
-    def _place(network: MultiExitNetwork, dtype: torch.dtype) -> PlacedNetwork:
-        return PlacedNetwork(network, dtype)
+    def _place(
+        network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None
+    ) -> PlacedNetwork:
+        return PlacedNetwork(network, dtype, scales)
+
+    @staticmethod
+    def find_scales(network: MultiExitNetwork, samples: EncodedSamples) -> Int8Scales:
+        """Return how a network's layers are rounded to 8 bits; see `int8_calibration.find_scales`.
+
+        Parameters
+        ----------
+        network : MultiExitNetwork
+            In evaluation mode, on a CPU, in float32.
+        samples : EncodedSamples
+            Some that it was trained on.
+
+        Returns
+        -------
+        Int8Scales
+        """
+        return find_scales(network.adapter, samples)
 
     def _step(self, rule: ExitRule) -> LayerStep:
         return LayerStep(self._placed, rule, self._row_first, self._graphs)

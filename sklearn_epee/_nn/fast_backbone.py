@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from .backbones import (
     AttentionBias,
     BackboneAdapter,
     LayerParts,
+    LinearWeights,
     RMSWeights,
     Rotary,
     SomeRows,
@@ -21,7 +22,8 @@ from .backbones import (
     joined_scores_mask,
     near_keys,
 )
-from .packed_linear import make_product
+from .int8_linear import InputScale, Int8Product, RowRounder
+from .packed_linear import Product, make_product
 
 # Bytes of attention scores made at a time; beyond the processor's caches they cost more.
 _SCORES_BYTES = 16 * 2**20
@@ -131,6 +133,28 @@ class Seen(NamedTuple):
         return Seen(allowed, self.is_causal, self.bias, positions)
 
 
+class LayerScales(NamedTuple):
+    """How the rows that the products of a layer read are rounded to 8 bits; None: they are not."""
+
+    attention: InputScale | None = None
+    """What queries, keys and values are made of."""
+    out: InputScale | None = None
+    """What the attention found."""
+    up: InputScale | None = None
+    """What the feed-forward reads, with a gate or without."""
+    down: InputScale | None = None
+    """What its activation made."""
+
+
+class LayerReaders(NamedTuple):
+    """What is done to the rows that the products of a layer read; names as in `LayerScales`."""
+
+    attention: Callable[[Tensor], Tensor]
+    out: Callable[[Tensor], Tensor]
+    up: Callable[[Tensor], Tensor]
+    down: Callable[[Tensor], Tensor]
+
+
 class FastLayer:
     """One transformer layer as a handful of products.
 
@@ -141,25 +165,42 @@ class FastLayer:
     n_heads, n_key_heads : int
         Heads of the queries, and of keys and values.
     dtype : torch.dtype
+        What is computed in where nothing is rounded to 8 bits.
+    scales : LayerScales, default=LayerScales()
+        Says which products are those of 8-bit numbers.
+
+    Attributes
+    ----------
+    readers : LayerReaders
+        Round the rows, or leave them as they are.
     """
 
     def __init__(
-        self, parts: LayerParts, n_heads: int, n_key_heads: int, dtype: torch.dtype
+        self,
+        parts: LayerParts,
+        n_heads: int,
+        n_key_heads: int,
+        dtype: torch.dtype,
+        scales: LayerScales = LayerScales(),  # noqa: B008 - immutable
     ) -> None:
         self._n_heads = n_heads
         self._n_key_heads = n_key_heads
         self._pre_norm = parts.pre_norm
-        self._query = make_product(parts.query, dtype)
+        self._query = _product(parts.query, dtype, scales.attention)
         # Apart, not as one product with a wide weight: each lands in memory of its own, in the
         # order in which the attention reads it.
-        self._key = make_product(parts.key, dtype)
-        self._value = make_product(parts.value, dtype)
-        self._out = make_product(parts.out, dtype)
+        self._key = _product(parts.key, dtype, scales.attention)
+        self._value = _product(parts.value, dtype, scales.attention)
+        self._out = _product(parts.out, dtype, scales.out)
         # With a gate, the activation is the gate's.
         inner = parts.up if parts.gate is None else parts.gate
-        self._activated = make_product(inner, dtype, parts.activation)
-        self._up = None if parts.gate is None else make_product(parts.up, dtype)
-        self._down = make_product(parts.down, dtype)
+        next_scale = scales.down if parts.gate is None else None
+        self._activated = _product(inner, dtype, scales.up, parts.activation, next_scale)
+        self._up = None if parts.gate is None else _product(parts.up, dtype, scales.up)
+        self._down = _product(parts.down, dtype, scales.down)
+        readers = LayerReaders(*(_reader(scale, dtype) for scale in scales))
+        rounds = isinstance(self._activated, Int8Product) and self._activated.rounds
+        self.readers = readers._replace(down=_unchanged) if rounds else readers
         self._norm_1 = _normalizer(parts.norm_1, dtype)
         self._norm_2 = _normalizer(parts.norm_2, dtype)
         self._query_norm = _normalizer(parts.query_norm, dtype)
@@ -167,7 +208,7 @@ class FastLayer:
 
     def keys_values(self, hidden: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
         """Return keys and values of all positions, (n, n_key_heads, t, head_dim)."""
-        rows = self._read(_flat(hidden))
+        rows = self.readers.attention(self._read(_flat(hidden)))
         k = self._key_norm(_split(self._key(rows), hidden, self._n_key_heads))
         v = _split(self._value(rows), hidden, self._n_key_heads)
         return (k if rotary is None else rotary.rotate(k)), v
@@ -177,7 +218,8 @@ class FastLayer:
     ) -> Tensor:
         """Return the output of the layer at the positions of ``hidden``, (n, r, d)."""
         flat = _flat(hidden)
-        query = self._query_norm(_split(self._query(self._read(flat)), hidden, self._n_heads))
+        read = self.readers.attention(self._read(flat))
+        query = self._query_norm(_split(self._query(read), hidden, self._n_heads))
         query = query if rotary is None else rotary.rotate(query)
         attended = _flat(attend(query, k, v, seen).transpose(1, 2).flatten(2))
         return self._finish(attended, flat)[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
@@ -194,7 +236,7 @@ class FastLayer:
         """Return the output of the layer at the positions `at`, (R, d)."""
         flat = _flat(hidden_rows.unsqueeze(0))
         n_rows = len(hidden_rows)
-        query = at.fill_up(self._query(self._read(flat))[:n_rows])
+        query = at.fill_up(self._query(self.readers.attention(self._read(flat)))[:n_rows])
         query = self._query_norm(query.unflatten(-1, (self._n_heads, -1)).transpose(1, 2))
         query = query if rotary is None else rotary.rotate(query)
         attended = at.pick(attend(query, k, v, seen).transpose(1, 2).flatten(2))
@@ -204,15 +246,17 @@ class FastLayer:
         return self._norm_1(rows) if self._pre_norm else rows
 
     def _finish(self, attended: Tensor, rows: Tensor) -> Tensor:
-        rows = self._out.added(attended, rows)
+        rows = self._out.added(self.readers.out(attended), rows)
         if self._pre_norm:
             return self._down.added(self._expanded(self._norm_2(rows)), rows)
         rows = self._norm_1(rows)
         return self._norm_2(self._down.added(self._expanded(rows), rows))
 
     def _expanded(self, rows: Tensor) -> Tensor:
+        rows = self.readers.up(rows)
         activated = self._activated.activated(rows)
-        return activated if self._up is None else activated.mul_(self._up(rows))
+        expanded = activated if self._up is None else activated.mul_(self._up(rows))
+        return self.readers.down(expanded)
 
 
 class FastBackbone:
@@ -226,24 +270,36 @@ class FastBackbone:
     layers : list of LayerParts
         One a layer.
     dtype : torch.dtype
-        What the layers compute in.
+        What the layers compute in, but for products of 8-bit numbers.
+    scales : sequence of LayerScales, default=None
+        One a layer, of those that have such products.
+
+    Attributes
+    ----------
+    layers : list of FastLayer
+        One a layer, and one object for layers that share their weights.
     """
 
     def __init__(
-        self, adapter: BackboneAdapter, layers: list[LayerParts], dtype: torch.dtype
+        self,
+        adapter: BackboneAdapter,
+        layers: list[LayerParts],
+        dtype: torch.dtype,
+        scales: Sequence[LayerScales] | None = None,
     ) -> None:
         self._adapter = adapter
         self._dtype = dtype
         self._tables = _PositionTables(adapter, dtype)
         # Layers that share their weights share the copy.
         shared: dict[int, FastLayer] = {}
-        self._layers = []
-        for parts in layers:
+        self.layers: list[FastLayer] = []
+        heads = adapter.n_heads, adapter.n_key_heads
+        for parts, of_layer in zip(layers, scales or [LayerScales()] * len(layers), strict=True):
             # The norm is the model's own module, or was made for this layer alone.
             key = id(parts.norm_2)
             if key not in shared:
-                shared[key] = FastLayer(parts, adapter.n_heads, adapter.n_key_heads, dtype)
-            self._layers.append(shared[key])
+                shared[key] = FastLayer(parts, *heads, dtype, of_layer)
+            self.layers.append(shared[key])
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See `BackboneAdapter.embed`."""
@@ -255,7 +311,7 @@ class FastBackbone:
         length = hidden.shape[1]
         rotary = self._tables.rotary(layer, length)
         rotary = None if rotary is None else rotary.at(None, length)
-        return self._layers[layer - 1].keys_values(hidden, rotary)
+        return self.layers[layer - 1].keys_values(hidden, rotary)
 
     def rows(  # noqa: PLR0917 - as the adapter's
         self,
@@ -271,7 +327,7 @@ class FastBackbone:
         rotary = self._tables.rotary(layer, length)
         rotary = None if rotary is None else rotary.at(positions, hidden_rows.shape[1])
         seen = self._seen(layer, mask, positions)
-        return self._layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
+        return self.layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
 
     def some_rows(  # noqa: PLR0917 - as the adapter's
         self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
@@ -280,7 +336,7 @@ class FastBackbone:
         rotary = self._tables.rotary(layer, k.shape[2])
         rotary = None if rotary is None else rotary.at(at.positions, at.positions.shape[1])
         seen = self._seen(layer, mask, at.positions)
-        return self._layers[layer - 1].some_rows(hidden_rows, k, v, seen, at, rotary)
+        return self.layers[layer - 1].some_rows(hidden_rows, k, v, seen, at, rotary)
 
     def _seen(self, layer: int, mask: Tensor, positions: Tensor | None) -> Seen:
         bias = self._tables.bias(layer, mask.shape[1])
@@ -348,7 +404,9 @@ class _PositionTables:
         return max(self._LEAST, 1 << (length - 1).bit_length())
 
 
-def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone | None:
+def fast_backbone(
+    adapter: BackboneAdapter, dtype: torch.dtype, scales: Sequence[LayerScales] | None = None
+) -> FastBackbone | None:
     """Return a backbone taken apart into products; None where a layer is built to another plan.
 
     Parameters
@@ -356,14 +414,22 @@ def fast_backbone(adapter: BackboneAdapter, dtype: torch.dtype) -> FastBackbone 
     adapter : BackboneAdapter
         On a CPU, in float32, in evaluation mode.
     dtype : torch.dtype
+    scales : sequence of LayerScales, default=None
+        One a layer: which products are those of 8-bit numbers.
 
     Returns
     -------
     FastBackbone or None
     """
+    parts = usual_layers(adapter)
+    return None if parts is None else FastBackbone(adapter, parts, dtype, scales)
+
+
+def usual_layers(adapter: BackboneAdapter) -> list[LayerParts] | None:
+    """Return the parts of all layers of a backbone; None where a layer is built to another plan."""
     parts = [adapter.layer_parts(layer) for layer in range(1, adapter.n_layers + 1)]
     usual = [part for part in parts if part is not None]
-    return FastBackbone(adapter, usual, dtype) if len(usual) == len(parts) else None
+    return usual if len(usual) == len(parts) else None
 
 
 def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
@@ -580,6 +646,22 @@ def _normalizer(
         bias=None if norm.bias is None else norm.bias.detach().to(dtype),
         eps=norm.eps,
     )
+
+
+def _product(
+    affine: LinearWeights,
+    dtype: torch.dtype,
+    scale: InputScale | None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+    rounded_for: InputScale | None = None,
+) -> Product:
+    if scale is None:
+        return make_product(affine, dtype, activation)
+    return Int8Product(affine, scale, dtype, activation, rounded_for)
+
+
+def _reader(scale: InputScale | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return _unchanged if scale is None else RowRounder(scale, dtype)
 
 
 def _unchanged(rows: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class PackedLinear:
         weight = affine.weight.detach().to(dtype).contiguous()
         self._weight = operators.reorder(weight, None)
         self._bias = None if affine.bias is None else affine.bias.detach().to(dtype).contiguous()
-        self._fused = _fused_activation(activation)
+        self._fused = fused_activation(activation)
         self._activation = None if self._fused else activation
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def _is_close(found: Tensor, expected: Tensor) -> bool:
     return torch.allclose(found.float(), expected.float(), rtol=tolerance, atol=tolerance)
 
 
-def _fused_activation(activation: Callable[[Tensor], Tensor] | None) -> tuple[str, str] | None:
+def fused_activation(activation: Callable[[Tensor], Tensor] | None) -> tuple[str, str] | None:
     """Return oneDNN's name and variant of an activation, known by what it does; None for others."""
     if activation is None:
         return None

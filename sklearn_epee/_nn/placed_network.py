@@ -10,6 +10,7 @@ from torch import Tensor
 from .batch_layout import CONTEXT, WINDOWS, BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .int8_calibration import Int8Scales
 from .network import MultiExitNetwork
 
 
@@ -22,6 +23,8 @@ class PlacedNetwork:
         In evaluation mode, on its device. Never modified.
     dtype : torch.dtype
         What the layers compute in; heads are float32.
+    scales : Int8Scales, default=None
+        On a CPU, which products of the layers are those of 8-bit numbers.
 
     Attributes
     ----------
@@ -32,9 +35,14 @@ class PlacedNetwork:
         Its layers are run. On a CPU, with copies of the weights laid out for the processor.
     """
 
-    def __init__(self, network: MultiExitNetwork, dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None = None
+    ) -> None:
         self.device = next(network.backbone.parameters()).device
-        fast = fast_backbone(network.adapter, dtype) if self.device.type == "cpu" else None
+        fast = None
+        if self.device.type == "cpu":
+            layers = None if scales is None else scales.layers
+            fast = fast_backbone(network.adapter, dtype, layers)
         if fast is None:
             # On a CPU only packed products give, in bfloat16, what does not depend on the batch.
             on_cpu = self.device.type == "cpu"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .batch_scheduler import BatchScheduler, Step
 from .batching import EncodedSamples
 from .exit_rules import DynamicRule, ExitPolicy, ExitRule, Exits
+from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import JointRule
 from .layer_step import LayerStep
 from .placed_token_network import PlacedTokenNetwork
@@ -115,6 +116,8 @@ class TokenEngine:
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
         What the layers compute in; heads and entropies are float32.
+    scales : Int8Scales, default=None
+        On a CPU, which products of the layers are those of 8-bit numbers.
 
     Attributes
     ----------
@@ -130,14 +133,24 @@ class TokenEngine:
     exited are read but no longer computed. No graphs are captured on a GPU.
     """
 
-    def __init__(self, network: TokenExitNetwork, dtype: torch.dtype = torch.float32) -> None:
-        self._placed = PlacedTokenNetwork(network, dtype)
+    def __init__(
+        self,
+        network: TokenExitNetwork,
+        dtype: torch.dtype = torch.float32,
+        scales: Int8Scales | None = None,
+    ) -> None:
+        self._placed = PlacedTokenNetwork(network, dtype, scales)
         self.n_layers: int = network.n_layers
         self._class_counts: tuple[int, ...] = tuple(network.class_counts)
         self.n_columns = sum(self._class_counts)
         self._dtype = dtype
         costs = RowCosts(timed=self._placed.device.type == "cpu")
         self._row_first = RowFirst(self.n_layers, costs)
+
+    @staticmethod
+    def find_scales(network: TokenExitNetwork, samples: EncodedSentences) -> Int8Scales:
+        """Return how a network's layers are rounded to 8 bits; see `Engine.find_scales`."""
+        return find_scales(network.adapter, samples)
 
     def dynamic(
         self, samples: EncodedSentences, policy: ExitPolicy, batch_size: int | str = "auto"

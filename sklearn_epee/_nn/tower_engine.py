@@ -14,6 +14,7 @@ from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .engine import Engine
 from .exit_rules import ExitPolicy, ExitRule, Exits, ExitState, RecordingRule
+from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
@@ -32,6 +33,8 @@ class TowerEngine:
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
         What the layers compute in; heads and entropies are float32.
+    scales : tuple of two Int8Scales, default=None
+        Of each tower, on a CPU, which products of its layers are those of 8-bit numbers.
 
     Attributes
     ----------
@@ -52,14 +55,31 @@ class TowerEngine:
     the first tower after an early hand-over.
     """
 
-    def __init__(self, network: TwoTowerNetwork, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        network: TwoTowerNetwork,
+        dtype: torch.dtype = torch.float32,
+        scales: tuple[Int8Scales, Int8Scales] | None = None,
+    ) -> None:
         self._network = network
-        self._first = _FirstEngine(network.first, dtype)
-        self._second = _SecondEngine(network.second, dtype)
+        of_first, of_second = scales or (None, None)
+        self._first = _FirstEngine(network.first, dtype, of_first)
+        self._second = _SecondEngine(network.second, dtype, of_second)
         self.n_layers = network.n_layers
         self.n_columns = network.n_columns
         self._border = network.first.n_layers
         self._counts = network.class_counts
+
+    @staticmethod
+    def find_scales(
+        network: TwoTowerNetwork, samples: EncodedPairs
+    ) -> tuple[Int8Scales, Int8Scales]:
+        """Return how the layers of each tower are rounded to 8 bits; see `Engine.find_scales`."""
+        first, second = (np.flatnonzero(there) for there in samples.present.T)
+        return (
+            find_scales(network.first.adapter, samples.first_of(first)),
+            find_scales(network.second.adapter, samples.second_of(second)),
+        )
 
     def dynamic(
         self, samples: EncodedPairs, policy: ExitPolicy, batch_size: int | str = "auto"
@@ -237,8 +257,10 @@ class _FirstEngine(Engine):
     """Runs the first tower, keeping what its heads read of the samples that go on."""
 
     @staticmethod
-    def _place(network: MultiExitNetwork, dtype: torch.dtype) -> PlacedNetwork:
-        return _PlacedFirst(network, dtype)
+    def _place(
+        network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None
+    ) -> PlacedNetwork:
+        return _PlacedFirst(network, dtype, scales)
 
     def _step(self, rule: ExitRule) -> LayerStep:
         return _FirstStep(self._placed, rule, self._row_first, self._graphs)

@@ -60,7 +60,7 @@ def test_every_family_runs_layer_by_layer_as_its_adapter(family, options):
 
 def test_layers_that_share_weights_share_their_packed_copy():
     fast = fast_backbone(make_adapter("albert"), torch.float32)
-    assert len(set(fast._layers)) < len(fast._layers)
+    assert len(set(fast.layers)) < len(fast.layers)
 
 
 def test_gpt2_that_scales_attention_by_layer():

@@ -80,7 +80,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, n_out, n_in):
     ],
 )
 def test_activations_are_known_by_what_they_do(name, known):
-    assert packed_linear._fused_activation(ACT2FN[name]) == known
+    assert packed_linear.fused_activation(ACT2FN[name]) == known
 
 
 @pytest.mark.parametrize(

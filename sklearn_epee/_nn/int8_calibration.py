@@ -1,0 +1,283 @@
+"""How the rows that a trained backbone's products read are rounded to 8 bits, found on samples.
+
+One pass over some training samples notes the range of every column. For every product several ways
+to share the difficulty between rows and weights are tried on rows of that pass, and the one that
+changes the outcome least is kept; a product that changes too much even so is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .backbones import BackboneAdapter, LayerParts, LinearWeights
+from .batch_layout import backbone_inputs
+from .batching import EncodedSamples, positions_of
+from .fast_backbone import FastLayer, LayerReaders, LayerScales, fast_backbone, usual_layers
+from .int8_linear import MOST, InputScale, RoundedWeight, RowRounder
+from .packed_linear import PlainProduct
+from .prediction_batches import batch_limit, batches_by_length
+
+# Products whose outcome moves by more than this, as a share of how much it varies between rows,
+# stay as they are.
+MAX_ERROR = 0.1
+# Rows of which each product is tried.
+_ROWS = 256
+# How much of a column's range is put into its weights: s = range ** share / weight ** (1 - share).
+# None: all columns are rounded alike.
+_SHARES = (0.5, 0.75, 1.0, None)
+# Up to this error all columns of what an activation made are rounded alike, which costs nothing.
+_ERROR_WITHIN = 0.05
+# Rounded values are put around the middle, with some room for rows beyond those seen.
+_MIDDLE, _REACH = 127.5, 122.0
+
+
+@dataclass(frozen=True)
+class Int8Scales:
+    """Which products of a backbone are made of 8-bit numbers, and how their rows are rounded.
+
+    Attributes
+    ----------
+    layers : tuple of LayerScales
+        One a layer.
+    errors : tuple of dict of str to float
+        Of each layer by how much each product's outcome moved on the samples, as a share of how
+        much it varies between rows; names as in `LayerScales`.
+    """
+
+    layers: tuple[LayerScales, ...]
+    errors: tuple[dict[str, float], ...]
+
+    @property
+    def n_rounded(self) -> int:
+        """How many groups of products are rounded."""
+        return sum(scale is not None for layer in self.layers for scale in layer)
+
+    def without_worst_quarter(self) -> Int8Scales:
+        """Return the same without the quarter of the products that moves most, one at least."""
+        pairs = list(zip(self.layers, self.errors, strict=True))
+        # Layers that share their weights share their errors, and go together.
+        rounded = {
+            (errors[name], id(errors), name)
+            for layer, errors in pairs
+            for name in errors
+            if getattr(layer, name) is not None
+        }
+        worst = sorted(rounded, reverse=True)[: -(-len(rounded) // 4)]
+        layers = [
+            layer._replace(**{name: None for _, owner, name in worst if owner == id(errors)})
+            for layer, errors in pairs
+        ]
+        return replace(self, layers=tuple(layers))
+
+
+class NotPackableError(ValueError):
+    """The layers of a backbone are not built so that their products can be exchanged."""
+
+
+def check_packable_backbone(adapter: BackboneAdapter) -> None:
+    """Refuse a backbone whose layers can only be run as a whole.
+
+    Raises
+    ------
+    NotPackableError
+    """
+    if usual_layers(adapter) is None:
+        raise NotPackableError(
+            "precision='int8' needs layers whose products are known one by one; those of the "
+            f"backbone family {adapter.model.config.model_type!r} can only be run as a whole. "
+            "Expected 'auto', 'float32' or 'bfloat16'."
+        )
+
+
+@torch.inference_mode()
+def find_scales(adapter: BackboneAdapter, samples: EncodedSamples) -> Int8Scales:
+    """Return how the rows of a backbone's products are rounded, from some samples.
+
+    Parameters
+    ----------
+    adapter : BackboneAdapter
+        Of the trained model: on a CPU, in float32, in evaluation mode. Unchanged.
+    samples : EncodedSamples
+        Training samples. Without any, as a second tower may have it, nothing is rounded.
+
+    Returns
+    -------
+    Int8Scales
+
+    Raises
+    ------
+    NotPackableError
+        If the layers can only be run as a whole.
+    """
+    check_packable_backbone(adapter)
+    if not len(samples):
+        unknown = dict.fromkeys(LayerScales._fields, float("nan"))
+        return Int8Scales((LayerScales(),) * adapter.n_layers, (unknown,) * adapter.n_layers)
+    recorders = _record(adapter, samples)
+    found: dict[int, tuple[LayerScales, dict[str, float]]] = {}
+    layers = []
+    for parts, (layer, seen) in zip(usual_layers(adapter) or [], recorders, strict=True):
+        if id(layer) not in found:
+            found[id(layer)] = _layer_scales(parts, seen)
+        layers.append(found[id(layer)])
+    return Int8Scales(*(tuple(column) for column in zip(*layers, strict=True)))
+
+
+def _layer_scales(
+    parts: LayerParts, seen: Mapping[str, _Recorder]
+) -> tuple[LayerScales, dict[str, float]]:
+    """Return how the rows of a layer are rounded, and by how much its products move."""
+    ups = [parts.up] if parts.gate is None else [parts.gate, parts.up]
+    products = {
+        "attention": [parts.query, parts.key, parts.value],
+        "out": [parts.out],
+        "up": ups,
+        "down": [parts.down],
+    }
+    scales, errors = {}, {}
+    for name, affines in products.items():
+        errors[name], best = _best(seen[name], affines, within=name == "down" and len(ups) == 1)
+        scales[name] = best if errors[name] <= MAX_ERROR else None
+    return LayerScales(**scales), errors
+
+
+def _best(
+    seen: _Recorder, affines: Sequence[LinearWeights], within: bool
+) -> tuple[float, InputScale]:
+    """Return how the rows of some products are best rounded, and by how much the products move.
+
+    With ``within``, the product that makes the rows can round them.
+    """
+    trial = _Trial(seen.rows, affines)
+    if within:
+        common = _common_scale(seen)
+        error = trial.error(common)
+        if error <= _ERROR_WITHIN:
+            return error, common
+    tried = [(trial.error(scale), scale) for scale in _candidates(seen, affines)]
+    return min(tried, key=lambda pair: pair[0])
+
+
+def _candidates(seen: _Recorder, affines: Sequence[LinearWeights]) -> Iterator[InputScale]:
+    """Yield ways to round rows column by column."""
+    reach = (seen.high - seen.low).div(2)
+    # A column that never changes takes no room.
+    reach = reach.clamp_min(1e-4 * float(reach.max()) + 1e-8)
+    middle = (seen.high + seen.low).div(2)
+    weight = torch.stack([affine.weight.abs().amax(dim=0) for affine in affines]).amax(dim=0)
+    weight = weight.float().clamp_min(1e-4 * float(weight.max()) + 1e-8)
+    for share in _SHARES:
+        stretch = torch.ones_like(reach)
+        if share is not None:
+            stretch = reach**share / weight ** (1 - share)
+        widest = float((reach / stretch).max())
+        factor = (_REACH / (widest * stretch)).bfloat16().float()
+        shift = (_MIDDLE - middle * factor).bfloat16().float()
+        yield InputScale(factor.numpy(), shift.numpy(), seen.mean.numpy())
+
+
+def _common_scale(seen: _Recorder) -> InputScale:
+    """Return the way to round all columns alike, in which zero is a whole number."""
+    low, high = min(0.0, float(seen.low.min())), max(0.0, float(seen.high.max()))
+    factor = MOST / max(high - low, 1e-8)
+    alike = np.full(len(seen.mean), factor, np.float32)
+    zero = np.full(len(seen.mean), round(-low * factor), np.float32)
+    return InputScale(alike, zero, seen.mean.numpy(), is_common=True)
+
+
+class _Trial:
+    """Products of some rows, to which those of rounded rows are compared.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (r, in), float32
+    affines : sequence of LinearWeights
+        That read the rows.
+    """
+
+    def __init__(self, rows: Tensor, affines: Sequence[LinearWeights]) -> None:
+        self._rows = rows
+        self._affines = affines
+        plain = (PlainProduct(affine, torch.float32, None) for affine in affines)
+        self._exact = [product(rows) for product in plain]
+
+    def error(self, scale: InputScale) -> float:
+        """Return by how much the products move, as a share of how much they vary: the largest."""
+        # What a product rounds within itself has not been rounded to bfloat16 before.
+        dtype = torch.float32 if scale.is_common else torch.bfloat16
+        rounded = RowRounder(scale, dtype)(self._rows.to(dtype))
+        errors = []
+        for affine, exact in zip(self._affines, self._exact, strict=True):
+            moved = RoundedWeight(affine, scale)(rounded) - exact
+            varies = exact - exact.mean(dim=0) if len(exact) > 1 else exact
+            errors.append(float(moved.norm() / varies.norm().clamp_min(1e-12)))
+        return max(errors)
+
+
+# ------------------------------------------------------------------------- what the products read
+
+
+class _Recorder:
+    """Notes the range and the mean of the columns that it is shown, and keeps some rows.
+
+    Attributes
+    ----------
+    low, high, mean : Tensor of shape (in,), float32
+    rows : Tensor of shape (r, in), float32
+    """
+
+    def __init__(self, real: Callable[[], Tensor], every: int) -> None:
+        self._real = real
+        self._every = every
+        self._kept: list[Tensor] = []
+        self._n_rows = 0
+        self._total: Tensor | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Note the rows, and return them as they are."""
+        real = self._real()
+        seen = rows[: len(real)][real].float()
+        low, high, total = seen.amin(dim=0), seen.amax(dim=0), seen.sum(dim=0)
+        if self._total is not None:
+            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
+            total = total + self._total
+        self.low: Tensor = low
+        self.high: Tensor = high
+        self._total = total
+        self.mean: Tensor = total / (self._n_rows + len(seen))
+        self._kept.append(seen[-self._n_rows % self._every :: self._every])
+        self._n_rows += len(seen)
+        return rows
+
+    @property
+    def rows(self) -> Tensor:
+        return torch.cat(self._kept)
+
+
+def _record(
+    adapter: BackboneAdapter, samples: EncodedSamples
+) -> list[tuple[FastLayer, dict[str, _Recorder]]]:
+    """Run samples through all layers; return each with what its products read."""
+    fast = fast_backbone(adapter, torch.float32)
+    if fast is None:
+        raise NotPackableError
+    real = torch.ones(0, dtype=torch.bool)
+    every = max(1, int(positions_of(samples).sum()) // _ROWS)
+    recorders: dict[int, dict[str, _Recorder]] = {}
+    for layer in fast.layers:
+        if id(layer) not in recorders:
+            new = {name: _Recorder(lambda: real, every) for name in LayerReaders._fields}
+            recorders[id(layer)] = new
+            layer.readers = LayerReaders(**new)
+    for rows in batches_by_length(samples.lengths, batch_limit("auto"), samples.windows):
+        hidden, mask = fast.embed(backbone_inputs(samples.batch(rows)))
+        real = mask.flatten()
+        for number in range(1, adapter.n_layers + 1):
+            keys_values = fast.keys_values(number, hidden)
+            hidden = fast.rows(number, hidden, *keys_values, mask)
+    return [(layer, recorders[id(layer)]) for layer in fast.layers]

@@ -1,0 +1,240 @@
+"""Linear maps of rows that are rounded to 8 bits, on a CPU whose processor multiplies such rows.
+
+A row is rounded column by column, with scales that were fixed beforehand (`int8_calibration`): what
+becomes of it does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sklearn_epee._compat import cpu_capabilities, int8_linear
+
+from .backbones import LinearWeights
+from .packed_linear import fused_activation
+
+# Rounded rows are 0 to 255, weights -127 to 127.
+MOST = 255
+_MOST_OF_WEIGHT = 127
+# What a processor must be able to do, by torch's names: multiply bytes and add up in 32 bits. One
+# without adds up pairs of products in 16 bits, which overflow.
+_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+@dataclass(frozen=True)
+class InputScale:
+    """How the rows that a product reads are rounded: q = x * factor + shift, rounded, 0 to 255.
+
+    Parameters
+    ----------
+    factor, shift, mean : ndarray of shape (in,), float32
+        The mean is that of the rows that the scale was made from: what a rounded weight gets wrong
+        of it goes into the bias.
+    is_common : bool
+        Whether all columns have one factor and one whole shift, so that the product which makes the
+        rows can round them itself.
+    """
+
+    factor: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    is_common: bool = False
+
+
+class RowRounder:
+    """Rounds the rows of a matrix to unsigned bytes, as an `InputScale` says.
+
+    Parameters
+    ----------
+    scale : InputScale
+    dtype : torch.dtype
+        What the rows come in.
+    """
+
+    def __init__(self, scale: InputScale, dtype: torch.dtype) -> None:
+        self._factor = torch.from_numpy(scale.factor).to(dtype)
+        self._shift = torch.from_numpy(scale.shift).to(dtype)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the rows (r, in), rounded, uint8."""
+        rounded = torch.addcmul(self._shift, rows, self._factor)
+        return rounded.clamp_(0, MOST).round_().to(torch.uint8)
+
+
+class RoundedWeight:
+    """The weight and bias of an affine map, for rows that are rounded as a scale says.
+
+    Parameters
+    ----------
+    affine : LinearWeights
+    scale : InputScale
+        Of the rows.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (out, in), int8
+    scales : Tensor of shape (out,), float32
+        ``q @ (weight * scales).T + bias`` is the outcome for rounded rows q.
+    bias : Tensor of shape (out,), float32
+    """
+
+    def __init__(self, affine: LinearWeights, scale: InputScale) -> None:
+        factor, shift, mean = map(torch.from_numpy, (scale.factor, scale.shift, scale.mean))
+        # Of rounded rows, whose columns are stretched by the factors.
+        exact = affine.weight.detach().float() / factor
+        scales = exact.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        self.scales = scales / _MOST_OF_WEIGHT
+        rounded = (exact / self.scales.unsqueeze(1)).round_()
+        # GPT-2 keeps its weights transposed.
+        self.weight = rounded.to(torch.int8).contiguous()
+        wrong = exact - rounded.mul_(self.scales.unsqueeze(1))
+        self.bias = wrong @ (mean * factor + shift) - exact @ shift
+        if affine.bias is not None:
+            self.bias += affine.bias.detach().float()
+
+    def __call__(self, rounded: Tensor) -> Tensor:
+        """Return the outcome for rounded rows (r, in), float32, as plain torch computes it."""
+        return (rounded.float() @ self.weight.float().T) * self.scales + self.bias
+
+
+class Int8Product:
+    """An affine map of rounded rows, by oneDNN's product of 8-bit numbers.
+
+    Sums are exact, so that a row's outcome does not depend on the rows beside it.
+
+    Parameters
+    ----------
+    affine : LinearWeights
+    scale : InputScale
+        How the rows were rounded.
+    dtype : torch.dtype
+        Of the outcome.
+    activation : callable, default=None
+        For `activated`; the common ones are applied within the product.
+    rounded_for : InputScale, default=None
+        Of the product that reads what `activated` returns. If it `is_common` and the activation is
+        applied within this product, so is the rounding.
+
+    Attributes
+    ----------
+    rounds : bool
+        Whether `activated` returns rounded rows.
+    """
+
+    def __init__(
+        self,
+        affine: LinearWeights,
+        scale: InputScale,
+        dtype: torch.dtype,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        rounded_for: InputScale | None = None,
+    ) -> None:
+        operators = int8_linear()
+        self._linear, self._linear_add = operators.linear, operators.linear_add
+        rounded = RoundedWeight(affine, scale)
+        zeros = torch.zeros(len(rounded.scales), dtype=torch.int32)
+        packed = operators.reorder(rounded.weight, None)
+        self._weight = packed, rounded.scales, zeros
+        self._bias = rounded.bias
+        self._dtype = dtype
+        self._fused = fused_activation(activation)
+        self._activation = None if self._fused else activation
+        self.rounds = bool(self._fused and rounded_for is not None and rounded_for.is_common)
+        self._out = (1.0, 0, dtype)
+        if self.rounds and rounded_for is not None:
+            scale_out = 1 / float(rounded_for.factor[0])
+            self._out = (scale_out, int(rounded_for.shift[0]), torch.uint8)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the rows (r, in), uint8, mapped to (r, out)."""
+        return self._multiply(rows, 1.0, 0, self._dtype, "none", "")
+
+    def activated(self, rows: Tensor) -> Tensor:
+        """Return the rows, mapped and through the activation, and rounded if it `rounds`."""
+        if self._fused:
+            return self._multiply(rows, *self._out, *self._fused)
+        product = self(rows)
+        return product if self._activation is None else self._activation(product)
+
+    def added(self, rows: Tensor, other: Tensor) -> Tensor:
+        """Return the rows, mapped and added to others (r, out)."""
+        added: Tensor = self._linear_add(
+            rows, 1.0, 0, *self._weight, other, self._bias, 1.0, 0, self._dtype,
+            1.0, 0, "add", 1.0, "none", [], "",
+        )  # fmt: skip
+        return added
+
+    def _multiply(self, rows: Tensor, *out: Any) -> Tensor:
+        *form, name, variant = out
+        product: Tensor = self._linear(
+            rows, 1.0, 0, *self._weight, self._bias, *form, name, [], variant
+        )
+        return product
+
+
+@functools.cache
+def why_not_int8() -> str:
+    """Return why 8-bit products cannot be used on this CPU; an empty string if they can."""
+    capabilities = cpu_capabilities()
+    if not any(capabilities.get(name) for name in _INSTRUCTIONS):
+        return (
+            "its processor has no instructions that multiply 8-bit numbers and add up in 32 bits "
+            "(AVX-512 VNNI, AVX-VNNI or AMX)"
+        )
+    problem = _fault()
+    return (
+        f"oneDNN's 8-bit products fail in torch {torch.__version__}: {problem}" if problem else ""
+    )
+
+
+def _fault() -> str:
+    """Return what is wrong with 8-bit products here; an empty string if nothing is."""
+    generator = torch.Generator().manual_seed(0)
+    n_in, n_out = 256, 320
+    rows = torch.randint(0, MOST + 1, (96, n_in), generator=generator).to(torch.uint8)
+    others = torch.randn(96, n_out, generator=generator)
+    weight = torch.randn(n_out, n_in, generator=generator).mul_(0.05)
+    affine = LinearWeights(weight, torch.randn(n_out, generator=generator))
+    columns = np.full(n_in, 40, np.float32), np.full(n_in, 128, np.float32)
+    scale = InputScale(*columns, np.zeros(n_in, np.float32))
+    narrow = np.full(n_out, 40, np.float32), np.full(n_out, 20, np.float32)
+    common = InputScale(*narrow, np.zeros(n_out, np.float32), is_common=True)
+    with torch.inference_mode():
+        try:
+            product = Int8Product(affine, scale, torch.float32, functional.gelu, common)
+            found = [product(rows), product.activated(rows), product.added(rows, others)]
+            parts = [
+                [
+                    product(rows[:n]),
+                    product.activated(rows[:n]),
+                    product.added(rows[:n], others[:n]),
+                ]
+                for n in (1, 2, 7, 33)
+            ]
+        except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
+            # Another processor, or a release of torch that names its operators otherwise.
+            return str(error).partition("\n")[0] or type(error).__name__
+        plain = RoundedWeight(affine, scale)(rows)
+        rounded = (functional.gelu(plain) * 40 + 20).round().clamp(0, MOST)
+    if not all(_is_close(*pair) for pair in ((found[0], plain), (found[2], plain + others))):
+        return "they give other numbers"
+    if (found[1].float() - rounded).abs().max() > 1:
+        return "they round to other numbers"
+    if not all(
+        torch.equal(a, b[: len(a)]) for few in parts for a, b in zip(few, found, strict=True)
+    ):
+        return "a row depends on the rows beside it"
+    return ""
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(found.float(), expected, rtol=1e-4, atol=1e-3)
