@@ -366,6 +366,48 @@ class ExitPredictionMixin(ClassifierMixin):
         for proba in self._layer_by_layer(state, X):
             yield state.tasks.proba(proba)
 
+    def visited_predict_proba(self, X: Any) -> Any:
+        """Predict class probabilities at the exits that samples visit under the exit policy.
+
+        Layers above a sample's exit do not run for it.
+
+        Parameters
+        ----------
+        X : samples
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_layers, n_classes), float32, or list of such arrays
+            NaN in all classes above the exit of a sample, and at exits that it does not have. A
+            list with one array per task if there are several.
+
+        Raises
+        ------
+        ValueError
+            If X is not as described.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> visited = ~np.isnan(clf.visited_predict_proba(X)).any(axis=2)
+        >>> bool((visited.sum(axis=1) == clf.predict_exit_layer(X)).all())
+        True
+        """
+        state = self._fitted()
+        samples = self._check_samples(X, state.summary)
+        policy, batch_size = self._policy(state), self._prediction_batch()
+        engine = state.engine(*self._setting())
+        windows = _encoded(state, samples)
+        proba = [engine.visited(window, policy, batch_size) for window in windows]
+        return state.tasks.proba(np.concatenate(proba))
+
     def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
         """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
 

@@ -115,6 +115,24 @@ class PredictsWords(Protocol):
 
 
 @runtime_checkable
+class PredictsVisited(Protocol):
+    """A classifier that tells the probabilities of all exits that a sample goes through.
+
+    `predict_set` asks for them; without the method it runs all layers.
+    """
+
+    def visited_predict_proba(self, X: Any) -> NDArray[np.floating]:
+        """Return the heads' probabilities of the visited exits, under the classifier's own policy.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_layers, n_classes)
+            NaN in all classes above the exit of a sample, and at exits that it does not have.
+        """
+        ...
+
+
+@runtime_checkable
 class MapsExitLogits(Protocol):
     """A classifier whose exits can be calibrated, as they end in a linear map."""
 

@@ -298,6 +298,11 @@ class StagedPredictions:
         rows = np.arange(len(exits))
         return [proba[rows, exits - 1] for proba in self.proba]
 
+    def visited(self, exits: Integers) -> NDArray[np.bool_]:
+        """Return which exits, (n_samples, n_layers), samples visit that exit at these layers."""
+        visited = np.arange(1, self.n_layers + 1) <= exits[:, np.newaxis]
+        return visited if self.own is None else visited & self.own
+
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Return some of the samples."""
         return replace(

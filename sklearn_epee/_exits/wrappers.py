@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._compat import BaseSearchCV
 
+from .checks import check_patience, check_tau
 from .staged import StagedPredictions
 
 _METHODS = ("staged_predict_proba", "predict_with_exits")
@@ -363,6 +364,53 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
     if costs is not None or towers is not None:
         staged = staged.with_costs(costs, towers)
     return staged, tasks
+
+
+def visited_proba(estimator: Any, X: Any) -> NDArray[np.floating]:
+    """Return the probabilities of the exits that samples go through under their own policy.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, of one task.
+    X : samples
+        As `estimator` takes them; the steps of a pipeline are applied.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers, n_classes)
+        NaN above the exit of a sample, and at exits that it does not have. They come from one early
+        exit pass where the classifier has `visited_predict_proba`, else from all layers.
+
+    Raises
+    ------
+    TypeError
+        If there is no classifier with early exits.
+    """
+    found = find_exits(estimator, X)
+    if hasattr(found.classifier, "visited_predict_proba"):
+        return np.asarray(found.classifier.visited_predict_proba(found.X))
+    staged, _ = staged_predictions(found.classifier, found.X)
+    exits = own_exit_layers(staged, own_policy(estimator))
+    return np.where(staged.visited(exits)[..., np.newaxis], staged.head_proba[0], np.nan)
+
+
+def own_exit_layers(staged: StagedPredictions, policy: OwnPolicy) -> NDArray[np.int64]:
+    """Return the exit layer of each sample by the policy of the estimator that predicted it.
+
+    Parameters
+    ----------
+    staged : StagedPredictions
+    policy : OwnPolicy
+        With a tau.
+    """
+    if policy.tau is None:
+        raise TypeError(
+            "estimator must be a classifier that exits by the parameters tau and patience; got one "
+            "that exits by rules of its own."
+        )
+    patience = check_patience(policy.patience, staged.n_layers)
+    return staged.exit_layers(check_tau(policy.tau), patience)
 
 
 def exit_costs(classifier: Any) -> NDArray[np.float64] | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler
 from .batching import EncodedSamples
-from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule
+from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule, VisitedRule
 from .graphs import CudaCapture, LayerGraphs
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
@@ -156,6 +156,28 @@ class Engine:
         out = np.empty((len(samples), self.n_layers, self.n_columns), np.float32)
         self.run(samples, RecordingRule(1, self.n_layers, out), batch_size)
         return out
+
+    def visited(
+        self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of the exits that samples visit under a policy.
+
+        Parameters
+        ----------
+        samples : EncodedSamples
+        policy : ExitPolicy
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        ndarray of shape (n, M, K), float32
+            NaN above a sample's exit.
+        """
+        proba = np.full((len(samples), self.n_layers, self.n_columns), np.nan, np.float32)
+        out = Exits.empty(len(samples), self.n_columns, len(self._class_counts))
+        rule = dynamic_rule(policy, self.n_layers, out, self._class_counts)
+        self.run(samples, VisitedRule(rule, proba), batch_size)
+        return proba
 
     def run(self, samples: EncodedSamples, rule: ExitRule, batch_size: int | str = "auto") -> None:
         """Run samples to their exits; the rule records their predictions.

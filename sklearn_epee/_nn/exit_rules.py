@@ -219,6 +219,38 @@ class RecordingRule:
         return Decision(nobody if layer == self.last_layer else None, state)
 
 
+class VisitedRule:
+    """Samples exit by a rule; the probabilities of all exits that they visit are recorded too.
+
+    Parameters
+    ----------
+    rule : ExitRule
+    out : ndarray of shape (n, M, K), float32
+        Where to; exits that are not visited stay as they are.
+    """
+
+    def __init__(self, rule: ExitRule, out: NDArray[np.float32]) -> None:
+        self.last_layer = rule.last_layer
+        self.rates_key: Hashable | None = rule.rates_key
+        self._rule = rule
+        self._out = out
+
+    def reads(self, layer: int) -> bool:  # noqa: ARG002
+        """Return whether the head of a layer is needed: that of every one."""
+        return True
+
+    def may_exit(self, layer: int) -> bool:
+        """Return whether a sample can exit at a layer."""
+        return self._rule.may_exit(layer)
+
+    def decide(
+        self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
+    ) -> Decision:
+        """Record the probabilities of a layer, and the predictions of the samples that exit."""
+        self._out[rows, layer - 1] = proba.cpu().numpy()
+        return self._rule.decide(layer, proba, rows, state)
+
+
 class DynamicRule:
     """Samples exit by entropy or patience.
 

@@ -13,7 +13,7 @@ from .active_batch import ActiveBatch
 from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .engine import Engine
-from .exit_rules import ExitPolicy, ExitRule, Exits, ExitState, RecordingRule
+from .exit_rules import ExitPolicy, ExitRule, Exits, ExitState, RecordingRule, VisitedRule
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
@@ -148,6 +148,32 @@ class TowerEngine:
         end = RecordingRule(1, self._border, out)
         self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
         return out
+
+    def visited(
+        self, samples: EncodedPairs, policy: ExitPolicy, batch_size: int | str = "auto"
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of the exits that samples visit under a policy.
+
+        Parameters
+        ----------
+        samples : EncodedPairs
+        policy : ExitPolicy
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        ndarray of shape (n, M1 + M2, K), float32
+            NaN above a sample's exit, and where it does not have an exit.
+        """
+        proba = np.full((len(samples), self.n_layers, self.n_columns), np.nan, np.float32)
+        out = Exits.empty(len(samples), self.n_columns, len(self._counts))
+        both, alone = (
+            VisitedRule(dynamic_rule(policy, n, out, self._counts), proba)
+            for n in (self.n_layers, self._border)
+        )
+        self.run(samples, both, self.n_layers, batch_size)
+        self._run_first(samples, ~samples.present[:, 1], alone, self._border, batch_size)
+        return proba
 
     def _within_first(
         self, samples: EncodedPairs, layer: int, batch_size: int | str

@@ -25,8 +25,12 @@ from sklearn_epee._exits.wrappers import (
 from sklearn_epee._folders import PretrainedMixin
 from sklearn_epee.metrics import exit_scores
 
+from ._set_prediction import SetPredictionMixin
 
-class BaseExitPolicyClassifier(PretrainedMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+
+class BaseExitPolicyClassifier(
+    SetPredictionMixin, PretrainedMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
+):
     """Shared by the fixed and the tuned exit policy; not to be used by itself."""
 
     estimator: Any
@@ -68,7 +72,7 @@ class BaseExitPolicyClassifier(PretrainedMixin, ClassifierMixin, MetaEstimatorMi
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
-        for name in ("exit_costs_", "n_tower_layers_"):
+        for name in ("exit_costs_", "n_tower_layers_", "prediction_sets_"):
             self.__dict__.pop(name, None)  # of an earlier fit
             if getattr(classifier, name, None) is not None:
                 setattr(self, name, getattr(classifier, name))

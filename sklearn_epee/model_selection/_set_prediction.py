@@ -1,0 +1,313 @@
+"""Prediction sets of classifiers with a policy chosen from outside."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+
+from sklearn_epee._checks.tasks import as_target, check_any_labels
+from sklearn_epee._compat import num_samples
+from sklearn_epee._exits.wrappers import (
+    is_multilabel,
+    own_exit_layers,
+    own_policy,
+    staged_predictions,
+    visited_proba,
+)
+
+from ._nested_sets import NestedSets, smallest_calibration
+
+_VALID_FOR = ("any_policy", "policy")
+_MOST_NAMED = 5
+
+
+class SetPredictionMixin:
+    """Prediction sets from held-out samples; not to be used by itself."""
+
+    def _with_policy(self) -> Any:
+        raise NotImplementedError
+
+    def conformalize(
+        self,
+        X: Any,
+        y: ArrayLike,
+        *,
+        coverage: float = 0.9,
+        per_class: bool = False,
+        valid_for: str = "any_policy",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Self:
+        """Learn from held-out samples how large the sets of `predict_set` have to be.
+
+        Nothing is trained, and predictions stay as they are.
+
+        Parameters
+        ----------
+        X : samples
+            On which neither the network was trained nor its exits were calibrated. With
+            ``valid_for="any_policy"`` they may be those on which the policy was chosen.
+        y : array-like of shape (n_samples,)
+            Labels.
+        coverage : float in (0, 1), default=0.9
+            Probability with which the true class of a new sample is to be in its set, at least.
+        per_class : bool, default=False
+            Whether each class is to be covered with this probability by itself, not only all
+            samples together. Every class then needs ``coverage / (1 - coverage)`` samples at the
+            least, beside the 30 % that make exits comparable; one with fewer is in all sets.
+        valid_for : {"any_policy", "policy"}, default="any_policy"
+            "any_policy": the true class is in the sets of all exits at once, so that the coverage
+            holds whatever decides on exits, also a policy that is set later. "policy": it is in the
+            sets of the exits that the present policy visits, which makes smaller sets; the policy
+            must not have been chosen on these samples, and `predict_set` refuses another one.
+        random_state : int, RandomState instance or None, default=None
+            Splits the samples into those that make exits comparable and those that set the limits.
+
+        Returns
+        -------
+        self : object
+            With the attribute `prediction_sets_`, a dict of what was learned.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described, a label is not known, or there are several tasks or
+            labels per sample.
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If classes have too few samples, and are in every set.
+
+        Notes
+        -----
+        The *level* of a class at an exit is the share of samples whose true class had a higher
+        probability there, learned from 30 % of the samples drawn at random. The score of a class is
+        its largest level over the visited exits. The limit is the score of rank ``ceil((n + 1) *
+        coverage)`` among the true classes' scores of the other n samples, of all or of each class
+        [1]_. The coverage is exact for any n, network and levels, as a probability over draws of
+        these samples and the new one together, if they are exchangeable: independent and of the
+        same kind will do. It does not hold for each kind of samples by itself, except classes with
+        `per_class`, nor on data that have drifted. Sets that shrink from exit to exit are those of
+        [2]_ in aim; there they come from confidence sequences, here from one conformal score.
+
+        References
+        ----------
+        .. [1] V. Vovk, A. Gammerman, G. Shafer, "Algorithmic learning in a random world", Springer
+           (2005); label-conditional ("Mondrian") prediction is in chapter 4.
+        .. [2] M. Jazbec, P. Forré, S. Mandt, D. Zhang, E. Nalisnick, "Early-exit neural networks
+           with nested prediction sets", arXiv:2311.05931.
+
+        Examples
+        --------
+        >>> from sklearn.frozen import FrozenEstimator
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(240, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+        >>> fixed = FixedExitPolicyClassifier(FrozenEstimator(clf), patience=3).fit(X, y)
+        >>> fixed.conformalize(X[60:200], y[60:200], coverage=0.8, random_state=0)
+        FixedExitPolicyClassifier(...)
+        >>> fixed.predict_set(X[200:]).shape
+        (40, 4)
+        """
+        estimator = self._with_policy()
+        coverage = _check_coverage(coverage)
+        _check_options(per_class, valid_for)
+        given = as_target(check_any_labels(y, num_samples(X), type(self).__name__))
+        _check_one_task(estimator, given)
+        rng = check_random_state(random_state)
+        staged, tasks = staged_predictions(estimator, X)
+        tasks.check_known(given)
+        policy = own_policy(estimator)
+        exits = np.full(staged.n_samples, staged.n_layers)
+        if valid_for == "policy":
+            exits = own_exit_layers(staged, policy)
+        sets = NestedSets.learn(
+            staged.head_proba[0],
+            tasks.codes(given),
+            staged.visited(exits),
+            coverage=coverage,
+            per_class=bool(per_class),
+            rng=rng,
+        )
+        _warn_of_full_sets(sets, tasks.classes, per_class=bool(per_class))
+        held_for = (policy.tau, policy.patience) if valid_for == "policy" else None
+        # In plain words, for folders without pickle.
+        self.prediction_sets_ = {**asdict(sets), "policy": held_for}
+        return self
+
+    def predict_set(self, X: Any, *, allow_empty: bool = False) -> NDArray[np.bool_]:
+        """Predict for each sample a set of classes that holds the true one with known probability.
+
+        The samples exit by the policy; a set is what is left of all classes at the exit. It is a
+        part of the sets of the exits before.
+
+        Parameters
+        ----------
+        X : samples
+        allow_empty : bool, default=False
+            Whether a set may be empty, which says that the exits contradict each other: no class
+            conforms at all of them. If not, the class that conforms best among the last ones stays,
+            which can only cover more.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), bool
+            Which classes are in the set, columns in the order of ``classes_``. The predicted class
+            need not be among them.
+
+        Raises
+        ------
+        ValueError
+            If the sets were made for another policy.
+        sklearn.exceptions.NotFittedError
+            Before `fit` and `conformalize`.
+
+        Examples
+        --------
+        >>> from sklearn.frozen import FrozenEstimator
+        >>> from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(240, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+        >>> tuned = TunedExitPolicyClassifierCV(FrozenEstimator(clf)).fit(X[60:200], y[60:200])
+        >>> sets = tuned.conformalize(X[60:200], y[60:200], random_state=0).predict_set(X[200:])
+        >>> bool(sets.any(axis=1).all())
+        True
+
+        The labels in the set of a sample:
+
+        >>> set(tuned.classes_[sets[0]]) <= set(tuned.classes_)
+        True
+        """
+        learned, _ = self._for_policy()
+        proba = visited_proba(self._with_policy(), X)
+        *_, sets = learned.staged(proba, allow_empty=bool(allow_empty))
+        return sets
+
+    def staged_predict_set(
+        self, X: Any, *, allow_empty: bool = False
+    ) -> Iterator[NDArray[np.bool_]]:
+        """Predict the sets of every exit, from one forward pass through all layers.
+
+        Parameters
+        ----------
+        X : samples
+        allow_empty : bool, default=False
+            See `predict_set`.
+
+        Yields
+        ------
+        ndarray of shape (n_samples, n_classes), bool
+            The set after layer 1, then 2, up to ``n_layers_``, each a part of the one before. That
+            of the layer where a sample exits is its `predict_set`. At an exit that a sample does
+            not have the set stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If the sets were made for the samples' policy alone, which does not visit all exits.
+        sklearn.exceptions.NotFittedError
+            Before `fit` and `conformalize`.
+
+        Examples
+        --------
+        >>> from sklearn.frozen import FrozenEstimator
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(240, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+        >>> fixed = FixedExitPolicyClassifier(FrozenEstimator(clf)).fit(X, y)
+        >>> fixed = fixed.conformalize(X[60:200], y[60:200], random_state=0)
+        >>> first, *_, last = fixed.staged_predict_set(X[200:])
+        >>> bool((last <= first).all())
+        True
+        """
+        learned, policy = self._for_policy()
+        if policy is not None:
+            raise ValueError(
+                "The sets of valid_for='policy' hold for the exits that the policy visits, but "
+                "staged_predict_set goes through all. Conformalize with valid_for='any_policy'."
+            )
+        staged, _ = staged_predictions(self._with_policy(), X)
+        proba = staged.head_proba[0]
+        if staged.own is not None:
+            proba = np.where(staged.own[..., np.newaxis], proba, np.nan)
+        yield from learned.staged(proba, allow_empty=bool(allow_empty))
+
+    def _for_policy(self) -> tuple[NestedSets, tuple[float, int | None] | None]:
+        """Return what was learned, and the policy it holds for, if that is the present one."""
+        own = own_policy(self._with_policy())
+        found = dict(self.__dict__.get("prediction_sets_", {}))
+        if not found:
+            raise NotFittedError(
+                f"This {type(self).__name__} has no prediction sets yet; call 'conformalize' with "
+                "held-out samples before 'predict_set'."
+            )
+        policy, now = found.pop("policy"), (own.tau, own.patience)
+        if policy not in (None, now):
+            raise ValueError(
+                f"The prediction sets hold for tau={policy[0]!r}, patience={policy[1]!r}, "
+                f"but the policy is tau={now[0]!r}, patience={now[1]!r} now. "
+                "Conformalize again, or with valid_for='any_policy'."
+            )
+        return NestedSets(**found), policy
+
+
+def _check_coverage(coverage: Any) -> float:
+    if isinstance(coverage, (bool, np.bool_)) or not isinstance(coverage, Real):
+        raise TypeError(f"coverage must be a float in (0, 1); got {coverage!r}.")
+    if not 0 < float(coverage) < 1:
+        raise ValueError(f"coverage must be a float in (0, 1); got {coverage!r}.")
+    return float(coverage)
+
+
+def _check_options(per_class: Any, valid_for: Any) -> None:
+    if not isinstance(per_class, (bool, np.bool_)):
+        raise TypeError(f"per_class must be True or False; got {per_class!r}.")
+    if not isinstance(valid_for, str) or valid_for not in _VALID_FOR:
+        raise ValueError(f"valid_for must be 'any_policy' or 'policy'; got {valid_for!r}.")
+
+
+def _check_one_task(estimator: Any, y: NDArray[Any]) -> None:
+    if is_multilabel(estimator):
+        raise ValueError(
+            "Prediction sets are of the classes of one task, but each sample may have any of "
+            "several labels here. TunedLabelThresholdsClassifierCV chooses thresholds for those."
+        )
+    if y.ndim > 1:
+        raise ValueError(
+            f"Prediction sets are of the classes of one task, but y holds {y.shape[1]} tasks."
+        )
+
+
+def _warn_of_full_sets(sets: NestedSets, classes: NDArray[Any], *, per_class: bool) -> None:
+    """Warn of classes whose samples are too few to leave them out of any set."""
+    full = np.flatnonzero(np.isinf(sets.limits))
+    if not len(full):
+        return
+    needed = smallest_calibration(sets.coverage)
+    subject = "All classes are in every set"
+    if per_class:
+        names = ", ".join(
+            f"{classes[k].item()!r} ({sets.n_samples[k]} samples)" for k in full[:_MOST_NAMED]
+        )
+        more = f" and {len(full) - _MOST_NAMED} more" if len(full) > _MOST_NAMED else ""
+        subject = f"The classes {names}{more} are in every set"
+    warnings.warn(
+        f"{subject}: a coverage of {sets.coverage} needs {needed} samples"
+        f"{' of each class' if per_class else ''} beside the 30 % that make exits comparable. "
+        "Give more samples, or accept a lower coverage.",
+        UserWarning,
+        stacklevel=3,
+    )
