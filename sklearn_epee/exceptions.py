@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassRecallWarning", "ModelFolderError"]
+__all__ = ["ClassRecallWarning", "ExitAlarmWarning", "ModelFolderError"]
 
 
 class ClassRecallWarning(UserWarning):
@@ -39,4 +39,23 @@ class ModelFolderError(ValueError):
     ... except ModelFolderError as error:
     ...     print("refused")
     refused
+    """
+
+
+class ExitAlarmWarning(UserWarning):
+    """Early exits in use are not what they were.
+
+    :class:`~sklearn_epee.monitoring.ExitAudit` and :class:`~sklearn_epee.monitoring.ExitMonitor`
+    warn with it, once per alarm. To make an error of it::
+
+        import warnings
+        from sklearn_epee.exceptions import ExitAlarmWarning
+
+        warnings.filterwarnings("error", category=ExitAlarmWarning)
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import ExitAlarmWarning
+    >>> issubclass(ExitAlarmWarning, UserWarning)
+    True
     """

@@ -15,6 +15,7 @@ LIGHT_ROOMS = (
     "policy",
     "metrics",
     "model_selection",
+    "monitoring",
     "_exits",
     "_entities",
     "_spans",

@@ -140,7 +140,7 @@ class SetPredictionMixin:
             per_class=bool(per_class),
             rng=rng,
         )
-        _warn_of_full_sets(sets, tasks.classes, per_class=bool(per_class))
+        _warn_of_full_sets(sets, np.asarray(tasks.classes), per_class=bool(per_class))
         held_for = (policy.tau, policy.patience) if valid_for == "policy" else None
         # In plain words, for folders without pickle.
         self.prediction_sets_ = {**asdict(sets), "policy": held_for}
@@ -245,7 +245,7 @@ class SetPredictionMixin:
             proba = np.where(staged.own[..., np.newaxis], proba, np.nan)
         yield from learned.staged(proba, allow_empty=bool(allow_empty))
 
-    def _for_policy(self) -> tuple[NestedSets, tuple[float, int | None] | None]:
+    def _for_policy(self) -> tuple[NestedSets, tuple[float | None, int | None] | None]:
         """Return what was learned, and the policy it holds for, if that is the present one."""
         own = own_policy(self._with_policy())
         found = dict(self.__dict__.get("prediction_sets_", {}))

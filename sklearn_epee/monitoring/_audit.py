@@ -1,0 +1,643 @@
+"""ExitAudit: a promise against full depth, watched in use without labels."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from numbers import Integral
+from threading import Lock
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_epee._compat import num_samples, safe_indexing
+from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.wrappers import (
+    chain,
+    find_exits,
+    own_policy,
+    predicts_words,
+    staged_predictions,
+    with_policy,
+)
+from sklearn_epee.exceptions import ExitAlarmWarning
+
+from ._confidence import rate_interval
+from ._evidence import Evidence, rate_bets
+from ._state import check_share, parsed
+
+_SCHEMA = 1
+# How many samples' bets are made before the capital of all is known: one at a time.
+Policy = tuple[float, int | None]
+
+
+class ExitAudit:
+    """Early-exit classifier of which a random share of samples runs to full depth, and is compared.
+
+    A bound on the disagreement with full depth holds for data like those it was tested on. Here it
+    is watched on the data that come: each sample is audited with a small probability, which takes
+    one pass through all layers and no label. From the audited samples follow an interval for the
+    disagreement that holds at all times at once, and an alarm whose false-alarm probability is
+    known over unlimited time. On request an alarm tightens `tau`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with early exits, or a pipeline, search object or wrapper that ends in such a
+        classifier; :class:`~sklearn_epee.TunedExitPolicyClassifierCV` too. It stays as it is.
+    max_disagreement : float in (0, 1)
+        What was promised: the largest share of predictions that may differ from those at full
+        depth. With several tasks or labels a prediction differs if any of them does.
+    confidence : float in (0, 1), default=0.95
+        Of the interval; 1 - confidence is the largest probability of a false alarm.
+    share : float in (0, 1], default=0.02
+        Probability with which a sample is audited.
+    alarm_at : float in (0, 1), default=None
+        The alarm says that the disagreement is above this; None is `max_disagreement`. A lower one
+        warns before the promise is broken, and also where it is kept narrowly.
+    tighten : bool, default=False
+        Whether an alarm lowers `tau`, in `n_steps` equal steps to 0 and then to full depth.
+    n_steps : int, default=10
+        Read with `tighten` only.
+    random_state : int, RandomState instance or None, default=None
+        Draws the audited samples.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The estimator with the policy in force.
+    tau_, patience_ : float, int or None
+        The policy in force.
+    n_seen_, n_audited_, n_disagreed_ : int
+        Samples predicted; audited; and those of them for which the policy in force differs from
+        full depth.
+    interval_ : tuple of float
+        Confidence interval for the disagreement under the policy in force: for its mean over the
+        samples audited so far, which may drift. It holds after every sample at once.
+    evidence_ : float
+        Against "the disagreement has always been at most `alarm_at`"; an alarm is raised where it
+        reaches ``1 / (1 - confidence)``. It is the capital of a bettor who began with 1.
+    alarm_ : bool
+        Whether there has been an alarm.
+    alarms_ : list of dict
+        "n_seen" and "n_audited" at each alarm, and "tau" and "patience" that it was about.
+
+    See Also
+    --------
+    ExitMonitor : Drift of exits and entropies, without any additional pass.
+    sklearn_epee.TunedExitPolicyClassifierCV : Chooses the policy that makes the promise.
+
+    Notes
+    -----
+    **Interval.** For each of a fixed set of odds w, ``w**S / (1 - p + p * w)**n`` is what a bettor
+    has made of 1 who bet with these odds against a disagreement of p, S of n audited samples
+    having differed. The interval holds all p against which the bettors have made less than ``1 /
+    (1 - confidence)`` on the mean, as in [1]_ with bets fixed beforehand. It then holds for the
+    mean of disagreements that change, too.
+
+    **Alarm.** Bets against "at most `alarm_at`" multiply the capital by ``1 + stake * (loss -
+    alarm_at)`` for each audited sample, with eight stakes and from every starting time at once: the
+    capital is spread over all of them [2]_, or the bets lost in a good year would have to be won
+    back first. As long as the disagreement is at most `alarm_at` whatever came before, the chance
+    that there is ever an alarm is at most 1 - confidence.
+
+    **Tightening.** An audited sample shows what every smaller `tau` would have predicted, so all
+    candidates are tested from the start, and the largest `tau` without an alarm is in force. With
+    probability at least `confidence`, `tau` never falls below the largest candidate whose
+    disagreement has been at most `alarm_at` at all times. Exits by patience stay; where they alone
+    break the promise, all samples go through all layers in the end.
+
+    **Assumptions.** Samples are audited by a draw that looks at nothing else: audits of the first
+    samples of each hour say nothing about the others. The disagreement is that with full depth, not
+    with the truth: where full depth gets worse, this audit does not see it. An alarm takes time,
+    see ``docs/monitoring.md``: what is rare and small needs thousands of audited samples.
+
+    References
+    ----------
+    .. [1] I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting",
+       Journal of the Royal Statistical Society B 86 (2024).
+    .. [2] J. Shin, A. Ramdas, A. Rinaldo, "E-detectors: a nonparametric framework for sequential
+       change detection", arXiv:2203.03532.
+
+    Examples
+    --------
+    >>> from sklearn_epee import EPEEClassifier
+    >>> from sklearn_epee.datasets import make_supplement_notes
+    >>> from sklearn_epee.monitoring import ExitAudit
+    >>> X, y = make_supplement_notes(200, random_state=0)
+    >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:60], y[:60])
+    >>> audit = ExitAudit(clf, max_disagreement=0.3, share=0.5, random_state=0)
+    >>> audit.predict(X[60:]).shape
+    (140,)
+    >>> audit.n_seen_, audit.n_audited_
+    (140, 74)
+    >>> low, high = audit.interval_
+    >>> bool(0 <= low <= audit.n_disagreed_ / audit.n_audited_ <= high <= 1)
+    True
+
+    Stopped and continued elsewhere:
+
+    >>> text = audit.to_json()
+    >>> ExitAudit.from_json(text, clf).n_audited_
+    74
+    """
+
+    estimator: Any
+    estimator_: Any
+    max_disagreement: float
+    confidence: float
+    share: float
+    alarm_at: float
+    tighten: bool
+    n_steps: int
+    n_seen_: int
+    n_audited_: int
+    alarms_: list[dict[str, Any]]
+    _policies: list[Policy]
+    _now: int
+    _rng: np.random.Generator
+    _bets: NDArray[np.float64]
+    _evidence: Evidence
+    _disagreed: NDArray[np.int64]
+    _lock: Lock
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        max_disagreement: float,
+        confidence: float = 0.95,
+        share: float = 0.02,
+        alarm_at: float | None = None,
+        tighten: bool = False,
+        n_steps: int = 10,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.max_disagreement = check_share("max_disagreement", max_disagreement)
+        self.confidence = check_share("confidence", confidence)
+        self.share = check_share("share", share, may_be_1=True)
+        self.alarm_at = self.max_disagreement
+        if alarm_at is not None:
+            self.alarm_at = check_share("alarm_at", alarm_at)
+        if self.alarm_at > self.max_disagreement:
+            raise ValueError(
+                f"alarm_at must not be above max_disagreement={self.max_disagreement}; got "
+                f"{alarm_at!r}."
+            )
+        if not isinstance(tighten, (bool, np.bool_)):
+            raise TypeError(f"tighten must be True or False; got {tighten!r}.")
+        if isinstance(n_steps, bool) or not isinstance(n_steps, Integral) or n_steps < 1:
+            raise ValueError(f"n_steps must be an integer >= 1; got {n_steps!r}.")
+        self.estimator = estimator
+        self.tighten = bool(tighten)
+        self.n_steps = int(n_steps)
+        self._policies = self._candidates(_policy_of(estimator))
+        if self.tighten:
+            _with_policy(estimator, self._policies[-1])  # raises where that cannot be done
+        self._rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
+        self._bets = rate_bets(self.alarm_at)
+        self._evidence = Evidence.start((len(self._policies), self._bets.shape[-1]))
+        self._disagreed = np.zeros(len(self._policies), dtype=np.int64)
+        self._now = 0
+        self.n_seen_ = self.n_audited_ = 0
+        self.alarms_ = []
+        self._set_policy()
+        self._lock = Lock()
+
+    # ------------------------------------------------------------------------- predictions
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict labels under the policy in force, and audit a share of the samples.
+
+        Parameters
+        ----------
+        X : samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_tasks)
+
+        Warns
+        -----
+        sklearn_epee.exceptions.ExitAlarmWarning
+            If these samples raise an alarm.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(80, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:40], y[:40])
+        >>> audit = ExitAudit(clf, max_disagreement=0.3, random_state=0)
+        >>> bool((audit.predict(X[40:]) == clf.predict(X[40:])).all())
+        True
+        """
+        return np.asarray(self.predict_with_exits(X).labels)
+
+    def predict_with_exits(self, X: Any) -> Bunch:
+        """Return labels, probabilities, exits and entropies, and audit a share of the samples.
+
+        Audited samples get the prediction of their exit, as all others do.
+
+        Parameters
+        ----------
+        X : samples
+
+        Returns
+        -------
+        Bunch
+            As that of the classifier, and ``audited`` of shape (n_samples,), bool.
+
+        Warns
+        -----
+        sklearn_epee.exceptions.ExitAlarmWarning
+            If these samples raise an alarm.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(80, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X[:40], y[:40])
+        >>> audit = ExitAudit(clf, max_disagreement=0.3, share=0.1, random_state=0)
+        >>> int(audit.predict_with_exits(X[40:]).audited.sum()) == audit.n_audited_
+        True
+        """
+        estimator, candidates = self.estimator_, self._policies
+        if (now := _policy_of(estimator)) != (self.tau_, self.patience_):
+            raise ValueError(
+                f"The audit is of tau={self.tau_!r}, patience={self.patience_!r}, but estimator "
+                f"exits by tau={now[0]!r}, patience={now[1]!r} now; make a new audit of it."
+            )
+        inner = find_exits(estimator, X)
+        found = Bunch(**inner.classifier.predict_with_exits(inner.X))
+        found["audited"] = self.draw(num_samples(X))
+        rows = np.flatnonzero(found.audited)
+        if len(rows):
+            staged, _ = staged_predictions(estimator, safe_indexing(X, rows))
+            self._count(_disagreements(staged, candidates))
+        return found
+
+    # ------------------------------------------------------------------- for other programs
+
+    def draw(self, n_samples: int) -> NDArray[np.bool_]:
+        """Count samples as seen, and draw which of them are to be audited.
+
+        For programs that predict by themselves and report to `update`.
+
+        Parameters
+        ----------
+        n_samples : int
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), bool
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> ExitAudit(clf, max_disagreement=0.3, share=1.0).draw(2)
+        array([ True,  True])
+        """
+        with self._lock:
+            self.n_seen_ += int(n_samples)
+            drawn: NDArray[np.bool_] = self._rng.random(int(n_samples)) < self.share
+        return drawn
+
+    def update(self, labels: ArrayLike, full_depth_labels: ArrayLike) -> Self:
+        """Count audited samples of another program, such as the workers of a server.
+
+        Parameters
+        ----------
+        labels, full_depth_labels : array-like of shape (n_samples,) or (n_samples, n_tasks)
+            What was predicted at the exits, and at full depth, in the order of time.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If the two differ in shape, or with ``tighten=True``, which has to know what other
+            policies predict.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> audit = ExitAudit(clf, max_disagreement=0.3)
+        >>> audit.update(["a", "b", "a"], ["a", "b", "b"]).n_disagreed_
+        1
+        """
+        if self.tighten:
+            raise ValueError(
+                "update knows the predictions of one policy alone, but tighten=True compares "
+                "several; use predict or predict_with_exits, or tighten=False."
+            )
+        early, full = np.asarray(labels), np.asarray(full_depth_labels)
+        if early.shape != full.shape or early.ndim not in (1, 2):
+            raise ValueError(
+                "labels and full_depth_labels must have the same shape, (n_samples,) or "
+                f"(n_samples, n_tasks); got {early.shape} and {full.shape}."
+            )
+        differs: NDArray[np.bool_] = np.asarray(early != full).reshape(len(early), -1).any(axis=1)
+        self._count(differs[:, np.newaxis])
+        return self
+
+    # ------------------------------------------------------------------------- what is known
+
+    @property
+    def tau_(self) -> float:
+        """Threshold in force."""
+        return self._policies[self._now][0]
+
+    @property
+    def patience_(self) -> int | None:
+        """Patience in force."""
+        return self._policies[self._now][1]
+
+    @property
+    def n_disagreed_(self) -> int:
+        """Audited samples for which the policy in force differs from full depth."""
+        return int(self._disagreed[self._now])
+
+    @property
+    def interval_(self) -> tuple[float, float]:
+        """Confidence interval for the disagreement under the policy in force."""
+        happened = np.array(float(self._disagreed[self._now]))
+        low, high = rate_interval(self.n_audited_, happened, self.confidence)
+        return float(low), float(high)
+
+    @property
+    def evidence_(self) -> float:
+        """Evidence that the disagreement of the policy in force is above `alarm_at`."""
+        return float(self._evidence.now[self._now])
+
+    @property
+    def alarm_(self) -> bool:
+        """Whether there has been an alarm."""
+        return bool(self.alarms_)
+
+    def report(self) -> dict[str, Any]:
+        """Return all figures of the policy in force.
+
+        Returns
+        -------
+        dict
+            Plain numbers, for a log: "n_seen", "n_audited", "n_disagreed", "disagreement" (NaN
+            before the first audit), "low", "high", "promise" ("kept" where the whole interval is at
+            most `max_disagreement`, "broken" where it is above, else "open"), "evidence", "alarm",
+            "tau" and "patience".
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> ExitAudit(clf, max_disagreement=0.3).report()["promise"]
+        'open'
+        """
+        low, high = self.interval_
+        promise = "broken" if low > self.max_disagreement else "open"
+        if high <= self.max_disagreement:
+            promise = "kept"
+        n = self.n_audited_
+        return {
+            "n_seen": self.n_seen_,
+            "n_audited": n,
+            "n_disagreed": self.n_disagreed_,
+            "disagreement": self.n_disagreed_ / n if n else float("nan"),
+            "low": low,
+            "high": high,
+            "promise": promise,
+            "evidence": self.evidence_,
+            "alarm": self.alarm_,
+            "tau": self.tau_,
+            "patience": self.patience_,
+        }
+
+    # ------------------------------------------------------------------------------- state
+
+    def to_json(self) -> str:
+        """Return parameters and state as JSON, the estimator left out.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import json
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> json.loads(ExitAudit(clf, max_disagreement=0.3).to_json())["kind"]
+        'ExitAudit'
+        """
+        with self._lock:
+            state = {
+                "kind": "ExitAudit",
+                "schema": _SCHEMA,
+                "parameters": {
+                    "max_disagreement": self.max_disagreement,
+                    "confidence": self.confidence,
+                    "share": self.share,
+                    "alarm_at": self.alarm_at,
+                    "tighten": self.tighten,
+                    "n_steps": self.n_steps,
+                },
+                "policy": list(self._policies[0]),
+                "n_seen": self.n_seen_,
+                "n_audited": self.n_audited_,
+                "disagreed": self._disagreed.tolist(),
+                "evidence": self._evidence.to_dict(),
+                "in_force": self._now,
+                "alarms": self.alarms_,
+                "random": self._rng.bit_generator.state,
+            }
+            return json.dumps(state)
+
+    @classmethod
+    def from_json(cls, text: str, estimator: Any) -> Self:
+        """Return an audit that continues where another one was written.
+
+        Parameters
+        ----------
+        text : str
+            What `to_json` returned.
+        estimator : estimator
+            With the policy that the audit began with.
+
+        Returns
+        -------
+        ExitAudit
+
+        Raises
+        ------
+        ValueError
+            If the text is none of an audit, or the estimator has another policy.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.monitoring import ExitAudit
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> audit = ExitAudit(clf, max_disagreement=0.3, share=0.5, random_state=0)
+        >>> text, expected = audit.to_json(), audit.draw(20)
+        >>> bool((ExitAudit.from_json(text, clf).draw(20) == expected).all())
+        True
+        """
+        with parsed(text, "ExitAudit", _SCHEMA) as state:
+            audit = cls(estimator, random_state=0, **state["parameters"])
+            tau, patience = state["policy"]
+            if audit._policies[0] != (tau, patience):
+                raise ValueError(
+                    f"the audit is of tau={tau!r}, patience={patience!r}, but the estimator exits "
+                    f"by tau={audit._policies[0][0]!r}, patience={audit._policies[0][1]!r}"
+                )
+            evidence = Evidence.from_dict(state["evidence"])
+            disagreed = np.asarray(state["disagreed"], dtype=np.int64)
+            if evidence.in_play.shape != audit._evidence.in_play.shape or len(disagreed) != len(
+                audit._policies
+            ):
+                raise ValueError("its state does not fit its parameters")
+            audit._evidence, audit._disagreed = evidence, disagreed
+            audit.n_seen_, audit.n_audited_ = int(state["n_seen"]), int(state["n_audited"])
+            audit._now = int(state["in_force"])
+            audit.alarms_ = list(state["alarms"])
+            audit._rng.bit_generator.state = state["random"]
+            audit._set_policy()
+        return audit
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return (
+            f"ExitAudit({self.estimator!r}, max_disagreement={self.max_disagreement}, "
+            f"confidence={self.confidence}, share={self.share}, alarm_at={self.alarm_at}, "
+            f"tighten={self.tighten})"
+        )
+
+    # ----------------------------------------------------------------------------- the tests
+
+    def _candidates(self, policy: Policy) -> list[Policy]:
+        """Return the policy, and those that it is tightened to, one after the other."""
+        if not self.tighten:
+            return [policy]
+        tau, patience = policy
+        steps = np.linspace(min(tau, 1.0), 0.0, self.n_steps + 1)[1:]
+        return [policy, *((float(step), patience) for step in steps if tau > 0), (0.0, None)]
+
+    def _count(self, differs: NDArray[np.bool_]) -> None:
+        """Count audited samples one after the other, (n_samples, n_candidates)."""
+        raised = []
+        with self._lock:
+            for losses in differs.astype(np.float64):
+                factors = 1.0 + self._bets * (losses[:, np.newaxis] - self.alarm_at)
+                self._evidence = self._evidence.after(factors)
+                self._disagreed = self._disagreed + losses.astype(np.int64)
+                self.n_audited_ += 1
+                raised += self._alarms()
+        for message in raised:
+            warnings.warn(message, ExitAlarmWarning, stacklevel=4)
+
+    def _alarms(self) -> list[str]:
+        """Go on to the first policy without an alarm; return what is to be said."""
+        alarmed = self._evidence.largest >= 1.0 / (1.0 - self.confidence)
+        messages = []
+        # There is one alarm about each policy before the one in force, and at most one about it.
+        while alarmed[self._now] and len(self.alarms_) == self._now:
+            tau, patience = self._policies[self._now]
+            self.alarms_.append(
+                {
+                    "n_seen": self.n_seen_,
+                    "n_audited": self.n_audited_,
+                    "tau": tau,
+                    "patience": patience,
+                }
+            )
+            messages.append(self._message())
+            if self._now < len(self._policies) - 1:
+                self._now += 1
+                self._set_policy()
+        return messages
+
+    def _message(self) -> str:
+        n = self.n_audited_
+        goes_on = "Tune the policy again, on recent samples, or lower tau."
+        if self._now < len(self._policies) - 1:
+            tau, patience = self._policies[self._now + 1]
+            goes_on = f"The policy is tau={tau:.4g}, patience={patience} from now on."
+        return (
+            f"The disagreement with full depth is above {self.alarm_at} (confidence "
+            f"{self.confidence}): {self.n_disagreed_} of {n} audited samples differ under "
+            f"tau={self.tau_:.4g}, patience={self.patience_}, among them the more recent ones. "
+            f"{goes_on}"
+        )
+
+    def _set_policy(self) -> None:
+        self.estimator_ = self.estimator
+        if self._now:
+            self.estimator_ = _with_policy(self.estimator, self._policies[self._now])
+
+
+def _with_policy(estimator: Any, policy: Policy) -> Any:
+    """Return a copy of an estimator, or of what its own policy is over, with another policy."""
+    while hasattr(estimator, "estimator_") and not getattr(
+        estimator, "delegates_exit_policy", False
+    ):
+        estimator = estimator.estimator_
+    return with_policy(estimator, *policy)
+
+
+def _policy_of(estimator: Any) -> Policy:
+    """Return the policy by which an estimator exits, checked."""
+    check_is_fitted(estimator)
+    own = own_policy(estimator)
+    if own.tau is None:
+        raise TypeError(
+            "estimator must exit by the parameters tau and patience; "
+            f"{type(estimator).__name__} exits by rules of its own, or not at all."
+        )
+    if any(predicts_words(link) for link in chain(estimator)):
+        raise TypeError(
+            f"{type(estimator).__name__} predicts words; audits are for classifiers with one "
+            "prediction for each sample."
+        )
+    return check_tau(own.tau), check_patience(own.patience)
+
+
+def _disagreements(staged: StagedPredictions, policies: list[Policy]) -> NDArray[np.bool_]:
+    """Return whether samples differ from full depth under some policies, (n, n_policies)."""
+    predictions, rows = staged.predictions, np.arange(staged.n_samples)
+    columns = []
+    for tau, patience in policies:
+        exits = staged.exit_layers(tau, staged.n_layers if patience is None else patience)
+        differs = predictions[rows, exits - 1] != predictions[:, -1]
+        columns.append(differs.any(axis=1))
+    return np.column_stack(columns)

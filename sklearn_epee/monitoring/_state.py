@@ -1,0 +1,63 @@
+"""What audits and monitors share: checked numbers, and states that come as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+
+def check_share(name: str, value: Any, *, may_be_1: bool = False) -> float:
+    """Return a share as a float.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number in (0, 1), or (0, 1].
+    """
+    expected = f"{name} must be a float in (0, 1{']' if may_be_1 else ')'}; got {value!r}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{expected} of type {type(value).__name__}.")
+    if not isinstance(value, Real) or not (0 < value < 1 or (may_be_1 and value == 1)):
+        raise ValueError(f"{expected}.")
+    return float(value)
+
+
+@contextmanager
+def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
+    """Read the state of one kind; whatever is wrong with it inside the block is said of the text.
+
+    Parameters
+    ----------
+    text : str
+    kind : str
+        Name of the class that wrote it.
+    schema : int
+        The newest that is known.
+
+    Raises
+    ------
+    ValueError
+        If the text is no state of this kind.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string; got {type(text).__name__}.")
+    try:
+        state = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"text is no JSON: {error}.") from None
+    if not isinstance(state, dict) or state.get("kind") != kind:
+        found = state.get("kind") if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"text is no state of {kind}; got {found!r}.")
+    if state.get("schema") != schema:
+        raise ValueError(
+            f"text was written with schema {state.get('schema')!r}; this version reads {schema}."
+        )
+    try:
+        yield state
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"text is no state of {kind} that can be read: {error}.") from error

@@ -1,0 +1,239 @@
+"""ExitAudit: what it counts, when it alarms, what it tightens, and how it is continued."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_epee import FixedExitPolicyClassifier, TunedExitPolicyClassifierCV, monitoring
+from sklearn_epee.exceptions import ExitAlarmWarning
+from sklearn_epee.monitoring import ExitAudit
+from tests.model_selection.staged import NumericExits, NumericTasks, blobs, task_blobs
+
+X, Y = blobs(3000)
+CLASSIFIER = NumericExits(tau=0.9).fit(X[:300], Y[:300])
+
+
+def full_depth(X):
+    return CLASSIFIER.classes_[list(CLASSIFIER.staged_predict_proba(X))[-1].argmax(axis=1)]
+
+
+def quiet(audit, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExitAlarmWarning)
+        return audit.predict_with_exits(X)
+
+
+def test_predictions_stay_and_audits_are_counted():
+    audit = ExitAudit(CLASSIFIER, max_disagreement=0.9, share=0.3, random_state=0)
+    found = audit.predict_with_exits(X[:500])
+    expected = CLASSIFIER.predict_with_exits(X[:500])
+    for name in expected:
+        assert_array_equal(found[name], expected[name])
+    assert found.audited.sum() == audit.n_audited_
+    assert 0.2 < found.audited.mean() < 0.4
+    differs = (found.labels != full_depth(X[:500]))[found.audited]
+    assert audit.n_disagreed_ == differs.sum() > 0
+    report = audit.report()
+    assert report["disagreement"] == differs.mean()
+    assert report["low"] <= differs.mean() <= report["high"]
+    assert (report["n_seen"], report["promise"]) == (500, "kept")
+    json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        FixedExitPolicyClassifier(FrozenEstimator(CLASSIFIER), tau=0.9),
+        TunedExitPolicyClassifierCV(FrozenEstimator(CLASSIFIER), min_speedup=0.7),
+        make_pipeline(StandardScaler(), NumericExits(tau=0.9)),
+    ],
+    ids=["fixed", "tuned", "pipeline"],
+)
+def test_wrapped_classifiers(estimator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(X[:300], Y[:300])
+    audit = ExitAudit(estimator, max_disagreement=0.02, share=1.0, tighten=True, random_state=0)
+    predicted = estimator.predict(X)
+    assert_array_equal(quiet(audit, X).labels, predicted)
+    assert audit.alarm_
+    assert audit.tau_ < 0.9
+    after = quiet(audit, X)
+    assert after.exit_layer.mean() > 1
+    assert_array_equal(estimator.predict(X), predicted)  # it stays as it is
+
+
+def test_an_alarm_warns_once_and_says_what_to_do():
+    audit = ExitAudit(CLASSIFIER, max_disagreement=0.01, share=1.0, random_state=0)
+    with pytest.warns(ExitAlarmWarning, match=r"above 0\.01 \(confidence 0\.95\).*Tune the policy"):
+        audit.predict(X[:500])
+    assert audit.alarm_
+    assert audit.evidence_ > 20
+    first = audit.alarms_[0]
+    assert (first["tau"], first["patience"]) == (0.9, None)
+    assert 0 < first["n_audited"] <= first["n_seen"] == 500
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audit.predict(X[500:1000])
+    assert len(audit.alarms_) == 1
+    assert audit.tau_ == 0.9
+    assert audit.report()["promise"] == "broken"
+
+
+def test_tightening_stops_where_the_promise_is_kept():
+    audit = ExitAudit(
+        CLASSIFIER, max_disagreement=0.05, share=1.0, tighten=True, n_steps=8, random_state=0
+    )
+    for _ in range(3):
+        quiet(audit, X)
+    assert [alarm["tau"] for alarm in audit.alarms_] == sorted(
+        (alarm["tau"] for alarm in audit.alarms_), reverse=True
+    )
+    assert 0 < audit.tau_ < 0.9
+    assert audit.estimator_.tau == audit.tau_
+    assert CLASSIFIER.tau == 0.9
+    differs = audit.predict(X) != full_depth(X)
+    assert differs.mean() < 0.06
+    assert audit.n_disagreed_ / audit.n_audited_ == pytest.approx(differs.mean())
+
+
+def test_full_depth_is_the_end():
+    always_first = NumericExits(tau=0.0, patience=1).fit(X[:300], Y[:300])
+    audit = ExitAudit(always_first, max_disagreement=0.01, share=1.0, tighten=True, random_state=0)
+    with pytest.warns(ExitAlarmWarning, match="The policy is tau=0, patience=None from now on"):
+        audit.predict(X)
+    assert (audit.tau_, audit.patience_) == (0.0, None)
+    assert_array_equal(audit.predict(X), full_depth(X))
+    assert audit.n_disagreed_ == 0
+
+
+def test_several_tasks_and_frames():
+    cloud, tasks = task_blobs(300)
+    clf = NumericTasks(tau=0.9).fit(cloud, tasks)
+    audit = ExitAudit(clf, max_disagreement=0.9, share=1.0)
+    early = audit.predict(cloud)
+    full = np.column_stack([
+        classes[proba.argmax(axis=1)]
+        for classes, proba in zip(clf.classes_, [*clf.staged_predict_proba(cloud)][-1], strict=True)
+    ])  # fmt: skip
+    assert audit.n_disagreed_ == (early != full).any(axis=1).sum()
+    other = ExitAudit(clf, max_disagreement=0.9).update(early, full)
+    assert (other.n_audited_, other.n_disagreed_) == (300, audit.n_disagreed_)
+    framed = ExitAudit(CLASSIFIER, max_disagreement=0.9, share=0.5, random_state=0)
+    assert len(framed.predict(pd.DataFrame(X[:40]).to_numpy())) == 40
+
+
+def test_update_is_for_one_policy_and_equal_shapes():
+    audit = ExitAudit(CLASSIFIER, max_disagreement=0.1)
+    with pytest.raises(ValueError, match=r"same shape.*\(2,\) and \(3,\)"):
+        audit.update([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="tighten=True compares several"):
+        ExitAudit(CLASSIFIER, max_disagreement=0.1, tighten=True).update([1], [1])
+
+
+@pytest.mark.parametrize("tighten", [False, True])
+def test_json_continues_where_it_was(tighten):
+    parameters = {"max_disagreement": 0.03, "share": 0.5, "tighten": tighten, "random_state": 0}
+    audit = ExitAudit(CLASSIFIER, **parameters)
+    quiet(audit, X[:1000])
+    text = audit.to_json()
+    again = ExitAudit.from_json(text, CLASSIFIER)
+    copied = pickle.loads(pickle.dumps(audit))
+    assert again.to_json() == text
+    for one in (audit, again, copied):
+        quiet(one, X[1000:])
+    assert audit.report() == again.report() == copied.report()
+    assert audit.alarms_ == again.alarms_
+
+
+def test_seeds_decide_what_is_audited():
+    drawn = [
+        ExitAudit(CLASSIFIER, max_disagreement=0.5, share=0.5, random_state=seed).draw(100)
+        for seed in (0, 0, 1)
+    ]
+    assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def broken(**changes):
+    state = json.loads(ExitAudit(CLASSIFIER, max_disagreement=0.1).to_json())
+    return json.dumps(state | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "text is no JSON"),
+        ("[]", "no state of ExitAudit; got 'list'"),
+        (broken(kind="ExitMonitor"), "no state of ExitAudit; got 'ExitMonitor'"),
+        (broken(schema=2), "written with schema 2; this version reads 1"),
+        (broken(policy=[0.1, None]), "audit is of tau=0.1, patience=None, but the estimator"),
+        (broken(disagreed=[0, 0]), "does not fit its parameters"),
+        (broken(evidence={}), "that can be read"),
+        (broken(in_force=7), "that can be read"),
+        (broken(random={"bit_generator": "MT19937"}), "that can be read"),
+    ],
+)
+def test_states_of_something_else_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        ExitAudit.from_json(text, CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_disagreement": 0}, r"max_disagreement must be a float in \(0, 1\)"),
+        ({"max_disagreement": "low"}, "max_disagreement must be"),
+        ({"confidence": 1.0}, "confidence must be"),
+        ({"share": 0.0}, r"share must be a float in \(0, 1\]"),
+        ({"share": True}, "share must be"),
+        ({"alarm_at": 0.2}, "alarm_at must not be above max_disagreement=0.1"),
+        ({"tighten": 1}, "tighten must be True or False"),
+        ({"n_steps": 0}, "n_steps must be an integer >= 1"),
+        ({"random_state": "seed"}, "seed"),
+        ({"estimator": LogisticRegression().fit(X[:99], Y[:99])}, "exits by rules of its own"),
+        ({"estimator": NumericExits()}, "not fitted"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    given = {"estimator": CLASSIFIER, "max_disagreement": 0.1} | arguments
+    with pytest.raises((TypeError, ValueError), match=message):
+        ExitAudit(given.pop("estimator"), **given)
+
+
+def test_a_policy_that_is_changed_meanwhile_is_noticed():
+    clf = NumericExits(tau=0.3).fit(X[:300], Y[:300])
+    audit = ExitAudit(clf, max_disagreement=0.1)
+    clf.set_params(tau=0.5)
+    with pytest.raises(ValueError, match=r"audit is of tau=0\.3.*exits by tau=0\.5"):
+        audit.predict(X)
+
+
+def test_words_are_refused():
+    class Words(BaseEstimator):
+        def __init__(self, tau=0.1, patience=None):
+            self.tau, self.patience = tau, patience
+
+        def fit(self, X, y):
+            self.fitted_ = True
+            return self
+
+        def predict_tags(self, X):
+            return X
+
+    with pytest.raises(TypeError, match="predicts words"):
+        ExitAudit(Words().fit(X, Y), max_disagreement=0.1)
+
+
+def test_the_room_has_two_names():
+    assert monitoring.__all__ == ["ExitAudit", "ExitMonitor"]
