@@ -354,7 +354,7 @@ class ExitAudit:
                 "labels and full_depth_labels must have the same shape, (n_samples,) or "
                 f"(n_samples, n_tasks); got {early.shape} and {full.shape}."
             )
-        differs: NDArray[np.bool_] = np.asarray(early != full).reshape(len(early), -1).any(axis=1)
+        differs = np.not_equal(early, full).reshape(len(early), -1).any(axis=1)
         self._count(differs[:, np.newaxis])
         return self
 

@@ -187,6 +187,15 @@ def test_visited_probabilities_of_two_towers(texts, labels, digits):
         assert_visited(clf.set_params(device="cpu", **policy), rows)
 
 
+@pytest.mark.parametrize("valid_for", ["policy", "any_policy"])
+def test_sets_are_saved_without_pickle(text_classifier, tmp_path, valid_for):
+    X_new, y_new = make_supplement_notes(80, random_state=1)
+    clf = FixedExitPolicyClassifier(FrozenEstimator(text_classifier), tau=0.9).fit(X_new, y_new)
+    clf.conformalize(X_new, y_new, valid_for=valid_for, random_state=0).save_pretrained(tmp_path)
+    loaded = FixedExitPolicyClassifier.from_pretrained(tmp_path)
+    assert_array_equal(loaded.predict_set(X_new), clf.predict_set(X_new))
+
+
 def test_predict_set_runs_no_layer_above_the_exit(text_classifier, monkeypatch):
     X_new, y_new = make_supplement_notes(120, random_state=1)
     clf = FixedExitPolicyClassifier(FrozenEstimator(text_classifier), tau=0.97)
