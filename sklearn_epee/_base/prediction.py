@@ -404,7 +404,7 @@ class ExitPredictionMixin(ClassifierMixin):
         samples = self._check_samples(X, state.summary)
         policy, batch_size = self._policy(state), self._prediction_batch()
         engine = state.engine(*self._setting())
-        windows = _encoded(state, samples)
+        windows = self._encoded(state.trained.preprocessor, samples)
         proba = [engine.visited(window, policy, batch_size) for window in windows]
         return state.tasks.proba(np.concatenate(proba))
 
