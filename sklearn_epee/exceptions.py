@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassRecallWarning", "ExitAlarmWarning", "ModelFolderError"]
+__all__ = [
+    "ClassRecallWarning",
+    "DeadlineExceededError",
+    "ExitAlarmWarning",
+    "ModelFolderError",
+    "QueueFullError",
+    "ServerClosedError",
+    "ServingError",
+    "WorkerFailedError",
+]
 
 
 class ClassRecallWarning(UserWarning):
@@ -57,5 +66,62 @@ class ExitAlarmWarning(UserWarning):
     --------
     >>> from sklearn_epee.exceptions import ExitAlarmWarning
     >>> issubclass(ExitAlarmWarning, UserWarning)
+    True
+    """
+
+
+class ServingError(RuntimeError):
+    """A request to a :class:`~sklearn_epee.serving.AsyncPredictor` was not answered.
+
+    The base of the errors that say why.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import QueueFullError, ServingError
+    >>> issubclass(QueueFullError, ServingError)
+    True
+    """
+
+
+class QueueFullError(ServingError):
+    """As many requests as the predictor holds wait already; try again later, or elsewhere.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import QueueFullError
+    >>> issubclass(QueueFullError, RuntimeError)
+    True
+    """
+
+
+class DeadlineExceededError(ServingError, TimeoutError):
+    """A request was not answered within its timeout, and is not worked on any more.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import DeadlineExceededError
+    >>> issubclass(DeadlineExceededError, TimeoutError)
+    True
+    """
+
+
+class ServerClosedError(ServingError):
+    """The predictor was not started, or is closed, or was closed before it answered.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import ServerClosedError
+    >>> issubclass(ServerClosedError, RuntimeError)
+    True
+    """
+
+
+class WorkerFailedError(ServingError):
+    """The thread that predicts failed; the cause is attached, and no request is answered any more.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import WorkerFailedError
+    >>> issubclass(WorkerFailedError, RuntimeError)
     True
     """

@@ -55,10 +55,10 @@ class ActiveBatch:
     def halves(self) -> tuple[ActiveBatch, ActiveBatch]:
         """Return the first half of the samples and the others."""
         middle = len(self.rows) // 2
-        return self._part(0, middle), self._part(middle, len(self.rows))
+        return self.take(np.arange(middle)), self.take(np.arange(middle, len(self.rows)))
 
-    def _part(self, start: int, stop: int) -> ActiveBatch:
-        samples = np.arange(start, stop)
+    def take(self, samples: NDArray[np.intp]) -> ActiveBatch:
+        """Return some of the samples, given by their numbers within the batch."""
         index = torch.from_numpy(self.layout.rows_of(samples)).to(self.hidden.device)
         state = None
         if self.state is not None:

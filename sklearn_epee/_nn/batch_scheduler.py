@@ -76,7 +76,7 @@ class BatchScheduler:
         try:
             active = self._step.start(samples, rows)
         except (RuntimeError, MemoryError) as error:
-            _check_can_be_halved(error, len(rows))
+            check_can_be_halved(error, len(rows))
         if active is not None:
             self._advance(active)
             return
@@ -147,7 +147,7 @@ class BatchScheduler:
         try:
             return self._step.advance(active)
         except (RuntimeError, MemoryError) as error:
-            _check_can_be_halved(error, len(active.rows))
+            check_can_be_halved(error, len(active.rows))
         self._make_room(len(active.rows), active.n_windows)
         for half in active.halves():
             self._advance(half)
@@ -158,7 +158,7 @@ class BatchScheduler:
         self._limit = self._limit.at_most(n_windows // 2)
         if not self._warned:
             self._warned = True
-            _warn_out_of_memory(n_samples)
+            warn_out_of_memory(n_samples)
 
 
 def _are_alike(width: int, other: int) -> bool:
@@ -166,7 +166,7 @@ def _are_alike(width: int, other: int) -> bool:
     return max(width, other) <= 1.2 * min(width, other) + 2
 
 
-def _check_can_be_halved(error: Exception, size: int) -> None:
+def check_can_be_halved(error: Exception, size: int) -> None:
     """Raise an error again that half a batch would not avoid."""
     if not is_out_of_memory(error):
         raise error
@@ -178,7 +178,8 @@ def _check_can_be_halved(error: Exception, size: int) -> None:
         ) from error
 
 
-def _warn_out_of_memory(size: int) -> None:
+def warn_out_of_memory(size: int) -> None:
+    """Say that a batch goes on in halves."""
     warnings.warn(
         f"The device ran out of memory with a prediction batch of {size} samples; going on with "
         "halves. Set predict_batch_size lower to avoid this.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,10 +15,12 @@ from .graphs import CudaCapture, LayerGraphs
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
+from .layer_walk import LayerWalk, catch_up
 from .network import MultiExitNetwork
 from .placed_network import PlacedNetwork
 from .prediction_batches import batch_limit, batches_by_length, calls_in_positions
 from .row_first import RowCosts, RowFirst
+from .row_policies import RowPolicyRule
 
 
 class Engine:
@@ -197,3 +201,26 @@ class Engine:
         batches = batches_by_length(samples.lengths, limit, samples.windows)
         with torch.inference_mode():
             BatchScheduler(self._step(rule), limit).run(samples, batches)
+
+    def walk(
+        self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
+    ) -> tuple[LayerWalk, RowPolicyRule]:
+        """Return a walk through the layers that samples can join at any time.
+
+        Parameters
+        ----------
+        widest : ExitPolicy
+            The policy under which samples exit first, of those that they may have.
+        capacity : int
+            Number of samples that are under way at most.
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        walk : LayerWalk
+        rule : RowPolicyRule
+            Has the policies of the samples, and their predictions in the end.
+        """
+        rule = RowPolicyRule(widest, self.n_layers, self.n_columns, self._class_counts, capacity)
+        limit = batch_limit(batch_size, self._placed.device, self._dtype)
+        return LayerWalk(self._step(rule), limit, partial(catch_up, most=self.n_layers)), rule

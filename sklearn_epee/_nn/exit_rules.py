@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -270,9 +271,29 @@ class DynamicRule:
         self.rates_key: Hashable | None = (*rates_key, None if limits is None else tuple(limits))
         self._policy = policy
         self._out = out
-        self._threshold = float32_threshold(policy.tau)
+        # One for all samples, or a tensor with one for each sample of a batch.
+        self._threshold: float | Tensor = float32_threshold(policy.tau)
+        self._patience: int | Tensor = policy.patience
         # Samples on which all M layers agree exit at the last one, as all others do.
         self._remembers = policy.patience < n_layers or policy.exit_ensemble is not None
+
+    def with_limits(self, thresholds: Tensor, patience: Tensor) -> Self:
+        """Return the rule for a batch whose samples have a policy each.
+
+        Parameters
+        ----------
+        thresholds : Tensor of shape (n,), float32
+            Of entropies, `float32_threshold`; none above that of the rule's own policy.
+        patience : Tensor of shape (n,), int64
+            None below that of the rule's own policy.
+
+        Returns
+        -------
+        DynamicRule
+        """
+        rule = copy.copy(self)
+        rule._threshold, rule._patience = thresholds, patience
+        return rule
 
     def reads(self, layer: int) -> bool:
         """Return whether the head of a layer is needed."""
@@ -372,13 +393,13 @@ class DynamicRule:
 
     def _sure(self, entropy: Tensor) -> Tensor | None:
         """Return where entropies are low enough; None where that never is."""
-        return entropy < self._threshold if self._policy.tau > 0 else None
+        return entropy < _beside(self._threshold, entropy) if self._policy.tau > 0 else None
 
     def _agreed(self, layer: int, state: ExitState | None) -> Tensor | None:
         """Return where enough layers agree; None where that cannot be yet."""
         if state is None or self._policy.patience > layer:
             return None
-        return state.agreeing >= self._policy.patience
+        return state.agreeing >= _beside(self._patience, state.agreeing)
 
     def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:
         """Return the visited exits combined, or the exit's own probabilities."""
@@ -390,6 +411,13 @@ class DynamicRule:
         total = weighted.sum(dim=-1, keepdim=True)
         # Visited exits may all weigh nothing; then there is nothing to combine yet.
         return torch.where(total > 0, weighted / total, proba)
+
+
+def _beside(limit: float | Tensor, values: Tensor) -> float | Tensor:
+    """Return a limit, or one for each sample, in a shape that values of samples compare with."""
+    if not isinstance(limit, Tensor):
+        return limit
+    return limit.view(-1, *[1] * (values.ndim - 1))
 
 
 def to_host(*parts: Tensor) -> list[NDArray[Any]]:

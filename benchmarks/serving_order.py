@@ -1,0 +1,181 @@
+"""Simulate in which order a server should run the layers that samples wait at.
+
+Run from the repository root:
+
+    python -m benchmarks.serving_order
+
+With ``--out FOLDER`` the table is also written to ``serving_order.md`` there.
+
+No clock is read. A layer of a batch takes as long as its positions, padding included, and as 64
+positions more for its calls (`_CALLS_ON_CPU`); embedding a sample takes nothing. Samples arrive at
+random (Poisson) or in bursts of 16, with lengths as those of sentences and exits that are known
+beforehand, at a load that is a share of what the same network serves at full depth in full batches.
+Latencies are in units of one sample at full depth by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sklearn_epee._nn.active_batch import ActiveBatch
+from sklearn_epee._nn.batch_layout import BatchLayout
+from sklearn_epee._nn.layer_walk import LayerWalk, catch_up
+from sklearn_epee._nn.prediction_batches import BatchLimit
+
+CALLS = 64
+LIMIT = BatchLimit(positions=2048, calls=CALLS)
+BURST = 16
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Samples that are to come: when, how long, and where they exit."""
+
+    arrivals: np.ndarray
+    lengths: np.ndarray
+    exit_layers: np.ndarray
+
+    @property
+    def windows(self):
+        """No sample has several windows."""
+        return None
+
+
+class TimedStep:
+    """Lets samples exit where the traffic says, and adds up what it takes."""
+
+    def __init__(self, traffic):
+        self.exit_layers = traffic.exit_layers
+        self.time = 0.0
+
+    def start(self, samples, rows):
+        """Return some samples with nothing but their masks."""
+        lengths = torch.from_numpy(samples.lengths[rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return ActiveBatch(0, rows, mask.unsqueeze(-1), BatchLayout(mask))
+
+    def advance(self, active):
+        """Let the samples exit that are to, and take the time of the layer."""
+        self.time += CALLS + active.layout.mask.numel()
+        remaining = np.flatnonzero(self.exit_layers[active.rows] > active.layer + 1)
+        if not len(remaining):
+            return None
+        index = torch.from_numpy(remaining)
+        layout = active.layout.take(remaining, index)
+        width = int(layout.mask.sum(1).max())
+        kept = BatchLayout(layout.mask[:, :width])
+        return ActiveBatch(
+            active.layer + 1, active.rows[remaining], active.hidden[index, :width], kept
+        )
+
+
+def traffic_of(n, load, n_layers, mean_exit, *, burst=1, seed=0):
+    """Draw samples at a share of the load that full depth can serve."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(3.5, 0.45, n), 6, 128).astype(np.int64)
+    exits = np.minimum(rng.geometric(1 / mean_exit, n), n_layers) if mean_exit else n_layers
+    full_depth = n_layers * lengths.mean() * (1 + CALLS / 2048)
+    gaps = rng.exponential(burst * full_depth / load, -(-n // burst))
+    arrivals = np.repeat(np.cumsum(gaps), burst)[:n]
+    return Traffic(arrivals, lengths, np.broadcast_to(exits, n))
+
+
+def latencies(traffic, choose):
+    """Serve the traffic in an order of layers; return the time that each sample took."""
+    step = TimedStep(traffic)
+    walk = LayerWalk(step, LIMIT, choose)
+    queue = deque(range(len(traffic.arrivals)))
+    done = np.full(len(traffic.arrivals), np.nan)
+    while queue or walk.n_samples:
+        if not walk.n_samples:
+            step.time = max(step.time, traffic.arrivals[queue[0]])
+        while queue and traffic.arrivals[queue[0]] <= step.time and walk.takes_more:
+            row = np.array([queue.popleft()])
+            part = Traffic(traffic.arrivals[row], traffic.lengths[row], row)
+            walk.enter(part, row)
+        done[walk.advance()] = step.time
+    return done - traffic.arrivals
+
+
+def one_at_a_time(traffic):
+    """Serve every sample by itself, in the order of arrival."""
+    time, taken = 0.0, []
+    for arrival, length, layer in zip(
+        traffic.arrivals, traffic.lengths, traffic.exit_layers, strict=True
+    ):
+        time = max(time, arrival) + layer * (CALLS + length)
+        taken.append(time - arrival)
+    return np.array(taken)
+
+
+oldest_first = partial(catch_up, most=0)
+
+
+def highest_first(groups, now):
+    """Choose the batch that is nearest to its end."""
+    del now
+    return max(groups, key=lambda group: group.layer)
+
+
+ORDERS = {
+    "highest layer first": highest_first,
+    "oldest sample first": oldest_first,
+    **{f"catch up, at most {most} runs": partial(catch_up, most=most) for most in (6, 12, 24, 48)},
+}
+
+
+def rows_of(n, n_layers, loads):
+    """Yield the lines of the table."""
+    unit = n_layers * (CALLS + 35)
+    for burst in (1, BURST):
+        for load in loads:
+            full = traffic_of(n, load, n_layers, None, burst=burst)
+            early = traffic_of(n, load, n_layers, n_layers / 3, burst=burst)
+            name = "bursts" if burst > 1 else "Poisson"
+            served = {
+                "full depth, one at a time": one_at_a_time(full),
+                "full depth, oldest sample first": latencies(full, oldest_first),
+                "early exits, one at a time": one_at_a_time(early),
+            } | {f"early exits, {order}": latencies(early, ORDERS[order]) for order in ORDERS}
+            for way, taken in served.items():
+                quantiles = np.quantile(taken, (0.5, 0.95, 0.99)) / unit
+                figures = " | ".join(f"{value:.2f}" for value in quantiles)
+                yield f"| {name} | {load:.0%} | {way} | {figures} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--loads", type=float, nargs="+", default=(0.3, 0.7, 0.95, 2.0))
+    parser.add_argument("--out", type=Path, help="folder of the written table; default: none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    heading = (
+        f"Simulated; command: `python -m benchmarks.serving_order`, {arguments.samples} samples, "
+        f"{arguments.layers} layers, mean exit {arguments.layers / 3:.3g}. Latencies in units of "
+        "one sample at full depth."
+    )
+    lines = [
+        heading,
+        "",
+        "| arrivals | load | order | p50 | p95 | p99 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    print(*lines, sep="\n", flush=True)
+    for row in rows_of(arguments.samples, arguments.layers, arguments.loads):
+        print(row, flush=True)
+        lines.append(row)
+    if arguments.out:
+        (arguments.out / "serving_order.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

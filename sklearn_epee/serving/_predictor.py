@@ -1,0 +1,418 @@
+"""AsyncPredictor: requests that come one by one are predicted together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from concurrent.futures import Future
+from numbers import Integral, Real
+from types import TracebackType
+from typing import Any, Self
+
+from sklearn_epee._checks.messages import shown
+
+from ._requests import Limits, Prediction
+from ._served import ServedModel
+from ._statistics import Health, ServingStatistics
+from ._worker import Worker
+
+# Each has a place for its prediction from the start.
+_MOST_PENDING = 1_000_000
+
+
+class AsyncPredictor:
+    """Predict single samples that come at any time, many together, in the same process.
+
+    Requests join the walk through the layers while it is under way: a new one is run through the
+    first layers and merged with others that wait at theirs, so that batches stay full although
+    samples exit, and an easy sample does not wait for hard ones. One thread predicts, with the
+    layers of the estimator's own predictions. Any thread and any event loop may ask.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted :class:`~sklearn_epee.EPEEClassifier` or :class:`~sklearn_epee.EPEEImageClassifier`
+        (of one task, several tasks or several labels), or a pipeline, search object,
+        ``FrozenEstimator``, :class:`~sklearn_epee.FixedExitPolicyClassifier`,
+        :class:`~sklearn_epee.TunedExitPolicyClassifierCV`,
+        :class:`~sklearn_epee.ExitCalibratedClassifier` or
+        :class:`~sklearn_epee.TunedLabelThresholdsClassifierCV` around one. It is served as it is
+        now: what `fit` or `set_params` change later has no effect.
+    max_pending : int, default=1024
+        Requests that may be held, waiting or under way; at most 1,000,000. One more is refused with
+        :class:`~sklearn_epee.exceptions.QueueFullError`.
+    timeout : float or None, default=None
+        Seconds within which a request is to be answered that sets no `timeout` of its own. None:
+        however long it takes.
+    tau_range : pair of float or None, default=None
+        The least and the largest `tau` that a request may ask for. None: all requests exit by that
+        of the estimator.
+    patience_range : pair of int or None, default=None
+        The least and the largest `patience` that a request may ask for. None as above.
+
+    Raises
+    ------
+    TypeError
+        If the estimator is none that can be served, such as a classifier of words or of texts with
+        images, or a wrapper that may change predictions.
+    ValueError
+        If a parameter is not as described.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted.
+
+    See Also
+    --------
+    EPEEClassifier.predict_with_exits : Predictions of many samples that are there already.
+
+    Notes
+    -----
+    Between two layers the thread drops requests that were cancelled or are too late, takes new ones
+    in, and chooses the batch to run: the lowest one, so that its samples catch up with those that
+    wait above, unless a sample has been overtaken for as many runs as there are layers; then the
+    oldest goes first (``python -m benchmarks.serving_order`` compares orders). Samples of similar
+    length share a batch. See ``docs/serving.md``.
+
+    Labels and exits are those of the estimator's own predictions, and probabilities differ by 1e-5
+    at most in float32, or where ``precision="auto"`` computes in bfloat16 on a CPU. A sample whose
+    entropy is as near to `tau` may exit elsewhere.
+
+    A predictor is for one process: start it after a fork, not before.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from sklearn_epee import EPEEClassifier
+    >>> from sklearn_epee.datasets import make_supplement_notes
+    >>> from sklearn_epee.serving import AsyncPredictor
+    >>> X, y = make_supplement_notes(40, random_state=0)
+    >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+    >>> async def serve():
+    ...     async with AsyncPredictor(clf, timeout=60) as server:
+    ...         return await asyncio.gather(*(server.predict(text) for text in X[:5]))
+    >>> found = asyncio.run(serve())
+    >>> [prediction.label for prediction in found] == clf.predict(X[:5]).tolist()
+    True
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        max_pending: int = 1024,
+        timeout: float | None = None,
+        tau_range: tuple[float, float] | None = None,
+        patience_range: tuple[int, int] | None = None,
+    ) -> None:
+        self._served = ServedModel(estimator)
+        model = self._served.model
+        self._limits = Limits.of(self._served.policy, tau_range, patience_range, model.n_layers)
+        self._timeout = _checked_timeout(timeout)
+        capacity = _checked_capacity(max_pending)
+        walk, rule = model.walk(*self._limits.widest, capacity)
+        self._worker = Worker(model, walk, rule, capacity)
+        self._thread = threading.Thread(
+            target=self._worker.run, name="sklearn_epee.serving", daemon=True
+        )
+        # Without a close, the thread ends with the predictor or the interpreter.
+        self._at_end = weakref.finalize(self, _stop, self._worker, self._thread)
+
+    # ------------------------------------------------------------------------- start and end
+
+    def start(self) -> Self:
+        """Take requests from now on.
+
+        Returns
+        -------
+        self : AsyncPredictor
+
+        Raises
+        ------
+        ServerClosedError
+            If it was started before.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> server = AsyncPredictor(clf).start()
+        >>> server.health().status
+        'serving'
+        >>> server.close()
+        """
+        self._worker.open()
+        self._thread.start()
+        return self
+
+    def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Take no more requests, and wait for the thread to end.
+
+        Parameters
+        ----------
+        drain : bool, default=True
+            Whether the requests that are held are still answered; else they fail with
+            :class:`~sklearn_epee.exceptions.ServerClosedError`.
+        timeout : float or None, default=None
+            Seconds to drain for at most. None: as long as it takes.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> server = AsyncPredictor(clf).start()
+        >>> future = server.submit(X[0])
+        >>> server.close()
+        >>> future.done()
+        True
+        """
+        timeout = _checked_timeout(timeout)
+        self._worker.stop(drain=drain)
+        if not self._thread.is_alive() or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._worker.stop(drain=False)
+            self._thread.join()
+
+    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close without blocking the event loop; see `close`.
+
+        Parameters
+        ----------
+        drain : bool, default=True
+        timeout : float or None, default=None
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> server = AsyncPredictor(clf).start()
+        >>> asyncio.run(server.aclose(timeout=5))
+        >>> server.health().status
+        'closed'
+        """
+        await asyncio.to_thread(self.close, drain=drain, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(drain=kind is None)
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose(drain=kind is None)
+
+    # -------------------------------------------------------------------------------- requests
+
+    def submit(
+        self,
+        sample: Any,
+        *,
+        tau: float | None = None,
+        patience: int | None = None,
+        timeout: float | None = None,
+    ) -> Future[Prediction]:
+        """Ask for the prediction of one sample.
+
+        Parameters
+        ----------
+        sample : str, pair of str, array, PIL image or path
+            One element of the `X` that the estimator's `predict` takes: a text or a pair of texts,
+            an image, or what the first step of a pipeline reads. The steps of a pipeline before
+            the classifier run in the calling thread.
+        tau : float or None, default=None
+            Entropy threshold, within `tau_range`. None: that of the estimator.
+        patience : int or None, default=None
+            Patience, within `patience_range`. None: that of the estimator.
+        timeout : float or None, default=None
+            Seconds within which the request is to be answered. None: the predictor's `timeout`.
+
+        Returns
+        -------
+        concurrent.futures.Future of Prediction
+            ``cancel()`` takes the request out of the walk, before the next layer. Its result may be
+            a :class:`~sklearn_epee.exceptions.DeadlineExceededError`,
+            :class:`~sklearn_epee.exceptions.ServerClosedError` or
+            :class:`~sklearn_epee.exceptions.WorkerFailedError`, or the error of a sample that
+            cannot be read. Callbacks run in the predicting thread, and should be short.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the sample or a value is not as described.
+        QueueFullError
+            If `max_pending` requests are held already.
+        ServerClosedError
+            If the predictor was not started, or is closed.
+        WorkerFailedError
+            If its thread failed.
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> with AsyncPredictor(clf, patience_range=(1, 6)) as server:
+        ...     found = server.submit(X[0], patience=1).result()
+        >>> found.exit_layer, found.proba.shape
+        (1, (4,))
+        """
+        policy = self._limits.policy(tau, patience)
+        given = _checked_timeout(timeout)
+        checked = self._served.check(sample)
+        return self._worker.submit(checked, policy, self._timeout if given is None else given)
+
+    async def predict(
+        self,
+        sample: Any,
+        *,
+        tau: float | None = None,
+        patience: int | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Return the prediction of one sample.
+
+        A task that is cancelled while it waits takes its request out of the walk.
+
+        Parameters
+        ----------
+        sample : str, pair of str, array, PIL image or path
+            As `submit` takes it.
+        tau : float or None, default=None
+        patience : int or None, default=None
+        timeout : float or None, default=None
+            As in `submit`.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the sample or a value is not as described.
+        QueueFullError
+            If `max_pending` requests are held already.
+        DeadlineExceededError
+            If there was no prediction in time.
+        ServerClosedError
+            If the predictor was not started, or is closed.
+        WorkerFailedError
+            If its thread failed.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> async def ask():
+        ...     async with AsyncPredictor(clf) as server:
+        ...         return await server.predict(X[0])
+        >>> asyncio.run(ask()).label == clf.predict(X[:1])[0]
+        True
+        """
+        future = self.submit(sample, tau=tau, patience=patience, timeout=timeout)
+        return await asyncio.wrap_future(future)
+
+    # ---------------------------------------------------------------------------------- state
+
+    def health(self) -> Health:
+        """Return whether requests are taken, and why not.
+
+        Returns
+        -------
+        Health
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> AsyncPredictor(clf).health()
+        Health(status='new', reason=None)
+        """
+        return self._worker.health()
+
+    def statistics(self) -> ServingStatistics:
+        """Return what was done so far: counts, exit layers, entropies, latencies.
+
+        Returns
+        -------
+        ServingStatistics
+
+        Examples
+        --------
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.serving import AsyncPredictor
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> AsyncPredictor(clf).statistics().n_accepted
+        0
+        """
+        return self._worker.statistics()
+
+
+def _stop(worker: Worker, thread: threading.Thread) -> None:
+    worker.stop(drain=False)
+    if thread.is_alive() and thread is not threading.current_thread():
+        thread.join()
+
+
+def _checked_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise TypeError(
+            f"timeout must be a number of seconds or None; got {shown(timeout)} of type "
+            f"{type(timeout).__name__}."
+        )
+    if not 0 < timeout <= threading.TIMEOUT_MAX:  # false for NaN too
+        raise ValueError(
+            f"timeout must be above 0 and at most {threading.TIMEOUT_MAX:g} seconds, or None; got "
+            f"{shown(timeout)}."
+        )
+    return float(timeout)
+
+
+def _checked_capacity(max_pending: Any) -> int:
+    if isinstance(max_pending, bool) or not isinstance(max_pending, Integral):
+        raise TypeError(
+            f"max_pending must be an integer >= 1; got {shown(max_pending)} of type "
+            f"{type(max_pending).__name__}."
+        )
+    if not 1 <= max_pending <= _MOST_PENDING:
+        raise ValueError(
+            f"max_pending must be an integer from 1 to {_MOST_PENDING}; got {shown(max_pending)}."
+        )
+    return int(max_pending)

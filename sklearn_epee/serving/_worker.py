@@ -1,0 +1,348 @@
+"""The thread that predicts: it takes requests in, runs layer after layer, and answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee.exceptions import (
+    DeadlineExceededError,
+    QueueFullError,
+    ServerClosedError,
+    WorkerFailedError,
+)
+
+from ._requests import Prediction, Request
+from ._statistics import Counters, Health, ServingStatistics
+
+# Samples that are encoded together.
+_CHUNK = 32
+
+
+class Model(Protocol):
+    """What encodes samples and makes predictions of what a walk recorded; `OnlineModel` does."""
+
+    n_layers: int
+
+    def encode(self, samples: list[Any]) -> Any:
+        """Return validated samples as the walk takes them."""
+        ...
+
+    def predictions(self, rule: Any, slots: NDArray[np.intp]) -> Any:
+        """Return labels, proba, exit_layer and entropy of samples that exited."""
+        ...
+
+
+class Walk(Protocol):
+    """What runs samples layer by layer; `LayerWalk` does."""
+
+    n_runs: int
+    n_samples_run: int
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether more samples should enter before the next layer is run."""
+        ...
+
+    def enter(self, samples: Any, slots: NDArray[np.intp]) -> None:
+        """Take samples in, all or none."""
+        ...
+
+    def advance(self) -> NDArray[np.intp]:
+        """Run one layer of one batch; return the slots of the samples that exited."""
+        ...
+
+    def drop(self, slots: NDArray[np.intp]) -> None:
+        """Take samples out."""
+        ...
+
+
+class Worker:
+    """Holds the requests of a predictor and answers each once.
+
+    Every request has a slot from `submit` on until it is answered and out of the walk. Other
+    threads submit, cancel and ask; all else happens in the thread that calls `run`, between two
+    layers: cancelled and late requests are dropped, new ones enter, one layer of one batch is run,
+    and the samples that exited are answered.
+
+    Parameters
+    ----------
+    model : Model
+    walk : Walk
+    rule : RowPolicyRule
+        That of the walk.
+    capacity : int
+        Requests that are held at most.
+    clock : callable, default=time.monotonic
+        Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        walk: Walk,
+        rule: Any,
+        capacity: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._walk = walk
+        self._rule = rule
+        self._clock = clock
+        self._counters = Counters(model.n_layers)
+        self._capacity = capacity
+        # What follows is guarded by this lock, of which the worker is told when something changed.
+        self._changed = threading.Condition()
+        self._status = "new"
+        self._reason: BaseException | None = None
+        self._held: dict[int, Request] = {}
+        self._free = list(range(capacity))
+        self._queue: deque[Request] = deque()
+        self._cancelled: list[Request] = []
+
+    # --------------------------------------------------------------------- called by any thread
+
+    def submit(
+        self, sample: Any, policy: tuple[float, int], timeout: float | None
+    ) -> Future[Prediction]:
+        """Take a validated sample in and return where its prediction is going to be.
+
+        Raises
+        ------
+        ServerClosedError, WorkerFailedError, QueueFullError
+        """
+        future: Future[Prediction] = Future()
+        now = self._clock()
+        deadline = None if timeout is None else now + timeout
+        with self._changed:
+            self._check_takes_requests()
+            if not self._free:
+                self._counters.add(rejected=1)
+                raise QueueFullError(
+                    f"{self._capacity} requests wait already (max_pending); try again later."
+                )
+            slot = self._free.pop()
+            request = Request(sample, *policy, now, deadline, slot, future)
+            self._held[slot] = request
+            self._queue.append(request)
+            self._counters.add(accepted=1)
+            self._changed.notify()
+        future.add_done_callback(lambda _: self._note_if_cancelled(request))
+        return future
+
+    def _check_takes_requests(self) -> None:
+        if self._status == "failed":
+            raise self._failure() from self._reason
+        if self._status != "serving":
+            told = {"new": "not started yet", "draining": "about to close"}
+            raise ServerClosedError(f"The predictor is {told.get(self._status, 'closed')}.")
+
+    def _note_if_cancelled(self, request: Request) -> None:
+        if not request.future.cancelled():
+            return
+        self._counters.add(cancelled=1)
+        with self._changed:
+            self._cancelled.append(request)
+            self._changed.notify()
+
+    def health(self) -> Health:
+        """Return how the worker is."""
+        with self._changed:
+            reason = None if self._reason is None else _told(self._reason)
+            return Health(self._status, reason)
+
+    def statistics(self) -> ServingStatistics:
+        """Return what was done so far."""
+        with self._changed:
+            n_entered = sum(request.entered for request in self._held.values())
+            walk = self._walk
+            return self._counters.snapshot(n_entered, walk.n_runs, walk.n_samples_run)
+
+    def open(self) -> None:
+        """Take requests from now on."""
+        with self._changed:
+            if self._status != "new":
+                raise ServerClosedError(
+                    "A predictor is started once; make a new one for the same estimator."
+                )
+            self._status = "serving"
+
+    def stop(self, *, drain: bool) -> None:
+        """Take no more requests; with `drain` those that are held are still answered."""
+        with self._changed:
+            if self._status in ("failed", "closed"):
+                return
+            is_running = self._status != "new"
+            self._status = "draining" if drain and is_running else "closed"
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------- called by one thread only
+
+    def run(self) -> None:
+        """Work until the predictor is closed; whatever happens, every request gets its answer."""
+        try:
+            while self._has_work():
+                self.turn()
+        except BaseException as error:  # noqa: BLE001 - it is told to all who wait
+            with self._changed:
+                self._status, self._reason = "failed", error
+        self._end()
+
+    def _has_work(self) -> bool:
+        """Wait until there is something to do; return False once there never will be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held or self._status != "serving")
+            if self._status == "draining":
+                return bool(self._held)
+            return self._status == "serving"
+
+    def turn(self) -> None:
+        """Drop, admit, run one layer, answer."""
+        self._drop_cancelled()
+        self._drop_late()
+        self._admit()
+        done = self._walk.advance()
+        if len(done):
+            self._answer(done)
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            cancelled, self._cancelled = self._cancelled, []
+        # Those that were answered meanwhile are held no more, and another may have their slot.
+        held = [request for request in cancelled if self._held.get(request.slot) is request]
+        self._drop(held)
+        for request in held:
+            request.future.set_running_or_notify_cancel()
+
+    def _drop_late(self) -> None:
+        now = self._clock()
+        with self._changed:
+            late = [request for request in self._held.values() if request.is_late(now)]
+        self._drop(late)
+        for request in late:
+            self._refuse(request, _too_late(request), "expired")
+
+    def _admit(self) -> None:
+        while self._walk.takes_more:
+            with self._changed:
+                n = min(_CHUNK, len(self._queue))
+                requests = [self._queue.popleft() for _ in range(n)]
+                for request in requests:
+                    request.entered = True
+            if not requests:
+                return
+            self._enter(requests)
+
+    def _enter(self, requests: list[Request]) -> None:
+        """Let requests enter the walk; one that cannot be read fails by itself."""
+        slots = np.array([request.slot for request in requests], np.intp)
+        try:
+            samples = self._model.encode([request.sample for request in requests])
+            for request in requests:
+                self._rule.set_policy(request.slot, request.tau, request.patience)
+            self._walk.enter(samples, slots)
+        except Exception as error:  # noqa: BLE001 - it is told to whose sample it is
+            if len(requests) > 1:
+                for request in requests:
+                    self._enter([request])
+                return
+            self._release(requests)
+            self._refuse(requests[0], error, "failed")
+
+    def _answer(self, done: NDArray[np.intp]) -> None:
+        """Give the samples that exited their predictions."""
+        with self._changed:
+            requests = [self._held[slot] for slot in done.tolist()]
+        found = self._model.predictions(self._rule, done)
+        self._release(requests)
+        now = self._clock()
+        answered = []
+        for i, request in enumerate(requests):
+            if request.is_late(now):
+                self._refuse(request, _too_late(request), "expired")
+            elif request.future.set_running_or_notify_cancel():
+                answered.append((request, _prediction(found, i, now - request.submitted)))
+        self._count([prediction for _, prediction in answered])
+        for request, prediction in answered:
+            request.future.set_result(prediction)
+
+    def _count(self, predictions: Sequence[Prediction]) -> None:
+        self._counters.add_answers(
+            [prediction.exit_layer for prediction in predictions],
+            [float(np.mean(prediction.entropy)) for prediction in predictions],
+            [prediction.latency for prediction in predictions],
+        )
+
+    def _end(self) -> None:
+        """Tell those that are still held that nothing will come."""
+        with self._changed:
+            if self._reason is None:
+                self._status = "closed"
+            left = list(self._held.values())
+            self._held.clear()
+            self._queue.clear()
+        for request in left:
+            if self._reason is None:
+                error: Exception = ServerClosedError("The predictor was closed before it answered.")
+            else:
+                error = self._failure()
+                error.__cause__ = self._reason
+            self._refuse(request, error, "failed")
+
+    # ---------------------------------------------------------------------------------- requests
+
+    def _drop(self, dropped: Sequence[Request]) -> None:
+        """Take requests out of the queue and the walk, and forget them."""
+        entered = [request.slot for request in dropped if request.entered]
+        if entered:
+            self._walk.drop(np.array(entered, np.intp))
+        self._release(dropped)
+        if len(entered) < len(dropped):
+            gone = {id(request) for request in dropped}
+            with self._changed:
+                self._queue = deque(r for r in self._queue if id(r) not in gone)
+
+    def _release(self, requests: Sequence[Request]) -> None:
+        """Free the slots of requests that are in the walk no more."""
+        with self._changed:
+            for request in requests:
+                del self._held[request.slot]
+                self._free.append(request.slot)
+
+    def _refuse(self, request: Request, error: BaseException, why: str) -> None:
+        """Answer a request with an error, unless it was cancelled."""
+        if request.future.set_running_or_notify_cancel():
+            self._counters.add(**{why: 1})
+            request.future.set_exception(error)
+
+    def _failure(self) -> WorkerFailedError:
+        reason = "unknown" if self._reason is None else _told(self._reason)
+        return WorkerFailedError(f"The predictor's thread failed and answers no more: {reason}")
+
+
+def _prediction(found: Any, i: int, latency: float) -> Prediction:
+    labels, proba, exit_layer, entropy = found
+    own = entropy[i]
+    return Prediction(
+        labels[i],
+        [part[i] for part in proba] if isinstance(proba, list) else proba[i],
+        int(exit_layer[i]),
+        own if np.ndim(own) else float(own),
+        latency,
+    )
+
+
+def _too_late(request: Request) -> DeadlineExceededError:
+    timeout = 0.0 if request.deadline is None else request.deadline - request.submitted
+    return DeadlineExceededError(f"There was no prediction within timeout={timeout:g} seconds.")
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
