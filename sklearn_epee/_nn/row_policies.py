@@ -73,6 +73,6 @@ class RowPolicyRule:
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
         """Record the predictions of the samples that exit at a layer; see `ExitRule`."""
-        thresholds = torch.from_numpy(self._thresholds[rows]).to(proba.device)
-        patience = torch.from_numpy(self._patience[rows]).to(proba.device)
-        return self._rule.with_limits(thresholds, patience).decide(layer, proba, rows, state)
+        of_rows = self._thresholds[rows], self._patience[rows]
+        limits = (torch.from_numpy(limit).to(proba.device) for limit in of_rows)
+        return self._rule.with_limits(*limits).decide(layer, proba, rows, state)

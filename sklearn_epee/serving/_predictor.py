@@ -397,7 +397,8 @@ def _checked_timeout(timeout: Any) -> float | None:
             f"timeout must be a number of seconds or None; got {shown(timeout)} of type "
             f"{type(timeout).__name__}."
         )
-    if not 0 < timeout <= threading.TIMEOUT_MAX:  # false for NaN too
+    seconds: Any = timeout
+    if not 0 < seconds <= threading.TIMEOUT_MAX:  # false for NaN too
         raise ValueError(
             f"timeout must be above 0 and at most {threading.TIMEOUT_MAX:g} seconds, or None; got "
             f"{shown(timeout)}."
@@ -411,7 +412,7 @@ def _checked_capacity(max_pending: Any) -> int:
             f"max_pending must be an integer >= 1; got {shown(max_pending)} of type "
             f"{type(max_pending).__name__}."
         )
-    if not 1 <= max_pending <= _MOST_PENDING:
+    if not 1 <= int(max_pending) <= _MOST_PENDING:
         raise ValueError(
             f"max_pending must be an integer from 1 to {_MOST_PENDING}; got {shown(max_pending)}."
         )
