@@ -21,8 +21,8 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "benchmarks/results": "results/index.md",
     "examples": "auto_examples/index.rst",
-    "examples/quickstart.py": "install.md",
 }
 
 INDEX = """# Measured tables
