@@ -3,6 +3,9 @@
     python -m sphinx -W --keep-going -b html docs docs/_build/html
     python -m sphinx -D plot_gallery=0 -b html docs docs/_build/html    # without running scripts
 
+The gallery takes some twenty minutes of CPU; ``SKLEARN_EPEE_GALLERY`` may hold a regular expression
+for the scripts to run, of which ``tests/test_examples.py`` then runs the others alone.
+
 Nothing is downloaded and the pages load nothing from other hosts. ``EPEE_DOCS_INTERSPHINX=1``
 links scikit-learn, NumPy and torch, for whoever has a network.
 """
@@ -68,7 +71,7 @@ if os.environ.get("EPEE_DOCS_INTERSPHINX"):
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    "filename_pattern": r"plot_",
+    "filename_pattern": os.environ.get("SKLEARN_EPEE_GALLERY", "plot_"),  # which ones are run
     "ignore_pattern": r"quickstart\.py",
     "within_subsection_order": "FileNameSortKey",
     "copyfile_regex": r".*\.rst",

@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-MODULES = ("datasets", "exceptions", "metrics", "model_selection", "plotting", "policy", "serving")
+MODULES = (
+    "datasets", "exceptions", "metrics", "model_selection", "monitoring", "plotting", "policy",
+    "serving",
+)  # fmt: skip
 # Mentioned in words: a version, and a constant.
 IN_WORDS = {"__version__", "JOINT_EXITS"}
 
