@@ -26,6 +26,7 @@ import torch
 from benchmarks import (
     _rows_compiled,
     _rows_files,
+    _rows_int8,
     _rows_labels,
     _rows_latency,
     _rows_long,
@@ -48,6 +49,7 @@ MODULES = (
     _rows_throughput,
     _rows_latency,
     _rows_rivals,
+    _rows_int8,
     _rows_compiled,
     _rows_training,
     _rows_tuning,

@@ -242,7 +242,7 @@ def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
     """Write the model for onnxruntime, with any number of texts of any length."""
     names = ["input_ids", "attention_mask"]
     sizes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             _ForExport(rival).eval(),
             tuple(example[name] for name in names),
@@ -256,7 +256,7 @@ def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Swallow what exporters tell about themselves."""
     logging.disable(logging.WARNING)
     try:
@@ -275,7 +275,7 @@ def onnx_sessions(rival: FullDepth, encoded: Any, folder: Path) -> dict[str, Any
 
     plain, quantized = folder / "float32.onnx", folder / "int8.onnx"
     export(rival, encoded.batch(np.arange(2)), plain)
-    with _quiet():
+    with quiet():
         quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -235,6 +235,7 @@ class _Recorder:
         self._real = real
         self._every = every
         self._kept: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(0)
         self._n_rows = 0
         self._total: Tensor | None = None
 
@@ -250,7 +251,9 @@ class _Recorder:
         self.high: Tensor = high
         self._total = total
         self.mean: Tensor = total / (self._n_rows + len(seen))
-        self._kept.append(seen[-self._n_rows % self._every :: self._every])
+        # At random: every so-many-th row might be the same position of each sample.
+        n_kept = -(-len(seen) // self._every)
+        self._kept.append(seen[torch.randperm(len(seen), generator=self._generator)[:n_kept]])
         self._n_rows += len(seen)
         return rows
 
