@@ -49,6 +49,7 @@ from .fitted import (
 )
 from .fitted_folder import read_parameters, read_state, say_parameter, write_state
 from .label_data import label_rates, prepare_label_data
+from .onnx_folder import export
 from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
@@ -114,6 +115,10 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
     @abstractmethod
     def _training_defaults(self) -> TrainingDefaults:
         """Return what "auto" stands for with this backbone."""
+
+    @abstractmethod
+    def _policy(self, state: Any) -> Any:
+        """Return the exit policy that the parameters ask for now."""
 
     # ------------------------------------------------------------------------------- training
 
@@ -358,6 +363,45 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
         estimator._adopt(state)
         fitted: Self = estimator
         return fitted
+
+    def export_onnx(self, folder: str | os.PathLike[str], layer: int | None = None) -> None:
+        """Write the fitted network as graphs of ONNX: one for each layer with its head.
+
+        :class:`sklearn_epee.onnx_runtime.OnnxExits` runs them with onnxruntime and NumPy, and lets
+        samples exit by the policy that the estimator has now; labels and exits are the same, and
+        probabilities within rounding. Needs ``pip install 'sklearn_epee[onnx]'``.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Empty, or it is made.
+        layer : int, default=None
+            Write one graph, up to the head of this layer, instead; from 1, or from -1 backwards.
+            It has no exits, and other software can run it, too.
+
+        Raises
+        ------
+        ImportError
+            If onnx or onnxruntime is missing.
+        ValueError
+            If there is no graph of such an estimator or backbone; the message says why. Every
+            graph is compared with the network on batches of other sizes.
+        FileExistsError
+            If the folder holds something.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> clf.export_onnx(tempfile.mkdtemp())  # doctest: +SKIP
+        """
+        state = self._fitted()
+        export(type(self).__name__, state, self._policy, folder, layer)
 
     def _scores_for_card(self, X: Any, y: Any) -> dict[str, float]:
         return exit_scores(self, X, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -47,6 +48,33 @@ class BaseExitPolicyClassifier(
                     f"{type(value).__name__}."
                 )
         super()._validate_params()
+
+    def export_onnx(self, folder: str | os.PathLike[str], layer: int | None = None) -> None:
+        """Write the network as graphs of ONNX, with the exit policy of this classifier.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Empty, or it is made.
+        layer : int, default=None
+            Write one graph, up to the head of this layer, instead.
+
+        Raises
+        ------
+        ImportError, ValueError, FileExistsError
+            As :meth:`sklearn_epee.EPEEClassifier.export_onnx`; of pipelines and searches the
+            classifier alone is written, without the steps before it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_epee import EPEEClassifier, FixedExitPolicyClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> fixed = FixedExitPolicyClassifier(EPEEClassifier(max_epochs=1), patience=2).fit(X, y)
+        >>> fixed.export_onnx(tempfile.mkdtemp())  # doctest: +SKIP
+        """
+        exit_classifier(self._with_policy()).export_onnx(folder, layer)
 
     def _scores_for_card(self, X: Any, y: Any) -> dict[str, float]:
         return exit_scores(self, X, y)
