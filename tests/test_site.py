@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MODULES = (
-    "datasets", "exceptions", "metrics", "model_selection", "monitoring", "plotting", "policy",
+    "datasets", "exceptions", "metrics", "model_selection", "monitoring", "onnx_runtime", "plotting", "policy",
     "serving",
 )  # fmt: skip
 # Mentioned in words: a version, and a constant.
