@@ -14,6 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# scikit-learn 1.9. Its callbacks are public; the method by which an estimator takes part begins
+# with an underscore, although it is documented for third parties. Earlier versions have neither.
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing, where scikit-learn has no callbacks."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method as it is, where scikit-learn has no callbacks."""
+        return method
+
+
 # scikit-learn 1.7 to 1.9. What `make_scorer` returns; what it holds has no public names.
 from sklearn.metrics._scorer import _Scorer
 
@@ -45,6 +59,7 @@ from sklearn.utils.validation import _num_samples as num_samples
 
 __all__ = [
     "BaseSearchCV",
+    "CallbackSupportMixin",
     "HasMethods",
     "Int8Linear",
     "Interval",
@@ -54,6 +69,7 @@ __all__ = [
     "ScorerParts",
     "StrOptions",
     "attention_on_cpu",
+    "begin_fit_task",
     "check_method_params",
     "check_pandas_support",
     "cpu_capabilities",
@@ -64,7 +80,17 @@ __all__ = [
     "safe_indexing",
     "scorer_parts",
     "validate_params",
+    "with_callbacks",
 ]
+
+
+def begin_fit_task(estimator: Any, max_subtasks: int) -> Any:
+    """Return the task of a fit that scikit-learn's callbacks are told of, and set them up.
+
+    scikit-learn 1.9; None where it has no callbacks.
+    """
+    begin = getattr(estimator, "_init_callback_context", None)
+    return None if begin is None else begin(max_subtasks=max_subtasks)
 
 
 class Interval(SklearnInterval):

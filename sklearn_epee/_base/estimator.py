@@ -23,7 +23,7 @@ from transformers import PretrainedConfig
 from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
 from sklearn_epee._checks.parameters import check_precision, check_prediction_batch
 from sklearn_epee._checks.tag_arrays import refuse_tags
-from sklearn_epee._compat import StrOptions
+from sklearn_epee._compat import CallbackSupportMixin, StrOptions, with_callbacks
 from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._folders import Loading, PretrainedMixin, Saving
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
@@ -38,6 +38,7 @@ from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, ready
 from sklearn_epee._version import __version__
 from sklearn_epee.metrics import exit_scores
 
+from .fit_tasks import FitTasks
 from .fitted import (
     VERSION_KEY,
     FittedState,
@@ -63,7 +64,7 @@ from .prediction import ExitPredictionMixin, thresholds_for
 from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
 
-class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseEPEE(CallbackSupportMixin, PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
     """Shared by all estimators, whatever their labels look like; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS
@@ -122,6 +123,7 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
 
     # ------------------------------------------------------------------------------- training
 
+    @with_callbacks
     def _fit(
         self,
         X: Any,
@@ -137,11 +139,12 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
         data = self._prepare(samples, y, sample_weight, groups)
         if continued is not None:
             _check_same_classes(continued.tasks, data.tasks)
+        tasks = FitTasks(self, X, y, sample_weight)
         reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
         fit_or_fetch = partial(
             reuse.fit_or_fetch, is_complete=lambda network: network.summary.is_complete
         )
-        train = partial(self._train, data, reuse.seed, continued)
+        train = partial(self._train, data, reuse.seed, continued, tasks)
         shaping = None if continued else partial(self._shaping, data)
         if self.precision == "int8":
             # Kept beside the network that was trained, which serves other precisions, too.
@@ -152,6 +155,7 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
         else:
             network, shared = fit_or_fetch(train, shaping)
         self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
+        tasks.end(lambda: self._learned(self._state))
         return self
 
     def _continued(self) -> FittedState | None:
@@ -180,7 +184,7 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
         }
 
     def _train(
-        self, data: LearnedFrom, seed: int, continued: FittedState | None
+        self, data: LearnedFrom, seed: int, continued: FittedState | None, tasks: FitTasks
     ) -> LazyNetwork[Trained]:
         device = resolve_device(self.device)
         with explain_out_of_memory(device, self.batch_size):
@@ -206,6 +210,13 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
             if continued is not None:
                 # Heads that have learned begin with what they know.
                 plan = replace(plan, head_init="random")
+
+            def midway(net: Any) -> dict[str, Any]:
+                network = as_lazy_network(preprocessor, net, plan.exit_weights)
+                return self._learned(FittedState(network, data.tasks, None, type(self)._engine))
+
+            told = tasks.epochs(plan.max_epochs, midway)
+            plan = replace(plan, callbacks=[*plan.callbacks, *told])
             net = train_network(network, to_learn, to_watch, plan)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
@@ -306,12 +317,19 @@ class BaseEPEE(PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _adopt(self, state: FittedState) -> None:
         """Take a finished training over: everything that is learned is set here."""
-        self._state = state
         self._search_context = self._search_context.after_fit()
-        self.classes_ = state.tasks.classes
-        self.n_layers_ = state.summary.n_layers
-        self.history_ = state.summary.history
-        self.n_iter_ = len(state.summary.history)
+        self.__dict__.update(self._learned(state))
+
+    @staticmethod
+    def _learned(state: FittedState) -> dict[str, Any]:
+        """Return the attributes that a fit sets."""
+        return {
+            "_state": state,
+            "classes_": state.tasks.classes,
+            "n_layers_": state.summary.n_layers,
+            "history_": state.summary.history,
+            "n_iter_": len(state.summary.history),
+        }
 
     def _fitted(self) -> FittedState:
         """Return the state that a prediction reads, once."""

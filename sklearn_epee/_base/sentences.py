@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_epee._checks.arrow import without_arrow
 from sklearn_epee._checks.messages import SampleError, SampleLabelError, shown
 from sklearn_epee._checks.texts import check_encodable
 from sklearn_epee._spans import (
@@ -64,7 +65,7 @@ def as_sentences(X: Any) -> list[Sentence]:
     ValueError
         If there are none, or texts and lists of words are mixed.
     """
-    rows = _rows_of(X, "X", _SENTENCES)
+    rows = _rows_of(without_arrow(X), "X", _SENTENCES)
     if not rows:
         raise ValueError(
             f"X holds no sentences (0 sample(s)) while a minimum of 1 is required; expected "

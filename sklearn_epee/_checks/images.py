@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrow import without_arrow
 from .image_files import ImageFile, decoded, is_pil_image
 from .image_paths import PathImage, is_path
 from .messages import shown
@@ -86,6 +87,7 @@ def as_images(
         If there are no images, one cannot be decoded, has no pixels or pixels that are not finite,
         if axes are in another order, or if channel counts or the scale of the pixels differ.
     """
+    X = without_arrow(X)
     if isinstance(X, (str, bytes, Mapping, Set)) or not (
         hasattr(X, "__array__") or isinstance(X, Iterable)
     ):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrow import without_arrow
 from .messages import shown
 
 Text = str | tuple[str, str]
@@ -23,7 +24,7 @@ def as_texts(X: Any) -> list[Text]:
 
     Parameters
     ----------
-    X : list, tuple, ndarray, pandas or polars Series or DataFrame
+    X : list, tuple, ndarray, pandas or polars Series or DataFrame, pyarrow column or table
 
     Returns
     -------
@@ -36,7 +37,7 @@ def as_texts(X: Any) -> list[Text]:
     ValueError
         If there are no texts, or texts and pairs are mixed.
     """
-    rows = _rows_of(X)
+    rows = _rows_of(without_arrow(X))
     if not rows:
         raise ValueError(
             f"X holds no texts (0 sample(s)) while a minimum of 1 is required; expected {_TEXTS}."

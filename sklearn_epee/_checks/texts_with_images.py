@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrow import without_arrow
 from .image_files import ImageFile, is_pil_image
 from .image_paths import PathImage
 from .images import ImageForm, as_images
@@ -50,7 +51,7 @@ def as_cases(
         If there are no rows, a frame lacks a column, a row has neither text nor image, or an image
         is not as `as_images` asks.
     """
-    rows = _rows_of(X, text_column, image_column)
+    rows = _rows_of(without_arrow(X), text_column, image_column)
     if not rows:
         raise ValueError(
             f"X holds no texts with images (0 sample(s)) while a minimum of 1 is required; "

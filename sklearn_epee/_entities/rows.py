@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_epee._checks.arrow import without_arrow
 from sklearn_epee._checks.messages import SampleError, shown
 from sklearn_epee._checks.texts import as_texts
 
@@ -76,7 +77,7 @@ def read_rows(X: Any, columns: Columns) -> list[MentionRow]:
     ValueError
         If there are no rows, or one is not as described; the message gives its number.
     """
-    rows = [_read(row, number, columns) for number, row in enumerate(_rows_of(X))]
+    rows = [_read(row, number, columns) for number, row in enumerate(_rows_of(without_arrow(X)))]
     if not rows:
         raise ValueError(
             f"X holds no rows (0 sample(s)) while a minimum of 1 is required; expected {ROWS}."

@@ -53,7 +53,7 @@ _SAVED_EVERY = 100
 # Names of the callbacks that a training has of its own.
 _OWN_CALLBACKS = (
     "early_stopping", "epoch_timer", "head_start", "last_exit_first", "print_log", "progress",
-    "schedule", "train_loss", "valid_acc", "valid_loss",
+    "schedule", "scikit_learn", "train_loss", "valid_acc", "valid_loss",
 )  # fmt: skip
 
 
@@ -87,6 +87,10 @@ class TrainingMemoryError(MemoryError):
 
 class DivergedError(ValueError):
     """The loss or its gradient became NaN or infinite before any good step was made."""
+
+
+class StopTrainingError(Exception):
+    """A callback ends the training after this step; the network keeps what it has learned."""
 
 
 class _NotFiniteError(Exception):
@@ -319,6 +323,8 @@ class ExitNet(skorch.NeuralNetClassifier):
         except KeyboardInterrupt:
             # skorch's early stopping ends the loop in the way Ctrl-C does.
             self.stopped_by_ = "early stopping" if self._stopped_early() else "interrupt"
+        except StopTrainingError:
+            self.stopped_by_ = "callback"
         except _NotFiniteError:
             self.failed_step_ = self.n_steps_ + 1
             return
