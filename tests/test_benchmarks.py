@@ -11,7 +11,7 @@ import torch
 from sklearn.utils import Bunch
 
 from benchmarks import __main__ as suite
-from benchmarks import gpu, labels, towers
+from benchmarks import fuzz, gpu, labels, towers
 from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._forced_words import run_sentences, run_words, word_schedule
 from benchmarks._isolated import Turns, in_turns
@@ -298,3 +298,22 @@ def test_the_gpu_command_keeps_what_interrupted_tests_said(tmp_path, monkeypatch
         "@pytest.mark.gpu\ndef test_slow(): time.sleep(60)\n"
     )
     assert "1 passed" in gpu.run_tests(tmp_path, seconds=8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_generated_inputs_are_taken_or_refused(seed):
+    counts, wrong = fuzz.run(n=130, seed=100 + seed)
+    assert wrong == []
+    assert all(found.total() == 10 for found in counts.values())
+
+
+def test_what_is_not_a_clear_error_is_told_from_one():
+    def crash(rng):
+        return {}["missing"]
+
+    def numpy_says(rng):
+        np.zeros(2).reshape(3)
+
+    assert fuzz.outcome(crash, (0,))[0] == "wrong"
+    assert fuzz.outcome(numpy_says, (0,))[0] == "wrong"
+    assert fuzz.outcome(np.asarray, (0,)) == ("taken", "")

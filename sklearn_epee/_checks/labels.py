@@ -162,7 +162,13 @@ def check_groups(groups: ArrayLike | None, n_samples: int) -> NDArray[np.int64] 
             "X and groups have inconsistent numbers of samples: X has "
             f"{n_samples}, groups has {len(found)}."
         )
-    distinct, numbers = np.unique(found, return_inverse=True)
+    try:
+        distinct, numbers = np.unique(found, return_inverse=True)
+    except TypeError as error:  # complex numbers, or objects of a kind that has no order
+        raise TypeError(
+            f"groups must be strings or numbers; got {shown(elements[0])} of type "
+            f"{type(elements[0]).__name__}."
+        ) from error
     if len(distinct) < 2:
         raise ValueError(
             f"groups must hold at least two groups; all samples are of {elements[0]!r}."

@@ -141,7 +141,7 @@ def _are_label_lists(y: Any) -> bool:
     if any(not isinstance(row, _COLLECTIONS) or isinstance(row, _SETS) for row in rows):
         return True
     # A series or an array of lists has no columns, however long the lists are.
-    return not isinstance(y, (list, tuple)) or len({np.shape(row)[:1] for row in rows}) > 1
+    return not isinstance(y, (list, tuple)) or len({len(row) for row in rows}) > 1
 
 
 def _rows_are_numbers(rows: list[Any], *, of_indicator: bool) -> bool:
