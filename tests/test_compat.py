@@ -21,8 +21,9 @@ from sklearn_epee import _compat
 
 PACKAGE = Path(sklearn_epee.__file__).parent
 OTHERS = {
-    "huggingface_hub", "joblib", "matplotlib", "numpy", "pandas", "polars", "safetensors",
-    "scipy", "skorch", "sklearn", "tokenizers", "torch", "transformers",
+    "dask", "distributed", "huggingface_hub", "joblib", "matplotlib", "numpy", "pandas", "polars",
+    "pyarrow", "pyspark", "ray", "safetensors", "scipy", "skorch", "sklearn", "tokenizers", "torch",
+    "transformers",
 }  # fmt: skip
 
 

@@ -9,7 +9,10 @@ import pytest
 
 import sklearn_epee
 
-HEAVY = {"torch", "transformers", "tokenizers", "skorch", "matplotlib", "pandas", "polars", "PIL"}
+HEAVY = {
+    "torch", "transformers", "tokenizers", "skorch", "matplotlib", "pandas", "polars", "PIL",
+    "dask", "pyarrow", "pyspark", "ray",
+}  # fmt: skip
 
 # scikit-learn imports pandas on its own where it is installed; that is not ours to prevent.
 PROGRAM = """
@@ -23,7 +26,13 @@ print(*set(sys.modules) - before)
 
 @pytest.mark.parametrize(
     "module",
-    ["sklearn_epee", "sklearn_epee.policy", "sklearn_epee.metrics", "sklearn_epee.datasets"],
+    [
+        "sklearn_epee",
+        "sklearn_epee.policy",
+        "sklearn_epee.metrics",
+        "sklearn_epee.datasets",
+        "sklearn_epee.distributed",
+    ],
 )
 def test_import_is_light(module):
     ran = subprocess.run(

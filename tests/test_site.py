@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MODULES = (
-    "datasets", "exceptions", "metrics", "model_selection", "monitoring", "onnx_runtime", "plotting", "policy",
-    "serving",
+    "datasets", "distributed", "exceptions", "metrics", "model_selection", "monitoring",
+    "onnx_runtime", "plotting", "policy", "serving",
 )  # fmt: skip
 # Mentioned in words: a version, and a constant.
 IN_WORDS = {"__version__", "JOINT_EXITS"}

@@ -1,0 +1,54 @@
+"""Batches of Arrow, as Spark and Ray hand them out: columns are appended, others not touched."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ._columns import Plan
+from ._frames import appended_columns
+
+
+def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
+    """Return a batch or table of Arrow with the appended columns of a plan.
+
+    Only the columns that are read become a frame of pandas, where NaN and null are the same and
+    integers with nulls turn into floats.
+
+    Parameters
+    ----------
+    estimator : estimator
+    batch : pyarrow.RecordBatch or pyarrow.Table
+    plan : Plan
+
+    Returns
+    -------
+    pyarrow.RecordBatch or pyarrow.Table
+        As `batch`.
+    """
+    pa = importlib.import_module("pyarrow")
+
+    types = {
+        "string": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(),
+        "float": pa.float64(), "float32": pa.float32(),
+    }  # fmt: skip
+    found = appended_columns(estimator, _frame_of(batch, plan), plan)
+    arrays, fields = list(batch.columns), list(batch.schema)
+    for column in plan.appended:
+        values = found[column.name].to_numpy(dtype=object, na_value=None)
+        arrays.append(pa.array(values, type=types[column.kind], from_pandas=True))
+        fields.append(pa.field(column.name, types[column.kind]))
+    # The metadata of pandas in a schema describe the columns that were there before.
+    return type(batch).from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _frame_of(batch: Any, plan: Plan) -> Any:
+    """Return the columns that are read, and of the others those that a message can show."""
+    pa = importlib.import_module("pyarrow")
+
+    names = plan.read_names
+    if plan.missing == "error" and any(batch.column(name).null_count for name in names):
+        return batch.to_pandas()
+    # One by one: a schema may carry what pandas once wrote into it.
+    table = pa.table({name: batch.column(name) for name in names})
+    return table.to_pandas()

@@ -1,0 +1,38 @@
+"""The packages of the engines, which are extras, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def require(function: str, extra: str, *packages: str) -> list[Any]:
+    """Import packages, or raise and say what to install.
+
+    Parameters
+    ----------
+    function : str
+        What needs it.
+    extra : str
+        Extra of this package that brings it.
+    *packages : str
+        Modules to import.
+
+    Returns
+    -------
+    list of module
+
+    Raises
+    ------
+    ImportError
+    """
+    found = []
+    for package in packages:
+        try:
+            found.append(importlib.import_module(package))
+        except ImportError as error:
+            raise ImportError(
+                f"{function} needs {package}, which cannot be imported here ({error}). Install it "
+                f"on this machine and on all workers: python -m pip install 'sklearn_epee[{extra}]'"
+            ) from error
+    return found

@@ -1,0 +1,60 @@
+"""A fitted estimator on its way to workers: pickled once, loaded once in each process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+# Estimators of this process by their key, the last used at the end. Two, so that a graph that
+# compares two estimators does not load them in turns.
+_LOADED: OrderedDict[str, Any] = OrderedDict()
+_KEPT = 2
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PickledModel:
+    """A pickled estimator.
+
+    Parameters
+    ----------
+    key : str
+        Differs for estimators that differ.
+    content : bytes
+    """
+
+    key: str
+    content: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, estimator: Any) -> PickledModel:
+        """Return a fitted estimator, pickled; what it holds of ``__main__`` travels with it."""
+        content = cloudpickle.dumps(estimator)
+        return cls(hashlib.sha256(content).hexdigest(), content)
+
+    def load(self, threads: int = 1) -> Any:
+        """Return the estimator, which is unpickled the first time in a process.
+
+        Parameters
+        ----------
+        threads : int, default=1
+            Threads of the tokenizers, unless the process has used or set them before.
+        """
+        with _LOADING:
+            if self.key not in _LOADED:
+                os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+                while len(_LOADED) >= _KEPT:
+                    _LOADED.popitem(last=False)
+                _LOADED[self.key] = pickle.loads(self.content)  # noqa: S301 - made by `of`
+            _LOADED.move_to_end(self.key)
+            return _LOADED[self.key]
+
+    def __dask_tokenize__(self) -> str:
+        return self.key
