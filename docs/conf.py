@@ -55,6 +55,7 @@ myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 4
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc says the types, in words
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False

@@ -88,12 +88,13 @@ def main() -> None:
         for cell in study["cells"]
         if (cell["data"], cell["backbone"], cell["options"]) == (DATA, BACKBONE, {})
     )
+    plt.rcParams |= {"axes.titlesize": 10, "axes.labelsize": 10}
     figure, axes = plt.subplots(
-        1, 2, figsize=(11.5, 4), width_ratios=(1.25, 1), layout="constrained"
+        1, 2, figsize=(9.5, 3.6), width_ratios=(1.25, 1), layout="constrained"
     )
     draw_layers(axes[0])
     draw_tradeoff(axes[1], cell)
-    figure.savefig(ROOT / "docs/exits.png", dpi=120)
+    figure.savefig(ROOT / "docs/exits.png", dpi=150)
 
 
 if __name__ == "__main__":
