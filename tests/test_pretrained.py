@@ -32,6 +32,7 @@ from sklearn_epee import (
     TunedExitPolicyClassifierCV,
     TunedLabelThresholdsClassifierCV,
 )
+from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee.exceptions import ModelFolderError
 
 from .checkpoints import (
@@ -302,6 +303,17 @@ def test_trained_where_there_was_a_gpu(notes, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
     loaded = EPEEClassifier.from_pretrained(tmp_path / "model")
     assert loaded.set_params(device="cpu").predict(notes[0]).shape == (len(notes[0]),)
+
+
+@pytest.mark.skipif(bool(why_not_int8()), reason=f"no 8-bit products: {why_not_int8()}")
+@pytest.mark.parametrize("kind", ["texts", "two towers"])
+def test_products_of_8_bit_numbers(kind, notes, digits, tmp_path):
+    fitted, X = (texts if kind == "texts" else two_towers)(notes, digits)
+    fitted.calibrate_int8(X).set_params(precision="int8")
+    fitted.save_pretrained(tmp_path / "model")
+    loaded = type(fitted).from_pretrained(tmp_path / "model")
+    assert same(dict(fitted.predict_with_exits(X)), dict(loaded.predict_with_exits(X)))
+    assert str(loaded.precision_report_) == str(fitted.precision_report_)
 
 
 # --------------------------------------------------------------------------- what is refused

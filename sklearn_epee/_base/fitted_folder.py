@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ from sklearn_epee._nn.network_parts import (
 )
 from sklearn_epee._nn.text_image import CaseReader
 from sklearn_epee._nn.training import untrained_net
+from sklearn_epee._search import ready
 from sklearn_epee._spans import valid_transitions
 from sklearn_epee.exceptions import ModelFolderError
 
 from .fitted import FittedState, as_lazy_network
+from .int8_folder import read_int8, say_int8
 from .parameters import check_parameters, training_plan
 from .reader_folder import processor_of, read_reader, say_reader, tokenizer_of
 from .tag_data import TagLayers
@@ -74,6 +77,7 @@ def write_state(state: FittedState, saving: Saving) -> dict[str, Any]:
         "network": {"kind": kind_of(network), "recipe": encode(said_recipe(network.recipe()))},
         "exit_weights": encode(np.asarray(state.summary.exit_weights)),
         "stopped_by": state.summary.stopped_by,
+        "int8": say_int8(trained.int8, saving.put_aside),
         "history": encode([_plain(epoch) for epoch in state.summary.history], saving.put_aside),
     }
 
@@ -188,7 +192,11 @@ def read_state(
     network = make_network(kind, recipe, configs, tasks.n_classes, files)
     reader = read_reader(said["reader"], loading, folders, _backbones(network), network)
     estimator = _made(cls, parameters, reader)
-    return estimator, _state(estimator, said, tasks, network, reader)
+    state = _state(estimator, said, tasks, network, reader)
+    int8 = read_int8(said.get("int8"), network, loading.take_back)
+    if int8 is not None:
+        state.network = ready(state.summary, replace(state.trained, int8=int8))
+    return estimator, state
 
 
 def _made(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:

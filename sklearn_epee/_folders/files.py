@@ -35,6 +35,7 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _FOR_PEOPLE = re.compile(r"(README\.md|LICENSE(\.\w+)?|\.git\w*|.*\.(png|jpe?g|svg))$")
 _FOLDERS_NOT_READ = (".git", ".cache", "onnx")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}$", re.ASCII)
+_KINDS = (".json", ".safetensors")
 _MOST_FILES = 200
 # Of a JSON file, in bytes: vocabularies are the largest.
 _LARGEST_TEXT = 2**28
@@ -130,6 +131,8 @@ class FolderReader:
         for name in self._files:
             if not _NAME.match(name) or ".." in PurePosixPath(name).parts:
                 raise ModelFolderError(f"{MANIFEST} names {name[:80]!r}, which is outside")
+            if not name.endswith(_KINDS):
+                raise ModelFolderError(f"{MANIFEST} names {name}, which is no part of a model")
         there = set(self._names_there())
         if missing := sorted(set(self._files) - there):
             raise ModelFolderError(f"{', '.join(missing)} is missing")

@@ -53,6 +53,13 @@ def test_damage_is_found(folder):
     refused(folder, r"part/b\.safetensors is missing")
 
 
+def test_a_manifest_names_no_pickle(folder):
+    (folder / "model.pkl").write_bytes(b"")
+    said = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    change_manifest(folder, files={"model.pkl": said})
+    refused(folder, r"model\.pkl, which is no part of a model")
+
+
 @pytest.mark.parametrize("name", ["model.pkl", "run.py", "part/code.py", "pytorch_model.bin"])
 def test_files_that_the_manifest_lacks_are_refused(folder, name):
     (folder / name).write_bytes(b"")

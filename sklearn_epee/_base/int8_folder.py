@@ -1,0 +1,94 @@
+"""How a network is rounded to 8 bits, and what that was measured to change, as a document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sklearn_epee._folders import decode, encode, field, list_of
+from sklearn_epee._nn.fast_backbone import LayerScales
+from sklearn_epee._nn.int8_calibration import Int8Scales
+from sklearn_epee._nn.int8_linear import InputScale
+from sklearn_epee.exceptions import ModelFolderError
+
+from .precision_report import MeasuredInt8, PrecisionReport
+
+_ARRAYS = ("factor", "shift", "mean")
+
+
+def say_int8(measured: MeasuredInt8 | None, put_aside: Any) -> Any:
+    """Return the document of what was measured; None where nothing was."""
+    if measured is None:
+        return None
+    scales = measured.scales
+    towers = scales if isinstance(scales, (list, tuple)) else [scales]
+    said = {
+        "towers": [_plain(tower) for tower in towers],
+        "several": isinstance(scales, (list, tuple)),
+        "report": dict(vars(measured.report)),
+    }
+    return encode(said, put_aside)
+
+
+def _plain(scales: Int8Scales) -> dict[str, Any]:
+    layers = [
+        {name: None if part is None else dict(vars(part)) for name, part in layer._asdict().items()}
+        for layer in scales.layers
+    ]
+    return {"layers": layers, "errors": [dict(errors) for errors in scales.errors]}
+
+
+def read_int8(said: Any, network: Any, take_back: Any) -> MeasuredInt8 | None:
+    """Return what a document says was measured of a network.
+
+    Raises
+    ------
+    ModelFolderError
+        If it does not fit the network.
+    """
+    if said is None:
+        return None
+    found = decode(said, take_back)
+    towers = getattr(network, "towers", (network,))
+    parts = list_of(field(found, "towers", list, "int8"))
+    several = field(found, "several", bool, "int8")
+    if len(parts) != len(towers) or several != (len(towers) > 1):
+        raise ModelFolderError("its scales of 8 bits are not those of its network")
+    pairs = zip(parts, towers, strict=True)
+    scales = tuple(_scales(part, tower) for part, tower in pairs)
+    report = field(found, "report", dict, "int8")
+    return MeasuredInt8(scales if several else scales[0], PrecisionReport(**report))
+
+
+def _scales(said: Any, network: Any) -> Int8Scales:
+    layers, errors = (list_of(field(said, name, list)) for name in ("layers", "errors"))
+    if not len(layers) == len(errors) == network.n_layers:
+        raise ModelFolderError("its scales of 8 bits are not those of its layers")
+    for part in errors:
+        if not isinstance(part, dict) or not set(part) <= set(LayerScales._fields):
+            raise ModelFolderError("its errors of 8 bits are not known")
+    made = tuple(_layer(layer, network.adapter.hidden_size) for layer in layers)
+    return Int8Scales(made, tuple(dict(part) for part in errors))
+
+
+def _layer(said: Any, width: int) -> LayerScales:
+    if not isinstance(said, dict) or set(said) != set(LayerScales._fields):
+        raise ModelFolderError("its scales of 8 bits are not known")
+    parts = {name: None if part is None else _scale(part) for name, part in said.items()}
+    for name in ("attention", "up"):
+        part = parts[name]
+        if part is not None and len(part.factor) != width:
+            raise ModelFolderError("its scales of 8 bits have another width than its layers")
+    return LayerScales(**parts)
+
+
+def _scale(said: Any) -> InputScale:
+    arrays = [field(said, name, np.ndarray) for name in _ARRAYS]
+    for array in arrays:
+        is_row = array.dtype == np.float32 and array.ndim == 1 and array.shape == arrays[0].shape
+        if not is_row or not np.isfinite(array).all():
+            raise ModelFolderError("its scales of 8 bits are no numbers")
+    factor, shift, mean = arrays
+    is_common = bool(field(said, "is_common", (bool, np.bool_)))
+    return InputScale(factor, shift, mean, is_common)
