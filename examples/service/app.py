@@ -1,0 +1,182 @@
+"""A web service over a fitted text classifier: FastAPI around `sklearn_epee.serving`.
+
+    SKLEARN_EPEE_MODEL=model.joblib uvicorn --app-dir examples/service app:app
+
+The file is a pickle: load only one that you trust. README.markdown says what is to be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import joblib
+import torch
+from fastapi import FastAPI, HTTPException, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
+from pydantic import BaseModel, Field
+
+from sklearn_epee.exceptions import (
+    DeadlineExceededError,
+    QueueFullError,
+    ServerClosedError,
+    WorkerFailedError,
+)
+from sklearn_epee.serving import AsyncPredictor, Prediction
+
+MOST_CHARACTERS = 100_000
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# What errors mean to whoever asks.
+STATUS_CODES = {
+    QueueFullError: 429,
+    DeadlineExceededError: 504,
+    ServerClosedError: 503,
+    WorkerFailedError: 500,
+    ValueError: 422,
+    TypeError: 422,
+}
+
+
+class Question(BaseModel):
+    """What is asked: a text, and how sure or fast the answer is to be."""
+
+    text: Annotated[str, Field(max_length=MOST_CHARACTERS)]
+    tau: float | None = None
+    patience: int | None = None
+    timeout: float | None = None
+
+
+class Answer(BaseModel):
+    """What is predicted."""
+
+    label: Any
+    proba: list[float]
+    exit_layer: int
+    entropy: float
+    latency: float
+
+
+class Metrics:
+    """What Prometheus scrapes."""
+
+    def __init__(self, server: AsyncPredictor, n_layers: int) -> None:
+        self.registry = CollectorRegistry()
+        kept = {"registry": self.registry}
+        layers = range(1, n_layers + 1)
+        tenths = [i / 10 for i in range(1, 11)]
+        self._requests = Counter("epee_requests", "Requests by outcome", ["outcome"], **kept)
+        self._layers = Histogram("epee_exit_layer", "Exit layers", buckets=layers, **kept)
+        self._entropies = Histogram("epee_entropy", "Entropies at exit", buckets=tenths, **kept)
+        self._latencies = Histogram(
+            "epee_latency_seconds", "From request to prediction", buckets=LATENCIES, **kept
+        )
+        queue = Gauge("epee_queued", "Requests before their first layer", **kept)
+        queue.set_function(lambda: server.statistics().n_queued)
+        running = Gauge("epee_running", "Requests on their way through the layers", **kept)
+        running.set_function(lambda: server.statistics().n_running)
+
+    def note(self, found: Prediction) -> None:
+        """Count a prediction."""
+        self._requests.labels("answered").inc()
+        self._layers.observe(found.exit_layer)
+        self._entropies.observe(found.entropy)
+        self._latencies.observe(found.latency)
+
+    def note_error(self, error: BaseException) -> None:
+        """Count a request without a prediction."""
+        self._requests.labels(type(error).__name__).inc()
+
+    def as_text(self) -> bytes:
+        """Return all metrics in Prometheus' format."""
+        return exposition.generate_latest(self.registry)
+
+
+def make_app(estimator: Any, **options: Any) -> FastAPI:
+    """Return the service over a fitted classifier with one task.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As :class:`~sklearn_epee.serving.AsyncPredictor` takes it.
+    **options : dict
+        Further parameters of the predictor.
+
+    Returns
+    -------
+    fastapi.FastAPI
+    """
+    server = AsyncPredictor(estimator, **options)
+    metrics = Metrics(server, estimator.n_layers_)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with server:
+            yield
+
+    app = FastAPI(title="Early-exit classifier", lifespan=lifespan)
+
+    @app.get("/health")
+    async def health(response: Response) -> dict[str, str | None]:
+        found = server.health()
+        response.status_code = 500 if found.status == "failed" else 200
+        return {"status": found.status, "reason": found.reason}
+
+    @app.get("/ready")
+    async def ready(response: Response) -> dict[str, bool]:
+        is_ready = server.health().is_ready
+        response.status_code = 200 if is_ready else 503
+        return {"ready": is_ready}
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return Response(metrics.as_text(), media_type=exposition.CONTENT_TYPE_LATEST)
+
+    @app.post("/predict")
+    async def predict(question: Question) -> Answer:
+        policy = question.model_dump(exclude={"text"})
+        try:
+            found = await server.predict(question.text, **policy)
+        except asyncio.CancelledError as error:
+            metrics.note_error(error)
+            raise
+        except tuple(STATUS_CODES) as error:
+            metrics.note_error(error)
+            code = next(STATUS_CODES[kind] for kind in STATUS_CODES if isinstance(error, kind))
+            raise HTTPException(code, str(error)) from error
+        metrics.note(found)
+        label = found.label.item() if hasattr(found.label, "item") else found.label
+        return Answer(
+            label=label,
+            proba=found.proba.tolist(),
+            exit_layer=found.exit_layer,
+            entropy=found.entropy,
+            latency=found.latency,
+        )
+
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """Return the service over the model that the environment names."""
+    if threads := os.environ.get("SKLEARN_EPEE_THREADS"):
+        torch.set_num_threads(int(threads))
+    estimator = joblib.load(os.environ["SKLEARN_EPEE_MODEL"])  # a pickle: one that you trust
+    if tau := os.environ.get("SKLEARN_EPEE_TAU"):
+        estimator.set_params(tau=float(tau))
+    return make_app(
+        estimator,
+        max_pending=int(os.environ.get("SKLEARN_EPEE_MAX_PENDING", "256")),
+        timeout=float(os.environ.get("SKLEARN_EPEE_TIMEOUT", "2")),
+        tau_range=(0.0, 1.0),
+        patience_range=(1, estimator.n_layers_),
+    )
+
+
+def __getattr__(name: str) -> FastAPI:
+    # uvicorn's `app:app`; whoever imports `make_app` needs no model.
+    if name == "app":
+        return app_from_environment()
+    raise AttributeError(name)

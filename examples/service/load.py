@@ -1,0 +1,146 @@
+"""Ask a service at random times, check every answer, and tell how long they took.
+
+    python examples/service/load.py --texts texts.txt --rate 100 --seconds 10 --pattern bursts
+
+Every text is asked once before, by itself; each later answer has to be the same. Requests are sent
+when they are due, whether or not others were answered (an open loop), and their time counts from
+then: a service that falls behind cannot make the load wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BURST = 16
+CLOSE = 1e-4
+
+
+def arrival_times(rate: float, seconds: float, pattern: str, seed: int = 0) -> np.ndarray:
+    """Return when requests are due: at random, one by one or in bursts of 16."""
+    rng = np.random.default_rng(seed)
+    size = {"poisson": 1, "bursts": BURST}[pattern]
+    n = max(1, round(rate * seconds / size))
+    # So many in all, at even chances: a Poisson process, given its number.
+    return np.repeat(np.sort(rng.uniform(0, seconds, n)), size)
+
+
+class Outcomes:
+    """What became of requests, each of which must end once."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.latencies: list[float] = []
+
+    def summary(self, n_requests: int, seconds: float, timeout: float) -> dict[str, Any]:
+        """Return counts, goodput per second and quantiles of the latency in seconds.
+
+        Requests without an answer count as if they had taken the timeout.
+        """
+        unanswered = [timeout] * (n_requests - len(self.latencies))
+        p50, p95, p99 = np.quantile([*self.latencies, *unanswered], (0.5, 0.95, 0.99)).tolist()
+        return {
+            "requests": n_requests,
+            "lost": n_requests - sum(self.counts.values()),
+            **{name: self.counts[name] for name in ("right", "wrong", "late", "refused", "failed")},
+            "goodput": self.counts["right"] / seconds,
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+        }
+
+
+async def run_load(
+    ask: Callable[[int], Awaitable[str]], arrivals: Sequence[float], timeout: float
+) -> dict[str, Any]:
+    """Send requests when they are due, and return what became of them.
+
+    Parameters
+    ----------
+    ask : callable
+        Takes the number of a request; returns "right", "wrong", "late", "refused" or "failed".
+    arrivals : sequence of float
+        When they are due, in seconds from the start.
+    timeout : float
+        Seconds within which an answer is of use.
+    """
+    outcomes = Outcomes()
+    start = time.perf_counter()
+
+    async def one(number: int, due: float) -> None:
+        outcome = await ask(number)
+        taken = time.perf_counter() - start - due
+        if outcome == "right" and taken > timeout:
+            outcome = "late"
+        outcomes.counts[outcome] += 1
+        if outcome == "right":
+            outcomes.latencies.append(taken)
+
+    tasks = []
+    for number, due in enumerate(arrivals):
+        delay = start + due - time.perf_counter()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        tasks.append(asyncio.create_task(one(number, due)))
+    await asyncio.gather(*tasks)
+    seconds = max(time.perf_counter() - start, float(arrivals[-1]))
+    return outcomes.summary(len(arrivals), seconds, timeout)
+
+
+def is_same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Return whether two answers say the same."""
+    close = np.allclose(found["proba"], expected["proba"], atol=CLOSE, rtol=0)
+    exits_alike = found["exit_layer"] == expected["exit_layer"]
+    return bool(found["label"] == expected["label"] and exits_alike and close)
+
+
+async def load_service(url: str, texts: Sequence[str], arguments: Any) -> dict[str, Any]:
+    """Put a load on the service at a URL."""
+    import httpx  # noqa: PLC0415 - what is above is of use without it
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+
+        async def answer(text: str, **policy: Any) -> Any:
+            return await client.post("/predict", json={"text": text, **policy})
+
+        expected = []
+        for text in texts:
+            response = await answer(text, timeout=60)
+            response.raise_for_status()
+            expected.append(response.json())
+
+        async def ask(number: int) -> str:
+            row = number % len(texts)
+            response = await answer(texts[row], timeout=arguments.timeout)
+            if response.status_code == 200:
+                return "right" if is_same(response.json(), expected[row]) else "wrong"
+            return {429: "refused", 504: "late"}.get(response.status_code, "failed")
+
+        arrivals = arrival_times(arguments.rate, arguments.seconds, arguments.pattern)
+        return await run_load(ask, arrivals, arguments.timeout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--texts", type=Path, required=True, help="a file with a text a line")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--pattern", choices=("poisson", "bursts"), default="poisson")
+    parser.add_argument("--timeout", type=float, default=1.0)
+    arguments = parser.parse_args()
+    texts = [line for line in arguments.texts.read_text("utf-8").splitlines() if line.strip()]
+    print(json.dumps(asyncio.run(load_service(arguments.url, texts, arguments)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

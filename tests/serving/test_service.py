@@ -1,0 +1,139 @@
+"""The web service of examples/service, and its load generator, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "service"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"service_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # annotations are looked up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def client(spread):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
+
+    app = load("app").make_app(
+        spread, max_pending=8, timeout=60, tau_range=(0, 1), patience_range=(1, 3)
+    )
+    with TestClient(app) as client:
+        yield client
+    assert client.get("/ready").status_code == 503
+
+
+def test_predictions_and_policies(client, spread, texts):
+    expected = spread.predict_with_exits(texts[:4])
+    for i, text in enumerate(texts[:4]):
+        found = client.post("/predict", json={"text": text}).json()
+        assert found["label"] == expected.labels[i]
+        assert found["exit_layer"] == expected.exit_layer[i]
+        np.testing.assert_allclose(found["proba"], expected.proba[i], atol=1e-5)
+    first = client.post("/predict", json={"text": texts[0], "patience": 1}).json()
+    assert first["exit_layer"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"text": 3},
+        {"text": "a", "tau": 2},
+        {"text": "a", "timeout": -1},
+        {"text": "a" * 100_001},
+    ],
+)
+def test_what_is_not_valid_is_refused(client, asked):
+    assert client.post("/predict", json=asked).status_code == 422
+
+
+def test_late_answers_and_health(client, texts):
+    response = client.post("/predict", json={"text": texts[0], "timeout": 1e-9})
+    assert response.status_code == 504
+    assert "timeout" in response.json()["detail"]
+    assert client.get("/health").json() == {"status": "serving", "reason": None}
+    assert client.get("/ready").status_code == 200
+
+
+def test_metrics(client, texts):
+    for text in texts[:3]:
+        client.post("/predict", json={"text": text})
+    client.post("/predict", json={"text": texts[0], "tau": 5})
+    lines = client.get("/metrics").text.splitlines()
+    for line in (
+        'epee_requests_total{outcome="answered"} 3.0',
+        'epee_requests_total{outcome="ValueError"} 1.0',
+        "epee_exit_layer_count 3.0",
+        "epee_entropy_count 3.0",
+        "epee_latency_seconds_count 3.0",
+        "epee_queued 0.0",
+        "epee_running 0.0",
+    ):
+        assert line in lines
+
+
+def test_a_failed_worker_is_unhealthy(spread, monkeypatch):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
+
+    from sklearn_epee._nn.layer_walk import LayerWalk  # noqa: PLC0415
+
+    def fail(_):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(LayerWalk, "advance", fail)
+    with TestClient(load("app").make_app(spread)) as client:
+        assert client.post("/predict", json={"text": "a"}).status_code == 500
+        response = client.get("/health")
+        assert response.status_code == 500
+        assert "the device is gone" in response.json()["reason"]
+        assert client.get("/ready").status_code == 503
+
+
+@pytest.mark.parametrize(("pattern", "size"), [("poisson", 1), ("bursts", 16)])
+def test_arrivals(pattern, size):
+    times = load("load").arrival_times(320, 2.0, pattern)
+    assert len(times) == 640
+    assert (np.diff(times) >= 0).all()
+    assert len(np.unique(times)) == 640 // size
+
+
+def test_the_load_generator_counts_every_request_once():
+    generator = load("load")
+    told = ["right", "wrong", "late", "refused", "failed"]
+
+    async def ask(number):
+        await asyncio.sleep(0)
+        return told[number % 5]
+
+    found = asyncio.run(generator.run_load(ask, [0.0] * 10, timeout=60))
+    assert {name: found[name] for name in told} == dict.fromkeys(told, 2)
+    assert (found["requests"], found["lost"]) == (10, 0)
+    # Those without an answer took the timeout.
+    assert found["p50"] == 60
+    json.dumps(found)
+
+
+def test_answers_are_compared():
+    is_same = load("load").is_same
+    answer = {"label": "a", "proba": [0.9, 0.1], "exit_layer": 2}
+    assert is_same(answer, answer | {"proba": [0.900001, 0.099999]})
+    for other in ({"label": "b"}, {"proba": [0.8, 0.2]}, {"exit_layer": 3}):
+        assert not is_same(answer, answer | other)
