@@ -100,7 +100,8 @@ def latencies(traffic, choose):
             row = np.array([queue.popleft()])
             part = Traffic(traffic.arrivals[row], traffic.lengths[row], row)
             walk.enter(part, row)
-        done[walk.advance()] = step.time
+        exited = walk.advance()
+        done[exited] = step.time
     return done - traffic.arrivals
 
 
@@ -152,7 +153,7 @@ def rows_of(n, n_layers, loads):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--loads", type=float, nargs="+", default=(0.3, 0.7, 0.95, 2.0))
     parser.add_argument("--out", type=Path, help="folder of the written table; default: none")
