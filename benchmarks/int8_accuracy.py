@@ -129,11 +129,11 @@ def main(argv: list[str] | None = None) -> None:
         if args.data is None or data in args.data:
             rows.append(row(data, backbone, path))
             print(rows[-1], flush=True)
+            args.out.mkdir(parents=True, exist_ok=True)
+            text = "\n".join([describe(machine("cpu")), "", HEADER, *rows]) + "\n"
+            (args.out / "int8.md").write_text(text)
     if not rows:
         raise SystemExit(f"--study: no network with exits in {args.study}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([describe(machine("cpu")), "", HEADER, *rows]) + "\n"
-    (args.out / "int8.md").write_text(text)
 
 
 if __name__ == "__main__":

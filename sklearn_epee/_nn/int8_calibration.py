@@ -31,7 +31,7 @@ _ROWS = 256
 # None: all columns are rounded alike.
 _SHARES = (0.5, 0.75, 1.0, None)
 # Up to this error all columns of what an activation made are rounded alike, which costs nothing.
-_ERROR_WITHIN = 0.05
+_ERROR_WITHIN = 0.03
 # Rounded values are put around the middle, with some room for rows beyond those seen.
 _MIDDLE, _REACH = 127.5, 122.0
 
