@@ -19,6 +19,7 @@ from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, policy_tables, take
 
 from ._class_recall import ClassReport
+from ._expectation import ExpectationControl
 from ._risk_control import Certification, Groups, RiskControl, largest_risk
 from ._risks import Risk, risk_of
 from ._selection import SelectionCriterion
@@ -106,6 +107,8 @@ class Choice:
         Whether it passed a test.
     risks : ndarray of shape (n_groups,) or None
         Its risk in each group of the tested samples.
+    exit_risks : dict of float, or None
+        Its risk in each block of early layers.
     """
 
     policy: dict[str, Any]
@@ -113,6 +116,7 @@ class Choice:
     samples: ScoredSamples
     certified: bool = False
     risks: NDArray[np.float64] | None = None
+    exit_risks: dict[str, float] | None = None
 
     def by_class(self) -> ClassReport:
         """Return what the policy does to each class of these samples."""
@@ -163,19 +167,22 @@ class Guarantee:
     def of(
         cls,
         bound: float,
-        confidence: float,
+        confidence: float | None,
         *,
         risk: Any,
         validation: Validation,
         group_labels: NDArray[Any] | None,
         group_names: NDArray[Any] | None,
         together: Integers | None = None,
+        per_exit: bool = False,
     ) -> Guarantee:
         """Return the guarantee of a bound on a risk, for everybody or for each group.
 
         Parameters
         ----------
-        bound, confidence : float in (0, 1)
+        bound : float in (0, 1)
+        confidence : float in (0, 1) or None
+            None for a bound in expectation.
         risk : str, tuple or callable
             See :func:`._risks.risk_of`.
         validation : Validation
@@ -185,15 +192,21 @@ class Guarantee:
             All groups for each of which the bound has to hold, with samples here or without.
         together : ndarray of shape (n_given,), int, or None
             Numbers of what is not to be split, such as the patients, of all samples.
+        per_exit : bool, default=False
+            Whether the bound has to hold at early exits, too.
         """
         predictions = validation.staged.predictions
-        losses = risk_of(risk, predictions, validation.codes, validation.tasks)
+        proba = validation.staged.proba
+        losses = risk_of(risk, predictions, validation.codes, validation.tasks, proba)
+        control: RiskControl = ExpectationControl(bound, np.nan)
+        if confidence is not None:
+            control = RiskControl(bound, confidence, per_exit=per_exit)
         labels = None if group_labels is None else group_labels[validation.rows]
         numbers = None
         if together is not None:  # those that there are here, from 0
             numbers = np.unique(together[validation.rows], return_inverse=True)[1].reshape(-1)
         return cls(
-            RiskControl(bound, confidence),
+            control,
             losses,
             replace(Groups.from_labels(labels, losses.concerned, group_names), together=numbers),
         )
@@ -230,9 +243,9 @@ class Guarantee:
         columns = {name: table[name] for name in ("tau", "patience", "score", "speedup")}
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
-        return Choice(
-            policy, full_depth, tested, True, certification.group_risks[policy.pop("row")]
-        )
+        row = policy.pop("row")
+        by_exit = None if certification.exit_risks is None else certification.exit_risks[row]
+        return Choice(policy, full_depth, tested, True, certification.group_risks[row], by_exit)
 
     def attributes(self, certification: Certification, choice: Choice) -> dict[str, Any]:
         """Return the fitted attributes about the guarantee."""
@@ -248,6 +261,10 @@ class Guarantee:
         names = certification.group_names
         if names is not None:
             found["risk_by_group_"] = dict(zip(names, risks.tolist(), strict=True))
+        if self.control.per_exit:
+            by_exit = choice.exit_risks or {}
+            found["risk_by_exit_"] = by_exit
+            found["risk_"] = largest_risk([*risks, *by_exit.values()])
         return found
 
     def _full_depth(

@@ -28,6 +28,7 @@ from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace, Sweep
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, pareto_front, take
 
+from ._exit_blocks import block_evidence, block_name, blocks_of
 from ._p_values import smallest_sample
 from ._risks import Risk
 
@@ -39,6 +40,8 @@ N_CANDIDATES = 100
 N_CAUTIOUS = 25
 N_CANDIDATE_TAUS = 200
 _SMALLEST_VARIANCE = 0.1  # divided by the number of samples
+# Samples of a block of early layers, in multiples of those that are enough without any loss.
+_BLOCK_SIZE = 1.5
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class Certification:
         Tested samples per group.
     tested : ndarray of shape (n_tested,), int
         Rows of the tested samples.
+    exit_risks : list of dict of float, or None
+        Of every candidate, the risk among the samples that exit in each block of early layers; None
+        where blocks were not tested.
     """
 
     candidates: Table
@@ -116,6 +122,7 @@ class Certification:
     group_risks: Floats
     group_sizes: Integers
     tested: Integers
+    exit_risks: list[dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,15 @@ class RiskControl:
     confidence : float in (0, 1)
     p_value : callable, default=Risk.p_value
         How a policy is tested; takes a risk and the arguments of `Risk.p_value`.
+    per_exit : bool, default=False
+        Whether the bound has to hold among the samples that exit in each block of early layers,
+        too. Blocks are made on the samples that find candidates, for each policy its own.
     """
 
     bound: float
     confidence: float
     p_value: PValue = Risk.p_value
+    per_exit: bool = False
 
     @property
     def level(self) -> float:
@@ -204,6 +215,11 @@ class RiskControl:
             mean = sweep.total(ours) / n
             variance = np.maximum(sweep.total(ours**2) / n - mean**2, 0) + _SMALLEST_VARIANCE / n
             evidence = np.minimum(evidence, (self.bound - mean) / np.sqrt(variance / n))
+        if self.per_exit:
+            concerned = np.logical_or.reduce(groups.members)
+            needed = self._block_size(CANDIDATE_SHARE / (1 - CANDIDATE_SHARE))
+            by_block = block_evidence(sweep, losses, concerned, self.bound, needed)
+            evidence = np.minimum(evidence, by_block)
         return {
             "tau": sweep.taus,
             "patience": np.full(len(sweep.taus), sweep.patience),
@@ -226,7 +242,7 @@ class RiskControl:
         """
         seen, tested = parts.seen, parts.tested
         ours = groups.take(tested)
-        rows = []
+        rows, by_exit = [], []
         for tau, patience in zip(policies["tau"], policies["patience"], strict=True):
             exits = staged.exit_layers(tau, patience)
             losses = risk.losses[np.arange(len(exits)), exits - 1]
@@ -236,7 +252,11 @@ class RiskControl:
             ]
             speedup = staged.take(tested).speedup(exits[tested])
             risks = [_mean(losses[tested[member]]) for member in ours.members]
-            rows.append((speedup, largest_risk(risks), max(p_values), *risks))
+            blocks = self._test_blocks(risk, losses, exits, groups, parts) if self.per_exit else {}
+            by_exit.append({name: mean for name, (mean, _) in blocks.items()})
+            p_values += [p_value for _, p_value in blocks.values()]
+            largest = largest_risk([*risks, *by_exit[-1].values()])
+            rows.append((speedup, largest, max(p_values), *risks))
         measured = np.array(rows).reshape(len(rows), 3 + len(groups.members))
         rejected = measured[:, 2] <= self.level
         candidates = {
@@ -248,7 +268,27 @@ class RiskControl:
             "certified": np.logical_and.accumulate(rejected),
         }
         sizes = np.array([np.count_nonzero(member) for member in ours.members])
-        return Certification(candidates, groups.names, measured[:, 3:], sizes, tested)
+        exit_risks = by_exit if self.per_exit else None
+        return Certification(candidates, groups.names, measured[:, 3:], sizes, tested, exit_risks)
+
+    def _block_size(self, share: float = 1.0) -> float:
+        """Return how many samples a block needs, among so many for each tested sample."""
+        return _BLOCK_SIZE * smallest_sample(self.bound, self.level) * share
+
+    def _test_blocks(
+        self, risk: Risk, losses: Floats, exits: Integers, groups: Groups, parts: Parts
+    ) -> dict[str, tuple[float, float]]:
+        """Return risk and p-value of every block of early layers, of samples that are concerned."""
+        concerned = np.logical_or.reduce(groups.members)
+        seen, tested = (rows[concerned[rows]] for rows in (parts.seen, parts.tested))
+        n_layers = risk.losses.shape[1]
+        needed = self._block_size(len(seen) / max(len(tested), 1))
+        found = {}
+        for layers in blocks_of(exits[seen], n_layers, needed):
+            first, second = (rows[np.isin(exits[rows], layers)] for rows in (seen, tested))
+            p_value = self._p_value(risk, losses, first, second)
+            found[block_name(layers)] = (_mean(losses[second]), p_value)
+        return found
 
     def _p_value(self, risk: Risk, losses: Floats, seen: Integers, tested: Integers) -> float:
         return self.p_value(risk, losses[tested], self.bound, self.level, losses[seen])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,15 @@ from sklearn_epee._exits.staged import Floats, Integers
 
 from ._p_values import betting, binomial
 
-NAMED_RISKS = ("accuracy_drop", "disagreement", "error")
+NAMED_RISKS = (
+    "accuracy_drop",
+    "disagreement",
+    "error",
+    "brier_increase",
+    "proba_change",
+    "brier_score",
+)
+_OF_PROBA = ("brier_increase", "proba_change", "brier_score")
 # True labels, labels predicted at an exit, and at full depth -> losses in [0, 1].
 LossFunction = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]
 
@@ -81,7 +89,8 @@ def check_risk(risk: Any) -> None:
     is_miss = isinstance(risk, tuple) and len(risk) == 2 and risk[0] == "miss"
     if not (is_miss or callable(risk) or (isinstance(risk, str) and risk in NAMED_RISKS)):
         raise ValueError(
-            "risk must be 'accuracy_drop', 'disagreement', 'error', ('miss', label) or a callable; "
+            "risk must be 'accuracy_drop', 'disagreement', 'error', 'brier_increase', "
+            "'proba_change', 'brier_score', ('miss', label) or a callable; "
             f"got {risk!r}."
         )
 
@@ -131,18 +140,22 @@ def risk_of(
     predictions: Integers,
     codes: Integers,
     tasks: Tasks,
+    proba: Sequence[NDArray[np.floating]] = (),
 ) -> Risk:
     """Return the losses of a named or callable risk.
 
     Parameters
     ----------
-    risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable
+    risk : str in `NAMED_RISKS`, ("miss", label) or callable
     predictions : ndarray of shape (n_samples, n_layers, n_tasks), int
         Column of the class predicted at every layer; for several labels whether each is predicted.
         A prediction is right, or the same, if it is in every task, or label.
     codes : ndarray of shape (n_samples, n_tasks), int
         Column of the true class; for several labels whether each is there.
     tasks : Tasks
+    proba : sequence of ndarray of shape (n_samples, n_layers, n_classes)
+        Probabilities predicted at every layer, one array per task; for the risks that are about
+        them.
 
     Returns
     -------
@@ -157,6 +170,8 @@ def risk_of(
     if callable(risk):
         losses = _called(risk, predictions, codes, tasks)
         return Risk(losses, everybody, "the given risk")
+    if risk in _OF_PROBA:
+        return _risk_of_proba(str(risk), codes, tasks, proba)
     is_known = codes >= 0  # all but labels that nobody has looked for
     wrong = _any_task((predictions != codes[:, np.newaxis]) & is_known[:, np.newaxis])
     if risk == "error":
@@ -169,14 +184,63 @@ def risk_of(
         drop = wrong - wrong[:, -1:]
         name = "the accuracy drop against full depth"
         return Risk(drop, everybody, name, is_relative=True)
-    label = risk[1]
+    return _miss(risk[1], predictions, codes, tasks)
+
+
+def _miss(label: Any, predictions: Integers, codes: Integers, tasks: Tasks) -> Risk:
+    """Return the losses of the samples of a class, or with a label, that are missed."""
     code = _code_of(label, np.asarray(tasks.classes))
     if tasks.multilabel:
         missed = np.asarray(predictions[..., code] != 1, dtype=np.float64)
         name = f"the miss rate of label {label!r}"
         return Risk(missed, codes[:, code] == 1, name, is_binary=True)
     of_label = codes[:, 0] == code
+    wrong = _any_task(predictions != codes[:, np.newaxis])
     return Risk(wrong, of_label, f"the miss rate of class {label!r}", is_binary=True)
+
+
+def _risk_of_proba(
+    risk: str, codes: Integers, tasks: Tasks, proba: Sequence[NDArray[np.floating]]
+) -> Risk:
+    """Return losses of probabilities: half the squared distance to the truth, or to full depth.
+
+    Of several tasks it is their mean; of several labels the mean squared difference, over those
+    that are known.
+    """
+    everybody = np.ones(len(codes), dtype=bool)
+    if risk == "proba_change":
+        losses = _distances(proba, [task[:, -1:] for task in proba], None, tasks)
+        return Risk(losses, everybody, "the change of probabilities", is_relative=True)
+    known = codes >= 0
+    truth = [np.maximum(codes, 0)[:, np.newaxis]]
+    if not tasks.multilabel:
+        truth = [
+            np.eye(len(classes))[codes[:, task]][:, np.newaxis]
+            for task, classes in enumerate(tasks.each)
+        ]
+    score = _distances(proba, truth, known, tasks)
+    if risk == "brier_score":
+        return Risk(score, everybody, "the Brier score")
+    name = "the increase of the Brier score against full depth"
+    return Risk(score - score[:, -1:], everybody, name, is_relative=True)
+
+
+def _distances(
+    proba: Sequence[NDArray[np.floating]],
+    others: Sequence[NDArray[Any]],
+    known: NDArray[np.bool_] | None,
+    tasks: Tasks,
+) -> Floats:
+    """Return distances in [0, 1] between probabilities, (n_samples, n_layers)."""
+    pairs = zip(proba, others, strict=True)
+    squares = [(task.astype(np.float64) - other) ** 2 for task, other in pairs]
+    if not tasks.multilabel:
+        # Probabilities of half precision may exceed 1 a little.
+        return np.minimum(np.mean([square.sum(axis=2) / 2 for square in squares], axis=0), 1.0)
+    counts = np.ones(squares[0].shape[::2]) if known is None else known.astype(np.float64)
+    total = (squares[0] * counts[:, np.newaxis]).sum(axis=2)
+    losses: Floats = np.minimum(total / np.maximum(counts.sum(axis=1), 1)[:, np.newaxis], 1.0)
+    return losses
 
 
 def _any_task(differs: NDArray[np.bool_]) -> Floats:

@@ -54,6 +54,7 @@ _ONLY_IF_ASKED = (
     "risk_bound_",
     "risk_",
     "risk_by_group_",
+    "risk_by_exit_",
     "candidates_",
     "p_values_",
     "n_calibration_",
@@ -102,17 +103,33 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         `confidence`, how far the accuracy of the chosen policy on new data may lie below.
     confidence : float in (0, 1), default=None
         Probability with which the bound on the risk holds for the chosen policy on new data, such
-        as 0.95; see Notes. None chooses by the observed scores, without a guarantee.
-    risk : {"accuracy_drop", "disagreement", "error"}, ("miss", label) or callable, \
-            default="accuracy_drop"
-        What is bounded with `confidence`: the accuracy lost against full depth, the share of
-        predictions that differ from full depth, the error rate, or the share of the samples of one
-        class that are predicted as another class. A callable takes the true labels, the predicted
-        labels at an exit and those at full depth, and returns one loss per sample, in [0, 1].
+        as 0.95; see Notes. None chooses by the observed scores, without a guarantee, unless
+        `guarantee` is "expectation".
+    guarantee : {"probability", "expectation"}, default="probability"
+        "probability" bounds the risk of the chosen policy with the probability `confidence`.
+        "expectation" bounds the expected loss of a new sample, the draw of the calibration samples
+        included, which allows faster policies: the risk of the one that was chosen may be above the
+        bound in some draws and is below it in others. It takes no `confidence`, and the risks that
+        are 0 at full depth.
+    risk : {"accuracy_drop", "disagreement", "error", "brier_increase", "proba_change", \
+            "brier_score"}, ("miss", label) or callable, default="accuracy_drop"
+        What is bounded with a guarantee: the accuracy lost against full depth, the share of
+        predictions that differ from full depth, the error rate, the increase of the Brier score
+        against full depth, the distance of the probabilities from those of full depth, the Brier
+        score, or the share of the samples of one class that are predicted as another class. The
+        Brier score is half the sum of squared differences between probabilities and the truth, 1
+        for the true class and 0 for the others; the distance is the same with the probabilities of
+        full depth in place of the truth. Both lie between 0 and 1. A callable takes the true
+        labels, the predicted labels at an exit and those at full depth, and returns one loss per
+        sample, in [0, 1].
     max_risk : float in (0, 1), default=None
         Bound on `risk`; for "accuracy_drop" it is given as `max_accuracy_drop`.
     per_class : bool, default=False
         Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
+    per_exit : bool, default=False
+        Whether the bound on `risk` has to hold, too, among the samples that exit at each early
+        layer, of which those with few samples are taken together with the next ones; see Notes.
+        Needs `confidence`.
     scoring : str or callable, default="f1_macro"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. The default counts all classes alike: by accuracy the fastest policy within a point of
@@ -181,9 +198,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Risk of the chosen policy on the tested samples; the largest over classes or groups.
     risk_by_group_ : dict
         The same for each class or group, if asked for; NaN for one without tested samples.
+    risk_by_exit_ : dict
+        The same among the tested samples that exit at "1", "2-3" and so on, with `per_exit`; empty
+        if no policy was certified.
     candidates_ : dict of ndarray
         "tau", "patience", "speedup", "risk", "p_value" and "certified" of the tested policies, in
-        the order of the tests.
+        the order of the tests. There are no p-values, NaN, with ``guarantee="expectation"``.
     p_values_ : ndarray of shape (n_candidates,)
         P-values of "the risk of this policy is above the bound", in the order of the tests.
     n_calibration_ : int
@@ -237,6 +257,18 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     once, with the same probability. A class that the network knows, or a group, of which no sample
     is tested cannot be certified, and neither can the policy.
 
+    **At every exit.** A bound on the average lets a few early exits be wrong most of the time. With
+    `per_exit` it holds, with the same probability, also among the samples that exit at each early
+    layer, or block of such layers [5]_: layers are taken together from the first on until, on the
+    samples that find candidates, 1.5 times as many exit there as could be enough without any loss.
+    Blocks belong to a policy, and `risk_by_exit_` names them; a policy is certified if every one of
+    its blocks passes the test, which needs no correction.
+
+    **In expectation.** With ``guarantee="expectation"`` the first part of the samples chooses a
+    patience. On the way from full depth there, and on to larger `tau` with it, the fastest policy
+    is taken of which (sum of losses + 1) / (n + 1) is at most the bound on the other n samples,
+    where the loss of a sample is its largest at any policy before [6]_ [7]_.
+
     If no policy can be certified, a warning says so and samples go through all layers: then the
     accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
     bound remains possible.
@@ -265,6 +297,13 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
        testing", International Conference on Learning Representations (2023).
     .. [4] I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting",
        Journal of the Royal Statistical Society B 86 (2024).
+    .. [5] L. Ringel, R. Cohen, D. Freedman, M. Elad, Y. Romano, "Early time classification with
+       accumulated accuracy gap control", arXiv:2402.00857. There the bound holds among the samples
+       that have exited by each time.
+    .. [6] A. N. Angelopoulos, S. Bates, A. Fisch, L. Lei, T. Schuster, "Conformal risk control",
+       arXiv:2208.02814.
+    .. [7] M. Jazbec, A. Timans, T. Hadži Veljković, K. Sakmann, D. Zhang, C. A. Naesseth,
+       E. Nalisnick, "Fast yet safe: early-exiting with risk control", arXiv:2405.20915.
 
     Examples
     --------
@@ -297,9 +336,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         "min_speedup": [Interval(Real, 0, 1, closed="left"), None],
         "max_accuracy_drop": [Interval(Real, 0, 1, closed="left"), None],
         "confidence": [Interval(Real, 0, 1, closed="neither"), None],
+        "guarantee": [StrOptions({"probability", "expectation"})],
         "risk": [str, tuple, callable],
         "max_risk": [Interval(Real, 0, 1, closed="neither"), None],
         "per_class": ["boolean"],
+        "per_exit": ["boolean"],
         "scoring": [StrOptions(set(get_scorer_names())), callable],
         "policies": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left"), dict],
         "cv": [
@@ -313,6 +354,10 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         "store_cv_results": ["boolean"],
     }
 
+    # What estimators did that were pickled before they had these parameters.
+    guarantee: str = "probability"
+    per_exit: bool = False
+
     def __init__(
         self,
         estimator: Any,
@@ -321,9 +366,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         min_speedup: float | None = None,
         max_accuracy_drop: float | None = None,
         confidence: float | None = None,
+        guarantee: str = "probability",
         risk: str | tuple[str, Any] | LossFunction = "accuracy_drop",
         max_risk: float | None = None,
         per_class: bool = False,
+        per_exit: bool = False,
         scoring: str | Callable[..., float] = "f1_macro",
         policies: str | int | dict[str, Any] = "all",
         cv: Any = None,
@@ -337,9 +384,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self.min_speedup = min_speedup
         self.max_accuracy_drop = max_accuracy_drop
         self.confidence = confidence
+        self.guarantee = guarantee
         self.risk = risk
         self.max_risk = max_risk
         self.per_class = per_class
+        self.per_exit = per_exit
         self.scoring = scoring
         self.policies = policies
         self.cv = cv
@@ -432,16 +481,18 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     def _check_guarantee(self, risk_groups: ArrayLike | None) -> None:
         """Raise if parameters about the guarantee contradict each other."""
         check_risk(self.risk)
-        if self.confidence is None:
+        if not self._promises():
             self._check_no_guarantee(risk_groups)
             return
+        if self.guarantee == "expectation":
+            self._check_expectation()
         given, other = "max_accuracy_drop", "max_risk"
         if self.risk != "accuracy_drop":
             given, other = other, given
         bound = getattr(self, given)
         if not bound:  # a bound of 0 can be met by no test
             raise ValueError(
-                f"confidence={self.confidence} with risk={self.risk!r} needs a bound above 0 in "
+                f"{self._asked()} with risk={self.risk!r} needs a bound above 0 in "
                 f"{given}; got {bound!r}."
             )
         if getattr(self, other) is not None:
@@ -452,11 +503,43 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         if self.per_class and risk_groups is not None:
             raise ValueError("per_class=True and risk_groups exclude each other; give one of them.")
 
+    def _promises(self) -> bool:
+        """Return whether the policy comes with a guarantee."""
+        return self.confidence is not None or self.guarantee == "expectation"
+
+    def _asked(self) -> str:
+        """Return what asks for a guarantee, for messages."""
+        return (
+            "guarantee='expectation'"
+            if self.confidence is None
+            else f"confidence={self.confidence}"
+        )
+
+    def _check_expectation(self) -> None:
+        """Raise if something has no place in a bound in expectation."""
+        if self.confidence is not None:
+            raise ValueError(
+                "guarantee='expectation' bounds an expected loss and takes no confidence; got "
+                f"confidence={self.confidence!r}."
+            )
+        if self.per_exit:
+            raise ValueError(
+                "per_exit=True needs a confidence: which samples exit at a layer depends on the "
+                "policy, for which guarantee='expectation' has no bound."
+            )
+        if not isinstance(self.risk, str) or self.risk in ("error", "brier_score"):
+            raise ValueError(
+                "guarantee='expectation' needs a risk that is 0 at full depth by definition; got "
+                f"risk={self.risk!r}. Bound 'accuracy_drop', 'disagreement', 'brier_increase' or "
+                "'proba_change'."
+            )
+
     def _check_no_guarantee(self, risk_groups: ArrayLike | None) -> None:
         unused = {
             "risk": self.risk if self.risk != "accuracy_drop" else None,
             "max_risk": self.max_risk,
             "per_class": self.per_class or None,
+            "per_exit": self.per_exit or None,
             "risk_groups": None if risk_groups is None else "an array",
         }
         for name, value in unused.items():
@@ -488,7 +571,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
         """Return the numbers of the groups that the parts of a guarantee do not split."""
-        return None if self.confidence is None else check_groups(groups, n_samples)
+        return check_groups(groups, n_samples) if self._promises() else None
 
     def _check_risk_of(self, target: Target) -> None:
         """Raise if the risk is about the classes of one task, and there are more or labels."""
@@ -601,11 +684,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
                 f"refit=False keeps the network of a single split, but cv={self.cv!r} makes "
                 f"{n_splits}; give a float such as cv=0.3, or refit=True."
             )
-        if self.refit and self.confidence is not None:
+        if self.refit and self._promises():
             raise ValueError(
-                "confidence is a guarantee for the network whose exits were tested, but refit=True "
-                "trains another one. Hold out samples and keep the network (cv=0.3, refit=False), "
-                "or give a fitted one (FrozenEstimator) and other samples than it was trained on."
+                f"{self._asked()} is a guarantee for the network whose exits were tested, but "
+                "refit=True trains another one. Hold out samples and keep the network (cv=0.3, "
+                "refit=False), or give a fitted one (FrozenEstimator) and samples that it was not "
+                "trained on."
             )
 
     def _check_reachable(self, classifier: Any) -> None:
@@ -621,7 +705,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     # ------------------------------------------------------------------------- the choice
 
     def _criterion(self) -> SelectionCriterion:
-        if self.confidence is not None:  # the drop is what is tested
+        if self._promises():  # the drop is what is tested
             objective = "max_speedup" if self.objective == "auto" else self.objective
             return SelectionCriterion(objective, self.min_speedup)
         objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
@@ -637,7 +721,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         found: dict[str, Any] = {"pareto_front_": front}
         if self.store_cv_results:
             found["cv_results_"] = concatenate(tables)
-        if self.confidence is None:
+        if not self._promises():
             to_compare = tables if callable(self.objective) else [front]
             return choose(samples, to_compare, self._criterion()), found
         bound: Any = self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
@@ -650,6 +734,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             group_labels=labels,
             group_names=names,
             together=given.together,
+            per_exit=self.per_exit,
         )
         rng = check_random_state(self.random_state)
         certification = guarantee.certify(samples, offered, rng)

@@ -1,0 +1,204 @@
+"""Simulate bounds at every exit, bounds in expectation and bounds on probabilities.
+
+Run from the repository root:
+
+    python -m benchmarks.exit_guarantees
+
+With ``--out FOLDER`` the table is also written to ``exit_guarantees.md`` there, after every row.
+
+Samples are drawn, policies chosen and judged as in `benchmarks.risk_control`. Populations, of 8,000
+samples: "usual" is made as there; in "catastrophic" 1 % of the samples are sure of a wrong class at
+layer 1 and right later, so that they exit there under any policy that lets anybody exit there; in
+"drifted" policies are chosen on "usual" and judged where 4 % are sure of a wrong class at layers 1
+and 2.
+
+A row is the share of draws whose policy has a true risk above the bound, on average over all
+samples ("broken") and among those that exit in some block of early layers ("at exits": the blocks
+that were tested with "per exit", else those that would be made on the population); the mean true
+risk; the share in which a policy was certified ("passed"); and its mean speed-up ratio, 0 where
+none was. With "per exit" both shares are to be at most 0.05, with "probability" the first; with
+"expectation" the mean risk is to be at most the bound, and neither share is promised anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from benchmarks.monitoring import drifted
+from benchmarks.risk_control import staged_population
+from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.tables import PolicyGrid
+from sklearn_epee.model_selection._exit_blocks import blocks_of
+from sklearn_epee.model_selection._expectation import ExpectationControl
+from sklearn_epee.model_selection._risk_control import Groups, RiskControl
+from sklearn_epee.model_selection._risks import risk_of
+
+CONFIDENCE = 0.95
+SIZES = (1000,)
+KINDS = ("probability", "per exit", "expectation")
+# Population, risk, bound, guarantees.
+ROWS = (
+    ("usual", "disagreement", 0.05, KINDS),
+    ("catastrophic", "disagreement", 0.05, KINDS),
+    ("usual", "brier_increase", 0.01, KINDS),
+    ("drifted", "disagreement", 0.05, KINDS[1:]),
+    ("usual", "proba_change", 0.02, KINDS[::2]),
+)
+SHARE_TESTED = 0.7
+
+
+def population(kind, n_samples=8000):
+    """Return staged probabilities and true columns."""
+    proba, codes = staged_population(n_samples)
+    if kind == "drifted":
+        return drifted("catastrophic", proba, codes), codes
+    if kind == "catastrophic":
+        rng = np.random.default_rng(2)
+        rows = np.flatnonzero(rng.random(n_samples) < 0.01)
+        wrong = (codes[rows] + rng.integers(1, 4, size=len(rows))) % 4
+        proba[rows, 0] = 0.0001
+        proba[rows, 0, wrong] = 0.9997
+    return proba, codes
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A population, and the losses of its samples at every exit."""
+
+    staged: StagedPredictions
+    risk: object
+    bound: float
+
+    @classmethod
+    def of(cls, proba, codes, risk, bound):
+        """Judge by a risk that the tuned classifier knows."""
+        staged = StagedPredictions.from_proba([proba])
+        tasks = Tasks(np.arange(proba.shape[2]))
+        known = risk_of(risk, staged.predictions, codes[:, np.newaxis], tasks, staged.proba)
+        return cls(staged, known, bound)
+
+    def risks(self, exits, blocks):
+        """Return the risk over all samples, and the largest over blocks of early layers."""
+        losses = self.risk.losses[np.arange(len(exits)), exits - 1]
+        within = [losses[np.isin(exits, layers)] for layers in blocks]
+        at_exits = max((each.mean() for each in within if len(each)), default=0.0)
+        return losses.mean(), at_exits
+
+
+def control_of(kind, bound):
+    """Return what certifies policies."""
+    if kind == "expectation":
+        return ExpectationControl(bound, np.nan)
+    return RiskControl(bound, CONFIDENCE, per_exit=kind == "per exit")
+
+
+def draw(kind, known, judge, n_samples, rng):
+    """Choose a policy on new samples; give its true risks, its speed-up and whether it passed."""
+    rows = rng.randint(len(known.risk.losses), size=n_samples)
+    everybody = np.ones(n_samples, dtype=bool)
+    risk = replace(known.risk, losses=known.risk.losses[rows], concerned=everybody)
+    offered = PolicyGrid.from_parameter("all", known.staged.n_layers)
+    groups = Groups.from_labels(None, everybody)
+    control = control_of(kind, known.bound)
+    certification = control.certify(known.staged.take(rows), risk, groups, offered, rng)
+    found = certification.candidates
+    certified = np.flatnonzero(found["certified"])
+    if not len(certified):
+        return 0.0, 0.0, 0.0, False
+    best = certified[found["speedup"][certified].argmax()]
+    exits = judge.staged.exit_layers(found["tau"][best], int(found["patience"][best]))
+    if certification.exit_risks is None:
+        size = RiskControl(known.bound, CONFIDENCE)._block_size()
+        needed = size * len(exits) / (SHARE_TESTED * n_samples)
+        blocks = blocks_of(exits, judge.staged.n_layers, needed)
+    else:
+        blocks = [layers_of(name) for name in certification.exit_risks[best]]
+    return *judge.risks(exits, blocks), judge.staged.speedup(exits), True
+
+
+def layers_of(name):
+    """Return the layers of a block by its name, such as "2-4"."""
+    first, _, last = name.partition("-")
+    return np.arange(int(first), int(last or first) + 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What many draws came to; see the table."""
+
+    broken: float
+    at_exits: float
+    risk: float
+    certified: float
+    speedup: float
+
+
+def simulate(kind, risk, bound, n_samples, n_draws, *, where="usual", seed=0, size=8000):
+    """Choose policies many times, and judge them."""
+    rng = np.random.RandomState(seed)
+    known = Judge.of(*population("usual" if where == "drifted" else where, size), risk, bound)
+    judge = Judge.of(*population(where, size), risk, bound)
+    draws = [draw(kind, known, judge, n_samples, rng) for _ in range(n_draws)]
+    overall, at_exits, speedups, certified = (
+        np.array(column) for column in zip(*draws, strict=True)
+    )
+    return Outcome(
+        np.mean(overall > bound),
+        np.mean(at_exits > bound),
+        overall.mean(),
+        certified.mean(),
+        speedups.mean(),
+    )
+
+
+def row(kind, n_samples, n_draws, *, where, risk, bound):
+    """Simulate one row of the table."""
+    found = simulate(kind, risk, bound, n_samples, n_draws, where=where)
+    return (
+        f"| {where} | {kind} | {risk} | {bound} | {n_samples} | {found.broken:.3f} | "
+        f"{found.at_exits:.3f} | {found.risk:.4f} | {found.certified:.3f} | {found.speedup:.3f} |"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--jobs", type=int, default=1, help="rows made at a time")
+    parser.add_argument("--out", type=Path, help="folder of the written table; default: none")
+    arguments = parser.parse_args()
+    heading = (
+        f"{platform.machine()}, numpy {version('numpy')}, scipy {version('scipy')}; command: "
+        f"`python -m benchmarks.exit_guarantees`, {arguments.draws} draws a row, confidence "
+        f"{CONFIDENCE}."
+    )
+    lines = [
+        heading,
+        "",
+        "| population | guarantee | risk | bound | n | broken | at exits | mean | passed | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print(*lines, sep="\n", flush=True)
+    rows = Parallel(arguments.jobs, return_as="generator")(
+        delayed(row)(kind, n_samples, arguments.draws, where=where, risk=risk, bound=bound)
+        for where, risk, bound, kinds in ROWS
+        for kind in kinds
+        for n_samples in arguments.sizes
+    )
+    for line in rows:
+        print(line, flush=True)
+        lines.append(line)
+        if arguments.out:
+            (arguments.out / "exit_guarantees.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
