@@ -118,7 +118,6 @@ def static_onnx(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
         QuantType,
         quantize_static,
     )
-    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -127,14 +126,14 @@ def static_onnx(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)
 
-    prepared_model, quantized = plain.with_name("prepared.onnx"), plain.with_name("static.onnx")
+    quantized = plain.with_name("static.onnx")
     with quiet():
-        quant_pre_process(str(plain), str(prepared_model), skip_symbolic_shape=True)
         quantize_static(
-            str(prepared_model),
+            str(plain),
             str(quantized),
             Reader(),
             per_channel=True,
+            use_external_data_format=True,  # the exporter keeps weights in a file beside the model
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
