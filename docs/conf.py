@@ -84,6 +84,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "parallel": int(os.environ.get("EPEE_DOCS_JOBS", "1")),
     "abort_on_example_error": False,
+    "ignore_repr_types": r"matplotlib|sklearn_epee\.plotting",  # pictures say more
     "show_memory": False,
     "write_computation_times": False,  # its page loads scripts from other hosts
 }
