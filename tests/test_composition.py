@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -183,6 +184,8 @@ def test_pandas_output_of_an_earlier_step(notes):
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
 def test_calibration(notes, method):
     X, y = notes
+    if method == "temperature" and sklearn.__version__.startswith("1.7."):
+        pytest.skip("scikit-learn has had temperatures since 1.8")
     calibrated = CalibratedClassifierCV(tiny_text_classifier(), method=method, cv=2).fit(X, y)
     assert_valid_probabilities(calibrated.predict_proba(X), len(X), 4)
 
