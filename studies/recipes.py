@@ -44,11 +44,11 @@ BASE = "joint"
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a data set is used, and for how long."""
+    """How much of a data set is used, and for how long; None: all of it, the package's epochs."""
 
-    n_train: int
-    n_epochs: int
-    n_dev: int = 400
+    n_train: int | None
+    n_epochs: int | None
+    n_dev: int | None = 400
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ SIZES = {
     "health_advice": Size(600, 3),
     "git": Size(1200, 4),
 }
+FULL = Size(None, None, None)
 # Heads that read all positions of a layer cannot spare its other rows, as those of marks do.
 UNMARKED = ("phee", "health_advice")
 
@@ -153,10 +154,16 @@ ROUNDS = [
 ]
 
 
-def jobs() -> list[Job]:
-    """Return every run once, in the order of doing; the kind of a job is its recipe."""
+def jobs(full: bool = False) -> list[Job]:
+    """Return every run once, in the order of doing; the kind of a job is its recipe.
+
+    Parameters
+    ----------
+    full : bool, default=False
+        On all training samples for the package's number of epochs, instead of on small parts.
+    """
     found = [
-        Job(data, BACKBONE, seed, recipe, tuple(vars(SIZES[data]).items()))
+        Job(data, BACKBONE, seed, recipe, tuple(vars(FULL if full else SIZES[data]).items()))
         for names, recipes, seed in ROUNDS
         for recipe in recipes
         for data in names
@@ -171,11 +178,13 @@ def applies(recipe: str, data: str) -> bool:
     return sets is None or data in sets
 
 
-def make(recipe: Recipe, backbone: Any, seed: int, n_epochs: int, **options: Any) -> Any:
+def make(recipe: Recipe, backbone: Any, seed: int, n_epochs: int | None, **options: Any) -> Any:
     """Return the unfitted classifier of a recipe."""
+    if n_epochs is None and recipe.longer != 1:
+        raise ValueError(f"{recipe.what}: needs a number of epochs to multiply.")
     model = recipe.estimator(
         backbone,
-        max_epochs=round(recipe.longer * n_epochs),
+        max_epochs="auto" if n_epochs is None else round(recipe.longer * n_epochs),
         callbacks=[kind(*arguments) for kind, arguments in recipe.callbacks],
         memory=None,
         random_state=seed,
@@ -188,10 +197,10 @@ def make(recipe: Recipe, backbone: Any, seed: int, n_epochs: int, **options: Any
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
     """Train a network by a recipe and keep what every exit says of dev and test."""
-    size = SIZES[job.data]
+    size = Size(**dict(job.options))
     model = make(RECIPES[job.kind], folder.backbone, job.seed, size.n_epochs)
     model, cost = fitted(model, parts.train)
-    dev = some(parts.dev, size.n_dev)
+    dev = parts.dev if size.n_dev is None else some(parts.dev, size.n_dev)
     proba = {
         f"{name}_proba": staged(model, part, len(parts.classes))
         for name, part in (("dev", dev), ("test", parts.test))
@@ -214,7 +223,8 @@ KINDS = {recipe: Kind(run, lambda *_: True) for recipe in RECIPES}
 
 def finished(out: Path) -> list[dict[str, Any]]:
     """Return what all runs so far come to, with what of the test part they get right."""
-    return [scored(job, out / job.name) for job in jobs() if is_done(out, job)]
+    everything = [*jobs(), *jobs(full=True)]
+    return [scored(job, out / job.name) for job in everything if is_done(out, job)]
 
 
 def scored(job: Job, folder: Path) -> dict[str, Any]:
@@ -234,6 +244,7 @@ def scored(job: Job, folder: Path) -> dict[str, Any]:
         "data": job.data,
         "recipe": job.kind,
         "seed": job.seed,
+        "is_full": job.option("n_train") is None,
         **{name: result[name] for name in ("n_train", "n_epochs", "n_test", "machine")},
         "training_cpu_seconds": result["training_cpu_seconds"],
         "layers": [score_all(job.data, test_y, layer) for layer in by_layer.T],
@@ -315,7 +326,12 @@ def markdown(runs: list[dict[str, Any]]) -> str:
     machines = dict.fromkeys(describe(run["machine"]) for run in runs)
     command = "Command: `python -m studies.recipes --data-home DIR --checkpoints DIR`."
     what = [f"- {name}: {recipe.what}." for name, recipe in RECIPES.items()]
-    tables = [line for name in SIZES for line in table_of(name, runs)]
+    tables = [
+        line
+        for is_full in (False, True)
+        for name in SIZES
+        for line in table_of(name, [run for run in runs if run["is_full"] == is_full])
+    ]
     return "\n".join([*machines, "", command, "", READING, "", *what, *tables])
 
 
@@ -325,10 +341,11 @@ def table_of(name: str, runs: list[dict[str, Any]]) -> Iterator[str]:
     base = {run["seed"]: run for run in here if run["recipe"] == BASE}
     if not base:
         return
-    size, n_test = SIZES[name], len(here[0]["right"])
+    first = here[0]
+    whole = ", all training samples" if first["is_full"] else ""
     yield (
-        f"\n## {name}\n\n{size.n_train} training samples, {size.n_epochs} epochs, "
-        f"{n_test} test samples.\n"
+        f"\n## {name}{whole}\n\n{first['n_train']} training samples, {first['n_epochs']} epochs, "
+        f"{len(first['right'])} test samples.\n"
     )
     yield (
         "| recipe | seeds | layers 1 to M | policy | macro-F1 | ratio | to joint | early | "
@@ -380,6 +397,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=out, help=f"folder of all runs ({out})")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
     parser.add_argument("--sets", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument(
+        "--full", action="store_true", help="on all training samples, the package's epochs"
+    )
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more then")
     parser.add_argument("--report", action="store_true", help="write the results, run nothing")
     given = parser.parse_args(arguments)
@@ -387,7 +408,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed: list[Job] = []
     if not given.report:
         until = time.time() + 60 * given.minutes
-        wanted = [job for job in jobs() if job.data in given.sets]
+        wanted = [
+            job for job in jobs(given.full) if job.data in given.sets and job.kind in given.recipes
+        ]
         work = Work(wanted, given.out, given.data_home, given.checkpoints, until, kinds=KINDS)
         failed = work.run()
     report(given.out, given.results)

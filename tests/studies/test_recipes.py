@@ -183,6 +183,19 @@ def test_runs_are_kept_and_reported(tmp_path, data_home, monkeypatch):
     assert "| bottleneck heads | 1 |" in (results / "recipes.md").read_text()
 
 
+def test_whole_sets_have_tables_of_their_own(tmp_path, data_home, monkeypatch):
+    monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
+    monkeypatch.setattr(recipes, "FULL", recipes.Size(None, 1, None))
+    monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "twice the epochs"), 0)])
+    monkeypatch.setattr(recipes, "BACKBONE", "scratch")
+    calls = ["--data-home", str(data_home), "--out", str(tmp_path), "--results", str(tmp_path)]
+    assert recipes.main([*calls, "--full", "--recipes", "joint"]) == 0
+    assert recipes.main([*calls, "--recipes", "joint"]) == 0
+    table = (tmp_path / "recipes.md").read_text()
+    assert table.index("## phee\n") < table.index("## phee, all training samples\n")
+    assert table.count("| joint | 1 |") == 2
+
+
 def test_runs_are_of_recipes_that_read_what_the_set_has():
     found = recipes.jobs()
     assert len(found) == len(set(found))
