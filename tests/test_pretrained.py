@@ -32,6 +32,7 @@ from sklearn_epee import (
     TunedExitPolicyClassifierCV,
     TunedLabelThresholdsClassifierCV,
 )
+from sklearn_epee._nn import devices
 from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee.exceptions import ModelFolderError
 
@@ -314,6 +315,21 @@ def test_products_of_8_bit_numbers(kind, notes, digits, tmp_path):
     loaded = type(fitted).from_pretrained(tmp_path / "model")
     assert same(dict(fitted.predict_with_exits(X)), dict(loaded.predict_with_exits(X)))
     assert str(loaded.precision_report_) == str(fitted.precision_report_)
+
+
+@pytest.mark.skipif(bool(why_not_int8()), reason=f"no 8-bit products: {why_not_int8()}")
+def test_a_model_in_8_bits_is_loaded_where_the_processor_has_no_such_products(
+    notes, tmp_path, monkeypatch
+):
+    fitted = tiny_text_classifier().fit(*notes).calibrate_int8(notes[0])
+    fitted.set_params(precision="int8").save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(devices, "why_not_int8", lambda: "it is old")
+    loaded = EPEEClassifier.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="it is old"):
+        loaded.predict(notes[0])
+    expected = fitted.set_params(precision="float32").predict_proba(notes[0])
+    loaded.set_params(precision="float32")
+    np.testing.assert_array_equal(loaded.predict_proba(notes[0]), expected)
 
 
 # --------------------------------------------------------------------------- what is refused

@@ -202,9 +202,12 @@ def read_state(
 def _made(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
     """Return an estimator of checked parameters."""
     estimator = cls(**read_parameters(cls, parameters, reader))
-    # What was trained on a GPU can be loaded where there is none.
+    # What was trained on a GPU can be loaded where there is none, and what predicts in 8 bits where
+    # the processor does not: the prediction says so.
     check = copy.copy(estimator).set_params(device="cpu")
     check._validate_params()
+    if check.precision == "int8":
+        check.set_params(precision="auto")
     check_parameters(check)
     return estimator
 
