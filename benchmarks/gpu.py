@@ -125,7 +125,10 @@ def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:  # a shell in the background ignores interrupts
+                process.kill()
     lines = [line for line in log.read_text().splitlines() if line.strip()]
     return lines[-1].strip("= ") if lines else "nothing ran"
 

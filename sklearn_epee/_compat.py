@@ -10,22 +10,27 @@ returned by a function that imports it when it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
 # scikit-learn 1.9. Its callbacks are public; the method by which an estimator takes part begins
-# with an underscore, although it is documented for third parties. Earlier versions have neither.
+# with an underscore, although it is documented for third parties, and the public decorator that
+# ends their use adds a call between `fit` and its warnings, which name the line of the caller.
+# Earlier versions have neither.
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback._callback_support import callback_management_context
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing, where scikit-learn has no callbacks."""
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method as it is, where scikit-learn has no callbacks."""
-        return method
+    def callback_management_context(estimator: Any) -> AbstractContextManager[None]:
+        """Return a context that does nothing, where scikit-learn has no callbacks."""
+        del estimator
+        return nullcontext()
 
 
 # scikit-learn 1.7 to 1.9. What `make_scorer` returns; what it holds has no public names.
@@ -70,6 +75,7 @@ __all__ = [
     "StrOptions",
     "attention_on_cpu",
     "begin_fit_task",
+    "callback_management_context",
     "check_method_params",
     "check_pandas_support",
     "cpu_capabilities",
@@ -80,7 +86,6 @@ __all__ = [
     "safe_indexing",
     "scorer_parts",
     "validate_params",
-    "with_callbacks",
 ]
 
 

@@ -281,7 +281,7 @@ def broken_lines(settings):
 
 
 def test_the_gpu_command_says_what_a_bare_machine_lacks(monkeypatch, capsys, tmp_path):
-    assert gpu.missing(gpu.requirements()) == []
+    assert set(gpu.missing(gpu.requirements())) <= set(gpu.TESTING)
     assert set(gpu.ROWS) <= {row.name for row in suite.ROWS}
     monkeypatch.setattr(gpu, "requirements", lambda: ["numpy>=1", "nobody-has-this[extra]>=2"])
     assert gpu.main(["--out", str(tmp_path)]) == 1

@@ -102,10 +102,12 @@ def test_a_scoring_monitor_logs_every_epoch_and_survives_clones_and_pickles(note
     assert len(monitor.get_logs(select="all")) == 2
 
 
-def test_a_search_tells_of_the_networks_that_it_trains(notes):
+def test_a_search_tells_of_the_networks_that_it_trains(notes, tmp_path):
     seen = Recorder()
     search = GridSearchCV(
-        tiny_text_classifier(max_epochs=1).set_callbacks(seen), {"tau": [0.1, 0.5]}, cv=2
+        tiny_text_classifier(max_epochs=1, memory=tmp_path).set_callbacks(seen),
+        {"tau": [0.1, 0.5]},
+        cv=2,
     )
     search.fit(*notes)
     # Two folds and the refit train; the other candidates fetch their networks.

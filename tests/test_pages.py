@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sklearn_epee import EPEEClassifier
+from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee.datasets import make_supplement_notes
 
 from .checkpoints import make_checkpoint
@@ -30,6 +32,8 @@ LEFT_OUT = {
     "serving": "awaits outside of a function, as a service does inside; tested by itself",
     "scale": "needs a cluster; tested by itself",
 }
+if why_not_int8():
+    LEFT_OUT["int8"] = f"no 8-bit products here: {why_not_int8()}"
 LABELS = ("dose", "effect", "drug")
 
 # Networks that hardly learned anything have much to warn of.
@@ -95,6 +99,9 @@ def names(page):
         found[f"y_{part}"] = y[number::4]
     found["long_notes"] = [" ".join(X[i : i + 8]) for i in range(0, 80, 4)]
     found["y_long"] = y[0:80:4]
+    found |= {"X": X, "y": y, "X_calibration": X[2::4], "X_new": X[3::4]}
+    if page == "monitoring":
+        found["tuned"] = EPEEClassifier(random_state=0).fit(X[::4], y[::4])
     return found
 
 

@@ -721,8 +721,10 @@ def test_an_interrupt_gets_through_where_somebody_else_fits(trainings, notes, ki
 def test_an_interrupted_fit_by_hand_keeps_what_was_learned_and_says_so(trainings, notes):
     interrupting = PressesCtrlC(trainings.path, at=1)
     estimator = classifier(trainings, callbacks=[interrupting], random_state=0)
-    with pytest.warns(ConvergenceWarning, match=r"interrupted after step 1; .* learned so far"):
+    said = r"interrupted after step 1; .* learned so far"
+    with pytest.warns(ConvergenceWarning, match=said) as caught:
         estimator.fit(*notes)
+    assert {found.filename for found in caught} == {__file__}
     assert estimator.predict(notes[0]).shape == notes[1].shape
     # It is not what another fit may have.
     interrupting.at = -1

@@ -23,7 +23,11 @@ from transformers import PretrainedConfig
 from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
 from sklearn_epee._checks.parameters import check_precision, check_prediction_batch
 from sklearn_epee._checks.tag_arrays import refuse_tags
-from sklearn_epee._compat import CallbackSupportMixin, StrOptions, with_callbacks
+from sklearn_epee._compat import (
+    CallbackSupportMixin,
+    StrOptions,
+    callback_management_context,
+)
 from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._folders import Loading, PretrainedMixin, Saving
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
@@ -123,7 +127,6 @@ class BaseEPEE(CallbackSupportMixin, PretrainedMixin, BaseEstimator, metaclass=A
 
     # ------------------------------------------------------------------------------- training
 
-    @with_callbacks
     def _fit(
         self,
         X: Any,
@@ -146,16 +149,17 @@ class BaseEPEE(CallbackSupportMixin, PretrainedMixin, BaseEstimator, metaclass=A
         )
         train = partial(self._train, data, reuse.seed, continued, tasks)
         shaping = None if continued else partial(self._shaping, data)
-        if self.precision == "int8":
-            # Kept beside the network that was trained, which serves other precisions, too.
-            network, shared = fit_or_fetch(
-                lambda: self._rounded(fit_or_fetch(train, shaping)[0], data, reuse.seed),
-                None if shaping is None else lambda: {**shaping(), "rounded": "int8"},
-            )
-        else:
-            network, shared = fit_or_fetch(train, shaping)
-        self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
-        tasks.end(lambda: self._learned(self._state))
+        with callback_management_context(self):
+            if self.precision == "int8":
+                # Kept beside the network that was trained, which serves other precisions, too.
+                network, shared = fit_or_fetch(
+                    lambda: self._rounded(fit_or_fetch(train, shaping)[0], data, reuse.seed),
+                    None if shaping is None else lambda: {**shaping(), "rounded": "int8"},
+                )
+            else:
+                network, shared = fit_or_fetch(train, shaping)
+            self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
+            tasks.end(lambda: self._learned(self._state))
         return self
 
     def _continued(self) -> FittedState | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
 from sklearn_epee._nn.devices import prediction_dtype
+from sklearn_epee._checks.messages import level_of_caller
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.training import ExitNet
 from sklearn_epee._search import LazyNetwork, SharedPredictions, ready
@@ -162,7 +163,7 @@ def check_end(net: ExitNet, is_clone: bool) -> None:
             f"Training was interrupted after step {net.n_steps_}; the estimator is fitted with "
             "what was learned so far.",
             ConvergenceWarning,
-            stacklevel=7,
+            stacklevel=level_of_caller(),
         )
     if net.stopped_by_ == "not finite":
         kept = (
@@ -173,7 +174,7 @@ def check_end(net: ExitNet, is_clone: bool) -> None:
             f"{net.failed_step_}; training stopped there and keeps the weights {kept}, the last "
             "good ones that were saved. Lower learning_rate or raise warmup_ratio.",
             ConvergenceWarning,
-            stacklevel=7,
+            stacklevel=level_of_caller(),
         )
 
 

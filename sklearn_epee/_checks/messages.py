@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
@@ -55,3 +56,16 @@ def numbered_from(first: int) -> Iterator[None]:
         yield
     except SampleError as error:
         raise error.at(first + error.row) from None
+
+
+def level_of_caller() -> int:
+    """Return the `stacklevel` with which a warning names the line that called this package.
+
+    For the function that warns; calls within the package are as many as there happen to be.
+    """
+    package = __name__.partition(".")[0]
+    level, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame else None
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
