@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 
-from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._checks.messages import level_of_caller
+from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.training import ExitNet
 from sklearn_epee._search import LazyNetwork, SharedPredictions, ready
