@@ -253,7 +253,8 @@ class Table:
         """Write the table to its file, with some lines at the end."""
         self._lines.extend(lines)
         if self._out:
-            (self._out / "serving.md").write_text("\n".join(self._lines) + "\n")
+            self._out.mkdir(parents=True, exist_ok=True)
+        (self._out / "serving.md").write_text("\n".join(self._lines) + "\n")
 
 
 def _row(cells):
