@@ -52,7 +52,7 @@ class PrecisionReport:
         `rest`. Attention itself, norms and heads never are in int8.
     errors : list of dict of str to float
         By how much the outcome of each product moved when it was rounded, as a share of its
-        variation between rows. Above 0.1 a product is not rounded.
+        variation between rows. Above 0.02 a product is not rounded.
     rest : str
         Precision of what is not rounded, "bfloat16" or "float32".
     n_samples : int

@@ -24,7 +24,7 @@ from .prediction_batches import batch_limit, batches_by_length
 
 # Products whose outcome moves by more than this, as a share of how much it varies between rows,
 # stay as they are.
-MAX_ERROR = 0.1
+MAX_ERROR = 0.02
 # Rows of which each product is tried.
 _ROWS = 256
 # How much of a column's range is put into its weights: s = range ** share / weight ** (1 - share).
