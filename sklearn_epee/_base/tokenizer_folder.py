@@ -8,7 +8,8 @@ class that the files name is followed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -125,18 +126,30 @@ def read_tokenizer(loading: Loading, folder: str, vocab_size: int) -> PreTrained
             f"{folder}/{TOKENIZER} numbers its tokens up to {largest}, but the backbone embeds "
             f"{vocab_size}"
         )
+    # What its parts ask of each other shows when it is used.
+    with _refused():
+        tokenize(tokenizer, list(_PROBES))
+        with suppress(Exception):  # not all take pairs; a panic is none of these
+            tokenize(tokenizer, list(pairwise(_PROBES)))
     return tokenizer
 
 
-def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Refuse the tokenizer with which the block fails."""
     try:
-        backend = Tokenizer.from_buffer(content)
+        yield
     except BaseException as error:
         # A panic of the Rust library is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelFolderError(f"{TOKENIZER} is no tokenizer: {reason}") from error
+
+
+def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    with _refused():
+        backend = Tokenizer.from_buffer(content)
     backend.no_padding()
     backend.no_truncation()
     named = {name: value for name, value in settings.items() if name != "tokenizer_class"}
