@@ -15,6 +15,8 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ("benchmarks/results", "studies/results")
+# Made beside the study's data, with pictures that are kept nowhere; docs/study.md is its page.
+NO_PAGE = "study.md"
 GALLERY = re.compile(r"examples/(plot_\w+)\.py$")
 PAGES = {
     "README.md": "index.md",
@@ -88,6 +90,8 @@ def write_results(app: Sphinx) -> None:
     pages.mkdir()
     for folder in RESULTS:
         for path in sorted((ROOT / folder).glob("*.md")):
+            if path.name == NO_PAGE:
+                continue
             text = site_links(path.read_text(encoding="utf-8"), folder)
             (pages / path.name).write_text(titled(text, path.stem), encoding="utf-8")
     names = sorted(path.stem for path in pages.glob("*.md"))
