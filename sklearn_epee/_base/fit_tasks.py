@@ -71,7 +71,7 @@ class FitTasks:
         return [(NAME, _EpochTasks(self._root, self._told, attributes))]
 
     def end(self, attributes: Callable[[], dict[str, Any]]) -> None:
-        """Tell that the fit is over; begin one that was fetched."""
+        """Call the callbacks at the end of the fit; at its beginning, too, if it was fetched."""
         if not self.has_callbacks:
             return
         if self._root is None:
@@ -96,12 +96,12 @@ class _EpochTasks(Callback):
         self.attributes = attributes
 
     def on_epoch_begin(self, net: ExitNet, **_: Any) -> None:  # noqa: ARG002 - skorch's signature
-        """Tell that an epoch begins."""
+        """Call the callbacks at the beginning of an epoch."""
         self.task_ = self.root.subcontext(task_name="epoch")
         self.task_.call_on_fit_task_begin(**self.told)
 
     def on_epoch_end(self, net: ExitNet, **_: Any) -> None:
-        """Tell that an epoch has ended, with the estimator as it would be after it."""
+        """Call the callbacks at the end of an epoch, with the estimator as it would be after it."""
 
         def attributes() -> dict[str, Any]:
             snapshot = Snapshot(copy.deepcopy(net.module_), copy.deepcopy(net.history_))

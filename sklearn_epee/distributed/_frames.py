@@ -188,7 +188,7 @@ def _predicted(estimator: Any, frame: Any, plan: Plan) -> list[NDArray[Any]]:
 
 @contextmanager
 def limited_threads(number: int) -> Iterator[None]:
-    """Give torch, where something has imported it, so many threads inside the block.
+    """Limit the threads of torch inside the block, where something has imported it.
 
     The number is that of the calling thread, so that the threads of one worker do not disturb each
     other.

@@ -257,7 +257,7 @@ class Worker:
             self._refuse(requests[0], error, "failed")
 
     def _answer(self, done: NDArray[np.intp]) -> None:
-        """Give the samples that exited their predictions."""
+        """Set the results of the samples that exited."""
         with self._changed:
             requests = [self._held[slot] for slot in done.tolist()]
         found = self._model.predictions(self._rule, done)
@@ -281,7 +281,7 @@ class Worker:
         )
 
     def _end(self) -> None:
-        """Tell those that are still held that nothing will come."""
+        """Fail all requests that are still held."""
         with self._changed:
             if self._reason is None:
                 self._status = "closed"
