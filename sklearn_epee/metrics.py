@@ -38,6 +38,13 @@ from ._exits.label_scores import (
     task_accuracy_score,
 )
 from ._exits.multilabel_scores import label_scores_once
+from ._exits.search_results import (
+    TIE,
+    first_of_best,
+    have_both_scores,
+    mean_test_score,
+    parameters_of,
+)
 from ._exits.wrappers import (
     FoundExits,
     exit_costs,
@@ -71,9 +78,6 @@ __all__ = [
 ]
 
 RefitRule = Callable[[Mapping[str, Any]], int]
-
-# Means over folds that are equal on paper differ in their last digits.
-_TIE = 1e-9
 
 
 def speedup_ratio(
@@ -518,19 +522,19 @@ class _AccuracyAtSpeedup:
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
         """Return the index of the chosen candidate."""
-        scores = _mean_test(cv_results, self.metric)
-        speedups = _mean_test(cv_results, self.speedup)
-        valid = _valid_candidates(scores, speedups)
-        eligible = valid & (speedups >= self.min_speedup - _TIE)
+        scores = mean_test_score(cv_results, self.metric)
+        speedups = mean_test_score(cv_results, self.speedup)
+        valid = have_both_scores(scores, speedups)
+        eligible = valid & (speedups >= self.min_speedup - TIE)
         if not eligible.any():
             fastest = int(np.where(valid, speedups, -np.inf).argmax())
             raise ValueError(
                 f"No candidate reaches a speed-up ratio of min_speedup={self.min_speedup}: the "
                 f"largest is {speedups[fastest]:.4f}, of candidate {fastest}"
-                f"{_describe(cv_results, fastest)}. Ask for less, or offer a larger tau or a "
+                f"{parameters_of(cv_results, fastest)}. Ask for less, or offer a larger tau or a "
                 "smaller patience."
             )
-        return _best(eligible, scores, speedups)
+        return first_of_best(eligible, scores, speedups)
 
 
 @dataclass(frozen=True)
@@ -543,11 +547,11 @@ class _FastestWithin:
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
         """Return the index of the chosen candidate."""
-        scores = _mean_test(cv_results, self.metric)
-        speedups = _mean_test(cv_results, self.speedup)
-        valid = _valid_candidates(scores, speedups)
-        close = valid & (scores >= scores[valid].max() - self.tolerance - _TIE)
-        return _best(close, speedups, scores)
+        scores = mean_test_score(cv_results, self.metric)
+        speedups = mean_test_score(cv_results, self.speedup)
+        valid = have_both_scores(scores, speedups)
+        close = valid & (scores >= scores[valid].max() - self.tolerance - TIE)
+        return first_of_best(close, speedups, scores)
 
 
 def _check_exit_layers(exit_layers: ArrayLike, n_layers: Any) -> NDArray[np.integer]:
@@ -575,47 +579,3 @@ def _check_number(name: str, value: Any, below: float) -> None:
         raise TypeError(message)
     if not 0 <= float(value) < below:
         raise ValueError(message)
-
-
-def _mean_test(cv_results: Mapping[str, Any], name: str) -> NDArray[np.floating]:
-    """Return the mean test score of this name for every candidate."""
-    column = f"mean_test_{name}"
-    if column not in cv_results:
-        names = [key.removeprefix("mean_test_") for key in cv_results if _is_mean(key)]
-        raise ValueError(
-            f"The rule reads the score {name!r}, but cv_results_ has only {names}. Search with "
-            "scoring=exit_scores, or give the rule the names in your dict of scorers "
-            "(metric=..., speedup=...)."
-        )
-    return np.asarray(cv_results[column], dtype=np.float64)
-
-
-def _is_mean(column: str) -> bool:
-    return column.startswith("mean_test_")
-
-
-def _valid_candidates(
-    scores: NDArray[np.floating], speedups: NDArray[np.floating]
-) -> NDArray[np.bool_]:
-    """Mark the candidates that have both scores."""
-    valid = ~(np.isnan(scores) | np.isnan(speedups))
-    if not valid.any():
-        raise ValueError(
-            f"No candidate to choose from: all {len(scores)} have a NaN score. Search with "
-            "error_score='raise' to see why."
-        )
-    return valid
-
-
-def _best(
-    eligible: NDArray[np.bool_], first: NDArray[np.floating], second: NDArray[np.floating]
-) -> int:
-    """Return the first eligible candidate with the largest `first`, then `second`."""
-    tied = eligible & (first >= first[eligible].max() - _TIE)
-    tied &= second >= second[tied].max() - _TIE
-    return int(tied.argmax())
-
-
-def _describe(cv_results: Mapping[str, Any], index: int) -> str:
-    """Name the parameters of a candidate, where the results have them."""
-    return f" ({cv_results['params'][index]})" if "params" in cv_results else ""

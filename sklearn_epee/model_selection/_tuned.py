@@ -35,7 +35,13 @@ from sklearn_epee._exits.wrappers import (
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
-from ._risks import LossFunction, check_risk, check_risk_groups
+from ._guarantee_parameters import (
+    check_guarantee,
+    check_risk_for,
+    guarantee_parameter,
+    has_guarantee,
+)
+from ._risks import LossFunction, check_risk_groups
 from ._selection import Objective, SelectionCriterion
 from ._staging import (
     Target,
@@ -456,7 +462,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         """
         self._validate_params()
         check_has_exits(self.estimator, of_words=False)
-        self._check_guarantee(risk_groups)
+        check_guarantee(self, risk_groups)
         given = self._checked(X, y, risk_groups, params)
         validation, fitted = self._stage(given)
         samples = ScoredSamples(validation, given.X, given.weights, self.scoring)
@@ -478,84 +484,13 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     # ----------------------------------------------------------------------- what was given
 
-    def _check_guarantee(self, risk_groups: ArrayLike | None) -> None:
-        """Raise if parameters about the guarantee contradict each other."""
-        check_risk(self.risk)
-        if not self._promises():
-            self._check_no_guarantee(risk_groups)
-            return
-        if self.guarantee == "expectation":
-            self._check_expectation()
-        given, other = "max_accuracy_drop", "max_risk"
-        if self.risk != "accuracy_drop":
-            given, other = other, given
-        bound = getattr(self, given)
-        if not bound:  # a bound of 0 can be met by no test
-            raise ValueError(
-                f"{self._asked()} with risk={self.risk!r} needs a bound above 0 in "
-                f"{given}; got {bound!r}."
-            )
-        if getattr(self, other) is not None:
-            raise ValueError(
-                f"The bound on risk={self.risk!r} is {given}; {other} must be None, got "
-                f"{getattr(self, other)!r}."
-            )
-        if self.per_class and risk_groups is not None:
-            raise ValueError("per_class=True and risk_groups exclude each other; give one of them.")
-
-    def _promises(self) -> bool:
-        """Return whether the policy comes with a guarantee."""
-        return self.confidence is not None or self.guarantee == "expectation"
-
-    def _asked(self) -> str:
-        """Return what asks for a guarantee, for messages."""
-        return (
-            "guarantee='expectation'"
-            if self.confidence is None
-            else f"confidence={self.confidence}"
-        )
-
-    def _check_expectation(self) -> None:
-        """Raise if something has no place in a bound in expectation."""
-        if self.confidence is not None:
-            raise ValueError(
-                "guarantee='expectation' bounds an expected loss and takes no confidence; got "
-                f"confidence={self.confidence!r}."
-            )
-        if self.per_exit:
-            raise ValueError(
-                "per_exit=True needs a confidence: which samples exit at a layer depends on the "
-                "policy, for which guarantee='expectation' has no bound."
-            )
-        if not isinstance(self.risk, str) or self.risk in ("error", "brier_score"):
-            raise ValueError(
-                "guarantee='expectation' needs a risk that is 0 at full depth by definition; got "
-                f"risk={self.risk!r}. Bound 'accuracy_drop', 'disagreement', 'brier_increase' or "
-                "'proba_change'."
-            )
-
-    def _check_no_guarantee(self, risk_groups: ArrayLike | None) -> None:
-        unused = {
-            "risk": self.risk if self.risk != "accuracy_drop" else None,
-            "max_risk": self.max_risk,
-            "per_class": self.per_class or None,
-            "per_exit": self.per_exit or None,
-            "risk_groups": None if risk_groups is None else "an array",
-        }
-        for name, value in unused.items():
-            if value is not None:
-                raise ValueError(
-                    f"{name} is about a guarantee, which needs a confidence such as 0.95; got "
-                    f"{name}={value!r} and confidence=None."
-                )
-
     def _checked(
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
     ) -> _FitInputs:
         X = indexable(X)[0]
         n_samples, name = num_samples(X), type(self).__name__
         target = Target.of(y, n_samples, self.estimator, name, fitted=self._is_fitted())
-        self._check_risk_of(target)
+        check_risk_for(target, self)
         groups = None if risk_groups is None else check_risk_groups(risk_groups, n_samples)
         routed = self._route(params)
         weights = routed.scorer.score.get("sample_weight")
@@ -571,28 +506,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
         """Return the numbers of the groups that the parts of a guarantee do not split."""
-        return check_groups(groups, n_samples) if self._promises() else None
-
-    def _check_risk_of(self, target: Target) -> None:
-        """Raise if the risk is about the classes of one task, and there are more or labels."""
-        if target.multilabel and self.per_class:
-            raise ValueError(
-                "per_class=True needs samples of one class each, but y holds several labels per "
-                "sample, whose groups overlap and cannot be tested apart. Bound ('miss', label) "
-                "for the label that matters, or give risk_groups."
-            )
-        if not target.multilabel and target.n_tasks > 1:
-            self._check_risk_of_tasks(target.n_tasks)
-
-    def _check_risk_of_tasks(self, n_tasks: int) -> None:
-        """Raise if the risk is about the classes of one task."""
-        given = "per_class=True" if self.per_class else f"risk={self.risk!r}"
-        if self.per_class or isinstance(self.risk, tuple):
-            raise ValueError(
-                f"{given} is about the classes of one task, but y holds {n_tasks} tasks. Bound "
-                "'accuracy_drop', 'error' or 'disagreement', which count a sample if any of its "
-                "tasks does, or give a callable risk, or the labels of one task as risk_groups."
-            )
+        return check_groups(groups, n_samples) if has_guarantee(self) else None
 
     def _route(self, params: dict[str, Any]) -> Bunch:
         """Return which metadata goes where, with and without metadata routing."""
@@ -684,12 +598,12 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
                 f"refit=False keeps the network of a single split, but cv={self.cv!r} makes "
                 f"{n_splits}; give a float such as cv=0.3, or refit=True."
             )
-        if self.refit and self._promises():
+        if self.refit and has_guarantee(self):
             raise ValueError(
-                f"{self._asked()} is a guarantee for the network whose exits were tested, but "
-                "refit=True trains another one. Hold out samples and keep the network (cv=0.3, "
-                "refit=False), or give a fitted one (FrozenEstimator) and samples that it was not "
-                "trained on."
+                f"{guarantee_parameter(self)} is a guarantee for the network whose exits were "
+                "tested, but refit=True trains another one. Hold out samples and keep the network "
+                "(cv=0.3, refit=False), or give a fitted one (FrozenEstimator) and samples that it "
+                "was not trained on."
             )
 
     def _check_reachable(self, classifier: Any) -> None:
@@ -705,7 +619,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     # ------------------------------------------------------------------------- the choice
 
     def _criterion(self) -> SelectionCriterion:
-        if self._promises():  # the drop is what is tested
+        if has_guarantee(self):  # the drop is what is tested
             objective = "max_speedup" if self.objective == "auto" else self.objective
             return SelectionCriterion(objective, self.min_speedup)
         objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
@@ -721,7 +635,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         found: dict[str, Any] = {"pareto_front_": front}
         if self.store_cv_results:
             found["cv_results_"] = concatenate(tables)
-        if not self._promises():
+        if not has_guarantee(self):
             to_compare = tables if callable(self.objective) else [front]
             return choose(samples, to_compare, self._criterion()), found
         bound: Any = self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk

@@ -11,28 +11,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._compat import num_samples, safe_indexing
-from sklearn_epee._exits.checks import check_patience, check_tau
-from sklearn_epee._exits.staged import StagedPredictions
-from sklearn_epee._exits.wrappers import (
-    chain,
-    find_exits,
-    own_policy,
-    predicts_words,
-    staged_predictions,
-    with_policy,
-)
+from sklearn_epee._exits.wrappers import find_exits, staged_predictions
 from sklearn_epee.exceptions import ExitAlarmWarning
 
 from ._confidence import rate_interval
 from ._evidence import Evidence, rate_bets
+from ._policies import Policy, disagreements, policy_of, smaller_policies, with_other_policy
 from ._state import check_share, parsed
 
 _SCHEMA = 1
-# How many samples' bets are made before the capital of all is known: one at a time.
-Policy = tuple[float, int | None]
 
 
 class ExitAudit:
@@ -195,9 +184,10 @@ class ExitAudit:
         self.estimator = estimator
         self.tighten = bool(tighten)
         self.n_steps = int(n_steps)
-        self._policies = self._candidates(_policy_of(estimator))
+        self._policies = [policy_of(estimator)]
         if self.tighten:
-            _with_policy(estimator, self._policies[-1])  # raises where that cannot be done
+            self._policies += smaller_policies(self._policies[0], self.n_steps)
+            with_other_policy(estimator, self._policies[-1])  # raises where that cannot be done
         self._rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
         self._bets = rate_bets(self.alarm_at)
         self._evidence = Evidence.start((len(self._policies), self._bets.shape[-1]))
@@ -270,7 +260,7 @@ class ExitAudit:
         True
         """
         estimator, candidates = self.estimator_, self._policies
-        if (now := _policy_of(estimator)) != (self.tau_, self.patience_):
+        if (now := policy_of(estimator)) != (self.tau_, self.patience_):
             raise ValueError(
                 f"The audit is of tau={self.tau_!r}, patience={self.patience_!r}, but estimator "
                 f"exits by tau={now[0]!r}, patience={now[1]!r} now; make a new audit of it."
@@ -281,7 +271,7 @@ class ExitAudit:
         rows = np.flatnonzero(found.audited)
         if len(rows):
             staged, _ = staged_predictions(estimator, safe_indexing(X, rows))
-            self._count(_disagreements(staged, candidates))
+            self._count(disagreements(staged, candidates))
         return found
 
     # ------------------------------------------------------------------- for other programs
@@ -545,14 +535,6 @@ class ExitAudit:
 
     # ----------------------------------------------------------------------------- the tests
 
-    def _candidates(self, policy: Policy) -> list[Policy]:
-        """Return the policy, and those that it is tightened to, one after the other."""
-        if not self.tighten:
-            return [policy]
-        tau, patience = policy
-        steps = np.linspace(min(tau, 1.0), 0.0, self.n_steps + 1)[1:]
-        return [policy, *((float(step), patience) for step in steps if tau > 0), (0.0, None)]
-
     def _count(self, differs: NDArray[np.bool_]) -> None:
         """Count audited samples one after the other, (n_samples, n_candidates)."""
         raised = []
@@ -603,41 +585,4 @@ class ExitAudit:
     def _set_policy(self) -> None:
         self.estimator_ = self.estimator
         if self._now:
-            self.estimator_ = _with_policy(self.estimator, self._policies[self._now])
-
-
-def _with_policy(estimator: Any, policy: Policy) -> Any:
-    """Return a copy of an estimator, or of what its own policy is over, with another policy."""
-    while hasattr(estimator, "estimator_") and not getattr(
-        estimator, "delegates_exit_policy", False
-    ):
-        estimator = estimator.estimator_
-    return with_policy(estimator, *policy)
-
-
-def _policy_of(estimator: Any) -> Policy:
-    """Return the policy by which an estimator exits, checked."""
-    check_is_fitted(estimator)
-    own = own_policy(estimator)
-    if own.tau is None:
-        raise TypeError(
-            "estimator must exit by the parameters tau and patience; "
-            f"{type(estimator).__name__} exits by rules of its own, or not at all."
-        )
-    if any(predicts_words(link) for link in chain(estimator)):
-        raise TypeError(
-            f"{type(estimator).__name__} predicts words; audits are for classifiers with one "
-            "prediction for each sample."
-        )
-    return check_tau(own.tau), check_patience(own.patience)
-
-
-def _disagreements(staged: StagedPredictions, policies: list[Policy]) -> NDArray[np.bool_]:
-    """Return whether samples differ from full depth under some policies, (n, n_policies)."""
-    predictions, rows = staged.predictions, np.arange(staged.n_samples)
-    columns = []
-    for tau, patience in policies:
-        exits = staged.exit_layers(tau, staged.n_layers if patience is None else patience)
-        differs = predictions[rows, exits - 1] != predictions[:, -1]
-        columns.append(differs.any(axis=1))
-    return np.column_stack(columns)
+            self.estimator_ = with_other_policy(self.estimator, self._policies[self._now])
