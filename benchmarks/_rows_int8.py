@@ -17,9 +17,10 @@ import torch
 from benchmarks._forced_exits import dynamic, forced_exits
 from benchmarks._measure import Seconds, interleaved, medians, quotient
 from benchmarks._models import FAMILIES, NotMeasuredError, encode, prepared, real_texts
+from benchmarks._onnx_rivals import export, onnx_sessions, quiet, require_onnx
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
-from benchmarks._rows_rivals import export, onnx_sessions, quiet, text_family
+from benchmarks._rows_rivals import text_family
 from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee._nn.prediction_batches import batches_by_length
@@ -201,9 +202,7 @@ def run_rival(forward: Forward, encoded: Any, batch_size: int | str) -> np.ndarr
 def against_others(settings: Settings) -> Iterator[Line]:
     """Compare int8 at mean exit M/3 with others' int8 at full depth, in the same batches."""
     on_cpu(settings)
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        if find_spec(package) is None:
-            raise NotMeasuredError(f"{package} is not installed")
+    require_onnx()
     family = text_family(settings)
     estimator = ours(family).int8
     with tempfile.TemporaryDirectory() as folder:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +25,7 @@ from benchmarks._models import (
     prepared,
     real_texts,
 )
+from benchmarks._onnx_rivals import check_export, onnx_logits, onnx_sessions, require_onnx
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
 from benchmarks._suite import Row, Settings
@@ -226,82 +222,18 @@ def _predict_in(estimator: Any, precision: str, texts: list[str], schedule: np.n
 # -------------------------------------------------------------------------------- onnxruntime
 
 
-class _ForExport(torch.nn.Module):
-    """The full-depth model with its inputs by position, as exporters want them."""
-
-    def __init__(self, model: FullDepth) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (n, K)."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask)
-
-
-def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
-    """Write the model for onnxruntime, with any number of texts of any length."""
-    names = ["input_ids", "attention_mask"]
-    sizes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
-    with quiet():
-        torch.onnx.export(
-            _ForExport(rival).eval(),
-            tuple(example[name] for name in names),
-            str(path),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=sizes,
-            dynamo=True,
-            verbose=False,
-        )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Swallow what exporters tell about themselves."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def onnx_sessions(rival: FullDepth, encoded: Any, folder: Path) -> dict[str, Any]:
-    """Sessions of onnxruntime in float32 and in dynamic int8."""
-    # Installed for this row only.
-    import onnxruntime  # noqa: PLC0415
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
-
-    plain, quantized = folder / "float32.onnx", folder / "int8.onnx"
-    export(rival, encoded.batch(np.arange(2)), plain)
-    with quiet():
-        quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CPUExecutionProvider"]
-    return {
-        name: onnxruntime.InferenceSession(str(path), options, providers=providers)
-        for name, path in (("float32", plain), ("int8", quantized))
-    }
-
-
 def onnx_labels(session: Any, estimator: Any, texts: list[str]) -> np.ndarray:
     """Labels of strings in the batches that predict would make."""
     encoded = encode(estimator, texts)
     out = np.empty(len(texts), np.int64)
     for rows in batches_by_length(encoded.lengths, "auto"):
-        batch = encoded.batch(rows)
-        inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-        out[rows] = session.run(None, inputs)[0].argmax(axis=1)
+        out[rows] = onnx_logits(session, encoded.batch(rows)).argmax(axis=1)
     return out
 
 
 def against_onnxruntime(settings: Settings) -> Iterator[Line]:
     """Compare default predict with onnxruntime at full depth, both from strings to labels."""
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        if find_spec(package) is None:
-            raise NotMeasuredError(f"{package} is not installed")
+    require_onnx()
     if settings.device != "cpu":
         raise NotMeasuredError("onnxruntime is measured on the CPU only")
     family = text_family(settings)
@@ -312,7 +244,7 @@ def against_onnxruntime(settings: Settings) -> Iterator[Line]:
     rival = FullDepth(estimator, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         sessions = onnx_sessions(rival, encoded, Path(folder))
-    _check_export(rival, sessions["float32"], encoded)
+    check_export(rival, sessions["float32"], encoded)
     competitors: dict[str, Any] = {
         name: functools.partial(onnx_labels, session, estimator, texts)
         for name, session in sessions.items()
@@ -322,15 +254,6 @@ def against_onnxruntime(settings: Settings) -> Iterator[Line]:
     seconds = interleaved(competitors, settings.repetitions)
     yield _onnx_line(family, n, "int8", 3, seconds)
     yield _onnx_line(family, n, "float32", 8, seconds)
-
-
-def _check_export(rival: FullDepth, session: Any, encoded: Any) -> None:
-    batch = encoded.batch(np.arange(3))
-    inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-    with torch.inference_mode():
-        difference = np.abs(rival(**batch).numpy() - session.run(None, inputs)[0]).max()
-    if difference > 1e-3:
-        raise AssertionError(f"the exported model's logits differ by {difference:.2g}")
 
 
 def _onnx_line(family: str, n: int, rival: str, wanted: int, seconds: Seconds) -> Line:
