@@ -303,7 +303,7 @@ def chosen(tried):
 
 
 def counts(part):
-    """Return how many mentions a part has, and how many tags of words cannot say."""
+    """Return how many mentions a part has, and how many tags of words cannot represent."""
     every = sum(len(spans) for found in part.all_spans for spans in found.values())
     return {"mentions": every} | dict(sum(map(Counter, part.n_left_out.values()), Counter()))
 

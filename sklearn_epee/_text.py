@@ -560,8 +560,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         config = backbone.config
         adapter = adapter_for(backbone)
         n_segments = getattr(config, "type_vocab_size", 0) or 0
-        said = checkpoint_pooling(self.backbone) or ("last" if adapter.causal else None)
-        pooling = self._chosen_pooling([*samples, *watched], tokenizer, said)
+        suggested = checkpoint_pooling(self.backbone) or ("last" if adapter.causal else None)
+        pooling = self._chosen_pooling([*samples, *watched], tokenizer, suggested)
         preprocessor = self._reader(samples, tokenizer, adapter.max_length, n_segments, pooling)
         return preprocessor, self._with_heads(backbone, n_classes, pooling)
 
@@ -605,14 +605,14 @@ class EPEEClassifier(BaseEPEEClassifier):
         """Return the tokenizer, with the marks of entities as tokens if that is asked for."""
         return with_mark_tokens(tokenizer, samples) if self.entity_marks == "tokens" else tokenizer
 
-    def _chosen_pooling(self, samples: list[Text], tokenizer: Any, said: str | None) -> str:
-        """Return the pooling, of which a backbone or its family may have said something."""
+    def _chosen_pooling(self, samples: list[Text], tokenizer: Any, suggested: str | None) -> str:
+        """Return the pooling; `suggested` is that of the checkpoint or its family, if any."""
         if self.pooling != "auto":
             return self.pooling
         # Causal decoders do not see an entity at the mark before it.
-        readable = said != "last" and tokenizer.is_fast and self.long_texts == "truncate"
+        readable = suggested != "last" and tokenizer.is_fast and self.long_texts == "truncate"
         if not (readable and carry_marks(samples)):
-            return said or self._training_defaults().pooling
+            return suggested or self._training_defaults().pooling
         if self.verbose:
             print(_SAYS_ENTITY)  # noqa: T201 - what `verbose` asks for
         return "entity"

@@ -57,9 +57,9 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         How tags say spans: what a tag in `y` means, if `y` holds tags, and which tags the network
         learns and `predict_tags` returns.
     misfit_spans : {"error", "warn"}, default="error"
-        What `fit` does about spans that tags of words cannot say: those that overlap another one of
-        their layer, have several parts, or do not start and end with a word. "error" names the
-        first one; "warn" learns without them, with one warning that counts them.
+        What `fit` does about spans that tags of words cannot represent: those that overlap another
+        one of their layer, have several parts, or do not start and end with a word. "error" names
+        the first one; "warn" learns without them, with one warning that counts them.
     tau : float, default=0.1
         Entropy threshold: a word may exit at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: with 0 no word exits by entropy (patience only),

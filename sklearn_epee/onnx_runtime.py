@@ -163,7 +163,7 @@ class OnnxExits:
         n_threads: int = 0,
     ) -> None:
         self._folder = Path(folder)
-        self._said = _read(self._folder / _DOCUMENT)
+        self._document = _read(self._folder / _DOCUMENT)
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
@@ -171,14 +171,14 @@ class OnnxExits:
             name: onnxruntime.InferenceSession(
                 str(self._folder / name), options, providers=list(providers)
             )
-            for name in self._said["graphs"]
+            for name in self._document["graphs"]
         }
-        self.n_layers = int(self._said["n_layers"])
-        parts = [np.array(c["values"], dtype=c["dtype"]) for c in self._said["classes"]]
-        self.classes = parts if self._said["several_tasks"] else parts[0]
-        policy = self._said["policy"]
+        self.n_layers = int(self._document["n_layers"])
+        parts = [np.array(c["values"], dtype=c["dtype"]) for c in self._document["classes"]]
+        self.classes = parts if self._document["several_tasks"] else parts[0]
+        policy = self._document["policy"]
         self._rule = _Rule(
-            tuple(self._said["counts"]),
+            tuple(self._document["counts"]),
             policy["tau"],
             policy["patience"],
             policy["exit_ensemble"],
@@ -247,18 +247,18 @@ class OnnxExits:
 
     @property
     def _several(self) -> bool:
-        return bool(self._said["several_tasks"] or self._said["multilabel"])
+        return bool(self._document["several_tasks"] or self._document["multilabel"])
 
     def _outside(self, proba: list[Floats]) -> Any:
-        if self._said["multilabel"]:
+        if self._document["multilabel"]:
             return np.stack([part[:, 1] for part in proba], axis=1)
-        return proba if self._said["several_tasks"] else proba[0]
+        return proba if self._document["several_tasks"] else proba[0]
 
     def _labels(self, proba: list[Floats]) -> NDArray[Any]:
         predicted = self._rule.predictions(proba)
-        if self._said["multilabel"]:
+        if self._document["multilabel"]:
             return predicted.astype(np.int64)
-        if not self._said["several_tasks"]:
+        if not self._document["several_tasks"]:
             found: NDArray[Any] = self.classes[predicted[:, 0]]
             return found
         columns = [names[codes] for names, codes in zip(self.classes, predicted.T, strict=True)]
@@ -301,7 +301,7 @@ class OnnxExits:
     def _at_the_layer(self, batch: Batch) -> tuple[NDArray[np.intp], int, list[Floats], Floats]:
         (logits,) = self._run("layer.onnx", batch)
         proba = self._rule.probabilities(logits)
-        layer = int(self._said["layer"])
+        layer = int(self._document["layer"])
         return np.arange(len(logits)), layer, proba, self._rule.entropies(proba)
 
     def _run(self, name: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -326,8 +326,8 @@ class OnnxExits:
         return [(rows, _compacted(arrays, rows)) for rows in chosen]
 
     def _tokenized(self, texts: Sequence[Any]) -> Batch:
-        said = self._said["texts"]
-        if said is None:
+        settings = self._document["texts"]
+        if settings is None:
             raise ValueError(
                 "X must be a dict of the arrays that the graphs read, such as pixel_values; got "
                 f"{type(texts).__name__}."
@@ -335,23 +335,23 @@ class OnnxExits:
         if isinstance(texts, (str, bytes)):
             raise TypeError("X must hold texts; got a single one. Wrap it in a list.")
         samples = [text if isinstance(text, str) else tuple(text) for text in texts]
-        encoded = self._loaded_tokenizer(said).encode_batch(samples)
-        ids = [part.ids or [said["filler_id"]] for part in encoded]
+        encoded = self._loaded_tokenizer(settings).encode_batch(samples)
+        ids = [part.ids or [settings["filler_id"]] for part in encoded]
         width = max(map(len, ids))
         arrays = {
-            "input_ids": np.full((len(ids), width), said["pad_id"], np.int64),
+            "input_ids": np.full((len(ids), width), settings["pad_id"], np.int64),
             "attention_mask": np.zeros((len(ids), width), np.int64),
         }
-        if said["token_types"]:
+        if settings["token_types"]:
             arrays["token_type_ids"] = np.zeros((len(ids), width), np.int64)
         for row, (numbers, part) in enumerate(zip(ids, encoded, strict=True)):
             arrays["input_ids"][row, : len(numbers)] = numbers
             arrays["attention_mask"][row, : len(numbers)] = 1
-            if said["token_types"]:
+            if settings["token_types"]:
                 arrays["token_type_ids"][row, : len(numbers)] = part.type_ids or [0]
         return arrays
 
-    def _loaded_tokenizer(self, said: Mapping[str, Any]) -> Any:
+    def _loaded_tokenizer(self, settings: Mapping[str, Any]) -> Any:
         if self._tokenizer is None:
             try:
                 from tokenizers import Tokenizer  # noqa: PLC0415 - only texts need it
@@ -362,7 +362,9 @@ class OnnxExits:
                 ) from error
             self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(said["max_length"], direction=said["truncation_side"])
+            self._tokenizer.enable_truncation(
+                settings["max_length"], direction=settings["truncation_side"]
+            )
         return self._tokenizer
 
 
@@ -378,15 +380,15 @@ def _onnxruntime() -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(path.parent)!r} holds no export of export_onnx: {error}") from error
-    if said.get("format") != _FORMAT or said.get("schema") != _SCHEMA:
+    if document.get("format") != _FORMAT or document.get("schema") != _SCHEMA:
         raise ValueError(
-            f"{str(path.parent)!r} holds format {said.get('format')!r}, schema "
-            f"{said.get('schema')!r}; expected {_FORMAT!r}, schema {_SCHEMA}."
+            f"{str(path.parent)!r} holds format {document.get('format')!r}, schema "
+            f"{document.get('schema')!r}; expected {_FORMAT!r}, schema {_SCHEMA}."
         )
-    return said
+    return document
 
 
 def _compacted(arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]) -> Batch:

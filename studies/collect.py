@@ -95,7 +95,7 @@ def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON can say it: "machines", "cells" (one for each data set, backbone and set of options)
+        JSON can hold it: "machines", "cells" (one for each data set, backbone and set of options)
         and "missing".
     """
     done = [Done.read(path) for path in sorted(out.rglob("result.json"))]

@@ -132,7 +132,7 @@ class Kind:
     ----------
     run : callable (job, parts, folder) -> dict
         Trains on `parts.train`, chooses on `parts.dev`, saves predictions of dev and test, and
-        returns the result, which JSON can say.
+        returns the result, which JSON can hold.
     applies : callable (data, backbone) -> bool
         Whether there are such jobs; for kinds without a backbone, with the backbone "none" only.
     needs : tuple of str

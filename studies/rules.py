@@ -210,7 +210,7 @@ def compare(
     Returns
     -------
     dict
-        JSON can say it. Of each rule its area, the difference of that to EPEE's, both with their
+        JSON can hold it. Of each rule its area, the difference of that to EPEE's, both with their
         intervals, and the curve that the front has on test.
     """
     areas, shown = {}, {}

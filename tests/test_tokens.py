@@ -245,7 +245,7 @@ def test_spans_of_texts_must_fit_words():
         tiny_token_classifier().fit(["zinc given", "no"], y)
     model = tiny_token_classifier(misfit_spans="warn")
     y[0] += [(5, 10, "Given"), ((0, 4), (5, 10), "Parts")]
-    with pytest.warns(UserWarning, match=r"2 span\(s\) of y cannot be said") as caught:
+    with pytest.warns(UserWarning, match=r"2 span\(s\) of y cannot be represented") as caught:
         model.fit(["zinc given", "no"], y)
     assert caught[0].filename == __file__
     assert model.classes_.tolist() == ["B-Given", "O"]

@@ -52,7 +52,7 @@ from .fitted import (
     check_end,
     warn_if_another_version,
 )
-from .fitted_folder import read_parameters, read_state, say_parameter, write_state
+from .fitted_folder import parameter_to_document, parameters_from_document, read_state, write_state
 from .label_data import label_rates, prepare_label_data
 from .onnx_folder import export
 from .paper_checkpoint import paper_state
@@ -369,19 +369,19 @@ class BaseEPEE(CallbackSupportMixin, PretrainedMixin, BaseEstimator, metaclass=A
         """Write the files of what was learned, and return the document of all else."""
         return write_state(self._fitted(), saving)
 
-    def _parameter_as_said(self, name: str, value: Any) -> Any:
+    def _parameter_to_document(self, name: str, value: Any) -> Any:
         """Return a parameter as a document holds it."""
-        return say_parameter(self, name, value)
+        return parameter_to_document(self, name, value)
 
     @classmethod
-    def _parameters_as_read(cls, parameters: dict[str, Any], reader: Any) -> dict[str, Any]:
-        """Return the parameters that `_parameter_as_said` said."""
-        return read_parameters(cls, parameters, reader)
+    def _parameters_from_document(cls, parameters: dict[str, Any], reader: Any) -> dict[str, Any]:
+        """Return the parameters that `_parameter_to_document` returned."""
+        return parameters_from_document(cls, parameters, reader)
 
     @classmethod
-    def _read_fitted(cls, parameters: dict[str, Any], said: Any, loading: Loading) -> Self:
+    def _read_fitted(cls, parameters: dict[str, Any], document: Any, loading: Loading) -> Self:
         """Return a fitted estimator from a document and its files."""
-        estimator, state = read_state(cls, parameters, said, loading)
+        estimator, state = read_state(cls, parameters, document, loading)
         estimator._adopt(state)
         fitted: Self = estimator
         return fitted

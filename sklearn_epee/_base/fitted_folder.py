@@ -21,7 +21,16 @@ from skorch.history import History
 from transformers import PretrainedConfig
 
 from sklearn_epee._checks.tasks import Tasks
-from sklearn_epee._folders import FITTED, Loading, Saving, decode, encode, field, list_of, whole
+from sklearn_epee._folders import (
+    FITTED,
+    Loading,
+    Saving,
+    decode,
+    encode,
+    field,
+    integer_field,
+    list_of,
+)
 from sklearn_epee._nn.network_parts import (
     WeightFiles,
     checked_config,
@@ -30,7 +39,7 @@ from sklearn_epee._nn.network_parts import (
     kind_of,
     make_network,
     places,
-    said_recipe,
+    recipe_document,
     split_weights,
     write_weights,
 )
@@ -41,9 +50,9 @@ from sklearn_epee._spans import valid_transitions
 from sklearn_epee.exceptions import ModelFolderError
 
 from .fitted import FittedState, as_lazy_network
-from .int8_folder import read_int8, say_int8
+from .int8_folder import int8_document, read_int8
 from .parameters import check_parameters, training_plan
-from .reader_folder import processor_of, read_reader, say_reader, tokenizer_of
+from .reader_folder import processor_of, read_reader, tokenizer_of, write_reader
 from .tag_data import TagLayers
 
 HEADS = "heads.safetensors"
@@ -72,13 +81,15 @@ def write_state(state: FittedState, saving: Saving) -> dict[str, Any]:
     for file, weights in split_weights(network, places(folders, HEADS)):
         write_weights(weights, saving.writer.path(file))
     return {
-        "tasks": _say_tasks(state.tasks),
-        "reader": say_reader(trained.preprocessor, saving, folders),
-        "network": {"kind": kind_of(network), "recipe": encode(said_recipe(network.recipe()))},
+        "tasks": _tasks_document(state.tasks),
+        "reader": write_reader(trained.preprocessor, saving, folders),
+        "network": {"kind": kind_of(network), "recipe": encode(recipe_document(network.recipe()))},
         "exit_weights": encode(np.asarray(state.summary.exit_weights)),
         "stopped_by": state.summary.stopped_by,
-        "int8": say_int8(trained.int8, saving.put_aside),
-        "history": encode([_plain(epoch) for epoch in state.summary.history], saving.put_aside),
+        "int8": int8_document(trained.int8, saving.store_array),
+        "history": encode(
+            [_serializable_part(epoch) for epoch in state.summary.history], saving.store_array
+        ),
     }
 
 
@@ -87,12 +98,12 @@ def _backbones(network: Any) -> list[Any]:
     return [tower.backbone for tower in towers]
 
 
-def _plain(epoch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in epoch.items() if _is_plain(value)}
+def _serializable_part(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in epoch.items() if _is_serializable(value)}
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether a value of the history can be said; callbacks may note anything."""
+def _is_serializable(value: Any) -> bool:
+    """Return whether a value of the history can be saved; callbacks may note anything."""
     try:
         encode(value)
     except TypeError:
@@ -100,7 +111,7 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _say_tasks(tasks: Any) -> dict[str, Any]:
+def _tasks_document(tasks: Any) -> dict[str, Any]:
     if isinstance(tasks, TagLayers):
         return {
             "kind": "tags",
@@ -112,10 +123,10 @@ def _say_tasks(tasks: Any) -> dict[str, Any]:
     return {"kind": kind, "classes": encode(tasks.classes)}
 
 
-def say_parameter(estimator: Any, name: str, value: Any) -> Any:
+def parameter_to_document(estimator: Any, name: str, value: Any) -> Any:
     """Return a parameter of an estimator as a document holds it.
 
-    A path is said by its last part, which tells nothing of the machine.
+    Of a path it is the last part, which tells nothing of the machine.
     """
     if isinstance(value, torch.device):
         return str(value)
@@ -141,14 +152,16 @@ def _is_place(source: str | os.PathLike[str]) -> bool:
 # ----------------------------------------------------------------------------------- reading
 
 
-def read_parameters(cls: Any, parameters: Mapping[str, Any], reader: Any) -> dict[str, Any]:
+def parameters_from_document(
+    cls: Any, parameters: Mapping[str, Any], reader: Any
+) -> dict[str, Any]:
     """Return the parameters that an estimator is made with.
 
     Parameters
     ----------
     cls : type
     parameters : dict
-        As `say_parameter` said them.
+        As `parameter_to_document` returns them.
     reader : object or None
         The fitted preprocessor, where there is one.
     """
@@ -167,7 +180,7 @@ def read_parameters(cls: Any, parameters: Mapping[str, Any], reader: Any) -> dic
 
 
 def read_state(
-    cls: Any, parameters: Mapping[str, Any], said: Mapping[str, Any], loading: Loading
+    cls: Any, parameters: Mapping[str, Any], document: Mapping[str, Any], loading: Loading
 ) -> tuple[Any, FittedState]:
     """Return an estimator with its parameters, and the fit that a document and its files are.
 
@@ -176,8 +189,8 @@ def read_state(
     ModelFolderError, ValueError, TypeError
         If they do not go together.
     """
-    tasks = _read_tasks(field(said, "tasks", dict))
-    folders = _folders_of(cls, field(said, "reader", dict))
+    tasks = _read_tasks(field(document, "tasks", dict))
+    folders = _folders_of(cls, field(document, "reader", dict))
     where = places(folders, HEADS)
     files = WeightFiles({place.file: loading.reader.path(place.file) for place in where}, where)
     configs = [
@@ -186,22 +199,22 @@ def read_state(
         )
         for folder in folders
     ]
-    about = field(said, "network", dict)
-    recipe = _read_recipe(decode(about.get("recipe")), len(folders))
-    kind = _kind_of_network(cls, field(about, "kind", str))
+    network_document = field(document, "network", dict)
+    recipe = _read_recipe(decode(network_document.get("recipe")), len(folders))
+    kind = _kind_of_network(cls, field(network_document, "kind", str))
     network = make_network(kind, recipe, configs, tasks.n_classes, files)
-    reader = read_reader(said["reader"], loading, folders, _backbones(network), network)
-    estimator = _made(cls, parameters, reader)
-    state = _state(estimator, said, tasks, network, reader)
-    int8 = read_int8(said.get("int8"), network, loading.take_back)
+    reader = read_reader(document["reader"], loading, folders, _backbones(network), network)
+    estimator = _make_estimator(cls, parameters, reader)
+    state = _make_fitted_state(estimator, document, tasks, network, reader)
+    int8 = read_int8(document.get("int8"), network, loading.load_array)
     if int8 is not None:
         state.network = ready(state.summary, replace(state.trained, int8=int8))
     return estimator, state
 
 
-def _made(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
+def _make_estimator(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
     """Return an estimator of checked parameters."""
-    estimator = cls(**read_parameters(cls, parameters, reader))
+    estimator = cls(**parameters_from_document(cls, parameters, reader))
     # What was trained on a GPU can be loaded where there is none, and what predicts in 8 bits where
     # the processor does not: the prediction says so.
     check = copy.copy(estimator).set_params(device="cpu")
@@ -212,23 +225,23 @@ def _made(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
     return estimator
 
 
-def _state(
-    estimator: Any, said: Mapping[str, Any], tasks: Any, network: Any, reader: Any
+def _make_fitted_state(
+    estimator: Any, document: Mapping[str, Any], tasks: Any, network: Any, reader: Any
 ) -> FittedState:
-    exit_weights = _read_exit_weights(decode(said.get("exit_weights")), network.n_layers)
+    exit_weights = _read_exit_weights(decode(document.get("exit_weights")), network.n_layers)
     check = copy.copy(estimator).set_params(device="cpu")
     defaults = estimator._training_defaults()
     net = untrained_net(network, training_plan(check, defaults, _MANY_SAMPLES, network, seed=0))
-    net.history_ = History(_read_history(decode(said.get("history"))))
-    net.stopped_by_ = field(said, "stopped_by", (str, type(None)))
+    net.history_ = History(_read_history(decode(document.get("history"))))
+    net.stopped_by_ = field(document, "stopped_by", (str, type(None)))
     lazy = as_lazy_network(reader, net, exit_weights)
     return FittedState(lazy, tasks, None, type(estimator)._engine)
 
 
-def _folders_of(cls: Any, said: Mapping[str, Any]) -> list[str]:
+def _folders_of(cls: Any, document: Mapping[str, Any]) -> list[str]:
     if cls._sources[0] != "text_backbone":
         return ["backbone"]
-    towers = list_of(field(said, "towers", list))
+    towers = list_of(field(document, "towers", list))
     if sorted(map(str, towers)) != sorted(_TOWERS):
         raise ModelFolderError(f"its towers are {towers!r:.80}")
     return [f"{name}_backbone" for name in towers]
@@ -256,31 +269,31 @@ def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
         after = field(recipe, "hand_over_after", (int, type(None)))
         if after is not None and not 1 <= after <= 2**20:
             raise ModelFolderError(f"hand_over_after is {after}")
-        _share(recipe, "context_dropout")
+        _fraction_field(recipe, "context_dropout")
         return {**recipe, "towers": [_read_recipe(tower, 1) for tower in towers]}
     if not set(recipe) <= {"pooling", "dropout", "context_size"}:
         raise ModelFolderError(f"the recipe of its network has {sorted(map(str, recipe))!r:.120}")
     field(recipe, "pooling", str)
-    _share(recipe, "dropout")
-    whole(recipe, "context_size", 0, 2**24)
+    _fraction_field(recipe, "dropout")
+    integer_field(recipe, "context_size", 0, 2**24)
     return dict(recipe)
 
 
-def _share(said: Mapping[str, Any], name: str) -> float:
-    value = field(said, name, (float, int))
+def _fraction_field(document: Mapping[str, Any], name: str) -> float:
+    value = field(document, name, (float, int))
     if not 0 <= value <= 1:
         raise ModelFolderError(f"{name!r} is {value!r:.40}; expected a share from 0 to 1")
     return float(value)
 
 
-def _read_tasks(said: Mapping[str, Any]) -> Any:
-    kind, classes = field(said, "kind", str), decode(said.get("classes"))
+def _read_tasks(document: Mapping[str, Any]) -> Any:
+    kind, classes = field(document, "kind", str), decode(document.get("classes"))
     if kind == "tags":
         layers = classes if isinstance(classes, dict) else {"": classes}
         for tags in layers.values():
             _check_classes(tags)
-        counts = decode(said.get("transition_counts"))
-        found = TagLayers(classes, field(said, "scheme", str), counts)
+        counts = decode(document.get("transition_counts"))
+        found = TagLayers(classes, field(document, "scheme", str), counts)
         _check_counts(found)
         return found
     if kind not in ("classes", "labels"):

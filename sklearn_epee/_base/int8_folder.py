@@ -17,18 +17,18 @@ from .precision_report import MeasuredInt8, PrecisionReport
 _ARRAYS = ("factor", "shift", "mean")
 
 
-def say_int8(measured: MeasuredInt8 | None, put_aside: Any) -> Any:
+def int8_document(measured: MeasuredInt8 | None, store_array: Any) -> Any:
     """Return the document of what was measured; None where nothing was."""
     if measured is None:
         return None
     scales = measured.scales
     towers = scales if isinstance(scales, (list, tuple)) else [scales]
-    said = {
+    document = {
         "towers": [_plain(tower) for tower in towers],
         "several": isinstance(scales, (list, tuple)),
         "report": dict(vars(measured.report)),
     }
-    return encode(said, put_aside)
+    return encode(document, store_array)
 
 
 def _plain(scales: Int8Scales) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _plain(scales: Int8Scales) -> dict[str, Any]:
     return {"layers": layers, "errors": [dict(errors) for errors in scales.errors]}
 
 
-def read_int8(said: Any, network: Any, take_back: Any) -> MeasuredInt8 | None:
+def read_int8(document: Any, network: Any, load_array: Any) -> MeasuredInt8 | None:
     """Return what a document says was measured of a network.
 
     Raises
@@ -47,9 +47,9 @@ def read_int8(said: Any, network: Any, take_back: Any) -> MeasuredInt8 | None:
     ModelFolderError
         If it does not fit the network.
     """
-    if said is None:
+    if document is None:
         return None
-    found = decode(said, take_back)
+    found = decode(document, load_array)
     towers = getattr(network, "towers", (network,))
     parts = list_of(field(found, "towers", list, "int8"))
     several = field(found, "several", bool, "int8")
@@ -61,8 +61,8 @@ def read_int8(said: Any, network: Any, take_back: Any) -> MeasuredInt8 | None:
     return MeasuredInt8(scales if several else scales[0], PrecisionReport(**report))
 
 
-def _scales(said: Any, network: Any) -> Int8Scales:
-    layers, errors = (list_of(field(said, name, list)) for name in ("layers", "errors"))
+def _scales(document: Any, network: Any) -> Int8Scales:
+    layers, errors = (list_of(field(document, name, list)) for name in ("layers", "errors"))
     if not len(layers) == len(errors) == network.n_layers:
         raise ModelFolderError("its scales of 8 bits are not those of its layers")
     for part in errors:
@@ -72,10 +72,10 @@ def _scales(said: Any, network: Any) -> Int8Scales:
     return Int8Scales(made, tuple(dict(part) for part in errors))
 
 
-def _layer(said: Any, width: int) -> LayerScales:
-    if not isinstance(said, dict) or set(said) != set(LayerScales._fields):
+def _layer(document: Any, width: int) -> LayerScales:
+    if not isinstance(document, dict) or set(document) != set(LayerScales._fields):
         raise ModelFolderError("its scales of 8 bits are not known")
-    parts = {name: None if part is None else _scale(part) for name, part in said.items()}
+    parts = {name: None if part is None else _scale(part) for name, part in document.items()}
     for name in ("attention", "up"):
         part = parts[name]
         if part is not None and len(part.factor) != width:
@@ -83,12 +83,12 @@ def _layer(said: Any, width: int) -> LayerScales:
     return LayerScales(**parts)
 
 
-def _scale(said: Any) -> InputScale:
-    arrays = [field(said, name, np.ndarray) for name in _ARRAYS]
+def _scale(document: Any) -> InputScale:
+    arrays = [field(document, name, np.ndarray) for name in _ARRAYS]
     for array in arrays:
         is_row = array.dtype == np.float32 and array.ndim == 1 and array.shape == arrays[0].shape
         if not is_row or not np.isfinite(array).all():
             raise ModelFolderError("its scales of 8 bits are no numbers")
     factor, shift, mean = arrays
-    is_common = bool(field(said, "is_common", (bool, np.bool_)))
+    is_common = bool(field(document, "is_common", (bool, np.bool_)))
     return InputScale(factor, shift, mean, is_common)

@@ -73,12 +73,12 @@ def export(
         )
     to.mkdir(parents=True, exist_ok=True)
     batches = [_batch(network, reader, n, t) for n, t in _SIZES]
-    said = None if layer is None else check_layer(layer, network.n_layers)
+    only_layer = None if layer is None else check_layer(layer, network.n_layers)
     try:
         files = (
             write_stages(network, batches, to)
-            if said is None
-            else write_layer(network, said, batches, to)
+            if only_layer is None
+            else write_layer(network, only_layer, batches, to)
         )
     except CannotExportError as error:
         for path in to.iterdir():
@@ -91,9 +91,9 @@ def export(
     document = {
         **_document(state, policy),
         "graphs": files,
-        "n_layers": network.n_layers if said is None else 1,
-        "layer": said,
-        "texts": _said_texts(reader, to),
+        "n_layers": network.n_layers if only_layer is None else 1,
+        "layer": only_layer,
+        "texts": _write_tokenizer(reader, to),
     }
     (to / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -150,19 +150,19 @@ def _document(state: FittedState, policy: ExitPolicy) -> dict[str, Any]:
     return {
         "format": "sklearn_epee.onnx",
         "schema": 1,
-        "classes": [_said_array(part) for part in classes],
+        "classes": [_array_document(part) for part in classes],
         "several_tasks": several,
         "multilabel": multilabel,
         "counts": list(tasks.counts),
-        "policy": _said_policy(policy),
+        "policy": _policy_document(policy),
     }
 
 
-def _said_array(array: NDArray[Any]) -> dict[str, Any]:
+def _array_document(array: NDArray[Any]) -> dict[str, Any]:
     return {"dtype": array.dtype.str, "values": array.tolist()}
 
 
-def _said_policy(policy: Any) -> dict[str, Any]:
+def _policy_document(policy: Any) -> dict[str, Any]:
     thresholds = policy.label_thresholds
     return {
         "tau": float(policy.tau),
@@ -174,7 +174,7 @@ def _said_policy(policy: Any) -> dict[str, Any]:
     }
 
 
-def _said_texts(reader: Any, to: Path) -> dict[str, Any] | None:
+def _write_tokenizer(reader: Any, to: Path) -> dict[str, Any] | None:
     """Write the tokenizer's file, and return how texts are read; None where the caller does it."""
     if not isinstance(reader, TextTokenizer) or isinstance(reader, MarkedTextTokenizer):
         return None

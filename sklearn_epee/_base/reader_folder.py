@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_epee._checks.images import ImageForm
 from sklearn_epee._checks.pixels import PixelRange, PixelScale
-from sklearn_epee._folders import Loading, Saving, decode, encode, field, list_of, whole
+from sklearn_epee._folders import Loading, Saving, decode, encode, field, integer_field, list_of
 from sklearn_epee._nn.backbones import adapter_for
 from sklearn_epee._nn.images import MAX_SIDE, ImagePreprocessor, count_positions
 from sklearn_epee._nn.long_texts import HeadTail, LongTexts, Windows
@@ -43,7 +43,7 @@ def processor_of(reader: Any) -> Any:
 # ----------------------------------------------------------------------------------- writing
 
 
-def say_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any]:
+def write_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any]:
     """Write the files of a preprocessor, and return the document of all else.
 
     Parameters
@@ -56,7 +56,7 @@ def say_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any
     Raises
     ------
     TypeError
-        If its tokenizer or image processor cannot be said.
+        If its tokenizer or image processor cannot be saved.
     """
     if isinstance(reader, CaseReader):
         return {
@@ -64,25 +64,25 @@ def say_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any
             "towers": list(reader.form.towers),
             "n_first_layers": reader.form.n_first_layers,
             "exit_costs": list(reader.form.exit_costs),
-            "text": say_reader(reader.text, saving, ["text_backbone"]),
-            "image": say_reader(reader.image, saving, ["image_backbone"]),
+            "text": write_reader(reader.text, saving, ["text_backbone"]),
+            "image": write_reader(reader.image, saving, ["image_backbone"]),
         }
     folder = folders[0]
     if isinstance(reader, ImagePreprocessor):
-        return _say_images(reader, write_processor(reader.processor, saving, folder))
+        return _images_document(reader, write_processor(reader.processor, saving, folder))
     write_tokenizer(reader.tokenizer, saving, folder, pairs=reader.reads_pairs)
     kind = next(name for name, cls in _READERS_OF_TEXT.items() if type(reader) is cls)
     settings = reader.settings
-    return {"kind": kind, **settings, "long_texts": _say_long_texts(settings["long_texts"])}
+    return {"kind": kind, **settings, "long_texts": _long_texts_document(settings["long_texts"])}
 
 
-def _say_long_texts(how: LongTexts | None) -> dict[str, Any] | None:
+def _long_texts_document(how: LongTexts | None) -> dict[str, Any] | None:
     if how is None:
         return None
     return {"kind": "windows" if isinstance(how, Windows) else "head_tail", **vars(how)}
 
 
-def _say_images(reader: ImagePreprocessor, processor: str | None) -> dict[str, Any]:
+def _images_document(reader: ImagePreprocessor, processor: str | None) -> dict[str, Any]:
     settings = reader.settings
     form = settings["form"]
     return {
@@ -104,7 +104,7 @@ def _say_images(reader: ImagePreprocessor, processor: str | None) -> dict[str, A
 
 
 def read_reader(
-    said: Mapping[str, Any],
+    document: Mapping[str, Any],
     loading: Loading,
     folders: list[str],
     backbones: list[Any],
@@ -117,15 +117,15 @@ def read_reader(
     ModelFolderError
     """
     if len(folders) == 2:
-        return _read_cases(said, loading, dict(zip(folders, backbones, strict=True)), network)
+        return _read_cases(document, loading, dict(zip(folders, backbones, strict=True)), network)
     folder, backbone = folders[0], backbones[0]
-    kind = field(said, "kind", str, "the reader")
+    kind = field(document, "kind", str, "the reader")
     wanted = _kinds_for(network, backbone)
     if kind not in wanted:
         raise ModelFolderError(f"a reader of {kind[:40]!r} does not go with its network")
     if kind == "images":
-        return _read_images(said, loading, folder, backbone)
-    return _read_texts(kind, said, loading, folder, backbone)
+        return _read_images(document, loading, folder, backbone)
+    return _read_texts(kind, document, loading, folder, backbone)
 
 
 def _kinds_for(network: Any, backbone: Any) -> tuple[str, ...]:
@@ -135,13 +135,13 @@ def _kinds_for(network: Any, backbone: Any) -> tuple[str, ...]:
 
 
 def _read_texts(
-    kind: str, said: Mapping[str, Any], loading: Loading, folder: str, backbone: Any
+    kind: str, document: Mapping[str, Any], loading: Loading, folder: str, backbone: Any
 ) -> Any:
     longest = adapter_for(backbone).max_length or _LONGEST
-    max_length = whole(said, "max_length", 1, longest, "the reader")
-    pairs = field(said, "reads_pairs", bool, "the reader")
-    n_segments = whole(said, "n_segments", 0, 2, "the reader")
-    long_texts = _read_long_texts(field(said, "long_texts", (dict, type(None))), max_length)
+    max_length = integer_field(document, "max_length", 1, longest, "the reader")
+    pairs = field(document, "reads_pairs", bool, "the reader")
+    n_segments = integer_field(document, "n_segments", 0, 2, "the reader")
+    long_texts = _read_long_texts(field(document, "long_texts", (dict, type(None))), max_length)
     tokenizer = read_tokenizer(loading, folder, int(backbone.config.vocab_size))
     if kind == "texts":
         return TextTokenizer(tokenizer, max_length, n_segments, pairs, long_texts)
@@ -150,37 +150,37 @@ def _read_texts(
     return _READERS_OF_TEXT[kind](tokenizer, max_length)
 
 
-def _read_long_texts(said: Mapping[str, Any] | None, max_length: int) -> LongTexts | None:
-    if said is None:
+def _read_long_texts(document: Mapping[str, Any] | None, max_length: int) -> LongTexts | None:
+    if document is None:
         return None
-    length = whole(said, "length", 1, max_length, "long_texts")
-    if field(said, "kind", str, "long_texts") == "head_tail":
+    length = integer_field(document, "length", 1, max_length, "long_texts")
+    if field(document, "kind", str, "long_texts") == "head_tail":
         return HeadTail(length)
-    if said["kind"] != "windows":
-        raise ModelFolderError(f"long_texts of the kind {said['kind'][:40]!r} are not known")
-    stride = field(said, "stride", (int, type(None)), "long_texts")
+    if document["kind"] != "windows":
+        raise ModelFolderError(f"long_texts of the kind {document['kind'][:40]!r} are not known")
+    stride = field(document, "stride", (int, type(None)), "long_texts")
     if stride is not None:
-        whole(said, "stride", 1, length, "long_texts")
-    return Windows(length, stride, whole(said, "most", 1, _MOST_WINDOWS, "long_texts"))
+        integer_field(document, "stride", 1, length, "long_texts")
+    return Windows(length, stride, integer_field(document, "most", 1, _MOST_WINDOWS, "long_texts"))
 
 
 def _read_images(
-    said: Mapping[str, Any], loading: Loading, folder: str, backbone: Any
+    document: Mapping[str, Any], loading: Loading, folder: str, backbone: Any
 ) -> ImagePreprocessor:
     where, config = "the reader", backbone.config
-    sides = list_of(field(said, "size", list, where))
+    sides = list_of(field(document, "size", list, where))
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
         raise ModelFolderError(f"the size of its images is {sides!r:.80}")
     size = (sides[0], sides[1])
     positions = count_positions(config, size)
     channels = int(config.num_channels)
-    form = _read_form(field(said, "form", dict, where))
-    whole(said, "n_positions", positions, positions, where)
-    whole(said, "backbone_channels", channels, channels, where)
+    form = _read_form(field(document, "form", dict, where))
+    integer_field(document, "n_positions", positions, positions, where)
+    integer_field(document, "backbone_channels", channels, channels, where)
     if form.n_channels not in (1, channels):
         raise ModelFolderError(f"images of {form.n_channels} channels do not go with its backbone")
-    processor = read_processor(field(said, "processor", (str, type(None))), loading, folder)
-    mean, std = (_read_statistics(said, name, form, processor) for name in ("mean", "std"))
+    processor = read_processor(field(document, "processor", (str, type(None))), loading, folder)
+    mean, std = (_read_statistics(document, name, form, processor) for name in ("mean", "std"))
     return ImagePreprocessor(
         size,
         form,
@@ -189,23 +189,25 @@ def _read_images(
         mean=mean,
         std=std,
         processor=processor,
-        augments=field(said, "augments", bool, where),
+        augments=field(document, "augments", bool, where),
     )
 
 
-def _read_form(said: Mapping[str, Any]) -> ImageForm:
-    kind, seen = field(said, "kind", str, "form"), decode(said.get("seen"))
+def _read_form(document: Mapping[str, Any]) -> ImageForm:
+    kind, seen = field(document, "kind", str, "form"), decode(document.get("seen"))
     pixels = field(seen, "kind", str, "seen")
     low, high = (float(field(seen, name, (float, int), "seen")) for name in ("low", "high"))
     if kind not in _SCALES or pixels not in _PIXELS or not low <= high:
         raise ModelFolderError("the form of its images is not known")
     whole_numbers = bool(field(seen, "whole", (bool, np.bool_), "seen"))
     scale = PixelScale(kind, PixelRange(pixels, low, high, whole_numbers))
-    return ImageForm(whole(said, "n_channels", 1, 2**16, "form"), scale)
+    return ImageForm(integer_field(document, "n_channels", 1, 2**16, "form"), scale)
 
 
-def _read_statistics(said: Mapping[str, Any], name: str, form: ImageForm, processor: Any) -> Any:
-    found = decode(said.get(name))
+def _read_statistics(
+    document: Mapping[str, Any], name: str, form: ImageForm, processor: Any
+) -> Any:
+    found = decode(document.get(name))
     if processor is not None:
         if found is not None:
             raise ModelFolderError(f"{name} stands beside an image processor")
@@ -219,7 +221,7 @@ def _read_statistics(said: Mapping[str, Any], name: str, form: ImageForm, proces
 
 
 def _read_cases(
-    said: Mapping[str, Any], loading: Loading, backbones: Mapping[str, Any], network: Any
+    document: Mapping[str, Any], loading: Loading, backbones: Mapping[str, Any], network: Any
 ) -> CaseReader:
     first, second = network.towers
     n_layers = first.n_layers + second.n_layers
@@ -227,16 +229,16 @@ def _read_cases(
     for name in ("text", "image"):
         folder = f"{name}_backbone"
         tower = network.towers[list(backbones).index(folder)]
-        part = field(said, name, dict, "the reader")
+        part = field(document, name, dict, "the reader")
         parts[name] = read_reader(part, loading, [folder], [backbones[folder]], tower)
-    costs = list_of(said.get("exit_costs"))
+    costs = list_of(document.get("exit_costs"))
     if len(costs) != n_layers or not all(type(cost) is float and 0 < cost <= 1 for cost in costs):
         raise ModelFolderError(f"its exit_costs are no {n_layers} shares")
-    towers = list_of(said.get("towers"))
+    towers = list_of(document.get("towers"))
     form = CaseForm(
         parts["image"].sample_form,
         (towers[0], towers[1]),
-        whole(said, "n_first_layers", first.n_layers, first.n_layers, "the reader"),
+        integer_field(document, "n_first_layers", first.n_layers, first.n_layers, "the reader"),
         tuple(costs),
     )
     return CaseReader(parts["text"], parts["image"], form)

@@ -147,7 +147,7 @@ def as_tags(
     scheme : {"IOB2", "BIOES", "IO"}
         Of tags given, and of those returned.
     keep_going : bool
-        Whether spans that tags cannot say are counted, or an error.
+        Whether spans that tags cannot represent are counted, or an error.
 
     Returns
     -------
@@ -246,8 +246,8 @@ def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -
             "that the tags are for.",
         )
     tags = check_tags(row, len(sentence.words), scheme, number)
-    said = convert_scheme(tags, scheme, scheme)
-    wrong = [word for word, pair in enumerate(zip(tags, said, strict=True)) if len(set(pair)) > 1]
+    strict = convert_scheme(tags, scheme, scheme)
+    wrong = [word for word, pair in enumerate(zip(tags, strict, strict=True)) if len(set(pair)) > 1]
     if wrong:
         raise SampleLabelError(
             number,
@@ -275,7 +275,7 @@ def _spans(
             if len(place) > 1 and not keep_going:
                 raise SampleLabelError(
                     number,
-                    f"has the span {shown(span)} of several parts, which tags cannot say; "
+                    f"has the span {shown(span)} of several parts, which tags cannot represent; "
                     "misfit_spans='warn' learns without it.",
                 )
             if len(place) == 1:
@@ -319,7 +319,7 @@ def spans_in_units(tags: Sequence[str], sentence: Sentence, scheme: str) -> list
 def true_spans(
     y: Any, sentences: Sequence[Sentence], names: Sequence[str], scheme: str
 ) -> dict[str, list[list[Any]]]:
-    """Return the spans of tags or spans, also those that tags cannot say, by layer.
+    """Return the spans of tags or spans, also those that tags cannot represent, by layer.
 
     Tags are read as seqeval's strict mode does: what is part of no span is none.
 

@@ -230,7 +230,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         X : samples
             As in `fit`.
         y : sequence of length n_samples
-            True tags or spans, as in `fit`. Spans that tags cannot say count as not found.
+            True tags or spans, as in `fit`. Spans that tags cannot represent count as not found.
         sample_weight : None, default=None
             Refused: spans have no weights in seqeval.
 

@@ -199,7 +199,7 @@ def prepare_tag_data(
     groups : array-like of shape (n_samples,) or None
     scheme : {"IOB2", "BIOES", "IO"}
     misfit_spans : {"error", "warn"}
-        What is done about spans that tags cannot say.
+        What is done about spans that tags cannot represent.
     class_weight : "balanced", dict or None
 
     Returns
@@ -216,9 +216,9 @@ def prepare_tag_data(
     members = check_groups(groups, len(samples))
     if tagged.n_misfits:
         warnings.warn(
-            f"{tagged.n_misfits} span(s) of y cannot be said by tags of words: they overlap others "
-            "of their layer, have several parts, or do not start and end with a word. They are "
-            "not learned.",
+            f"{tagged.n_misfits} span(s) of y cannot be represented as tags of words: they overlap "
+            "others of their layer, have several parts, or do not start and end with a word. They "
+            "are not learned.",
             UserWarning,
             stacklevel=5,
         )

@@ -99,7 +99,7 @@ class PathImage:
         Raises
         ------
         ValueError
-            If it cannot be decoded, or holds another image than its header said before.
+            If it cannot be decoded, or holds another image than its header described.
         """
         found = _decoded(self.path, self.place)
         if found.shape != self.shape:

@@ -6,17 +6,17 @@ NumPy only. What needs torch is written and read by the estimators themselves, s
 
 from .mixin import PretrainedMixin
 from .tree import FITTED, Loading, Saving
-from .values import CannotBeSaidError, decode, encode, field, list_of, whole
+from .values import NotSerializableError, decode, encode, field, integer_field, list_of
 
 __all__ = [
     "FITTED",
-    "CannotBeSaidError",
     "Loading",
+    "NotSerializableError",
     "PretrainedMixin",
     "Saving",
     "decode",
     "encode",
     "field",
+    "integer_field",
     "list_of",
-    "whole",
 ]

@@ -21,7 +21,7 @@ _TEXTS = {
 }
 _METADATA = ("license", "language", "datasets", "tags", "base_model")
 _KNOWN = ("title", *_TEXTS, *_METADATA)
-# Fitted attributes of wrappers that are said, with what they are.
+# Fitted attributes of wrappers that a card lists, with what they are.
 _FACTS = {
     "best_score_": "score of the policy where it was chosen, optimistically biased",
     "best_speedup_": "speed-up ratio where the policy was chosen",
@@ -78,16 +78,16 @@ def model_card(
     card_data : dict or None
         What the caller says.
     """
-    said = dict(card_data or {})
+    data = dict(card_data or {})
     name = type(estimator).__name__
     parts = [
-        _metadata(said),
-        f"# {said.get('title', name)}",
-        said.get("description", ""),
+        _metadata(data),
+        f"# {data.get('title', name)}",
+        data.get("description", ""),
         _use(name),
         "## Model\n\n" + "\n".join(f"- {fact}" for fact in _facts(estimator)),
         "## Measured\n\n" + _measured(scores),
-        *(f"## {_TEXTS[key]}\n\n{said[key]}" for key in _TEXTS if key in said and key in _BELOW),
+        *(f"## {_TEXTS[key]}\n\n{data[key]}" for key in _TEXTS if key in data and key in _BELOW),
         _left_out(left_out),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
@@ -96,11 +96,11 @@ def model_card(
 _BELOW = tuple(key for key in _TEXTS if key != "description")
 
 
-def _metadata(said: Mapping[str, Any]) -> str:
+def _metadata(data: Mapping[str, Any]) -> str:
     """Return what the hub reads; texts of JSON are texts of YAML."""
-    tags = said.get("tags", [])
+    tags = data.get("tags", [])
     tags = [tags] if isinstance(tags, str) else list(tags)
-    fields = {name: said[name] for name in _METADATA if name in said}
+    fields = {name: data[name] for name in _METADATA if name in data}
     fields |= {"library_name": "sklearn_epee", "tags": ["sklearn_epee", "early-exit", *tags]}
     lines = (
         f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(fields.items())

@@ -60,9 +60,9 @@ class FolderWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_json(self, name: str, said: Any) -> None:
+    def write_json(self, name: str, document: Any) -> None:
         """Write a document."""
-        self.path(name).write_bytes(write_json(said))
+        self.path(name).write_bytes(write_json(document))
 
     def write_manifest(self) -> None:
         """Write the manifest of all files that are there."""
@@ -109,8 +109,8 @@ class FolderReader:
         self._files: Mapping[str, Any] = field(manifest, "files", dict, MANIFEST)
         self.names = sorted(self._files)
         self._check_names()
-        for name, said in self._files.items():
-            self._check_content(name, said)
+        for name, entry in self._files.items():
+            self._check_content(name, entry)
 
     def _manifest(self) -> dict[str, Any]:
         if not (self._folder / MANIFEST).exists():
@@ -160,9 +160,9 @@ class FolderReader:
                 else:
                     yield name
 
-    def _check_content(self, name: str, said: Any) -> None:
+    def _check_content(self, name: str, entry: Any) -> None:
         size, checksum = (
-            field(said, key, kind, name) for key, kind in (("size", int), ("sha256", str))
+            field(entry, key, kind, name) for key, kind in (("size", int), ("sha256", str))
         )
         path = self._safe(name)
         found = path.stat().st_size

@@ -59,7 +59,7 @@ class PretrainedMixin:
         NotFittedError
             If the estimator was not fitted.
         TypeError
-            If something that acts in predictions cannot be said without pickle; it is named.
+            If something that acts in predictions cannot be saved without pickle; it is named.
         ValueError
             If `card_data` is not as described, or only one of `X` and `y` is given.
         FileExistsError
@@ -210,7 +210,7 @@ class PretrainedMixin:
                 commit_message=commit_message,
             )
 
-    def _parameter_as_said(self, name: str, value: Any) -> Any:  # noqa: ARG002 - others need it
+    def _parameter_to_document(self, name: str, value: Any) -> Any:  # noqa: ARG002 - others need it
         """Return a parameter as a document holds it."""
         return value
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_epee.exceptions import ModelFolderError
 
 from .files import FolderReader, FolderWriter
-from .values import CannotBeSaidError, decode, encode
+from .values import NotSerializableError, decode, encode
 from .values import field as field_of
 
 ARRAYS = "arrays.safetensors"
@@ -43,21 +43,21 @@ _DEEPEST = 8
 
 @dataclass
 class Saving:
-    """What a folder is written with, and what had to stay behind."""
+    """What a folder is written with, and the parameters that it cannot hold."""
 
     writer: FolderWriter
     left_out: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def put_aside(self, array: NDArray[Any]) -> str:
-        """Keep a large array for the file of arrays and return its name."""
+    def store_array(self, array: NDArray[Any]) -> str:
+        """Keep a large array for the file of arrays, and return its name."""
         name = str(len(self.arrays))
         # A view in C order, in the byte order of this machine, is what safetensors writes.
         self.arrays[name] = np.array(array, order="C")
         return name
 
     def write_arrays(self) -> None:
-        """Write what was put aside."""
+        """Write the arrays that were stored."""
         if self.arrays:
             save_file(self.arrays, self.writer.path(ARRAYS))
 
@@ -74,8 +74,8 @@ class Loading:
         self.reader = reader
         self._arrays: dict[str, NDArray[Any]] | None = None
 
-    def take_back(self, name: str) -> NDArray[Any]:
-        """Return an array that was put aside."""
+    def load_array(self, name: str) -> NDArray[Any]:
+        """Return an array from the file of arrays."""
         if self._arrays is None:
             self._arrays = load_file(self.reader.path(ARRAYS))
         if name not in self._arrays:
@@ -129,7 +129,7 @@ def write_node(estimator: Any, saving: Saving) -> dict[str, Any]:
     Raises
     ------
     TypeError
-        If it, or something that acts in its predictions, cannot be said without pickle.
+        If it, or something that acts in its predictions, cannot be saved without pickle.
     """
     if isinstance(estimator, FrozenEstimator):
         return {"frozen": write_node(estimator.estimator, saving)}
@@ -168,16 +168,18 @@ def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False)
     Raises
     ------
     TypeError
-        If one that acts in predictions cannot be said.
+        If one that acts in predictions cannot be saved.
     """
-    said = {}
+    parameters = {}
     for name, value in estimator.get_params(deep=False).items():
         if name == "estimator":
             continue
         full_name = f"{type(estimator).__name__}.{name}"
         try:
-            said[name] = encode(_as_said(estimator, name, value, to_be_fitted), saving.put_aside)
-        except CannotBeSaidError as error:
+            parameters[name] = encode(
+                _for_document(estimator, name, value, to_be_fitted), saving.store_array
+            )
+        except NotSerializableError as error:
             if name not in _ONLY_IN_FIT and not to_be_fitted:
                 raise TypeError(
                     f"{name} of {type(estimator).__name__} cannot be saved without pickle: it "
@@ -185,33 +187,33 @@ def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False)
                     "joblib."
                 ) from error
             saving.left_out[full_name] = type(value).__name__
-    return said
+    return parameters
 
 
-def _as_said(estimator: Any, name: str, value: Any, to_be_fitted: bool) -> Any:
+def _for_document(estimator: Any, name: str, value: Any, to_be_fitted: bool) -> Any:
     if name in _OF_THIS_MACHINE and value not in (None, "auto"):
-        raise CannotBeSaidError("a place on this machine")
-    said = estimator._parameter_as_said(name, value)
-    if to_be_fitted and type(said) is tuple and said == FITTED:
-        raise CannotBeSaidError("an object")
-    return said
+        raise NotSerializableError("a place on this machine")
+    parameter = estimator._parameter_to_document(name, value)
+    if to_be_fitted and type(parameter) is tuple and parameter == FITTED:
+        raise NotSerializableError("an object")
+    return parameter
 
 
 def _learned(estimator: Any, saving: Saving) -> dict[str, Any]:
     """Return what a wrapper has learned beside its estimator."""
     known = {*estimator.get_params(deep=False), "estimator_", *_NOT_LEARNED}
-    said = {}
+    learned = {}
     for name, value in vars(estimator).items():
         if name in known:
             continue
         try:
-            said[name] = encode(value, saving.put_aside)
-        except CannotBeSaidError as error:
+            learned[name] = encode(value, saving.store_array)
+        except NotSerializableError as error:
             raise TypeError(
                 f"{name} of {type(estimator).__name__} cannot be saved without pickle: it holds "
                 f"{error}."
             ) from error
-    return said
+    return learned
 
 
 def warn_of_left_out(left_out: Mapping[str, str], stacklevel: int) -> None:
@@ -254,7 +256,7 @@ def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
             raise ModelFolderError(f"{name[:40]!r} is no fitted attribute")
         if isinstance(getattr(cls, name, None), (property, Callable)):  # type: ignore[arg-type]
             raise ModelFolderError(f"{name!r} is no fitted attribute of {cls.__name__}")
-        setattr(estimator, name, decode(value, loading.take_back))
+        setattr(estimator, name, decode(value, loading.load_array))
     _check_agreement(estimator, inner)
     return estimator
 
@@ -268,8 +270,8 @@ def _read_template(node: Any, loading: Loading, depth: int) -> Any:
     cls, parameters = _class_and_parameters(node, loading)
     if "estimator" in inspect.signature(cls).parameters:
         return cls(_read_template(node.get("given"), loading, depth + 1), **parameters)
-    if hasattr(cls, "_parameters_as_read"):
-        parameters = cls._parameters_as_read(parameters, None)
+    if hasattr(cls, "_parameters_from_document"):
+        parameters = cls._parameters_from_document(parameters, None)
     return cls(**parameters)
 
 
@@ -280,7 +282,7 @@ def _class_and_parameters(node: Any, loading: Loading) -> tuple[Any, dict[str, A
     for name, value in field_of(node, "parameters", dict, "a node").items():
         if name not in known or name == "estimator":
             raise ModelFolderError(f"{name[:40]!r} is no parameter of {cls.__name__}")
-        parameters[name] = decode(value, loading.take_back)
+        parameters[name] = decode(value, loading.load_array)
     return cls, parameters
 
 

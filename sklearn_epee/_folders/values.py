@@ -27,24 +27,24 @@ _LARGEST_ARRAY = 2**28
 # Numbers of an array that are written into the document; larger arrays go into a file of their own.
 _MOST_WRITTEN = 4096
 
-# Takes an array and returns the name under which it was put aside.
-PutAside = Callable[[NDArray[Any]], str]
+# Takes an array and returns the name under which it is stored.
+StoreArray = Callable[[NDArray[Any]], str]
 # Takes that name and returns the array.
-TakeBack = Callable[[str], NDArray[Any]]
+LoadArray = Callable[[str], NDArray[Any]]
 
 
-class CannotBeSaidError(TypeError):
+class NotSerializableError(TypeError):
     """A value that JSON cannot hold; the message says which."""
 
 
-def encode(value: Any, put_aside: PutAside | None = None) -> Any:
+def encode(value: Any, store_array: StoreArray | None = None) -> Any:
     """Return what JSON can hold of a value.
 
     Parameters
     ----------
     value : object
         None, bool, int, float, str, path, list, tuple, dict, NumPy scalar or array, nested.
-    put_aside : callable, default=None
+    store_array : callable, default=None
         Keeps large arrays of numbers elsewhere and returns a name; None writes them out.
 
     Returns
@@ -54,7 +54,7 @@ def encode(value: Any, put_aside: PutAside | None = None) -> Any:
 
     Raises
     ------
-    CannotBeSaidError
+    NotSerializableError
         If it, or something in it, is of another type.
 
     Examples
@@ -70,33 +70,33 @@ def encode(value: Any, put_aside: PutAside | None = None) -> Any:
         return value
     for kind, encoder in _ENCODERS.items():
         if isinstance(value, kind) if kind in _WITH_SUBCLASSES else type(value) is kind:
-            return encoder(value, put_aside)
-    raise CannotBeSaidError(f"{_shown(value)} of type {type(value).__module__}.{_name(value)}")
+            return encoder(value, store_array)
+    raise NotSerializableError(f"{_shown(value)} of type {type(value).__module__}.{_name(value)}")
 
 
-def _encode_float(value: float, _: PutAside | None) -> Any:
+def _encode_float(value: float, _: StoreArray | None) -> Any:
     return value if math.isfinite(value) else {"type": "float", "value": repr(value)}
 
 
-def _encode_scalar(value: np.generic, _: PutAside | None) -> dict[str, Any]:
+def _encode_scalar(value: np.generic, _: StoreArray | None) -> dict[str, Any]:
     # As an array of no dimensions: a scalar of NumPy keeps its type.
     return {"type": "scalar", "array": _encode_array(np.asarray(value), None)}
 
 
-def _encode_path(value: PurePath, _: PutAside | None) -> dict[str, Any]:
+def _encode_path(value: PurePath, _: StoreArray | None) -> dict[str, Any]:
     return {"type": "path", "value": str(value)}
 
 
-def _encode_list(value: list[Any], put_aside: PutAside | None) -> list[Any]:
-    return [encode(item, put_aside) for item in value]
+def _encode_list(value: list[Any], store_array: StoreArray | None) -> list[Any]:
+    return [encode(item, store_array) for item in value]
 
 
-def _encode_tuple(value: tuple[Any, ...], put_aside: PutAside | None) -> dict[str, Any]:
-    return {"type": "tuple", "items": [encode(item, put_aside) for item in value]}
+def _encode_tuple(value: tuple[Any, ...], store_array: StoreArray | None) -> dict[str, Any]:
+    return {"type": "tuple", "items": [encode(item, store_array) for item in value]}
 
 
-def _encode_dict(value: dict[Any, Any], put_aside: PutAside | None) -> dict[str, Any]:
-    items = [[encode(key), encode(item, put_aside)] for key, item in value.items()]
+def _encode_dict(value: dict[Any, Any], store_array: StoreArray | None) -> dict[str, Any]:
+    items = [[encode(key), encode(item, store_array)] for key, item in value.items()]
     return {"type": "dict", "items": items}
 
 
@@ -109,12 +109,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _encode_array(array: NDArray[Any], put_aside: PutAside | None) -> dict[str, Any]:
+def _encode_array(array: NDArray[Any], store_array: StoreArray | None) -> dict[str, Any]:
     dtype = array.dtype
     if not _DTYPE.match(dtype.str):
-        raise CannotBeSaidError(f"an array of the data type {dtype}")
-    if put_aside is not None and array.size > _MOST_WRITTEN and dtype.kind in "biuf":
-        return {"type": "array", "dtype": dtype.str, "aside": put_aside(array)}
+        raise NotSerializableError(f"an array of the data type {dtype}")
+    if store_array is not None and array.size > _MOST_WRITTEN and dtype.kind in "biuf":
+        return {"type": "array", "dtype": dtype.str, "aside": store_array(array)}
     flat = array.reshape(-1).tolist()
     if dtype.kind == "f":
         values: list[Any] = [x if math.isfinite(x) else repr(x) for x in flat]
@@ -124,7 +124,7 @@ def _encode_array(array: NDArray[Any], put_aside: PutAside | None) -> dict[str, 
 
 
 _WITH_SUBCLASSES = (np.ndarray, np.generic, PurePath)
-_ENCODERS: dict[type, Callable[[Any, PutAside | None], Any]] = {
+_ENCODERS: dict[type, Callable[[Any, StoreArray | None], Any]] = {
     float: _encode_float,
     np.ndarray: _encode_array,
     np.generic: _encode_scalar,
@@ -135,75 +135,75 @@ _ENCODERS: dict[type, Callable[[Any, PutAside | None], Any]] = {
 }
 
 
-def decode(said: Any, take_back: TakeBack | None = None) -> Any:
+def decode(encoded: Any, load_array: LoadArray | None = None) -> Any:
     """Return the value that `encode` was given.
 
     Parameters
     ----------
-    said : object
+    encoded : object
         From `json.loads`.
-    take_back : callable, default=None
-        Returns an array that was put aside.
+    load_array : callable, default=None
+        Returns an array that was stored elsewhere.
 
     Raises
     ------
     ModelFolderError
         If it is nothing that `encode` returns.
     """
-    if said is None or isinstance(said, (bool, int, float, str)):
-        return said
-    if isinstance(said, list):
-        return [decode(item, take_back) for item in said]
-    kind = said.get("type") if isinstance(said, dict) else None
+    if encoded is None or isinstance(encoded, (bool, int, float, str)):
+        return encoded
+    if isinstance(encoded, list):
+        return [decode(item, load_array) for item in encoded]
+    kind = encoded.get("type") if isinstance(encoded, dict) else None
     if not isinstance(kind, str) or kind not in _DECODERS:
         raise ModelFolderError(f"a value of the type {_shown(kind)} is not known")
     try:
-        return _DECODERS[kind](said, take_back)
+        return _DECODERS[kind](encoded, load_array)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ModelFolderError):
             raise
         raise ModelFolderError(f"a value of the type {kind!r} is not valid: {error}") from error
 
 
-def _decode_float(said: Mapping[str, Any], _: TakeBack | None) -> float:
-    return _NOT_FINITE[said["value"]]
+def _decode_float(encoded: Mapping[str, Any], _: LoadArray | None) -> float:
+    return _NOT_FINITE[encoded["value"]]
 
 
-def _decode_path(said: Mapping[str, Any], _: TakeBack | None) -> str:
-    if not isinstance(said["value"], str):
+def _decode_path(encoded: Mapping[str, Any], _: LoadArray | None) -> str:
+    if not isinstance(encoded["value"], str):
         raise TypeError("a path must be a text")
-    return said["value"]
+    return encoded["value"]
 
 
-def _decode_tuple(said: Mapping[str, Any], take_back: TakeBack | None) -> tuple[Any, ...]:
-    return tuple(decode(list_of(said["items"]), take_back))
+def _decode_tuple(encoded: Mapping[str, Any], load_array: LoadArray | None) -> tuple[Any, ...]:
+    return tuple(decode(list_of(encoded["items"]), load_array))
 
 
-def _decode_dict(said: Mapping[str, Any], take_back: TakeBack | None) -> dict[Any, Any]:
-    pairs = [decode(list_of(pair), take_back) for pair in list_of(said["items"])]
+def _decode_dict(encoded: Mapping[str, Any], load_array: LoadArray | None) -> dict[Any, Any]:
+    pairs = [decode(list_of(pair), load_array) for pair in list_of(encoded["items"])]
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
     return found
 
 
-def _decode_scalar(said: Mapping[str, Any], _: TakeBack | None) -> Any:
-    array = _decode_array(said["array"], None)
+def _decode_scalar(encoded: Mapping[str, Any], _: LoadArray | None) -> Any:
+    array = _decode_array(encoded["array"], None)
     if array.ndim:
         raise ValueError("a scalar must have no dimensions")
     return array[()]
 
 
-def _decode_array(said: Mapping[str, Any], take_back: TakeBack | None) -> NDArray[Any]:
-    dtype = _dtype(said["dtype"])
-    if "aside" in said:
-        if take_back is None or not isinstance(said["aside"], str):
-            raise ValueError("an array that was put aside is not expected here")
-        array = take_back(said["aside"])
+def _decode_array(encoded: Mapping[str, Any], load_array: LoadArray | None) -> NDArray[Any]:
+    dtype = _dtype(encoded["dtype"])
+    if "aside" in encoded:
+        if load_array is None or not isinstance(encoded["aside"], str):
+            raise ValueError("an array in another file is not expected here")
+        array = load_array(encoded["aside"])
         if array.dtype != dtype:
             raise ValueError(f"its data type is {array.dtype}, not {dtype}")
         return array
-    shape, values = list_of(said["shape"]), list_of(said["values"])
+    shape, values = list_of(encoded["shape"]), list_of(encoded["values"])
     if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 8:
         raise ValueError(f"its shape is {_shown(shape)}")
     if math.prod(shape) != len(values) or len(values) * dtype.itemsize > _LARGEST_ARRAY:
@@ -214,10 +214,10 @@ def _decode_array(said: Mapping[str, Any], take_back: TakeBack | None) -> NDArra
     return flat.reshape(shape)
 
 
-def _dtype(said: Any) -> np.dtype[Any]:
-    if not isinstance(said, str) or not _DTYPE.match(said):
-        raise ValueError(f"the data type {_shown(said)} is not known")
-    return np.dtype(said)
+def _dtype(encoded: Any) -> np.dtype[Any]:
+    if not isinstance(encoded, str) or not _DTYPE.match(encoded):
+        raise ValueError(f"the data type {_shown(encoded)} is not known")
+    return np.dtype(encoded)
 
 
 # What the elements of an array are in JSON, by the kind of its data type.
@@ -227,19 +227,19 @@ _ELEMENTS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def _element(said: Any, dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f" and isinstance(said, str):
-        return _NOT_FINITE[said]
-    if dtype.kind == "O" and isinstance(said, dict):
-        return decode(said)
-    if type(said) not in _ELEMENTS[dtype.kind]:
-        raise TypeError(f"{_shown(said)} is no element of an array of {dtype}")
-    if dtype.kind == "U" and len(said) > dtype.itemsize // 4:
-        raise ValueError(f"{_shown(said)} is longer than the data type {dtype}")
-    return said
+def _element(encoded: Any, dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "f" and isinstance(encoded, str):
+        return _NOT_FINITE[encoded]
+    if dtype.kind == "O" and isinstance(encoded, dict):
+        return decode(encoded)
+    if type(encoded) not in _ELEMENTS[dtype.kind]:
+        raise TypeError(f"{_shown(encoded)} is no element of an array of {dtype}")
+    if dtype.kind == "U" and len(encoded) > dtype.itemsize // 4:
+        raise ValueError(f"{_shown(encoded)} is longer than the data type {dtype}")
+    return encoded
 
 
-_DECODERS: dict[str, Callable[[Mapping[str, Any], TakeBack | None], Any]] = {
+_DECODERS: dict[str, Callable[[Mapping[str, Any], LoadArray | None], Any]] = {
     "float": _decode_float,
     "path": _decode_path,
     "tuple": _decode_tuple,
@@ -252,9 +252,9 @@ _DECODERS: dict[str, Callable[[Mapping[str, Any], TakeBack | None], Any]] = {
 # ---------------------------------------------------------------------------------- JSON itself
 
 
-def write_json(said: Any) -> bytes:
+def write_json(document: Any) -> bytes:
     """Return a document as bytes of UTF-8."""
-    return (json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(content: bytes, name: str) -> dict[str, Any]:
@@ -297,21 +297,21 @@ def _no_constant(name: str) -> Any:
 # -------------------------------------------------------------------------- what a document holds
 
 
-def list_of(said: Any) -> list[Any]:
+def list_of(value: Any) -> list[Any]:
     """Return a list as it is, and refuse anything else."""
-    if not isinstance(said, list):
-        raise ModelFolderError(f"{_shown(said)} stands where a list is expected")
-    return said
+    if not isinstance(value, list):
+        raise ModelFolderError(f"{_shown(value)} stands where a list is expected")
+    return value
 
 
 def field(
-    said: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str = "a part"
+    document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str = "a part"
 ) -> Any:
     """Return a field of an object, which must be there and of a type; bool is no int.
 
     Parameters
     ----------
-    said : mapping
+    document : mapping
     name : str
     kind : type or tuple of types
     where : str, default="a part"
@@ -321,9 +321,9 @@ def field(
     ------
     ModelFolderError
     """
-    if not isinstance(said, dict) or name not in said:
+    if not isinstance(document, dict) or name not in document:
         raise ModelFolderError(f"{where} has no {name!r}")
-    value = said[name]
+    value = document[name]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if type(value) not in kinds:
         wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
@@ -331,9 +331,11 @@ def field(
     return value
 
 
-def whole(said: Mapping[str, Any], name: str, low: int, high: int, where: str = "a part") -> int:
+def integer_field(
+    document: Mapping[str, Any], name: str, low: int, high: int, where: str = "a part"
+) -> int:
     """Return a field that is an integer from `low` to `high`."""
-    value: int = field(said, name, int, where)
+    value: int = field(document, name, int, where)
     if not low <= value <= high:
         raise ModelFolderError(f"{name!r} of {where} is {value}; expected {low} to {high}")
     return value

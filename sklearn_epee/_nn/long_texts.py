@@ -73,7 +73,7 @@ class Windows:
         return windows, truncated
 
     def unread(self) -> str:
-        """Return what is said of texts that were truncated."""
+        """Return the warning's words for texts that were truncated."""
         return (
             f"longer than max_windows={self.most} windows of window_length={self.length} tokens; "
             "what comes after is not read."
@@ -104,7 +104,7 @@ class HeadTail:
         return [kept], True
 
     def unread(self) -> str:
-        """Return what is said of texts that were truncated."""
+        """Return the warning's words for texts that were truncated."""
         return (
             f"longer than max_length={self.length} tokens; what lies between their first and last "
             "tokens is not read."

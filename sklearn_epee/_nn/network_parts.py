@@ -50,13 +50,13 @@ def kind_of(network: Any) -> str:
     return next(name for name, cls in _KINDS.items() if type(network) is cls)
 
 
-def said_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_document(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a recipe that a document holds: not configurations, classes, labels."""
     elsewhere = ("config", "network", "n_classes", "towers")
-    said = {name: value for name, value in recipe.items() if name not in elsewhere}
+    document = {name: value for name, value in recipe.items() if name not in elsewhere}
     if "towers" in recipe:
-        said["towers"] = [said_recipe(tower) for tower in recipe["towers"]]
-    return said
+        document["towers"] = [recipe_document(tower) for tower in recipe["towers"]]
+    return document
 
 
 # ----------------------------------------------------------------------------------- weights
@@ -179,12 +179,12 @@ _TYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool, "I32": t
 # ------------------------------------------------------------------------------------ network
 
 
-def checked_config(said: Mapping[str, Any], kind: str, n_weights: int) -> dict[str, Any]:
+def checked_config(document: Mapping[str, Any], kind: str, n_weights: int) -> dict[str, Any]:
     """Return the dictionary of a configuration from a file, once its numbers are known to be sane.
 
     Parameters
     ----------
-    said : dict
+    document : dict
     kind : {"text", "image"}
     n_weights : int
         Number of weights there are: no layer is without one.
@@ -194,13 +194,13 @@ def checked_config(said: Mapping[str, Any], kind: str, n_weights: int) -> dict[s
     ModelFolderError, ValueError
     """
     for name in _FORBIDDEN:
-        if said.get(name) is not None:
+        if document.get(name) is not None:
             raise ModelFolderError(f"config.json says {name!r}; no code of a folder is run")
-    if not isinstance(said.get("model_type"), str):
+    if not isinstance(document.get("model_type"), str):
         raise ModelFolderError("config.json names no model_type")
-    _check_numbers("config.json", said, n_weights + 64)
-    adapter_class_for(said["model_type"], kind)
-    return dict(said)
+    _check_numbers("config.json", document, n_weights + 64)
+    adapter_class_for(document["model_type"], kind)
+    return dict(document)
 
 
 def _check_numbers(name: str, value: Any, most: int) -> None:
@@ -223,7 +223,7 @@ def _check_numbers(name: str, value: Any, most: int) -> None:
 
 def make_network(
     kind: str,
-    said: Mapping[str, Any],
+    document: Mapping[str, Any],
     configs: list[dict[str, Any]],
     n_classes: Any,
     files: WeightFiles,
@@ -234,8 +234,8 @@ def make_network(
     ----------
     kind : str
         As `kind_of` returns it.
-    said : dict
-        As `said_recipe` returns it.
+    document : dict
+        As `recipe_document` returns it.
     configs : list of dict
         Of the backbones, see `checked_config`.
     n_classes : int, tuple of int or LabelCount
@@ -254,11 +254,11 @@ def make_network(
     if cls is None:
         raise ModelFolderError(f"a network of the kind {kind[:40]!r} is not known")
     if kind == "towers":
-        pairs = zip(said["towers"], configs, strict=True)
+        pairs = zip(document["towers"], configs, strict=True)
         towers = [_recipe(part, config, n_classes, False) for part, config in pairs]
-        recipe = {**said, "towers": towers}
+        recipe = {**document, "towers": towers}
     else:
-        recipe = _recipe(said, configs[0], n_classes, kind == "words")
+        recipe = _recipe(document, configs[0], n_classes, kind == "words")
     # Without memory first, the integers of position ids included.
     with torch.device("meta"):
         expected = cls.from_recipe(recipe, files.names).state_dict()
@@ -269,9 +269,9 @@ def make_network(
 
 
 def _recipe(
-    said: Mapping[str, Any], config: dict[str, Any], n_classes: Any, words: bool
+    document: Mapping[str, Any], config: dict[str, Any], n_classes: Any, words: bool
 ) -> dict[str, Any]:
-    recipe = {**said, "config": config, "n_classes": n_classes}
+    recipe = {**document, "config": config, "n_classes": n_classes}
     return recipe | {"network": TokenExitNetwork} if words else recipe
 
 
@@ -283,6 +283,6 @@ def config_for_file(config: Any) -> dict[str, Any]:
     return values
 
 
-def config_object(said: Mapping[str, Any], kind: str) -> Any:
+def config_object(document: Mapping[str, Any], kind: str) -> Any:
     """Return the configuration of a document, validated."""
-    return load_config(config_from_dict(checked_config(said, kind, 1000)), kind)
+    return load_config(config_from_dict(checked_config(document, kind, 1000)), kind)

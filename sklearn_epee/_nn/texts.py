@@ -159,7 +159,7 @@ class TextTokenizer:
             warnings.warn(message, UserWarning, stacklevel=stacklevel)
 
     def _unread(self) -> str:
-        """Return what is said of texts that were truncated."""
+        """Return the warning's words for texts that were truncated."""
         if self.long_texts is not None:
             return self.long_texts.unread()
         return f"longer than max_length={self.max_length} tokens; what comes after is not read."

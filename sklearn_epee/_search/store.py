@@ -38,7 +38,7 @@ _EXPECTED = "expected 'auto', a folder, a joblib.Memory or None"
 class NetworkStore:
     """A folder of trained networks, shared by processes.
 
-    Keeping a network is an optimization: what cannot be kept is said in a warning, and training
+    Keeping a network is an optimization: what cannot be kept leads to a warning, and training
     goes on.
 
     Parameters
@@ -101,7 +101,7 @@ class NetworkStore:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             if self.max_bytes is not None:
-                # The temporary store; that nothing can be kept is said when it is tried.
+                # The temporary store; a warning that nothing can be kept comes when it is tried.
                 return
             raise ValueError(
                 f"memory: the folder {str(self.folder)!r} for trained networks cannot be made "

@@ -52,13 +52,13 @@ def _in_words(spans: Iterable[Span], words: Words, row: int) -> Iterable[Span]:
             raise SampleLabelError(
                 row,
                 f"has the span ({start}, {end}, {label!r}), which does not start and end with a "
-                "word, so that no tags can say it.",
+                "word, so that no tags can represent it.",
             )
         yield starts[start], ends[end], label
 
 
 def fit_spans(spans: Iterable[Span], words: Words) -> tuple[list[Span], list[Span]]:
-    """Return the spans in characters that tags of words can say, and those that they cannot.
+    """Return the spans in characters that tags of words can represent, and those that they cannot.
 
     Of spans that overlap the first is kept, and of those that start together the longest. A span
     that is there twice is one.

@@ -29,7 +29,7 @@ drugs of the treatment as well. Whether an event is negated, speculated or sever
 
 Rows (train / dev / test): 2,898 / 961 / 968.
 
-all_spans has every mention. The target has those that tags of words can say.
+all_spans has every mention. The target has those that tags of words can represent.
 Mentions in the part loaded here ({subset}): {all}.
 Of these not in the target: {left_out} ({reasons}).
 

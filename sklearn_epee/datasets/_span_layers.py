@@ -1,4 +1,4 @@
-"""Annotated mentions as layers of spans that tags of words can say, and what is lost on the way."""
+"""Annotated mentions as layers of spans for tags of words, and what such tags leave out."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Certification:
-    """What the tests said.
+    """The results of the tests.
 
     Attributes
     ----------

@@ -27,10 +27,10 @@ from ._staging import Target
 class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
     """Early-exit classifier of several labels with a threshold of its own for each, tuned by CV.
 
-    A label is predicted where its probability is above its threshold, 0.5 unless said otherwise.
-    Rare labels seldom reach it, so that much of their recall is left: here each label gets the
-    threshold that scores best on samples that the network was not trained on. It is for several
-    labels what :class:`~sklearn.model_selection.TunedThresholdClassifierCV` is for two classes.
+    A label is predicted where its probability is above its threshold, by default 0.5. Rare labels
+    seldom reach it, so that much of their recall is left: here each label gets the threshold that
+    scores best on samples that the network was not trained on. It is for several labels what
+    :class:`~sklearn.model_selection.TunedThresholdClassifierCV` is for two classes.
 
     Parameters
     ----------

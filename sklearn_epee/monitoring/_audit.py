@@ -549,7 +549,7 @@ class ExitAudit:
             warnings.warn(message, ExitAlarmWarning, stacklevel=4)
 
     def _alarms(self) -> list[str]:
-        """Go on to the first policy without an alarm; return what is to be said."""
+        """Go on to the first policy without an alarm; return the messages of new alarms."""
         alarmed = self._evidence.largest >= 1.0 / (1.0 - self.confidence)
         messages = []
         # There is one alarm about each policy before the one in force, and at most one about it.

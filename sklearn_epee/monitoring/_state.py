@@ -29,7 +29,7 @@ def check_share(name: str, value: Any, *, may_be_1: bool = False) -> float:
 
 @contextmanager
 def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
-    """Read the state of one kind; whatever is wrong with it inside the block is said of the text.
+    """Read the state of one kind; an error about it inside the block names the text.
 
     Parameters
     ----------

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sklearn.utils import Bunch
 
 from sklearn_epee._folders.values import (
-    CannotBeSaidError,
+    NotSerializableError,
     decode,
     encode,
     field,
+    integer_field,
     read_json,
-    whole,
     write_json,
 )
 from sklearn_epee.exceptions import ModelFolderError
@@ -86,7 +86,7 @@ def test_scalars_of_numpy_and_paths():
 
 @pytest.mark.parametrize("value", [len, object(), {1}, Bunch(a=1), b"x", 1j, np.array([1j])])
 def test_what_is_no_data_is_refused(value):
-    with pytest.raises(CannotBeSaidError):
+    with pytest.raises(NotSerializableError):
         encode([value])
 
 
@@ -155,9 +155,9 @@ def test_what_is_no_document_is_refused(content, reason):
 
 
 def test_fields_are_of_their_type():
-    assert whole({"n": 3}, "n", 1, 5) == 3
+    assert integer_field({"n": 3}, "n", 1, 5) == 3
     for said in ({}, {"n": True}, {"n": 3.0}, {"n": 9}, []):
         with pytest.raises(ModelFolderError, match="'n'"):
-            whole(said, "n", 1, 5, "the reader")
+            integer_field(said, "n", 1, 5, "the reader")
     with pytest.raises(ModelFolderError, match="expected str or null"):
         field({"n": 1}, "n", (str, type(None)))

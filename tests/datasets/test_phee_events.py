@@ -1,4 +1,4 @@
-"""The events of PHEE as layers of spans, and what tags of words cannot say of them."""
+"""The events of PHEE as layers of spans, and what tags of words cannot represent of them."""
 
 import json
 import os

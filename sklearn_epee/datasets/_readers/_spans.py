@@ -127,7 +127,7 @@ def _bunch(
     left_out = counts_in_words(layers.n_left_out)
     if layers.n_left_out:
         warnings.warn(
-            f"Of the annotated mentions, tags of words cannot say {left_out}: they are in "
+            f"Of the annotated mentions, tags of words cannot represent {left_out}: they are in "
             "all_spans, but not in the target.",
             UserWarning,
             stacklevel=4,
