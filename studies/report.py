@@ -2,7 +2,7 @@
 
     python -m studies.report OUT --results DIR      from the folder of the jobs
     python -m studies.report --results DIR          from DIR/study.json, which is kept
-    python -m studies.report --docs                 what README and docs/study.md show, anew
+    python -m studies.report --docs                 what README and the docs show, anew
 
 Everything but `study.json` is made from `study.json`.
 """
@@ -143,6 +143,7 @@ def sections(study: dict[str, Any], drawn: Sequence[Picture] = ()) -> list[Secti
             [
                 shown.get("rivals"),
                 tables.beaten(study),
+                tables.above(study),
                 _folded("Every rival: scores, times, cost of training", tables.rivals(study)),
             ],
         ),
@@ -222,7 +223,23 @@ def measured(study: dict[str, Any]) -> str:
         ),
         tables.overview(study),
     ]
+    return _untitled(parts)
+
+
+def _untitled(parts: Sequence[Part | None]) -> str:
+    """Return a section without its headline."""
     return as_markdown([Section("", _there(parts))]).partition("\n\n")[2]
+
+
+def comparison(study: dict[str, Any]) -> str:
+    """Return what docs/comparison.md shows of the data: where something else is better.
+
+    Parameters
+    ----------
+    study : dict
+        What `collect` returns.
+    """
+    return _untitled([tables.above(study), tables.beaten(study)])
 
 
 def docs(study: dict[str, Any]) -> str:
@@ -238,7 +255,7 @@ def docs(study: dict[str, Any]) -> str:
 
 
 def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:
-    """Write the tables and pictures of the README and of docs/study.md anew.
+    """Write the tables and pictures of the README, the study and the comparison anew.
 
     Parameters
     ----------
@@ -254,6 +271,7 @@ def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:
     for path, text in (
         (root / "README.md", measured(study)),
         (root / "docs/study.md", docs(study)),
+        (root / "docs/comparison.md", comparison(study)),
     ):
         _replace(path, replaced_block(path.read_text(encoding="utf-8"), text))
 
@@ -279,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", help="folder of the jobs")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.name}")
-    parser.add_argument("--docs", action="store_true", help="write README and docs/study.md anew")
+    parser.add_argument("--docs", action="store_true", help="write README and docs anew")
     given = parser.parse_args(arguments)
     if given.out is not None:
         study = write_report(given.out, given.results)

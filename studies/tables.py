@@ -411,6 +411,47 @@ def beaten(study: dict[str, Any]) -> Table | None:
     return Table(caption, header, rows) if rows else None
 
 
+def above(study: dict[str, Any]) -> Table | None:
+    """Return, for every cell, what has a higher test score than EPEE: the cheapest of each kind."""
+    rows = [
+        [
+            title_of(cell),
+            f"{_main(cell, policy):.3f}, {_layers_run(cell):.1f} of {cell['n_layers']} layers",
+            "; ".join(_ahead(cell, policy, rival) for rival in _cheapest_above(cell, policy))
+            or "none",
+        ]
+        for cell in study["cells"]
+        for policy in cell["points"]
+        if policy["kind"] == "epee/saving"
+    ]
+    caption = (
+        f"What has a higher test score than the policy chosen at a ratio of {MIN_RATIO:g} or more, "
+        "by the means: of each kind the cheapest that has, and by how many points."
+    )
+    header = ["data, backbone", "chosen policy", "above it"]
+    return Table(caption, header, rows) if rows else None
+
+
+def _layers_run(cell: dict[str, Any]) -> float:
+    half = _half_of(cell)
+    return float(cell["n_layers"] * (1 - half["ratio"])) if half else float("nan")
+
+
+def _cheapest_above(cell: dict[str, Any], policy: dict[str, Any]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for point in sorted(cell["points"], key=lambda point: point.get("layers") or 0):
+        if point["family"] not in ("policy", "transformers") and (
+            _main(cell, point) > _main(cell, policy)
+        ):
+            found.setdefault(point["family"], point)
+    return list(found.values())
+
+
+def _ahead(cell: dict[str, Any], policy: dict[str, Any], rival: dict[str, Any]) -> str:
+    gain = 100 * (_main(cell, rival) - _main(cell, policy))
+    return f"{point_name(rival)} ({gain:+.1f})"
+
+
 def _main(cell: dict[str, Any], point: dict[str, Any]) -> float:
     return float(point["scores"][cell["main_score"]])
 

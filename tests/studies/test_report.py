@@ -134,11 +134,28 @@ def test_what_beats_the_chosen_policy_is_named(study):
             assert ("small CNN" in rows[f"{cell['data']}, {cell['backbone']}"]) == bool(wins)
 
 
+def test_of_each_kind_the_cheapest_that_scores_higher_is_named(study):
+    rows = {row[0]: row[2] for row in tables.above(study).rows}
+    for cell in study["cells"]:
+        main, points = cell["main_score"], cell["points"]
+        own = next((point for point in points if point["kind"] == "epee/saving"), None)
+        if own is None:
+            continue
+        higher = [
+            point["layers"]
+            for point in points
+            if point["family"] == "budget" and point["scores"][main] > own["scores"][main]
+        ]
+        named = rows[f"{cell['data']}, {cell['backbone']}"]
+        assert ("for all samples" in named) == bool(higher)
+        assert not higher or f"exits: layer {min(higher)} for all samples (+" in named
+
+
 def test_every_row_of_a_table_is_as_long_as_its_header(study):
     found = [
         *tables.rivals(study), *tables.layers(study), tables.what_ran(study), tables.claims(study),
         tables.aims(study), tables.overview(study), tables.policies(study), tables.rules(study),
-        tables.rules_by_cell(study), tables.beaten(study),
+        tables.rules_by_cell(study), tables.beaten(study), tables.above(study),
     ]  # fmt: skip
     for table in found:
         assert {len(row) for row in table.rows} == {len(table.header)}
@@ -165,7 +182,7 @@ def test_a_block_is_replaced_between_its_marks():
 def test_readme_docs_and_pictures_are_written_from_the_study(study, tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "DPI", 30)
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/study.md"):
+    for name in ("README.md", "docs/study.md", "docs/comparison.md"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     report.write_docs(study | {"cells": study["cells"][:1]}, tmp_path)
     page = (tmp_path / "docs/study.md").read_text(encoding="utf-8")
@@ -181,7 +198,12 @@ def test_readme_and_docs_show_the_committed_study():
         pytest.skip("no study is committed")
     assert path.stat().st_size < 1_000_000
     study = json.loads(path.read_text(encoding="utf-8"))
-    for name, text in (("README.md", measured(study)), ("docs/study.md", docs(study))):
+    written = {
+        "README.md": measured(study),
+        "docs/study.md": docs(study),
+        "docs/comparison.md": report.comparison(study),
+    }
+    for name, text in written.items():
         page = (ROOT / name).read_text(encoding="utf-8")
         assert replaced_block(page, text) == page
     pictures = list((ROOT / "docs" / "study").iterdir())
