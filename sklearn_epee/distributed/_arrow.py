@@ -43,12 +43,9 @@ def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
 
 
 def _frame_of(batch: Any, plan: Plan) -> Any:
-    """Return the columns that are read, and of the others those that a message can show."""
+    """Return the columns that are read."""
     pa = importlib.import_module("pyarrow")
 
-    names = plan.read_names
-    if plan.missing == "error" and any(batch.column(name).null_count for name in names):
-        return batch.to_pandas()
     # One by one: a schema may carry what pandas once wrote into it.
-    table = pa.table({name: batch.column(name) for name in names})
+    table = pa.table({name: batch.column(name) for name in plan.read_names})
     return table.to_pandas()

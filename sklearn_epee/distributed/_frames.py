@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._checks.messages import shown
 from sklearn_epee._compat import check_pandas_support
 from sklearn_epee._exits.wrappers import find_exits
 
@@ -154,11 +153,12 @@ def _to_predict(frame: Any, plan: Plan) -> NDArray[np.bool_]:
     if plan.missing == "error" and bad.any():
         row = int(bad.argmax())
         name = plan.read_names[int(nulls[row].argmax())]
-        others = frame.iloc[row].drop(plan.read_names).to_dict()
+        # The contents of a row may be a patient's, and messages end up in the logs of a cluster.
         raise ValueError(
             f"Column {name!r} has no value in the row of index {frame.index[row]!r} (row {row} of "
-            f"its batch; its other columns: {shown(others)}). Drop or fill such rows, or pass "
-            "missing='null' for nulls in the appended columns."
+            f"its batch of {len(frame)}, in which {int(bad.sum())} rows lack a value; select nulls "
+            "in that column to see them). Drop or fill such rows, or pass missing='null' for nulls "
+            "in the appended columns."
         )
     return ~bad
 

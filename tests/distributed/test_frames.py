@@ -125,11 +125,15 @@ def test_several_tasks_are_numbered_and_several_labels_named(texts, labels):
 
 
 @pytest.mark.parametrize("null", [None, np.nan, pd.NA])
-def test_a_missing_value_is_refused_with_its_row(model, table, null):
+def test_a_missing_value_is_refused_with_its_row_and_nothing_of_other_columns(model, table, null):
     table = table.astype({"note": object})
-    table.loc[5, "note"] = null
-    with pytest.raises(ValueError, match=rf"'note' has no value .* index 5 .*{2**60 + 5}.*'null'"):
+    table.loc[[5, 7], "note"] = null
+    message = r"'note' has no value .* index 5 \(row 5 of its batch of 90, in which 2 .*'null'"
+    with pytest.raises(ValueError, match=message) as caught:
         predict_frame(model, table, "note")
+    said = str(caught.value)
+    assert not [name for name in table.columns.drop("note") if f"'{name}'" in said]
+    assert str(table["key"].iloc[5]) not in said
 
 
 def test_nulls_pass_through_and_change_no_other_row(model, table):
