@@ -28,6 +28,7 @@ from sklearn_epee._compat import (
     StrOptions,
     callback_management_context,
 )
+from sklearn_epee._documentation import DocumentationLinkMixin
 from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._folders import Loading, PretrainedMixin, Saving
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
@@ -68,7 +69,13 @@ from .prediction import ExitPredictionMixin, thresholds_for
 from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
 
 
-class BaseEPEE(CallbackSupportMixin, PretrainedMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseEPEE(
+    CallbackSupportMixin,
+    PretrainedMixin,
+    DocumentationLinkMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
+):
     """Shared by all estimators, whatever their labels look like; not to be used by itself."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS

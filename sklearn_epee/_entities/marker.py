@@ -15,13 +15,14 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_epee._checks.entity_marks import MARK, closing_mark, opening_mark
 from sklearn_epee._checks.messages import SampleError, shown
 from sklearn_epee._compat import Interval, StrOptions
+from sklearn_epee._documentation import DocumentationLinkMixin
 
 from .marking import marked_text, shortened
 from .mentions import Mention
 from .rows import Column, Columns, MentionRow, read_rows
 
 
-class EntityMarker(TransformerMixin, BaseEstimator):
+class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
     """Mark two entities in each text, for classifiers of the relation between them.
 
     A row is a text and two spans of it, one for each entity; the outcome is the text with marks

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.multilabel import labels_above
 from sklearn_epee._checks.tasks import Tasks
+from sklearn_epee._documentation import DocumentationLinkMixin
 from sklearn_epee._exits.checks import check_label_thresholds
 from sklearn_epee._exits.label_scores import share_correct
 from sklearn_epee._exits.wrappers import (
@@ -30,7 +31,12 @@ from ._set_prediction import SetPredictionMixin
 
 
 class BaseExitPolicyClassifier(
-    SetPredictionMixin, PretrainedMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
+    SetPredictionMixin,
+    PretrainedMixin,
+    DocumentationLinkMixin,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    BaseEstimator,
 ):
     """Shared by the fixed and the tuned exit policy; not to be used by itself."""
 
