@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
@@ -753,9 +754,9 @@ class Killed(Trainings):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def search_with_memory(folder, X, y):
+def search_with_memory(folder, X, y, n_jobs=None):
     estimator = classifier(Killed(folder / "trainings"), random_state=0, memory=folder)
-    return GridSearchCV(estimator, SIX, cv=5).fit(X, y)
+    return GridSearchCV(estimator, SIX, cv=5, n_jobs=n_jobs).fit(X, y)
 
 
 @pytest.mark.slow
@@ -778,6 +779,24 @@ def test_a_killed_search_continues_with_the_finished_folds(notes, tmp_path):
     search_with_memory(tmp_path, *notes)
     assert trainings.count == 3 + 4
     assert search.best_estimator_.net_.history_
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kills a worker by signal")
+def test_a_search_whose_worker_is_killed_says_so_and_can_go_on(notes, tmp_path):
+    (tmp_path / "kill").touch()
+    with pytest.raises(BrokenProcessPool):
+        search_with_memory(tmp_path, *notes, n_jobs=2)
+    trainings = Killed(tmp_path / "trainings")
+    # The other worker may have begun one more, or not.
+    assert trainings.count in {3, 4}
+    (tmp_path / "kill").unlink()
+    search = search_with_memory(tmp_path, *notes, n_jobs=2)
+    assert search.best_estimator_.net_.history_
+    done = trainings.count
+    assert done < 4 + 6  # what was finished is not trained again
+    search_with_memory(tmp_path, *notes)
+    assert trainings.count == done
 
 
 def test_a_full_disk_costs_no_training(trainings, notes):
