@@ -90,7 +90,7 @@ __all__ = [
 
 
 def begin_fit_task(estimator: Any, max_subtasks: int) -> Any:
-    """Return the task of a fit that scikit-learn's callbacks are told of, and set them up.
+    """Return the task of a fit that scikit-learn's callbacks watch, and set them up.
 
     scikit-learn 1.9; None where it has no callbacks.
     """

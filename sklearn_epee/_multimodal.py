@@ -37,11 +37,9 @@ from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
 from ._nn.text_image import TOWERS, CaseForm, CaseReader, cheaper_tower, typical_batches
 from ._nn.tower_engine import TowerEngine
-from ._nn.two_towers import TwoTowerNetwork
+from ._nn.two_towers import CONTEXT_DROPOUT, TwoTowerNetwork
 from ._text import EPEEClassifier
 
-# How often heads of the second tower do without the state of the first in training.
-_CONTEXT_DROPOUT = 0.1
 # What parameters of the estimators of one kind are called here.
 _RENAMED = re.compile(r"\b(backbone|pooling)(?=[=:])")
 
@@ -50,9 +48,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     r"""Transformer classifier for texts with images, with early exits.
 
     Two transformers, one for the text and one for the image, are fine-tuned together with a
-    classifier after every layer of both. In prediction the cheaper of them, a tower, runs first:
+    classifier after every layer of both. In prediction the cheaper of these two towers runs first:
     a sample exits at the first of its layers that is sure enough (EPEE [1]_), and the other tower
-    never runs for it. Only samples on which the first tower stays in doubt go on to the second,
+    never runs for it. Only samples on which the first tower remains in doubt go on to the second,
     whose classifiers read the last state of the first beside their own layer. Text or image may be
     missing in a sample.
 
@@ -270,7 +268,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     `staged_predict` return the prediction of the last of the sample's own exits before it, or of
     its first one.
 
-    **Early hand-over.** A tower that has made up its mind without being sure need not run on: with
+    **Early hand-over.** A tower whose exits agree without being sure need not run on: with
     `hand_over_after` a sample goes on to the second tower where that many exits agree. The exits
     that it skips in the first tower are NaN in `staged_predict_proba`, too, and patience counts on
     from the exit before to the first one of the second tower. Samples without an input for the
@@ -459,18 +457,18 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     @property
     def towers_(self) -> tuple[str, str]:
         """The names of the towers, in the order in which they run."""
-        return self._form("towers_").towers
+        return self._case_form("towers_").towers
 
     @property
     def n_tower_layers_(self) -> tuple[int, int]:
         """Number of layers of each of `towers_`."""
-        form = self._form("n_tower_layers_")
+        form = self._case_form("n_tower_layers_")
         return form.n_first_layers, len(form.exit_costs) - form.n_first_layers
 
     @property
     def exit_costs_(self) -> NDArray[np.float64]:
         """Share of the work of both towers up to each exit, ``(n_layers_,)``."""
-        return np.array(self._form("exit_costs_").exit_costs)
+        return np.array(self._case_form("exit_costs_").exit_costs)
 
     @property
     def pooling_(self) -> dict[str, str]:  # type: ignore[override]
@@ -478,7 +476,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         network = self._trained("pooling_").net.module_
         return dict(zip(self.towers_, network.pooling, strict=True))
 
-    def _form(self, name: str) -> CaseForm:
+    def _case_form(self, name: str) -> CaseForm:
         state = vars(self).get("_state")
         if state is None:
             raise AttributeError(f"{type(self).__name__!r} has no {name!r} before it is fitted.")
@@ -603,7 +601,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         own = own_exits(staged)
         return (staged if own is None else fill(staged, own)).transpose(1, 0, 2)
 
-    def _beside(self, state: FittedState, samples: list[Case], exits: Exits) -> dict[str, Any]:
+    def _extra_results(
+        self, state: FittedState, samples: list[Case], exits: Exits
+    ) -> dict[str, Any]:
         form: CaseForm = state.summary.sample_form
         rows = np.arange(len(samples))
         own = np.ones((len(rows), self.n_layers_), bool) if exits.own is None else exits.own
@@ -625,7 +625,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         return cases
 
     def _training_defaults(self) -> training_defaults.TrainingDefaults:
-        each = [tower._training_defaults() for tower in self._alone().values()]
+        each = [tower._training_defaults() for tower in self._tower_estimators().values()]
         return training_defaults.defaults_of_both(*each)
 
     def _build(  # type: ignore[override]  # a network of two towers has exits, too
@@ -635,8 +635,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         check_both_kinds(samples, type(self).__name__)
         readers, networks = {}, {}
         for name, parts in (("text", texts_of), ("image", images_of)):
-            with _named(name):
-                readers[name], networks[name] = self._alone()[name]._build(
+            with _with_own_parameter_names(name):
+                readers[name], networks[name] = self._tower_estimators()[name]._build(
                     parts(samples), n_classes, parts(watched)
                 )
         batches = typical_batches(
@@ -644,8 +644,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         )
         first = cheaper_tower(networks, batches) if self.first == "auto" else self.first
         towers = (first, TOWERS[1 - TOWERS.index(first)])
-        dropout = float(given(self.dropout, _CONTEXT_DROPOUT))
-        network = _in_a_row(networks[towers[0]], networks[towers[1]], dropout)
+        dropout = float(given(self.dropout, CONTEXT_DROPOUT))
+        network = _join_towers(networks[towers[0]], networks[towers[1]], dropout)
         form = CaseForm(
             images=readers["image"].sample_form,
             towers=towers,
@@ -658,8 +658,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         super()._adjust(network, data)
         network.hand_over_after = self.hand_over_after  # a warm start may change it
 
-    def _alone(self) -> dict[str, Any]:
-        """Return estimators of one kind each, which know how a tower is built."""
+    def _tower_estimators(self) -> dict[str, Any]:
+        """Return the estimators of texts and of images, which build the towers."""
         return {
             "text": EPEEClassifier(
                 self.text_backbone,
@@ -686,7 +686,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         return tags
 
 
-def _in_a_row(
+def _join_towers(
     first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
 ) -> TwoTowerNetwork:
     """Return one network of two towers, of which the second has heads that read the first's end."""
@@ -702,8 +702,8 @@ def _in_a_row(
 
 
 @contextmanager
-def _named(tower: str) -> Iterator[None]:
-    """Name parameters as they are called here in refusals by the estimator of one kind."""
+def _with_own_parameter_names(tower: str) -> Iterator[None]:
+    """Rename parameters in errors of the estimator of one kind to those of this estimator."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -36,7 +36,7 @@ from ._nn.texts import (
     compact_text_config,
 )
 
-_SAYS_ENTITY = (
+_ENTITY_POOLING_NOTE = (
     "pooling='auto': all texts carry marks around two entities, so that the heads read the starts "
     "of [E1] and [E2], as with pooling='entity'."
 )
@@ -614,7 +614,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         if not (readable and carry_marks(samples)):
             return suggested or self._training_defaults().pooling
         if self.verbose:
-            print(_SAYS_ENTITY)  # noqa: T201 - what `verbose` asks for
+            print(_ENTITY_POOLING_NOTE)  # noqa: T201 - what `verbose` asks for
         return "entity"
 
     def _with_heads(self, backbone: Any, n_classes: Classes, pooling: str) -> MultiExitNetwork:

@@ -1,4 +1,4 @@
-"""Warnings and errors of this package that can be told from others by their class."""
+"""Warnings and errors of this package with classes of their own."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from sklearn_epee._folders import (
     integer_field,
     list_of,
 )
+from sklearn_epee._nn.backbones import is_local
 from sklearn_epee._nn.network_parts import (
     WeightFiles,
     checked_config,
@@ -43,7 +44,7 @@ from sklearn_epee._nn.network_parts import (
     split_weights,
     write_weights,
 )
-from sklearn_epee._nn.text_image import CaseReader
+from sklearn_epee._nn.text_image import TOWERS, CaseReader
 from sklearn_epee._nn.training import untrained_net
 from sklearn_epee._search import ready
 from sklearn_epee._spans import valid_transitions
@@ -51,14 +52,12 @@ from sklearn_epee.exceptions import ModelFolderError
 
 from .fitted import FittedState, as_lazy_network
 from .int8_folder import int8_document, read_int8
-from .parameters import check_parameters, training_plan
+from .parameters import MANY_SAMPLES, check_parameters, training_plan
 from .reader_folder import processor_of, read_reader, tokenizer_of, write_reader
 from .tag_data import TagLayers
 
 HEADS = "heads.safetensors"
 CONFIG = "config.json"
-_TOWERS = ("text", "image")
-_MANY_SAMPLES = 2**31
 
 
 def backbone_folders(preprocessor: Any) -> list[str]:
@@ -135,18 +134,8 @@ def parameter_to_document(estimator: Any, name: str, value: Any) -> Any:
     if isinstance(value, PretrainedConfig):
         return ("config", config_for_file(value))
     if isinstance(value, (str, os.PathLike)):
-        return Path(value).name if _is_place(value) else str(value)
+        return Path(value).name if is_local(value) else str(value)
     return FITTED
-
-
-def _is_place(source: str | os.PathLike[str]) -> bool:
-    text = os.fspath(source)
-    if isinstance(source, os.PathLike) or text.startswith((".", "/", "~", "\\")):
-        return True
-    try:
-        return Path(text).exists()
-    except OSError:
-        return False
 
 
 # ----------------------------------------------------------------------------------- reading
@@ -231,7 +220,7 @@ def _make_fitted_state(
     exit_weights = _read_exit_weights(decode(document.get("exit_weights")), network.n_layers)
     check = copy.copy(estimator).set_params(device="cpu")
     defaults = estimator._training_defaults()
-    net = untrained_net(network, training_plan(check, defaults, _MANY_SAMPLES, network, seed=0))
+    net = untrained_net(network, training_plan(check, defaults, MANY_SAMPLES, network, seed=0))
     net.history_ = History(_read_history(decode(document.get("history"))))
     net.stopped_by_ = field(document, "stopped_by", (str, type(None)))
     lazy = as_lazy_network(reader, net, exit_weights)
@@ -242,7 +231,7 @@ def _folders_of(cls: Any, document: Mapping[str, Any]) -> list[str]:
     if cls._sources[0] != "text_backbone":
         return ["backbone"]
     towers = list_of(field(document, "towers", list))
-    if sorted(map(str, towers)) != sorted(_TOWERS):
+    if sorted(map(str, towers)) != sorted(TOWERS):
         raise ModelFolderError(f"its towers are {towers!r:.80}")
     return [f"{name}_backbone" for name in towers]
 

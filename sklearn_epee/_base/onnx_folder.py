@@ -48,7 +48,7 @@ def export(
         Returns the exit policy of the estimator.
     folder : str or path-like
     layer : int or None
-        The only layer that is asked for; None for all, with exits.
+        The only layer to export; None for all, with exits.
 
     Raises
     ------

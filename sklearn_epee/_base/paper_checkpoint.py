@@ -18,12 +18,10 @@ from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.training import untrained_net
 
 from .fitted import FittedState, as_lazy_network
-from .parameters import training_plan
+from .parameters import MANY_SAMPLES, training_plan
 
 # What transformers calls classes that were not named.
 _UNNAMED = re.compile(r"LABEL_\d+$")
-# More samples than any batch holds: a plan without training data.
-_MANY_SAMPLES = 2**31
 
 
 def paper_state(
@@ -63,7 +61,7 @@ def paper_state(
         )
     network.set_heads(heads, order)
     defaults = estimator._training_defaults()
-    plan = training_plan(estimator, defaults, _MANY_SAMPLES, network, seed=0)
+    plan = training_plan(estimator, defaults, MANY_SAMPLES, network, seed=0)
     net = untrained_net(network, plan)
     return FittedState(as_lazy_network(preprocessor, net, plan.exit_weights), Tasks(found))
 

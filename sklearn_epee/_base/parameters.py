@@ -1,4 +1,4 @@
-"""Parameters that both estimators have: what is allowed, and the training that they ask for."""
+"""Parameters that both estimators have: what is allowed, and the training plan they make."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from sklearn_epee._nn.training import TrainingPlan, check_callbacks
 from sklearn_epee._nn.training_defaults import TrainingDefaults
 
 MAX_GRAD_NORM = 1.0
+# More samples than any batch holds: for the plan of a network that is not trained here.
+MANY_SAMPLES = 2**31
 _AUTO = StrOptions({"auto"})
 # Of the estimators that have it.
 HEAD_INIT_CONSTRAINT = [StrOptions(set(HEAD_INITS))]
@@ -100,7 +102,7 @@ def training_plan(
     network: MultiExitNetwork,
     seed: int,
 ) -> TrainingPlan:
-    """Return the training that the parameters of an estimator ask for.
+    """Return the training plan that the parameters of an estimator make.
 
     Parameters
     ----------

@@ -184,7 +184,7 @@ class ExitPredictionMixin(ClassifierMixin):
             proba=state.tasks.proba(exits.proba),
             exit_layer=exits.exit_layer,
             entropy=state.tasks.entropies(exits.entropy),
-            **self._beside(state, samples, exits),
+            **self._extra_results(state, samples, exits),
         )
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -443,8 +443,8 @@ class ExitPredictionMixin(ClassifierMixin):
 
     # ------------------------------------------------------------------------ how samples are run
 
-    def _beside(self, state: FittedState, samples: Any, exits: Exits) -> dict[str, Any]:  # noqa: ARG002
-        """Return what else is to be told of samples that exited."""
+    def _extra_results(self, state: FittedState, samples: Any, exits: Exits) -> dict[str, Any]:  # noqa: ARG002
+        """Return what else `predict_with_exits` returns about samples that exited."""
         return {}
 
     def _exits(self, state: FittedState, X: Any) -> Exits:

@@ -27,7 +27,7 @@ _LABELS = (
     "of these by the name of their layer, or a frame with a column for each layer"
 )
 # The name of the layer of spans where there is only one.
-ONLY = ""
+UNNAMED_LAYER = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TaggedSentences:
 
 
 def as_tags(
-    y: Any, sentences: Sequence[Sentence], scheme: str, *, keep_going: bool
+    y: Any, sentences: Sequence[Sentence], scheme: str, *, skip_misfits: bool
 ) -> TaggedSentences:
     """Return tags or spans as tags.
 
@@ -146,8 +146,8 @@ def as_tags(
     sentences : sequence of Sentence
     scheme : {"IOB2", "BIOES", "IO"}
         Of tags given, and of those returned.
-    keep_going : bool
-        Whether spans that tags cannot represent are counted, or an error.
+    skip_misfits : bool
+        Whether spans that tags cannot represent are left out and counted, or an error.
 
     Returns
     -------
@@ -162,9 +162,9 @@ def as_tags(
     tags, n_misfits = {}, 0
     for name, rows in layers.items():
         try:
-            tags[name], n = _tags_of_layer(rows, sentences, scheme, keep_going=keep_going)
+            tags[name], n = _tags_of_layer(rows, sentences, scheme, skip_misfits=skip_misfits)
         except SampleError as error:
-            where = f" In the layer of spans {name!r}." if name != ONLY else ""
+            where = f" In the layer of spans {name!r}." if name != UNNAMED_LAYER else ""
             raise type(error)(error.row, error.reason + where) from None
         n_misfits += n
     return TaggedSentences(tags, n_misfits)
@@ -184,7 +184,7 @@ def _layers_of(y: Any, n_sentences: int) -> dict[str, list[Any]]:
     rows = _rows_of(y, "y", _LABELS)
     _check_count(len(rows), n_sentences)
     if not any(isinstance(row, Mapping) for row in rows):
-        return {ONLY: rows}
+        return {UNNAMED_LAYER: rows}
     names = list(next(row for row in rows if isinstance(row, Mapping)))
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping) or set(row) != set(names):
@@ -206,7 +206,7 @@ def _check_count(n_labels: int, n_sentences: int) -> None:
 
 
 def _tags_of_layer(
-    rows: Sequence[Any], sentences: Sequence[Sentence], scheme: str, *, keep_going: bool
+    rows: Sequence[Any], sentences: Sequence[Sentence], scheme: str, *, skip_misfits: bool
 ) -> tuple[list[list[str]], int]:
     """Return the tags of one layer of spans, and how many spans they do not say."""
     found = [_as_list(row, number) for number, row in enumerate(rows)]
@@ -218,10 +218,10 @@ def _tags_of_layer(
         ], 0
     tags, n_misfits = [], 0
     for number, (row, sentence) in enumerate(zip(found, sentences, strict=True)):
-        spans, n_parts = _spans(row, number, keep_going=keep_going)
+        spans, n_parts = _spans(row, number, skip_misfits=skip_misfits)
         _check_inside(spans, sentence, number)
         lost: list[Any] = []
-        if keep_going:
+        if skip_misfits:
             spans, lost = fit_spans(spans, sentence.places)
         tags.append(spans_to_tags(sorted(set(spans)), sentence.places, scheme, number))
         n_misfits += len(lost) + n_parts
@@ -265,14 +265,14 @@ _BEGINS = {
 
 
 def _spans(
-    row: list[Any], number: int, *, keep_going: bool
+    row: list[Any], number: int, *, skip_misfits: bool
 ) -> tuple[list[tuple[int, int, str]], int]:
     """Return spans of one part each, and how many have several."""
     spans, n_parts = [], 0
     for span in row:
         *place, label = span if isinstance(span, (list, tuple)) and len(span) > 1 else (None,)
         if isinstance(label, str) and label and place and _are_parts(place):
-            if len(place) > 1 and not keep_going:
+            if len(place) > 1 and not skip_misfits:
                 raise SampleLabelError(
                     number,
                     f"has the span {shown(span)} of several parts, which tags cannot represent; "
@@ -345,7 +345,7 @@ def true_spans(
     layers = _layers_of(y, len(sentences))
     if set(layers) != set(names):
         there, wanted = (
-            "no layers" if list(given) == [ONLY] else f"the layers {sorted(given)}"
+            "no layers" if list(given) == [UNNAMED_LAYER] else f"the layers {sorted(given)}"
             for given in (layers, names)
         )
         raise ValueError(f"y holds {there} of spans, but the estimator was fitted on {wanted}.")
@@ -358,7 +358,7 @@ def _true_spans_of_layer(
     found = [_as_list(row, number) for number, row in enumerate(rows)]
     if not any(isinstance(row[0], str) for row in found if row):
         for number, row in enumerate(found):
-            _spans(row, number, keep_going=True)
+            _spans(row, number, skip_misfits=True)
         return found
     return [
         spans_in_units(check_tags(row, len(sentence.words), scheme, number), sentence, scheme)

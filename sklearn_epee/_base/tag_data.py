@@ -23,7 +23,7 @@ from sklearn_epee._spans import (
 )
 
 from .held_out import hold_out
-from .sentences import ONLY, Sentence, as_tags
+from .sentences import UNNAMED_LAYER, Sentence, as_tags
 from .training_data import Rows, take, with_class_weights
 
 OUTSIDE = "O"
@@ -50,7 +50,7 @@ class TagLayers:
     @property
     def by_name(self) -> dict[str, NDArray[Any]]:
         """Tags of every layer, of which there may be one, without a name."""
-        return self.classes if isinstance(self.classes, dict) else {ONLY: self.classes}
+        return self.classes if isinstance(self.classes, dict) else {UNNAMED_LAYER: self.classes}
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class TagLayers:
     def nested(self, layers: Mapping[str, Sequence[Any]]) -> list[Any]:
         """Return what every layer has of each sample as the caller gets it, sample by sample."""
         if not isinstance(self.classes, dict):
-            return list(layers[ONLY])
+            return list(layers[UNNAMED_LAYER])
         rows = zip(*layers.values(), strict=True)
         return [dict(zip(layers, row, strict=True)) for row in rows]
 
@@ -118,7 +118,7 @@ class TagLayers:
 
     def __str__(self) -> str:
         shown_tags = {name: tags.tolist() for name, tags in self.by_name.items()}
-        return str(shown_tags if isinstance(self.classes, dict) else shown_tags[ONLY])
+        return str(shown_tags if isinstance(self.classes, dict) else shown_tags[UNNAMED_LAYER])
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def prepare_tag_data(
     TypeError, ValueError
         If y, a weight or a group is not as described, or there is no span in any layer.
     """
-    tagged = as_tags(y, samples, scheme, keep_going=misfit_spans == "warn")
+    tagged = as_tags(y, samples, scheme, skip_misfits=misfit_spans == "warn")
     weights = check_weights(sample_weight, len(samples))
     members = check_groups(groups, len(samples))
     if tagged.n_misfits:
@@ -257,8 +257,8 @@ def _encoded(words_of: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int6
     """Return the tags that there are, and their numbers, of one layer or of several."""
     classes = {name: np.union1d(tags, [OUTSIDE]) for name, tags in words_of.items()}
     codes = [np.searchsorted(classes[name], tags) for name, tags in words_of.items()]
-    if list(words_of) == [ONLY]:
-        return classes[ONLY], codes[0].astype(np.int64)
+    if list(words_of) == [UNNAMED_LAYER]:
+        return classes[UNNAMED_LAYER], codes[0].astype(np.int64)
     return classes, np.stack(codes, axis=1).astype(np.int64)
 
 
@@ -279,7 +279,7 @@ def _with_transitions(
 
 def _by_layer(class_weight: Any, names: list[str]) -> Any:
     """Return the class weights as they are for tasks: a list of them where there are several."""
-    if names == [ONLY] or isinstance(class_weight, str):
+    if names == [UNNAMED_LAYER] or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, dict) or not set(class_weight) <= set(names):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The backbone and the tokenizer that the parameters of an estimator of texts ask for."""
+"""The backbone and the tokenizer that the parameters of an estimator of texts name."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ClassWeight = dict[Any, float] | list[Any] | str | None
 
 
 class LearnedFrom(Protocol):
-    """What a fit asks of its training data, whatever their labels look like."""
+    """What a fit needs of its training data, whatever their labels look like."""
 
     @property
     def samples(self) -> Any:

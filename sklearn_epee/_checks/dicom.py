@@ -54,7 +54,7 @@ def dicom_header(path: Path, place: str) -> tuple[tuple[int, int, int], str]:
     ValueError
         If it is not one image that can be read.
     """
-    return _told(_read(path, place, stop_before_pixels=True), place)
+    return _shape_and_kind(_read(path, place, stop_before_pixels=True), place)
 
 
 def dicom_pixels(path: Path, place: str) -> NDArray[Any]:
@@ -72,9 +72,9 @@ def dicom_pixels(path: Path, place: str) -> NDArray[Any]:
         If it is not one image that can be read.
     """
     dataset = _read(path, place)
-    shape, kind = _told(dataset, place)
+    shape, kind = _shape_and_kind(dataset, place)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise _RefusedError(f"{place} holds no pixels: the element PixelData is missing.")
+        raise _UnsupportedFileError(f"{place} holds no pixels: the element PixelData is missing.")
     stored = _decoded(dataset, place)
     try:
         if not _is_grey(dataset):
@@ -84,26 +84,26 @@ def dicom_pixels(path: Path, place: str) -> NDArray[Any]:
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             pixels = 255 - pixels if pixels.dtype == np.uint8 else 1 - pixels
         return pixels.reshape(shape)
-    except (MemoryError, _RefusedError):
+    except (MemoryError, _UnsupportedFileError):
         raise
     except Exception as error:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has values that cannot be scaled: {_reason(error)}"
         ) from error
 
 
-class _RefusedError(ValueError):
+class _UnsupportedFileError(ValueError):
     """A file is refused, with a message that names it."""
 
 
-def _told(dataset: Any, place: str) -> tuple[tuple[int, int, int], str]:
+def _shape_and_kind(dataset: Any, place: str) -> tuple[tuple[int, int, int], str]:
     """Return the shape of the image and its kind of pixels."""
     try:
         return _shape(dataset, place), _kind(dataset)
-    except (MemoryError, _RefusedError):
+    except (MemoryError, _UnsupportedFileError):
         raise
     except Exception as error:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has a header that cannot be read: {_reason(error)}"
         ) from error
 
@@ -130,11 +130,11 @@ def _read(path: Path, place: str, stop_before_pixels: bool = False) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} is no DICOM file that can be read: {_reason(error)}"
         ) from error
     if not found:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} is no DICOM image: it has no Rows and Columns. A report, a directory or a "
             "damaged file holds no image."
         )
@@ -145,7 +145,7 @@ def _shape(dataset: Any, place: str) -> tuple[int, int, int]:
     """Return (h, w, c), if the dataset is one image in grey or in color."""
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     if n_frames > 1:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} holds {n_frames} frames. Volumes and films cannot be classified, but their "
             "frames can: read them with pydicom and give them as arrays, or save each as a file."
         )
@@ -153,14 +153,14 @@ def _shape(dataset: Any, place: str) -> tuple[int, int, int]:
     samples = int(dataset.get("SamplesPerPixel") or 1)
     expected = 1 if photometric in {*_GREY, "PALETTE COLOR"} else 3
     if photometric not in _GREY | _COLORS or samples != expected:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has the photometric interpretation {photometric!r} with {samples} samples "
             f"per pixel; expected {', '.join(sorted(_GREY))} or PALETTE COLOR with 1, or "
             f"{', '.join(sorted(_COLORS - {'PALETTE COLOR'}))} with 3."
         )
     height, width = int(dataset.Rows), int(dataset.Columns)
     if not height or not width:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has {height} rows and {width} columns: an image without pixels."
         )
     return height, width, 1 if photometric in _GREY else 3
@@ -200,7 +200,7 @@ def _decoded(dataset: Any, place: str) -> NDArray[Any]:
     except MemoryError:
         raise
     except Exception as error:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has pixels {_syntax(dataset)} that cannot be decoded: {_reason(error)}. "
             "Compressed pixels may need a decoder beside pydicom: pip install pylibjpeg "
             "pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls."
@@ -251,7 +251,7 @@ def _windowed(dataset: Any, values: NDArray[np.float64], place: str) -> NDArray[
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     smallest = 1 if function == "LINEAR" else np.finfo(float).tiny
     if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"} or not width >= smallest:
-        raise _RefusedError(
+        raise _UnsupportedFileError(
             f"{place} has a window of width {width:g} and the function {function!r}; expected a "
             "width of at least 1 with LINEAR, or above 0 with LINEAR_EXACT or SIGMOID."
         )
@@ -273,7 +273,7 @@ def _looked_up(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.float64]
 def _full_range(dataset: Any, stored: NDArray[Any]) -> tuple[float, float]:
     """Return the smallest and the largest value that the stored bits can mean."""
     if stored.dtype.kind == "f":
-        raise ValueError("pixels are floats without a window, which tell no range")
+        raise ValueError("pixels are floats without a window, whose range is unknown")
     if dataset.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
     bits = int(dataset.BitsStored)

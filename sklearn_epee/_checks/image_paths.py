@@ -1,4 +1,4 @@
-"""Image files given by their paths: told from their headers, decoded when they are used."""
+"""Image files given by their paths: described by their headers, decoded when they are used."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class PathImage:
 
     @classmethod
     def of(cls, item: str | os.PathLike[Any], i: int) -> PathImage:
-        """Return a file of X, told from its header.
+        """Return a file of X, described by its header.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class PathImage:
         found = _decoded(self.path, self.place)
         if found.shape != self.shape:
             raise ValueError(
-                f"{self.place} has the shape {found.shape} where its header told {self.shape}; "
+                f"{self.place} has the shape {found.shape} where its header gives {self.shape}; "
                 "files must not change while they are read."
             )
         return found
@@ -229,7 +229,7 @@ def _sixteen_bits(pixels: NDArray[Any], place: str) -> NDArray[np.float32]:
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > _SIXTEEN_BITS:
         raise ValueError(
-            f"{place} has whole numbers from {low} to {high}, whose scale the file does not tell; "
+            f"{place} has whole numbers from {low} to {high}, whose scale the file does not give; "
             "expected 8 bits, unsigned 16 bits (read as fractions of 65535) or floats."
         )
     return pixels.astype(np.float32) / np.float32(_SIXTEEN_BITS)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import assert_all_finite, column_or_1d
 from sklearn_epee._compat import num_samples
 
 from .messages import shown
+from .missing import is_missing
 
 _ROWS = (list, tuple, np.ndarray)
 
@@ -66,12 +67,6 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
 def _elements(y: list[Any] | tuple[Any, ...]) -> list[Any]:
     """Return the labels in a list, which may be a list of rows with one label each."""
     return [row[0] if isinstance(row, _ROWS) and np.shape(row) == (1,) else row for row in y]
-
-
-def is_missing(label: Any) -> bool:
-    """Return whether a label is None, NaN, NaT or pandas' NA: these do not equal themselves."""
-    equal = label is not None and label == label  # noqa: PLR0124
-    return not (isinstance(equal, (bool, np.bool_)) and equal)
 
 
 def _check_not_missing(labels: NDArray[Any]) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from .labels import check_count, is_missing
+from .labels import check_count
 from .messages import shown
+from .missing import is_missing
 
 Array = NDArray[Any]
 
@@ -62,7 +63,7 @@ def holds_labels(y: Any, target_type: str = "auto") -> bool:
     ----------
     y : array-like, sparse matrix or sequence of label lists
     target_type : {"auto", "multilabel", "tasks"}, default="auto"
-        The last two are the answer. "auto" finds several labels in a sparse y, in two or more
+        The last two say it. "auto" finds several labels in a sparse y, in two or more
         columns of nothing but 0, 1 and NaN, in sets of labels, and in lists of different lengths.
 
     Returns

@@ -1,4 +1,4 @@
-"""Tags of words, told from the labels of several tasks."""
+"""Tags of words, distinguished from the labels of several tasks."""
 
 from __future__ import annotations
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrow import without_arrow
-from .image_files import ImageFile, is_pil_image
-from .image_paths import PathImage
 from .images import ImageForm, as_images
 from .messages import shown
+from .missing import is_missing_cell
 from .texts import as_text
 
 # A text and an image (h, w, c), of which one may be None.
@@ -58,7 +57,7 @@ def as_cases(
             f"expected {_CASES}."
         )
     texts = [_text_or_none(text, i) for i, (text, _) in enumerate(rows)]
-    there = [i for i, (_, image) in enumerate(rows) if not is_missing(image)]
+    there = [i for i, (_, image) in enumerate(rows) if not is_missing_cell(image)]
     for i in sorted(set(range(len(rows))) - set(there)):
         if texts[i] is None:
             raise ValueError(
@@ -107,17 +106,6 @@ def check_both_kinds(cases: Sequence[Case], estimator: str) -> None:
             )
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a cell of a table stands for nothing: None, NaN, NA or NaT."""
-    if value is None:
-        return True
-    if isinstance(value, (str, bytes, np.ndarray, PathImage, ImageFile)) or is_pil_image(value):
-        return False
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
-
-
 def _rows_of(X: Any, text_column: str, image_column: str) -> list[tuple[Any, Any]]:
     if hasattr(X, "columns") and hasattr(X, "shape"):
         return _frame_rows(X, text_column, image_column)
@@ -158,7 +146,7 @@ def _pair(row: Any, i: int) -> tuple[Any, Any]:
 
 def _text_or_none(value: Any, i: int) -> str | None:
     """Return a text, None where it is missing, empty or blank."""
-    if is_missing(value):
+    if is_missing_cell(value):
         return None
     if not isinstance(value, str):
         raise TypeError(

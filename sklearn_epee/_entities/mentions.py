@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_epee._checks.messages import SampleError, shown
+from sklearn_epee._checks.missing import is_missing_cell
 
 SPAN = (
     "(start, end) or (start, end, type) in characters, a list of such pairs for the pieces of one "
@@ -91,7 +91,7 @@ def _pieces(span: Any) -> tuple[list[tuple[Any, Any]], Any]:
     if not isinstance(span, Sequence) or isinstance(span, (str, bytes)):
         return [], None
     parts, entity_type = list(span), None
-    if parts and (isinstance(parts[-1], str) or is_missing(parts[-1])):
+    if parts and (isinstance(parts[-1], str) or is_missing_cell(parts[-1])):
         entity_type = parts.pop()
     if len(parts) == 2 and not any(_is_pair(part) for part in parts):
         return [(parts[0], parts[1])], entity_type
@@ -157,7 +157,7 @@ def checked_type(entity_type: Any, name: str, row: int) -> str | None:
     SampleError
         If it cannot stand in a mark.
     """
-    if is_missing(entity_type):
+    if is_missing_cell(entity_type):
         return None
     is_text = isinstance(entity_type, str) and bool(entity_type.strip())
     if not is_text or set(entity_type) & set("[]\r\n"):
@@ -167,10 +167,3 @@ def checked_type(entity_type: Any, name: str, row: int) -> str | None:
             "line breaks.",
         )
     return str(entity_type)
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value stands for none: None, NaN, pandas' NA or NaT."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, (float, np.floating)) and math.isnan(value)

@@ -10,9 +10,10 @@ import numpy as np
 
 from sklearn_epee._checks.arrow import without_arrow
 from sklearn_epee._checks.messages import SampleError, shown
+from sklearn_epee._checks.missing import is_missing_cell
 from sklearn_epee._checks.texts import as_texts
 
-from .mentions import Mention, checked_type, is_missing, read_mention
+from .mentions import Mention, checked_type, read_mention
 
 ROWS = (
     "tuples (text, span1, span2), dicts or a frame with columns for these, where a span is (start, "
@@ -108,10 +109,10 @@ def _read(row: Any, number: int, columns: Columns) -> MentionRow:
         read_mention(span, f"span{i}", text, number) for i, span in enumerate(spans, start=1)
     ]
     for i, entity_type in enumerate(types):
-        if not is_missing(entity_type):
+        if not is_missing_cell(entity_type):
             known = checked_type(entity_type, f"span{i + 1}", number)
             mentions[i] = Mention(mentions[i].pieces, known)
-    found = None if is_missing(others) else tuple(_others(others, text, number))
+    found = None if is_missing_cell(others) else tuple(_others(others, text, number))
     return MentionRow(text, (mentions[0], mentions[1]), found)
 
 
@@ -149,7 +150,7 @@ def _from_sequence(row: Any, number: int) -> tuple[Any, list[Any], list[Any], An
         )
     fields: list[Any] = [*row, *[None] * (_MOST_FIELDS - len(row))]
     text, first, second, types, others = fields
-    if is_missing(types):
+    if is_missing_cell(types):
         types = (None, None)
     if not isinstance(types, (tuple, list, np.ndarray)) or len(types) != 2:
         raise SampleError(number, f"has {shown(types)} as types; expected (type1, type2) or None.")

@@ -24,7 +24,7 @@ from .staged import Floats, Integers
 from .sweep import Sweep
 
 # Sums of weights that cancel are below this.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 # Counts held at a time, one per class and threshold.
 _BLOCK = 2**20
 
@@ -166,7 +166,7 @@ class _PooledScore(CountScore):
         predicted = sweep.total(counts * weights) if ratio.predicted else 0.0
         denominator = np.broadcast_to(self._denominator(true, predicted, correct), correct.shape)
         found = np.full(len(correct), self._metric.zero_division)
-        has_weight = denominator > _ROUNDING
+        has_weight = denominator > ROUNDING
         return np.divide(ratio.correct * correct, denominator, where=has_weight, out=found)
 
 
@@ -220,7 +220,7 @@ class _AveragedScore(CountScore):
             guessed = changes.add_up(block, predicted[block], n_taus, changes.weight)
             true = self._support[block, np.newaxis]
             denominator = self._denominator(true, guessed, right)
-            has_weight = denominator > _ROUNDING
+            has_weight = denominator > ROUNDING
             ratios = np.full(denominator.shape, zero_division)
             np.divide(ratio.correct * right, denominator, where=has_weight, out=ratios)
             yield block, ratios, self._counts(block, start, changes, n_taus) & ~np.isnan(ratios)

@@ -20,13 +20,11 @@ from sklearn.metrics import average_precision_score
 
 from sklearn_epee._compat import scorer_parts
 
-from .count_scores import PRECISION, RATIOS, CountMetric, Ratio, checked_options
+from .count_scores import PRECISION, RATIOS, ROUNDING, CountMetric, Ratio, checked_options
 from .staged import Floats, Integers, StagedPredictions
 from .sweep import PolicySpace, Sweep
 from .sweep_scores import MeanScore, PolicyScore
 
-# Sums of weights that cancel are below this.
-_ROUNDING = 1e-9
 _AVERAGES = ("micro", "macro", "weighted", "samples")
 
 
@@ -79,7 +77,7 @@ class LabelCountScore:
         weights = self._weights[:, np.newaxis]
         total = sweep.total(np.where(counts, ratios, 0) * weights)
         size = sweep.total(counts * weights)
-        return np.divide(total, size, where=size > _ROUNDING, out=np.full(len(size), np.nan))
+        return np.divide(total, size, where=size > ROUNDING, out=np.full(len(size), np.nan))
 
     def _over_labels(self, sweep: Sweep) -> Floats:
         """Return the mean of the ratios of the labels, weighted by how often they are there."""
@@ -104,7 +102,7 @@ class LabelCountScore:
         ratio = self._metric.ratio
         below = ratio.predicted * predicted + ratio.true * true - ratio.both * correct
         found = np.full(np.shape(below), self._metric.zero_division)
-        np.divide(ratio.correct * correct, below, where=below > _ROUNDING, out=found)
+        np.divide(ratio.correct * correct, below, where=below > ROUNDING, out=found)
         return found
 
 

@@ -1,7 +1,7 @@
 """Samples that lack some exits, missing or skipped: NaN in staged probabilities.
 
 A sample exits at an exit of its own. Patience counts the exits that it has, the last of which it
-takes at the latest. Where a prediction at an exit is asked for that a sample does not have, it is
+takes at the latest. Where a prediction at an exit is wanted that a sample does not have, it is
 that of the last of its exits before, and of its first one if there is none before.
 """
 

@@ -38,7 +38,7 @@ OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
 
 
 class ScorerScore:
-    """Any scikit-learn scorer, asked once a threshold.
+    """Any scikit-learn scorer, called once a threshold.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def macro_f1(
     return _MACRO_F1.score(predictions, codes, n_classes, weights)
 
 
-# Scores by name that several tasks have, too, and that need not be asked threshold by threshold.
+# Scores by name that several tasks have, too, and need not be scored threshold by threshold.
 EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
@@ -237,7 +237,7 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 }
 
 
-# The same for several labels; average precision is asked threshold by threshold.
+# The same for several labels; average precision is scored threshold by threshold.
 LABEL_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "accuracy": label_set_accuracy,
     "balanced_accuracy": label_balanced_accuracy,

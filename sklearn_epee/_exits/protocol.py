@@ -97,7 +97,7 @@ class PredictsWords(Protocol):
     n_layers_: int
 
     def predict_tags(self, X: Any) -> list[Any]:
-        """Return the tags of each sample, one a word; its presence tells such a classifier."""
+        """Return the tags of each sample, one a word; such a classifier is recognized by it."""
         ...
 
     def predict_with_exits(self, X: Any) -> Bunch:
@@ -116,9 +116,9 @@ class PredictsWords(Protocol):
 
 @runtime_checkable
 class PredictsVisited(Protocol):
-    """A classifier that tells the probabilities of all exits that a sample goes through.
+    """A classifier that returns the probabilities of all exits that a sample goes through.
 
-    `predict_set` asks for them; without the method it runs all layers.
+    `predict_set` uses them; without the method it runs all layers.
     """
 
     def visited_predict_proba(self, X: Any) -> NDArray[np.floating]:

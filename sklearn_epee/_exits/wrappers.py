@@ -276,7 +276,7 @@ def _has_policy(estimator: Any) -> bool:
     return has_policy and all(hasattr(estimator, name) for name in _METHODS)
 
 
-# --------------------------------------------------------------------- what is asked and set
+# ------------------------------------------------------------ predictions, and another policy
 
 
 def known_tasks(estimator: Any) -> Tasks | None:

@@ -27,7 +27,7 @@ _FACTS = {
     "best_speedup_": "speed-up ratio where the policy was chosen",
     "full_depth_score_": "score at full depth on the same samples",
     "certified_": "whether the policy passed the test of its guarantee",
-    "risk_bound_": "bound on the risk that was asked for",
+    "risk_bound_": "bound on the risk",
     "risk_": "risk on the tested samples",
     "n_calibration_": "tested samples",
     "n_parameters_": "numbers fitted to calibrate the exits",
@@ -129,7 +129,7 @@ def _facts(estimator: Any) -> Iterator[str]:
             break
         if getattr(estimator, "confidence", None) is not None:
             promised = {key: parameters[key] for key in _PROMISED if key in parameters}
-            yield f"{name}: asked to promise {_shown(promised)}"
+            yield f"{name}: guarantee of {_shown(promised)}"
         for attribute, meaning in _FACTS.items():
             if hasattr(estimator, attribute):
                 yield f"{name}: {meaning}: {_shown(getattr(estimator, attribute))}"

@@ -13,7 +13,7 @@ from sklearn_epee.exceptions import ModelFolderError
 from .card import check_card_data, model_card
 from .files import CARD, FolderReader, new_folder
 from .hub import local_folder, upload
-from .tree import Loading, places_of, read_node, warn_of_left_out, write_folder
+from .tree import Loading, expanded_path, read_node, warn_of_left_out, write_folder
 from .values import field
 
 DOCUMENT = "sklearn_epee.json"
@@ -88,7 +88,7 @@ class PretrainedMixin:
         check_card_data(card_data)
         if (X is None) != (y is None):
             raise ValueError("X and y are given together, or neither of them.")
-        with new_folder(places_of(os.fspath(folder)), overwrite) as writer:
+        with new_folder(expanded_path(os.fspath(folder)), overwrite) as writer:
             document, saving = write_folder(self, writer)
             scores = None if X is None else self._scores_for_card(X, y)
             card = model_card(self, document["left_out"], scores, card_data)

@@ -320,6 +320,6 @@ def write_folder(estimator: Any, writer: FolderWriter) -> tuple[dict[str, Any], 
     return document, saving
 
 
-def places_of(folder: str | Path) -> Path:
+def expanded_path(folder: str | Path) -> Path:
     """Return a folder that a caller names, the home folder written out."""
     return Path(folder).expanduser()

@@ -44,9 +44,9 @@ class Engine:
 
     Notes
     -----
-    A call cuts the samples into batches of similar length (`batches_by_length`). A `BatchScheduler`
-    sends them through the layers, a `LayerStep` runs one layer, and an exit rule says which samples
-    exit there and records their predictions.
+    A call splits the samples into batches of similar length (`batches_by_length`). A
+    `BatchScheduler` sends them through the layers, a `LayerStep` runs one layer, and an exit rule
+    says which samples exit there and records their predictions.
 
     On a CPU the layers run on copies of their weights that are laid out for the processor
     (`fast_backbone`), in either precision. On a GPU small batches replay captured graphs

@@ -186,7 +186,7 @@ class ExitRule(Protocol):
 
 
 class RecordingRule:
-    """No sample exits before the last layer asked for; records the probabilities of some layers.
+    """No sample exits before the last recorded layer; records the probabilities of some layers.
 
     Parameters
     ----------

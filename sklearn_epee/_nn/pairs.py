@@ -20,7 +20,7 @@ FIRST, SECOND = "first__", "second__"
 
 
 class DeferredSamples:
-    """Samples that are encoded when they are asked for: those that never are cost nothing.
+    """Samples that are encoded when they are needed: those that never are cost nothing.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ class PlacedNetwork:
         layout : BatchLayout
         """
         batch = {
-            # How many windows samples have is asked on the CPU.
+            # How many windows samples have is read on the CPU.
             name: part if name == WINDOWS else self._place(name, part)
             for name, part in samples.batch(rows).items()
         }

@@ -1,4 +1,4 @@
-"""How large prediction batches are, and how samples are cut into them."""
+"""How large prediction batches are, and how samples are split into them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def batches_by_length(
     limit: BatchLimit | int | str,
     windows: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.intp]]:
-    """Cut samples into batches of similar length, the longest first.
+    """Split samples into batches of similar length, the longest first.
 
     Parameters
     ----------

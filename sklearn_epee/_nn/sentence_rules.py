@@ -76,7 +76,7 @@ class SentenceRule(JointRule):
 
 
 class SentenceRecordingRule(RecordingRule):
-    """No sentence exits before the last layer asked for; records what is predicted of words.
+    """No sentence exits before the last recorded layer; records what is predicted of words.
 
     Parameters
     ----------

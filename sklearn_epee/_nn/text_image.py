@@ -80,7 +80,7 @@ class CaseReader:
         return self._encode(cases, self.text.encode, self.image.encode)
 
     def encode_for_training(self, cases: Sequence[Case]) -> EncodedPairs:
-        """Return training cases, their images augmented anew each time they are seen if asked."""
+        """Return training cases, their images augmented anew each time, if configured so."""
         return self._encode(cases, self.text.encode_for_training, self.image.encode_for_training)
 
     def encode_in_windows(self, cases: Sequence[Case]) -> Iterator[EncodedPairs]:
@@ -93,7 +93,7 @@ class CaseReader:
             yield pairs
 
     def _with_texts_deferred(self, cases: Sequence[Case]) -> EncodedPairs:
-        """Return cases whose texts, which the second tower reads, are encoded when asked for."""
+        """Return cases whose texts, which the second tower reads, are encoded when needed."""
         present = present_cells(cases)
         images = self._images(cases, present, self.image.encode)
 

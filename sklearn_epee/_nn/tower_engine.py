@@ -192,7 +192,7 @@ class TowerEngine:
         without = np.flatnonzero(~samples.present[:, 0])
         beginning = np.empty((n, 1, self.n_columns), np.float32)
         next_exit = RecordingRule(self._border + 1, self._border + 1, beginning)
-        on = SecondTowerRule(next_exit, without, self._border, 1, self._nothing(n))
+        on = SecondTowerRule(next_exit, without, self._border, 1, self._no_hand_over(n))
         self._run_second(samples, on, batch_size)
         own[without] = beginning[without, 0]
         return own
@@ -226,7 +226,7 @@ class TowerEngine:
         batch_size: int | str,
     ) -> HandedOver:
         """Run samples through the first tower; return what those that go on take along."""
-        handed, numbers = self._nothing(len(samples)), np.flatnonzero(which)
+        handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(which)
         settles = None
         if self._network.hands_over_early:
             settles = Settling(self._network.hand_over_after or 0, self._counts, len(numbers))
@@ -275,7 +275,7 @@ class TowerEngine:
         own[skipped & (handed_from > 0)[:, np.newaxis]] = False
         return own
 
-    def _nothing(self, n: int) -> HandedOver:
+    def _no_hand_over(self, n: int) -> HandedOver:
         return HandedOver(n, self._network.first.n_features)
 
 

@@ -17,7 +17,7 @@ from .tasks import task_predictions
 from .work import head_work, layer_work
 
 # How often a context is left out in training, as if the first cell were missing.
-_CONTEXT_DROPOUT = 0.1
+CONTEXT_DROPOUT = 0.1
 # Of the towers' weights.
 _PREFIXES = ("first.", "second.")
 
@@ -77,7 +77,7 @@ class TwoTowerNetwork(RebuiltModule):
         first: MultiExitNetwork,
         second: MultiExitNetwork,
         hand_over_after: int | None = None,
-        context_dropout: float = _CONTEXT_DROPOUT,
+        context_dropout: float = CONTEXT_DROPOUT,
     ) -> None:
         super().__init__()
         if second.context_size != first.n_features or second.class_counts != first.class_counts:

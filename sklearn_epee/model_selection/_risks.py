@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._checks.labels import is_missing
+from sklearn_epee._checks.missing import is_missing
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.staged import Floats, Integers
 

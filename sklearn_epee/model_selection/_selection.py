@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_epee._exits.search_results import TIE
 from sklearn_epee._exits.tables import Table, pareto_front, take
 
 Objective = Callable[[Table], int]
-
-# Scores and speed-ups that are equal on paper differ in their last digits.
-_TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,12 @@ class SelectionCriterion:
     def _eligible(self, table: Table, full_depth: float, n_layers: int) -> Table:
         fast = np.ones(len(table["score"]), dtype=bool)
         if self.min_speedup is not None:
-            fast = table["speedup"] >= self.min_speedup - _TIE
+            fast = table["speedup"] >= self.min_speedup - TIE
         if not fast.any():
             raise ValueError(self._too_fast(table, n_layers))
         close = fast
         if self.max_drop is not None:
-            close = fast & (table["score"] >= full_depth - self.max_drop - _TIE)
+            close = fast & (table["score"] >= full_depth - self.max_drop - TIE)
         if not close.any():
             raise ValueError(self._too_good(take(table, fast), full_depth))
         return take(table, close)

@@ -54,7 +54,7 @@ from ._staging import (
 )
 
 # Attributes that depend on parameters.
-_ONLY_IF_ASKED = (
+_CONDITIONAL_ATTRIBUTES = (
     "cv_results_",
     "certified_",
     "risk_bound_",
@@ -199,11 +199,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     certified_ : bool
         Whether the chosen policy passed the test. It, and what follows, only with `confidence`.
     risk_bound_ : float
-        The bound asked for.
+        The bound on the risk.
     risk_ : float
         Risk of the chosen policy on the tested samples; the largest over classes or groups.
     risk_by_group_ : dict
-        The same for each class or group, if asked for; NaN for one without tested samples.
+        The same for each class or group, if there are any; NaN for one without tested samples.
     risk_by_exit_ : dict
         The same among the tested samples that exit at "1", "2-3" and so on, with `per_exit`; empty
         if no policy was certified.
@@ -476,7 +476,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self.full_depth_score_ = choice.full_depth_score
         report = choice.by_class()
         self.class_report_ = report.table()
-        for name in _ONLY_IF_ASKED:  # nothing stays of an earlier fit
+        for name in _CONDITIONAL_ATTRIBUTES:  # nothing is left of an earlier fit
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
         report.warn(f"tau={tau:.4g}, patience={patience}", stacklevel=2)

@@ -12,7 +12,7 @@ from sklearn_epee._exits.sweep import PolicySpace
 
 from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
 from ._policies import SearchedPolicies, make_score, policy_grid, score_name
-from ._staged import Shown, ask_estimator, from_arrays
+from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,9 +156,9 @@ class ExitPolicyHeatmapDisplay:
         >>> len(display.patiences) == clf.n_layers_
         True
         """
-        shown, _ = ask_estimator(estimator, X, y)
+        samples, _ = samples_from_estimator(estimator, X, y)
         name = name or type(estimator).__name__
-        return cls._of(shown, taus, patiences, scoring=scoring, name=name).plot(ax)
+        return cls._of(samples, taus, patiences, scoring=scoring, name=name).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -223,22 +223,24 @@ class ExitPolicyHeatmapDisplay:
         >>> display.score.shape == display.speedup.shape
         True
         """
-        shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
-        return cls._of(shown, taus, patiences, scoring=scoring, name=name).plot(ax)
+        samples = samples_from_arrays(
+            y_true, staged_proba, labels, exit_ensemble, exit_loss_weights
+        )
+        return cls._of(samples, taus, patiences, scoring=scoring, name=name).plot(ax)
 
     @classmethod
     def _of(
         cls,
-        shown: Shown,
+        samples: DisplaySamples,
         taus: ArrayLike,
         patiences: ArrayLike | None,
         *,
         scoring: str | Callable[..., float],
         name: str | None,
     ) -> Self:
-        score = make_score(scoring, shown)
-        counts = np.arange(1, shown.staged.n_layers + 1) if patiences is None else patiences
-        rows, columns, table = policy_grid(PolicySpace(shown.staged), score, taus, counts)
+        score = make_score(scoring, samples)
+        counts = np.arange(1, samples.staged.n_layers + 1) if patiences is None else patiences
+        rows, columns, table = policy_grid(PolicySpace(samples.staged), score, taus, counts)
         grids = [table[key].reshape(len(columns), len(rows)) for key in ("score", "speedup")]
         return cls(rows, columns, *grids, score_name=score_name(scoring), name=name)
 

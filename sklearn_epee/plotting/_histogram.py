@@ -11,7 +11,7 @@ from sklearn_epee._exits.checks import check_patience, check_tau
 from sklearn_epee.metrics import speedup_ratio
 
 from ._axes import COLORMAP, OKABE_ITO, factor_of, number_layers, own_or_new_axes
-from ._staged import Shown, ask_estimator, from_arrays
+from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,13 +131,13 @@ class ExitHistogramDisplay:
         >>> display.counts.sum()
         np.int64(40)
         """
-        shown, own = ask_estimator(estimator, X, y)
+        samples, own = samples_from_estimator(estimator, X, y)
         if own.tau is None:
             raise TypeError(
                 f"{type(estimator).__name__} has no tau and patience, by which samples exit; pass "
                 "them to from_predictions."
             )
-        return cls._of(shown, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
+        return cls._of(samples, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -193,21 +193,25 @@ class ExitHistogramDisplay:
         >>> display.shares.shape
         (2, 4)
         """
-        return cls._of(from_arrays(y_true, staged_proba, labels), tau, patience, name).plot(ax)
+        return cls._of(samples_from_arrays(y_true, staged_proba, labels), tau, patience, name).plot(
+            ax
+        )
 
     @classmethod
-    def _of(cls, shown: Shown, tau: float, patience: int | None, name: str | None) -> Self:
-        staged, n_classes = shown.staged, len(shown.classes)
+    def _of(
+        cls, samples: DisplaySamples, tau: float, patience: int | None, name: str | None
+    ) -> Self:
+        staged, n_classes = samples.staged, len(samples.classes)
         exits = staged.exit_layers(check_tau(tau), check_patience(patience, staged.n_layers))
         counts = np.zeros((n_classes, staged.n_layers), dtype=np.int64)
-        rows, columns = shown.of_classes
+        rows, columns = samples.of_classes
         np.add.at(counts, (columns, exits[rows] - 1), 1)
         speedup = None
         if staged.exit_shares is not None:  # of which counts say nothing
             speedup = staged.speedup(exits)
-        elif shown.multilabel:
+        elif samples.multilabel:
             speedup = speedup_ratio(exits, staged.n_layers)
-        return cls(counts, shown.classes, name=name, speedup=speedup)
+        return cls(counts, samples.classes, name=name, speedup=speedup)
 
     @property
     def shares(self) -> NDArray[np.float64]:

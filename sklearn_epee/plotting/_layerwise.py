@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._axes import BLUE, ORANGE, number_layers, own_or_new_axes
-from ._staged import Shown, ask_estimator, from_arrays
+from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,8 +119,8 @@ class LayerwiseDisplay:
         >>> len(display.accuracy) == clf.n_layers_
         True
         """
-        shown, _ = ask_estimator(estimator, X, y)
-        return cls._of(shown, name or type(estimator).__name__).plot(ax)
+        samples, _ = samples_from_estimator(estimator, X, y)
+        return cls._of(samples, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -170,12 +170,12 @@ class LayerwiseDisplay:
         >>> display.mean_entropy.shape
         (4,)
         """
-        return cls._of(from_arrays(y_true, staged_proba, labels), name).plot(ax)
+        return cls._of(samples_from_arrays(y_true, staged_proba, labels), name).plot(ax)
 
     @classmethod
-    def _of(cls, shown: Shown, name: str | None) -> Self:
-        entropies = shown.staged.head_entropies[..., 0]
-        return cls(shown.hits.mean(axis=0), entropies.mean(axis=0), name=name)
+    def _of(cls, samples: DisplaySamples, name: str | None) -> Self:
+        entropies = samples.staged.head_entropies[..., 0]
+        return cls(samples.hits.mean(axis=0), entropies.mean(axis=0), name=name)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw the accuracy on the left axis and the entropy on the right one.

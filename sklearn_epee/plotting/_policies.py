@@ -19,23 +19,23 @@ from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
 from sklearn_epee._exits.wrappers import chain
 
-from ._staged import Shown
+from ._staged import DisplaySamples
 
 
-def make_score(scoring: Any, shown: Shown) -> PolicyScore:
+def make_score(scoring: Any, samples: DisplaySamples) -> PolicyScore:
     """Return a score of the samples for any set of policies.
 
     Parameters
     ----------
     scoring : str or scorer
-    shown : Shown
+    samples : DisplaySamples
 
     Raises
     ------
     ValueError
         If the score needs more than the predicted labels.
     """
-    tasks = Tasks(shown.classes, shown.multilabel)
+    tasks = Tasks(samples.classes, samples.multilabel)
     score = exact_score(scoring, tasks) if _is_scoring(scoring) else None
     if score is LabelAveragePrecision or score is None:
         raise ValueError(
@@ -44,7 +44,9 @@ def make_score(scoring: Any, shown: Shown) -> PolicyScore:
             "make_scorer(f1_score, labels=[...], average='micro'); got "
             f"{scoring!r}."
         )
-    return score(shown.staged, shown.codes if shown.multilabel else shown.codes[:, np.newaxis])
+    return score(
+        samples.staged, samples.codes if samples.multilabel else samples.codes[:, np.newaxis]
+    )
 
 
 def _is_scoring(scoring: Any) -> bool:

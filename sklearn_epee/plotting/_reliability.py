@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn_epee._exits.reliability import N_BINS, Reliability, check_n_bins
 
 from ._axes import BLUE, COLORMAP, ORANGE, import_pyplot, own_or_new_axes, own_or_new_panels
-from ._staged import Shown, ask_estimator, from_arrays
+from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,8 +144,8 @@ class ExitReliabilityDisplay:
         True
         """
         n_bins = check_n_bins(n_bins)
-        shown, _ = ask_estimator(estimator, X, y)
-        return cls._of(shown, n_bins, name or type(estimator).__name__).plot(ax)
+        samples, _ = samples_from_estimator(estimator, X, y)
+        return cls._of(samples, n_bins, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -199,11 +199,11 @@ class ExitReliabilityDisplay:
         >>> display.ece.shape
         (4,)
         """
-        return cls._of(from_arrays(y_true, staged_proba, labels), n_bins, name).plot(ax)
+        return cls._of(samples_from_arrays(y_true, staged_proba, labels), n_bins, name).plot(ax)
 
     @classmethod
-    def _of(cls, shown: Shown, n_bins: int, name: str | None) -> Self:
-        found = Reliability.of(*shown.as_pairs(), check_n_bins(n_bins))
+    def _of(cls, samples: DisplaySamples, n_bins: int, name: str | None) -> Self:
+        found = Reliability.of(*samples.as_pairs(), check_n_bins(n_bins))
         return cls(found.accuracy, found.confidence, found.counts, name=name)
 
     @property

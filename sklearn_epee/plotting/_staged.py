@@ -20,7 +20,7 @@ _SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class Shown:
+class DisplaySamples:
     """The samples of a display.
 
     Attributes
@@ -77,13 +77,13 @@ class Shown:
         return np.stack([1 - there, there], axis=-1), self.codes[known]
 
 
-def from_arrays(
+def samples_from_arrays(
     y_true: ArrayLike,
     staged_proba: ArrayLike,
     labels: ArrayLike | None,
     exit_ensemble: str | None = None,
     exit_loss_weights: Any = "ascending",
-) -> Shown:
+) -> DisplaySamples:
     """Return the samples that true labels and staged probabilities stand for.
 
     Parameters
@@ -97,7 +97,7 @@ def from_arrays(
 
     Returns
     -------
-    Shown
+    DisplaySamples
 
     Raises
     ------
@@ -114,10 +114,12 @@ def from_arrays(
         )
     classes = _check_classes(truth, labels, proba.shape[2])
     staged = StagedPredictions.from_proba([proba], exit_ensemble, exit_loss_weights)
-    return Shown(staged, _codes(truth, classes), classes)
+    return DisplaySamples(staged, _codes(truth, classes), classes)
 
 
-def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolicy]:
+def samples_from_estimator(
+    estimator: Any, X: Any, y: ArrayLike
+) -> tuple[DisplaySamples, OwnPolicy]:
     """Return the predictions of all exits of a fitted estimator, and its policy.
 
     Parameters
@@ -130,7 +132,7 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
 
     Returns
     -------
-    shown : Shown
+    samples : DisplaySamples
     policy : OwnPolicy
 
     Raises
@@ -151,7 +153,7 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
         )
     if tasks.multilabel:
         codes = label_codes(y, tasks, staged.n_samples)
-        return Shown(staged, codes, classes, multilabel=True), own_policy(estimator)
+        return DisplaySamples(staged, codes, classes, multilabel=True), own_policy(estimator)
     truth = _check_labels("y", y)
     if len(truth) != staged.n_samples:
         raise ValueError(
@@ -159,7 +161,7 @@ def ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> tuple[Shown, OwnPolic
             f"{len(truth)}."
         )
     _check_known("y", truth, classes)
-    return Shown(staged, _codes(truth, classes), classes), own_policy(estimator)
+    return DisplaySamples(staged, _codes(truth, classes), classes), own_policy(estimator)
 
 
 def _codes(truth: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from sklearn_epee._exits.tables import Table, concatenate, pareto_front, policy_
 
 from ._axes import BLUE, GREEN, ORANGE, add_factor_axis, own_or_new_axes
 from ._policies import SearchedPolicies, make_score, score_name
-from ._staged import Shown, ask_estimator, from_arrays
+from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,9 +166,9 @@ class ExitTradeoffDisplay:
         >>> display.chosen["tau"] == clf.tau
         True
         """
-        shown, own = ask_estimator(estimator, X, y)
+        samples, own = samples_from_estimator(estimator, X, y)
         policy = None if own.tau is None else (own.tau, own.patience)
-        return cls._of(shown, policy, scoring, name or type(estimator).__name__).plot(ax)
+        return cls._of(samples, policy, scoring, name or type(estimator).__name__).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -233,24 +233,26 @@ class ExitTradeoffDisplay:
         >>> display.entropy_only["patience"].min()
         np.int64(4)
         """
-        shown = from_arrays(y_true, staged_proba, labels, exit_ensemble, exit_loss_weights)
+        samples = samples_from_arrays(
+            y_true, staged_proba, labels, exit_ensemble, exit_loss_weights
+        )
         if tau is None and patience is not None:
             raise ValueError(
                 f"patience={patience!r} needs a tau to mark a policy; tau=0 is patience alone."
             )
         policy = None if tau is None else (tau, patience)
-        return cls._of(shown, policy, scoring, name).plot(ax)
+        return cls._of(samples, policy, scoring, name).plot(ax)
 
     @classmethod
     def _of(
         cls,
-        shown: Shown,
+        samples: DisplaySamples,
         policy: tuple[float, int | None] | None,
         scoring: str | Callable[..., float],
         name: str | None,
     ) -> Self:
-        score = make_score(scoring, shown)
-        space = PolicySpace(shown.staged)
+        score = make_score(scoring, samples)
+        space = PolicySpace(samples.staged)
         n_layers = space.n_layers
         tables = [policy_table(space, score, count) for count in range(n_layers, 0, -1)]
         chosen = None

@@ -134,7 +134,7 @@ class Counters:
             for name, number in numbers.items():
                 self.counts[name] += number
 
-    def add_answers(
+    def add_predictions(
         self, layers: Sequence[int], entropies: Sequence[float], latencies: Sequence[float]
     ) -> None:
         """Count predictions."""

@@ -1,4 +1,4 @@
-"""The thread that predicts: it takes requests in, runs layer after layer, and answers."""
+"""The thread that predicts: it takes requests in, runs layer after layer, and sets the results."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Walk(Protocol):
 
 
 class Worker:
-    """Holds the requests of a predictor and answers each once.
+    """Holds the requests of a predictor and sets the result of each once.
 
     Every request has a slot from `submit` on until it is answered and out of the walk. Other
     threads submit, cancel and ask; all else happens in the thread that calls `run`, between two
@@ -141,8 +141,8 @@ class Worker:
         if self._status == "failed":
             raise self._failure() from self._reason
         if self._status != "serving":
-            told = {"new": "not started yet", "draining": "about to close"}
-            raise ServerClosedError(f"The predictor is {told.get(self._status, 'closed')}.")
+            reasons = {"new": "not started yet", "draining": "about to close"}
+            raise ServerClosedError(f"The predictor is {reasons.get(self._status, 'closed')}.")
 
     def _note_if_cancelled(self, request: Request) -> None:
         if not request.future.cancelled():
@@ -155,7 +155,7 @@ class Worker:
     def health(self) -> Health:
         """Return how the worker is."""
         with self._changed:
-            reason = None if self._reason is None else _told(self._reason)
+            reason = None if self._reason is None else _description(self._reason)
             return Health(self._status, reason)
 
     def statistics(self) -> ServingStatistics:
@@ -186,11 +186,11 @@ class Worker:
     # ------------------------------------------------------------------- called by one thread only
 
     def run(self) -> None:
-        """Work until the predictor is closed; whatever happens, every request gets its answer."""
+        """Work until the predictor is closed; whatever happens, every request gets a result."""
         try:
             while self._has_work():
                 self.turn()
-        except BaseException as error:  # noqa: BLE001 - it is told to all who wait
+        except BaseException as error:  # noqa: BLE001 - all requests that wait fail with it
             with self._changed:
                 self._status, self._reason = "failed", error
         self._end()
@@ -204,13 +204,13 @@ class Worker:
             return self._status == "serving"
 
     def turn(self) -> None:
-        """Drop, admit, run one layer, answer."""
+        """Drop, admit, run one layer, set results."""
         self._drop_cancelled()
         self._drop_late()
         self._admit()
         done = self._walk.advance()
         if len(done):
-            self._answer(done)
+            self._set_results(done)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -248,7 +248,7 @@ class Worker:
             for request in requests:
                 self._rule.set_policy(request.slot, request.tau, request.patience)
             self._walk.enter(samples, slots)
-        except Exception as error:  # noqa: BLE001 - it is told to whose sample it is
+        except Exception as error:  # noqa: BLE001 - the request of the sample fails with it
             if len(requests) > 1:
                 for request in requests:
                     self._enter([request])
@@ -256,25 +256,25 @@ class Worker:
             self._release(requests)
             self._refuse(requests[0], error, "failed")
 
-    def _answer(self, done: NDArray[np.intp]) -> None:
+    def _set_results(self, done: NDArray[np.intp]) -> None:
         """Set the results of the samples that exited."""
         with self._changed:
             requests = [self._held[slot] for slot in done.tolist()]
         found = self._model.predictions(self._rule, done)
         self._release(requests)
         now = self._clock()
-        answered = []
+        finished = []
         for i, request in enumerate(requests):
             if request.is_late(now):
                 self._refuse(request, _too_late(request), "expired")
             elif request.future.set_running_or_notify_cancel():
-                answered.append((request, _prediction(found, i, now - request.submitted)))
-        self._count([prediction for _, prediction in answered])
-        for request, prediction in answered:
+                finished.append((request, _prediction(found, i, now - request.submitted)))
+        self._count([prediction for _, prediction in finished])
+        for request, prediction in finished:
             request.future.set_result(prediction)
 
     def _count(self, predictions: Sequence[Prediction]) -> None:
-        self._counters.add_answers(
+        self._counters.add_predictions(
             [prediction.exit_layer for prediction in predictions],
             [float(np.mean(prediction.entropy)) for prediction in predictions],
             [prediction.latency for prediction in predictions],
@@ -323,7 +323,7 @@ class Worker:
             request.future.set_exception(error)
 
     def _failure(self) -> WorkerFailedError:
-        reason = "unknown" if self._reason is None else _told(self._reason)
+        reason = "unknown" if self._reason is None else _description(self._reason)
         return WorkerFailedError(f"The predictor's thread failed and answers no more: {reason}")
 
 
@@ -344,5 +344,5 @@ def _too_late(request: Request) -> DeadlineExceededError:
     return DeadlineExceededError(f"There was no prediction within timeout={timeout:g} seconds.")
 
 
-def _told(error: BaseException) -> str:
+def _description(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sklearn_epee._checks.texts_with_images import as_cases, check_both_kinds, is_missing
+from sklearn_epee._checks.missing import is_missing_cell
+from sklearn_epee._checks.texts_with_images import as_cases, check_both_kinds
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -53,9 +54,9 @@ def test_pil_images_and_paths(tmp_path):
 def test_missing_cells():
     pandas = pytest.importorskip("pandas")
     for value in (None, np.nan, float("nan"), np.float32("nan"), pandas.NA, pandas.NaT):
-        assert is_missing(value)
+        assert is_missing_cell(value)
     for value in ("", "nan", 0, 0.0, GREY, Path("a"), False):
-        assert not is_missing(value)
+        assert not is_missing_cell(value)
 
 
 @pytest.mark.parametrize(

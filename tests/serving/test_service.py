@@ -117,14 +117,14 @@ def test_arrivals(pattern, size):
 
 def test_the_load_generator_counts_every_request_once():
     generator = load("load")
-    told = ["right", "wrong", "late", "refused", "failed"]
+    outcomes = ["right", "wrong", "late", "refused", "failed"]
 
     async def ask(number):
         await asyncio.sleep(0)
-        return told[number % 5]
+        return outcomes[number % 5]
 
     found = asyncio.run(generator.run_load(ask, [0.0] * 10, timeout=60))
-    assert {name: found[name] for name in told} == dict.fromkeys(told, 2)
+    assert {name: found[name] for name in outcomes} == dict.fromkeys(outcomes, 2)
     assert (found["requests"], found["lost"]) == (10, 0)
     # Those without an answer took the timeout.
     assert found["p50"] == 60

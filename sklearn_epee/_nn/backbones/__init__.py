@@ -2,7 +2,7 @@
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
-from sklearn_epee._nn.backbones._folder import damaged_json
+from sklearn_epee._nn.backbones._folder import damaged_json, is_local
 from sklearn_epee._nn.backbones._loading import (
     empty_backbone,
     enlarge_vocabulary,
@@ -39,6 +39,7 @@ __all__ = [
     "empty_backbone",
     "enlarge_vocabulary",
     "for_each_head",
+    "is_local",
     "joined_scores_mask",
     "known_families",
     "load_backbone",

@@ -25,11 +25,18 @@ from sklearn_epee._nn.backbones._positions import (
 )
 from sklearn_epee._nn.backbones._some_rows import SomeRows
 
-__all__ = ["AttentionParts", "BackboneAdapter", "LayerParts", "LinearWeights", "RMSWeights"]
+__all__ = [
+    "FIXED_ROTARY",
+    "AttentionParts",
+    "BackboneAdapter",
+    "LayerParts",
+    "LinearWeights",
+    "RMSWeights",
+]
 
 
 # Rotary positions, by transformers' names, whose angles are the same in every sequence.
-_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 class BackboneAdapter(ABC):
@@ -149,10 +156,10 @@ class BackboneAdapter(ABC):
             If there are none, or their type is another than those with fixed angles.
         """
         kind = (parameters or {}).get("rope_type")
-        if kind not in _FIXED_ROTARY:
+        if kind not in FIXED_ROTARY:
             raise ValueError(
                 f"backbone: rope_type={kind!r} is not supported for the {cls.family} family; "
-                f"expected one of {', '.join(_FIXED_ROTARY)}."
+                f"expected one of {', '.join(FIXED_ROTARY)}."
             )
 
     @property

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 
 from sklearn_epee._nn.backbones._adapter import (
+    FIXED_ROTARY,
     AttentionParts,
     LayerParts,
     LinearWeights,
@@ -27,9 +28,6 @@ __all__ = [
     "Qwen3Adapter",
 ]
 
-# Kinds of rotary positions whose angles do not depend on how long a text is.
-_STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
-
 
 class LlamaAdapter(TextAdapter):
     """Llama (Touvron et al., 2023): causal, pre-norm, rotary positions, grouped heads, a gate."""
@@ -46,10 +44,10 @@ class LlamaAdapter(TextAdapter):
         super().check_config(config)
         rotary = getattr(config, "rope_parameters", None) or {}
         kind = rotary.get("rope_type", "default")
-        if kind not in _STATIC_ROTARY:
+        if kind not in FIXED_ROTARY:
             raise ValueError(
                 f"backbone: rope_type={kind!r} is not supported for the {cls.family} family; "
-                f"expected one of {', '.join(_STATIC_ROTARY)}. With others a token's position "
+                f"expected one of {', '.join(FIXED_ROTARY)}. With others a token's position "
                 "depends on how long the longest text of its batch is."
             )
         heads, shared = config.num_attention_heads, config.num_key_value_heads

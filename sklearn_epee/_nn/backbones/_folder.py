@@ -12,7 +12,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-__all__ = ["damaged_json", "files_of", "leaves_folder", "read_weights"]
+__all__ = ["damaged_json", "files_of", "is_local", "leaves_folder", "read_weights"]
+
+
+def is_local(source: str | os.PathLike[str]) -> bool:
+    """Return whether the name of a checkpoint is the path of a folder, not a hub id."""
+    text = os.fspath(source)
+    if isinstance(source, os.PathLike) or text.startswith((".", "/", "~", "\\")):
+        return True
+    try:
+        return Path(text).exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def leaves_folder(name: str) -> bool:

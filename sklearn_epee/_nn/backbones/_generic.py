@@ -56,7 +56,7 @@ class _LayerCall:
         return layer(*self.args, **{self.name: hidden}, **self.kwargs)
 
 
-class _Remembered(NamedTuple):
+class _CachedCalls(NamedTuple):
     """Calls of all layers for one batch, and what they were made for."""
 
     setting: tuple[Any, ...]
@@ -98,7 +98,7 @@ class _Trace:
         What the layers return beside the hidden state; None lets the first layer run to see it.
     """
 
-    def __init__(self, output: Tensor | None = None, rest: _Rest | None = None) -> None:
+    def __init__(self, output: Tensor | None = None, rest: _OtherOutputs | None = None) -> None:
         self.calls: list[_LayerCall] = []
         self.first_hidden: Tensor | None = None
         self.rest = rest
@@ -113,18 +113,18 @@ class _Trace:
         if self.first_hidden is None:
             self.first_hidden = hidden
         if self.rest is None:
-            self.rest = _Rest.of(call(layer, hidden))
+            self.rest = _OtherOutputs.of(call(layer, hidden))
         self.calls.append(call)
         return self.rest.after(hidden if self._output is None else self._output)
 
 
-class _Rest(NamedTuple):
+class _OtherOutputs(NamedTuple):
     """What layers return beside the hidden state: None where that is all they return."""
 
     values: tuple[Any, ...] | None
 
     @classmethod
-    def of(cls, output: Any) -> _Rest:
+    def of(cls, output: Any) -> _OtherOutputs:
         return cls(None if isinstance(output, Tensor) else tuple(output[1:]))
 
     @property
@@ -156,7 +156,7 @@ class GenericAdapter(BackboneAdapter):
         self._accepted = tuple(inspect.signature(type(model).forward).parameters)
         self._path = _path_of_layers(model, self.family)
         self._remembered: Any = WeakIdKeyDictionary()
-        self._rest: _Rest | None = None
+        self._rest: _OtherOutputs | None = None
 
     def __reduce__(self) -> tuple[type[GenericAdapter], tuple[Any, ...]]:
         return _remake, (self.family, self.model)  # type: ignore[return-value]
@@ -240,7 +240,7 @@ class GenericAdapter(BackboneAdapter):
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """Return hidden states through what the model does after its last layer."""
-        trace = _Trace(hidden_rows, self._known_rest(hidden_rows))
+        trace = _Trace(hidden_rows, self._other_outputs(hidden_rows))
         pooled: Tensor = self._run(self._smallest_batch(hidden_rows.device), trace)[0]
         return pooled
 
@@ -250,24 +250,24 @@ class GenericAdapter(BackboneAdapter):
         """Return how the model would call its layers for samples of these lengths."""
         # Tensors that come from parameters belong to one step of a training.
         setting = (hidden.dtype, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        known: _Remembered | None = self._remembered.get(mask)
+        known: _CachedCalls | None = self._remembered.get(mask)
         if known is None or known.setting != setting:
             trace = _Trace(rest=self._rest)
             self._run(self._stand_in(mask), trace)
-            self._learn_rest(trace)
-            known = self._remembered[mask] = _Remembered(setting, trace.calls)
+            self._learn_other_outputs(trace)
+            known = self._remembered[mask] = _CachedCalls(setting, trace.calls)
         return known.calls
 
-    def _known_rest(self, hidden: Tensor) -> _Rest:
+    def _other_outputs(self, hidden: Tensor) -> _OtherOutputs:
         if self._rest is None:
             trace = _Trace()
             with torch.no_grad(), torch.random.fork_rng([]):
                 self._run(self._smallest_batch(hidden.device), trace)
-            self._learn_rest(trace)
-            return trace.rest or _Rest(None)
+            self._learn_other_outputs(trace)
+            return trace.rest or _OtherOutputs(None)
         return self._rest
 
-    def _learn_rest(self, trace: _Trace) -> None:
+    def _learn_other_outputs(self, trace: _Trace) -> None:
         if trace.rest is not None and trace.rest.is_constant:
             self._rest = trace.rest
 
@@ -297,7 +297,7 @@ class GenericAdapter(BackboneAdapter):
         """Return what the first layer reads."""
         trace = _Trace(rest=self._rest)
         self._run(batch, trace)
-        self._learn_rest(trace)
+        self._learn_other_outputs(trace)
         hidden = trace.first_hidden
         if hidden is None or len(trace.calls) != self.n_layers:
             raise ValueError(
@@ -330,7 +330,7 @@ class _GenericTextAdapter(GenericAdapter):
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """See `GenericAdapter.pool`; each position is passed as a text of its own."""
         single = hidden_rows.reshape(-1, 1, hidden_rows.shape[-1])
-        trace = _Trace(single, self._known_rest(hidden_rows))
+        trace = _Trace(single, self._other_outputs(hidden_rows))
         real = torch.ones(single.shape[:2], dtype=torch.bool, device=single.device)
         pooled: Tensor = self._run(self._stand_in(real), trace)[0]
         return pooled.reshape(*hidden_rows.shape[:-1], pooled.shape[-1])

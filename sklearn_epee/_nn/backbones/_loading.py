@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from sklearn_epee._compat import is_out_of_memory
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
-from sklearn_epee._nn.backbones._folder import files_of, leaves_folder
+from sklearn_epee._nn.backbones._folder import files_of, is_local, leaves_folder
 from sklearn_epee._nn.backbones._generic import GenericAdapter
 from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, differences, with_noise
 from sklearn_epee._nn.backbones._paper import PAPER_HEADS
@@ -348,17 +348,7 @@ def _where(source: str | os.PathLike[str] | PretrainedConfig, config: Pretrained
 
 
 def _kind(source: str | os.PathLike[str]) -> str:
-    return "folder" if _is_local(source) else "hub id"
-
-
-def _is_local(source: str | os.PathLike[str]) -> bool:
-    text = os.fspath(source)
-    if isinstance(source, os.PathLike) or text.startswith((".", "/", "~", "\\")):
-        return True
-    try:
-        return Path(text).exists()
-    except OSError:  # a name that is too long
-        return False
+    return "folder" if is_local(source) else "hub id"
 
 
 def _read_config(
@@ -371,11 +361,11 @@ def _read_config(
         require_timm()
         with _quiet(), _read_failure(source, "configuration"):
             return adapter_class, read_timm_config(source, raw)
-    if _is_local(source) and "config.json" not in files_of(source):
+    if is_local(source) and "config.json" not in files_of(source):
         problem = "has no config.json" if files_of(source) else "does not exist or is empty"
         raise ValueError(f"{where} {problem}; expected a checkpoint in transformers' format.")
     with _quiet(), _read_failure(source, "configuration"):
-        if _is_local(source):
+        if is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     # transformers makes a name for each, here and where it reads the tokenizer.
@@ -406,7 +396,7 @@ def _read_weights(
     source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
 ) -> PreTrainedModel:
     with _quiet(), _read_failure(source, "weights"):
-        if _is_local(source):
+        if is_local(source):
             _check_shards(Path(source))
         load = _load_timm if issubclass(adapter_class, TimmAdapter) else _load_pretrained
         model, report = load(source, adapter_class, config)
@@ -447,8 +437,9 @@ def _load_timm(
     with torch.random.fork_rng([]):
         model = _build(adapter_class, config)
     patterns = ["*.json", "*.safetensors", "*.bin"]
-    is_local = _is_local(source)
-    folder = source if is_local else snapshot_download(str(source), allow_patterns=patterns)
+    folder = source
+    if not is_local(source):
+        folder = snapshot_download(str(source), allow_patterns=patterns)
     return model, read_timm_weights(folder, model)
 
 
@@ -529,7 +520,7 @@ def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
             raise
         advice = (
             f"Expected the complete {what} of a checkpoint in transformers' format."
-            if _is_local(source)
+            if is_local(source)
             else "Without a network, pass the path of a local checkpoint folder instead."
         )
         # The first line says what happened; the rest is often advice for another library.
