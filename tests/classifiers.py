@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEEMultimodalClassifier
 
 from .checkpoints import tiny_config
+
+# A short training whose networks are not kept for other tests.
+TRAINING: dict[str, Any] = {
+    "max_epochs": 1,
+    "batch_size": 8,
+    "learning_rate": 2e-3,
+    "precision": "float32",
+    "memory": None,
+    "random_state": 0,
+}
 
 
 def tiny_training(**parameters):

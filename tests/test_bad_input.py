@@ -642,7 +642,7 @@ def rename_keys(folder: Path) -> None:
         ),
     ],
 )
-def test_damaged_checkpoints(refused_text, bert, tmp_path, change, message):
+def test_damaged_checkpoints_are_refused(refused_text, bert, tmp_path, change, message):
     folder = damaged(bert, tmp_path / "checkpoint", change)
     refused_text.of_parameter(
         ValueError, f"(?s)backbone: the folder '.*checkpoint'.*{message}", backbone=folder

@@ -307,7 +307,7 @@ def test_generated_inputs_are_taken_or_refused(seed):
     assert all(found.total() == 10 for found in counts.values())
 
 
-def test_what_is_not_a_clear_error_is_told_from_one():
+def test_clear_errors_are_distinguished_from_others():
     def crash(rng):
         return {}["missing"]
 

@@ -80,7 +80,7 @@ def test_a_callback_may_stop_a_training(notes):
     assert len(stopped.predict(notes[0])) == len(notes[0])
 
 
-def test_sample_weights_are_told(notes):
+def test_callbacks_get_the_sample_weights(notes):
     seen, weights = Recorder(), np.linspace(1, 2, len(notes[0]))
     tiny_text_classifier(max_epochs=1, memory=None).set_callbacks(seen).fit(
         *notes, sample_weight=weights

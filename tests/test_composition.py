@@ -134,7 +134,7 @@ def lowered(texts):
     return [text.lower() for text in texts]
 
 
-def test_pipeline(notes):
+def test_a_pipeline_predicts_as_its_steps_one_by_one(notes):
     X, y = notes
     pipeline = make_pipeline(FunctionTransformer(lowered), tiny_text_classifier()).fit(X, y)
     alone = tiny_text_classifier().fit(lowered(X), y)
@@ -182,7 +182,7 @@ def test_pandas_output_of_an_earlier_step(notes):
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
-def test_calibration(notes, method):
+def test_scikit_learn_calibrates_the_probabilities(notes, method):
     X, y = notes
     if method == "temperature" and sklearn.__version__.startswith("1.7."):
         pytest.skip("scikit-learn has had temperatures since 1.8")

@@ -18,20 +18,13 @@ from skorch.callbacks import Callback
 from sklearn_epee import EPEEImageClassifier, policy
 from sklearn_epee._nn.images import load_image_processor
 from tests.checkpoints import IMAGE_FAMILIES, IMAGE_SIZE, make_checkpoint, tiny_config
+from tests.classifiers import TRAINING
 
-TRAINING: dict[str, Any] = {
-    "max_epochs": 1,
-    "batch_size": 8,
-    "learning_rate": 2e-3,
-    "precision": "float32",
-    "memory": None,
-    "random_state": 0,
-}
 RNG = np.random.default_rng(0)
 Y = np.array(["bright", "dark"] * 10)
 GREY = RNG.integers(0, 100, (20, 8, 8), dtype=np.uint8)
 GREY[::2] += 150
-COLOUR = np.stack([GREY, GREY // 2, 255 - GREY], axis=-1)
+COLOR = np.stack([GREY, GREY // 2, 255 - GREY], axis=-1)
 
 
 def make(backbone: Any = None, **parameters: Any) -> EPEEImageClassifier:
@@ -81,7 +74,7 @@ def test_every_container_gives_the_same_model():
         np.testing.assert_array_equal(model.predict_proba(GREY), expected)
 
 
-def test_flattened_rows():
+def test_flattened_rows_are_read_as_images():
     expected = make().fit(GREY, Y).predict_proba(GREY)
     flat = GREY.reshape(20, 64)
     for rows in (flat, pd.DataFrame(flat)):
@@ -92,10 +85,10 @@ def test_flattened_rows():
     # Images that still have their shape need no image_shape, and are not disturbed by one.
     np.testing.assert_array_equal(model.predict_proba(GREY), expected)
     colour = make(tiny_config("vit", image_size=8), image_shape=(8, 8, 3))
-    rows = COLOUR.reshape(20, -1)
-    shaped = make(tiny_config("vit", image_size=8)).fit(COLOUR, Y)
+    rows = COLOR.reshape(20, -1)
+    shaped = make(tiny_config("vit", image_size=8)).fit(COLOR, Y)
     np.testing.assert_array_equal(
-        colour.fit(rows, Y).predict_proba(rows), shaped.predict_proba(COLOUR)
+        colour.fit(rows, Y).predict_proba(rows), shaped.predict_proba(COLOR)
     )
 
 
@@ -109,7 +102,7 @@ def test_grey_pil_images_of_every_mode(mode):
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "CMYK", "RGBA", "LA", "YCbCr"])
 def test_coloured_pil_images_of_every_mode_from_scratch(mode):
-    images = [Image.fromarray(image).convert("L" if mode == "LA" else "RGB") for image in COLOUR]
+    images = [Image.fromarray(image).convert("L" if mode == "LA" else "RGB") for image in COLOR]
     images = [image.convert(mode) for image in images]
     model = EPEEImageClassifier(**TRAINING).fit(images, Y)
     expected = {"LA": 2, "RGBA": 4}.get(mode, 3)
@@ -151,32 +144,32 @@ def test_the_scale_of_floats_does_not_matter_from_scratch(scale):
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_every_family_from_a_configuration(family):
-    model = make(tiny_config(family, image_size=8, num_channels=3)).fit(COLOUR, Y)
+    model = make(tiny_config(family, image_size=8, num_channels=3)).fit(COLOR, Y)
     assert model.n_layers_ == 3
-    assert np.isfinite(model.predict_proba(COLOUR)).all()
+    assert np.isfinite(model.predict_proba(COLOR)).all()
     assert make(tiny_config(family)).fit(GREY, Y).predict(GREY).shape == (20,)
 
 
 def test_every_family_from_a_folder(checkpoint):
-    for X in (COLOUR, GREY, list(COLOUR), COLOUR / 255, [Image.fromarray(x) for x in COLOUR]):
+    for X in (COLOR, GREY, list(COLOR), COLOR / 255, [Image.fromarray(x) for x in COLOR]):
         model = make(checkpoint).fit(X, Y)
         assert np.isfinite(model.predict_proba(X)).all()
     assert model.net_.module_.backbone.config.num_channels == 3
     np.testing.assert_array_equal(
-        make(str(checkpoint)).fit(COLOUR, Y).predict_proba(COLOUR), model.predict_proba(COLOUR)
+        make(str(checkpoint)).fit(COLOR, Y).predict_proba(COLOR), model.predict_proba(COLOR)
     )
 
 
 def test_a_checkpoint_reads_what_its_processor_makes(checkpoint):
-    model = make(checkpoint).fit(COLOUR, Y)
+    model = make(checkpoint).fit(COLOR, Y)
     processor = load_image_processor(checkpoint, argument="backbone")
-    images = [Image.fromarray(image) for image in COLOUR]
+    images = [Image.fromarray(image) for image in COLOR]
     expected = processor(images=images, return_tensors="np")["pixel_values"]
     np.testing.assert_array_equal(pixels_of(model, images), expected)
-    given = make(tiny_config("vit"), image_processor=processor).fit(COLOUR, Y)
-    np.testing.assert_array_equal(pixels_of(given, COLOUR), expected)
-    from_folder = make(tiny_config("vit"), image_processor=checkpoint).fit(COLOUR, Y)
-    np.testing.assert_array_equal(pixels_of(from_folder, COLOUR), expected)
+    given = make(tiny_config("vit"), image_processor=processor).fit(COLOR, Y)
+    np.testing.assert_array_equal(pixels_of(given, COLOR), expected)
+    from_folder = make(tiny_config("vit"), image_processor=checkpoint).fit(COLOR, Y)
+    np.testing.assert_array_equal(pixels_of(from_folder, COLOR), expected)
 
 
 def test_grey_images_fill_the_channels_of_a_checkpoint(vit):
@@ -187,15 +180,15 @@ def test_grey_images_fill_the_channels_of_a_checkpoint(vit):
 
 @pytest.mark.parametrize("image_size", [24, (12, 20), IMAGE_SIZE])
 def test_a_checkpoint_at_another_image_size_interpolates_its_positions(checkpoint, image_size):
-    model = make(checkpoint, image_size=image_size).fit(COLOUR, Y)
+    model = make(checkpoint, image_size=image_size).fit(COLOR, Y)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    assert pixels_of(model, COLOUR).shape == (20, 3, height, width)
+    assert pixels_of(model, COLOR).shape == (20, 3, height, width)
     n_patches = (height // 4) * (width // 4)
     adapter = model.net_.module_.adapter
     device = next(model.net_.module_.parameters()).device
-    hidden, _ = adapter.embed({"pixel_values": pixels_of(model, COLOUR).to(device)})
+    hidden, _ = adapter.embed({"pixel_values": pixels_of(model, COLOR).to(device)})
     assert n_patches + adapter.has_class_token <= hidden.shape[1] <= n_patches + 3
-    assert np.isfinite(model.predict_proba(COLOUR)).all()
+    assert np.isfinite(model.predict_proba(COLOR)).all()
 
 
 @pytest.mark.parametrize(
@@ -221,15 +214,15 @@ def test_from_scratch_at_another_image_size(vit):
     model = EPEEImageClassifier(image_size=(12, 16), **TRAINING).fit(GREY, Y)
     assert pixels_of(model, GREY).shape == (20, 1, 12, 16)
     # A processor that is given says how large images become, unless image_size does.
-    model = EPEEImageClassifier(image_processor=vit, **TRAINING).fit(COLOUR, Y)
-    assert pixels_of(model, COLOUR).shape == (20, 3, IMAGE_SIZE, IMAGE_SIZE)
+    model = EPEEImageClassifier(image_processor=vit, **TRAINING).fit(COLOR, Y)
+    assert pixels_of(model, COLOR).shape == (20, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert tuple(model.net_.module_.backbone.config.image_size) == (IMAGE_SIZE, IMAGE_SIZE)
-    model = EPEEImageClassifier(image_processor=vit, image_size=8, **TRAINING).fit(COLOUR, Y)
-    assert pixels_of(model, COLOUR).shape == (20, 3, 8, 8)
+    model = EPEEImageClassifier(image_processor=vit, image_size=8, **TRAINING).fit(COLOR, Y)
+    assert pixels_of(model, COLOR).shape == (20, 3, 8, 8)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean", "auto"])
-def test_poolings(pooling):
+def test_every_pooling_predicts(pooling):
     model = make(pooling=pooling).fit(GREY, Y)
     chosen = model.net_.module_.pooling
     assert chosen == pooling or (pooling == "auto" and chosen in ("cls", "mean"))
@@ -332,8 +325,8 @@ def test_training_images_are_varied_and_no_others(augment):
 
 
 def test_augment_auto_leaves_the_images_of_checkpoints_alone(vit):
-    models = {augment: make(vit, augment=augment).fit(COLOUR, Y) for augment in ("auto", False)}
-    np.testing.assert_array_equal(*(model.predict_proba(COLOUR) for model in models.values()))
+    models = {augment: make(vit, augment=augment).fit(COLOR, Y) for augment in ("auto", False)}
+    np.testing.assert_array_equal(*(model.predict_proba(COLOR) for model in models.values()))
     with pytest.raises(ValueError, match="The 'augment' parameter of EPEEImageClassifier"):
         make(augment="yes").fit(GREY, Y)
 

@@ -317,7 +317,7 @@ def test_wrappers_tune_and_calibrate_notes(fitted, mixed):
     assert calibrated.predict_proba(X).shape == (36, 3)
 
 
-def test_several_tasks(mixed):
+def test_several_tasks_are_predicted_from_windows(mixed):
     X, y = mixed
     tasks = np.column_stack([y, np.arange(36) % 2])
     model = make(batch_size=6, **WINDOWS).fit(X, tasks)

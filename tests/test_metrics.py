@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
@@ -42,11 +42,12 @@ from sklearn_epee.metrics import (
     speedup_score,
 )
 from sklearn_epee.policy import apply_policy
+from tests.model_selection.staged import PredictsWithExits
 
 N_LAYERS = 5
 
 
-class EarlyExits(ClassifierMixin, BaseEstimator):
+class EarlyExits(PredictsWithExits, BaseEstimator):
     """Layer m knows the class with a certainty that grows with m and with |x|."""
 
     n_passes = 0
@@ -77,15 +78,6 @@ class EarlyExits(ClassifierMixin, BaseEstimator):
             exit_layer=result.exit_layer,
             entropy=result.entropy,
         )
-
-    def predict(self, X):
-        return self.predict_with_exits(X).labels
-
-    def predict_proba(self, X):
-        return self.predict_with_exits(X).proba
-
-    def predict_exit_layer(self, X):
-        return self.predict_with_exits(X).exit_layer
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +134,7 @@ def test_bad_exit_layers(layers, n_layers, error, message):
 
 
 @pytest.mark.parametrize("weight", [[1], [1, -1], [0, 0], [1, np.nan], [[1, 1]]])
-def test_bad_weights(weight):
+def test_bad_weights_are_refused(weight):
     with pytest.raises(ValueError, match="sample_weight"):
         speedup_ratio([1, 2], 4, sample_weight=weight)
 
@@ -588,7 +580,7 @@ def test_candidates_with_nan_are_passed_over():
 
 
 @pytest.mark.parametrize("rule", [refit_accuracy_at_speedup(0.0), refit_fastest_within(0.0)])
-def test_only_nan(rule):
+def test_candidates_without_scores_are_refused(rule):
     with pytest.raises(ValueError, match=r"all 2 have a NaN score.*error_score='raise'"):
         rule(table([np.nan, 0.5], [0.5, np.nan]))
 

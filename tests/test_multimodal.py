@@ -428,7 +428,7 @@ def test_blank_texts_are_missing(fitted, cases):
         ({"exit_loss_weights": [1, 2]}, ValueError, "5 layers"),
     ],
 )
-def test_bad_parameters(cases, parameters, error, message):
+def test_bad_parameters_are_refused(cases, parameters, error, message):
     classifier = tiny_multimodal_classifier().set_params(**parameters)
     with pytest.raises(error, match=message):
         classifier.fit(*cases)
@@ -436,7 +436,7 @@ def test_bad_parameters(cases, parameters, error, message):
         classifier.predict(cases[0])
 
 
-def test_bad_samples(fitted, cases):
+def test_bad_samples_are_refused(fitted, cases):
     X, y = cases
     with pytest.raises(ValueError, match=r"X has no text in any of its \d+ rows"):
         clone(fitted).fit([(None, image) for _, image in X if image is not None], y[:3])
@@ -489,7 +489,7 @@ def test_tuned_and_fixed_policies(fitted, cases):
     assert speedup_score(fixed, X) > 0.5
 
 
-def test_displays(fitted, cases):
+def test_displays_draw_a_classifier_of_two_towers(fitted, cases):
     pytest.importorskip("matplotlib")
     for name in ("LayerwiseDisplay", "ExitTradeoffDisplay", "ExitPolicyHeatmapDisplay"):
         getattr(plotting, name).from_estimator(fitted, *cases)
@@ -542,7 +542,7 @@ def test_warm_start_goes_on(cases):
         classifier.fit(cases[0], ["a", "b"] * 20)
 
 
-def test_several_tasks(cases, present):
+def test_several_tasks_exit_together(cases, present):
     X, y = cases
     other = np.where(present[:, 0], "with text", "without")
     classifier = tiny_multimodal_classifier(max_epochs=1, tau=0.99, joint_exit="mean")

@@ -109,7 +109,7 @@ def test_labels_exits_and_probabilities_are_those_of_the_estimator(family, notes
 @pytest.mark.parametrize("options", [
     {"exit_ensemble": "mean"}, {"exit_ensemble": "weighted"}, {"patience": 2}, {"patience": 1},
 ], ids=str)  # fmt: skip
-def test_policies(options, notes, tmp_path):
+def test_graphs_exit_by_every_policy_as_the_estimator(options, notes, tmp_path):
     fitted = mixed_policy(tiny_text_classifier(**LEARNT).fit(*notes), notes[0]).set_params(
         **options
     )
@@ -117,14 +117,14 @@ def test_policies(options, notes, tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls+mean", "attention", "last"])
-def test_poolings(pooling, notes, tmp_path):
+def test_graphs_predict_with_every_pooling_as_the_estimator(pooling, notes, tmp_path):
     fitted = mixed_policy(tiny_text_classifier(pooling=pooling, **LEARNT).fit(*notes), notes[0])
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(notes[0]), notes[0])
 
 
 @pytest.mark.parametrize("joint_exit", ["all", "any", "mean"])
 @pytest.mark.parametrize("several", ["tasks", "labels"])
-def test_several_tasks_and_labels(joint_exit, several, notes, tmp_path):
+def test_graphs_predict_several_tasks_and_labels(joint_exit, several, notes, tmp_path):
     words = [[word in text.lower() for word in ("ms", "started", "mg")] for text in notes[0]]
     y, options = np.array(words).astype(int), {"label_thresholds": [0.3, 0.5, 0.45]}
     if several == "tasks":
@@ -134,7 +134,7 @@ def test_several_tasks_and_labels(joint_exit, several, notes, tmp_path):
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(notes[0]), notes[0])
 
 
-def test_pairs_with_segments(notes, tmp_path):
+def test_graphs_read_pairs_with_segments(notes, tmp_path):
     X = list(zip(notes[0], reversed(notes[0]), strict=True))
     fitted = mixed_policy(tiny_text_classifier(max_length=24, **LEARNT).fit(X, notes[1]), X)
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(X), X)
@@ -150,7 +150,7 @@ def test_marked_entities_as_arrays(notes, tmp_path):
         model.predict(X)
 
 
-def test_images_without_a_processor(digits, tmp_path):
+def test_graphs_read_images_without_a_processor(digits, tmp_path):
     fitted = mixed_policy(tiny_image_classifier(pooling="mean", **LEARNT).fit(*digits), digits[0])
     pixels = fitted._preprocessor.transform(pixels_of(digits[0])).numpy()
     agree(

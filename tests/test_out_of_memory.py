@@ -41,5 +41,5 @@ def test_a_full_device(error):
         ValueError("not enough memory"),
     ],
 )
-def test_other_errors(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error)

@@ -309,7 +309,7 @@ def test_training_continues_where_the_checkpoint_is_gone(notes, tmp_path):
 
 @pytest.mark.parametrize("make", [tiny_text_classifier, tiny_image_classifier])
 @pytest.mark.parametrize("way", WAYS)
-def test_unfitted_estimators(make, way, notes, digits, tmp_path):
+def test_unfitted_estimators_are_copied_with_their_parameters(make, way, notes, digits, tmp_path):
     X, y = notes if make is tiny_text_classifier else digits
     estimator = make(max_epochs=1, memory=tmp_path)
     loaded = twin_through(way, estimator, tmp_path)

@@ -21,28 +21,11 @@ from sklearn_epee.policy import (
     normalized_entropy,
     patience_counters,
 )
+from tests.model_selection.staged import staged_arrays
 
 TAUS = st.floats(0, 1.2)
 
 no_deadline = settings(deadline=None)  # a busy machine is not a failure
-
-
-@st.composite
-def staged(draw, max_samples=6, max_layers=6, max_classes=4):
-    """Staged probabilities in which certainty, ties and agreement are all common."""
-    shape = tuple(draw(st.integers(1, most)) for most in (max_samples, max_layers, max_classes))
-    seed = draw(st.integers(0, 2**32 - 1))
-    kind = draw(st.sampled_from(["smooth", "coarse", "certain"]))
-    rng = np.random.default_rng(seed)
-    if kind == "coarse":  # few distinct values, so many equal entropies and top classes
-        values = rng.integers(0, 3, size=shape) + (rng.random(shape) < 0.5)
-        values[..., 0] += values.sum(axis=-1) == 0
-        proba = values / values.sum(axis=-1, keepdims=True)
-    else:
-        logits = rng.normal(size=shape) * (300 if kind == "certain" else 2)
-        exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        proba = exp / exp.sum(axis=-1, keepdims=True)
-    return proba.astype(draw(st.sampled_from([np.float32, np.float64])))
 
 
 def entropy_of(p):
@@ -71,14 +54,14 @@ def test_entropy_of_known_distributions():
     assert_allclose(normalized_entropy(proba), [0, 1, 0.5], atol=1e-15)
 
 
-@given(staged())
+@given(staged_arrays())
 @no_deadline
 def test_entropy_equals_its_definition(proba):
     expected = [[entropy_of(p) for p in layers] for layers in proba]
     assert_allclose(normalized_entropy(proba), expected, atol=1e-6)
 
 
-@given(staged())
+@given(staged_arrays())
 @no_deadline
 def test_entropy_stays_in_the_unit_interval_and_keeps_type_and_shape(proba):
     entropy = normalized_entropy(proba)
@@ -158,7 +141,7 @@ def test_counters_need_two_dimensions():
 # --------------------------------------------------------------------------- exits
 
 
-@given(staged(), TAUS, st.none() | st.integers(1, 8))
+@given(staged_arrays(), TAUS, st.none() | st.integers(1, 8))
 @no_deadline
 def test_exit_layers_equal_a_loop(proba, tau, patience):
     entropies = normalized_entropy(proba)
@@ -170,21 +153,21 @@ def test_exit_layers_equal_a_loop(proba, tau, patience):
     assert_array_equal(exits, expected)
 
 
-@given(staged(), TAUS, TAUS, st.integers(1, 8))
+@given(staged_arrays(), TAUS, TAUS, st.integers(1, 8))
 @no_deadline
 def test_a_larger_tau_never_leaves_later(proba, tau, other, patience):
     low, high = sorted([tau, other])
     assert (exit_layers(proba, high, patience) <= exit_layers(proba, low, patience)).all()
 
 
-@given(staged(), TAUS, st.integers(1, 8), st.integers(1, 8))
+@given(staged_arrays(), TAUS, st.integers(1, 8), st.integers(1, 8))
 @no_deadline
 def test_a_larger_patience_never_leaves_earlier(proba, tau, patience, other):
     low, high = sorted([patience, other])
     assert (exit_layers(proba, tau, low) <= exit_layers(proba, tau, high)).all()
 
 
-@given(staged(), st.integers(1, 8))
+@given(staged_arrays(), st.integers(1, 8))
 @no_deadline
 def test_tau_zero_leaves_patience_alone(proba, patience):
     reached = patience_counters(proba.argmax(axis=-1)) >= patience
@@ -192,7 +175,7 @@ def test_tau_zero_leaves_patience_alone(proba, patience):
     assert_array_equal(exit_layers(proba, 0, patience), reached.argmax(axis=1) + 1)
 
 
-@given(staged(), TAUS, st.integers(0, 3))
+@given(staged_arrays(), TAUS, st.integers(0, 3))
 @no_deadline
 def test_patience_of_all_layers_leaves_entropy_alone(proba, tau, more):
     n_layers = proba.shape[1]
@@ -203,7 +186,7 @@ def test_patience_of_all_layers_leaves_entropy_alone(proba, tau, more):
     assert_array_equal(exit_layers(proba, tau, n_layers + more), expected)
 
 
-@given(staged())
+@given(staged_arrays())
 @no_deadline
 def test_patience_one_and_tau_above_one_leave_at_once(proba):
     first = np.ones(len(proba))
@@ -217,7 +200,7 @@ def test_pabee_patience_is_one_less():
     assert exit_layers(proba, 0, patience=3) == [3]
 
 
-@given(staged(), st.data())
+@given(staged_arrays(), st.data())
 @no_deadline
 def test_comparison_with_tau_is_strict(proba, data):
     entropies = normalized_entropy(proba)
@@ -238,7 +221,7 @@ def test_tau_keeps_its_value_whatever_its_type(tau_type):
     assert exit_layers(proba, float(np.nextafter(tau, 1))) == [1]
 
 
-@given(staged(), TAUS, st.none() | st.integers(1, 8), st.randoms(use_true_random=False))
+@given(staged_arrays(), TAUS, st.none() | st.integers(1, 8), st.randoms(use_true_random=False))
 @no_deadline
 def test_samples_do_not_see_each_other(proba, tau, patience, random):
     order = list(range(len(proba)))
@@ -274,7 +257,7 @@ def test_input_is_left_as_it_was():
 # --------------------------------------------------------------------------- results
 
 
-@given(staged(), TAUS, st.none() | st.integers(1, 8))
+@given(staged_arrays(), TAUS, st.none() | st.integers(1, 8))
 @no_deadline
 def test_result_is_that_of_the_exit(proba, tau, patience):
     result = apply_policy(proba, tau, patience)
@@ -287,7 +270,11 @@ def test_result_is_that_of_the_exit(proba, tau, patience):
 
 
 @given(
-    staged(), TAUS, st.none() | st.integers(1, 8), st.sampled_from(["mean", "weighted"]), st.data()
+    staged_arrays(),
+    TAUS,
+    st.none() | st.integers(1, 8),
+    st.sampled_from(["mean", "weighted"]),
+    st.data(),
 )
 @no_deadline
 def test_ensembles_average_the_visited_exits(proba, tau, patience, ensemble, data):
@@ -392,7 +379,7 @@ def test_policies_check_their_arguments():
 
 
 @pytest.mark.parametrize("value", [None, "mean", "weighted"])
-def test_exit_ensembles(value):
+def test_known_exit_ensembles_are_accepted(value):
     assert check_exit_ensemble(value) == value
 
 

@@ -201,7 +201,7 @@ def test_words_and_their_tags(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
-def test_every_family(family, notes, digits, tmp_path):
+def test_every_family_is_saved_and_loaded(family, notes, digits, tmp_path):
     checkpoint = make_checkpoint(family, tmp_path / "checkpoint")
     if kind_of(family) == "image":
         fitted, X = EPEEImageClassifier(checkpoint, **tiny_training(max_epochs=1)), digits[0]
@@ -382,7 +382,7 @@ def test_a_folder_of_another_class(notes, tmp_path):
         EPEEImageClassifier.from_pretrained(tmp_path)
 
 
-def test_only_a_model_is_overwritten_and_only_if_asked(notes, tmp_path):
+def test_only_a_model_is_overwritten_and_only_with_overwrite(notes, tmp_path):
     fitted = tiny_text_classifier().fit(*notes)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="no model of sklearn_epee"):

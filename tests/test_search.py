@@ -189,7 +189,7 @@ def test_what_is_learned_differently_is_trained_differently(trainings, notes):
     assert trainings.count == 2 * 3 + 1
 
 
-def test_randomized_search(trainings, notes):
+def test_a_randomized_search_trains_once_a_fold(trainings, notes):
     space = {"tau": list(np.linspace(0, 1, 50)), "patience": [1, 2, None]}
     search = RandomizedSearchCV(classifier(trainings), space, n_iter=12, cv=3, random_state=0)
     search.fit(*notes)
@@ -407,7 +407,7 @@ def test_a_search_runs_a_network_twice_on_a_fold_at_most(trainings, notes, passe
 
 @pytest.mark.parametrize("kind", ["text", "image"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_scores_do_not_depend_on_who_else_asked(trainings, notes, digits, kind, precision):
+def test_scores_do_not_depend_on_shared_predictions(trainings, notes, digits, kind, precision):
     make = tiny_text_classifier if kind == "text" else tiny_image_classifier
     estimator = make(max_epochs=2, precision=precision, callbacks=[trainings])
     grid = {"tau": [0.0, 0.4], "patience": [2, None], "exit_ensemble": [None, "weighted"]}
@@ -467,7 +467,7 @@ def test_candidates_that_were_copied_run_their_network(trainings, notes, passes)
     assert passes == ["dynamic"] * 6
 
 
-def test_networks_that_are_never_asked_are_never_read(trainings, notes, monkeypatch, tmp_path):
+def test_networks_that_predict_nothing_are_never_read(trainings, notes, monkeypatch, tmp_path):
     read = []
     load = network_file._load
     monkeypatch.setattr(network_file, "_load", lambda *parts: (read.append(1), load(*parts))[1])

@@ -451,7 +451,7 @@ def test_lists_of_numbers_of_one_length_are_scored_as_what_was_fitted(texts):
     assert model.score(texts[:2], [[1, 0], [0, 1]]) == expected
 
 
-def test_unfitted():
+def test_an_unfitted_estimator_has_no_labels():
     model = tiny_text_classifier()
     assert not hasattr(model, "multilabel_")
     with pytest.raises(NotFittedError):
@@ -491,7 +491,7 @@ def test_pickle_joblib_and_pipeline(fitted, texts, indicator, tmp_path):
     assert pipeline.predict(texts).shape == indicator.shape
 
 
-def test_training_continues(fitted, texts, indicator, named):
+def test_training_continues_with_some_of_the_labels(fitted, texts, indicator, named):
     model = tiny_text_classifier(warm_start=True, max_epochs=1).fit(texts, named)
     before = model.predict_proba(texts)
     # A part in which some labels do not occur is one of the same labels.

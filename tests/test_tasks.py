@@ -193,7 +193,7 @@ def test_labels_come_out_as_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("estimator", [EPEEClassifier(), EPEEImageClassifier()])
-def test_tags(estimator):
+def test_tags_say_that_there_may_be_several_tasks(estimator):
     assert get_tags(estimator).target_tags.multi_output
     assert get_tags(estimator).classifier_tags.multi_label
 
@@ -216,7 +216,7 @@ def test_the_score_is_that_of_multioutputclassifier(joint_text, two_tasks):
             joint_text.score(X, wrong)
 
 
-def test_unfitted():
+def test_an_unfitted_estimator_has_no_tasks():
     model = tiny_text_classifier()
     assert not hasattr(model, "n_outputs_")
     for call in ("predict", "predict_proba", "predict_with_exits"):
@@ -294,7 +294,7 @@ def test_held_out_samples_keep_the_combinations_of_labels(two_tasks):
         ([1, 1, 1], [3]),
     ],
 )
-def test_strata(sizes, groups):
+def test_rare_combinations_are_one_stratum(sizes, groups):
     codes = np.repeat(np.arange(len(sizes)), sizes)
     pairs = np.column_stack([codes // 2, codes % 2])
     assert sorted(np.bincount(strata(pairs)).tolist()) == sorted(groups)

@@ -22,15 +22,7 @@ from sklearn_epee import EPEEClassifier, policy
 from sklearn_epee._nn import texts as nn_texts
 from sklearn_epee._nn.texts import learn_wordpiece
 from tests.checkpoints import TEXT_FAMILIES, WORDS, make_checkpoint, tiny_config, tiny_tokenizer
-
-TRAINING: dict[str, Any] = {
-    "max_epochs": 1,
-    "batch_size": 8,
-    "learning_rate": 2e-3,
-    "precision": "float32",
-    "memory": None,
-    "random_state": 0,
-}
+from tests.classifiers import TRAINING
 
 
 def make_texts(n: int = 24, seed: int = 0) -> tuple[list[str], np.ndarray]:
@@ -107,7 +99,7 @@ def test_dynamic_prediction_is_the_policy_on_staged_probabilities(
         np.testing.assert_allclose(answer.proba, expected.proba, atol=1e-5)
 
 
-def test_an_answer_does_not_depend_on_neighbours_or_order(fitted, samples):
+def test_a_prediction_does_not_depend_on_neighbors_or_order(fitted, samples):
     fitted.set_params(tau=tau_between(fitted, samples), patience=3)
     together = fitted.predict_with_exits(samples)
     backwards = fitted.predict_with_exits(samples[::-1])
@@ -300,14 +292,14 @@ def test_a_configuration_object_is_not_changed():
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean", "last"])
-def test_poolings(pooling):
+def test_every_pooling_predicts(pooling):
     X, y = make_texts(12)
     model = make(pooling=pooling).fit(X, y)
     assert model.net_.module_.pooling == pooling
     assert np.isfinite(model.predict_proba(X)).all()
 
 
-def test_pooling_auto(tmp_path):
+def test_pooling_auto_follows_the_backbone(tmp_path):
     X, y = make_texts(12)
 
     def chosen(backbone: Any) -> str:
@@ -350,7 +342,7 @@ def test_parameters_are_stored_untouched():
     assert set(model.get_params(deep=False)) == names
 
 
-def test_fitted_attributes():
+def test_fit_sets_the_documented_attributes():
     X, y = make_texts()
     model = make(max_epochs=3).fit(X, y)
     public = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
@@ -361,7 +353,7 @@ def test_fitted_attributes():
     assert not hasattr(model, "n_features_in_")
 
 
-def test_tags():
+def test_tags_say_what_the_classifier_reads():
     tags = EPEEClassifier().__sklearn_tags__()
     assert tags.estimator_type == "classifier"
     assert tags.input_tags.string
@@ -376,7 +368,7 @@ def test_fit_predicts_the_same_in_every_precision_of_the_policy(fitted, samples)
         np.testing.assert_array_equal(found, expected)
 
 
-def test_texts_are_read_a_window_at_a_time_with_the_same_answers(fitted, samples, monkeypatch):
+def test_texts_are_read_a_window_at_a_time_with_the_same_predictions(fitted, samples, monkeypatch):
     expected = fitted.predict_with_exits(samples)
     staged = np.stack(list(fitted.staged_predict_proba(samples)))
     budgeted = fitted.predict_proba_at_layer(samples, 2)

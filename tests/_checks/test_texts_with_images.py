@@ -31,7 +31,7 @@ def test_pairs_in_lists_and_arrays():
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frames(library, tmp_path):
+def test_frames_give_the_texts_and_images_of_two_columns(library, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(GREY).save(path)
     frame = pytest.importorskip(library).DataFrame(
@@ -51,7 +51,7 @@ def test_pil_images_and_paths(tmp_path):
         np.testing.assert_array_equal(np.asarray(found)[..., 0], GREY)
 
 
-def test_missing_cells():
+def test_missing_cells_are_recognized():
     pandas = pytest.importorskip("pandas")
     for value in (None, np.nan, float("nan"), np.float32("nan"), pandas.NA, pandas.NaT):
         assert is_missing_cell(value)

@@ -117,7 +117,7 @@ def test_scorers_by_name(name, ending):
 
 
 @pytest.mark.parametrize("pos_label", ["effect", "advise"])
-def test_binary_scores(pos_label):
+def test_binary_scores_equal_those_of_scikit_learn(pos_label):
     proba = np.random.default_rng(2).dirichlet(np.ones(2), size=(30, 4))
     for function in (f1_score, precision_score, recall_score, jaccard_score):
         assert_exact(make_scorer(function, pos_label=pos_label), WORDS[:2], proba)

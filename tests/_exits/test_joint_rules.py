@@ -69,7 +69,7 @@ def test_any_leaves_before_mean_and_all(tasks, tau, patience):
 
 
 @pytest.mark.parametrize("joint_exit", JOINT_EXITS)
-def test_degenerate_policies(joint_exit):
+def test_degenerate_policies_exit_at_the_first_or_last_layer(joint_exit):
     rng = np.random.default_rng(0)
     tasks = [rng.dirichlet(np.ones(k), size=(20, 4)) for k in (2, 3)]
     assert (exit_layers(tasks, 0.0, 1, joint_exit=joint_exit) == 1).all()

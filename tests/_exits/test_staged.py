@@ -96,7 +96,7 @@ def test_quantiles_are_thresholds_that_matter_to_some_patience(joint_exit):
 
 @given(staged_tasks(), WAYS, st.booleans())
 @no_deadline
-def test_scores_are_those_of_the_answers(tasks, joint_exit, weighted):
+def test_scores_are_those_of_the_predictions(tasks, joint_exit, weighted):
     codes = np.stack([codes_for(task, seed) for seed, task in enumerate(tasks)], axis=1)
     weights = np.random.default_rng(0).random(len(codes)) + 0.1 if weighted else None
     staged = StagedPredictions.from_proba(tasks, joint_exit=joint_exit)

@@ -83,7 +83,7 @@ def test_answers_are_those_of_the_policy_on_arrays(proba, tau, patience, ensembl
     assert_array_equal(staged.proba_at(exits)[0], expected.proba)
 
 
-def test_exit_weights_of_zero_answer_by_themselves():
+def test_exits_with_weights_of_zero_predict_by_themselves():
     proba = np.random.default_rng(0).dirichlet(np.ones(3), size=(20, 4))
     weights = [0.0, 0.0, 1.0, 3.0]
     staged = StagedPredictions.from_proba([proba], "weighted", weights)
@@ -119,7 +119,7 @@ def test_thresholds_are_in_the_middle():
     assert_allclose(taus, [0, entropies.mean(), (entropies[1] + 1) / 2])
 
 
-def test_neighbouring_floats_are_told_apart():
+def test_neighboring_floats_are_distinguished():
     space = space_of(np.full((2, 2, 2), 0.5))
     low = 0.3
     high = np.nextafter(low, 1)

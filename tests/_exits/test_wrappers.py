@@ -158,7 +158,7 @@ def test_searches_without_refit_hold_nothing():
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_unfitted_wrappers(name):
+def test_unfitted_wrappers_are_refused(name):
     with pytest.raises(NotFittedError):
         find_exits(copy.deepcopy(WRAPPERS[name](NumericExits())), X)
 

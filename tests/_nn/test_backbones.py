@@ -460,7 +460,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones():
         adapter_for(_OtherModel(_OtherConfig()))
 
 
-def test_known_families():
+def test_known_families_are_those_with_an_adapter():
     assert known_families("text") == list(TEXT_FAMILIES)
     # timm's models are tested where timm is installed.
     assert known_families("image") == [*IMAGE_FAMILIES, "timm_wrapper"]

@@ -171,7 +171,7 @@ def shard(folder: Path) -> list[Path]:
     return sorted(folder.glob("model-*.safetensors"))
 
 
-def test_shards_load(folder, bert):
+def test_weights_in_shards_are_loaded(folder, bert):
     assert len(shard(folder)) > 2
     assert_same_weights(load_backbone(folder, "text"), load_backbone(bert, "text"))
 
@@ -502,7 +502,7 @@ def folder_with_code(folder: Path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_checkpoints_own_code_is_neither_run_nor_asked_for(folder_with_code):
+def test_a_checkpoints_own_code_is_neither_run_nor_looked_up(folder_with_code):
     for argument in ("backbone", "tokenizer"):
         with contextlib.suppress(ValueError):
             load_tokenizer(folder_with_code, argument=argument)

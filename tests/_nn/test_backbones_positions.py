@@ -132,7 +132,7 @@ def test_biases_pass_gradients_to_their_tables():
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3, 100])
-def test_near_keys(is_causal, window):
+def test_near_keys_are_those_within_the_window(is_causal, window):
     mask = torch.tensor([[True] * LENGTH, [True] * 4 + [False] * 2])
     expected = torch.zeros(2, 1, LENGTH, LENGTH, dtype=torch.bool)
     for n in range(2):

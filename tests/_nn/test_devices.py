@@ -62,7 +62,7 @@ def test_what_is_no_device_name_is_refused(device):
         resolve_device(device)
 
 
-def test_precisions(monkeypatch):
+def test_auto_precision_follows_the_device(monkeypatch):
     assert training_dtype("float32", CPU) == torch.float32
     assert training_dtype("bfloat16", CPU) == torch.bfloat16
     expected = torch.bfloat16 if has_native_bfloat16(CPU) else torch.float32

@@ -254,7 +254,7 @@ def test_the_common_size_is_the_size_or_the_median():
 @pytest.mark.parametrize(
     ("value", "size"), [(8, (8, 8)), ((8, 4), (8, 4)), ([8, np.int64(4)], (8, 4))]
 )
-def test_sizes(value, size):
+def test_sizes_become_height_and_width(value, size):
     assert as_size(value) == size
 
 

@@ -19,7 +19,7 @@ def test_lengths_are_the_positions_of_both_towers():
     assert (pairs.lengths == text + 17 * pairs.present[:, 1]).all()
 
 
-def test_cells_that_are_missing_are_never_asked_for():
+def test_cells_that_are_missing_are_never_encoded():
     pairs, asked = make_pairs(), []
 
     class Watched:

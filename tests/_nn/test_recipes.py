@@ -392,7 +392,7 @@ def test_a_training_that_fails_leaves_the_network_as_any_other(exit_training):
 
 @pytest.mark.parametrize("exit_training", ["mixed", "distillation", "mixed+distillation"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_recipes_learn(exit_training, precision):
+def test_every_exit_learns_with_every_recipe(exit_training, precision):
     X, y = make_texts(48)
     model = make(
         exit_training=exit_training, max_epochs=16, learning_rate=3e-3, precision=precision

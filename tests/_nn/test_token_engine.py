@@ -15,7 +15,7 @@ from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.token_engine import TokenEngine, TokenExits
-from tests._nn.engines import gpu_is_full
+from tests._nn.engines import count_rows, gpu_is_full
 from tests._nn.exits import CLOSE, ENSEMBLES, N_LAYERS
 from tests._nn.words import (
     COUNTS,
@@ -206,7 +206,9 @@ def test_a_sentence_of_one_word_exits_as_its_word(way):
 # ------------------------------------------------------------------------------ what is computed
 
 
-def count_rows(monkeypatch: pytest.MonkeyPatch, engine: TokenEngine) -> list[tuple[int, int]]:
+def count_finished_rows(
+    monkeypatch: pytest.MonkeyPatch, engine: TokenEngine
+) -> list[tuple[int, int]]:
     """Record (layer, rows) of every call that finishes rows of a layer."""
     runs: list[tuple[int, int]] = []
     backbone = engine._placed.backbone
@@ -229,7 +231,7 @@ def count_rows(monkeypatch: pytest.MonkeyPatch, engine: TokenEngine) -> list[tup
 def test_only_open_rows_are_computed_and_first_pieces_at_the_end(monkeypatch, batch_size):
     engine, sentences = TokenEngine(make_word_network("bert")), make_sentences()
     rule = word_policy(0.5, 3, token_exit="token")
-    runs = count_rows(monkeypatch, engine)
+    runs = count_finished_rows(monkeypatch, engine)
     found = engine.dynamic(sentences, rule, batch_size)
     below = sum(rows for layer, rows in runs if layer < N_LAYERS)
     at_end = sum(rows for layer, rows in runs if layer == N_LAYERS)
@@ -249,7 +251,7 @@ def test_only_open_rows_are_computed_and_first_pieces_at_the_end(monkeypatch, ba
 def test_budgeted_is_staged_at_that_layer_and_reads_first_pieces_there(monkeypatch, layer):
     engine, sentences = TokenEngine(make_word_network("modernbert")), make_sentences()
     staged = engine.staged(sentences)
-    runs = count_rows(monkeypatch, engine)
+    runs = count_finished_rows(monkeypatch, engine)
     found = engine.budgeted(sentences, layer, 5)
     np.testing.assert_allclose(found, staged[:, layer - 1], atol=1e-5, rtol=0)
     by_layer = [sum(n for number, n in runs if number == m + 1) for m in range(N_LAYERS)]
@@ -260,14 +262,7 @@ def test_budgeted_is_staged_at_that_layer_and_reads_first_pieces_there(monkeypat
 @pytest.mark.parametrize("way", ["sentence", "token"])
 def test_sentences_leave_the_batch_and_underfilled_ones_are_merged(monkeypatch, way):
     engine, sentences = TokenEngine(make_word_network("bert")), make_sentences(48)
-    runs: list[tuple[int, int]] = []
-    keys_values = engine._placed.backbone.keys_values
-
-    def counted(layer, hidden):
-        runs.append((layer, len(hidden)))
-        return keys_values(layer, hidden)
-
-    monkeypatch.setattr(engine._placed.backbone, "keys_values", counted)
+    runs = count_rows(monkeypatch, engine)
     rule = word_policy(0.8, 3, token_exit=way)
     found = engine.dynamic(sentences, rule, 8)
     for layer in range(1, N_LAYERS + 1):

@@ -233,7 +233,7 @@ def test_backbone_and_every_head_are_trained(family):
     assert any(name.startswith("backbone") for name in parameters)
 
 
-def test_training_learns():
+def test_training_lowers_the_loss_and_every_exit_learns():
     X, y = make_texts(48)
     # tau=0 without patience reads the last exit, staged prediction all of them.
     model = make(max_epochs=12, learning_rate=3e-3, tau=0.0).fit(X, y)
@@ -313,7 +313,7 @@ def test_samples_of_weight_zero_are_left_out():
     np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
 
 
-def test_class_weights_move_the_answers():
+def test_class_weights_change_the_predictions():
     texts = ["iron daily"] * 30
     y = np.array(["no"] * 24 + ["yes"] * 6)
     options = {"max_epochs": 15, "learning_rate": 3e-3, "batch_size": 30}
@@ -471,7 +471,7 @@ def test_a_training_that_was_not_finite_is_not_kept_for_reuse(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("rate", [1e5, 1e30])
-def test_a_learning_rate_that_is_far_too_high_leaves_a_model_that_answers(rate):
+def test_a_learning_rate_that_is_far_too_high_leaves_a_model_that_predicts(rate):
     X, y = make_texts(24)
     with pytest.warns(ConvergenceWarning, match="training step"):
         model = make(learning_rate=rate, max_epochs=5).fit(X, y)
@@ -625,7 +625,7 @@ def test_a_warm_start_that_fails_leaves_the_fitted_estimator_unchanged():
 # ------------------------------------------------------------------------------ the net and its bar
 
 
-def test_net_is_a_skorch_classifier_that_answers_with_the_last_exit():
+def test_net_is_a_skorch_classifier_that_predicts_with_the_last_exit():
     X, y = make_texts(24)
     model = make(max_epochs=2).fit(X, y)
     assert isinstance(model.net_, skorch.NeuralNetClassifier)
@@ -704,7 +704,7 @@ def test_names_of_callbacks_that_are_taken_are_refused(names):
         make(callbacks=[(name, Recorder()) for name in names]).fit(*make_texts())
 
 
-def test_a_class_of_callbacks_is_one_too():
+def test_callbacks_may_be_given_as_classes():
     make(callbacks=[Recorder, ("named", Recorder)]).fit(*make_texts())
 
 

@@ -198,7 +198,7 @@ def test_instances_and_methods_count_with_their_class(import_module):
     ],
     ids=["module", "import", "from import", "lock"],
 )
-def test_what_cannot_be_told_apart_is_refused(import_module, body):
+def test_code_that_cannot_be_compared_is_refused(import_module, body):
     import_module("RATE = 1", "helpers")
     with pytest.raises(NoFingerprintError):
         fingerprint(import_module(body).act)

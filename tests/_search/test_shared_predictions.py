@@ -98,7 +98,7 @@ def test_large_sets_of_samples_are_predicted_as_usual(monkeypatch):
     assert network.runs == 0
 
 
-def test_who_asked_is_forgotten_in_time(monkeypatch):
+def test_the_oldest_requests_are_forgotten(monkeypatch):
     monkeypatch.setattr(shared_predictions, "_MOST_ASKED", 2)
     network = Network()
     for samples in ("a", "b", "c"):

@@ -84,7 +84,7 @@ def test_what_is_there_twice_counts_once_and_arrays_do():
     assert span_f1_score([np.array(["B-X", "O"])], [[(np.int64(0), np.int64(1), "X")]]) == 1.0
 
 
-def test_nothing_to_find_scores_as_told():
+def test_scores_without_any_spans_are_zero_division():
     for empty in ([[], []], [["O"], ["O", "O"]]):
         assert span_f1_score(empty, empty) == 0.0
         assert span_f1_score(empty, empty, zero_division=1.0) == 1.0

@@ -34,7 +34,7 @@ def words_of(text):
         ("👩\u200d⚕\ufe0f ok", ["👩\u200d", "⚕\ufe0f", "ok"]),
     ],
 )
-def test_words(text, words):
+def test_texts_are_split_into_words(text, words):
     assert words_of(text) == words
 
 

@@ -112,7 +112,7 @@ def test_flipped_labels_are_known():
     assert not differs[~noisy.flipped].any()
 
 
-def test_frame():
+def test_a_frame_has_a_column_of_texts_and_one_of_images():
     pytest.importorskip("pandas")
     frame, y = make_case_reports(20, as_frame=True, missing_fraction=0.5, random_state=0)
     assert frame.columns.tolist() == ["text", "image"]
@@ -132,7 +132,7 @@ def test_frame():
         ({"noise": -1}, "noise"),
     ],
 )
-def test_bad_parameters(parameters, message):
+def test_bad_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         make_case_reports(**parameters)
 

@@ -139,7 +139,7 @@ def test_a_missing_file_and_a_missing_network_say_what_to_do(server, tmp_path):
         download(RemoteFile("file:///etc/hostname", "a"), tmp_path, page=PAGE)
 
 
-def test_a_folder_that_cannot_be_made_is_told(server, tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="file"):
         download(remote(server), tmp_path / "file" / "set", page=PAGE)

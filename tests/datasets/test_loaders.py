@@ -171,7 +171,7 @@ def test_frame_of_images_is_flat(tmp_path):
     assert bunch.frame["label"].tolist() == bunch.target.tolist()
 
 
-def test_a_part_not_asked_for_may_be_missing(tmp_path):
+def test_a_part_that_is_not_loaded_may_be_missing(tmp_path):
     arrays = image_arrays()
     del arrays["test_images"], arrays["test_labels"]
     write_npz(tmp_path, arrays)

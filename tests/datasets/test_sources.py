@@ -97,7 +97,7 @@ def test_ddi_from_folders_and_from_the_archive(ddi_folder, tmp_path):
     assert load_ddi2013(subset="all", data_home=home).data == train.data + dev.data + test.data
 
 
-def test_ddi_refusals(ddi_folder, tmp_path):
+def test_files_that_are_not_those_of_ddi_are_refused(ddi_folder, tmp_path):
     write(ddi_folder / "Train" / "DrugBank" / "00.xml", "<document id='a'>")
     with pytest.raises(ValueError, match=r"00\.xml, line 1: no well-formed XML"):
         load_ddi2013(data_home=tmp_path)

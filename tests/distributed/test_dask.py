@@ -60,7 +60,7 @@ def test_nulls_and_empty_partitions(model, frame):
     assert none.compute(scheduler="sync").dtypes.to_dict() == none.dtypes.to_dict()
 
 
-def test_refusals(model, table, frame):
+def test_other_frames_and_missing_columns_are_refused(model, table, frame):
     with pytest.raises(TypeError, match=r"expected a dask\.dataframe\.DataFrame"):
         predict_dask(model, table, "note")
     with pytest.raises(ValueError, match="names 'text'"):

@@ -69,7 +69,7 @@ def test_an_index_with_repeated_labels_stays(model, table):
     assert_array_equal(found["prediction"], model.predict(table["note"].tolist()))
 
 
-def test_pipelines_and_fixed_policies_are_asked_as_a_whole(model, table):
+def test_pipelines_and_fixed_policies_predict_as_a_whole(model, table):
     fixed = FixedExitPolicyClassifier(FrozenEstimator(model), tau=0.0, patience=2).fit(
         table["note"].tolist(), ["started"] * 45 + ["uncertain"] * 45
     )
@@ -190,7 +190,7 @@ def test_texts_with_images_know_themselves_what_is_missing(texts, labels):
         ({"estimator": EPEETokenClassifier()}, NotFittedError, "not fitted"),
     ],
 )
-def test_refusals(model, table, options, error, message):
+def test_bad_arguments_are_refused(model, table, options, error, message):
     given = {"estimator": model, "frame": table, "columns": "note"} | options
     with pytest.raises(error, match=message):
         predict_frame(**given)

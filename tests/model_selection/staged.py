@@ -58,7 +58,20 @@ def codes_for(proba, seed=0):
     return np.where(right, proba[:, -1].argmax(axis=1), rng.integers(n_classes, size=n_samples))
 
 
-class NumericExits(ClassifierMixin, BaseEstimator):
+class PredictsWithExits(ClassifierMixin):
+    """Predictions of a classifier that has `predict_with_exits`."""
+
+    def predict(self, X):
+        return self.predict_with_exits(X).labels
+
+    def predict_proba(self, X):
+        return self.predict_with_exits(X).proba
+
+    def predict_exit_layer(self, X):
+        return self.predict_with_exits(X).exit_layer
+
+
+class NumericExits(PredictsWithExits, BaseEstimator):
     """Nearest centroids; the first layers are unsure and lean towards the first class."""
 
     n_fits = 0
@@ -124,15 +137,6 @@ class NumericExits(ClassifierMixin, BaseEstimator):
             entropy=result.entropy,
         )
 
-    def predict(self, X):
-        return self.predict_with_exits(X).labels
-
-    def predict_proba(self, X):
-        return self.predict_with_exits(X).proba
-
-    def predict_exit_layer(self, X):
-        return self.predict_with_exits(X).exit_layer
-
 
 def blobs(n_samples=300, n_classes=3, seed=0):
     """Overlapping clouds of points with their classes as words."""
@@ -148,7 +152,7 @@ class _OneOfSeveral(NumericExits):
     accepts_one_class = True
 
 
-class NumericTasks(ClassifierMixin, BaseEstimator):
+class NumericTasks(PredictsWithExits, BaseEstimator):
     """One `NumericExits` a task; samples leave with all tasks at once."""
 
     n_fits = 0
@@ -194,15 +198,6 @@ class NumericTasks(ClassifierMixin, BaseEstimator):
             labels=labels, proba=found.proba, exit_layer=found.exit_layer, entropy=found.entropy
         )
 
-    def predict(self, X):
-        return self.predict_with_exits(X).labels
-
-    def predict_proba(self, X):
-        return self.predict_with_exits(X).proba
-
-    def predict_exit_layer(self, X):
-        return self.predict_with_exits(X).exit_layer
-
     def score(self, X, y, sample_weight=None):
         return exact_match_score(y, self.predict(X), sample_weight)
 
@@ -247,7 +242,7 @@ def staged_labels(draw, max_samples=6, max_layers=5, max_labels=4):
 label_thresholds = st.none() | st.integers(0, 1000)
 
 
-class NumericLabels(ClassifierMixin, BaseEstimator):
+class NumericLabels(PredictsWithExits, BaseEstimator):
     """One `NumericExits` a label; it knows an indicator and lists of labels."""
 
     n_fits = 0
@@ -305,15 +300,6 @@ class NumericLabels(ClassifierMixin, BaseEstimator):
             exit_layer=found.exit_layer,
             entropy=found.entropy,
         )
-
-    def predict(self, X):
-        return self.predict_with_exits(X).labels
-
-    def predict_proba(self, X):
-        return self.predict_with_exits(X).proba
-
-    def predict_exit_layer(self, X):
-        return self.predict_with_exits(X).exit_layer
 
 
 def label_clouds(n_samples=300, seed=0, *, as_lists=False):

@@ -205,7 +205,7 @@ def test_an_ensemble_of_exits_is_calibrated_exit_by_exit(text_classifier, other_
     assert_array_equal(ensemble.temperatures_, plain.temperatures_)
 
 
-def test_images(image_classifier, digits):
+def test_exits_of_images_are_divided_by_their_temperatures(image_classifier, digits):
     X, y = digits
     calibrated = ExitCalibratedClassifier(FrozenEstimator(image_classifier)).fit(X, y)
     before = np.log(staged_of(image_classifier, X))
@@ -217,7 +217,7 @@ def test_images(image_classifier, digits):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_copies(method, frozen, other_notes):
+def test_copies_and_pickles_predict_the_same(method, frozen, other_notes):
     X, y = other_notes
     calibrated = ExitCalibratedClassifier(frozen, method=method).fit(X, y)
     for twin in (pickle.loads(pickle.dumps(calibrated)), copy.deepcopy(calibrated)):
@@ -248,7 +248,7 @@ def test_ways_to_hold_out(cv, data):
     assert calibrated.temperatures_.shape == (N_LAYERS,)
 
 
-def test_search_objects(data):
+def test_a_search_is_calibrated_as_its_best_estimator(data):
     X, y = data
     search = GridSearchCV(MappedExits(), {"tau": [0.1, 0.4]}, cv=2)
     calibrated = ExitCalibratedClassifier(search, cv=0.3, random_state=0).fit(X, y)
@@ -483,12 +483,12 @@ def test_unfitted_is_refused(estimator, data):
 
 
 @pytest.mark.parametrize("bad", [{"method": "isotonic"}, {"cv": "none"}, {"cv": 1.5}])
-def test_bad_parameters(bad, data):
+def test_bad_parameters_are_refused(bad, data):
     with pytest.raises(ValueError, match=f"'{next(iter(bad))}' parameter"):
         ExitCalibratedClassifier(MappedExits(), **bad).fit(*data)
 
 
-def test_a_bound_that_is_reached_is_told(data):
+def test_a_bound_that_is_reached_raises_a_warning(data):
     X, y = data
     inner = MappedExits().fit(X, y)
     right = inner.predict_with_exits(X).labels
@@ -505,5 +505,5 @@ def test_a_bound_that_is_reached_is_told(data):
         FixedExitPolicyClassifier(ExitCalibratedClassifier(MappedExits(), cv=2)),
     ]
 )
-def test_check_estimator(estimator, check):
+def test_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)

@@ -101,7 +101,7 @@ def tuned(**parameters):
     return TunedExitPolicyClassifierCV(FROZEN, **given | parameters)
 
 
-def test_risks_at_exits_are_told():
+def test_risks_at_exits_are_reported():
     clf = tuned(per_exit=True).fit(X[HELD], Y[HELD])
     assert clf.certified_
     assert clf.best_speedup_ > 0

@@ -109,7 +109,7 @@ def test_weights_reach_the_classifier(data):
     assert_array_equal(fixed.estimator_.centroids_, expected.centroids_)
 
 
-def test_copies(data):
+def test_copies_and_pickles_predict_the_same(data):
     X, y = data
     fixed = FixedExitPolicyClassifier(NumericExits(), tau=0.4, patience=2)
     twin = clone(fixed)
@@ -121,7 +121,7 @@ def test_copies(data):
     assert search.fit(X, y).best_estimator_.n_layers_ in {3, 5}
 
 
-def test_not_fitted(data):
+def test_predictions_need_a_fit(data):
     X, y = data
     fixed = FixedExitPolicyClassifier(NumericExits())
     for method in ("predict", "predict_proba", "predict_exit_layer", "predict_with_exits"):
@@ -146,7 +146,7 @@ def test_not_fitted(data):
         {"patience": 1.5},
     ],
 )
-def test_bad_policies(parameters, data):
+def test_bad_policies_are_refused(parameters, data):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))}.* must be"):
         FixedExitPolicyClassifier(NumericExits(), **parameters).fit(*data)
 

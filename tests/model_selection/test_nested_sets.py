@@ -78,7 +78,7 @@ def test_a_class_without_samples_is_in_all_sets():
 
 @pytest.mark.parametrize("kind", ["any_policy", "policy"])
 @pytest.mark.parametrize("per_class", [False, True])
-def test_simulated_coverage(kind, per_class):
+def test_the_true_class_is_covered_in_simulations(kind, per_class):
     proba, codes = population("usual", n_samples=4000)
     found = simulate(proba, codes, 300, 150, valid_for=kind, per_class=per_class)
     error = 3 * found.spread / np.sqrt(150)

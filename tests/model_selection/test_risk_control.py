@@ -47,7 +47,7 @@ def losses_of(risk):
     return risk_of(risk, PREDICTIONS[..., np.newaxis], CODES[:, np.newaxis], Tasks(CLASSES))
 
 
-def test_named_losses():
+def test_named_risks_have_the_losses_of_their_definitions():
     assert_array_equal(losses_of("error").losses, [[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 1]])
     differs = [[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]]
     assert_array_equal(losses_of("disagreement").losses, differs)

@@ -66,7 +66,7 @@ def test_weights_count_in_score_and_speedup():
 PROBA = np.random.default_rng(0).dirichlet(np.ones(3), size=(40, 4))
 
 
-def test_offered_policies():
+def test_tables_hold_the_offered_policies():
     every = concatenate(tables_of(PROBA))
     assert set(every["patience"]) == {1, 2, 3, 4}
     some = concatenate(tables_of(PROBA, 7))
@@ -163,7 +163,7 @@ def test_the_fastest_that_is_good_enough(drop, tau):
     assert chosen("max_speedup", max_drop=drop) == tau
 
 
-def test_both_wishes():
+def test_the_score_and_the_speed_are_bounded_together():
     assert chosen("max_score", min_speedup=0.4, max_drop=0.1) == 0.2
     assert chosen("max_speedup", min_speedup=0.4, max_drop=0.1) == 0.3
 

@@ -15,5 +15,5 @@ from .staged import NumericExits
         TunedExitPolicyClassifierCV(NumericExits(), cv=2, max_accuracy_drop=0.05),
     ]
 )
-def test_check_estimator(estimator, check):
+def test_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)

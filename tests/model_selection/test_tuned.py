@@ -125,7 +125,7 @@ def test_the_front_and_the_table(data, fitted):
     assert not hasattr(tuned(fitted).fit(X, y), "cv_results_")
 
 
-def test_out_of_fold_answers_are_pooled(data):
+def test_out_of_fold_predictions_are_pooled(data):
     X, y = data
     cv = StratifiedKFold(3, shuffle=True, random_state=0)
     model = TunedExitPolicyClassifierCV(
@@ -167,7 +167,7 @@ def test_a_single_split_whose_network_is_kept(data):
     assert_array_equal(refitted.estimator_.centroids_, NumericExits().fit(X, y).centroids_)
 
 
-def test_offered_policies(data, fitted):
+def test_the_choice_is_among_the_offered_policies(data, fitted):
     X, y = data
     for patience in (2, 5):
         model = tuned(fitted, policies={"patience": [patience], "tau": 20}, store_cv_results=True)
@@ -215,7 +215,7 @@ def test_a_negative_class_that_is_not_there(data, fitted):
 
 
 @pytest.mark.parametrize("scoring", ["neg_log_loss", get_scorer("matthews_corrcoef")])
-def test_any_scorer(scoring, data, fitted):
+def test_any_scorer_is_maximized_over_quantiles_of_tau(scoring, data, fitted):
     X, y = data
     model = tuned(fitted, scoring=scoring, min_speedup=0.4, store_cv_results=True).fit(X, y)
     assert model.best_score_ == pytest.approx(get_scorer(scoring)(model, X, y))
@@ -280,7 +280,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", WRAPPED)
-def test_wrappers(name, frozen, data):
+def test_wrapped_estimators_are_tuned_and_left_unchanged(name, frozen, data):
     X, y = data
     estimator = WRAPPED[name]()
     if frozen:
@@ -307,7 +307,7 @@ def test_inside_searches_and_cross_validation(data):
     assert np.isfinite(scores["test_speedup"]).all()
 
 
-def test_copies(data):
+def test_copies_and_pickles_predict_the_same(data):
     X, y = data
     model = TunedExitPolicyClassifierCV(NumericExits(), cv=2, min_speedup=0.5, scoring="f1_macro")
     assert clone(model).get_params()["min_speedup"] == 0.5
@@ -316,7 +316,7 @@ def test_copies(data):
     assert loaded.best_tau_ == model.best_tau_
 
 
-def test_not_fitted(data, fitted):
+def test_predictions_need_a_fit(data, fitted):
     X, y = data
     with pytest.raises(NotFittedError):
         TunedExitPolicyClassifierCV(fitted).predict(X)
@@ -361,7 +361,7 @@ def test_groups_reach_the_splitter(data):
         model.fit(X, y)
 
 
-def test_metadata_routing(data):
+def test_metadata_goes_where_it_is_requested(data):
     X, y = data
     weight = np.random.default_rng(0).uniform(0.1, 2, size=len(y))
     groups = np.arange(len(y)) % 7
@@ -429,7 +429,7 @@ RISKS = {
 
 
 @pytest.mark.parametrize("name", RISKS)
-def test_other_risks(name, fitted):
+def test_other_risks_are_bounded(name, fitted):
     X, y = blobs(3000)
     model = tuned(fitted, confidence=0.95, random_state=0, **RISKS[name])
     model.fit(X, y)

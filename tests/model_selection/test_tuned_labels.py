@@ -77,7 +77,7 @@ def every_policy(classifier, X, y, metric, ensemble):
     ("scoring", "ensemble"),
     [*((scoring, None) for scoring in METRICS), ("f1_macro", "mean")],
 )
-def test_brute_force(scoring, joint_exit, ensemble):
+def test_the_choice_is_the_best_of_all_policies(scoring, joint_exit, ensemble):
     X, y = label_clouds(20, seed=3)
     estimator = NumericLabels(
         joint_exit=joint_exit, exit_ensemble=ensemble, label_thresholds=[0.3, 0.5, 0.6]
@@ -243,7 +243,7 @@ def test_warns_of_labels_that_lose_their_recall():
 @pytest.mark.parametrize(
     "risk", ["disagreement", "error", "accuracy_drop", ("miss", 1), "callable"]
 )
-def test_certified_policies(risk):
+def test_risks_of_certified_policies_are_within_the_bound(risk):
     X, y = label_clouds(2000)
     estimator = NumericLabels(joint_exit="mean").fit(*label_clouds(seed=7))
     full = list(estimator.staged_predict_proba(X))[-1] > 0.5

@@ -202,7 +202,7 @@ def test_tags_follow_the_estimator():
 
 
 @pytest.mark.parametrize("joint_exit", JOINT_EXITS)
-def test_certified_policies(joint_exit):
+def test_risks_of_certified_policies_are_within_the_bound(joint_exit):
     X, y = task_blobs(2500)
     estimator = NumericTasks(joint_exit=joint_exit).fit(*task_blobs(seed=7))
     full = list(tuned(estimator).fit(X, y).staged_predict(X))[-1]

@@ -94,14 +94,14 @@ def test_pairs_of_texts(notes):
     assert tuned.predict_exit_layer(pairs).max() <= 3
 
 
-def test_images(image_classifier, digits):
+def test_an_image_classifier_is_as_fast_as_its_policy_was_chosen(image_classifier, digits):
     X, y = digits
     image_classifier.set_params(device=EXACT)
     tuned = TunedExitPolicyClassifierCV(FrozenEstimator(image_classifier), min_speedup=0.4)
     assert speedup_score(tuned.fit(X, y), X) == pytest.approx(tuned.best_speedup_)
 
 
-def test_a_guarantee(text_classifier, other_notes):
+def test_the_risk_of_a_text_classifier_is_certified(text_classifier, other_notes):
     X, y = other_notes
     tuned = TunedExitPolicyClassifierCV(
         FrozenEstimator(text_classifier),

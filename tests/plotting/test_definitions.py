@@ -43,7 +43,7 @@ def measured(y_true, proba, table, **ensemble):
     return np.transpose([measure(y_true, proba, t, int(p), **ensemble) for t, p in pairs])
 
 
-def test_layers(staged):
+def test_layers_have_their_accuracy_and_mean_entropy(staged):
     y_true, proba = staged
     display = LayerwiseDisplay.from_predictions(y_true, proba)
     for m in range(N_LAYERS):
@@ -55,7 +55,7 @@ def test_layers(staged):
 
 
 @pytest.mark.parametrize("exit_ensemble", [None, "mean", "weighted"])
-def test_tradeoff_curves(staged, exit_ensemble):
+def test_tradeoff_curves_are_those_of_their_policies(staged, exit_ensemble):
     y_true, proba = staged
     display = ExitTradeoffDisplay.from_predictions(
         y_true, proba, tau=0.3, patience=2, exit_ensemble=exit_ensemble
@@ -108,7 +108,7 @@ def test_only_given_policies_are_marked(staged):
         ("f1_macro", lambda y, p: f1_score(y, p, average="macro")),
     ],
 )
-def test_other_scores(staged, scoring, metric):
+def test_other_scores_are_drawn_by_their_definitions(staged, scoring, metric):
     y_true, proba = staged
     predicted = CLASSES[apply_policy(proba, 0.3, 3).prediction]
     tradeoff = ExitTradeoffDisplay.from_predictions(
@@ -140,7 +140,7 @@ def test_scores_made_by_make_scorer(staged):
             ExitPolicyHeatmapDisplay.from_predictions(y_true, proba, scoring=scoring)
 
 
-def test_heat_map(staged):
+def test_the_heat_map_has_a_cell_for_each_policy(staged):
     y_true, proba = staged
     display = ExitPolicyHeatmapDisplay.from_predictions(
         y_true, proba, taus=[0.6, 0.0, 0.2], patiences=[None, 1, 3]
@@ -169,7 +169,7 @@ def test_heat_map_axes(staged):
 
 
 @pytest.mark.parametrize("n_classes", [3, 8])
-def test_histogram(n_classes):
+def test_the_histogram_counts_exits_by_class(n_classes):
     rng = np.random.default_rng(1)
     classes = np.arange(n_classes)
     y_true = rng.choice(classes[:-1], size=60)  # the last class has no samples
@@ -195,7 +195,7 @@ def test_bars_are_the_shares(staged):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_reliability(staged, dtype):
+def test_reliability_bins_follow_their_definition(staged, dtype):
     y_true, proba = staged[0], staged[1].astype(dtype)
     display = ExitReliabilityDisplay.from_predictions(y_true, proba, n_bins=4)
     for m in range(N_LAYERS):

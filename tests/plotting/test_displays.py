@@ -57,7 +57,7 @@ def axes_for(display):
 
 
 @every_display
-def test_plot_returns_itself_and_draws_where_told(display, staged):
+def test_plot_returns_itself_and_draws_into_the_given_axes(display, staged):
     made = from_predictions(display, *staged)
     ax = axes_for(display)
     assert made.plot(ax) is made
@@ -155,7 +155,7 @@ def test_a_policy_that_is_not_known_is_not_drawn(classifier, data):
 
 
 @every_display
-def test_titles(display, staged, classifier, data):
+def test_titles_and_names_are_shown(display, staged, classifier, data):
     made = from_predictions(display, *staged, name="blobs")
     titles = [ax.get_title() for ax in made.figure_.axes]
     assert "blobs" in " ".join([*titles, made.figure_.get_suptitle()])

@@ -26,7 +26,7 @@ def data():
     return label_clouds(60)
 
 
-def test_layers(fitted, data):
+def test_layers_of_labels_have_the_accuracy_of_whole_sets(fitted, data):
     X, y = data
     proba = list(fitted.staged_predict_proba(X))
     display = LayerwiseDisplay.from_estimator(fitted, X, y)
@@ -44,7 +44,7 @@ def test_where_the_samples_of_each_label_exit(fitted, data):
     assert display.speedup_ == speedup_ratio(exits, 5)
 
 
-def test_policies(fitted, data):
+def test_policies_of_labels_are_drawn_with_their_scores(fitted, data):
     X, y = data
     display = ExitTradeoffDisplay.from_estimator(fitted, X, y, scoring="f1_macro")
     full = list(fitted.staged_predict_proba(X))[-1] > 0.4

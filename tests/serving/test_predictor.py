@@ -105,7 +105,7 @@ def test_other_settings_of_inference(spread, texts, parameters):
         assert_equal(ask_all(server, texts), spread.predict_with_exits(texts))
 
 
-def test_images(spread_image, digits):
+def test_images_are_predicted_as_by_the_estimator(spread_image, digits):
     images = digits[0]
     expected = spread_image.predict_with_exits(images)
     assert len(np.unique(expected.exit_layer)) == spread_image.n_layers_
@@ -113,7 +113,7 @@ def test_images(spread_image, digits):
         assert_equal(ask_all(server, images), expected)
 
 
-def test_flat_images(image_classifier, digits):
+def test_flattened_images_are_predicted_as_by_the_estimator(image_classifier, digits):
     image_classifier.set_params(image_shape=(8, 8))
     rows = digits[0].reshape(len(digits[0]), -1)
     with AsyncPredictor(image_classifier) as server:
@@ -340,7 +340,7 @@ def test_a_task_that_is_cancelled_leaves_the_walk(monkeypatch, spread, texts):
     assert server.statistics().n_answered == 1
 
 
-def test_closing_drains(monkeypatch, spread, texts):
+def test_closing_finishes_the_requests_that_are_held(monkeypatch, spread, texts):
     server = AsyncPredictor(spread)
     gate = Gate(monkeypatch, server)
     server.start()

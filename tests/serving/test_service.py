@@ -70,7 +70,7 @@ def test_late_answers_and_health(client, texts):
     assert client.get("/ready").status_code == 200
 
 
-def test_metrics(client, texts):
+def test_metrics_count_requests_by_outcome(client, texts):
     for text in texts[:3]:
         client.post("/predict", json={"text": text})
     client.post("/predict", json={"text": texts[0], "tau": 5})
@@ -108,7 +108,7 @@ def test_a_failed_worker_is_unhealthy(spread, monkeypatch):
 
 
 @pytest.mark.parametrize(("pattern", "size"), [("poisson", 1), ("bursts", 16)])
-def test_arrivals(pattern, size):
+def test_arrival_times_follow_their_pattern(pattern, size):
     times = load("load").arrival_times(320, 2.0, pattern)
     assert len(times) == 640
     assert (np.diff(times) >= 0).all()

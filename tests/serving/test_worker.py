@@ -157,7 +157,7 @@ def test_what_the_walk_has_no_room_for_waits(bench):
 
 
 @pytest.mark.parametrize("entered", [False, True])
-def test_late_requests_are_told_and_dropped(bench, entered):
+def test_late_requests_fail_and_are_dropped(bench, entered):
     on_time = bench.submit(3, timeout=10)
     if not entered:
         bench.walk.room = 0

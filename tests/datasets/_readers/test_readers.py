@@ -98,7 +98,7 @@ def test_frames_hold_the_same_rows(tmp_path):
     assert found.frame["span1"].tolist()[1] == [(0, 4), (18, 27)]
 
 
-def test_mentions_that_differ_from_the_text_are_told(tmp_path):
+def test_mentions_that_differ_from_the_text_are_reported(tmp_path):
     wrong = DDI.replace('text="lithium"', 'text="sodium"')
     with pytest.warns(UserWarning, match=r"In 2 of 3 pairs the text of a mention differs .* 'p1'"):
         read_ddi_xml(put(tmp_path, a__xml=wrong))
