@@ -90,17 +90,17 @@ def label_rates(labels: NDArray[np.int64], weights: NDArray[np.float32]) -> NDAr
     ndarray of shape (n_labels,), float64
         0.5 for a label without a weight.
     """
-    there = np.where(labels == 1, weights, 0).sum(axis=0, dtype=np.float64)
+    weight_with = np.where(labels == 1, weights, 0).sum(axis=0, dtype=np.float64)
     every = weights.sum(axis=0, dtype=np.float64)
-    rates: NDArray[np.float64] = (there + 0.5) / (every + 1.0)
+    rates: NDArray[np.float64] = (weight_with + 0.5) / (every + 1.0)
     return rates
 
 
 def _constants(targets: LabelTargets) -> NDArray[np.int64]:
     """Return 1 for labels that all samples have, -1 for those of none, 0 for the others."""
-    there, not_there = (targets.codes == 1).any(axis=0), (targets.codes == 0).any(axis=0)
+    is_there, is_lacking = (targets.codes == 1).any(axis=0), (targets.codes == 0).any(axis=0)
     # A label of which nothing is known is one that no sample has.
-    constants = np.where(there & not_there, 0, np.where(there, 1, -1))
+    constants = np.where(is_there & is_lacking, 0, np.where(is_there, 1, -1))
     if constants.all():
         raise ValueError(
             "y must hold a label that some samples have and others do not; all labels are the same "
@@ -111,8 +111,8 @@ def _constants(targets: LabelTargets) -> NDArray[np.int64]:
 
 def _warn_of_constants(targets: LabelTargets, constants: NDArray[np.int64]) -> None:
     parts = [
-        f"{shown(targets.classes[constants == value].tolist())} {whose}"
-        for value, whose in ((1, "of every sample"), (-1, "of no sample"))
+        f"{shown(targets.classes[constants == value].tolist())} {samples}"
+        for value, samples in ((1, "of every sample"), (-1, "of no sample"))
         if (constants == value).any()
     ]
     if parts:
@@ -125,17 +125,17 @@ def _warn_of_constants(targets: LabelTargets, constants: NDArray[np.int64]) -> N
 
 def _class_weights(class_weight: Any, targets: LabelTargets) -> Weights:
     """Return the weight of every label of every sample."""
-    there, n_labels = targets.codes == 1, len(targets.classes)
+    has_label, n_labels = targets.codes == 1, len(targets.classes)
     if class_weight is None:
-        return np.ones(there.shape)
+        return np.ones(has_label.shape)
     if isinstance(class_weight, str):  # "balanced"
-        n_there, n_not = there.sum(axis=0), (targets.codes == 0).sum(axis=0)
-        n_each = np.where(there, n_there, n_not)
-        return (n_there + n_not) / (2 * np.maximum(n_each, 1))
+        n_with, n_without = has_label.sum(axis=0), (targets.codes == 0).sum(axis=0)
+        n_each = np.where(has_label, n_with, n_without)
+        return (n_with + n_without) / (2 * np.maximum(n_each, 1))
     pairs = np.array([_pair(one, class_weight) for one in _for_labels(class_weight, targets)])
     if pairs.shape != (n_labels, 2) or not (np.isfinite(pairs).all() and (pairs >= 0).all()):
         raise ValueError(f"class_weight={class_weight!r} must hold finite weights >= 0.")
-    return np.where(there, pairs[:, 1], pairs[:, 0])
+    return np.where(has_label, pairs[:, 1], pairs[:, 0])
 
 
 def _for_labels(class_weight: Any, targets: LabelTargets) -> list[Any]:

@@ -144,7 +144,7 @@ def _n_positions(part: Any) -> int:
     """Return how many positions encoded samples have, in both towers where there are two."""
     if not isinstance(part, EncodedPairs):
         return int(positions_of(part).sum())
-    first, second = (np.flatnonzero(there) for there in part.present.T)
+    first, second = (np.flatnonzero(present) for present in part.present.T)
     halves = part.first_of(first), part.second_of(second)
     return sum(int(positions_of(half).sum()) for half in halves if len(half))
 

@@ -344,11 +344,13 @@ def true_spans(
     """
     layers = _layers_of(y, len(sentences))
     if set(layers) != set(names):
-        there, wanted = (
+        given_layers, wanted = (
             "no layers" if list(given) == [UNNAMED_LAYER] else f"the layers {sorted(given)}"
             for given in (layers, names)
         )
-        raise ValueError(f"y holds {there} of spans, but the estimator was fitted on {wanted}.")
+        raise ValueError(
+            f"y holds {given_layers} of spans, but the estimator was fitted on {wanted}."
+        )
     return {name: _true_spans_of_layer(layers[name], sentences, scheme) for name in names}
 
 

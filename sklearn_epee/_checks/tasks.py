@@ -133,14 +133,14 @@ class Tasks:
 
     def same_as(self, other: Any) -> bool:
         """Return whether other `Tasks`, or the classes of some, are these."""
-        theirs = other if isinstance(other, Tasks) else Tasks(other)
-        if self.multilabel or theirs.multilabel:
-            alike = self.multilabel and theirs.multilabel
-            return alike and np.array_equal(self.classes, theirs.classes)
+        others = other if isinstance(other, Tasks) else Tasks(other)
+        if self.multilabel or others.multilabel:
+            alike = self.multilabel and others.multilabel
+            return alike and np.array_equal(self.classes, others.classes)
         return (
-            isinstance(theirs.classes, list) == isinstance(self.classes, list)
-            and len(theirs.each) == len(self.each)
-            and all(np.array_equal(a, b) for a, b in zip(self.each, theirs.each, strict=True))
+            isinstance(others.classes, list) == isinstance(self.classes, list)
+            and len(others.each) == len(self.each)
+            and all(np.array_equal(a, b) for a, b in zip(self.each, others.each, strict=True))
         )
 
     def __str__(self) -> str:

@@ -57,17 +57,17 @@ def as_cases(
             f"expected {_CASES}."
         )
     texts = [_text_or_none(text, i) for i, (text, _) in enumerate(rows)]
-    there = [i for i, (_, image) in enumerate(rows) if not is_missing_cell(image)]
-    for i in sorted(set(range(len(rows))) - set(there)):
+    present_rows = [i for i, (_, image) in enumerate(rows) if not is_missing_cell(image)]
+    for i in sorted(set(range(len(rows))) - set(present_rows)):
         if texts[i] is None:
             raise ValueError(
                 f"X[{i}] has neither a text nor an image; expected one of them at least. Leave the "
                 "row out."
             )
     images: list[Any] = [None] * len(rows)
-    if there:
-        given = [rows[i][1] for i in there]
-        for i, image in zip(there, as_images(given, None, form, there), strict=True):
+    if present_rows:
+        given = [rows[i][1] for i in present_rows]
+        for i, image in zip(present_rows, as_images(given, None, form, present_rows), strict=True):
             images[i] = image
     return list(zip(texts, images, strict=True))
 

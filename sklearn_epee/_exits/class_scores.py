@@ -100,9 +100,9 @@ def scores_of_labels(
         "recall_<label>" and "mean_exit_layer_<label>"; NaN for a label that no sample has.
     """
     sample, label = np.nonzero(codes == 1)
-    ours = label, len(labels), None if weights is None else weights[sample]
-    recall = class_means(y_pred[sample, label] == 1, *ours)
-    layer = class_means(exit_layer[sample], *ours)
+    of_label = label, len(labels), None if weights is None else weights[sample]
+    recall = class_means(y_pred[sample, label] == 1, *of_label)
+    layer = class_means(exit_layer[sample], *of_label)
     pairs = (("recall", recall), ("mean_exit_layer", layer))
     return {
         f"{kind}_{name}": value

@@ -169,12 +169,12 @@ def best_thresholds(
     is_tuned = counts.min(axis=1) >= max(min_samples, 1)
     for label in np.flatnonzero(counts.min(axis=1) > 0):
         rows = used[:, label]
-        ours = codes[rows, label], proba[rows, label].astype(np.float64), weights[rows]
-        before[label] = score(_counts_at(*ours, np.array([DEFAULT])))[0]
+        of_label = codes[rows, label], proba[rows, label].astype(np.float64), weights[rows]
+        before[label] = score(_counts_at(*of_label, np.array([DEFAULT])))[0]
         scores[label] = before[label]
         if is_tuned[label]:
-            offered = _thresholds(ours[1])
-            values = score(_counts_at(*ours, offered))
+            offered = _thresholds(of_label[1])
+            values = score(_counts_at(*of_label, offered))
             best = _nearest_of_the_best(offered, values)
             found[label], scores[label] = offered[best], values[best]
     return LabelThresholds(found, scores, before, counts.astype(np.int64), is_tuned)

@@ -153,8 +153,10 @@ def mean_average_precision(
         if not (truth == 1).any():  # scikit-learn warns, and says 0
             scores.append(0.0)
             continue
-        ours = None if weights is None else weights[known]
-        scores.append(average_precision_score(truth[known], column[known], sample_weight=ours))
+        known_weights = None if weights is None else weights[known]
+        scores.append(
+            average_precision_score(truth[known], column[known], sample_weight=known_weights)
+        )
     return float(np.mean(scores))
 
 

@@ -141,8 +141,8 @@ def exit_shares(
     n_layers = own.shape[1]
     costs = np.arange(1.0, n_layers + 1) / n_layers if exit_costs is None else exit_costs
     steps = np.diff(costs, prepend=0.0)
-    there = own if n_tower_layers is None else _whole_towers(own, n_tower_layers)
-    total = np.where(there, steps, 0.0).cumsum(axis=1)[:, -1:]
+    present = own if n_tower_layers is None else _whole_towers(own, n_tower_layers)
+    total = np.where(present, steps, 0.0).cumsum(axis=1)[:, -1:]
     return np.where(own, steps, 0.0).cumsum(axis=1) / total
 
 

@@ -80,8 +80,8 @@ def label_entropies(proba: ArrayLike) -> NDArray[np.floating]:
     ndarray of shape (..., n_labels)
         Between 0 (certain) and 1 (a probability of 0.5).
     """
-    there = np.minimum(check_proba(proba), 1)  # half precision may exceed 1
-    return normalized_entropy(np.stack([1 - there, there], axis=-1))
+    clipped = np.minimum(check_proba(proba), 1)  # half precision may exceed 1
+    return normalized_entropy(np.stack([1 - clipped, clipped], axis=-1))
 
 
 def set_counters(predictions: NDArray[Any]) -> NDArray[np.int64]:

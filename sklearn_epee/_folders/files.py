@@ -133,11 +133,11 @@ class FolderReader:
                 raise ModelFolderError(f"{MANIFEST} names {name[:80]!r}, which is outside")
             if not name.endswith(_KINDS):
                 raise ModelFolderError(f"{MANIFEST} names {name}, which is no part of a model")
-        there = set(self._names_there())
-        if missing := sorted(set(self._files) - there):
+        found = set(self._names_there())
+        if missing := sorted(set(self._files) - found):
             raise ModelFolderError(f"{', '.join(missing)} is missing")
         unknown = sorted(
-            name for name in there - set(self._files) - {MANIFEST} if not _FOR_PEOPLE.match(name)
+            name for name in found - set(self._files) - {MANIFEST} if not _FOR_PEOPLE.match(name)
         )
         if unknown:
             raise ModelFolderError(f"it holds {', '.join(unknown[:4])}, which {MANIFEST} lacks")

@@ -127,6 +127,9 @@ class LabelRule(DynamicRule):
 
     def _exits(self, layer: int, entropy: Tensor, state: ExitState | None) -> Tensor:
         each = entropy.view(len(entropy), -1)
-        way = self._policy.joint_exit
-        joint = each.mean(1) if way == "mean" else each.amax(1) if way == "all" else each.amin(1)
+        joint_exit = self._policy.joint_exit
+        if joint_exit == "mean":
+            joint = each.mean(1)
+        else:
+            joint = each.amax(1) if joint_exit == "all" else each.amin(1)
         return either(self._agreed(layer, state), self._sure(joint))

@@ -165,8 +165,8 @@ class WeightFiles:
 
     @staticmethod
     def _check_shape(file: Any, name: str, expected: Tensor) -> None:
-        there = file.get_slice(name)
-        shape, dtype = tuple(there.get_shape()), there.get_dtype()
+        tensor = file.get_slice(name)
+        shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
         if shape != tuple(expected.shape) or _TYPES.get(dtype) != expected.dtype:
             wanted = f"{expected.dtype} {tuple(expected.shape)}".removeprefix("torch.")
             raise ModelFolderError(f"{name} is {dtype} {shape}, where {wanted} is expected")

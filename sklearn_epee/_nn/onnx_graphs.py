@@ -136,7 +136,7 @@ class _FixedLayer(_Embedding):
 
 
 def write_stages(
-    network: MultiExitNetwork, batches: list[Mapping[str, Tensor]], to: Path
+    network: MultiExitNetwork, batches: list[Mapping[str, Tensor]], folder: Path
 ) -> list[str]:
     """Write the embedding and every layer with its head, and return the names of the files.
 
@@ -146,7 +146,7 @@ def write_stages(
         In evaluation mode, on the CPU, in float32.
     batches : list of dict of str to Tensor
         What the graphs read, of three sizes; the first is traced, the others are compared.
-    to : Path
+    folder : Path
         A folder.
 
     Raises
@@ -158,14 +158,24 @@ def write_stages(
     embedding = _Embedding(network, names)
     states = [_states(embedding, batch) for batch in batches]
     _write(
-        embedding, [list(batch.values()) for batch in batches], names, ["hidden"], to, "embed.onnx"
+        embedding,
+        [list(batch.values()) for batch in batches],
+        names,
+        ["hidden"],
+        folder,
+        "embed.onnx",
     )
     files = ["embed.onnx"]
     for layer in range(1, network.n_layers + 1):
         part = _Layer(network, layer)
         name = f"layer_{layer}.onnx"
         _write(
-            part, [list(s.values()) for s in states], list(states[0]), ["above", "logits"], to, name
+            part,
+            [list(s.values()) for s in states],
+            list(states[0]),
+            ["above", "logits"],
+            folder,
+            name,
         )
         with torch.no_grad():
             states = [{**s, "hidden": part(*s.values())[0]} for s in states]
@@ -174,12 +184,14 @@ def write_stages(
 
 
 def write_layer(
-    network: MultiExitNetwork, layer: int, batches: list[Mapping[str, Tensor]], to: Path
+    network: MultiExitNetwork, layer: int, batches: list[Mapping[str, Tensor]], folder: Path
 ) -> list[str]:
     """Write one graph from what the backbone reads to the logits of a layer; as `write_stages`."""
     names = list(batches[0])
     part = _FixedLayer(network, names, layer)
-    _write(part, [list(batch.values()) for batch in batches], names, ["logits"], to, "layer.onnx")
+    _write(
+        part, [list(batch.values()) for batch in batches], names, ["logits"], folder, "layer.onnx"
+    )
     return ["layer.onnx"]
 
 
@@ -198,12 +210,12 @@ def _write(  # noqa: PLR0917 - a graph, its batches, its names and where it goes
     inputs: list[list[Tensor]],
     names: list[str],
     outputs: list[str],
-    to: Path,
+    folder: Path,
     file: str,
 ) -> None:
     """Trace a part on the first of some inputs, write it, and compare it on the others."""
     axes = {name: _axes(name) for name in (*names, *outputs)}
-    path = str(to / file)
+    path = str(folder / file)
     try:
         with warnings.catch_warnings():
             # What a trace may miss is compared below.

@@ -150,21 +150,23 @@ class EncodedPairs:
         present = self.present[rows]
         tensors = {PRESENT: torch.from_numpy(present)}
         halves = ((FIRST, self.first_of), (SECOND, self.second_of))
-        for (prefix, samples_of), there in zip(halves, present.T, strict=True):
-            if there.any():
-                found = samples_of(rows[there]).batch(np.arange(np.count_nonzero(there)))
-                tensors |= {f"{prefix}{name}": _spread(part, there) for name, part in found.items()}
+        for (prefix, samples_of), has_cell in zip(halves, present.T, strict=True):
+            if has_cell.any():
+                found = samples_of(rows[has_cell]).batch(np.arange(np.count_nonzero(has_cell)))
+                tensors |= {
+                    f"{prefix}{name}": _spread(part, has_cell) for name, part in found.items()
+                }
         return tensors
 
 
-def _spread(part: Tensor, there: NDArray[np.bool_]) -> Tensor:
+def _spread(part: Tensor, present: NDArray[np.bool_]) -> Tensor:
     """Return a tensor with its rows where a mask is True and zeros elsewhere."""
-    if len(part) != np.count_nonzero(there):
+    if len(part) != np.count_nonzero(present):
         raise ValueError("Two towers are trained on texts of one window each.")
-    if there.all():
+    if present.all():
         return part
-    spread = part.new_zeros((len(there), *part.shape[1:]))
-    spread[torch.from_numpy(there)] = part
+    spread = part.new_zeros((len(present), *part.shape[1:]))
+    spread[torch.from_numpy(present)] = part
     return spread
 
 

@@ -128,15 +128,15 @@ class CaseReader:
 def _spread(
     encode: Callable[[list[Any]], Any],
     found: list[Any],
-    there: NDArray[np.bool_],
+    present: NDArray[np.bool_],
     filler: Any,
 ) -> SomeSamples:
     """Return encoded samples at the rows that have them; what is at the others is never read."""
     try:
         encoded = encode(found or [filler])
     except SampleError as error:
-        raise error.at(int(np.flatnonzero(there)[error.row])) from None
-    return SomeSamples(encoded, np.where(there, np.maximum(there.cumsum() - 1, 0), 0))
+        raise error.at(int(np.flatnonzero(present)[error.row])) from None
+    return SomeSamples(encoded, np.where(present, np.maximum(present.cumsum() - 1, 0), 0))
 
 
 def typical_batches(

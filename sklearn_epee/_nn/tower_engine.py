@@ -126,8 +126,8 @@ class TowerEngine:
             return self._within_first(samples, layer, batch_size)
         out = np.empty((len(samples), 1, self.n_columns), np.float32)
         self.run(samples, RecordingRule(layer, layer, out), layer, batch_size)
-        end = RecordingRule(self._border, self._border, out)
-        self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
+        first_rule = RecordingRule(self._border, self._border, out)
+        self._run_first(samples, ~samples.present[:, 1], first_rule, self._border, batch_size)
         return out[:, 0]
 
     def staged(self, samples: EncodedPairs, batch_size: int | str = "auto") -> NDArray[np.float32]:
@@ -145,8 +145,8 @@ class TowerEngine:
         """
         out = np.full((len(samples), self.n_layers, self.n_columns), np.nan, np.float32)
         self.run(samples, RecordingRule(1, self.n_layers, out), self.n_layers, batch_size)
-        end = RecordingRule(1, self._border, out)
-        self._run_first(samples, ~samples.present[:, 1], end, self._border, batch_size)
+        first_rule = RecordingRule(1, self._border, out)
+        self._run_first(samples, ~samples.present[:, 1], first_rule, self._border, batch_size)
         return out
 
     def visited(
@@ -192,8 +192,8 @@ class TowerEngine:
         without = np.flatnonzero(~samples.present[:, 0])
         beginning = np.empty((n, 1, self.n_columns), np.float32)
         next_exit = RecordingRule(self._border + 1, self._border + 1, beginning)
-        on = SecondTowerRule(next_exit, without, self._border, 1, self._no_hand_over(n))
-        self._run_second(samples, on, batch_size)
+        second_rule = SecondTowerRule(next_exit, without, self._border, 1, self._no_hand_over(n))
+        self._run_second(samples, second_rule, batch_size)
         own[without] = beginning[without, 0]
         return own
 
@@ -212,57 +212,59 @@ class TowerEngine:
         has_first, has_second = samples.present.T
         border = self._border
         handed = self._start(samples, has_first & has_second, rule, border, batch_size)
-        going = np.flatnonzero(has_second & (~has_first | (handed.layers > 0)))
-        on = SecondTowerRule(rule, going, border, last - border, handed)
-        self._run_second(samples, on, batch_size)
+        numbers = np.flatnonzero(has_second & (~has_first | (handed.layers > 0)))
+        second_rule = SecondTowerRule(rule, numbers, border, last - border, handed)
+        self._run_second(samples, second_rule, batch_size)
         return handed
 
     def _start(
         self,
         samples: EncodedPairs,
-        which: NDArray[np.bool_],
+        selected: NDArray[np.bool_],
         rule: ExitRule,
         last: int,
         batch_size: int | str,
     ) -> HandedOver:
         """Run samples through the first tower; return what those that go on take along."""
-        handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(which)
-        settles = None
+        handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(selected)
+        settling = None
         if self._network.hands_over_early:
-            settles = Settling(self._network.hand_over_after or 0, self._counts, len(numbers))
+            settling = Settling(self._network.hand_over_after or 0, self._counts, len(numbers))
         if len(numbers):
-            on = FirstTowerRule(rule, numbers, last, settles, handed)
-            self._first.run(samples.first_of(numbers), on, batch_size)
+            first_rule = FirstTowerRule(rule, numbers, last, settling, handed)
+            self._first.run(samples.first_of(numbers), first_rule, batch_size)
         return handed
 
     def _run_first(
         self,
         samples: EncodedPairs,
-        which: NDArray[np.bool_],
+        selected: NDArray[np.bool_],
         rule: ExitRule,
         last: int,
         batch_size: int | str,
     ) -> None:
         """Run samples that end in the first tower."""
-        numbers = np.flatnonzero(which)
+        numbers = np.flatnonzero(selected)
         if len(numbers):
-            end = TowerRule(rule, numbers, 0, last)
-            self._first.run(samples.first_of(numbers), end, batch_size)
+            first_rule = TowerRule(rule, numbers, 0, last)
+            self._first.run(samples.first_of(numbers), first_rule, batch_size)
 
     def _run_second(
-        self, samples: EncodedPairs, on: SecondTowerRule, batch_size: int | str
+        self, samples: EncodedPairs, second_rule: SecondTowerRule, batch_size: int | str
     ) -> None:
         """Run the samples of a rule through the second tower."""
-        if len(on.numbers):
-            inputs = WithContexts(samples.second_of(on.numbers), self._contexts(on))
-            self._second.run(inputs, on, batch_size)
+        if len(second_rule.numbers):
+            inputs = WithContexts(
+                samples.second_of(second_rule.numbers), self._contexts(second_rule)
+            )
+            self._second.run(inputs, second_rule, batch_size)
 
     @torch.inference_mode()
-    def _contexts(self, on: SecondTowerRule) -> Tensor:
+    def _contexts(self, second_rule: SecondTowerRule) -> Tensor:
         """Return what the heads of the second tower read beside their layers, on the CPU."""
-        network = self._network
-        states = torch.from_numpy(on.handed.states[on.numbers]).to(network.no_context.device)
-        known = torch.from_numpy(on.handed.layers[on.numbers] > 0).unsqueeze(1)
+        network, handed, numbers = self._network, second_rule.handed, second_rule.numbers
+        states = torch.from_numpy(handed.states[numbers]).to(network.no_context.device)
+        known = torch.from_numpy(handed.layers[numbers] > 0).unsqueeze(1)
         return torch.where(known, network.contexts(states).cpu(), network.no_context.cpu())
 
     def _own_exits(

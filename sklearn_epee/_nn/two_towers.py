@@ -133,7 +133,7 @@ class TwoTowerNetwork(RebuiltModule):
         a missing second cell repeat the last exit of the first tower, without gradients. If the
         last exit alone is trained, (n, 1, K) are those of the last one that each sample has.
         """
-        firsts, seconds = (there.nonzero().squeeze(1) for there in batch[PRESENT].unbind(1))
+        firsts, seconds = (present.nonzero().squeeze(1) for present in batch[PRESENT].unbind(1))
         n = len(batch[PRESENT])
         contexts = self.no_context.expand(n, -1)
         only_last = self.training and self.last_exit_only

@@ -290,8 +290,8 @@ class ExitReliabilityDisplay:
             self.figure_.suptitle(self.name)
 
     def _draw_exit(self, ax: Axes, row: int, **style: Any) -> None:
-        there = self.counts[row] > 0
-        points = self.confidence[row, there], self.accuracy[row, there]
+        has_samples = self.counts[row] > 0
+        points = self.confidence[row, has_samples], self.accuracy[row, has_samples]
         self.lines_ += ax.plot(*points, marker="o", markersize=4, **style)
 
 

@@ -73,8 +73,8 @@ class DisplaySamples:
         if not self.multilabel:
             return self.head_proba, self.codes
         known = self.codes >= 0
-        there = np.minimum(self.head_proba.transpose(0, 2, 1)[known], 1)
-        return np.stack([1 - there, there], axis=-1), self.codes[known]
+        clipped = np.minimum(self.head_proba.transpose(0, 2, 1)[known], 1)
+        return np.stack([1 - clipped, clipped], axis=-1), self.codes[known]
 
 
 def samples_from_arrays(
