@@ -60,7 +60,7 @@ def test_arrow_tables_of_entities_and_of_texts_with_images(pa):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (24, 24), dtype=np.uint8) for _ in range(8)]
     cells = pa.table({"text": list("abcdefgh"), "image": [image.tolist() for image in images]})
-    with pytest.raises((TypeError, ValueError), match=r"X\[0\]"):  # lists of numbers are no image
+    with pytest.raises((TypeError, ValueError), match=r"X\[0\]"):  # lists of numbers are not images
         tiny_multimodal_classifier().fit(cells, [0, 1] * 4)
 
 

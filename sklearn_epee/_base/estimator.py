@@ -517,7 +517,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
             If the device runs out of memory; the message says what to change.
         KeyboardInterrupt
             If the training of a clone is interrupted, such as in a search or a cross-validation.
-            An estimator that is no clone is fitted with what was learned so far, with a warning.
+            An estimator that is not a clone is fitted with what was learned so far, with a warning.
 
         Examples
         --------

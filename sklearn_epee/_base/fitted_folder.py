@@ -163,7 +163,7 @@ def parameters_from_document(
         elif isinstance(value, tuple):
             kind = "image" if name == "image_backbone" else cls._kind
             if len(value) != 2 or value[0] != "config" or not isinstance(value[1], dict):
-                raise ModelFolderError(f"the parameter {name!r} is no configuration")
+                raise ModelFolderError(f"the parameter {name!r} is not a configuration")
             found[name] = config_object(value[1], kind)
     return found
 
@@ -250,7 +250,7 @@ def _kind_of_network(cls: Any, kind: str) -> str:
 def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
     """Return the recipe of a network, each of its values of its type."""
     if not isinstance(recipe, dict):
-        raise ModelFolderError("the recipe of its network is no dictionary")
+        raise ModelFolderError("the recipe of its network is not a dictionary")
     if n_backbones == 2:
         towers = list_of(recipe.get("towers"))
         if len(towers) != 2 or not set(recipe) <= {"towers", "hand_over_after", "context_dropout"}:
@@ -295,9 +295,9 @@ def _read_tasks(document: Mapping[str, Any]) -> Any:
 
 
 def _check_classes(classes: Any, labels: bool = False) -> None:
-    """Refuse classes that are no sorted array; the names of labels may be in any order."""
+    """Refuse classes that are not a sorted array; the names of labels may be in any order."""
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not len(classes):
-        raise ModelFolderError("its classes are no array")
+        raise ModelFolderError("its classes are not an array")
     found = np.unique(classes)
     if len(found) != len(classes) or not (labels or np.array_equal(found, classes)):
         raise ModelFolderError("its classes are not sorted, or one is there twice")
@@ -307,7 +307,7 @@ def _check_counts(tags: TagLayers) -> None:
     """Refuse tags that no scheme has, and counts of transitions of another shape."""
     for name, layer in tags.by_name.items():
         if layer.dtype.kind not in "UO" or not all(type(tag) is str for tag in layer.tolist()):
-            raise ModelFolderError("its tags are no texts")
+            raise ModelFolderError("its tags are not texts")
         valid_transitions(layer.tolist(), tags.scheme)
         if tags.transition_counts is None:
             continue
@@ -316,17 +316,17 @@ def _check_counts(tags: TagLayers) -> None:
         if not isinstance(counts, np.ndarray) or counts.dtype.kind != "f" or counts.shape != shape:
             raise ModelFolderError("its counts of transitions are not those of its tags")
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
-            raise ModelFolderError("its counts of transitions are no counts")
+            raise ModelFolderError("its counts of transitions are not counts")
 
 
 def _read_exit_weights(found: Any, n_layers: int) -> NDArray[np.float64]:
     is_array = isinstance(found, np.ndarray) and found.dtype == np.float64
     if not is_array or found.shape != (n_layers,) or not (np.isfinite(found) & (found >= 0)).all():
-        raise ModelFolderError(f"its exit_weights are no {n_layers} weights")
+        raise ModelFolderError(f"its exit_weights are not {n_layers} weights")
     return found
 
 
 def _read_history(found: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(epoch, dict) for epoch in found):
-        raise ModelFolderError("its history is no list of epochs")
+        raise ModelFolderError("its history is not a list of epochs")
     return found

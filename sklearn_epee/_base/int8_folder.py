@@ -88,7 +88,7 @@ def _scale(document: Any) -> InputScale:
     for array in arrays:
         is_row = array.dtype == np.float32 and array.ndim == 1 and array.shape == arrays[0].shape
         if not is_row or not np.isfinite(array).all():
-            raise ModelFolderError("its scales of 8 bits are no numbers")
+            raise ModelFolderError("its scales of 8 bits are not numbers")
     factor, shift, mean = arrays
     is_common = bool(field(document, "is_common", (bool, np.bool_)))
     return InputScale(factor, shift, mean, is_common)

@@ -65,23 +65,17 @@ def export(
     _check_kind(name, network, reader)
     policy = make_policy(state)
     network = network.to_inference_copy(torch.device("cpu"), torch.float32)
-    to = Path(folder).expanduser()
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise FileExistsError(
-            f"folder={str(to)!r} is not empty; expected an empty folder, or one that does not "
-            "exist yet."
-        )
-    to.mkdir(parents=True, exist_ok=True)
+    place = _empty_folder(folder)
     batches = [_batch(network, reader, n, t) for n, t in _SIZES]
     only_layer = None if layer is None else check_layer(layer, network.n_layers)
     try:
         files = (
-            write_stages(network, batches, to)
+            write_stages(network, batches, place)
             if only_layer is None
-            else write_layer(network, only_layer, batches, to)
+            else write_layer(network, only_layer, batches, place)
         )
     except CannotExportError as error:
-        for path in to.iterdir():
+        for path in place.iterdir():
             path.unlink()
         family = network.adapter.family
         raise ValueError(
@@ -93,9 +87,21 @@ def export(
         "graphs": files,
         "n_layers": network.n_layers if only_layer is None else 1,
         "layer": only_layer,
-        "texts": _write_tokenizer(reader, to),
+        "texts": _write_tokenizer(reader, place),
     }
-    (to / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (place / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _empty_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of an empty folder, made if it is not there."""
+    place = Path(folder).expanduser()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FileExistsError(
+            f"folder={str(place)!r} is not empty; expected an empty folder, or one that does not "
+            "exist yet."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _check_packages() -> None:
@@ -174,14 +180,14 @@ def _policy_document(policy: Any) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(reader: Any, to: Path) -> dict[str, Any] | None:
+def _write_tokenizer(reader: Any, folder: Path) -> dict[str, Any] | None:
     """Write the tokenizer's file, and return how texts are read; None where the caller does it."""
     if not isinstance(reader, TextTokenizer) or isinstance(reader, MarkedTextTokenizer):
         return None
     tokenizer = reader.tokenizer
     if not tokenizer.is_fast:
         return None
-    tokenizer.backend_tokenizer.save(str(to / "tokenizer.json"))
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     fillers = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return {
         "max_length": reader.max_length,

@@ -214,7 +214,7 @@ def _read_statistics(
         return None
     is_array = isinstance(found, np.ndarray) and found.dtype == np.float32
     if not is_array or found.shape != (form.n_channels,) or not np.isfinite(found).all():
-        raise ModelFolderError(f"{name} is no {form.n_channels} numbers")
+        raise ModelFolderError(f"{name} is not {form.n_channels} numbers")
     if name == "std" and not (found > 0).all():
         raise ModelFolderError("std is not above 0")
     return found
@@ -233,7 +233,7 @@ def _read_cases(
         parts[name] = read_reader(part, loading, [folder], [backbones[folder]], tower)
     costs = list_of(document.get("exit_costs"))
     if len(costs) != n_layers or not all(type(cost) is float and 0 < cost <= 1 for cost in costs):
-        raise ModelFolderError(f"its exit_costs are no {n_layers} shares")
+        raise ModelFolderError(f"its exit_costs are not {n_layers} shares")
     towers = list_of(document.get("towers"))
     form = CaseForm(
         parts["image"].sample_form,

@@ -215,13 +215,7 @@ def prepare_tag_data(
     weights = check_weights(sample_weight, len(samples))
     members = check_groups(groups, len(samples))
     if tagged.n_misfits:
-        warnings.warn(
-            f"{tagged.n_misfits} span(s) of y cannot be represented as tags of words: they overlap "
-            "others of their layer, have several parts, or do not start and end with a word. They "
-            "are not learned.",
-            UserWarning,
-            stacklevel=5,
-        )
+        _warn_of_misfits(tagged.n_misfits)
     used = np.flatnonzero(weights)
     counts = np.array([len(samples[row].words) for row in used], dtype=np.int64)
     words_of = {
@@ -230,7 +224,7 @@ def prepare_tag_data(
     }
     _check_has_spans(words_of)
     of_words = np.repeat(weights[used], counts)
-    followed = of_words / of_words.mean()  # how often a word's tag is counted
+    tag_weights = of_words / of_words.mean()  # how often a word's tag is counted
     if class_weight is not None:
         wanted = _by_layer(class_weight, list(words_of))
         of_words = with_class_weights(of_words, wanted, list(words_of.values()))
@@ -238,10 +232,20 @@ def prepare_tag_data(
     classes, codes = _encoded(words_of)
     return TagData(
         take(samples, used),
-        _with_transitions(TagLayers(classes, scheme), codes, counts, followed),
+        _with_transitions(TagLayers(classes, scheme), codes, counts, tag_weights),
         codes,
         of_words,
         None if members is None else members[used],
+    )
+
+
+def _warn_of_misfits(n_misfits: int) -> None:
+    warnings.warn(
+        f"{n_misfits} span(s) of y cannot be represented as tags of words: they overlap others of "
+        "their layer, have several parts, or do not start and end with a word. They are not "
+        "learned.",
+        UserWarning,
+        stacklevel=6,
     )
 
 

@@ -140,11 +140,11 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # A panic of the Rust library is no Exception.
+        # A panic of the Rust library is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelFolderError(f"{TOKENIZER} is no tokenizer: {reason}") from error
+        raise ModelFolderError(f"{TOKENIZER} is not a tokenizer: {reason}") from error
 
 
 def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -227,7 +227,7 @@ def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
         return None
     cls = _processor_class(name)
     if cls is None:
-        raise ModelFolderError(f"{name[:80]!r} is no image processor of transformers")
+        raise ModelFolderError(f"{name[:80]!r} is not an image processor of transformers")
     settings = loading.reader.json_of(f"{folder}/{PROCESSOR}")
     known = cls().to_dict()
     for key, value in settings.items():
@@ -238,7 +238,7 @@ def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    """Refuse numbers that are no sides of images, and whatever is no setting."""
+    """Refuse numbers that are not sides of images, and whatever is not a setting."""
     if isinstance(value, (dict, list)):
         for part in value.values() if isinstance(value, dict) else value:
             _check_numbers(name, part)

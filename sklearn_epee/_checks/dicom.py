@@ -131,11 +131,11 @@ def _read(path: Path, place: str, stop_before_pixels: bool = False) -> Any:
         raise
     except Exception as error:
         raise _UnsupportedFileError(
-            f"{place} is no DICOM file that can be read: {_reason(error)}"
+            f"{place} is not a DICOM file that can be read: {_reason(error)}"
         ) from error
     if not found:
         raise _UnsupportedFileError(
-            f"{place} is no DICOM image: it has no Rows and Columns. A report, a directory or a "
+            f"{place} is not a DICOM image: it has no Rows and Columns. A report, a directory or a "
             "damaged file holds no image."
         )
     return dataset

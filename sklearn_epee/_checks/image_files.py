@@ -16,7 +16,7 @@ from PIL.ImageFile import ImageFile as OpenedFile
 from .pixels import PixelRange
 
 # Modes whose values are intensities, and what the others are converted to. Bits and indices into a
-# palette are no intensities, and colors in another space than RGB would pass for RGB.
+# palette are not intensities, and colors in another space than RGB would pass for RGB.
 INTENSITIES = frozenset({"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 CONVERTED = {
     "1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB",
@@ -75,7 +75,7 @@ def _pixels(image: Any, place: str) -> NDArray[Any]:
         return np.asarray(image)
     if image.mode not in CONVERTED:
         raise ValueError(
-            f"{place} is a PIL image of mode {image.mode!r}, whose values are no intensities; "
+            f"{place} is a PIL image of mode {image.mode!r}, whose values are not intensities; "
             "convert it to 'RGB' or 'L'."
         )
     return np.asarray(image.convert(CONVERTED[image.mode]))

@@ -79,7 +79,7 @@ class PathImage:
         Raises
         ------
         ValueError
-            If there is no such file, or it is no image that can be read.
+            If there is no such file, or it is not an image that can be read.
         ImportError
             If it is a DICOM file and pydicom is not installed.
         """
@@ -129,7 +129,9 @@ def _existing(item: str | os.PathLike[Any], i: int) -> tuple[Path, str]:
         exists, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"X[{i}] is {shown(raw)}, which is no path of a file: {reason}") from error
+        raise ValueError(
+            f"X[{i}] is {shown(raw)}, which is not a path of a file: {reason}"
+        ) from error
     if is_folder:
         raise ValueError(
             f"X[{i}] is the folder {raw!r}; expected an image file. "
@@ -171,7 +173,7 @@ def _opened(path: Path, place: str) -> Any:
         n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{place} is no image that Pillow or pydicom reads; expected PNG, JPEG, TIFF, BMP, "
+            f"{place} is not an image that Pillow or pydicom reads; expected PNG, JPEG, TIFF, BMP, "
             "DICOM or the like."
         ) from error
     except _DAMAGED as error:
@@ -185,7 +187,7 @@ def _opened(path: Path, place: str) -> Any:
     if image.mode not in INTENSITIES and image.mode not in CONVERTED:
         image.close()
         raise ValueError(
-            f"{place} has the mode {image.mode!r}, whose values are no intensities; save it as "
+            f"{place} has the mode {image.mode!r}, whose values are not intensities; save it as "
             "RGB or grey."
         )
     return image

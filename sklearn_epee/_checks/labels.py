@@ -138,7 +138,7 @@ def check_groups(groups: ArrayLike | None, n_samples: int) -> NDArray[np.int64] 
     Raises
     ------
     TypeError
-        If they are no sequence, or of several types.
+        If they are not a sequence, or of several types.
     ValueError
         If one is missing, there is only one, or they are not as many as the samples.
     """

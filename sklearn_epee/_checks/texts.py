@@ -91,7 +91,7 @@ def as_text(value: Any, place: str) -> str:
     Raises
     ------
     TypeError, ValueError
-        If it is no text, or not valid Unicode.
+        If it is not a text, or not valid Unicode.
     """
     if isinstance(value, str):
         return check_encodable(str(value), place)

@@ -122,8 +122,8 @@ def _frame_rows(X: Any, text_column: str, image_column: str) -> list[tuple[Any, 
     for argument, name in (("text_column", text_column), ("image_column", image_column)):
         if name not in columns:
             raise ValueError(
-                f"{argument}={name!r} is no column of X, which has {shown(columns)}; expected the "
-                "name of one of them."
+                f"{argument}={name!r} is not a column of X, which has {shown(columns)}; expected "
+                "the name of one of them."
             )
     texts, images = (
         column.to_list() if hasattr(column, "to_list") else list(column)

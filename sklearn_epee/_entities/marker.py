@@ -178,7 +178,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
             If a row is not as described, or with typed markers has no type; the message gives its
             number.
         TypeError
-            If X is no sequence of rows.
+            If X is not a sequence of rows.
 
         Examples
         --------
@@ -218,7 +218,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
             If a row is not as described, has a type that is not known, or holds marks already, or
             if its entities do not fit in `max_length`; the message gives its number.
         TypeError
-            If X is no sequence of rows.
+            If X is not a sequence of rows.
 
         Examples
         --------

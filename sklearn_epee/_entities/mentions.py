@@ -63,7 +63,7 @@ def read_mention(span: Any, name: str, text: str, row: int) -> Mention:
     Raises
     ------
     SampleError
-        If it is no span of the text.
+        If it is not a span of the text.
     """
     found, entity_type = _pieces(span)
     if not found:
@@ -79,7 +79,7 @@ def read_mention(span: Any, name: str, text: str, row: int) -> Mention:
 
 
 def _pieces(span: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """Return start and end of every piece, and the type; no pieces where it is no span."""
+    """Return start and end of every piece, and the type; no pieces where it is not a span."""
     if hasattr(span, "start_char") and hasattr(span, "end_char"):
         return [(span.start_char, span.end_char)], getattr(span, "label_", None) or None
     if isinstance(span, Mapping):

@@ -74,7 +74,7 @@ def read_rows(X: Any, columns: Columns) -> list[MentionRow]:
     Raises
     ------
     TypeError
-        If X is no sequence of rows.
+        If X is not a sequence of rows.
     ValueError
         If there are no rows, or one is not as described; the message gives its number.
     """

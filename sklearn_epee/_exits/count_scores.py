@@ -382,13 +382,13 @@ def _over_named(columns: Integers, average: str) -> CountMetric:
 
 
 def _column(label: Any, classes: NDArray[Any]) -> int | None:
-    """Return the column of a class, None if it is no class."""
+    """Return the column of a class, None if it is not a class."""
     columns = _columns([label], classes)
     return None if columns is None or columns[0] >= len(classes) else int(columns[0])
 
 
 def _columns(labels: Any, classes: NDArray[Any]) -> Integers | None:
-    """Return the columns of some labels, above all classes for others; None if that is no list."""
+    """Return the columns of some labels, above all classes for others; None without a list."""
     given, classes = np.asarray(labels), np.asarray(classes.tolist())
     kinds = ["n" if part.dtype.kind in "iuf" else part.dtype.kind for part in (given, classes)]
     if given.ndim != 1 or not len(given) or kinds[0] != kinds[1] or kinds[0] not in "nbU":

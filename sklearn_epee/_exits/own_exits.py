@@ -35,7 +35,7 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
     Raises
     ------
     ValueError
-        If a sample has no exit, tasks differ in which there are, or a value is no probability.
+        If a sample has no exit, tasks differ in which there are, or a value is not a probability.
     """
     found = [own_exits(task) for task in tasks]
     if all(mask is None for mask in found):

@@ -45,7 +45,7 @@ def normalized_entropy(proba: ArrayLike) -> NDArray[np.floating]:
     Raises
     ------
     ValueError
-        If `proba` has no class, or holds a value that is no probability.
+        If `proba` has no class, or holds a value that is not a probability.
 
     References
     ----------

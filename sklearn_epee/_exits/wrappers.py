@@ -88,7 +88,7 @@ class OwnPolicy(NamedTuple):
 
 
 def step_inwards(estimator: Any, *, fitted: bool = True) -> Step | None:
-    """Return the step from a wrapper to what it wraps, None if it is no wrapper.
+    """Return the step from a wrapper to what it wraps, None if it is not a wrapper.
 
     Parameters
     ----------

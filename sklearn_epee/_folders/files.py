@@ -132,7 +132,7 @@ class FolderReader:
             if not _NAME.match(name) or ".." in PurePosixPath(name).parts:
                 raise ModelFolderError(f"{MANIFEST} names {name[:80]!r}, which is outside")
             if not name.endswith(_KINDS):
-                raise ModelFolderError(f"{MANIFEST} names {name}, which is no part of a model")
+                raise ModelFolderError(f"{MANIFEST} names {name}, which is not part of a model")
         found = set(self._names_there())
         if missing := sorted(set(self._files) - found):
             raise ModelFolderError(f"{', '.join(missing)} is missing")
@@ -172,7 +172,7 @@ class FolderReader:
             raise ModelFolderError(f"{name} is not what was written (its checksum differs)")
 
     def _safe(self, name: str) -> Path:
-        """Return the path of a regular file in the folder, whose folders are no links either.
+        """Return the path of a regular file in the folder, whose folders are not links either.
 
         The hub's cache has links in place of files, to ``blobs`` beside ``snapshots``.
         """
@@ -186,7 +186,7 @@ class FolderReader:
                 raise ModelFolderError(f"{name} is a link, or in one; links are not followed")
         path = path.resolve()
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise ModelFolderError(f"{name} is no regular file")
+            raise ModelFolderError(f"{name} is not a regular file")
         return path
 
     def _read(self, name: str) -> bytes:
@@ -281,7 +281,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
         return
     if not (folder / MANIFEST).is_file():
         raise FileExistsError(
-            f"folder={str(folder)!r} holds files that are no model of sklearn_epee; expected an "
+            f"folder={str(folder)!r} holds files that are not a model of sklearn_epee; expected an "
             "empty folder, or one that does not exist yet."
         )
     if not overwrite:

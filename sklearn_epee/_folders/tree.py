@@ -92,7 +92,7 @@ def name_of(estimator: Any) -> str:
     Raises
     ------
     TypeError
-        If it is no class of this package that can be saved.
+        If it is not a class of this package that can be saved.
     """
     name = type(estimator).__name__
     if _public_class(name) is not type(estimator):
@@ -109,7 +109,7 @@ def class_named(name: str) -> Any:
     """Return the class of this package with a name that a folder gives."""
     found = _public_class(name)
     if found is None:
-        raise ModelFolderError(f"{name[:80]!r} is no classifier of sklearn_epee")
+        raise ModelFolderError(f"{name[:80]!r} is not a classifier of sklearn_epee")
     return found
 
 
@@ -253,9 +253,9 @@ def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
     estimator.estimator_ = inner
     for name, value in field_of(node, "learned", dict, "a node").items():
         if not (name.isidentifier() and name.endswith("_") and not name.startswith("_")):
-            raise ModelFolderError(f"{name[:40]!r} is no fitted attribute")
+            raise ModelFolderError(f"{name[:40]!r} is not a fitted attribute")
         if isinstance(getattr(cls, name, None), (property, Callable)):  # type: ignore[arg-type]
-            raise ModelFolderError(f"{name!r} is no fitted attribute of {cls.__name__}")
+            raise ModelFolderError(f"{name!r} is not a fitted attribute of {cls.__name__}")
         setattr(estimator, name, decode(value, loading.load_array))
     _check_agreement(estimator, inner)
     return estimator
@@ -281,7 +281,7 @@ def _class_and_parameters(node: Any, loading: Loading) -> tuple[Any, dict[str, A
     parameters = {}
     for name, value in field_of(node, "parameters", dict, "a node").items():
         if name not in known or name == "estimator":
-            raise ModelFolderError(f"{name[:40]!r} is no parameter of {cls.__name__}")
+            raise ModelFolderError(f"{name[:40]!r} is not a parameter of {cls.__name__}")
         parameters[name] = decode(value, loading.load_array)
     return cls, parameters
 

@@ -233,7 +233,7 @@ def _element(encoded: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.kind == "O" and isinstance(encoded, dict):
         return decode(encoded)
     if type(encoded) not in _ELEMENTS[dtype.kind]:
-        raise TypeError(f"{_shown(encoded)} is no element of an array of {dtype}")
+        raise TypeError(f"{_shown(encoded)} is not an element of an array of {dtype}")
     if dtype.kind == "U" and len(encoded) > dtype.itemsize // 4:
         raise ValueError(f"{_shown(encoded)} is longer than the data type {dtype}")
     return encoded
@@ -277,7 +277,7 @@ def read_json(content: bytes, name: str) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelFolderError(f"{name} is no JSON: {reason}") from error
+        raise ModelFolderError(f"{name} is not JSON: {reason}") from error
     if not isinstance(found, dict):
         raise ModelFolderError(f"{name} holds a {type(found).__name__}, not an object")
     return found
@@ -291,7 +291,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 # -------------------------------------------------------------------------- what a document holds
@@ -307,7 +307,7 @@ def list_of(value: Any) -> list[Any]:
 def field(
     document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str = "a part"
 ) -> Any:
-    """Return a field of an object, which must be there and of a type; bool is no int.
+    """Return a field of an object, which must be there and of a type; bool is not an int.
 
     Parameters
     ----------

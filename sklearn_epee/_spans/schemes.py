@@ -22,7 +22,7 @@ def check_scheme(scheme: Any) -> str:
     Raises
     ------
     ValueError
-        If it is no such name.
+        If it is not one of these names.
     """
     if scheme not in _PREFIXES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {scheme!r}.")
@@ -71,7 +71,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
     """Return the spans that tags say, as seqeval reads them in its strict mode.
 
     In IOB2 a span starts at a B and goes on through the I of the same label. In BIOES it is one S,
-    or a B, any number of I and an E, all of one label. What does not start so is no span: an I
+    or a B, any number of I and an E, all of one label. What does not start so is not a span: an I
     behind an O or behind another label, or a B without its E. In IO a span is a run of one label.
 
     Parameters
@@ -177,7 +177,7 @@ def _tags_of_span(length: int, label: str, scheme: str) -> list[str]:
 def convert_scheme(tags: Sequence[str], scheme: str, to: str) -> list[str]:
     """Return the tags of the same spans in another scheme.
 
-    What is no span in the first scheme is lost, and so is the border between two spans of one
+    What is not a span in the first scheme is lost, and so is the border between two spans of one
     label side by side where the second is IO.
 
     Parameters
@@ -233,11 +233,11 @@ def parts_of_tag(tag: str, scheme: str) -> tuple[str, str]:
     Raises
     ------
     ValueError
-        If it is no tag of the scheme.
+        If it is not a tag of the scheme.
     """
     if not _is_tag(tag, check_scheme(scheme)):
         raise ValueError(
-            f"{tag!r} is no tag of the scheme {scheme}: 'O', or {_forms(scheme)} with a label."
+            f"{tag!r} is not a tag of the scheme {scheme}: 'O', or {_forms(scheme)} with a label."
             f"{_hint(tag)}"
         )
     return tag[:1], tag[2:] or ("" if tag == "O" else _UNNAMED)

@@ -21,7 +21,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
     So "insulin-induced" is three words, of which a span may take one, "5mg/kg" is "5", "mg", "/"
     and "kg", and "patient's" is "patient", "'" and "s". Letters are those of all scripts; combining
     marks, joiners and soft hyphens belong to the character before them. Characters that are not
-    seen (zero-width spaces, control characters) are no words.
+    seen (zero-width spaces, control characters) are not words.
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ def _groups_of(within: list[str], groups: str | Callable[[str], Any]) -> Any:
     try:
         pattern = re.compile(groups)
     except re.error as error:
-        raise ValueError(f"groups={groups!r} is no regular expression: {error}.") from error
+        raise ValueError(f"groups={groups!r} is not a regular expression: {error}.") from error
     found = []
     for name in within:
         match = pattern.search(name)

@@ -222,7 +222,7 @@ def _info(name: str) -> dict[str, Any]:
     flat = sorted(key for key in INFO if not key.endswith("3d"))
     if name not in flat:
         volumes = " It holds volumes, which cannot be classified." if name in INFO else ""
-        raise ValueError(f"name={name!r} is no set of images;{volumes} expected one of {flat}.")
+        raise ValueError(f"name={name!r} is not a set of images;{volumes} expected one of {flat}.")
     info: dict[str, Any] = INFO[name]
     return info
 

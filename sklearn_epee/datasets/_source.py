@@ -51,7 +51,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises
     ------
     ValueError
-        If a line is no JSON object; the message names the file and the line.
+        If a line is not a JSON object; the message names the file and the line.
     """
     try:
         with (

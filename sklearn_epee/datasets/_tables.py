@@ -90,11 +90,11 @@ def read_columns(
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is not known: {error}.") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no gzip file that can be read: {error}.") from error
+        raise ValueError(f"{path} is not a gzip file that can be read: {error}.") from error
 
 
 def _opened(path: Path, encoding: str) -> TextIO:
-    # The mark that Windows programs put before UTF-8 is no part of the first name.
+    # The mark that Windows programs put before UTF-8 is not part of the first name.
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding=encoding, newline="")

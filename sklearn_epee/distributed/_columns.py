@@ -101,7 +101,7 @@ def make_plan(
         If the estimator is not fitted.
     """
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix={shown(prefix)} is no str.")
+        raise TypeError(f"prefix={shown(prefix)} is not a str.")
     if missing not in MISSING:
         raise ValueError(f"missing={shown(missing)}; expected one of {', '.join(MISSING)}.")
     if not isinstance(threads, Integral) or isinstance(threads, bool) or threads < 1:

@@ -57,8 +57,8 @@ def predict_dask(
     ImportError
         If dask.dataframe is not installed.
     TypeError
-        If `frame` is no data frame of Dask, or the estimator is no classifier with early exits or
-        predicts words.
+        If `frame` is not a data frame of Dask, or the estimator is not a classifier with early
+        exits or predicts words.
     ValueError
         If `columns` are not there, or an appended column would have the name of another. A value
         that is missing is refused when the prediction runs.

@@ -68,8 +68,8 @@ def predict_frame(
     Raises
     ------
     TypeError
-        If `frame` is no data frame, or the estimator is no classifier with early exits or predicts
-        words.
+        If `frame` is not a data frame, or the estimator is not a classifier with early exits or
+        predicts words.
     ValueError
         If `columns` are not there, an appended column would have the name of another, or a value
         is missing.

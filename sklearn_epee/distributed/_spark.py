@@ -58,8 +58,8 @@ def predict_spark(
     ImportError
         If pyspark or pyarrow is not installed.
     TypeError
-        If `frame` is no data frame of classic Spark, or the estimator is no classifier with early
-        exits or predicts words.
+        If `frame` is not a data frame of classic Spark, or the estimator is not a classifier with
+        early exits or predicts words.
     ValueError
         If `columns` are not there, an appended column would have the name of another (Spark ignores
         case), or there are more threads than ``spark.task.cpus``. A value that is missing is

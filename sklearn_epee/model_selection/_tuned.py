@@ -536,7 +536,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         -------
         sklearn.utils.metadata_routing.MetadataRouter
             To the `fit` of `estimator`, the `split` of `cv` and the scorer. The named scorers take
-            sample weights, and the splits of a `cv` that is no splitter take groups.
+            sample weights, and the splits of a `cv` that is not a splitter take groups.
 
         Examples
         --------

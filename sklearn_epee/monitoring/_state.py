@@ -17,7 +17,7 @@ def check_share(name: str, value: Any, *, may_be_1: bool = False) -> float:
     Raises
     ------
     TypeError, ValueError
-        If it is no number in (0, 1), or (0, 1].
+        If it is not a number in (0, 1), or (0, 1].
     """
     expected = f"{name} must be a float in (0, 1{']' if may_be_1 else ')'}; got {value!r}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
@@ -42,17 +42,17 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     Raises
     ------
     ValueError
-        If the text is no state of this kind.
+        If the text is not a state of this kind.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string; got {type(text).__name__}.")
     try:
         state = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"text is no JSON: {error}.") from None
+        raise ValueError(f"text is not JSON: {error}.") from None
     if not isinstance(state, dict) or state.get("kind") != kind:
         found = state.get("kind") if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"text is no state of {kind}; got {found!r}.")
+        raise ValueError(f"text is not a state of {kind}; got {found!r}.")
     if state.get("schema") != schema:
         raise ValueError(
             f"text was written with schema {state.get('schema')!r}; this version reads {schema}."
@@ -60,4 +60,4 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     try:
         yield state
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"text is no state of {kind} that can be read: {error}.") from error
+        raise ValueError(f"text is not a state of {kind} that can be read: {error}.") from error

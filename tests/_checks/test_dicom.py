@@ -183,7 +183,7 @@ def test_what_is_no_single_image_is_refused(written, tmp_path):
         (film, r"a\.dcm', holds 2 frames.*frames can"),
         (no_pixels, r"a\.dcm', holds no pixels: the element PixelData is missing"),
         (short, r"a\.dcm', has pixels .* cannot be decoded"),
-        (report, r"a\.dcm', is no DICOM image: it has no Rows"),
+        (report, r"a\.dcm', is not a DICOM image: it has no Rows"),
         (lost, r"a\.dcm', has the photometric interpretation ''"),
         (dataset(EIGHT, "CMYK"), r"a\.dcm', has the photometric interpretation 'CMYK'"),
         (dataset(TWELVE, WindowCenter=5, WindowWidth=0), r"a\.dcm', has a window of width 0"),
@@ -195,7 +195,7 @@ def test_what_is_no_single_image_is_refused(written, tmp_path):
             as_images([written(data)], None)
     for content in (b"", b"DICM", b"\0" * 128 + b"DICM" + b"junk" * 9, b"text" * 99):
         (tmp_path / "a.dcm").write_bytes(content)
-        with pytest.raises(ValueError, match=r"X\[0\], the file '.*a\.dcm', is no DICOM"):
+        with pytest.raises(ValueError, match=r"X\[0\], the file '.*a\.dcm', is not a DICOM"):
             as_images([tmp_path / "a.dcm"], None)
 
 

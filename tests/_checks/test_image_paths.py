@@ -240,7 +240,7 @@ def test_what_is_no_image_file_is_refused_by_name(paths, tmp_path):
     cases = {
         tmp_path / "none.png": r"X\[1\] is the path '.*none\.png', where there is no file",
         tmp_path: r"X\[1\] is the folder '.*load_image_folder",
-        tmp_path / "notes.png": r"X\[1\], the file '.*notes\.png', is no image that Pillow",
+        tmp_path / "notes.png": r"X\[1\], the file '.*notes\.png', is not an image that Pillow",
         "a\0b": r"X\[1\] is ",
         "x" * 5000: r"X\[1\] is ",
     }

@@ -91,16 +91,16 @@ def test_refusals_name_the_row(X, error, message):
 def test_files_that_are_no_images_are_named_with_their_row(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("no image")
-    with pytest.raises(ValueError, match=r"X\[2\], the file '.*a.png', is no image"):
+    with pytest.raises(ValueError, match=r"X\[2\], the file '.*a.png', is not an image"):
         read([("a", None), ("b", GREY), ("c", str(path))])
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_frame_without_the_columns(library):
     frame = pytest.importorskip(library).DataFrame({"text": ["a"], "scan": ["b"]})
-    with pytest.raises(ValueError, match=r"image_column='image' is no column of X, which has"):
+    with pytest.raises(ValueError, match=r"image_column='image' is not a column of X, which has"):
         read(frame)
-    with pytest.raises(ValueError, match="text_column='note' is no column"):
+    with pytest.raises(ValueError, match="text_column='note' is not a column"):
         as_cases(frame, "note", "scan")
 
 

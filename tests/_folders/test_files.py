@@ -57,7 +57,7 @@ def test_a_manifest_names_no_pickle(folder):
     (folder / "model.pkl").write_bytes(b"")
     said = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     change_manifest(folder, files={"model.pkl": said})
-    refused(folder, r"model\.pkl, which is no part of a model")
+    refused(folder, r"model\.pkl, which is not part of a model")
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "run.py", "part/code.py", "pytorch_model.bin"])

@@ -52,7 +52,7 @@ def alike(first, second):
 
 @given(VALUES)
 def test_plain_values_come_back_as_they_were(value):
-    # Half of a pair of surrogates is no text.
+    # Half of a pair of surrogates is not a text.
     with contextlib.suppress(UnicodeEncodeError):
         assert alike(there_and_back(value), value)
 
@@ -142,7 +142,7 @@ def test_what_no_value_is_said_as_is_refused(said):
     [
         (b"[1]", "holds a list"),
         (b'{"a": 1, "a": 2}', "twice"),
-        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": NaN}', "NaN is not a number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
         (b"[" * 10**5, "no JSON"),
         (b"\xff\xfe", "no JSON"),

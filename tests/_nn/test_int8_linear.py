@@ -116,7 +116,8 @@ def test_what_is_activated_is_rounded_for_the_next_product(name):
     found = product.activated(rounded)
     assert found.dtype == torch.uint8
     assert np.abs(found.numpy() - expected).max() <= 1
-    # What is no activation of oneDNN's, and what is rounded column by column, is rounded after it.
+    # What is not an activation of oneDNN's, and what is rounded column by column, is rounded after
+    # it.
     assert not Int8Product(affine, scale, torch.bfloat16, ACT2FN["quick_gelu"], after).rounds
     assert not Int8Product(affine, scale, torch.bfloat16, ACT2FN[name], make_scale(48)).rounds
 

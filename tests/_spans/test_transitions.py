@@ -48,7 +48,7 @@ def test_labels_may_be_missing_or_look_like_tags():
     may_follow, _ = valid_transitions(tags, "IOB2")
     assert np.flatnonzero(may_follow[:, 1]).tolist() == [0, 1]
     assert np.flatnonzero(may_follow[:, 3]).tolist() == [2, 3]
-    with pytest.raises(ValueError, match="'S-X' is no tag of the scheme IOB2"):
+    with pytest.raises(ValueError, match="'S-X' is not a tag of the scheme IOB2"):
         valid_transitions(["S-X"], "IOB2")
 
 

@@ -64,7 +64,7 @@ def test_folders_that_are_none_are_refused(folder, tmp_path):
     (folder / "empty").rmdir()
     with pytest.raises(ValueError, match=r"groups='q' does not match the path 'benign/deep/p1.jpg"):
         load_image_folder(folder, groups="q")
-    with pytest.raises(ValueError, match=r"groups='\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"groups='\(' is not a regular expression"):
         load_image_folder(folder, groups="(")
     assert len(load_image_folder(folder, suffixes=[""]).data) == 5  # with Thumbs.db
 

@@ -402,7 +402,9 @@ class TestMedmnist:
     def test_what_is_no_flat_set_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"name='nodulemnist3d' .* It holds volumes"):
             load_medmnist("nodulemnist3d", data_home=tmp_path)
-        with pytest.raises(ValueError, match="name='mnist' is no set of images; expected one of"):
+        with pytest.raises(
+            ValueError, match="name='mnist' is not a set of images; expected one of"
+        ):
             load_medmnist("mnist", data_home=tmp_path)
         with pytest.raises(ValueError, match="'size' parameter"):
             load_medmnist("pathmnist", size=32, data_home=tmp_path)

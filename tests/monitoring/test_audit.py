@@ -173,7 +173,7 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "text is no JSON"),
+        ("{", "text is not JSON"),
         ("[]", "no state of ExitAudit; got 'list'"),
         (broken(kind="ExitMonitor"), "no state of ExitAudit; got 'ExitMonitor'"),
         (broken(schema=2), "written with schema 2; this version reads 1"),

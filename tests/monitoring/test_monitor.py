@@ -124,7 +124,7 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no", "text is no JSON"),
+        ("no", "text is not JSON"),
         (broken(kind="ExitAudit"), "no state of ExitMonitor; got 'ExitAudit'"),
         (broken(counts=[[1, 2], [3]]), "does not fit its parameters"),
         (broken(counts=[[-1] * 6, [0] * 256]), "negative"),

@@ -56,7 +56,7 @@ def read_ddi_xml(path: str | os.PathLike[str], *, as_frame: bool = False) -> Bun
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If a file is no XML of this kind; the message names the file and the line.
+        If a file is not XML of this kind; the message names the file and the line.
 
     References
     ----------

@@ -106,7 +106,7 @@ def _content_of(file: Path) -> bytes:
             return content
         return file.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is no gzip file that can be read: {error}.") from error
+        raise ValueError(f"{file} is not a gzip file that can be read: {error}.") from error
 
 
 def _files_of_archive(archive: Path, suffixes: tuple[str, ...]) -> Iterator[CorpusFile]:
@@ -120,7 +120,7 @@ def _files_of_archive(archive: Path, suffixes: tuple[str, ...]) -> Iterator[Corp
             for member in sorted(members, key=lambda member: member.filename):
                 yield _member(archive, opened, member)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{archive} is no zip archive that can be read: {error}.") from error
+        raise ValueError(f"{archive} is not a zip archive that can be read: {error}.") from error
 
 
 def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
