@@ -33,11 +33,10 @@ from ._exits.own_exits import exit_shares, fill, own_exits
 from ._image import EPEEImageClassifier
 from ._nn import training_defaults
 from ._nn.exit_rules import Exits
-from ._nn.network import MultiExitNetwork
 from ._nn.tasks import Classes
 from ._nn.text_image import TOWERS, CaseForm, CaseReader, cheaper_tower, typical_batches
 from ._nn.tower_engine import TowerEngine
-from ._nn.two_towers import CONTEXT_DROPOUT, TwoTowerNetwork
+from ._nn.two_towers import CONTEXT_DROPOUT, TwoTowerNetwork, join_towers
 from ._text import EPEEClassifier
 
 # What parameters of the estimators of one kind are called here.
@@ -645,7 +644,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         first = cheaper_tower(networks, batches) if self.first == "auto" else self.first
         towers = (first, TOWERS[1 - TOWERS.index(first)])
         dropout = float(given(self.dropout, CONTEXT_DROPOUT))
-        network = _join_towers(networks[towers[0]], networks[towers[1]], dropout)
+        network = join_towers(networks[towers[0]], networks[towers[1]], dropout)
         form = CaseForm(
             images=readers["image"].sample_form,
             towers=towers,
@@ -684,21 +683,6 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags
-
-
-def _join_towers(
-    first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
-) -> TwoTowerNetwork:
-    """Return one network of two towers, of which the second has heads that read the first's end."""
-    fused = MultiExitNetwork(
-        second.backbone,
-        second.n_classes,
-        second.pooling,
-        second.dropout,
-        has_dense=True,
-        context_size=first.n_features,
-    )
-    return TwoTowerNetwork(first, fused, context_dropout=context_dropout)
 
 
 @contextmanager

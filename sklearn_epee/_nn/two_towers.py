@@ -268,6 +268,28 @@ class TwoTowerNetwork(RebuiltModule):
             return cls(towers[0], towers[1], recipe["hand_over_after"], recipe["context_dropout"])
 
 
+def join_towers(
+    first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
+) -> TwoTowerNetwork:
+    """Return one network of two, in which the second one's new heads read the first one's state.
+
+    Parameters
+    ----------
+    first, second : MultiExitNetwork
+        In the order in which they run.
+    context_dropout : float
+    """
+    with_context = MultiExitNetwork(
+        second.backbone,
+        second.n_classes,
+        second.pooling,
+        second.dropout,
+        has_dense=True,
+        context_size=first.n_features,
+    )
+    return TwoTowerNetwork(first, with_context, context_dropout=context_dropout)
+
+
 def _tower_from(recipe: dict[str, Any], prefix: str, names: Collection[str]) -> MultiExitNetwork:
     kind: type[MultiExitNetwork] = recipe.get("network", MultiExitNetwork)
     own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
