@@ -385,7 +385,7 @@ def test_a_folder_of_another_class(notes, tmp_path):
 def test_only_a_model_is_overwritten_and_only_with_overwrite(notes, tmp_path):
     fitted = tiny_text_classifier().fit(*notes)
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="no model of sklearn_epee"):
+    with pytest.raises(FileExistsError, match="not a model of sklearn_epee"):
         fitted.save_pretrained(tmp_path, overwrite=True)
     folder = tmp_path / "model"
     fitted.save_pretrained(folder)

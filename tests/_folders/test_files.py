@@ -137,7 +137,7 @@ def test_a_snapshot_may_link_to_its_own_blobs_alone(folder):
 def test_a_pipe_is_no_file(folder):
     (folder / "a.json").unlink()
     os.mkfifo(folder / "a.json")
-    refused(folder, "is no regular file")
+    refused(folder, "is not a regular file")
 
 
 def test_an_error_in_the_block_writes_nothing(tmp_path):

@@ -143,10 +143,10 @@ def test_what_no_value_is_said_as_is_refused(said):
         (b"[1]", "holds a list"),
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"a": NaN}', "NaN is not a number"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
-        (b"[" * 10**5, "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b'{"a": 1', "no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[" * 10**5, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b'{"a": 1', "not JSON"),
     ],
 )
 def test_what_is_no_document_is_refused(content, reason):

@@ -19,6 +19,7 @@ from sklearn_epee._nn.int8_linear import (
     RowRounder,
     why_not_int8,
 )
+from tests._nn.affine_maps import make_affine, make_rows
 
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -28,21 +29,11 @@ with_int8 = pytest.mark.skipif(bool(why_not_int8()), reason=f"no 8-bit products:
 
 
 @pytest.fixture
-def asked_anew():
-    """Whether there are 8-bit products is asked anew, and again after the test."""
+def checked_anew():
+    """Whether there are 8-bit products is checked anew, and again after the test."""
     why_not_int8.cache_clear()
     yield
     why_not_int8.cache_clear()
-
-
-def make_affine(n_out: int = 48, n_in: int = 40, bias: bool = True) -> LinearWeights:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(n_out, n_in, generator=generator) * n_in**-0.5
-    return LinearWeights(weight, torch.randn(n_out, generator=generator) if bias else None)
-
-
-def make_rows(n: int = 70, width: int = 40, seed: int = 1) -> torch.Tensor:
-    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
 
 
 def make_scale(width: int = 40) -> InputScale:
@@ -158,13 +149,13 @@ def test_the_mean_row_is_mapped_exactly():
 # ---------------------------------------------------------------------------- where there are none
 
 
-@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.usefixtures("checked_anew")
 def test_a_processor_that_adds_up_in_16_bits_has_none(monkeypatch):
     monkeypatch.setattr(int8_linear, "cpu_capabilities", lambda: {"avx2": True})
     assert "AVX-512 VNNI" in why_not_int8()
 
 
-@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.usefixtures("checked_anew")
 def test_a_torch_without_the_operators_has_none(monkeypatch):
     def gone():
         raise AttributeError("no qlinear_pointwise")

@@ -15,20 +15,11 @@ from sklearn_epee._compat import MkldnnLinear
 from sklearn_epee._nn import packed_linear
 from sklearn_epee._nn.backbones import LinearWeights
 from sklearn_epee._nn.packed_linear import PackedLinear, PlainProduct, can_pack, make_product
+from tests._nn.affine_maps import make_affine, make_rows
 
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 ACTIVATIONS = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu", "tanh"]
-
-
-def make_affine(n_out: int = 48, n_in: int = 40, bias: bool = True) -> LinearWeights:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(n_out, n_in, generator=generator) * n_in**-0.5
-    return LinearWeights(weight, torch.randn(n_out, generator=generator) if bias else None)
-
-
-def make_rows(n: int = 70, width: int = 40, seed: int = 1) -> torch.Tensor:
-    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
 
 
 packed = pytest.mark.skipif(

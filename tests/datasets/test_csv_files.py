@@ -125,7 +125,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the frame has no columns \['text'\]"):
         load_csv(pd.DataFrame({"label": ["a"]}))
     (tmp_path / "a.csv.gz").write_bytes(b"text,label\na,b\n")
-    with pytest.raises(ValueError, match="no gzip file"):
+    with pytest.raises(ValueError, match="not a gzip file"):
         load_csv(tmp_path / "a.csv.gz")
 
 

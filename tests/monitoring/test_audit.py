@@ -174,8 +174,8 @@ def broken(**changes):
     ("text", "message"),
     [
         ("{", "text is not JSON"),
-        ("[]", "no state of ExitAudit; got 'list'"),
-        (broken(kind="ExitMonitor"), "no state of ExitAudit; got 'ExitMonitor'"),
+        ("[]", "not a state of ExitAudit; got 'list'"),
+        (broken(kind="ExitMonitor"), "not a state of ExitAudit; got 'ExitMonitor'"),
         (broken(schema=2), "written with schema 2; this version reads 1"),
         (broken(policy=[0.1, None]), "audit is of tau=0.1, patience=None, but the estimator"),
         (broken(disagreed=[0, 0]), "does not fit its parameters"),

@@ -125,7 +125,7 @@ def broken(**changes):
     ("text", "message"),
     [
         ("no", "text is not JSON"),
-        (broken(kind="ExitAudit"), "no state of ExitMonitor; got 'ExitAudit'"),
+        (broken(kind="ExitAudit"), "not a state of ExitMonitor; got 'ExitAudit'"),
         (broken(counts=[[1, 2], [3]]), "does not fit its parameters"),
         (broken(counts=[[-1] * 6, [0] * 256]), "negative"),
         (broken(n_layers="six"), "that can be read"),

@@ -150,7 +150,7 @@ def test_other_documents_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is nothing to classify"):
         read_ddi_xml(put(tmp_path, a__xml='<document id="a"/>'))
     put(tmp_path, broken__xml__gz=gzip.compress(DDI.encode())[:-9])
-    with pytest.raises(ValueError, match="no gzip file that can be read"):
+    with pytest.raises(ValueError, match="not a gzip file that can be read"):
         read_ddi_xml(tmp_path / "broken.xml.gz")
 
 
