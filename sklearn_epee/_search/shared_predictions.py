@@ -23,8 +23,8 @@ from .fingerprint import NoFingerprintError, fingerprint
 # search find room side by side: about 100,000 samples at 6 layers and 3 classes.
 MAX_BYTES = 128 * 2**20
 _LARGEST = MAX_BYTES // 16
-# Pairs of a network and samples of which it is noted who asked first.
-_MOST_ASKED = 4096
+# Pairs of a network and samples of which the first estimator that predicts is noted.
+_MOST_NOTED = 4096
 
 _numbers = itertools.count()
 
@@ -59,7 +59,7 @@ class SharedPredictions:
         counts: Sequence[int],
         run: Callable[[], NDArray[np.float32]],
     ) -> Exits | None:
-        """Return where samples exit and with what, if another estimator asked for them before.
+        """Return where samples exit and with what, if another estimator predicted them before.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class SharedPredictions:
         shape: tuple[int, int, int],
         run: Callable[[], NDArray[np.float32]],
     ) -> NDArray[np.float32] | None:
-        """Return the probabilities of every exit, if another estimator asked for them before.
+        """Return the probabilities of every exit, if another estimator predicted them before.
 
         Parameters
         ----------
@@ -110,49 +110,49 @@ class SharedPredictions:
         if 4 * int(np.prod(shape)) > _LARGEST:
             return None
         try:
-            question = fingerprint((self._key, setting, samples))
+            key = fingerprint((self._key, setting, samples))
         except NoFingerprintError:
             return None
-        if _memory.first_to_ask(question, self._number) == self._number:
+        if _cache.first_estimator(key, self._number) == self._number:
             return None
-        found = _memory.find(question)
+        found = _cache.get(key)
         if found is None:
             found = run()
-            _memory.keep(question, found)
+            _cache.put(key, found)
         return found
 
 
-class _Memory:
-    """Who asked first, and the predictions used last, for one process."""
+class _PredictionCache:
+    """Which estimator predicted first, and the probabilities used last, in one process."""
 
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
-        self._asked: OrderedDict[str, int] = OrderedDict()
-        self._kept: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._first_estimators: OrderedDict[str, int] = OrderedDict()
+        self._proba: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
-    def first_to_ask(self, question: str, number: int) -> int:
-        """Return the number of the estimator that asked first, which may be this one."""
+    def first_estimator(self, key: str, number: int) -> int:
+        """Return the number of the estimator that predicted first, which may be this one."""
         with self._lock:
-            first = self._asked.setdefault(question, number)
-            self._asked.move_to_end(question)
-            if len(self._asked) > _MOST_ASKED:
-                self._asked.popitem(last=False)
+            first = self._first_estimators.setdefault(key, number)
+            self._first_estimators.move_to_end(key)
+            if len(self._first_estimators) > _MOST_NOTED:
+                self._first_estimators.popitem(last=False)
             return first
 
-    def find(self, question: str) -> NDArray[np.float32] | None:
+    def get(self, key: str) -> NDArray[np.float32] | None:
         with self._lock:
-            if question in self._kept:
-                self._kept.move_to_end(question)
-            return self._kept.get(question)
+            if key in self._proba:
+                self._proba.move_to_end(key)
+            return self._proba.get(key)
 
-    def keep(self, question: str, proba: NDArray[np.float32]) -> None:
+    def put(self, key: str, proba: NDArray[np.float32]) -> None:
         with self._lock:
-            self._kept[question] = proba
-            while sum(kept.nbytes for kept in self._kept.values()) > MAX_BYTES:
-                self._kept.popitem(last=False)
+            self._proba[key] = proba
+            while sum(kept.nbytes for kept in self._proba.values()) > MAX_BYTES:
+                self._proba.popitem(last=False)
 
 
-_memory = _Memory()
+_cache = _PredictionCache()
 
 
 def exits_from(

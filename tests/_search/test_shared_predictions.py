@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._search import shared_predictions
-from sklearn_epee._search.shared_predictions import SharedPredictions, _Memory, exits_from
+from sklearn_epee._search.shared_predictions import SharedPredictions, _PredictionCache, exits_from
 from sklearn_epee.policy import apply_policy
 
 SETTING = ("cpu", "torch.float32")
@@ -16,11 +16,11 @@ SHAPE = (2, 3, 4)
 
 
 @pytest.fixture(autouse=True)
-def memory(monkeypatch):
-    """An empty memory, whatever other tests have left."""
-    memory = _Memory()
-    monkeypatch.setattr(shared_predictions, "_memory", memory)
-    return memory
+def cache(monkeypatch):
+    """An empty cache, whatever other tests have left."""
+    cache = _PredictionCache()
+    monkeypatch.setattr(shared_predictions, "_cache", cache)
+    return cache
 
 
 class Network:
@@ -35,21 +35,21 @@ class Network:
         return np.full(SHAPE, self.value, np.float32)
 
 
-def ask(answers, network, samples=("a", "b"), setting=SETTING, shape=SHAPE):
-    return answers.probabilities(list(samples), setting, shape, network)
+def predict_exits(shared, network, samples=("a", "b"), setting=SETTING, shape=SHAPE):
+    return shared.probabilities(list(samples), setting, shape, network)
 
 
-def test_the_first_to_ask_always_predicts_and_all_others_share_one_pass():
+def test_the_first_estimator_always_predicts_and_all_others_share_one_pass():
     network = Network()
     first, second, third = (SharedPredictions("key") for _ in range(3))
     for _ in range(3):
-        assert ask(first, network) is None
+        assert predict_exits(first, network) is None
     assert network.runs == 0
-    found = ask(second, network)
+    found = predict_exits(second, network)
     assert found.shape == SHAPE
     assert network.runs == 1
-    assert ask(third, network) is ask(second, network) is found
-    assert ask(first, network) is None
+    assert predict_exits(third, network) is predict_exits(second, network) is found
+    assert predict_exits(first, network) is None
     assert network.runs == 1
 
 
@@ -63,21 +63,21 @@ def test_the_first_to_ask_always_predicts_and_all_others_share_one_pass():
         ("key", ("a", "b"), ("cuda:0", "torch.float32")),
     ],
 )
-def test_another_network_other_samples_or_another_precision_are_another_question(
+def test_another_network_other_samples_or_another_precision_are_predicted_anew(
     key, samples, setting
 ):
     network = Network()
-    ask(SharedPredictions("key"), network)
-    assert ask(SharedPredictions(key), network, samples, setting) is None
+    predict_exits(SharedPredictions("key"), network)
+    assert predict_exits(SharedPredictions(key), network, samples, setting) is None
     assert network.runs == 0
 
 
 def test_samples_that_were_changed_in_place_are_other_samples():
     network, images = Network(), np.zeros((2, 4, 4, 1), np.float32)
-    ask(SharedPredictions("key"), network, images)
-    assert ask(SharedPredictions("key"), network, images) is not None
+    predict_exits(SharedPredictions("key"), network, images)
+    assert predict_exits(SharedPredictions("key"), network, images) is not None
     images[0, 0, 0] = 1
-    assert ask(SharedPredictions("key"), network, images) is None
+    assert predict_exits(SharedPredictions("key"), network, images) is None
 
 
 def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes(monkeypatch):
@@ -85,32 +85,32 @@ def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes(monkeypatch)
     monkeypatch.setattr(shared_predictions, "MAX_BYTES", 2 * size)
     networks = {name: Network() for name in "abc"}
     for name in "abc":
-        ask(SharedPredictions("key"), networks[name], name)
+        predict_exits(SharedPredictions("key"), networks[name], name)
     for name, runs in (("a", 1), ("b", 1), ("a", 1), ("c", 1), ("a", 1), ("b", 2)):
-        assert ask(SharedPredictions("key"), networks[name], name) is not None
+        assert predict_exits(SharedPredictions("key"), networks[name], name) is not None
         assert networks[name].runs == runs
 
 
 def test_large_sets_of_samples_are_predicted_as_usual(monkeypatch):
     monkeypatch.setattr(shared_predictions, "_LARGEST", Network()().nbytes - 1)
     network = Network()
-    assert [ask(SharedPredictions("key"), network) for _ in range(4)] == [None] * 4
+    assert [predict_exits(SharedPredictions("key"), network) for _ in range(4)] == [None] * 4
     assert network.runs == 0
 
 
 def test_the_oldest_requests_are_forgotten(monkeypatch):
-    monkeypatch.setattr(shared_predictions, "_MOST_ASKED", 2)
+    monkeypatch.setattr(shared_predictions, "_MOST_NOTED", 2)
     network = Network()
     for samples in ("a", "b", "c"):
-        ask(SharedPredictions("key"), network, samples)
-    assert ask(SharedPredictions("key"), network, "c") is not None
-    assert ask(SharedPredictions("key"), network, "a") is None
+        predict_exits(SharedPredictions("key"), network, samples)
+    assert predict_exits(SharedPredictions("key"), network, "c") is not None
+    assert predict_exits(SharedPredictions("key"), network, "a") is None
 
 
 def test_samples_without_a_fingerprint_are_predicted_as_usual():
     network = Network()
     for _ in range(3):
-        assert ask(SharedPredictions("key"), network, [(i for i in "ab")]) is None
+        assert predict_exits(SharedPredictions("key"), network, [(i for i in "ab")]) is None
 
 
 @pytest.mark.parametrize("ensemble", [None, "mean", "weighted"])

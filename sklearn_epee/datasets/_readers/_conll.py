@@ -215,7 +215,8 @@ def _wrong_tags(tags: list[str], scheme: str) -> Iterator[tuple[int, str]]:
     for word, tag in enumerate(tags):
         if _TAGS[scheme].fullmatch(tag) is None:
             known = ", ".join(_TAGS)
-            yield word, f"{tag!r} is not a tag of scheme {scheme}; give scheme ({known}) and tags."
+            problem = f"{tag!r} is not a tag of the scheme {scheme}"
+            yield word, f"{problem}; give scheme ({known}) and tags."
         elif scheme == "IOB2" and _starts_loosely(tag, last):
             yield word, f"{tag!r} goes on no span; where spans start with an I, give scheme='IOB1'."
         last = tag
