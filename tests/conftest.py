@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from sklearn_epee.datasets import make_supplement_notes
@@ -21,6 +22,9 @@ from sklearn_epee.datasets import make_supplement_notes
 from .classifiers import tiny_image_classifier, tiny_text_classifier
 
 torch.set_num_threads(1)
+# A busy machine is not a failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 N_SAMPLES = 40
 
