@@ -1,4 +1,4 @@
-"""Everything that is refused: the message, and that a fitted estimator answers as before."""
+"""Everything that is refused: the message, and that a fitted estimator predicts as before."""
 
 from __future__ import annotations
 

@@ -55,19 +55,19 @@ def states_equal(first, second):
 def test_a_callback_sees_the_fit_and_its_epochs_and_changes_nothing(notes):
     plain = tiny_text_classifier(max_epochs=3, memory=None).fit(*notes)
     seen = Recorder()
-    told = tiny_text_classifier(max_epochs=3, memory=None).set_callbacks(seen).fit(*notes)
+    watched = tiny_text_classifier(max_epochs=3, memory=None).set_callbacks(seen).fit(*notes)
     n = len(notes[0])
     epochs = [("epoch", i, n, n) for i in range(3)]
     assert seen.begun == [("fit", 0, n, n), *epochs]
     assert seen.ended == [*(("epoch", i, 0, None) for i in range(3)), ("fit", 0, 3, None)]
     assert seen.lives == ["setup", "teardown"]
-    assert states_equal(plain, told)
+    assert states_equal(plain, watched)
     # Each epoch's estimator is its own: the last one is the fitted one, earlier ones are not.
     texts = notes[0]
-    assert_array_equal(seen.fitted[2].predict_proba(texts), told.predict_proba(texts))
-    assert np.abs(seen.fitted[0].predict_proba(texts) - told.predict_proba(texts)).max() > 0
+    assert_array_equal(seen.fitted[2].predict_proba(texts), watched.predict_proba(texts))
+    assert np.abs(seen.fitted[0].predict_proba(texts) - watched.predict_proba(texts)).max() > 0
     assert [fitted.n_iter_ for fitted in seen.fitted] == [1, 2, 3, 3]
-    assert "_callback_fit_ctx" not in vars(told)
+    assert "_callback_fit_ctx" not in vars(watched)
 
 
 def test_a_callback_may_stop_a_training(notes):

@@ -665,7 +665,7 @@ def test_rules_pickle_and_clone(rule, data):
 
 
 class ScriptedWords(BaseEstimator):
-    """Predicts every word "Drug", and exits where it was told to."""
+    """Predicts every word "Drug", and exits at given layers."""
 
     scheme = "IOB2"
 

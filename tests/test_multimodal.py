@@ -331,7 +331,7 @@ def test_a_search_knows_the_work_of_early_hand_over(cases, tmp_path):
     cv = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
     grid = {"hand_over_after": [None, 1, 5], "tau": [0.0, 0.98]}
     search = GridSearchCV(base, grid, scoring=exit_scores, refit="accuracy", cv=cv).fit(X, y)
-    # The number shapes the training; 5 is more than the tower has layers, but that is not asked.
+    # The number shapes the training; 5 is more than the tower has layers, but that does not matter.
     assert trainings.count == 3 * 2 + 1
     table = search.cv_results_
     for row, parameters in enumerate(table["params"]):
@@ -648,6 +648,6 @@ def test_all_three_kinds_of_cases_are_learned_and_exit_where_they_are_decided():
     full = (stages[-1] == test.target).mean()
     assert (found.labels == test.target).mean() > full - 0.03
     assert speedup_score(tuned, test.data) > 0.25
-    asked = {kind: found.towers[test.kind == kind, 1].mean() for kind in kinds}
-    assert asked["text"] < 0.3
-    assert asked["both"] > 0.8
+    second_tower = {kind: found.towers[test.kind == kind, 1].mean() for kind in kinds}
+    assert second_tower["text"] < 0.3
+    assert second_tower["both"] > 0.8

@@ -129,7 +129,7 @@ KINDS = {
 if not why_not_int8():
     KINDS["int8"] = int8
 
-# The other process: loads every file and writes down what the estimators answer.
+# The other process: loads every file and writes down what the estimators predict.
 LOAD = """
 import pickle, sys, warnings
 from pathlib import Path
@@ -192,8 +192,8 @@ def samples_for(kind, notes, digits):
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_predicts_the_same(saved, notes, digits, kind, way):
     folder, fitted = saved
-    answer = np.load(folder / f"{kind}.{way}.npy")
-    assert_array_equal(answer, fitted[kind].predict_proba(samples_for(kind, notes, digits)))
+    loaded_proba = np.load(folder / f"{kind}.{way}.npy")
+    assert_array_equal(loaded_proba, fitted[kind].predict_proba(samples_for(kind, notes, digits)))
 
 
 @pytest.mark.parametrize("way", ["joblib", "pickle"])

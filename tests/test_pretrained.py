@@ -437,17 +437,21 @@ def test_a_hub_id_is_downloaded_as_a_snapshot_of_links(notes, tmp_path, monkeypa
         link = snapshot / path.relative_to(tmp_path / "model")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blobs / str(number))
-    asked = {}
+    request = {}
 
     def download(repo_id, **options):
-        asked.update(options, repo_id=repo_id)
+        request.update(options, repo_id=repo_id)
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     loaded = EPEEClassifier.from_pretrained("me/notes", revision="v1", token="secret")
     assert loaded.predict(notes[0]).shape == (len(notes[0]),)
-    assert (asked["repo_id"], asked["revision"], asked["token"]) == ("me/notes", "v1", "secret")
-    assert not {"*.bin", "*.pkl", "*.py"} & set(asked["allow_patterns"])
+    assert (request["repo_id"], request["revision"], request["token"]) == (
+        "me/notes",
+        "v1",
+        "secret",
+    )
+    assert not {"*.bin", "*.pkl", "*.py"} & set(request["allow_patterns"])
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):

@@ -1,4 +1,4 @@
-"""EPEEClassifier: what it accepts, what it learns from, how it answers."""
+"""EPEEClassifier: what it accepts, what it learns from, how it predicts."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ def tau_between(model: EPEEClassifier, X: list[str]) -> float:
 
 def test_predictions_are_consistent_with_each_other(fitted, samples):
     fitted.set_params(tau=tau_between(fitted, samples), patience=3)
-    answer = fitted.predict_with_exits(samples)
-    assert isinstance(answer, Bunch)
-    assert len(set(answer.exit_layer)) > 1
-    np.testing.assert_array_equal(answer.labels, fitted.predict(samples))
-    np.testing.assert_array_equal(answer.proba, fitted.predict_proba(samples))
-    np.testing.assert_array_equal(answer.exit_layer, fitted.predict_exit_layer(samples))
-    np.testing.assert_array_equal(answer.labels, fitted.classes_[answer.proba.argmax(1)])
-    assert answer.proba.dtype == answer.entropy.dtype == np.float32
-    assert answer.exit_layer.dtype == np.int64
-    assert answer.proba.shape == (40, 3)
-    assert fitted.score(samples, answer.labels) == 1
+    predictions = fitted.predict_with_exits(samples)
+    assert isinstance(predictions, Bunch)
+    assert len(set(predictions.exit_layer)) > 1
+    np.testing.assert_array_equal(predictions.labels, fitted.predict(samples))
+    np.testing.assert_array_equal(predictions.proba, fitted.predict_proba(samples))
+    np.testing.assert_array_equal(predictions.exit_layer, fitted.predict_exit_layer(samples))
+    np.testing.assert_array_equal(predictions.labels, fitted.classes_[predictions.proba.argmax(1)])
+    assert predictions.proba.dtype == predictions.entropy.dtype == np.float32
+    assert predictions.exit_layer.dtype == np.int64
+    assert predictions.proba.shape == (40, 3)
+    assert fitted.score(samples, predictions.labels) == 1
 
 
 @pytest.mark.parametrize(("patience", "ensemble"), [(None, None), (2, "mean"), (3, "weighted")])
@@ -94,9 +94,9 @@ def test_dynamic_prediction_is_the_policy_on_staged_probabilities(
         fitted.set_params(
             tau=tau, patience=patience, exit_ensemble=ensemble, predict_batch_size=batch_size
         )
-        answer = fitted.predict_with_exits(samples)
-        np.testing.assert_array_equal(answer.exit_layer, expected.exit_layer)
-        np.testing.assert_allclose(answer.proba, expected.proba, atol=1e-5)
+        predictions = fitted.predict_with_exits(samples)
+        np.testing.assert_array_equal(predictions.exit_layer, expected.exit_layer)
+        np.testing.assert_allclose(predictions.proba, expected.proba, atol=1e-5)
 
 
 def test_a_prediction_does_not_depend_on_neighbors_or_order(fitted, samples):

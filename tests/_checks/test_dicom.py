@@ -64,7 +64,7 @@ def written(tmp_path):
 def read(path):
     (found,) = as_images([path], None)
     form = image_form(as_images(np.full((1, 4, 4, found.shape[-1]), 255, np.uint8), None))
-    (lazy,) = as_images([path], None, form)  # told from its header
+    (lazy,) = as_images([path], None, form)  # described by its header
     assert (lazy.shape, lazy.dtype) == (found.shape, found.dtype)
     np.testing.assert_array_equal(np.asarray(lazy), found)
     return found[..., 0] if found.shape[-1] == 1 else found

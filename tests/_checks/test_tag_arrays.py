@@ -1,4 +1,4 @@
-"""Tags of words are told from the labels of tasks."""
+"""Tags of words are distinguished from the labels of tasks."""
 
 import numpy as np
 import pandas as pd

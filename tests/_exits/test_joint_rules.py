@@ -101,9 +101,9 @@ def test_answers_of_every_task_are_those_of_its_own_exits(joint_exit, ensemble):
             weights = {None: np.eye(layer)[-1], "mean": np.ones(layer)}.get(
                 ensemble, np.arange(1.0, layer + 1)
             )
-            answer = weights @ visited / weights.sum()
-            assert_allclose(found.proba[t][i], answer)
-            assert found.prediction[i, t] == answer.argmax()
+            combined = weights @ visited / weights.sum()
+            assert_allclose(found.proba[t][i], combined)
+            assert found.prediction[i, t] == combined.argmax()
             assert_allclose(found.entropy[i, t], normalized_entropy(visited[-1]))
 
 

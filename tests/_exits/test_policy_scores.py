@@ -112,8 +112,8 @@ def test_any_scorer_sees_the_staged_at_the_exits(name, weighted):
     needs_labels = name.startswith("f1")
     for found, exits in zip(score(sweep), sweep.exit_layers(), strict=True):
         proba = staged.proba_at(exits)[0]
-        answer = classes[proba.argmax(axis=1)] if needs_labels else proba
-        expected = metric(classes[codes], answer, **scorer._kwargs, **params)
+        prediction = classes[proba.argmax(axis=1)] if needs_labels else proba
+        expected = metric(classes[codes], prediction, **scorer._kwargs, **params)
         assert found == pytest.approx(scorer._sign * expected)
 
 

@@ -243,8 +243,8 @@ def test_rows_first_are_single_rows_and_the_rest_for_those_who_stay(bert, monkey
     runs = count_positions(monkeypatch, engine)
     exit_layer = engine.dynamic(samples, exit_policy(0.3, 3), N_SAMPLES).exit_layer
     for layer in range(1, exit_layer.max() + 1):
-        asked, *rest = [(n, width) for number, n, width in runs if number == layer]
-        assert asked == ((exit_layer >= layer).sum(), 1)
+        head_rows, *rest = [(n, width) for number, n, width in runs if number == layer]
+        assert head_rows == ((exit_layer >= layer).sum(), 1)
         staying = (exit_layer > layer).sum()
         assert [n for n, _ in rest] == ([staying] if staying else [])
 

@@ -20,7 +20,7 @@ def test_lengths_are_the_positions_of_both_towers():
 
 
 def test_cells_that_are_missing_are_never_encoded():
-    pairs, asked = make_pairs(), []
+    pairs, encoded_rows = make_pairs(), []
 
     class Watched:
         windows, lengths = None, pairs.second.lengths
@@ -29,12 +29,12 @@ def test_cells_that_are_missing_are_never_encoded():
             return N_SAMPLES
 
         def batch(self, rows):
-            asked.extend(rows.tolist())
+            encoded_rows.extend(rows.tolist())
             return pairs.second.batch(rows)
 
     present = make_present()
     EncodedPairs(pairs.first, Watched(), present).batch(EVERY)
-    assert asked == np.flatnonzero(present[:, 1]).tolist()
+    assert encoded_rows == np.flatnonzero(present[:, 1]).tolist()
 
 
 def test_halves_must_be_of_one_length():

@@ -176,8 +176,8 @@ def test_the_rows_of_all_windows_come_first_and_change_no_prediction(
     np.testing.assert_array_equal(first.exit_layer, whole.exit_layer)
     np.testing.assert_allclose(first.proba, whole.proba, atol=1e-6, rtol=0)
     for layer in range(1, first.exit_layer.max() + 1):
-        asked, *rest = [(n, width) for number, n, width in runs if number == layer]
-        assert asked == (samples.windows[first.exit_layer >= layer].sum(), 1)
+        head_rows, *rest = [(n, width) for number, n, width in runs if number == layer]
+        assert head_rows == (samples.windows[first.exit_layer >= layer].sum(), 1)
         staying = samples.windows[first.exit_layer > layer].sum()
         assert [n for n, _ in rest] == ([staying] if staying else [])
 

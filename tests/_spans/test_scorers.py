@@ -20,7 +20,7 @@ SPANS = [
 
 
 class Lexicon(BaseEstimator):
-    """Finds words that it is told, in one layer of spans or in two."""
+    """Finds given words, in one layer of spans or in two."""
 
     def __init__(self, drug="insulin", effect="rash", in_layers=False):
         self.drug = drug

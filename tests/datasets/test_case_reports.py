@@ -44,15 +44,15 @@ def test_a_fourth_kind_needs_a_word_and_a_place():
         300, kind_weights=[0, 0, 0, 1], noise=0, random_state=0, return_X_y=False
     )
     assert set(cases.kind) == {"side"}
-    asked = []
+    sides = []
     for (text, image), finding in zip(cases.data, cases.target, strict=True):
         (side,) = (side for side in ("left", "right") if side in text)
         halves = {"left": image[:, :12] > 150, "right": image[:, 12:] > 150}
         assert all(half.any() for half in halves.values())
         # Spots are far smaller than a disc and a ring.
         assert (halves[side].sum() < 20) == (finding == "calcification")
-        asked.append(side)
-    assert asked.count("left") == pytest.approx(150, abs=30)
+        sides.append(side)
+    assert sides.count("left") == pytest.approx(150, abs=30)
     words = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100))
     texts = [text for text, _ in cases.data]
     assert cross_val_score(words, texts, cases.target, cv=5).mean() < 0.47

@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {"a.bin": CONTENT}
-        self.asked = []
+        self.requests = []
         self.cut_at = []  # bytes after which the next answers end
         self.knows_ranges = True
 
@@ -36,20 +36,20 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
+        ranges = self.headers.get("Range")
+        self.server.requests.append((self.path, ranges))
         content = self.server.files.get(self.path[1:])
         if content is None:
             self.send_error(404)
             return
-        start = int(asked[6:-1]) if asked and self.server.knows_ranges else 0
+        start = int(ranges[6:-1]) if ranges and self.server.knows_ranges else 0
         if start >= len(content) > 0:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")
             self.end_headers()
             return
-        self.send_response(206 if asked and self.server.knows_ranges else 200)
-        if asked and self.server.knows_ranges:
+        self.send_response(206 if ranges and self.server.knows_ranges else 200)
+        if ranges and self.server.knows_ranges:
             end = len(content) - 1
             self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
@@ -82,7 +82,7 @@ def test_a_file_is_downloaded_once(server, tmp_path, digest):
     for _ in range(2):
         path = download(remote(server, digest), folder, page=PAGE)
         assert path.read_bytes() == CONTENT
-    assert server.asked == [("/a.bin", None)]
+    assert server.requests == [("/a.bin", None)]
     assert [file.name for file in folder.iterdir()] == ["a.bin"]
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     server.cut_at = [100_000]
     path = download(remote(server, DIGESTS[0]), tmp_path, page=PAGE)
     assert path.read_bytes() == CONTENT
-    assert server.asked == [("/a.bin", None), ("/a.bin", "bytes=100000-")]
+    assert server.requests == [("/a.bin", None), ("/a.bin", "bytes=100000-")]
 
 
 def test_another_call_goes_on_after_all_attempts_failed(server, tmp_path):
@@ -103,7 +103,7 @@ def test_another_call_goes_on_after_all_attempts_failed(server, tmp_path):
     assert not (tmp_path / "a.bin").exists()
     download(remote(server, DIGESTS[0]), tmp_path, page=PAGE)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert server.asked[-1] == ("/a.bin", "bytes=150000-")
+    assert server.requests[-1] == ("/a.bin", "bytes=150000-")
 
 
 def test_a_server_without_ranges_sends_all_again(server, tmp_path):
@@ -131,7 +131,7 @@ def test_a_missing_file_and_a_missing_network_say_what_to_do(server, tmp_path):
     message = r"nothing\.bin cannot be downloaded: 404 Not Found. Get it from https://example.org"
     with pytest.raises(OSError, match=message):
         download(remote(server, name="nothing.bin"), tmp_path, page=PAGE)
-    assert len(server.asked) == 1  # asking again would not help
+    assert len(server.requests) == 1  # asking again would not help
     unused = RemoteFile("http://127.0.0.1:1/a.bin", "a.bin")
     with pytest.raises(OSError, match=r"cannot be downloaded: .*refused.* put it at '.*a\.bin'"):
         download(unused, tmp_path, page=PAGE)
@@ -161,19 +161,19 @@ def test_sets_are_fetched_into_their_folder(server, tmp_path, monkeypatch):
     found = fetch_phee(data_home=home, subset="all")
     assert found.data == ["A rash."] * 3
     assert found.groups.tolist() == ["7"] * 3
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
     assert load_phee(data_home=home).data == ["A rash."]
     fetch_phee(data_home=home)
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_fetched_sets_have_a_folder_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv("SKLEARN_EPEE_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    asked = []
-    monkeypatch.setattr(_csv_layout, "download_all", lambda *given, **_: asked.append(given[1]))
+    folders = []
+    monkeypatch.setattr(_csv_layout, "download_all", lambda *given, **_: folders.append(given[1]))
     with pytest.raises(FileNotFoundError, match=r"https://github\.com/ZhaoyueSun/PHEE"):
         fetch_phee()
-    assert asked == [tmp_path / "sklearn_epee_data" / "phee"]
+    assert folders == [tmp_path / "sklearn_epee_data" / "phee"]
     with pytest.raises(ValueError, match="SKLEARN_EPEE_DATA is not set"):
         fetch_phee(download_if_missing=False)
