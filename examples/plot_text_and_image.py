@@ -62,8 +62,8 @@ for kind in ("text", "image", "both"):
     right = stages[rows] == test.target[rows, np.newaxis]
     ax.plot(layers, right.mean(axis=0), marker="o", label=kind)
 ax.axvline(classifier.n_tower_layers_[0] + 0.5, color="0.7")
-ax.set(xlabel="exit", ylabel="accuracy", title="cases decided by", xticks=layers)
-ax.legend()
+ax.set(xlabel="exit, of the text tower, then of the image tower", ylabel="accuracy", xticks=layers)
+ax.legend(title="cases decided by")
 
 # %%
 # A policy that keeps the accuracy
