@@ -413,8 +413,9 @@ class BaseEPEE(
         ImportError
             If onnx or onnxruntime is missing.
         ValueError
-            If there is no graph of such an estimator or backbone; the message says why. Every
-            graph is compared with the network on batches of other sizes.
+            If there is no graph of such an estimator or backbone; the message says why. There are
+            none of `EPEETokenClassifier`, of `EPEEMultimodalClassifier` and of long texts that are
+            read by windows. Every graph is compared with the network on batches of other sizes.
         FileExistsError
             If the folder holds something.
         NotFittedError
