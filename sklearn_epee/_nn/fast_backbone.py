@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,23 +18,10 @@ from .backbones import (
     RMSWeights,
     Rotary,
     SomeRows,
-    for_each_head,
-    joined_scores_mask,
-    near_keys,
 )
+from .fast_attention import Neighborhood, Seen, attend
 from .int8_linear import InputScale, Int8Product, RowRounder
-from .packed_linear import Product, make_product
-
-# Bytes of attention scores made at a time; beyond the processor's caches they cost more.
-_SCORES_BYTES = 16 * 2**20
-# Bytes of a single sample's scores up to which they are made at once.
-_SCORES_BYTES_OF_ONE = 4 * _SCORES_BYTES
-# Queries of a local attention go together in multiples of this.
-_NEIGHBORS = 64
-# Width of the widest vector a processor adds at once, in float32.
-_KEYS_TOGETHER = 16
-# Multiplications up to which torch does not hand a bfloat16 product to oneDNN.
-_SMALL_PRODUCT = 16**3
+from .packed_linear import Product, make_product, rounded
 
 
 class LayerwiseBackbone(Protocol):
@@ -69,68 +56,6 @@ class LayerwiseBackbone(Protocol):
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """Return hidden states ready for a head."""
         ...
-
-
-class Neighborhood(NamedTuple):
-    """What the queries of a local attention see, where they are all positions in order."""
-
-    mask: Tensor
-    """(n, t), bool: True at real positions."""
-    window: int
-    """Positions see those at a distance below it."""
-    is_causal: bool
-    """Whether they see earlier ones only."""
-
-    @property
-    def _reach(self) -> int:
-        return self.window - 1 + -(self.window - 1) % _NEIGHBORS
-
-    @property
-    def _step(self) -> int:
-        return max(_NEIGHBORS, self._reach)
-
-    def spares(self, length: int) -> bool:
-        """Return whether a sequence is so long that queries are better taken block by block."""
-        return length > self._step + 2 * self._reach
-
-    def blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield consecutive queries, the keys among which theirs are, and which of these they see.
-
-        Keys begin at multiples of the width of the widest vectors, as in a sequence taken whole.
-        """
-        length = self.mask.shape[1]
-        for start in range(0, length, self._step):
-            stop = min(length, start + self._step)
-            first = max(0, start - self._reach)
-            last = stop if self.is_causal else min(length, stop + self._reach)
-            positions = torch.arange(start - first, stop - first, device=self.mask.device)[None]
-            near = near_keys(self.mask[:, first:last], positions, self.is_causal, self.window)
-            yield slice(start, stop), slice(first, last), near
-
-
-class Seen(NamedTuple):
-    """What the queries of one call see of the keys, and where they stand."""
-
-    allowed: Tensor | None = None
-    """Broadcasts to (n, heads, r, t), bool: True where a query sees a key; None for all."""
-    is_causal: bool = False
-    """Whether each query sees the keys up to its own."""
-    bias: AttentionBias | None = None
-    """Added to the scores."""
-    positions: Tensor | None = None
-    """(n, r), where the queries stand, for the bias; None: at all positions, in order."""
-    neighborhood: Neighborhood | None = None
-    """Takes the place of all the others in a long sequence."""
-
-    def part(self, samples: slice, queries: slice) -> Seen:
-        """Return the same for some queries of some samples; with a bias, for all their queries."""
-        allowed, positions = self.allowed, self.positions
-        if allowed is not None and allowed.ndim == 4 and len(allowed) > 1:
-            allowed = allowed[samples]
-        if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
-            allowed = allowed[..., queries, :]
-        positions = None if positions is None else positions[samples]
-        return Seen(allowed, self.is_causal, self.bias, positions)
 
 
 class LayerScales(NamedTuple):
@@ -432,72 +357,6 @@ def usual_layers(adapter: BackboneAdapter) -> list[LayerParts] | None:
     return usual if len(usual) == len(parts) else None
 
 
-def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-    """Return the softmax attention of queries that are scaled already, (n, heads, r, head_dim).
-
-    On a CPU a query's outcome in bfloat16 depends, to the bit, on its own sample alone: not on
-    how many queries, samples or masked keys stand beside it.
-
-    Parameters
-    ----------
-    query : Tensor of shape (n, heads, r, head_dim)
-        Rotated already.
-    k, v : Tensors of shape (n, n_key_heads, t, head_dim)
-    seen : Seen
-    """
-    if seen.neighborhood is not None:
-        blocks = [
-            attend(query[:, :, queries], k[:, :, keys], v[:, :, keys], Seen(near))
-            for queries, keys, near in seen.neighborhood.blocks()
-        ]
-        return _joined(blocks, dim=2)
-    k, v = for_each_head(k, query.shape[1]), for_each_head(v, query.shape[1])
-    if query.dtype == torch.float32 or query.device.type != "cpu":
-        if seen.bias is None:
-            return _attend_in_one(query, k, v, seen.allowed, seen.is_causal)
-        return _attend_in_parts(_attend_with_bias, query, k, v, seen)
-    shape = query.shape[2], k.shape[2]
-    allowed = _as_mask(seen.allowed, seen.is_causal, k)
-    k, v, allowed = _with_more_keys(k, v, allowed)
-    query, allowed = _with_more_queries(query, allowed)
-    seen = seen._replace(allowed=allowed, is_causal=False)
-    attend_part = functools.partial(_attend_by_products, shape=shape)
-    return _attend_in_parts(attend_part, query, k, v, seen)[:, :, : shape[0]]
-
-
-def _attend_in_parts(
-    attend_part: Callable[[Tensor, Tensor, Tensor, Seen], Tensor],
-    query: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seen: Seen,
-) -> Tensor:
-    """Attend for a few samples at a time, so that their scores stay in the processor's caches."""
-    n, heads, n_queries, _ = query.shape
-    bytes_of_query = heads * k.shape[2] * query.element_size()
-    together = n_queries
-    if n_queries * bytes_of_query > _SCORES_BYTES_OF_ONE and seen.bias is None:
-        together = max(_KEYS_TOGETHER, 1 << ((_SCORES_BYTES // bytes_of_query).bit_length() - 1))
-    n_samples = max(1, _SCORES_BYTES // (together * bytes_of_query))
-    samples = []
-    for at in _powers_of_two(n, n_samples):
-        blocks = [
-            attend_part(query[at, :, rows], k[at], v[at], seen.part(at, rows))
-            for rows in _slices(n_queries, together)
-        ]
-        samples.append(_joined(blocks, dim=2))
-    return _joined(samples, dim=0)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
-
-
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
 def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
     """Return the rows of the positions of ``hidden``, cut into heads."""
     n, t, _ = hidden.shape
@@ -507,11 +366,10 @@ def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
 def _flat(hidden: Tensor) -> Tensor:
     """Return all positions as rows, with rows nobody reads at the end, (r, d).
 
-    oneDNN compiles a product for every number of rows it meets and keeps the latest thousand;
-    batches from which samples exit have more sizes than that. So the numbers are rounded.
+    As many as `rounded` says, so that the products have few sizes.
     """
     n, t, width = hidden.shape
-    rows = _rounded(n * t)
+    rows = rounded(n * t)
     if rows == n * t:
         return hidden.reshape(rows, width)
     room = hidden.untyped_storage().nbytes() // hidden.element_size() - hidden.storage_offset()
@@ -521,111 +379,6 @@ def _flat(hidden: Tensor) -> Tensor:
     flat[: n * t].view(n, t, width).copy_(hidden)
     flat[n * t :].zero_()
     return flat
-
-
-def _rounded(n: int) -> int:
-    """Return a number of rows rounded up to one of a hundred, by a few per cent at most."""
-    step = 4 if n <= 64 else 16 if n <= 512 else 64
-    return n + -n % step
-
-
-def _powers_of_two(n: int, most: int) -> Iterator[slice]:
-    """Yield parts of n samples, of sizes that come up again.
-
-    A product is compiled for each size.
-    """
-    start = 0
-    while start < n:
-        size = 1 << (min(n - start, most).bit_length() - 1)
-        yield slice(start, start + size)
-        start += size
-
-
-def _as_mask(allowed: Tensor | None, is_causal: bool, k: Tensor) -> Tensor | None:
-    if not is_causal:
-        return allowed
-    t = k.shape[2]
-    return torch.ones(t, t, dtype=torch.bool, device=k.device).tril()
-
-
-def _with_more_keys(
-    k: Tensor, v: Tensor, allowed: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return more keys, unseen, so that a softmax sums whole vectors whatever the padding."""
-    missing = -k.shape[2] % _KEYS_TOGETHER
-    if not missing:
-        return k, v, allowed
-    if allowed is None:
-        allowed = torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool, device=k.device)
-    more_keys = (0, 0, 0, missing)
-    return (
-        functional.pad(k, more_keys),
-        functional.pad(v, more_keys),
-        functional.pad(allowed, (0, missing)),
-    )
-
-
-def _with_more_queries(query: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return more queries, which nobody reads, up to a size that comes up again.
-
-    So few that torch would not hand their product to oneDNN are made more as well.
-    """
-    _, heads, n_queries, head_dim = query.shape
-    least = _SMALL_PRODUCT // (heads * head_dim * _KEYS_TOGETHER) + 1
-    wanted = max(least, n_queries if n_queries == 1 else n_queries + -n_queries % _KEYS_TOGETHER)
-    missing = wanted - n_queries
-    if not missing:
-        return query, allowed
-    if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
-        allowed = functional.pad(allowed, (0, 0, 0, missing), value=True)
-    return functional.pad(query, (0, 0, 0, missing)), allowed
-
-
-def _attend_by_products(
-    query: Tensor, k: Tensor, v: Tensor, seen: Seen, shape: tuple[int, int]
-) -> Tensor:
-    """Attend by torch's products; of queries and keys only so many are real as ``shape`` says."""
-    # torch's own attention is half as fast in bfloat16, and sums in an order that depends on the
-    # padding.
-    scores = torch.matmul(query, k.transpose(-1, -2))
-    if seen.bias is not None:
-        scores[:, :, : shape[0], : shape[1]] += seen.bias.of(query, k, seen.positions, *shape)
-    if seen.allowed is not None:
-        scores.masked_fill_(~seen.allowed, float("-inf"))
-    return torch.matmul(torch.softmax(scores, dim=-1), v)
-
-
-def _attend_with_bias(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-    n_queries, n_keys = query.shape[2], k.shape[2]
-    bias = None
-    if seen.bias is not None:
-        bias = seen.bias.of(query, k, seen.positions, n_queries, n_keys)
-    mask, is_causal = joined_scores_mask(bias, seen.allowed, n_keys, seen.is_causal)
-    return _attend_in_one(query, k, v, mask, is_causal)
-
-
-def _attend_in_one(
-    query: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool
-) -> Tensor:
-    n_queries, n_keys = query.shape[2], k.shape[2]
-    missing = min(_query_block(n_keys), n_keys) - n_queries
-    if query.device.type == "cpu" and missing > 0:
-        # torch takes queries in blocks, and a few by themselves would be summed in another order
-        # than at the head of their block. Filled up, the outcome is the same to the bit.
-        query = functional.pad(query, (0, 0, 0, missing))
-        if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
-            allowed = functional.pad(allowed, (0, 0, 0, missing), value=True)
-    attended = functional.scaled_dot_product_attention(
-        query, k, v, attn_mask=allowed, is_causal=is_causal, scale=1.0
-    )
-    return attended[:, :, :n_queries]
-
-
-def _query_block(length: int) -> int:
-    """Return the number of queries torch's attention on a CPU takes at a time."""
-    if length < 192:
-        return 32
-    return 64 if length < 768 else 256
 
 
 def _normalizer(

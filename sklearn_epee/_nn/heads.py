@@ -106,15 +106,26 @@ class LabelHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the logits of pooled rows, (n, 2 n_labels), in float32."""
-        learned = self.head(pooled)
-        logits = torch.where(self.constants == 0, learned, _CERTAIN * self.constants)
-        return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(-2)
+        return label_logits(self.head(pooled), self.constants)
 
     def attend(self, hidden: Tensor, layout: Any) -> Tensor:
         """Return the row that the query of the labels reads, (n, in_features)."""
         head: Any = self.head
         read: Tensor = head.attend(hidden, layout)
         return read
+
+
+def label_logits(learned: Tensor, constants: Tensor) -> Tensor:
+    """Return the logits of all labels as pairs, (n, 2 n_labels), from those of the head.
+
+    Parameters
+    ----------
+    learned : Tensor of shape (n, n_labels)
+    constants : Tensor of shape (n_labels,)
+        Those of `LabelHead`.
+    """
+    logits = torch.where(constants == 0, learned, _CERTAIN * constants)
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(-2)
 
 
 def fix_labels(network: nn.Module, constants: Tensor) -> None:

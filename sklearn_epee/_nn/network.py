@@ -26,6 +26,7 @@ _ALIGNMENT = 64
 # The dense layer of a head, of one task or of several.
 _DENSE = re.compile(r"heads\.(?:\w+\.)*dense\.weight$")
 Pool = Callable[[Tensor], Tensor]
+Head = Callable[[Tensor], Tensor]
 Embed = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
@@ -236,15 +237,13 @@ n_features)
             return head.attend(pool(hidden), layout)
         return self.pooled_rows(layout.rows_read(hidden), below, layout, pool)
 
-    def row_logits(
-        self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
+    def pooled_rows(
+        self, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
     ) -> Tensor:
-        """Return the logits of one exit from the few positions that its head reads.
+        """Return what a head reads, from the few positions it reads.
 
         Parameters
         ----------
-        layer : int
-            Layer, counted from 1.
         rows : Tensor of shape (n, r, d)
             Output of the layer at the positions that are read.
         below : Tensor of shape (n, t, d)
@@ -252,17 +251,6 @@ n_features)
         layout : BatchLayout
         pool : callable, default=None
             Makes hidden states ready for a head; None takes the adapter's.
-
-        Returns
-        -------
-        Tensor of shape (n, K), float32
-        """
-        return self.classify(layer, self.pooled_rows(rows, below, layout, pool), layout)
-
-    def pooled_rows(
-        self, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
-    ) -> Tensor:
-        """Return what a head reads, from the few positions it reads; as `row_logits` takes them.
 
         Returns
         -------
@@ -275,17 +263,30 @@ n_features)
             pooled = torch.cat([pooled, mean.to(pooled)], dim=1)
         return pooled
 
-    def classify(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
-        """Return the logits of one exit, (n, K) float32, from what its head reads of the layer."""
+    def classify(
+        self, layer: int, pooled: Tensor, layout: BatchLayout, head: Head | None = None
+    ) -> Tensor:
+        """Return the logits of one exit, (n, K) float32, from what its head reads of the layer.
+
+        Parameters
+        ----------
+        layer : int
+            Layer, counted from 1.
+        pooled : Tensor
+            As `pooled` returns it.
+        layout : BatchLayout
+        head : callable, default=None
+            Computes the same as the layer's head; None takes that one.
+        """
         if layout.context is not None:
             pooled = pooled.float()
             beside = layout.context if pooled.ndim == 2 else layout.context.unsqueeze(1)
             pooled = torch.cat([pooled, beside.expand(*pooled.shape[:-1], -1)], dim=-1)
-        return self._classify(layer, pooled)
+        return self._classify(layer, pooled, head)
 
-    def _classify(self, layer: int, pooled: Tensor) -> Tensor:
+    def _classify(self, layer: int, pooled: Tensor, head: Head | None = None) -> Tensor:
         with _without_autocast(pooled.device.type):
-            return self.heads[layer - 1](pooled.float())
+            return (head or self.heads[layer - 1])(pooled.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the logits of every exit, (n, M, K) float32, with gradients."""

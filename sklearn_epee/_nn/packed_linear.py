@@ -157,6 +157,22 @@ def make_product(
     return (PackedLinear if packs else PlainProduct)(affine, dtype, activation)
 
 
+def rounded(n: int) -> int:
+    """Return a number of rows rounded up to one of a hundred, by a few per cent at most.
+
+    oneDNN compiles a product for every number of rows it meets and keeps the latest thousand;
+    batches from which samples exit have more sizes than that.
+    """
+    step = 4 if n <= 64 else 16 if n <= 512 else 64
+    return n + -n % step
+
+
+def filled_up(rows: Tensor) -> Tensor:
+    """Return rows (r, d) with zeros below them, which nobody reads, as many as `rounded` says."""
+    missing = rounded(rows.shape[0]) - rows.shape[0]
+    return functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
     """Return whether packed products work here: present, right, and independent of neighbors.

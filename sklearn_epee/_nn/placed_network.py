@@ -10,6 +10,7 @@ from torch import Tensor
 from .batch_layout import CONTEXT, WINDOWS, BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .fast_heads import fast_head
 from .int8_calibration import Int8Scales
 from .network import MultiExitNetwork
 
@@ -30,7 +31,7 @@ class PlacedNetwork:
     ----------
     device : torch.device
     network : MultiExitNetwork
-        Its heads are run.
+        Its heads are run, on a CPU with copies of the weights of their dense layers.
     backbone : LayerwiseBackbone
         Its layers are run. On a CPU, with copies of the weights laid out for the processor.
     """
@@ -39,16 +40,16 @@ class PlacedNetwork:
         self, network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None = None
     ) -> None:
         self.device = next(network.backbone.parameters()).device
-        fast = None
-        if self.device.type == "cpu":
+        on_cpu, fast = self.device.type == "cpu", None
+        if on_cpu:
             layers = None if scales is None else scales.layers
             fast = fast_backbone(network.adapter, dtype, layers)
         if fast is None:
             # On a CPU only packed products give, in bfloat16, what does not depend on the batch.
-            on_cpu = self.device.type == "cpu"
             network = network.to_inference_copy(self.device, torch.float32 if on_cpu else dtype)
         self.network = network
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
+        self._heads = [fast_head(head) if on_cpu else head for head in network.heads]
         self._input_dtype = next(network.backbone.parameters()).dtype
 
     @property
@@ -120,8 +121,13 @@ class PlacedNetwork:
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (n, K) float32."""
-        return self.network.exit_logits(layer, hidden, below, layout, self.backbone.pool)
+        pooled = self.network.pooled(layer, hidden, below, layout, self.backbone.pool)
+        return self._classify(layer, pooled, layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from the rows it reads, (n, K) float32."""
-        return self.network.row_logits(layer, rows, below, layout, self.backbone.pool)
+        pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
+        return self._classify(layer, pooled, layout)
+
+    def _classify(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
+        return self.network.classify(layer, pooled, layout, self._heads[layer - 1])

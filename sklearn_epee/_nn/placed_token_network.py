@@ -59,10 +59,14 @@ class PlacedTokenNetwork(PlacedNetwork):
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
         """Return the logits of an exit from its layer's output, (W, K) float32."""
         rows, positions = cast("WordLayout", layout).word_index
-        return self.network.word_logits(layer, hidden, rows, positions, self.backbone.pool)
+        return self.network.word_logits(
+            layer, hidden, rows, positions, self.backbone.pool, self._heads[layer - 1]
+        )
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
         """Return the logits of an exit from the rows of first pieces, (W, K) float32."""
         places = torch.arange(len(rows), device=rows.device)
         first = torch.zeros_like(places)
-        return self.network.word_logits(layer, rows[None], first, places, self.backbone.pool)
+        return self.network.word_logits(
+            layer, rows[None], first, places, self.backbone.pool, self._heads[layer - 1]
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -74,17 +74,28 @@ class TaskHeads(nn.Module):
         self.tasks = nn.ModuleList(heads)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return the logits of pooled rows, (n, sum of K_t), in float32.
-
-        The tasks share a row, (n, in_features), or read one each, (n, T, in_features).
-        """
-        rows = pooled.unbind(1) if pooled.ndim == 3 else [pooled] * len(self.tasks)
-        return torch.cat([head(row) for head, row in zip(self.tasks, rows, strict=True)], dim=1)
+        """Return the logits of pooled rows, (n, sum of K_t); see `task_logits`."""
+        heads: Iterable[Any] = self.tasks
+        return task_logits(list(heads), pooled)
 
     def attend(self, hidden: Tensor, layout: Any) -> Tensor:
         """Return the rows that the tasks' own queries read, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
         return torch.stack([head.attend(hidden, layout) for head in heads], dim=1)
+
+
+def task_logits(heads: Sequence[Callable[[Tensor], Tensor]], pooled: Tensor) -> Tensor:
+    """Return the logits of all tasks from pooled rows, (n, sum of K_t), in float32.
+
+    Parameters
+    ----------
+    heads : sequence of callable
+        One per task.
+    pooled : Tensor
+        The tasks share a row, (n, in_features), or read one each, (n, T, in_features).
+    """
+    rows = pooled.unbind(1) if pooled.ndim == 3 else [pooled] * len(heads)
+    return torch.cat([head(row) for head, row in zip(heads, rows, strict=True)], dim=1)
 
 
 def as_binary(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

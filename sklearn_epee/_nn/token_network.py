@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .batch_layout import WORD_POSITIONS, WORD_ROWS
-from .network import MultiExitNetwork, Pool
+from .network import Head, MultiExitNetwork, Pool
 from .tasks import Classes
 
 
@@ -45,13 +45,14 @@ class TokenExitNetwork(MultiExitNetwork):
         """0, as for heads that read all rows of layer m: words can be anywhere."""
         return 0
 
-    def word_logits(
+    def word_logits(  # noqa: PLR0917
         self,
         layer: int,
         hidden: Tensor,
         word_rows: Tensor,
         word_positions: Tensor,
         pool: Pool | None = None,
+        head: Head | None = None,
     ) -> Tensor:
         """Return the logits of one exit for words.
 
@@ -65,6 +66,8 @@ class TokenExitNetwork(MultiExitNetwork):
             Of each word, its row of the batch and the position of its first piece.
         pool : callable, default=None
             Makes hidden states ready for a head; None takes the adapter's.
+        head : callable, default=None
+            Computes the same as the layer's head; None takes that one.
 
         Returns
         -------
@@ -72,7 +75,7 @@ class TokenExitNetwork(MultiExitNetwork):
         """
         pool = pool or self._adapter.pool
         words = hidden[word_rows, word_positions].unsqueeze(1)
-        return self._classify(layer, pool(words).squeeze(1))
+        return self._classify(layer, pool(words).squeeze(1), head)
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the logits of every exit for every word, (w, M, sum of K), with gradients.

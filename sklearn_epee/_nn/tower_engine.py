@@ -315,7 +315,7 @@ class _PlacedFirst(PlacedNetwork):
         return self._with_states(layer, pooled, layout)
 
     def _with_states(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
-        logits = self.network.classify(layer, pooled, layout)
+        logits = self._classify(layer, pooled, layout)
         return torch.cat([logits, state_of(pooled)], dim=1)
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sklearn_epee._nn import fast_backbone as fast_backbone_module
+from sklearn_epee._nn import fast_attention
 from sklearn_epee._nn.backbones import adapter_for, load_backbone, near_keys
 from sklearn_epee._nn.devices import prediction_dtype
-from sklearn_epee._nn.fast_backbone import Neighborhood, Seen, attend, fast_backbone
+from sklearn_epee._nn.fast_attention import Neighborhood, Seen, attend
+from sklearn_epee._nn.fast_backbone import fast_backbone
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     TEXT_FAMILIES,
@@ -206,12 +207,12 @@ def test_the_scores_of_a_long_text_are_made_a_few_queries_at_a_time(monkeypatch)
         Seen(near_keys(mask[:, 0, 0], None, True, 9)),
     ]
     expected = [attend(query, k, v, seen) for seen in cases]
-    monkeypatch.setattr(fast_backbone_module, "_SCORES_BYTES", 4 * 112 * 2 * 20)
-    monkeypatch.setattr(fast_backbone_module, "_SCORES_BYTES_OF_ONE", 4 * 112 * 2 * 20)
+    monkeypatch.setattr(fast_attention, "_SCORES_BYTES", 4 * 112 * 2 * 20)
+    monkeypatch.setattr(fast_attention, "_SCORES_BYTES_OF_ONE", 4 * 112 * 2 * 20)
     made = []
-    original = fast_backbone_module._attend_by_products
+    original = fast_attention._attend_by_products
     monkeypatch.setattr(
-        fast_backbone_module,
+        fast_attention,
         "_attend_by_products",
         lambda query, *rest, **more: made.append(query.shape[2]) or original(query, *rest, **more),
     )
