@@ -316,9 +316,9 @@ def test_only_heads_that_can_matter_are_read(bert, monkeypatch):
     read: list[int] = []
     classify = network._classify
 
-    def counted(layer, pooled):
+    def counted(layer, *pooled_and_head):
         read.append(layer)
-        return classify(layer, pooled)
+        return classify(layer, *pooled_and_head)
 
     monkeypatch.setattr(network, "_classify", counted)
     engine = Engine(network)
