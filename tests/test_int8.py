@@ -61,6 +61,14 @@ def test_the_report_says_what_is_rounded_and_what_that_changes(fitted, notes):
     assert_allclose(report.largest_change, change.max(), rtol=1e-3)
     changed = (exact.argmax(2) != rounded.argmax(2)).mean(axis=0)
     assert_allclose(report.changed_predictions, changed)
+    logs = [np.log(proba) - np.log(proba).mean(axis=2, keepdims=True) for proba in (exact, rounded)]
+    moved, varies = (
+        np.sqrt((part**2).mean(axis=(0, 2)))
+        for part in (logs[1] - logs[0], logs[0] - logs[0].mean(axis=0))
+    )
+    # Variations below 1 count as 1.
+    assert_allclose(report.log_change, (moved / np.maximum(varies, 1)).mean(), rtol=1e-2)
+    assert report.log_change <= 0.007
     said = str(report)
     assert "12 of 12 groups" in said
     assert f"on {len(notes[0])} training samples" in said
@@ -119,8 +127,9 @@ def test_images_words_labels_windows_and_cases(notes, digits):
 
 
 @with_int8
-def test_a_change_that_is_too_large_leaves_less_in_8_bits(notes, monkeypatch):
-    monkeypatch.setattr(precision_report, "MAX_CHANGE", -1.0)
+@pytest.mark.parametrize("limit", ["MAX_CHANGE", "MAX_LOG_CHANGE"])
+def test_a_change_that_is_too_large_leaves_less_in_8_bits(notes, monkeypatch, limit):
+    monkeypatch.setattr(precision_report, limit, -1.0)
     fitted = tiny_text_classifier(precision="int8", memory=None).fit(*notes)
     report = fitted.precision_report_
     assert {kind for layer in report.layers for kind in layer.values()} == {report.rest}
@@ -128,6 +137,15 @@ def test_a_change_that_is_too_large_leaves_less_in_8_bits(notes, monkeypatch):
     assert "Layer 3 keeps in" in str(report)
     proba = fitted.predict_proba(notes[0])
     assert_array_equal(fitted.set_params(precision="auto").predict_proba(notes[0]), proba)
+
+
+def test_sure_predictions_are_compared_by_their_logarithms():
+    exact = np.array([[[1 - 1e-6, 1e-6]], [[1e-6, 1 - 1e-6]], [[np.nan, np.nan]]], np.float32)
+    rounded = np.array([[[1 - 2e-6, 2e-6]], [[1e-6, 1 - 1e-6]], [[np.nan, np.nan]]], np.float32)
+    assert np.nanmean(precision_report._changes(exact, rounded, [2])) < 1e-6
+    expected = (np.log(2) / 2 * 2**-0.5) / (np.log(1e6) / 2)
+    assert_allclose(precision_report._log_change(exact, rounded, [2]), expected, rtol=1e-2)
+    assert precision_report._log_change(exact, exact, [2]) == 0
 
 
 @with_int8

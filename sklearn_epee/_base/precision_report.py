@@ -21,8 +21,13 @@ from sklearn_epee._search.shared_predictions import exits_from
 
 from .training_data import take
 
-# Mean change of probabilities above which more products are left as they are.
+# Mean change of probabilities, and of log probabilities as a share of their variation between
+# samples, above which more products are left as they are. A network is surer of its training
+# samples than of others: probabilities near 0 and 1 hardly change, their logarithms do.
 MAX_CHANGE = 0.002
+MAX_LOG_CHANGE = 0.007
+# Log probabilities that vary less than this, in nats, count as if they varied by it.
+_LEAST_VARIATION = 1.0
 # The thresholds at which changed exits are counted.
 TAUS = (0.02, 0.1, 0.3)
 # Samples that are measured, and positions of them, which images and long texts reach first.
@@ -51,8 +56,8 @@ class PrecisionReport:
         map), "up" and "down" (into and out of the feed-forward) are products in "int8" or in
         `rest`. Attention itself, norms and heads never are in int8.
     errors : list of dict of str to float
-        By how much the outcome of each product moved when it was rounded, as a share of its
-        variation between rows. Above 0.02 a product is not rounded.
+        By how much the outcome of each product moved when it was rounded, as a share of the
+        distance of a row from the mean row. Above 0.025 a product is not rounded.
     rest : str
         Precision of what is not rounded, "bfloat16" or "float32".
     n_samples : int
@@ -64,6 +69,10 @@ class PrecisionReport:
         Share of the samples whose prediction changed, at each exit.
     changed_exits : dict of float to float
         Share of the samples that exit at another layer, at some values of `tau`.
+    log_change : float
+        By how much log probabilities change, as a share of their variation between samples (or of
+        1, if they vary less), on average over the exits. Above 0.007 more products were left as
+        they are. NaN in reports made before it was measured.
     """
 
     layers: list[dict[str, str]]
@@ -74,6 +83,7 @@ class PrecisionReport:
     largest_change: float
     changed_predictions: NDArray[np.float64]
     changed_exits: dict[float, float]
+    log_change: float = float("nan")
 
     def __str__(self) -> str:
         n_int8 = sum(kind == "int8" for layer in self.layers for kind in layer.values())
@@ -87,7 +97,8 @@ class PrecisionReport:
         )
         changed = (
             f"Measured on {self.n_samples} training samples against float32: probabilities change "
-            f"by {self.mean_change:.4f} on average and {self.largest_change:.4f} at most; "
+            f"by {self.mean_change:.4f} on average and {self.largest_change:.4f} at most, their "
+            f"logarithms by {self.log_change:.2%} of their variation; "
             f"{self.changed_predictions[-1]:.2%} of the predictions change at the last exit and "
             f"{self.changed_predictions.max():.2%} at the exit where most do; exits change for "
             f"{exits}."
@@ -188,7 +199,9 @@ def measure_int8(
     while True:
         rounded = _staged(engine(placed, rest, scales), parts)
         change = _changes(exact, rounded, tasks.counts)
-        if np.nanmean(change) <= MAX_CHANGE or not _n_rounded(scales):
+        log_change = _log_change(exact, rounded, tasks.counts)
+        is_small = np.nanmean(change) <= MAX_CHANGE and log_change <= MAX_LOG_CHANGE
+        if is_small or not _n_rounded(scales):
             break
         scales = _less(scales)
     report = PrecisionReport(
@@ -203,6 +216,7 @@ def measure_int8(
             tau: _changed_exits(exact, rounded, _policy(tau, tasks, exit_weights), tasks.counts)
             for tau in TAUS
         },
+        log_change=log_change,
     )
     return MeasuredInt8(scales, report)
 
@@ -218,6 +232,30 @@ def _changes(
     each = split_columns(np.abs(exact - rounded), counts)
     changes: NDArray[np.float32] = np.mean([part.sum(axis=-1) / 2 for part in each], axis=0)
     return changes
+
+
+def _log_change(
+    exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
+) -> float:
+    """Return by how much log probabilities change, as a share of how much they vary."""
+    shares = []
+    pairs = zip(split_columns(exact, counts), split_columns(rounded, counts), strict=True)
+    for before, after in pairs:
+        first, second = _centered_logs(before), _centered_logs(after)
+        n_own = np.maximum(1, np.isfinite(first).sum(axis=(0, 2)))
+        apart = first - np.nansum(first, axis=0) / np.maximum(1, np.isfinite(first).sum(axis=0))
+        moved, varies = (
+            np.sqrt(np.nansum(part**2, axis=(0, 2)) / n_own) for part in (second - first, apart)
+        )
+        shares.append(moved / np.maximum(varies, _LEAST_VARIATION))
+    return float(np.mean(shares))
+
+
+def _centered_logs(proba: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return log probabilities, (n, M, K), less their mean over the classes."""
+    logs = np.log(np.maximum(proba, np.finfo(np.float32).tiny, dtype=np.float64))
+    centered: NDArray[np.float64] = logs - logs.mean(axis=-1, keepdims=True)
+    return centered
 
 
 def _changed_predictions(
@@ -263,8 +301,8 @@ def _n_rounded(scales: Any) -> int:
 
 
 def _less(scales: Any) -> Any:
-    """Return scales with which fewer products are rounded: without the worst quarter."""
-    found = tuple(tower.without_worst_quarter() for tower in _towers(scales))
+    """Return scales with which fewer products are rounded: without the worst eighth."""
+    found = tuple(tower.without_worst() for tower in _towers(scales))
     return found[0] if isinstance(scales, Int8Scales) else found
 
 

@@ -98,6 +98,8 @@ class FastLayer:
     ----------
     readers : LayerReaders
         Round the rows, or leave them as they are.
+    out, down : Product
+        Those whose outcomes are added to what the layer read, and to what that became.
     """
 
     def __init__(
@@ -116,13 +118,13 @@ class FastLayer:
         # order in which the attention reads it.
         self._key = _product(parts.key, dtype, scales.attention)
         self._value = _product(parts.value, dtype, scales.attention)
-        self._out = _product(parts.out, dtype, scales.out)
+        self.out = _product(parts.out, dtype, scales.out)
         # With a gate, the activation is the gate's.
         inner = parts.up if parts.gate is None else parts.gate
         next_scale = scales.down if parts.gate is None else None
         self._activated = _product(inner, dtype, scales.up, parts.activation, next_scale)
         self._up = None if parts.gate is None else _product(parts.up, dtype, scales.up)
-        self._down = _product(parts.down, dtype, scales.down)
+        self.down = _product(parts.down, dtype, scales.down)
         readers = LayerReaders(*(_reader(scale, dtype) for scale in scales))
         rounds = isinstance(self._activated, Int8Product) and self._activated.rounds
         self.readers = readers._replace(down=_unchanged) if rounds else readers
@@ -171,11 +173,11 @@ class FastLayer:
         return self._norm_1(rows) if self._pre_norm else rows
 
     def _finish(self, attended: Tensor, rows: Tensor) -> Tensor:
-        rows = self._out.added(self.readers.out(attended), rows)
+        rows = self.out.added(self.readers.out(attended), rows)
         if self._pre_norm:
-            return self._down.added(self._expanded(self._norm_2(rows)), rows)
+            return self.down.added(self._expanded(self._norm_2(rows)), rows)
         rows = self._norm_1(rows)
-        return self._norm_2(self._down.added(self._expanded(rows), rows))
+        return self._norm_2(self.down.added(self._expanded(rows), rows))
 
     def _expanded(self, rows: Tensor) -> Tensor:
         rows = self.readers.up(rows)

@@ -7,6 +7,7 @@ changes the outcome least is kept; a product that changes too much even so is le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,19 +20,21 @@ from .batch_layout import backbone_inputs
 from .batching import EncodedSamples, positions_of
 from .fast_backbone import FastLayer, LayerReaders, LayerScales, fast_backbone, usual_layers
 from .int8_linear import MOST, InputScale, RoundedWeight, RowRounder
-from .packed_linear import PlainProduct
+from .packed_linear import PlainProduct, Product
 from .prediction_batches import batch_limit, batches_by_length
 
-# Products whose outcome moves by more than this, as a share of how much it varies between rows,
-# stay as they are.
-MAX_ERROR = 0.02
+# Products whose outcome moves by more than this, as a share of a row's distance from the mean row,
+# stay as they are. The row is the outcome, or what it is added to and the outcome together.
+MAX_ERROR = 0.025
 # Rows of which each product is tried.
 _ROWS = 256
 # How much of a column's range is put into its weights: s = range ** share / weight ** (1 - share).
 # None: all columns are rounded alike.
-_SHARES = (0.5, 0.75, 1.0, None)
-# Up to this error all columns of what an activation made are rounded alike, which costs nothing.
-_ERROR_WITHIN = 0.03
+_SHARES = (0.5, 0.75, 0.9, 1.0, None)
+# What is left as it is in one go, while predictions move too much: this share of the products.
+_LEFT_AT_ONCE = 1 / 8
+# Of the root mean square of all rows' distances from their mean, what a row's counts as at least.
+_LEAST_DISTANCE = 0.01
 # Rounded values are put around the middle, with some room for rows beyond those seen.
 _MIDDLE, _REACH = 127.5, 122.0
 
@@ -45,8 +48,8 @@ class Int8Scales:
     layers : tuple of LayerScales
         One a layer.
     errors : tuple of dict of str to float
-        Of each layer by how much each product's outcome moved on the samples, as a share of how
-        much it varies between rows; names as in `LayerScales`.
+        Of each layer by how much each product's outcome moved on the samples, as a share of the
+        distance of a row from the mean row; names as in `LayerScales`.
     """
 
     layers: tuple[LayerScales, ...]
@@ -57,8 +60,8 @@ class Int8Scales:
         """How many groups of products are rounded."""
         return sum(scale is not None for layer in self.layers for scale in layer)
 
-    def without_worst_quarter(self) -> Int8Scales:
-        """Return the same without the quarter of the products that moves most, one at least."""
+    def without_worst(self) -> Int8Scales:
+        """Return the same without the eighth of the products that moves most, one at least."""
         pairs = list(zip(self.layers, self.errors, strict=True))
         # Layers that share their weights share their errors, and go together.
         rounded = {
@@ -67,7 +70,7 @@ class Int8Scales:
             for name in errors
             if getattr(layer, name) is not None
         }
-        worst = sorted(rounded, reverse=True)[: -(-len(rounded) // 4)]
+        worst = sorted(rounded, reverse=True)[: math.ceil(_LEFT_AT_ONCE * len(rounded))]
         layers = [
             layer._replace(**{name: None for _, owner, name in worst if owner == id(errors)})
             for layer, errors in pairs
@@ -153,11 +156,12 @@ def _best(
 
     With ``within``, the product that makes the rows can round them.
     """
-    trial = _Trial(seen.rows, affines)
+    trial = _Trial(seen.rows, affines, None if seen.sums is None else seen.sums.rows)
     if within:
         common = _common_scale(seen)
         error = trial.error(common)
-        if error <= _ERROR_WITHIN:
+        # Costs nothing, so that another way need not be better.
+        if error <= MAX_ERROR:
             return error, common
     tried = [(trial.error(scale), scale) for scale in _candidates(seen, affines)]
     return min(tried, key=lambda pair: pair[0])
@@ -177,8 +181,10 @@ def _candidates(seen: _Recorder, affines: Sequence[LinearWeights]) -> Iterator[I
             stretch = reach**share / weight ** (1 - share)
         widest = float((reach / stretch).max())
         factor = (_REACH / (widest * stretch)).bfloat16().float()
-        shift = (_MIDDLE - middle * factor).bfloat16().float()
-        yield InputScale(factor.numpy(), shift.numpy(), seen.mean.numpy())
+        shift = _MIDDLE - middle * factor
+        scale = InputScale(factor.numpy(), shift.numpy(), seen.mean.numpy())
+        # What the rows are shifted by once they are bfloat16.
+        yield replace(scale, shift=(scale.signed_shift + 128).numpy())
 
 
 def _common_scale(seen: _Recorder) -> InputScale:
@@ -198,25 +204,44 @@ class _Trial:
     rows : Tensor of shape (r, in), float32
     affines : sequence of LinearWeights
         That read the rows.
+    sums : Tensor of shape (r, out), float32, default=None
+        What the rows of the one product become where they are added to others.
     """
 
-    def __init__(self, rows: Tensor, affines: Sequence[LinearWeights]) -> None:
+    def __init__(
+        self, rows: Tensor, affines: Sequence[LinearWeights], sums: Tensor | None = None
+    ) -> None:
         self._rows = rows
         self._affines = affines
         plain = (PlainProduct(affine, torch.float32, None) for affine in affines)
         self._exact = [product(rows) for product in plain]
+        self._distances = [_distances(exact if sums is None else sums) for exact in self._exact]
 
     def error(self, scale: InputScale) -> float:
-        """Return by how much the products move, as a share of how much they vary: the largest."""
+        """Return by how much the products move: the one that moves most.
+
+        As a share of the distance of a row from the mean row, root mean square over the rows: in
+        trained networks a few rows are a hundred times as large as the rest, and the sum over all
+        would be theirs.
+        """
         # What a product rounds within itself has not been rounded to bfloat16 before.
         dtype = torch.float32 if scale.is_common else torch.bfloat16
         rounded = RowRounder(scale, dtype)(self._rows.to(dtype))
         errors = []
-        for affine, exact in zip(self._affines, self._exact, strict=True):
+        for affine, exact, distances in zip(
+            self._affines, self._exact, self._distances, strict=True
+        ):
             moved = RoundedWeight(affine, scale)(rounded) - exact
-            varies = exact - exact.mean(dim=0) if len(exact) > 1 else exact
-            errors.append(float(moved.norm() / varies.norm().clamp_min(1e-12)))
+            shares = moved.norm(dim=1) / distances
+            errors.append(float(shares.square().mean().sqrt()))
         return max(errors)
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Return how far rows lie from their mean."""
+    apart = (rows - rows.mean(dim=0) if len(rows) > 1 else rows).norm(dim=1)
+    # A row that happens to lie at the mean is no measure.
+    return apart.maximum(_LEAST_DISTANCE * apart.square().mean().sqrt() + 1e-12)
 
 
 # ------------------------------------------------------------------------- what the products read
@@ -229,6 +254,8 @@ class _Recorder:
     ----------
     low, high, mean : Tensor of shape (in,), float32
     rows : Tensor of shape (r, in), float32
+    sums : _Recorder or None
+        Shown what becomes of the same rows where the product's outcome is added to others.
     """
 
     def __init__(self, real: Callable[[], Tensor], every: int) -> None:
@@ -238,6 +265,7 @@ class _Recorder:
         self._generator = torch.Generator().manual_seed(0)
         self._n_rows = 0
         self._total: Tensor | None = None
+        self.sums: _Recorder | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Note the rows, and return them as they are."""
@@ -262,6 +290,26 @@ class _Recorder:
         return torch.cat(self._kept)
 
 
+class _NotedSum:
+    """A product whose sums with other rows are shown to a recorder."""
+
+    def __init__(self, product: Product, recorder: _Recorder) -> None:
+        self._product = product
+        self._recorder = recorder
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """See `Product`."""
+        return self._product(rows)
+
+    def activated(self, rows: Tensor) -> Tensor:
+        """See `Product`."""
+        return self._product.activated(rows)
+
+    def added(self, rows: Tensor, other: Tensor) -> Tensor:
+        """See `Product`."""
+        return self._recorder(self._product.added(rows, other))
+
+
 def _record(
     adapter: BackboneAdapter, samples: EncodedSamples
 ) -> list[tuple[FastLayer, dict[str, _Recorder]]]:
@@ -277,6 +325,10 @@ def _record(
             new = {name: _Recorder(lambda: real, every) for name in LayerReaders._fields}
             recorders[id(layer)] = new
             layer.readers = LayerReaders(**new)
+            # They keep the same rows as those before them: all draw them alike.
+            new["out"].sums, new["down"].sums = (_Recorder(lambda: real, every) for _ in range(2))
+            layer.out = _NotedSum(layer.out, new["out"].sums)
+            layer.down = _NotedSum(layer.down, new["down"].sums)
     for rows in batches_by_length(samples.lengths, batch_limit("auto"), samples.windows):
         hidden, mask = fast.embed(backbone_inputs(samples.batch(rows)))
         real = mask.flatten()

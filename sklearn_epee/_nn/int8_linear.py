@@ -24,6 +24,7 @@ from .packed_linear import fused_activation
 
 # Rounded rows are 0 to 255, weights -127 to 127.
 MOST = 255
+_HALF = 128
 _MOST_OF_WEIGHT = 127
 # What a processor must be able to do, by torch's names: multiply bytes and add up in 32 bits. One
 # without adds up pairs of products in 16 bits, which overflow.
@@ -49,6 +50,11 @@ class InputScale:
     mean: NDArray[np.float32]
     is_common: bool = False
 
+    @property
+    def signed_shift(self) -> Tensor:
+        """The shift to signed bytes, which bfloat16 represents: q - 128 = x * factor + this."""
+        return torch.from_numpy(self.shift - _HALF).bfloat16().float()
+
 
 class RowRounder:
     """Rounds the rows of a matrix to unsigned bytes, as an `InputScale` says.
@@ -62,12 +68,15 @@ class RowRounder:
 
     def __init__(self, scale: InputScale, dtype: torch.dtype) -> None:
         self._factor = torch.from_numpy(scale.factor).to(dtype)
-        self._shift = torch.from_numpy(scale.shift).to(dtype)
+        # torch turns floats into signed bytes three times as fast as into unsigned ones.
+        self._shift = scale.signed_shift.to(dtype)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the rows (r, in), rounded, uint8."""
         rounded = torch.addcmul(self._shift, rows, self._factor)
-        return rounded.clamp_(0, MOST).round_().to(torch.uint8)
+        signed = rounded.clamp_(-_HALF, MOST - _HALF).round_().to(torch.int8)
+        # The same as adding 128 to each.
+        return signed.view(torch.uint8).bitwise_xor_(_HALF)
 
 
 class RoundedWeight:
@@ -88,7 +97,8 @@ class RoundedWeight:
     """
 
     def __init__(self, affine: LinearWeights, scale: InputScale) -> None:
-        factor, shift, mean = map(torch.from_numpy, (scale.factor, scale.shift, scale.mean))
+        factor, mean = map(torch.from_numpy, (scale.factor, scale.mean))
+        shift = scale.signed_shift + _HALF
         # Of rounded rows, whose columns are stretched by the factors.
         exact = affine.weight.detach().float() / factor
         scales = exact.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
