@@ -1,4 +1,8 @@
-"""Blocks of early layers, in each of which enough samples exit for a risk to be tested there."""
+"""Early layers, and blocks of them, at which enough samples exit for a risk to be tested there.
+
+Every early layer is in one block. A layer at which enough samples exit is tested by itself, too,
+where others are in its block.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,16 @@ def exit_blocks(counts: NDArray[np.number], needed: float) -> Integers:
     return np.minimum(blocks, np.maximum(current - 1, 0))
 
 
-def blocks_of(exits: Integers, n_layers: int, needed: float) -> list[Integers]:
-    """Return the layers of each block, from 1, for samples that exit at these layers."""
+def layers_to_test(exits: Integers, n_layers: int, needed: float) -> list[Integers]:
+    """Return the layers, from 1, that are tested together, for samples that exit at these layers.
+
+    Blocks, and single layers of larger blocks at which enough samples exit.
+    """
     counts = np.bincount(exits, minlength=n_layers + 1)[1:n_layers]
     blocks = exit_blocks(counts, needed)
-    return [np.flatnonzero(blocks == block) + 1 for block in np.unique(blocks)]
+    whole = [np.flatnonzero(blocks == block) + 1 for block in np.unique(blocks)]
+    in_larger = np.concatenate([layers for layers in whole if len(layers) > 1] or [whole[0][:0]])
+    return whole + [np.array([layer]) for layer in in_larger if counts[layer - 1] >= needed]
 
 
 def block_name(layers: Integers) -> str:
@@ -56,7 +65,9 @@ def block_name(layers: Integers) -> str:
 def block_evidence(
     sweep: Sweep, losses: Floats, concerned: Mask, bound: float, needed: float
 ) -> Floats:
-    """Return, for every tau, how many standard errors the risk of the worst block is below a bound.
+    """Return, for every tau, how many standard errors the risk is below a bound where it is worst.
+
+    The worst of all blocks, and of single layers at which enough samples exit.
 
     Parameters
     ----------
@@ -80,9 +91,11 @@ def block_evidence(
         for values in (ones, ours, ours**2)
     )
     blocks = exit_blocks(counts, needed)
+    layers = np.arange(n_early)[:, np.newaxis]
+    together = [blocks == block for block in range(int(blocks.max(initial=0)) + 1)]
+    alone = [(layers == layer) & (counts >= needed) for layer in range(n_early)]
     evidence = np.full(len(sweep.taus), np.inf)
-    for block in range(int(blocks.max(initial=0)) + 1):
-        within = blocks == block
+    for within in [*together, *alone]:
         n, total, square = (np.where(within, x, 0.0).sum(axis=0) for x in (counts, sums, squares))
         some = np.maximum(n, 1)
         mean = total / some

@@ -28,7 +28,7 @@ from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace, Sweep
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, pareto_front, take
 
-from ._exit_blocks import block_evidence, block_name, blocks_of
+from ._exit_blocks import block_evidence, block_name, layers_to_test
 from ._p_values import smallest_sample
 from ._risks import Risk
 
@@ -113,8 +113,8 @@ class Certification:
     tested : ndarray of shape (n_tested,), int
         Rows of the tested samples.
     exit_risks : list of dict of float, or None
-        Of every candidate, the risk among the samples that exit in each block of early layers; None
-        where blocks were not tested.
+        Of every candidate, the risk among the samples that exit in each block of early layers, and
+        at single layers of larger blocks; None where they were not tested.
     """
 
     candidates: Table
@@ -136,8 +136,9 @@ class RiskControl:
     p_value : callable, default=Risk.p_value
         How a policy is tested; takes a risk and the arguments of `Risk.p_value`.
     per_exit : bool, default=False
-        Whether the bound has to hold among the samples that exit in each block of early layers,
-        too. Blocks are made on the samples that find candidates, for each policy its own.
+        Whether the bound has to hold among the samples that exit in each block of early layers, and
+        at each early layer at which enough exit, too. Which these are is decided on the samples
+        that find candidates, for each policy by itself.
     """
 
     bound: float
@@ -278,13 +279,13 @@ class RiskControl:
     def _test_blocks(
         self, risk: Risk, losses: Floats, exits: Integers, groups: Groups, parts: Parts
     ) -> dict[str, tuple[float, float]]:
-        """Return risk and p-value of every block of early layers, of samples that are concerned."""
+        """Return risk and p-value of blocks and of single early layers, of concerned samples."""
         concerned = np.logical_or.reduce(groups.members)
         seen, tested = (rows[concerned[rows]] for rows in (parts.seen, parts.tested))
         n_layers = risk.losses.shape[1]
         needed = self._block_size(len(seen) / max(len(tested), 1))
         found = {}
-        for layers in blocks_of(exits[seen], n_layers, needed):
+        for layers in layers_to_test(exits[seen], n_layers, needed):
             first, second = (rows[np.isin(exits[rows], layers)] for rows in (seen, tested))
             p_value = self._p_value(risk, losses, first, second)
             found[block_name(layers)] = (_mean(losses[second]), p_value)

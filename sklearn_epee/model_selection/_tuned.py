@@ -134,8 +134,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
     per_exit : bool, default=False
         Whether the bound on `risk` has to hold, too, among the samples that exit at each early
-        layer, of which those with few samples are taken together with the next ones; see Notes.
-        Needs `confidence`.
+        layer; those at which too few exit for a test are bounded together with the next ones, see
+        Notes. Needs `confidence`.
     scoring : str or callable, default="f1_macro"
         The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
         y)``. The default counts all classes alike: by accuracy the fastest policy within a point of
@@ -205,8 +205,8 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     risk_by_group_ : dict
         The same for each class or group, if there are any; NaN for one without tested samples.
     risk_by_exit_ : dict
-        The same among the tested samples that exit at "1", "2-3" and so on, with `per_exit`; empty
-        if no policy was certified.
+        The same among the tested samples that exit at "1", "2-3" and so on, with `per_exit`: blocks
+        of layers, and single layers of larger blocks. Empty if no policy was certified.
     candidates_ : dict of ndarray
         "tau", "patience", "speedup", "risk", "p_value" and "certified" of the tested policies, in
         the order of the tests. There are no p-values, NaN, with ``guarantee="expectation"``.
@@ -265,10 +265,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
 
     **At every exit.** A bound on the average lets a few early exits be wrong most of the time. With
     `per_exit` it holds, with the same probability, also among the samples that exit at each early
-    layer, or block of such layers [5]_: layers are taken together from the first on until, on the
-    samples that find candidates, 1.5 times as many exit there as could be enough without any loss.
-    Blocks belong to a policy, and `risk_by_exit_` names them; a policy is certified if every one of
-    its blocks passes the test, which needs no correction.
+    layer [5]_ at which enough of them do: on the samples that find candidates, 1.5 times as many as
+    could be enough without any loss. With fewer no test can tell, however good the layer, so layers
+    are also taken together from the first on until enough samples exit there, and the bound holds
+    in each of these blocks. Blocks belong to a policy, and `risk_by_exit_` names them; a policy is
+    certified if all its blocks and single layers pass the test, which needs no correction.
 
     **In expectation.** With ``guarantee="expectation"`` the first part of the samples chooses a
     patience. On the way from full depth there, and on to larger `tau` with it, the fastest policy

@@ -16,8 +16,8 @@ from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee.model_selection._exit_blocks import (
     block_evidence,
     block_name,
-    blocks_of,
     exit_blocks,
+    layers_to_test,
 )
 from sklearn_epee.model_selection._risks import risk_of
 
@@ -44,11 +44,21 @@ def test_blocks_are_large_enough_and_in_order(counts, needed):
 
 def test_blocks_have_names():
     exits = np.repeat([1, 2, 3, 5, 6], [3, 10, 10, 4, 50])
-    found = blocks_of(exits, 6, 10)
-    assert [block_name(layers) for layers in found] == ["1-2", "3-5"]
+    found = layers_to_test(exits, 6, 10)
+    assert [block_name(layers) for layers in found] == ["1-2", "3-5", "2", "3"]
     for layers in found:
         assert_array_equal(layers_of(block_name(layers)), layers)
-    assert [block_name(b) for b in blocks_of(np.full(9, 6), 6, 10)] == ["1-5"]
+    assert [block_name(b) for b in layers_to_test(np.full(9, 6), 6, 10)] == ["1-5"]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers(1, 30))
+def test_every_layer_with_enough_samples_is_tested_by_itself(counts, needed):
+    exits = np.repeat(np.arange(1, len(counts) + 1), counts)
+    found = [tuple(layers) for layers in layers_to_test(exits, len(counts) + 1, needed)]
+    assert len(set(found)) == len(found)
+    alone = {layer for layer, *more in found if not more}
+    assert {layer for layer, count in enumerate(counts, 1) if count >= needed} <= alone
+    assert {layer for layers in found for layer in layers} == set(range(1, len(counts) + 1))
 
 
 def test_evidence_is_that_of_the_worst_block():
@@ -62,7 +72,7 @@ def test_evidence_is_that_of_the_worst_block():
     for tau, evidence in zip(sweep.taus, found, strict=True):
         exits = staged.exit_layers(tau, 3)
         each = []
-        for layers in blocks_of(exits[concerned], 5, 30):
+        for layers in layers_to_test(exits[concerned], 5, 30):
             here = concerned & np.isin(exits, layers)
             ours = losses[here, exits[here] - 1]
             if len(ours):
@@ -84,6 +94,8 @@ def test_the_bound_holds_at_exits(where):
 def test_the_bound_on_average_does_not_hold_at_exits():
     found = simulate("probability", "disagreement", 0.05, 800, 20, where="catastrophic", size=3000)
     assert found.at_exits > 0.5
+    sure = simulate("per exit", "disagreement", 0.05, 800, 20, where="catastrophic", size=3000)
+    assert sure.above < found.above / 2
 
 
 @pytest.mark.parametrize("risk", ["disagreement", "brier_increase"])
