@@ -7,6 +7,7 @@ __all__ = [
     "DeadlineExceededError",
     "ExitAlarmWarning",
     "ModelFolderError",
+    "ProcessFailedError",
     "QueueFullError",
     "ServerClosedError",
     "ServingError",
@@ -123,5 +124,16 @@ class WorkerFailedError(ServingError):
     --------
     >>> from sklearn_epee.exceptions import WorkerFailedError
     >>> issubclass(WorkerFailedError, RuntimeError)
+    True
+    """
+
+
+class ProcessFailedError(Exception):
+    """Another process of :func:`~sklearn_epee.distributed.data_parallel` failed; so do all.
+
+    Examples
+    --------
+    >>> from sklearn_epee.exceptions import ProcessFailedError
+    >>> issubclass(ProcessFailedError, Exception)
     True
     """

@@ -32,6 +32,7 @@ from sklearn_epee._documentation import DocumentationLinkMixin
 from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._folders import Loading, PretrainedMixin, Saving
 from sklearn_epee._nn.backbones import adapter_class_for, load_config
+from sklearn_epee._nn.data_parallel import train_together
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.heads import begin_at_rates, fix_labels, label_heads
@@ -41,6 +42,7 @@ from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducib
 from sklearn_epee._nn.training_defaults import TrainingDefaults
 from sklearn_epee._search import LazyNetwork, NetworkReuse, SearchContext, ready, source_identity
 from sklearn_epee._version import __version__
+from sklearn_epee.distributed import Processes, active_processes
 from sklearn_epee.metrics import exit_scores
 
 from .fit_tasks import FitTasks
@@ -55,6 +57,7 @@ from .fitted import (
 )
 from .fitted_folder import parameter_to_document, parameters_from_document, read_state, write_state
 from .label_data import label_rates, prepare_label_data
+from .launch import check_same_fit, fit_or_fetch_together, from_main_network, joined
 from .onnx_folder import export
 from .paper_checkpoint import paper_state
 from .parameters import (
@@ -142,31 +145,38 @@ class BaseEPEE(
         groups: ArrayLike | None,
     ) -> Self:
         """Fine-tune the backbone and its exits; `fit` of every estimator."""
-        self._validate_params()
-        check_parameters(self)
-        continued = self._continued()
-        samples = self._check_samples(X, continued.summary if continued else None)
-        data = self._prepare(samples, y, sample_weight, groups)
-        if continued is not None:
-            _check_same_classes(continued.tasks, data.tasks)
-        tasks = FitTasks(self, X, y, sample_weight)
-        reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
-        fit_or_fetch = partial(
-            reuse.fit_or_fetch, is_complete=lambda network: network.summary.is_complete
-        )
-        train = partial(self._train, data, reuse.seed, continued, tasks)
-        shaping = None if continued else partial(self._shaping, data)
-        with callback_management_context(self):
-            if self.precision == "int8":
-                # Kept beside the network that was trained, which serves other precisions, too.
-                network, shared = fit_or_fetch(
-                    lambda: self._rounded(fit_or_fetch(train, shaping)[0], data, reuse.seed),
-                    None if shaping is None else lambda: {**shaping(), "rounded": "int8"},
-                )
-            else:
-                network, shared = fit_or_fetch(train, shaping)
-            self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
-            tasks.end(lambda: self._learned(self._state))
+        processes = active_processes()
+        with joined(processes):
+            self._validate_params()
+            check_parameters(self)
+            continued = self._continued()
+            samples = self._check_samples(X, continued.summary if continued else None)
+            data = self._prepare(samples, y, sample_weight, groups)
+            if continued is not None:
+                _check_same_classes(continued.tasks, data.tasks)
+            is_main = processes is None or processes.is_main
+            tasks = FitTasks(self, X, y, sample_weight, is_told=is_main)
+            reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
+            seed, fit_or_fetch = reuse.seed, partial(reuse.fit_or_fetch, is_complete=_is_complete)
+            if processes is not None:
+                check_same_fit(processes, data, resolve_device(self.device))
+                seed = processes.from_main(lambda: reuse.seed)
+                fit_or_fetch = partial(fit_or_fetch_together, processes, fit_or_fetch)
+            train = partial(self._train, data, seed, continued, tasks, processes)
+            shaping = None if continued else partial(self._shaping, data)
+            with callback_management_context(self):
+                if self.precision == "int8":
+                    # Kept beside the network that was trained, which serves other precisions, too.
+                    network, shared = fit_or_fetch(
+                        lambda: self._rounded(
+                            fit_or_fetch(train, shaping)[0], data, seed, processes
+                        ),
+                        None if shaping is None else lambda: {**shaping(), "rounded": "int8"},
+                    )
+                else:
+                    network, shared = fit_or_fetch(train, shaping)
+                self._adopt(FittedState(network, data.tasks, shared, type(self)._engine))
+                tasks.end(lambda: self._learned(self._state))
         return self
 
     def _continued(self) -> FittedState | None:
@@ -195,7 +205,12 @@ class BaseEPEE(
         }
 
     def _train(
-        self, data: LearnedFrom, seed: int, continued: FittedState | None, tasks: FitTasks
+        self,
+        data: LearnedFrom,
+        seed: int,
+        continued: FittedState | None,
+        tasks: FitTasks,
+        processes: Processes | None,
     ) -> LazyNetwork[Trained]:
         device = resolve_device(self.device)
         with explain_out_of_memory(device, self.batch_size):
@@ -228,7 +243,10 @@ class BaseEPEE(
 
             told = tasks.epochs(plan.max_epochs, midway)
             plan = replace(plan, callbacks=[*plan.callbacks, *told])
-            net = train_network(network, to_learn, to_watch, plan)
+            if processes is None:
+                net = train_network(network, to_learn, to_watch, plan)
+            else:
+                net = train_together(network, to_learn, to_watch, plan, processes)
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
 
@@ -291,11 +309,17 @@ class BaseEPEE(
         return measured.report
 
     def _rounded(
-        self, network: LazyNetwork[Trained], data: LearnedFrom, seed: int
+        self,
+        network: LazyNetwork[Trained],
+        data: LearnedFrom,
+        seed: int,
+        processes: Processes | None,
     ) -> LazyNetwork[Trained]:
         """Return a trained network with how it is rounded, measured on what it learned from."""
         learned, _ = data.held_out(self.validation_fraction, seed)
-        return self._with_int8(network, data.tasks, take(data.samples, learned), seed)
+        samples = take(data.samples, learned)
+        measure = partial(self._with_int8, network, data.tasks, samples, seed)
+        return measure() if processes is None else from_main_network(processes, measure)
 
     def _with_int8(
         self, network: LazyNetwork[Trained], tasks: Any, samples: Any, seed: int
@@ -623,6 +647,10 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _is_complete(network: LazyNetwork[Trained]) -> bool:
+    return bool(network.summary.is_complete)
 
 
 def _known_labels(

@@ -39,10 +39,21 @@ class FitTasks:
     y : labels
     sample_weight : array-like or None
         As given to `fit`; callbacks are handed all three.
+    is_told : bool, default=True
+        False tells nobody: callbacks report, and of several processes one does.
     """
 
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None) -> None:
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        *,
+        is_told: bool = True,
+    ) -> None:
         self._estimator = estimator
+        self._is_told = is_told
         self._told: dict[str, Any] = {"estimator": estimator, "X": X, "y": y}
         if sample_weight is not None:
             self._told["metadata"] = {"sample_weight": sample_weight}
@@ -52,7 +63,8 @@ class FitTasks:
     def has_callbacks(self) -> bool:
         """Whether anybody listens: the estimator, or a meta-estimator that fits it."""
         found = vars(self._estimator)
-        return bool(found.get("_skl_callbacks")) or "_parent_callback_ctx" in found
+        listens = bool(found.get("_skl_callbacks")) or "_parent_callback_ctx" in found
+        return listens and self._is_told
 
     def epochs(
         self, max_epochs: int, attributes: Callable[[Any], dict[str, Any]]

@@ -147,6 +147,8 @@ class EncodedImages:
 
 # Key of the sample weights in a training batch.
 SAMPLE_WEIGHT = "sample_weight"
+# Key of the places, among the labels of a batch, of those whose inputs a process reads.
+PLACES = "places"
 
 
 class LabelledSamples(Dataset):
@@ -182,7 +184,50 @@ class LabelledSamples(Dataset):
         reads its second part as the labels.
         """
         index = np.asarray(rows)
-        return self.samples.batch(index) | {SAMPLE_WEIGHT: self.weights[index]}, self.labels[index]
+        numbers = self.label_numbers(index)
+        weights = {SAMPLE_WEIGHT: self.weights[numbers]}
+        return self.samples.batch(index) | weights, self.labels[numbers]
+
+    def collate_share(
+        self, rows: list[int], number: int, count: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of every ``count``-th row, and the labels of all.
+
+        Parameters
+        ----------
+        rows : list of int
+            Of a batch that is split over processes.
+        number : int
+            Of the process, from 0.
+        count : int
+            Number of processes.
+
+        Returns
+        -------
+        inputs : dict of str to Tensor
+            Of the rows of this process, with `PLACES`, where the labels of these rows are among
+            those of the batch. A process for which there is no row reads the first one, at places
+            of -1.
+        labels : Tensor
+            Of the whole batch.
+        """
+        index = np.asarray(rows)
+        own = np.arange(len(rows))[number::count]
+        read = own if len(own) else np.arange(1)
+        inputs, _ = self.collate(index[read].tolist())
+        places = rows_of_samples(self.label_counts(index), read)
+        if not len(own):
+            places = np.full_like(places, -1)
+        labels = self.labels[self.label_numbers(index)]
+        return inputs | {PLACES: torch.from_numpy(places)}, labels
+
+    def label_counts(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the number of labels, or of rows of labels, of each of some samples."""
+        return np.ones(len(index), dtype=np.int64)
+
+    def label_numbers(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where the labels of some samples are, sample after sample."""
+        return index
 
 
 class LengthGroupedSampler(Sampler[list[int]]):

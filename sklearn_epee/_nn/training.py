@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,12 +285,17 @@ class ExitNet(skorch.NeuralNetClassifier):
 
         A sample counts as correct if it is so in every task, or in every label that is known.
         """
-        step = super().validation_step(batch, **fit_params)
+        step = self._forward(batch, **fit_params)
         labels = batch[1].to(step["y_pred"].device)
         predictions = task_predictions(step["y_pred"][:, -1], self.module_.class_counts)
         labels = labels.view_as(predictions)
         hits = ((predictions == labels) | (labels < 0)).all(dim=1).float().mean()
         self.history.record_batch("valid_acc", hits.item())
+        return step
+
+    def _forward(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Return loss and predictions of a held-out batch."""
+        step: dict[str, Tensor] = super().validation_step(batch, **fit_params)
         return step
 
     def on_epoch_begin(self, net: ExitNet, **kwargs: Any) -> None:
@@ -393,6 +398,7 @@ def train_network(
     train: LabelledSamples,
     valid: LabelledSamples | None,
     plan: TrainingPlan,
+    make: Callable[..., ExitNet] = ExitNet,
 ) -> ExitNet:
     """Train a network in place, with the recipe of the plan.
 
@@ -403,6 +409,8 @@ def train_network(
     valid : LabelledSamples or None
         Held-out samples for the history and for early stopping.
     plan : TrainingPlan
+    make : callable, default=ExitNet
+        Makes the net.
 
     Returns
     -------
@@ -417,7 +425,7 @@ def train_network(
         If the device, a CPU as well, runs out of memory.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
-    net = _make_net(network, valid, plan, steps_per_epoch)
+    net = _make_net(network, valid, plan, steps_per_epoch, make)
     with (
         explain_out_of_memory(plan.device, plan.batch_size),
         reproducible(plan.seed, plan.device),
@@ -455,8 +463,9 @@ def _make_net(
     valid: LabelledSamples | None,
     plan: TrainingPlan,
     steps_per_epoch: int,
+    make: Callable[..., ExitNet] = ExitNet,
 ) -> ExitNet:
-    return ExitNet(
+    return make(
         _given,
         module__network=network,
         plan=plan,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .batch_layout import PIECE_WORDS, WORD_POSITIONS, WORD_ROWS, rows_of_samples
-from .batching import SAMPLE_WEIGHT, EncodedTexts, LabelledSamples
+from .batching import EncodedTexts, LabelledSamples
 
 
 class EncodedWords(EncodedTexts):
@@ -149,11 +149,14 @@ class LabelledWords(LabelledSamples):
 
     samples: EncodedWords
 
-    def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the training batch of some texts: inputs with the words' weights, and labels."""
-        index = np.asarray(rows)
-        words = rows_of_samples(self.samples.word_counts, index)
-        return self.samples.batch(index) | {SAMPLE_WEIGHT: self.weights[words]}, self.labels[words]
+    def label_counts(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the number of words that are read of each of some texts."""
+        counts: NDArray[np.int64] = self.samples.word_counts[index]
+        return counts
+
+    def label_numbers(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where the labels of the words of some texts are, text after text."""
+        return rows_of_samples(self.samples.word_counts, index)
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:

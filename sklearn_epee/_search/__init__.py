@@ -6,6 +6,7 @@ over the samples of a fold once for all.
 """
 
 from .context import SearchContext
+from .fingerprint import fingerprint
 from .network_file import LazyNetwork, ready
 from .reuse import NetworkReuse
 from .shared_predictions import SharedPredictions
@@ -16,6 +17,7 @@ __all__ = [
     "NetworkReuse",
     "SearchContext",
     "SharedPredictions",
+    "fingerprint",
     "ready",
     "source_identity",
 ]

@@ -1,16 +1,21 @@
-"""Prediction over tables that do not fit one machine: Spark, Dask and Ray Data.
+"""Several machines or devices: prediction over large tables, and training by several processes.
 
-The functions take a fitted estimator and a table of the engine, and return that table with columns
-appended: predictions, exit layers, entropies and probabilities. The engine schedules; here is what
-happens to one batch of rows, and how the estimator gets to the workers, once per process.
-`predict_frame` does the same to a data frame of pandas, in this process.
+`predict_spark`, `predict_dask` and `predict_ray` take a fitted estimator and a table of the engine,
+and return that table with columns appended: predictions, exit layers, entropies and probabilities.
+The engine schedules; here is what happens to one batch of rows, and how the estimator gets to the
+workers, once per process. `predict_frame` does the same to a data frame of pandas, in this process.
+
+`data_parallel` splits the fits inside it over the processes of a launch of accelerate.
 """
 
 from __future__ import annotations
 
 from ._dask import predict_dask
+from ._data_parallel import active_processes as active_processes
+from ._data_parallel import data_parallel
 from ._frames import predict_frame
+from ._processes import Processes as Processes
 from ._ray import predict_ray
 from ._spark import predict_spark
 
-__all__ = ["predict_dask", "predict_frame", "predict_ray", "predict_spark"]
+__all__ = ["data_parallel", "predict_dask", "predict_frame", "predict_ray", "predict_spark"]
