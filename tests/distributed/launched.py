@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import pickle
+import runpy
 import sys
 import threading
 import traceback
@@ -19,6 +20,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from sklearn.base import clone
@@ -32,6 +34,7 @@ from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.distributed import data_parallel
 from tests._nn.trainings import Recorder, make, make_texts
 from tests.checkpoints import tiny_config
+from tests.small_world import make_world_small
 from tests.tagged import tagged_sentences
 from tests.trainings import Trainings
 
@@ -317,6 +320,14 @@ def case_search():
             "digest": digest(search.best_estimator_),
         }
     return found
+
+
+def case_example():
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        make_world_small(patch)
+        runpy.run_path("examples/train_in_parallel.py", run_name="__main__")
+    return {"printed": printed.getvalue()}
 
 
 # ------------------------------------------------------------------------------ stops and failures

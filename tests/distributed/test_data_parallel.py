@@ -101,7 +101,9 @@ def test_callbacks_score_whole_batches(found):
 
 @pytest.mark.slow
 def test_steps_have_whole_batches(found):
-    assert [process["dropout"]["sizes"] for process in found] == [[7, 6, 7, 7]] * 2
+    first, second = (process["dropout"]["sizes"] for process in found)
+    assert first == second
+    assert sorted(first) == [6, 7, 7, 7]
 
 
 @pytest.mark.slow
@@ -119,6 +121,14 @@ def test_the_fitted_estimator_knows_nothing_of_the_launch(found):
         assert not process["pickle"]["knows_launch"]
         assert process["pickle"]["same"]
         assert process["pickle"]["same_clone"]
+
+
+@pytest.mark.slow
+def test_the_example_reports_once(found):
+    main, other = (process["example"]["printed"] for process in found)
+    assert "2 process(es)" in main
+    assert "accuracy" in main
+    assert not other
 
 
 @pytest.mark.slow
