@@ -28,9 +28,10 @@ def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
     """
     pa = importlib.import_module("pyarrow")
 
+    span = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
     types = {
         "string": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(),
-        "float": pa.float64(), "float32": pa.float32(),
+        "float": pa.float64(), "float32": pa.float32(), "spans": pa.list_(span),
     }  # fmt: skip
     found = appended_columns(estimator, _frame_of(batch, plan), plan)
     arrays, fields = list(batch.columns), list(batch.schema)

@@ -27,7 +27,8 @@ class AppendedColumn:
     Parameters
     ----------
     name : str
-    kind : {"string", "boolean", "integer", "float", "float32"}
+    kind : {"string", "boolean", "integer", "float", "float32", "spans"}
+        "spans" are lists of structs of start and end, integers, and label, a string.
     """
 
     name: str
@@ -53,6 +54,11 @@ class Plan:
     appended: tuple[AppendedColumn, ...]
     missing: str
     threads: int
+
+    @property
+    def layers_of_spans(self) -> int:
+        """Columns of spans: those of a classifier of words."""
+        return sum(column.kind == "spans" for column in self.appended)
 
     @property
     def read_names(self) -> list[str]:
@@ -94,7 +100,7 @@ def make_plan(
     Raises
     ------
     TypeError
-        If the estimator has no early exits or predicts words, or an argument is of a wrong type.
+        If the estimator has no early exits, or an argument is of a wrong type.
     ValueError
         If a column is absent, or an appended one would have the name of another.
     sklearn.exceptions.NotFittedError
@@ -108,7 +114,7 @@ def make_plan(
         raise ValueError(f"threads_per_worker={shown(threads)}; expected an integer from 1.")
     names = list(present)
     read = _columns_to_read(columns, names)
-    appended = tuple(_appended(_tasks_of(estimator), prefix))
+    appended = tuple(_appended(_found_in(estimator), prefix))
     _check_distinct(names, [column.name for column in appended], ignores_case)
     return Plan(read, appended, missing, int(threads))
 
@@ -131,18 +137,18 @@ def _columns_to_read(columns: Any, present: list[Hashable]) -> str | tuple[str, 
     return read
 
 
-def _tasks_of(estimator: Any) -> Tasks:
-    """Return what a fitted estimator predicts, if its predictions are those of its exits."""
+def _found_in(estimator: Any) -> Tasks | Any:
+    """Return what a fitted estimator predicts, if its predictions are those of its exits.
+
+    Those of words are known by the ``classes_`` of their classifier.
+    """
     path = []
     for link in chain(estimator):
         path.append(type(link).__name__)
         if hasattr(link, "predict_with_exits"):
             check_is_fitted(link, "n_layers_")
             if predicts_words(link):
-                raise TypeError(
-                    f"{path[-1]} predicts the words of its samples; expected a classifier with "
-                    "one prediction for each row."
-                )
+                return link.classes_
             break
         step = step_inwards(link)
         if step is None or not step.is_transparent:
@@ -157,8 +163,10 @@ def _tasks_of(estimator: Any) -> Tasks:
     return tasks
 
 
-def _appended(tasks: Tasks, prefix: str) -> list[AppendedColumn]:
+def _appended(tasks: Tasks | Any, prefix: str) -> list[AppendedColumn]:
     """Return predictions, the exit layer, entropies and probabilities, in this order."""
+    if not isinstance(tasks, Tasks):
+        return _appended_of_words(tasks, prefix)
     if tasks.multilabel:
         suffixes = [f"_{label}" for label in tasks.classes]
         kinds = ["integer"] * len(suffixes)
@@ -177,6 +185,16 @@ def _appended(tasks: Tasks, prefix: str) -> list[AppendedColumn]:
         AppendedColumn(f"{prefix}exit_layer", "integer"),
         *(AppendedColumn(f"{prefix}entropy{suffix}", "float32") for suffix in suffixes),
         *(AppendedColumn(f"{prefix}proba{suffix}", "float32") for suffix in proba),
+    ]
+
+
+def _appended_of_words(tags: Any, prefix: str) -> list[AppendedColumn]:
+    """Return spans, the exit layer and entropies, in this order."""
+    suffixes = [f"_{layer}" for layer in tags] if isinstance(tags, dict) else [""]
+    return [
+        *(AppendedColumn(f"{prefix}spans{suffix}", "spans") for suffix in suffixes),
+        AppendedColumn(f"{prefix}exit_layer", "integer"),
+        *(AppendedColumn(f"{prefix}entropy{suffix}", "float32") for suffix in suffixes),
     ]
 
 

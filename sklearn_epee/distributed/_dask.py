@@ -58,7 +58,7 @@ def predict_dask(
         If dask.dataframe is not installed.
     TypeError
         If `frame` is not a data frame of Dask, or the estimator is not a classifier with early
-        exits or predicts words.
+        exits.
     ValueError
         If `columns` are not there, or an appended column would have the name of another. A value
         that is missing is refused when the prediction runs.

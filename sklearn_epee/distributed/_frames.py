@@ -17,7 +17,7 @@ from ._columns import Plan, make_plan
 
 _DTYPES = {
     "string": "string", "boolean": "bool", "integer": "int64", "float": "float64",
-    "float32": "float32",
+    "float32": "float32", "spans": "object",
 }  # fmt: skip
 # In which a value may be missing. A missing float is NaN.
 _NULLABLE = _DTYPES | {"boolean": "boolean", "integer": "Int64"}
@@ -62,14 +62,16 @@ def predict_frame(
         The columns of `frame` in its order, and after them ``prediction``; ``exit_layer``, int64;
         ``entropy``, float32; and for each class a column ``proba_<class>``, float32. Several tasks
         have ``prediction_<i>``, ``entropy_<i>`` and ``proba_<i>_<class>``, counted from 0, and
-        several labels ``prediction_<label>``, ``entropy_<label>`` and ``proba_<label>``. With
-        ``missing="null"`` integers are Int64.
+        several labels ``prediction_<label>``, ``entropy_<label>`` and ``proba_<label>``. A
+        classifier of words has ``spans``, a list of dicts with start, end and label, ``exit_layer``
+        of the word that exits last, and ``entropy``, the largest of its words; with several layers
+        of spans ``spans_<layer>`` and ``entropy_<layer>``. With ``missing="null"`` integers are
+        Int64.
 
     Raises
     ------
     TypeError
-        If `frame` is not a data frame, or the estimator is not a classifier with early exits or
-        predicts words.
+        If `frame` is not a data frame, or the estimator is not a classifier with early exits.
     ValueError
         If `columns` are not there, an appended column would have the name of another, or a value
         is missing.
@@ -176,6 +178,8 @@ def _predicted(estimator: Any, frame: Any, plan: Plan) -> list[NDArray[Any]]:
             f"{frame.index[-1]!r}."
         )
         raise
+    if plan.layers_of_spans:
+        return _values_of_words(result, len(X))
     proba = result.proba if isinstance(result.proba, list) else [result.proba]
     labels, entropy = np.asarray(result.labels), np.asarray(result.entropy)
     return [
@@ -183,6 +187,28 @@ def _predicted(estimator: Any, frame: Any, plan: Plan) -> list[NDArray[Any]]:
         np.asarray(result.exit_layer),
         *entropy.reshape(len(X), -1).T,
         *np.concatenate([np.asarray(part).T for part in proba]),
+    ]
+
+
+def _values_of_words(result: Any, n: int) -> list[Any]:
+    """Return spans, exit layers and entropies: of the word that exits last, and the largest."""
+    spans = result.spans
+    layers = list(spans[0]) if isinstance(spans[0], dict) else [None]
+    tables = [
+        _structs(spans if name is None else [each[name] for each in spans]) for name in layers
+    ]
+    exits = [np.max(layer, initial=1) for layer in result.exit_layer]
+    entropy = np.full((n, len(layers)), np.nan, dtype=np.float32)
+    for row, words in enumerate(result.entropy):
+        if len(words):
+            entropy[row] = np.reshape(words, (len(words), -1)).max(axis=0)
+    return [*tables, np.array(exits), *entropy.T]
+
+
+def _structs(spans: list[Any]) -> list[list[dict[str, Any]]]:
+    return [
+        [{"start": int(start), "end": int(end), "label": str(label)} for start, end, label in found]
+        for found in spans
     ]
 
 

@@ -64,8 +64,7 @@ def predict_ray(
     ImportError
         If ray.data or pyarrow is not installed.
     TypeError
-        If `dataset` is not a dataset of Ray, or the estimator is not a classifier with early exits
-        or predicts words.
+        If `dataset` is not a dataset of Ray, or the estimator is not a classifier with early exits.
     ValueError
         If `columns` are not there, an appended column would have the name of another, or a number
         is out of its range. A value that is missing is refused when the prediction runs.

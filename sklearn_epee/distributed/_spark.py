@@ -50,8 +50,9 @@ def predict_spark(
     -------
     pyspark.sql.DataFrame
         The columns of `frame`, untouched, and after them those of :func:`predict_frame`, as
-        string, bigint, boolean, double or float. Rows of a partition keep their order; a table of
-        Spark has none beyond that, so keep a column that tells rows apart.
+        string, bigint, boolean, double or float, and spans as arrays of structs. Rows of a
+        partition keep their order; a table of Spark has none beyond that, so keep a column that
+        tells rows apart.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def predict_spark(
         If pyspark or pyarrow is not installed.
     TypeError
         If `frame` is not a data frame of classic Spark, or the estimator is not a classifier with
-        early exits or predicts words.
+        early exits.
     ValueError
         If `columns` are not there, an appended column would have the name of another (Spark ignores
         case), or there are more threads than ``spark.task.cpus``. A value that is missing is
@@ -107,9 +108,11 @@ def _context_of(frame: Any) -> Any:
 
 def _schema(schema: Any, plan: Plan) -> Any:
     types = importlib.import_module("pyspark.sql.types")
+    integer, text = types.LongType(), types.StringType()
+    span = types.StructType().add("start", integer).add("end", integer).add("label", text)
     of_kind = {
-        "string": types.StringType(), "boolean": types.BooleanType(), "integer": types.LongType(),
-        "float": types.DoubleType(), "float32": types.FloatType(),
+        "string": text, "boolean": types.BooleanType(), "integer": integer,
+        "float": types.DoubleType(), "float32": types.FloatType(), "spans": types.ArrayType(span),
     }  # fmt: skip
     appended = [types.StructField(column.name, of_kind[column.kind]) for column in plan.appended]
     return types.StructType([*schema.fields, *appended])
