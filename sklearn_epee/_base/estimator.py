@@ -57,7 +57,7 @@ from .fitted import (
 )
 from .fitted_folder import parameter_to_document, parameters_from_document, read_state, write_state
 from .label_data import label_rates, prepare_label_data
-from .launch import check_same_fit, fit_or_fetch_together, from_main_network, joined
+from .launch import from_main_network, joined, shared_reuse
 from .onnx_folder import export
 from .paper_checkpoint import paper_state
 from .parameters import (
@@ -154,14 +154,11 @@ class BaseEPEE(
             data = self._prepare(samples, y, sample_weight, groups)
             if continued is not None:
                 _check_same_classes(continued.tasks, data.tasks)
-            is_main = processes is None or processes.is_main
-            tasks = FitTasks(self, X, y, sample_weight, is_told=is_main)
             reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
-            seed, fit_or_fetch = reuse.seed, partial(reuse.fit_or_fetch, is_complete=_is_complete)
-            if processes is not None:
-                check_same_fit(processes, data, resolve_device(self.device))
-                seed = processes.from_main(lambda: reuse.seed)
-                fit_or_fetch = partial(fit_or_fetch_together, processes, fit_or_fetch)
+            seed, fit_or_fetch = shared_reuse(reuse, data, processes, self.device)
+            tasks = FitTasks(
+                self, X, y, sample_weight, is_told=processes is None or processes.is_main
+            )
             train = partial(self._train, data, seed, continued, tasks, processes)
             shaping = None if continued else partial(self._shaping, data)
             with callback_management_context(self):
@@ -647,10 +644,6 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _is_complete(network: LazyNetwork[Trained]) -> bool:
-    return bool(network.summary.is_complete)
 
 
 def _known_labels(

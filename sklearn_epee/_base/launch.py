@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
-from sklearn_epee._search import LazyNetwork, SharedPredictions, fingerprint
+from sklearn_epee._nn.devices import resolve_device
+from sklearn_epee._search import LazyNetwork, NetworkReuse, SharedPredictions, fingerprint
 from sklearn_epee.distributed import Processes
 
 from .fitted import Trained
@@ -18,6 +20,7 @@ from .training_data import LearnedFrom
 Train = Callable[[], LazyNetwork[Trained]]
 Shaping = Callable[[], dict[str, Any]] | None
 Found = tuple[LazyNetwork[Trained], SharedPredictions | None]
+FitOrFetch = Callable[[Train, Shaping], Found]
 
 
 @contextmanager
@@ -38,13 +41,34 @@ def joined(processes: Processes | None) -> Iterator[None]:
         yield
 
 
-def check_same_fit(processes: Processes, data: LearnedFrom, device: torch.device) -> None:
-    """Refuse a device that is not that of the launch, and data that differ between processes.
+def shared_reuse(
+    reuse: NetworkReuse, data: LearnedFrom, processes: Processes | None, device: str | torch.device
+) -> tuple[int, FitOrFetch]:
+    """Return the seed of a fit, and what trains its network or fetches it.
+
+    Parameters
+    ----------
+    reuse : NetworkReuse
+    data : LearnedFrom
+    processes : Processes or None
+        None: there is one process. Of several, the main one draws, and looks into the store.
+    device : str or torch.device
+        The estimator's parameter.
 
     Raises
     ------
     ValueError
+        If the device is not that of the launch, or the data differ between processes.
     """
+    alone = partial(reuse.fit_or_fetch, is_complete=lambda network: network.summary.is_complete)
+    if processes is None:
+        return reuse.seed, alone
+    _check_same_fit(processes, data, resolve_device(device))
+    return processes.from_main(lambda: reuse.seed), partial(_fit_or_fetch, processes, alone)
+
+
+def _check_same_fit(processes: Processes, data: LearnedFrom, device: torch.device) -> None:
+    """Refuse a device that is not that of the launch, and data that differ between processes."""
     if device != processes.device:
         raise ValueError(
             f"device is {str(device)!r} in process {processes.number} of the launch, which was "
@@ -63,19 +87,14 @@ def check_same_fit(processes: Processes, data: LearnedFrom, device: torch.device
         )
 
 
-def fit_or_fetch_together(
-    processes: Processes,
-    fit_or_fetch: Callable[[Train, Shaping], Found],
-    train: Train,
-    shaping: Shaping,
-) -> Found:
+def _fit_or_fetch(processes: Processes, alone: FitOrFetch, train: Train, shaping: Shaping) -> Found:
     """Return a network that all processes train, or that the main one has in its store.
 
     Parameters
     ----------
     processes : Processes
-    fit_or_fetch : callable
-        Called in the main process alone.
+    alone : callable
+        Does so in a single process; called in the main one.
     train : callable
         Makes the network, in all processes at once.
     shaping : callable or None
@@ -94,7 +113,7 @@ def fit_or_fetch_together(
 
     # The sums of gradients, and with them the last bits, depend on the number of processes.
     shaped = None if shaping is None else lambda: {**shaping(), "processes": processes.count}
-    network, shared = fit_or_fetch(train_with_others, shaped)
+    network, shared = alone(train_with_others, shaped)
     processes.from_main(lambda: shared if was_trained else (network, shared))
     return network, shared
 
