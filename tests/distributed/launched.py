@@ -251,7 +251,7 @@ def case_not_finite():
     with warnings.catch_warnings(), data_parallel(ACCELERATOR):
         warnings.simplefilter("ignore")
         fitted = make(callbacks=callbacks).fit(X, Y)
-    return {"digest": digest(fitted), "failed": fitted.net_.failed_step_,
+    return {"digest": digest(fitted), "failed_step": fitted.net_.failed_step_,
             "finite": bool(np.isfinite(fitted.predict_proba(X)).all())}  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def test_a_search_trains_one_network_a_fold(found, memory):
 @pytest.mark.slow
 def test_loss_that_is_not_finite_stops_all_at_the_same_step(found):
     for process in found:
-        assert process["not_finite"]["failed"] == 3
+        assert process["not_finite"]["failed_step"] == 3
         assert process["not_finite"]["finite"]
 
 
