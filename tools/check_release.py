@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where the two files go")
     parser.add_argument("--tests", default="tests", help="arguments of pytest")
     options = parser.parse_args()
+    # A command that a shell runs in the background ignores interrupts, which some tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = options.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
