@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import PretrainedConfig
 
-from ._base.estimator import BaseEPEEClassifier
+from ._base.classifier import BaseEPEEClassifier
 from ._base.fitted import Summary
 from ._base.parameters import HEAD_INIT_CONSTRAINT
 from ._checks.images import Images, as_images, image_form

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, Tags
 from transformers import PretrainedConfig
 
-from ._base.estimator import BaseEPEEClassifier
+from ._base.classifier import BaseEPEEClassifier
 from ._base.fitted import FittedState, Summary
 from ._base.parameters import given
 from ._base.prediction import Probabilities

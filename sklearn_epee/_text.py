@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from transformers import BertConfig, PretrainedConfig
 
-from ._base.estimator import BaseEPEEClassifier
+from ._base.classifier import BaseEPEEClassifier
 from ._base.fitted import Summary
 from ._base.parameters import HEAD_INIT_CONSTRAINT
 from ._base.text_backbone import compact_tokenizer, given_backbone

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,24 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from transformers import PretrainedConfig
 
-from sklearn_epee._checks.multilabel import TARGET_TYPES, holds_labels
 from sklearn_epee._checks.parameters import check_precision, check_prediction_batch
-from sklearn_epee._checks.tag_arrays import refuse_tags
 from sklearn_epee._compat import (
     CallbackSupportMixin,
-    StrOptions,
     callback_management_context,
 )
 from sklearn_epee._documentation import DocumentationLinkMixin
-from sklearn_epee._exits.checks import as_array, check_label_thresholds
 from sklearn_epee._folders import Loading, PretrainedMixin, Saving
-from sklearn_epee._nn.backbones import adapter_class_for, load_config
 from sklearn_epee._nn.data_parallel import train_together
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.engine import Engine
-from sklearn_epee._nn.heads import begin_at_rates, fix_labels, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.tasks import Classes
 from sklearn_epee._nn.training import ExitNet, explain_out_of_memory, reproducible, train_network
@@ -56,10 +48,8 @@ from .fitted import (
     warn_if_another_version,
 )
 from .fitted_folder import parameter_to_document, parameters_from_document, read_state, write_state
-from .label_data import label_rates, prepare_label_data
 from .launch import from_main_network, joined, shared_reuse
 from .onnx_folder import export
-from .paper_checkpoint import paper_state
 from .parameters import (
     NOT_SHAPING,
     PARAMETER_CONSTRAINTS,
@@ -68,8 +58,7 @@ from .parameters import (
     training_plan,
 )
 from .precision_report import PrecisionReport, check_packable, measure_int8, some_samples
-from .prediction import ExitPredictionMixin, thresholds_for
-from .training_data import LearnedFrom, TrainingData, prepare_training_data, take
+from .training_data import LearnedFrom, take
 
 
 class BaseEPEE(
@@ -483,177 +472,6 @@ class BaseEPEE(
         tags.input_tags.two_d_array = False
         tags.input_tags.sparse = False
         return tags
-
-
-class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
-    """Shared by the estimators with a label, or several, for a sample; not to be used by itself."""
-
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **PARAMETER_CONSTRAINTS,
-        "target_type": [StrOptions(set(TARGET_TYPES))],
-        # Can be changed after `fit`, as the exit policy.
-        "label_thresholds": "no_validation",
-    }
-
-    def fit(
-        self,
-        X: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> Self:
-        """Fine-tune the backbone and its exits.
-
-        Parameters
-        ----------
-        X : samples
-            As described in the class documentation.
-        y : array-like of shape (n_samples,) or (n_samples, n_tasks), sparse matrix or label lists
-            Labels of any type scikit-learn accepts; with two or more columns, one task each.
-            Several labels per sample, see `target_type`, are an indicator of shape (n_samples,
-            n_labels), dense or sparse, with NaN where it is not known whether a sample has a label,
-            or a list, tuple or set of labels for each sample, which may be empty.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
-            channel statistics of images take no notice of weights above 0.
-        groups : array-like of shape (n_samples,), default=None
-            Group of each sample, such as its patient or document. What `validation_fraction` holds
-            out are whole groups then, drawn at random so that the classes are in proportion as far
-            as the groups allow. Without a part held out they have no effect. A pipeline passes them
-            on as ``<step>__groups``, a search with metadata routing
-            (``set_fit_request(groups=True)``).
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter, X, y or the backbone is not as described; the estimator is left as it
-            was.
-        TypeError
-            If X holds something that is not a sample.
-        MemoryError
-            If the device runs out of memory; the message says what to change.
-        KeyboardInterrupt
-            If the training of a clone is interrupted, such as in a search or a cross-validation.
-            An estimator that is not a clone is fitted with what was learned so far, with a warning.
-
-        Examples
-        --------
-        >>> from sklearn_epee import EPEEClassifier
-        >>> from sklearn_epee.datasets import make_supplement_notes
-        >>> X, y = make_supplement_notes(40, random_state=0)
-        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
-        >>> clf.n_layers_, len(clf.history_)
-        (6, 1)
-        """
-        return self._fit(X, y, sample_weight, groups)
-
-    def _prepare(
-        self,
-        samples: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        groups: ArrayLike | None,
-    ) -> TrainingData:
-        refuse_tags(y, type(self).__name__)
-        # As many as there are, until it is known how many labels y holds.
-        thresholds = as_array("label_thresholds", self.label_thresholds)
-        check_label_thresholds(self.label_thresholds, thresholds.size)
-        continued = self._continued()
-        if holds_labels(y, self._target_type(continued)):
-            data = prepare_label_data(
-                samples,
-                y,
-                sample_weight,
-                self.class_weight,
-                groups=groups,
-                known=_known_labels(continued),
-            )
-        else:
-            data = prepare_training_data(
-                samples, y, sample_weight, self.class_weight, type(self), groups=groups
-            )
-        thresholds_for(self.label_thresholds, data.tasks)
-        return data
-
-    def _target_type(self, continued: FittedState | None) -> str:
-        """Return what y holds; "auto" goes on with what a continued network was trained on."""
-        if continued is None or self.target_type != "auto":
-            return str(self.target_type)
-        return "multilabel" if continued.tasks.multilabel else "tasks"
-
-    def _begin(self, network: Any, data: TrainingData, train: NDArray[np.intp]) -> None:
-        if data.constants is not None:
-            begin_at_rates(network, label_rates(data.labels[train], data.weights[train]))
-
-    def _adjust(self, network: Any, data: TrainingData) -> None:
-        if data.constants is not None:
-            fix_labels(network, torch.from_numpy(data.constants))
-
-    @classmethod
-    def _from_paper(
-        cls,
-        folder: str | os.PathLike[str],
-        classes: ArrayLike | None,
-        params: dict[str, Any],
-        samples_for: Callable[[PretrainedConfig], Any],
-    ) -> Self:
-        """Return an estimator fitted with the heads of a folder that the paper's code wrote.
-
-        ``samples_for`` returns any samples of the form that the estimator is to read.
-        """
-        if not Path(folder).is_dir():
-            raise ValueError(f"folder={os.fspath(folder)!r} is not a folder.")
-        config = load_config(folder, cls._kind)
-        pooling = "last" if adapter_class_for(config.model_type).causal else "cls"
-        if params.get("pooling", pooling) not in ("auto", pooling):
-            raise ValueError(
-                f"pooling={params['pooling']!r} is not what the heads of the paper's code were "
-                f"trained to read; expected {pooling!r}, which is set by itself."
-            )
-        if "backbone" in params:
-            raise TypeError("backbone is the folder; it cannot be given beside it.")
-        estimator = cls(**{**params, "backbone": folder, "pooling": pooling})
-        estimator._validate_params()
-        check_parameters(estimator)
-        estimator._adopt(paper_state(estimator, config, samples_for(config), classes))
-        return estimator
-
-    @property
-    def pooling_(self) -> str:
-        """What the heads read: `pooling`, or what "auto" stood for."""
-        pooling: str = self._trained("pooling_").net.module_.pooling
-        return pooling
-
-    @property
-    def n_outputs_(self) -> int:
-        """Number of tasks, or of labels."""
-        return len(self._fitted().tasks.each)
-
-    @property
-    def multilabel_(self) -> bool:
-        """Whether samples have several labels each, and `predict` returns an indicator."""
-        return bool(self._fitted().tasks.multilabel)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.classifier_tags.multi_label = True
-        return tags
-
-
-def _known_labels(
-    continued: FittedState | None,
-) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
-    """Return the labels of a network that is trained on, and which of them do not vary."""
-    if continued is None or not continued.tasks.multilabel:
-        return None
-    constants = label_heads(continued.trained.net.module_)[0].constants
-    return continued.tasks.classes, constants.cpu().numpy().astype(np.int64)
 
 
 def _check_same_classes(fitted: Any, found: Any) -> None:

@@ -14,7 +14,7 @@ from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.layer_walk import LayerWalk
 from sklearn_epee._nn.row_policies import RowPolicyRule
 
-from .estimator import BaseEPEEClassifier
+from .classifier import BaseEPEEClassifier
 from .prediction import Probabilities
 
 
