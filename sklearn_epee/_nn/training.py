@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import skorch
@@ -33,6 +31,7 @@ from .batching import (
     positions_of,
 )
 from .forks import ForkSafeLock
+from .good_weights import GoodWeights
 from .head_start import RegressionStart
 from .network import MultiExitNetwork, parameter_groups
 from .recipes import (
@@ -46,9 +45,6 @@ from .schedule import SequentialSchedule, WarmupThenDecay
 from .tasks import as_binary, split_tasks, task_predictions, task_softmax
 
 _SEEDING = ForkSafeLock(reentrant=True)
-# Good weights are saved at the start of every epoch, and in longer epochs every so many steps.
-_SAVED_EVERY = 100
-
 
 # Names of the callbacks that a training has of its own.
 _OWN_CALLBACKS = (
@@ -95,66 +91,6 @@ class StopTrainingError(Exception):
 
 class _NotFiniteError(Exception):
     """Ends the training loop at a step whose loss or gradient is not finite."""
-
-
-class _GoodWeights:
-    """The last weights that were saved after they had given a finite loss, in a temporary file.
-
-    In memory they would add a quarter to what weights, gradients and moments take.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._file = _temporary_file()
-        self._wait = 0
-        self.n_steps = 0
-        """Training steps that led to the saved weights."""
-
-    def start_epoch(self) -> None:
-        """Save the next good weights."""
-        self._wait = 0
-
-    def offer(self, n_steps: int) -> None:
-        """Save the weights that ``n_steps`` steps led to, if it is time to."""
-        if self._wait == 0:
-            self._save()
-            self.n_steps = n_steps
-            self._wait = _SAVED_EVERY
-        self._wait -= 1
-
-    def _save(self) -> None:
-        try:
-            self._write()
-        except OSError:
-            # A full disk is no reason to end a training.
-            self._file.close()
-            self._file = io.BytesIO()
-            self._write()
-
-    def _write(self) -> None:
-        self._file.seek(0)
-        for weight in self._module.state_dict().values():
-            self._file.write(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        self._file.flush()
-
-    def restore(self) -> None:
-        """Put the saved weights back into the module."""
-        self._file.seek(0)
-        for weight in self._module.state_dict().values():
-            raw = self._file.read(weight.numel() * weight.element_size())
-            saved = torch.frombuffer(bytearray(raw), dtype=weight.dtype)
-            weight.copy_(saved.view(weight.shape))
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
-
-
-def _temporary_file() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:  # no folder to write to
-        return io.BytesIO()
 
 
 class ExitNet(skorch.NeuralNetClassifier):
@@ -308,7 +244,7 @@ class ExitNet(skorch.NeuralNetClassifier):
         self.n_steps_ = 0
         self.failed_step_: int | None = None
         self.stopped_by_: str | None = None
-        self.good_weights_ = _GoodWeights(self.module_)
+        self.good_weights_ = GoodWeights(self.module_)
         try:
             self._fit_until_stopped(*args, **kwargs)
             if self.failed_step_ is not None:
