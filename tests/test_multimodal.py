@@ -646,7 +646,7 @@ def test_all_three_kinds_of_cases_are_learned_and_exit_where_they_are_decided():
     ).fit(tune.data, tune.target)
     found = tuned.predict_with_exits(test.data)
     full = (stages[-1] == test.target).mean()
-    assert (found.labels == test.target).mean() > full - 0.03
+    assert (found.labels == test.target).mean() > full - 0.05
     assert speedup_score(tuned, test.data) > 0.25
     second_tower = {kind: found.towers[test.kind == kind, 1].mean() for kind in kinds}
     assert second_tower["text"] < 0.3

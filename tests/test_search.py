@@ -788,13 +788,14 @@ def test_a_search_whose_worker_is_killed_says_so_and_can_go_on(notes, tmp_path):
     with pytest.raises(BrokenProcessPool):
         search_with_memory(tmp_path, *notes, n_jobs=2)
     trainings = Killed(tmp_path / "trainings")
-    # The other worker may have begun one more, or not.
-    assert trainings.count in {3, 4}
+    # The other worker goes on until it is ended, too.
+    begun = trainings.count
+    assert begun >= 3
     (tmp_path / "kill").unlink()
     search = search_with_memory(tmp_path, *notes, n_jobs=2)
     assert search.best_estimator_.net_.history_
     done = trainings.count
-    assert done < 4 + 6  # what was finished is not trained again
+    assert done < begun + 6  # what was finished is not trained again
     search_with_memory(tmp_path, *notes)
     assert trainings.count == done
 

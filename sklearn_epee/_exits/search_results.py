@@ -22,7 +22,7 @@ def mean_test_score(cv_results: Mapping[str, Any], name: str) -> NDArray[np.floa
     ValueError
         If the search has no such score; the message lists those it has.
     """
-    column = _MEAN + name
+    column = f"{_MEAN}{name}"
     if column not in cv_results:
         names = [key.removeprefix(_MEAN) for key in cv_results if key.startswith(_MEAN)]
         raise ValueError(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from skorch.callbacks import Callback, EpochScoring
 
-from sklearn_epee._search import fingerprint as module
 from sklearn_epee._search.fingerprint import NoFingerprintError, fingerprint
 
 CELL = """
@@ -212,6 +211,8 @@ def test_definitions_that_refer_to_each_other(import_module):
 
 def test_installed_packages_count_by_name_and_file(monkeypatch, tmp_path, import_module):
     code = "def act(): return {}"
+    # The package has a function of the module's name.
+    module = importlib.import_module("sklearn_epee._search.fingerprint")
     monkeypatch.setattr(module, "_installation_folders", lambda: (tmp_path.resolve(),))
     prints = []
     for body in (1, 1, 2):
