@@ -35,11 +35,18 @@ class FullDepth(nn.Module):
         for parameter in self.backbone.parameters():
             parameter.data = parameter.data.to(dtype)
         self.head = copy.deepcopy(network.heads[-1]).to(device)
+        # What transformers does to the states after the last layer, for those of the layer below.
+        self._after_last = type(network.adapter)(self.backbone).pool
         self._options = {"use_cache": False} if network.adapter.causal else {}
         self.eval()
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Logits (n, K) of a batch."""
+        if self.pooling == "cls+mean":
+            found = self.backbone(**batch, **self._options, output_hidden_states=True)
+            below = self._after_last(found.hidden_states[-2])
+            mean = _mean(below, batch.get("attention_mask"))
+            return self.head(torch.cat([found.last_hidden_state[:, 0], mean], dim=-1).float())
         hidden = self.backbone(**batch, **self._options).last_hidden_state
         return self.head(self._pool(hidden, batch.get("attention_mask")).float())
 
@@ -48,8 +55,7 @@ class FullDepth(nn.Module):
             rows = torch.arange(len(hidden), device=hidden.device)
             return hidden[rows, last_real_positions(mask.bool())]
         if self.pooling == "mean":
-            mask = torch.ones(hidden.shape[:2]) if mask is None else mask
-            return masked_mean(hidden, mask.bool().to(hidden.device))
+            return _mean(hidden, mask)
         return hidden[:, 0]
 
     @torch.inference_mode()
@@ -70,3 +76,9 @@ class FullDepth(nn.Module):
             name: part.to(weight.device, weight.dtype if part.is_floating_point() else part.dtype)
             for name, part in batch.items()
         }
+
+
+def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over the real positions of each sample."""
+    mask = torch.ones(hidden.shape[:2]) if mask is None else mask
+    return masked_mean(hidden, mask.bool().to(hidden.device))
