@@ -624,7 +624,7 @@ def test_all_three_kinds_of_cases_are_learned_and_exit_where_they_are_decided():
     image = ViTConfig(image_size=24, patch_size=6, num_channels=1, initializer_range=0.08, **small)
     train, tune, test = (
         make_case_reports(n, random_state=seed, return_X_y=False)
-        for seed, n in enumerate((1000, 200, 300))
+        for seed, n in enumerate((1000, 400, 600))
     )
     classifier = EPEEMultimodalClassifier(
         text, image, first="text", augment=False, max_epochs=14, tau=0.0, random_state=0
@@ -646,7 +646,7 @@ def test_all_three_kinds_of_cases_are_learned_and_exit_where_they_are_decided():
     ).fit(tune.data, tune.target)
     found = tuned.predict_with_exits(test.data)
     full = (stages[-1] == test.target).mean()
-    assert (found.labels == test.target).mean() > full - 0.05
+    assert (found.labels == test.target).mean() > full - 0.03
     assert speedup_score(tuned, test.data) > 0.25
     second_tower = {kind: found.towers[test.kind == kind, 1].mean() for kind in kinds}
     assert second_tower["text"] < 0.3

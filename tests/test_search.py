@@ -790,7 +790,7 @@ def test_a_search_whose_worker_is_killed_says_so_and_can_go_on(notes, tmp_path):
     trainings = Killed(tmp_path / "trainings")
     # The other worker goes on until it is ended, too.
     begun = trainings.count
-    assert begun >= 3
+    assert 3 <= begun <= 6
     (tmp_path / "kill").unlink()
     search = search_with_memory(tmp_path, *notes, n_jobs=2)
     assert search.best_estimator_.net_.history_

@@ -69,7 +69,7 @@ class Processes:
             yield total
 
     def share_weights(self, module: Any) -> None:
-        """Give weights and buffers of a module the values that they have in the main process."""
+        """Copy the weights and buffers of the main process's module into those of the others."""
         self._meet(_WEIGHTS)
         for weight in module.state_dict().values():
             with self._exchange():
