@@ -7,7 +7,7 @@ import torch
 
 from sklearn_epee._checks.multilabel import LabelCount
 from sklearn_epee._nn.fast_heads import PackedHead, fast_head
-from sklearn_epee._nn.heads import make_head
+from sklearn_epee._nn.heads import ExitHead, make_head
 from sklearn_epee._nn.packed_linear import can_pack
 
 WIDTH = 24
@@ -46,3 +46,12 @@ def test_only_dense_layers_are_packed():
     assert isinstance(fast_head(make_head(3, WIDTH, WIDTH, 0.1)), PackedHead)
     plain = make_head(3, WIDTH, None, 0.1)
     assert fast_head(plain) is plain
+
+
+def test_heads_of_another_class_are_run_as_they_are():
+    class Doubled(ExitHead):
+        def forward(self, pooled):
+            return super().forward(2 * pooled)
+
+    head = Doubled(WIDTH, 3, WIDTH, 0.0).eval()
+    assert fast_head(head) is head
