@@ -80,6 +80,17 @@ class LayerReaders(NamedTuple):
     down: Callable[[Tensor], Tensor]
 
 
+class LayerInput(NamedTuple):
+    """Positions that enter a layer, as its products take them."""
+
+    hidden: Tensor
+    """(n, r, d)"""
+    flat: Tensor
+    """All of them as rows, with rows nobody reads at the end."""
+    rows: Tensor
+    """The same as the attention's products read them: normalized, rounded."""
+
+
 class FastLayer:
     """One transformer layer as a handful of products.
 
@@ -125,7 +136,7 @@ class FastLayer:
         self._activated = _product(inner, dtype, scales.up, parts.activation, next_scale)
         self._up = None if parts.gate is None else _product(parts.up, dtype, scales.up)
         self.down = _product(parts.down, dtype, scales.down)
-        readers = LayerReaders(*(_reader(scale, dtype) for scale in scales))
+        readers = LayerReaders(*(_reader(scale) for scale in scales))
         rounds = isinstance(self._activated, Int8Product) and self._activated.rounds
         self.readers = readers._replace(down=_unchanged) if rounds else readers
         self._norm_1 = _normalizer(parts.norm_1, dtype)
@@ -133,23 +144,27 @@ class FastLayer:
         self._query_norm = _normalizer(parts.query_norm, dtype)
         self._key_norm = _normalizer(parts.key_norm, dtype)
 
-    def keys_values(self, hidden: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all positions, (n, n_key_heads, t, head_dim)."""
-        rows = self.readers.attention(self._read(_flat(hidden)))
-        k = self._key_norm(_split(self._key(rows), hidden, self._n_key_heads))
-        v = _split(self._value(rows), hidden, self._n_key_heads)
+    def read(self, hidden: Tensor) -> LayerInput:
+        """Return what the products of the attention read of some positions, (n, r, d)."""
+        flat = _flat(hidden)
+        return LayerInput(hidden, flat, self.readers.attention(self._normalized(flat)))
+
+    def keys_values(self, read: LayerInput, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the positions, (n, n_key_heads, r, head_dim)."""
+        k = self._key_norm(_split(self._key(read.rows), read.hidden, self._n_key_heads))
+        v = _split(self._value(read.rows), read.hidden, self._n_key_heads)
         return (k if rotary is None else rotary.rotate(k)), v
 
     def rows(
-        self, hidden: Tensor, k: Tensor, v: Tensor, seen: Seen, rotary: Rotary | None = None
+        self, read: LayerInput, k: Tensor, v: Tensor, seen: Seen, rotary: Rotary | None = None
     ) -> Tensor:
-        """Return the output of the layer at the positions of ``hidden``, (n, r, d)."""
-        flat = _flat(hidden)
-        read = self.readers.attention(self._read(flat))
-        query = self._query_norm(_split(self._query(read), hidden, self._n_heads))
+        """Return the output of the layer at the positions, (n, r, d)."""
+        hidden = read.hidden
+        query = self._query_norm(_split(self._query(read.rows), hidden, self._n_heads))
         query = query if rotary is None else rotary.rotate(query)
         attended = _flat(attend(query, k, v, seen).transpose(1, 2).flatten(2))
-        return self._finish(attended, flat)[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
+        above = self._finish(attended, read.flat)
+        return above[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
     def some_rows(  # noqa: PLR0917 - as `rows`
         self,
@@ -163,13 +178,13 @@ class FastLayer:
         """Return the output of the layer at the positions `at`, (R, d)."""
         flat = _flat(hidden_rows.unsqueeze(0))
         n_rows = len(hidden_rows)
-        query = at.fill_up(self._query(self.readers.attention(self._read(flat)))[:n_rows])
+        query = at.fill_up(self._query(self.readers.attention(self._normalized(flat)))[:n_rows])
         query = self._query_norm(query.unflatten(-1, (self._n_heads, -1)).transpose(1, 2))
         query = query if rotary is None else rotary.rotate(query)
         attended = at.pick(attend(query, k, v, seen).transpose(1, 2).flatten(2))
         return self._finish(_flat(attended.unsqueeze(0)), flat)[:n_rows]
 
-    def _read(self, rows: Tensor) -> Tensor:
+    def _normalized(self, rows: Tensor) -> Tensor:
         return self._norm_1(rows) if self._pre_norm else rows
 
     def _finish(self, attended: Tensor, rows: Tensor) -> Tensor:
@@ -227,6 +242,8 @@ class FastBackbone:
             if key not in shared:
                 shared[key] = FastLayer(parts, *heads, dtype, of_layer)
             self.layers.append(shared[key])
+        # What `keys_values` has read last: mostly `rows` follows, for the same positions.
+        self._last: tuple[FastLayer, LayerInput] | None = None
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See `BackboneAdapter.embed`."""
@@ -238,7 +255,11 @@ class FastBackbone:
         length = hidden.shape[1]
         rotary = self._tables.rotary(layer, length)
         rotary = None if rotary is None else rotary.at(None, length)
-        return self.layers[layer - 1].keys_values(hidden, rotary)
+        of_layer = self.layers[layer - 1]
+        read = of_layer.read(hidden)
+        # In one go, as threads may share the backbone.
+        self._last = of_layer, read
+        return of_layer.keys_values(read, rotary)
 
     def rows(  # noqa: PLR0917 - as the adapter's
         self,
@@ -254,7 +275,16 @@ class FastBackbone:
         rotary = self._tables.rotary(layer, length)
         rotary = None if rotary is None else rotary.at(positions, hidden_rows.shape[1])
         seen = self._seen(layer, mask, positions)
-        return self.layers[layer - 1].rows(hidden_rows, k, v, seen, rotary)
+        read = self._read(self.layers[layer - 1], hidden_rows)
+        return self.layers[layer - 1].rows(read, k, v, seen, rotary)
+
+    def _read(self, layer: FastLayer, hidden: Tensor) -> LayerInput:
+        """Return what a layer reads, normalized and rounded once for keys, values and queries."""
+        last = self._last
+        if last is None or last[0] is not layer or last[1].hidden is not hidden:
+            return layer.read(hidden)
+        self._last = None
+        return last[1]
 
     def some_rows(  # noqa: PLR0917 - as the adapter's
         self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
@@ -415,8 +445,8 @@ def _product(
     return Int8Product(affine, scale, dtype, activation, rounded_for)
 
 
-def _reader(scale: InputScale | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return _unchanged if scale is None else RowRounder(scale, dtype)
+def _reader(scale: InputScale | None) -> Callable[[Tensor], Tensor]:
+    return _unchanged if scale is None else RowRounder(scale)
 
 
 def _unchanged(rows: Tensor) -> Tensor:

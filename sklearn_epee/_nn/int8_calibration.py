@@ -181,10 +181,8 @@ def _candidates(seen: _Recorder, affines: Sequence[LinearWeights]) -> Iterator[I
             stretch = reach**share / weight ** (1 - share)
         widest = float((reach / stretch).max())
         factor = (_REACH / (widest * stretch)).bfloat16().float()
-        shift = _MIDDLE - middle * factor
-        scale = InputScale(factor.numpy(), shift.numpy(), seen.mean.numpy())
-        # What the rows are shifted by once they are bfloat16.
-        yield replace(scale, shift=(scale.signed_shift + 128).numpy())
+        shift = (_MIDDLE - middle * factor).round()
+        yield InputScale(factor.numpy(), shift.numpy(), seen.mean.numpy())
 
 
 def _common_scale(seen: _Recorder) -> InputScale:
@@ -226,7 +224,7 @@ class _Trial:
         """
         # What a product rounds within itself has not been rounded to bfloat16 before.
         dtype = torch.float32 if scale.is_common else torch.bfloat16
-        rounded = RowRounder(scale, dtype)(self._rows.to(dtype))
+        rounded = RowRounder(scale)(self._rows.to(dtype))
         errors = []
         for affine, exact, distances in zip(
             self._affines, self._exact, self._distances, strict=True

@@ -24,8 +24,12 @@ from .packed_linear import fused_activation
 
 # Rounded rows are 0 to 255, weights -127 to 127.
 MOST = 255
-_HALF = 128
 _MOST_OF_WEIGHT = 127
+# From half of this to as much again, float32 numbers are whole; its own last byte is 0.
+_WHOLE = 1.5 * 2**23
+# Numbers that are rounded at a time, so that they stay in the processor's caches and that their
+# memory is not handed back to the system.
+_NUMBERS_TOGETHER = 2**18
 # What a processor must be able to do, by torch's names: multiply bytes and add up in 32 bits. One
 # without adds up pairs of products in 16 bits, which overflow.
 _INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -51,9 +55,9 @@ class InputScale:
     is_common: bool = False
 
     @property
-    def signed_shift(self) -> Tensor:
-        """The shift to signed bytes, which bfloat16 represents: q - 128 = x * factor + this."""
-        return torch.from_numpy(self.shift - _HALF).bfloat16().float()
+    def whole_shift(self) -> Tensor:
+        """The shift as rows are rounded with it: a whole number, (in,), float32."""
+        return torch.from_numpy(self.shift).round()
 
 
 class RowRounder:
@@ -62,21 +66,29 @@ class RowRounder:
     Parameters
     ----------
     scale : InputScale
-    dtype : torch.dtype
-        What the rows come in.
     """
 
-    def __init__(self, scale: InputScale, dtype: torch.dtype) -> None:
-        self._factor = torch.from_numpy(scale.factor).to(dtype)
-        # torch turns floats into signed bytes three times as fast as into unsigned ones.
-        self._shift = scale.signed_shift.to(dtype)
+    def __init__(self, scale: InputScale) -> None:
+        self._factor = torch.from_numpy(scale.factor)
+        self._shift = scale.whole_shift + _WHOLE
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the rows (r, in), rounded, uint8."""
-        rounded = torch.addcmul(self._shift, rows, self._factor)
-        signed = rounded.clamp_(-_HALF, MOST - _HALF).round_().to(torch.int8)
-        # The same as adding 128 to each.
-        return signed.view(torch.uint8).bitwise_xor_(_HALF)
+        together = max(1, _NUMBERS_TOGETHER // rows.shape[1])
+        if len(rows) <= together:
+            return self._whole(rows).to(torch.uint8)
+        rounded = torch.empty(rows.shape, dtype=torch.uint8)
+        for start in range(0, len(rows), together):
+            part = slice(start, start + together)
+            rounded[part].copy_(self._whole(rows[part]))
+        return rounded
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """Return the rows rounded in the lowest bytes of int32."""
+        # Adding rounds, and leaves the whole number in the last bits: half as many passes over the
+        # rows as rounding and converting take.
+        shifted = torch.addcmul(self._shift, rows.float(), self._factor)
+        return shifted.clamp_(_WHOLE, _WHOLE + MOST).view(torch.int32)
 
 
 class RoundedWeight:
@@ -98,7 +110,7 @@ class RoundedWeight:
 
     def __init__(self, affine: LinearWeights, scale: InputScale) -> None:
         factor, mean = map(torch.from_numpy, (scale.factor, scale.mean))
-        shift = scale.signed_shift + _HALF
+        shift = scale.whole_shift
         # Of rounded rows, whose columns are stretched by the factors.
         exact = affine.weight.detach().float() / factor
         scales = exact.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -57,6 +57,25 @@ def test_every_family_runs_layer_by_layer_as_its_adapter(family, options):
         hidden = expected
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "albert"])
+@torch.inference_mode()
+def test_keys_values_and_queries_read_the_same_rows(family):
+    adapter = make_adapter(family)
+    fast, other = (fast_backbone(adapter, torch.float32) for _ in range(2))
+    read = []
+    layer = fast.layers[1]
+    layer.readers = layer.readers._replace(attention=lambda rows: (read.append(rows), rows)[1])
+    hidden, mask = adapter.embed(random_batch(family))
+    expected = other.rows(2, hidden, *other.keys_values(2, hidden), mask)
+    k, v = fast.keys_values(2, hidden)
+    assert torch.equal(fast.rows(2, hidden, k, v, mask), expected)
+    assert len(read) == 1
+    # Other positions, or the same once more, are read by themselves.
+    for other_hidden in (hidden.clone(), hidden):
+        assert torch.equal(fast.rows(2, other_hidden, k, v, mask), expected)
+    assert len(read) == 3
+
+
 def test_layers_that_share_weights_share_their_packed_copy():
     fast = fast_backbone(make_adapter("albert"), torch.float32)
     assert len(set(fast.layers)) < len(fast.layers)

@@ -100,7 +100,7 @@ def test_a_few_huge_rows_do_not_hide_the_rest():
     alike = 120 / float(rows.abs().max())
     columns = (np.full(64, value, np.float32) for value in (alike, 128, 0))
     scale = InputScale(*columns)
-    rounded = RoundedWeight(affine, scale)(RowRounder(scale, torch.bfloat16)(rows.bfloat16()))
+    rounded = RoundedWeight(affine, scale)(RowRounder(scale)(rows.bfloat16()))
     exact = rows @ affine.weight.T + affine.bias
     of_all = (rounded - exact).norm() / (exact - exact.mean(dim=0)).norm()
     assert _Trial(rows, [affine]).error(scale) > 3 * of_all
