@@ -26,6 +26,7 @@ import torch
 from benchmarks import (
     _rows_compiled,
     _rows_files,
+    _rows_heads,
     _rows_int8,
     _rows_labels,
     _rows_latency,
@@ -58,6 +59,7 @@ MODULES = (
     _rows_long,
     _rows_tokens,
     _rows_labels,
+    _rows_heads,
     _rows_towers,
     _rows_real,
     _rows_scaling,

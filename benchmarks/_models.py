@@ -184,6 +184,7 @@ def new_estimator(
     pooling: str,
     config: PretrainedConfig | None = None,
     n_classes: int = N_CLASSES,
+    **parameters: Any,
 ) -> Any:
     """Fit one epoch on a handful of samples: the architecture with nearly fresh weights.
 
@@ -194,6 +195,8 @@ def new_estimator(
     config : PretrainedConfig or None, default=None
         Another size of the family.
     n_classes : int, default=N_CLASSES
+    **parameters
+        Of the estimator.
 
     Returns
     -------
@@ -206,6 +209,7 @@ def new_estimator(
         "max_epochs": 1,
         "memory": None,
         "random_state": 0,
+        **parameters,
     }
     y = np.arange(2 * n_classes) % n_classes
     if family.kind == "image":

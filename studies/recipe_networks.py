@@ -37,27 +37,11 @@ class RecipeClassifier(EPEEClassifier):
     network_class: type[MultiExitNetwork] = MultiExitNetwork
 
     def _with_heads(self, backbone: Any, n_classes: Any, pooling: str) -> MultiExitNetwork:
-        return self.network_class(backbone, n_classes, pooling, self._head_dropout())
+        dropout = self._head_dropout()
+        return self.network_class(backbone, n_classes, pooling, dropout, head=self.head)
 
 
 # -------------------------------------------------------------------------------------- heads
-
-
-class BottleneckHead(ExitHead):
-    """A head with a residual map through a narrow layer in front: ``x + W2 gelu(W1 norm(x))``."""
-
-    share_of_width: ClassVar[float] = 0.25
-
-    def __init__(self, in_features: int, *args: Any, **options: Any) -> None:
-        super().__init__(in_features, *args, **options)
-        narrow = max(1, int(self.share_of_width * in_features))
-        self.norm = nn.LayerNorm(in_features, dtype=torch.float32)
-        self.down = nn.Linear(in_features, narrow, dtype=torch.float32)
-        self.up = nn.Linear(narrow, in_features, dtype=torch.float32)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows to logits (n, n_classes), in float32."""
-        return super().forward(pooled + self.up(functional.gelu(self.down(self.norm(pooled)))))
 
 
 class AttentionHead(ExitHead):
@@ -90,21 +74,13 @@ class AttentionHead(ExitHead):
         return hidden.unflatten(-1, (self.n_queries, -1)).transpose(1, 2)
 
 
-class BottleneckNetwork(MultiExitNetwork):
-    """A network with `BottleneckHead` modules."""
-
-    head_class: ClassVar[type[ExitHead]] = BottleneckHead
-
-    def _make_head(self, dense: int | None) -> nn.Module:
-        attends = self.pooling == "attention"
-        n_classes = self.class_counts[0]
-        return self.head_class(self.n_features, n_classes, dense, self.dropout, attends)
-
-
-class AttentionNetwork(BottleneckNetwork):
+class AttentionNetwork(MultiExitNetwork):
     """A network with `AttentionHead` modules, for ``pooling="attention"``."""
 
-    head_class = AttentionHead
+    def _make_head(self, dense: int | None) -> nn.Module:
+        n_classes = self.class_counts[0]
+        options: Any = {"attends": self.pooling == "attention", "kind": self.head}
+        return AttentionHead(self.n_features, n_classes, dense, self.dropout, **options)
 
 
 # --------------------------------------------------------------------------- rates and gradients
@@ -248,7 +224,8 @@ class LowRankClassifier(RecipeClassifier):
     """A classifier that learns low-rank updates and predicts with merged weights."""
 
     def _with_heads(self, backbone: Any, n_classes: Any, pooling: str) -> MultiExitNetwork:
-        network = LowRankNetwork(backbone, n_classes, pooling, self._head_dropout())
+        dropout = self._head_dropout()
+        network = LowRankNetwork(backbone, n_classes, pooling, dropout, head=self.head)
         network.split()
         return network
 

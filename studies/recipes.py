@@ -98,7 +98,7 @@ RECIPES = {
     ),
     "bottleneck heads": Recipe(
         "heads with a residual map through a quarter of the width in front",
-        network=networks.BottleneckNetwork,
+        options={"head": "bottleneck"},
     ),
     "decayed rates": Recipe(
         "each layer learns at 0.8 of the rate of the one above",

@@ -469,6 +469,7 @@ def test_prediction_before_fit(method):
         {"exit_loss_weights": "steep"},
         {"exit_training": "early"},
         {"head_init": "zeros"},
+        {"head": "deep"},
         {"pooling": "max"},
         {"max_length": 0},
         {"long_texts": "split"},

@@ -90,6 +90,15 @@ def attention(notes, digits):
     return tiny_text_classifier(pooling="attention", exit_ensemble="weighted").fit(*notes), notes[0]
 
 
+def bottlenecks(notes, digits):
+    classifier = tiny_text_classifier(head="bottleneck", head_init="regression")
+    return classifier.fit(*notes), notes[0]
+
+
+def images_with_bottlenecks(notes, digits):
+    return tiny_image_classifier(head="bottleneck").fit(*digits), digits[0]
+
+
 def _words_in(text):
     return [word for word in ("started", "stopped", "vitamin") if word in text.lower()]
 
@@ -116,8 +125,8 @@ def two_towers(notes, digits):
     X = list(zip(notes[0], digits[0], strict=True))
     X[0], X[1] = (X[0][0], None), (None, X[1][1])
     config = tiny_config("vit", image_size=8, num_channels=1)
-    classifier = tiny_multimodal_classifier(hand_over_after=1).set_params(image_backbone=config)
-    return classifier.fit(X, notes[1]), X
+    classifier = tiny_multimodal_classifier(hand_over_after=1, head="bottleneck")
+    return classifier.set_params(image_backbone=config).fit(X, notes[1]), X
 
 
 def calibrated(notes, digits):
@@ -148,9 +157,9 @@ def thresholds(notes, digits):
 
 
 KINDS = [
-    texts, from_scratch, pairs, windows, head_and_tail, relations, attention, several_labels,
-    several_tasks, images, images_from_scratch, two_towers, calibrated, tuned, certified, fixed,
-    thresholds,
+    texts, from_scratch, pairs, windows, head_and_tail, relations, attention, bottlenecks,
+    images_with_bottlenecks, several_labels, several_tasks, images, images_from_scratch, two_towers,
+    calibrated, tuned, certified, fixed, thresholds,
 ]  # fmt: skip
 
 
@@ -189,7 +198,7 @@ def test_words_and_their_tags(tmp_path):
     first = {"event": [(0, 19, "Adverse")], "drug": [(0, 7, "Drug")]}
     second = {"event": [], "drug": [(13, 17, "Drug")]}
     config = tiny_config("bert", vocab_size=300)
-    words = EPEETokenClassifier(config, transition_weight=0.5, **tiny_training())
+    words = EPEETokenClassifier(config, transition_weight=0.5, head="bottleneck", **tiny_training())
     words.fit(X, [first, second] * 4)
     words.save_pretrained(tmp_path / "words", X, [first, second] * 4)
     loaded = EPEETokenClassifier.from_pretrained(tmp_path / "words")
@@ -483,6 +492,15 @@ def test_an_upload_is_one_commit_of_the_folder(notes, monkeypatch):
     assert fitted.push_to_hub("notes", *notes, token="secret") == "https://hub/commit"
     assert seen["repo_id"] == "me/notes"
     assert {"README.md", "manifest.json", "heads.safetensors"} <= seen["files"]
+
+
+@pytest.mark.parametrize("head", ["deep", None, ["linear"]])
+def test_heads_of_a_kind_that_is_not_known(head, notes, tmp_path):
+    fitted = tiny_text_classifier(max_epochs=1).fit(*notes)
+    fitted.net_.module_.head = head
+    fitted.save_pretrained(tmp_path)
+    with pytest.raises(ModelFolderError, match=r"heads of the kind .* are not known"):
+        EPEEClassifier.from_pretrained(tmp_path)
 
 
 # ---------------------------------------------------------------------------- older versions

@@ -535,6 +535,7 @@ def test_what_acts_after_training_is_not_in_the_key(remembered, trainings, notes
         {"exit_training": "mixed+distillation"},
         {"exit_training": "detached"},
         {"head_init": "regression"},
+        {"head": "bottleneck"},
         {"class_weight": {"started": 2.0}},
         {"validation_fraction": 0.2},
         {"max_length": 16},

@@ -159,6 +159,11 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
                 f"pooling={params['pooling']!r} is not what the heads of the paper's code were "
                 f"trained to read; expected {pooling!r}, which is set by itself."
             )
+        if params.get("head", "linear") != "linear":
+            raise ValueError(
+                f"head={params['head']!r} is not what the heads of the paper's code are; expected "
+                "'linear'."
+            )
         if "backbone" in params:
             raise TypeError("backbone is the folder; it cannot be given beside it.")
         estimator = cls(**{**params, "backbone": folder, "pooling": pooling})

@@ -143,6 +143,7 @@ class BaseEPEE(
             data = self._prepare(samples, y, sample_weight, groups)
             if continued is not None:
                 _check_same_classes(continued.tasks, data.tasks)
+                _check_same_head(continued.trained.net.module_, self.head)
             reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
             seed, fit_or_fetch = shared_reuse(reuse, data, processes, self.device)
             tasks = FitTasks(
@@ -479,4 +480,12 @@ def _check_same_classes(fitted: Any, found: Any) -> None:
         raise ValueError(
             f"warm_start=True continues a network for the classes {fitted}, but y holds "
             f"{found}. Fit with the same classes or with warm_start=False."
+        )
+
+
+def _check_same_head(network: MultiExitNetwork, head: str) -> None:
+    if network.head != head:
+        raise ValueError(
+            f"warm_start=True continues a network with head={network.head!r}, got head={head!r}. "
+            "Fit with the same head or with warm_start=False."
         )

@@ -32,6 +32,7 @@ from sklearn_epee._folders import (
     list_of,
 )
 from sklearn_epee._nn.backbones import is_local
+from sklearn_epee._nn.heads import HEADS as HEAD_KINDS
 from sklearn_epee._nn.network_parts import (
     WeightFiles,
     checked_config,
@@ -260,11 +261,14 @@ def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
             raise ModelFolderError(f"hand_over_after is {after}")
         _fraction_field(recipe, "context_dropout")
         return {**recipe, "towers": [_read_recipe(tower, 1) for tower in towers]}
-    if not set(recipe) <= {"pooling", "dropout", "context_size"}:
+    if not set(recipe) <= {"pooling", "dropout", "context_size", "head"}:
         raise ModelFolderError(f"the recipe of its network has {sorted(map(str, recipe))!r:.120}")
     field(recipe, "pooling", str)
     _fraction_field(recipe, "dropout")
     integer_field(recipe, "context_size", 0, 2**24)
+    # Folders of before it was a parameter do not have it.
+    if (head := recipe.get("head", "linear")) not in HEAD_KINDS:
+        raise ModelFolderError(f"heads of the kind {head!r:.40} are not known")
     return dict(recipe)
 
 

@@ -20,7 +20,7 @@ from sklearn_epee._exits.checks import (
 )
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
 from sklearn_epee._nn.head_start import HEAD_INITS
-from sklearn_epee._nn.heads import label_heads
+from sklearn_epee._nn.heads import HEADS, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.recipes import EXIT_TRAININGS, check_teacher
 from sklearn_epee._nn.training import TrainingPlan, check_callbacks
@@ -40,6 +40,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "exit_ensemble": "no_validation",
     "joint_exit": "no_validation",
     "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
+    "head": [StrOptions(set(HEADS))],
     "exit_loss_weights": [StrOptions({"ascending", "uniform", "descending"}), "array-like"],
     "exit_training": [StrOptions(set(EXIT_TRAININGS))],
     "max_epochs": [_AUTO, Interval(Integral, 1, None, closed="left")],

@@ -134,7 +134,7 @@ def _facts(estimator: Any) -> Iterator[str]:
             if hasattr(estimator, attribute):
                 yield f"{name}: {meaning}: {_shown(getattr(estimator, attribute))}"
         estimator = estimator.estimator_
-    yield f"{name}: {_shown(estimator.n_layers_)} exits"
+    yield f"{name}: {_shown(estimator.n_layers_)} exits, heads: {_shown(parameters['head'])}"
     yield f"classes: {_shown(estimator.classes_)}"
     acting = ("tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "label_thresholds")
     yield "exit policy: " + ", ".join(

@@ -29,8 +29,8 @@ _SPREAD = 0.5
 class RegressionStart(Callback):
     """Lets every head begin as the logistic regression on what it reads of the backbone.
 
-    A dense layer begins as the principal directions of what is read, and the map to the classes as
-    the regression on its tanh.
+    A bottleneck begins as no map at all, a dense layer as the principal directions of what is read,
+    and the map to the classes as the regression on its tanh.
 
     References
     ----------
@@ -127,11 +127,14 @@ class _Inputs:
     """What the last map of a head reads of rows, centered and scaled, and how to set that map.
 
     With a dense layer, which is set to the principal directions of the rows, it is the layer's
-    output; else the rows, whose center and scale become part of the map.
+    output; else the rows, whose center and scale become part of the map. A bottleneck in front is
+    set to leave rows as they are.
     """
 
     def __init__(self, head: Any, read: NDArray[Any]) -> None:
         self._head = head
+        if head.bottleneck is not None:
+            head.bottleneck.begin_as_identity()
         self._center = read.mean(axis=0, dtype=np.float64)
         self._scale = 1.0
         if head.dense is None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sklearn_epee._checks.multilabel import LabelCount
 
@@ -16,12 +17,45 @@ from .batch_layout import BatchLayout
 from .pooling import attended_mean_over_samples
 from .tasks import Classes, TaskHeads, class_counts
 
+# What an estimator may ask for.
+HEADS = ("linear", "bottleneck")
+# Of the width of what is read.
+_BOTTLENECK_SHARE = 0.25
 # Logit of a label that is constant: its sigmoid is 1, and that of its opposite 0, in float32.
 _CERTAIN = 1e4
 
 
+class Bottleneck(nn.Module):
+    """A residual map through a narrow layer: ``x + up(gelu(down(norm(x))))``.
+
+    As the adapters of Houlsby et al., arXiv 1902.00751, here in front of a classifier.
+
+    Parameters
+    ----------
+    width : int
+        Of the rows; the narrow layer has a quarter of it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        narrow = max(1, int(_BOTTLENECK_SHARE * width))
+        self.norm = nn.LayerNorm(width, dtype=torch.float32)
+        self.down = nn.Linear(width, narrow, dtype=torch.float32)
+        self.up = nn.Linear(narrow, width, dtype=torch.float32)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map rows to rows of the same width."""
+        return rows + self.up(functional.gelu(self.down(self.norm(rows))))
+
+    @torch.no_grad()
+    def begin_as_identity(self) -> None:
+        """Let the map begin as none: rows come out as they are."""
+        self.up.weight.zero_()
+        self.up.bias.zero_()
+
+
 class ExitHead(nn.Module):
-    """Classifier after one layer: optional dense + tanh, dropout, linear.
+    """Classifier after one layer: optional bottleneck, optional dense + tanh, dropout, linear.
 
     Parameters
     ----------
@@ -39,6 +73,8 @@ class ExitHead(nn.Module):
         Whether the head weighs the positions it reads by a query of its own.
     context_size : int, default=0
         Width of what the head reads beside its layer.
+    kind : {"linear", "bottleneck"}, default="linear"
+        "bottleneck": a `Bottleneck` maps what is read first, context included.
     """
 
     def __init__(
@@ -50,6 +86,7 @@ class ExitHead(nn.Module):
         attends: bool = False,
         *,
         context_size: int = 0,
+        kind: str = "linear",
     ) -> None:
         super().__init__()
         # With a query of zeros all positions weigh the same: attention begins as the mean.
@@ -61,9 +98,13 @@ class ExitHead(nn.Module):
         self.dense = linear(width, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out = linear(dense_size or width, n_classes)
+        # Last, so that all else is drawn as without.
+        self.bottleneck = Bottleneck(width) if kind == "bottleneck" else None
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled rows, the context behind each, to logits (n, n_classes), in float32."""
+        if self.bottleneck is not None:
+            pooled = self.bottleneck(pooled)
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
         return self.out(self.dropout(pooled))
@@ -175,6 +216,7 @@ def make_head(
     attends: bool = False,
     *,
     context_size: int = 0,
+    kind: str = "linear",
 ) -> nn.Module:
     """Return the head of one exit, for one task, for several, or for several labels.
 
@@ -182,7 +224,7 @@ def make_head(
     ----------
     n_classes : int, tuple of int or LabelCount
         Several tasks have an `ExitHead` each; several labels share one.
-    in_features, dense_size, dropout, attends, context_size
+    in_features, dense_size, dropout, attends, context_size, kind
         Those of `ExitHead`.
 
     Returns
@@ -191,9 +233,8 @@ def make_head(
     """
 
     def of_size(n_logits: int) -> ExitHead:
-        return ExitHead(
-            in_features, n_logits, dense_size, dropout, attends, context_size=context_size
-        )
+        options: Any = {"context_size": context_size, "kind": kind}
+        return ExitHead(in_features, n_logits, dense_size, dropout, attends, **options)
 
     if isinstance(n_classes, LabelCount):
         return LabelHead(of_size(n_classes.n_labels), n_classes.n_labels)

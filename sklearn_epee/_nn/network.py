@@ -71,6 +71,8 @@ class MultiExitNetwork(RebuiltModule):
         Whether heads begin with a dense + tanh; None: where the family does not end in a norm.
     context_size : int, default=0
         Width of what the heads read beside their layer: the `context` of a batch's layout.
+    head : {"linear", "bottleneck"}, default="linear"
+        The `kind` of the heads.
 
     Attributes
     ----------
@@ -97,6 +99,7 @@ class MultiExitNetwork(RebuiltModule):
         has_dense: bool | None = None,
         *,
         context_size: int = 0,
+        head: str = "linear",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -105,6 +108,7 @@ class MultiExitNetwork(RebuiltModule):
         self.pooling = pooling
         self.dropout = dropout
         self.context_size = context_size
+        self.head = head
         self.gradient_checkpointing = False
         self.last_exit_only = False
         self.detached_heads = False
@@ -120,10 +124,9 @@ class MultiExitNetwork(RebuiltModule):
         self._initialize_heads()
 
     def _make_head(self, dense: int | None) -> nn.Module:
-        attends, context = self.pooling == "attention", self.context_size
-        return make_head(
-            self.n_classes, self.n_features, dense, self.dropout, attends, context_size=context
-        )
+        attends = self.pooling == "attention"
+        options: Any = {"context_size": self.context_size, "kind": self.head}
+        return make_head(self.n_classes, self.n_features, dense, self.dropout, attends, **options)
 
     def _initialize_heads(self) -> None:
         scale = getattr(self.backbone.config, "initializer_range", None) or 0.02
@@ -414,6 +417,7 @@ n_features)
             "pooling": self.pooling,
             "dropout": self.dropout,
             "context_size": self.context_size,
+            "head": self.head,
         }
         # Networks of other classes are made again by their own `from_recipe`.
         return recipe if type(self) is MultiExitNetwork else recipe | {"network": type(self)}
@@ -438,7 +442,8 @@ n_features)
                 recipe["pooling"],
                 recipe["dropout"],
                 has_dense,
-                **({"context_size": size} if (size := recipe.get("context_size")) else {}),
+                # Older recipes name no head, and heads of words have no context.
+                **{name: recipe[name] for name in ("context_size", "head") if recipe.get(name)},
             )
 
 

@@ -28,6 +28,8 @@ class TokenExitNetwork(MultiExitNetwork):
         Dropout probability of the heads.
     has_dense : bool or None, default=False
         Whether heads begin with a dense + tanh.
+    head : {"linear", "bottleneck"}, default="linear"
+        As `MultiExitNetwork` takes it.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class TokenExitNetwork(MultiExitNetwork):
         pooling: str = "word",
         dropout: float = 0.0,
         has_dense: bool | None = False,
+        *,
+        head: str = "linear",
     ) -> None:
-        super().__init__(backbone, n_classes, pooling, dropout, has_dense)
+        super().__init__(backbone, n_classes, pooling, dropout, has_dense, head=head)
 
     @property
     def n_rows_read(self) -> int:

@@ -118,6 +118,11 @@ class TwoTowerNetwork(RebuiltModule):
         return self.first.pooling, self.second.pooling
 
     @property
+    def head(self) -> str:
+        """What kind the heads of both towers are."""
+        return self.second.head
+
+    @property
     def hands_over_early(self) -> bool:
         """Whether a sample may go on before the last layer of the first tower."""
         return self.hand_over_after is not None and self.hand_over_after < self.first.n_layers
@@ -286,6 +291,7 @@ def join_towers(
         second.dropout,
         has_dense=True,
         context_size=first.n_features,
+        head=second.head,
     )
     return TwoTowerNetwork(first, with_context, context_dropout=context_dropout)
 

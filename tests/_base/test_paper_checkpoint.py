@@ -300,6 +300,8 @@ def test_classes_that_do_not_fit_are_refused(classes, message, folder):
 def test_parameters_that_do_not_fit_are_refused(folder):
     with pytest.raises(ValueError, match="pooling='mean' is not what the heads"):
         EPEEClassifier.from_paper_checkpoint(folder, pooling="mean")
+    with pytest.raises(ValueError, match=r"head='bottleneck' is not .*; expected 'linear'"):
+        EPEEClassifier.from_paper_checkpoint(folder, head="bottleneck")
     with pytest.raises(ValueError, match="patience"):
         EPEEClassifier.from_paper_checkpoint(folder, patience=0)
     with pytest.raises(TypeError, match="backbone is the folder"):

@@ -34,9 +34,9 @@ def rows_of(labels, shift=7.0):
     return read
 
 
-def started(n_classes, labels, *, dense=WIDTH, weights=None, read=None):
+def started(n_classes, labels, *, dense=WIDTH, weights=None, read=None, kind="linear"):
     torch.manual_seed(0)
-    head = make_head(n_classes, WIDTH, dense, 0.1).eval()
+    head = make_head(n_classes, WIDTH, dense, 0.1, kind=kind).eval()
     read = rows_of(labels if labels.ndim == 1 else labels[:, 0]) if read is None else read
     weights = (
         np.ones(labels.shape if isinstance(n_classes, LabelCount) else N)
@@ -60,6 +60,21 @@ def test_heads_of_classes_begin_as_regressions(n_classes, dense):
             inner = head.dense(torch.from_numpy(rows_of(labels)))[:, : min(dense, WIDTH)]
         assert inner.mean(0).abs().max() < 1e-4
         assert inner.square().mean().sqrt().item() == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("dense", [None, WIDTH])
+@pytest.mark.parametrize("n_classes", [3, (3, 2), LabelCount(2)])
+def test_bottlenecks_begin_as_none(n_classes, dense):
+    labels = np.arange(N) % 3
+    if n_classes != 3:
+        labels = np.stack([labels % 2 if n_classes != (3, 2) else labels, labels // 2], axis=1)
+    _, expected = started(n_classes, labels, dense=dense)
+    head, logits = started(n_classes, labels, dense=dense, kind="bottleneck")
+    np.testing.assert_array_equal(logits, expected)
+    head.requires_grad_(True)
+    head(torch.from_numpy(rows_of(np.arange(N) % 3))).square().sum().backward()
+    up = next(w for name, w in head.named_parameters() if name.endswith("up.weight"))
+    assert up.grad.abs().max() > 0
 
 
 def test_every_task_has_a_regression_of_its_own():
@@ -114,6 +129,7 @@ def test_rows_that_are_all_the_same_are_no_harm():
         {"exit_training": "mixed+distillation", "max_epochs": 2},
         {"long_texts": "windows", "window_length": 5},
         {"validation_fraction": 0.2},
+        {"head": "bottleneck"},
     ],
 )
 def test_a_training_begins_with_heads_that_know_the_classes(parameters):

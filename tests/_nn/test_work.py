@@ -31,4 +31,7 @@ def test_the_work_of_patches_is_counted():
 
 
 def test_the_work_of_a_head_is_that_of_its_linear_maps():
-    assert head_work(ExitHead(32, 3, 16, 0.0, context_size=8)) == 2 * (40 * 16 + 16 * 3)
+    linear = 2 * (40 * 16 + 16 * 3)
+    assert head_work(ExitHead(32, 3, 16, 0.0, context_size=8)) == linear
+    both = ExitHead(32, 3, 16, 0.0, context_size=8, kind="bottleneck")
+    assert head_work(both) == linear + 2 * (40 * 10 + 10 * 40)

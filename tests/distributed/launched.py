@@ -173,7 +173,7 @@ def case_early_stopping():
 
 def case_regression():
     """What heads begin with is measured in the main process."""
-    return equality(lambda: make(head_init="regression"), X, Y)
+    return equality(lambda: make(head_init="regression", head="bottleneck"), X, Y)
 
 
 def case_images():
