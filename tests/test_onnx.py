@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -13,65 +15,25 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.frozen import FrozenEstimator
 
-from sklearn_epee import (
-    EPEEClassifier,
-    EPEEImageClassifier,
-    EPEETokenClassifier,
-    FixedExitPolicyClassifier,
-)
-from sklearn_epee.onnx_runtime import OnnxExits
-from sklearn_epee.policy import normalized_entropy
+from sklearn_epee import EPEEClassifier, EPEEImageClassifier, FixedExitPolicyClassifier
+from sklearn_epee._nn import onnx_export
+from sklearn_epee.onnx_runtime import OnnxExits, OnnxTokenExits
 
-from .checkpoints import kind_of, make_checkpoint, tiny_config
-from .classifiers import (
-    tiny_image_classifier,
-    tiny_multimodal_classifier,
-    tiny_text_classifier,
-    tiny_training,
-)
+from .checkpoints import kind_of, make_checkpoint
+from .classifiers import tiny_image_classifier, tiny_text_classifier
+from .onnx_exports import LEARNT, agree, exported, mixed_policy
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*longer than max_length")
 
+OLD = Path(__file__).parent / "old_onnx"
+
 EXPORTED = ("bert", "distilbert", "roberta", "mpnet", "gpt2", "vit", "dinov2")
 # Not needed to see that the ways to export work.
 ALSO_EXPORTED = ("electra", "xlm-roberta", "camembert", "megatron-bert", "llama", "qwen3", "deit",
                  "clip", "siglip", "modernbert", "albert", "dinov3_vit", "beit")  # fmt: skip
-
-
-# Heads that have learned something: entropies that differ.
-LEARNT = tiny_training(max_epochs=1, head_learning_rate=0.05)
-
-
-def exported(fitted, folder, **options):
-    fitted.export_onnx(folder, **options)
-    return OnnxExits(folder, n_threads=1)
-
-
-def agree(fitted, found, X):
-    """Check a dict of the driver against the estimator, under a policy with a margin."""
-    own = fitted.predict_with_exits(X)
-    assert_array_equal(found["exit_layer"], own.exit_layer)
-    assert_array_equal(found["labels"], own.labels)
-    assert np.asarray(found["labels"]).dtype == own.labels.dtype
-    pairs = [(found["proba"], own.proba)]
-    if isinstance(own.proba, list):
-        pairs = list(zip(*pairs[0], strict=True))
-    for first, second in pairs:
-        assert_allclose(first, second, atol=1e-4)
-    assert_allclose(found["entropy"], own.entropy, atol=1e-3)
-
-
-def mixed_policy(fitted, X):
-    """Let some of the samples exit early, by a threshold far from any entropy of any layer."""
-    staged = np.stack(list(fitted.staged_predict_proba(X)), axis=1)
-    entropies = normalized_entropy(staged)[:, :-1]
-    low, high = np.quantile(entropies[:, 0], [0.25, 0.75])
-    inner = np.sort(entropies[(entropies >= low) & (entropies <= high)])
-    place = int(np.diff(inner).argmax())
-    return fitted.set_params(tau=float(inner[place : place + 2].mean()))
 
 
 def pixels_of(images):
@@ -194,28 +156,56 @@ def test_a_wrapper_is_exported_with_its_policy(notes, tmp_path):
     assert set(exported(fixed, tmp_path).predict_with_exits(notes[0])["exit_layer"]) == {1}
 
 
+@pytest.mark.parametrize("folder", sorted(OLD.glob("*")), ids=lambda folder: folder.name)
+def test_folders_of_earlier_versions_are_read(folder):
+    expected = json.loads((folder / "expected.json").read_text())
+    found = OnnxExits(folder / "model", n_threads=1).predict_with_exits(expected["X"])
+    assert_array_equal(found["exit_layer"], expected["exit_layer"])
+    assert_allclose(found["proba"], expected["proba"], atol=1e-4)
+
+
+# ------------------------------------------------------------------------- exporters of torch
+
+
+@pytest.fixture
+def forget_exporter():
+    """Let the exporter be chosen anew, and again after the test."""
+    onnx_export.exporter.cache_clear()
+    yield
+    onnx_export.exporter.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forget_exporter")
+def test_the_exporter_that_does_not_trace_writes_the_same(notes, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx_export, "_traces", lambda: False)
+    fitted = mixed_policy(tiny_text_classifier(**LEARNT).fit(*notes), notes[0])
+    agree(fitted, exported(fitted, tmp_path / "a").predict_with_exits(notes[0]), notes[0])
+
+
+@pytest.mark.usefixtures("forget_exporter")
+def test_an_exporter_that_is_gone_is_asked_for(notes, tmp_path, monkeypatch):
+    fitted = tiny_text_classifier().fit(*notes)
+
+    def gone(*_, **__):
+        raise TypeError("export() got an unexpected keyword argument 'dynamo'")
+
+    monkeypatch.setattr("torch.onnx.export", gone)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
+    )
+    with pytest.raises(ImportError, match="pip install onnxscript"):
+        fitted.export_onnx(tmp_path / "onnx")
+
+
 # --------------------------------------------------------------------------- what is refused
-
-
-def test_what_is_not_exported_says_why(notes, digits, tmp_path):
-    windows = tiny_text_classifier(long_texts="windows", window_length=12).fit(*notes)
-    with pytest.raises(ValueError, match="long_texts='truncate'"):
-        windows.export_onnx(tmp_path / "a")
-    X = list(zip(notes[0], digits[0], strict=True))
-    towers = tiny_multimodal_classifier()
-    towers.set_params(image_backbone=tiny_config("vit", image_size=8, num_channels=1))
-    with pytest.raises(ValueError, match="EPEEMultimodalClassifier cannot be exported"):
-        towers.fit(X, notes[1]).export_onnx(tmp_path / "b")
-    words = EPEETokenClassifier(tiny_config("bert", vocab_size=300), **tiny_training())
-    words.fit([["zinc"], ["a", "rash"]] * 4, [["B-Drug"], ["O", "B-Effect"]] * 4)
-    with pytest.raises(ValueError, match="EPEETokenClassifier cannot be exported"):
-        words.export_onnx(tmp_path / "c")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_differs_is_not_left_behind(notes, tmp_path, monkeypatch):
     fitted = tiny_text_classifier().fit(*notes)
-    monkeypatch.setattr("sklearn_epee._nn.onnx_graphs._TOLERANCE", -1.0)
+    monkeypatch.setattr("sklearn_epee._nn.onnx_export._TOLERANCE", -1.0)
     with pytest.raises(ValueError, match=r"family 'bert'.*differs from the network by"):
         fitted.export_onnx(tmp_path / "onnx")
     assert not list((tmp_path / "onnx").iterdir())
@@ -233,12 +223,20 @@ def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):
     model = exported(fitted, tmp_path / "model", layer=1)
     with pytest.raises(TypeError, match="Wrap it in a list"):
         model.predict("a text")
+    with pytest.raises(ValueError, match="X holds no samples"):
+        model.predict([])
+    with pytest.raises(ValueError, match=r"X has no input_ids, which layer.onnx reads"):
+        model.predict({"attention_mask": np.ones((1, 3), int)})
+    with pytest.raises(ValueError, match="X must hold arrays of one length"):
+        model.predict({"input_ids": np.ones((1, 3), int), "attention_mask": np.ones((2, 3), int)})
+    with pytest.raises(ValueError, match="holds no classifier of words; open it by OnnxExits"):
+        OnnxTokenExits(tmp_path / "model")
     left = {"input_ids": np.ones((1, 3), int), "attention_mask": np.array([[0, 1, 1]])}
     with pytest.raises(ValueError, match="attention_mask must be 1 at the first positions"):
         model.predict(left)
     document = (tmp_path / "model" / "exits.json").read_text()
-    (tmp_path / "model" / "exits.json").write_text(document.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(ValueError, match="schema 2; expected"):
+    (tmp_path / "model" / "exits.json").write_text(document.replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(ValueError, match=r"schema 3; expected .* schema 1 or 2"):
         OnnxExits(tmp_path / "model")
 
 
@@ -247,8 +245,8 @@ def test_the_driver_runs_alone(notes, tmp_path):
     """Copied beside a model it needs neither this package nor what this package needs."""
     fitted = tiny_text_classifier(device="cpu").fit(*notes)
     fitted.export_onnx(tmp_path / "model")
-    source = Path(sys.modules[OnnxExits.__module__].__file__)
-    shutil.copy(source, tmp_path / "driver.py")
+    source = Path(sys.modules[OnnxExits.__module__].__file__).parent
+    shutil.copytree(source, tmp_path / "driver")
     script = (
         "import sys\n"
         "for name in ('torch', 'sklearn', 'transformers', 'scipy', 'sklearn_epee'):\n"

@@ -124,6 +124,10 @@ class BaseEPEE(
     def _policy(self, state: Any) -> Any:
         """Return the exit policy that the parameters ask for now."""
 
+    def _transition_weight(self) -> float:
+        """Return the weight of transitions between tags; 0 where there are none."""
+        return 0.0
+
     # ------------------------------------------------------------------------------- training
 
     def _fit(
@@ -407,9 +411,10 @@ class BaseEPEE(
     def export_onnx(self, folder: str | os.PathLike[str], layer: int | None = None) -> None:
         """Write the fitted network as graphs of ONNX: one for each layer with its head.
 
-        :class:`sklearn_epee.onnx_runtime.OnnxExits` runs them with onnxruntime and NumPy, and lets
-        samples exit by the policy that the estimator has now; labels and exits are the same, and
-        probabilities within rounding. Needs ``pip install 'sklearn_epee[onnx]'``.
+        :class:`sklearn_epee.onnx_runtime.OnnxExits`, or `OnnxTokenExits` where words are predicted,
+        runs them with onnxruntime and NumPy, and lets samples exit by the policy that the estimator
+        has now; labels and exits are the same, and probabilities within rounding. Needs
+        ``pip install 'sklearn_epee[onnx]'``.
 
         Parameters
         ----------
@@ -422,11 +427,10 @@ class BaseEPEE(
         Raises
         ------
         ImportError
-            If onnx or onnxruntime is missing.
+            If onnx or onnxruntime is missing, or onnxscript where torch needs it.
         ValueError
-            If there is no graph of such an estimator or backbone; the message says why. There are
-            none of `EPEETokenClassifier`, of `EPEEMultimodalClassifier` and of long texts that are
-            read by windows. Every graph is compared with the network on batches of other sizes.
+            If there is no graph of such a backbone or layer; the message says why. Every graph is
+            compared with the network on batches of other sizes.
         FileExistsError
             If the folder holds something.
         NotFittedError
@@ -442,7 +446,9 @@ class BaseEPEE(
         >>> clf.export_onnx(tempfile.mkdtemp())  # doctest: +SKIP
         """
         state = self._fitted()
-        export(type(self).__name__, state, self._policy, folder, layer)
+        weight = self._transition_weight()
+        name = type(self).__name__
+        export(name, state, self._policy, folder, layer, transition_weight=weight)
 
     def _scores_for_card(self, X: Any, y: Any) -> dict[str, float]:
         return exit_scores(self, X, y)

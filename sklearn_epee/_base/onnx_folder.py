@@ -1,4 +1,4 @@
-"""An estimator as a folder of ONNX graphs, with what `sklearn_epee.onnx_runtime` needs to know."""
+"""An estimator as a folder of ONNX graphs, which `sklearn_epee.onnx_runtime` runs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,42 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sklearn_epee._checks.parameters import check_layer
+from sklearn_epee._nn.batch_layout import ENTITY_POSITIONS
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.images import ImagePreprocessor
+from sklearn_epee._nn.long_texts import Windows
 from sklearn_epee._nn.marked_texts import MarkedTextTokenizer
 from sklearn_epee._nn.network import MultiExitNetwork
-from sklearn_epee._nn.onnx_graphs import CannotExportError, write_layer, write_stages
-from sklearn_epee._nn.texts import TextTokenizer
+from sklearn_epee._nn.network_parts import kind_of
+from sklearn_epee._nn.onnx_export import CannotExportError
+from sklearn_epee._nn.onnx_graphs import MEMBERS, write_layer, write_stages
+from sklearn_epee._nn.onnx_towers import write_tower_layer, write_tower_stages
+from sklearn_epee._nn.two_towers import TwoTowerNetwork
 
 from .fitted import FittedState
+from .onnx_document import (
+    FORMAT,
+    SCHEMA,
+    Document,
+    classes_document,
+    policy_document,
+    tags_document,
+    towers_document,
+    write_tokenizer,
+)
 
 DOCUMENT = "exits.json"
 _PACKAGES = ("onnx", "onnxruntime")
-# Samples and positions of the batches that are traced, and compared.
-_SIZES = ((2, 7), (3, 11), (1, 3))
+# Rows and positions of the batches that graphs are made with, and compared on.
+_SIZES = ((5, 7), (4, 11), (1, 3))
+# Of each of these batches, how many rows are windows of one sample, where texts have windows.
+_WINDOWS = ((3, 2), (1, 2, 1), (1,))
+
+Batches = list[Mapping[str, Tensor]]
 
 
 def export(
@@ -36,6 +53,8 @@ def export(
     make_policy: Callable[[FittedState], ExitPolicy],
     folder: str | os.PathLike[str],
     layer: int | None,
+    *,
+    transition_weight: float = 0.0,
 ) -> None:
     """Write the graphs of a fit and their document into a folder.
 
@@ -49,6 +68,8 @@ def export(
     folder : str or path-like
     layer : int or None
         The only layer to export; None for all, with exits.
+    transition_weight : float, default=0.0
+        Of an estimator of words.
 
     Raises
     ------
@@ -60,36 +81,82 @@ def export(
         If the folder holds something.
     """
     _check_packages()
-    network = state.trained.net.module_
-    reader = state.trained.preprocessor
-    _check_kind(name, network, reader)
-    policy = make_policy(state)
+    network, reader = state.trained.net.module_, state.trained.preprocessor
+    document = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        **_kind_document(network, reader, state.tasks, transition_weight),
+        "policy": policy_document(make_policy(state)),
+    }
     network = network.to_inference_copy(torch.device("cpu"), torch.float32)
-    place = _empty_folder(folder)
-    batches = [_batch(network, reader, n, t) for n, t in _SIZES]
     only_layer = None if layer is None else check_layer(layer, network.n_layers)
+    _check_layer_of_towers(network, only_layer)
+    place = _empty_folder(folder)
     try:
-        files = (
-            write_stages(network, batches, place)
-            if only_layer is None
-            else write_layer(network, only_layer, batches, place)
-        )
-    except CannotExportError as error:
+        document["graphs"] = _write_graphs(network, reader, only_layer, place)
+    except (CannotExportError, ImportError) as error:
         for path in place.iterdir():
             path.unlink()
-        family = network.adapter.family
+        if isinstance(error, ImportError):
+            raise
         raise ValueError(
-            f"{name} with a backbone of the family {family!r} and pooling={network.pooling!r} "
+            f"{name} with a backbone of {_families(network)} and pooling={network.pooling!r} "
             f"cannot be exported to ONNX: {error}."
         ) from error
-    document = {
-        **_document(state, policy),
-        "graphs": files,
+    document |= {
         "n_layers": network.n_layers if only_layer is None else 1,
         "layer": only_layer,
-        "texts": _write_tokenizer(reader, place),
+        "texts": write_tokenizer(getattr(reader, "text", reader), place),
     }
     (place / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _kind_document(network: Any, reader: Any, tasks: Any, transition_weight: float) -> Document:
+    """Return what there is to know of samples and classes."""
+    kind = kind_of(network)
+    document = {"kind": kind, "windows": _has_windows(reader)}
+    if kind == "words":
+        return document | tags_document(tasks, transition_weight)
+    document |= classes_document(tasks)
+    if kind == "towers":
+        document["towers"] = towers_document(network, reader.form)
+    return document
+
+
+def _check_layer_of_towers(network: Any, layer: int | None) -> None:
+    """Refuse a layer that samples skip, each at a place of its own."""
+    if layer is None or not isinstance(network, TwoTowerNetwork) or not network.hands_over_early:
+        return
+    if layer <= network.n_first_layers:
+        raise ValueError(
+            f"layer={layer} is one of the first tower's {network.n_first_layers}, from which "
+            f"samples go on early (hand_over_after={network.hand_over_after}), so that not all "
+            "have it; expected a layer of the second tower, or None."
+        )
+
+
+def _write_graphs(network: Any, reader: Any, only_layer: int | None, place: Path) -> list[str]:
+    """Write the graphs of a network of one backbone or of two; return the names of the files."""
+    if isinstance(network, TwoTowerNetwork):
+        readers: dict[str, Any] = {"text": reader.text, "image": reader.image}
+        names: tuple[str, str] = reader.form.towers
+        first, second = (
+            _batches(tower, readers[name])
+            for tower, name in zip(network.towers, names, strict=True)
+        )
+        if only_layer is None:
+            return write_tower_stages(network, names, (first, second), place)
+        return write_tower_layer(network, only_layer, (first, second), place)
+    batches = _batches(network, reader)
+    if only_layer is None:
+        return write_stages(network, batches, place)
+    return write_layer(network, only_layer, batches, place)
+
+
+def _families(network: Any) -> str:
+    towers = network.towers if isinstance(network, TwoTowerNetwork) else [network]
+    names = " and ".join(repr(tower.adapter.family) for tower in towers)
+    return f"the {'families' if len(towers) > 1 else 'family'} {names}"
 
 
 def _empty_folder(folder: str | os.PathLike[str]) -> Path:
@@ -112,18 +179,24 @@ def _check_packages() -> None:
         )
 
 
-def _check_kind(name: str, network: Any, reader: Any) -> None:
-    """Refuse what the driver does not run."""
-    if type(network) is not MultiExitNetwork:
-        raise ValueError(
-            f"{name} cannot be exported to ONNX: the driver runs one backbone whose samples exit "
-            "as wholes. Export an EPEEClassifier or EPEEImageClassifier."
-        )
-    if getattr(reader, "long_texts", None) is not None:
-        raise ValueError(
-            "long_texts: the driver reads one row of tokens per text; expected "
-            "long_texts='truncate'."
-        )
+def _has_windows(reader: Any) -> bool:
+    return isinstance(getattr(reader, "long_texts", None), Windows)
+
+
+def _batches(network: MultiExitNetwork, reader: Any) -> Batches:
+    """Return batches of random samples of several sizes."""
+    batches = [_batch(network, reader, n, t) for n, t in _SIZES]
+    if not _has_windows(reader):
+        return batches
+    return [
+        {**batch, MEMBERS: _members(windows)}
+        for batch, windows in zip(batches, _WINDOWS, strict=True)
+    ]
+
+
+def _members(windows: tuple[int, ...]) -> Tensor:
+    """Return which rows are the windows of each sample, (n, w)."""
+    return torch.eye(len(windows)).repeat_interleave(torch.tensor(windows), dim=1)
 
 
 def _batch(network: MultiExitNetwork, reader: Any, n: int, t: int) -> Mapping[str, Tensor]:
@@ -143,56 +216,5 @@ def _batch(network: MultiExitNetwork, reader: Any, n: int, t: int) -> Mapping[st
     if reader.settings["n_segments"] > 1:
         batch["token_type_ids"] = torch.randint(2, (n, t), generator=generator)
     if isinstance(reader, MarkedTextTokenizer):
-        batch["entity_positions"] = torch.tensor([[0, min(1, t - 1)]]).expand(n, -1).contiguous()
+        batch[ENTITY_POSITIONS] = torch.tensor([[0, min(1, t - 1)]]).expand(n, -1).contiguous()
     return batch
-
-
-def _document(state: FittedState, policy: ExitPolicy) -> dict[str, Any]:
-    """Return what the driver needs to know of classes and policy."""
-    tasks = state.tasks
-    multilabel = bool(tasks.multilabel)
-    several = isinstance(tasks.classes, list)
-    classes = tasks.classes if several else [tasks.classes]
-    return {
-        "format": "sklearn_epee.onnx",
-        "schema": 1,
-        "classes": [_array_document(part) for part in classes],
-        "several_tasks": several,
-        "multilabel": multilabel,
-        "counts": list(tasks.counts),
-        "policy": _policy_document(policy),
-    }
-
-
-def _array_document(array: NDArray[Any]) -> dict[str, Any]:
-    return {"dtype": array.dtype.str, "values": array.tolist()}
-
-
-def _policy_document(policy: Any) -> dict[str, Any]:
-    thresholds = policy.label_thresholds
-    return {
-        "tau": float(policy.tau),
-        "patience": int(policy.patience),
-        "exit_ensemble": policy.exit_ensemble,
-        "exit_weights": np.asarray(policy.exit_weights).tolist(),
-        "joint_exit": policy.joint_exit,
-        "label_thresholds": None if thresholds is None else np.asarray(thresholds).tolist(),
-    }
-
-
-def _write_tokenizer(reader: Any, folder: Path) -> dict[str, Any] | None:
-    """Write the tokenizer's file, and return how texts are read; None where the caller does it."""
-    if not isinstance(reader, TextTokenizer) or isinstance(reader, MarkedTextTokenizer):
-        return None
-    tokenizer = reader.tokenizer
-    if not tokenizer.is_fast:
-        return None
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    fillers = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return {
-        "max_length": reader.max_length,
-        "truncation_side": tokenizer.truncation_side,
-        "pad_id": int(tokenizer.pad_token_id or 0),
-        "filler_id": next((number for number in fillers if number is not None), 0),
-        "token_types": reader.settings["n_segments"] > 1,
-    }

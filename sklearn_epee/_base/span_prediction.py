@@ -17,7 +17,7 @@ from sklearn_epee._nn.word_batches import EncodedWords
 from sklearn_epee._spans import check_transition_weight, span_f1_score
 
 from .estimator import BaseEPEE
-from .fitted import FittedState, Summary
+from .fitted import FittedState
 from .sentences import Sentence, true_spans
 from .word_predictions import PredictedSentences, WordExits, of_all_words
 
@@ -483,12 +483,11 @@ class BaseEPEETokenClassifier(BaseEPEE):
 
     def _to_predict(self, state: FittedState, sentences: list[Sentence]) -> PredictedSentences:
         """Return what makes tags and spans of the probabilities of sentences."""
-        weight = check_transition_weight(self.transition_weight)
-        return PredictedSentences(sentences, state.tasks, weight)
+        return PredictedSentences(sentences, state.tasks, self._transition_weight())
 
     def _word_exits(self, state: FittedState, sentences: list[Sentence]) -> WordExits:
         """Let every word, or sentence, exit by the exit policy."""
-        policy, batch_size = self._policy(state.summary), self._prediction_batch()
+        policy, batch_size = self._policy(state), self._prediction_batch()
         engine = state.engine(*self._setting())
         parts = self._run(
             state, sentences, lambda window: engine.dynamic(window, policy, batch_size)
@@ -539,7 +538,11 @@ class BaseEPEETokenClassifier(BaseEPEE):
             return exits.sentence_exit_layer
         return PredictedSentences(sentences, state.tasks).split(exits.exit_layer)
 
-    def _policy(self, fitted: Summary) -> ExitPolicy:
+    def _transition_weight(self) -> float:
+        return check_transition_weight(self.transition_weight)
+
+    def _policy(self, state: FittedState) -> ExitPolicy:
+        fitted = state.summary
         return ExitPolicy(
             tau=check_tau(self.tau),
             patience=check_patience(self.patience, fitted.n_layers),

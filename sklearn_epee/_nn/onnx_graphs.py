@@ -1,15 +1,13 @@
 """A network as graphs of ONNX: the embedding, and one graph for each layer with its head.
 
-Graphs are traced, which writes down what was computed for one batch. Every graph is therefore run
-on batches of other sizes and compared with the network; a family whose layers depend on a size in
-a way that a trace does not see is refused.
+What a graph cannot follow to batches of other sizes is computed otherwise here, to the same result:
+masks, positions that heads read, and the windows of long texts.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +16,71 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import AttentionBias, near_keys
-from .batch_layout import ENTITY_POSITIONS, BatchLayout
+from .batch_layout import CONTEXT, ENTITY_POSITIONS, BatchLayout
 from .network import MultiExitNetwork
+from .onnx_export import write_graph
 from .pooling import last_real_positions
+from .token_network import TokenExitNetwork
+from .two_towers import state_of
 
-_OPSET = 17
-# Largest difference of hidden states and logits on batches of other sizes.
-_TOLERANCE = 1e-3
-_SEQUENCE = {0: "n", 1: "t"}
-
-
-class CannotExportError(ValueError):
-    """A network of which no graphs can be made; the message says why."""
+# Of each sample of a batch, which of its rows are its windows: 1 where they are, (n, w).
+MEMBERS = "members"
+# What heads read beside their layer.
+_OF_HEADS = (ENTITY_POSITIONS, MEMBERS, CONTEXT)
 
 
 class _Layout(BatchLayout):
-    """A layout whose rows are gathered in a way that a trace follows to other batch sizes."""
+    """A layout that is computed in a way that a graph follows to other batch sizes.
+
+    Parameters
+    ----------
+    mask, read, context
+        Those of `BatchLayout`.
+    members : Tensor of shape (n, w), float32, default=None
+        1 where a row is a window of a sample, 0 elsewhere. None: each sample is a row.
+    """
+
+    members: Tensor | None
+
+    def __init__(
+        self,
+        mask: Tensor,
+        read: Tensor | None = None,
+        context: Tensor | None = None,
+        members: Tensor | None = None,
+    ) -> None:
+        # Which windows there are is known to the graph alone.
+        windows = None if members is None else np.empty(0, np.int64)
+        super().__init__(mask, read, windows, context)
+        object.__setattr__(self, "members", members)
 
     def rows_read(self, hidden: Tensor) -> Tensor:
         """Return the hidden states that the heads read."""
         read: Any = self.read
         return hidden.gather(1, read.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
+    def summed(self, rows: Tensor) -> Tensor:
+        """Return the sums over each sample's windows, (w, d) -> (n, d)."""
+        return rows if self.members is None else self.members @ rows
+
+    def averaged(self, rows: Tensor) -> Tensor:
+        """Return the means over each sample's windows, (w, d) -> (n, d)."""
+        if self.members is None:
+            return rows
+        return self.summed(rows) / self.members.sum(1, keepdim=True)
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Return the softmax of the rows' scores within each sample, (w,) -> (w,)."""
+        if self.members is None:
+            return torch.ones_like(scores)
+        own = torch.where(self.members > 0, scores, torch.finfo(scores.dtype).min)
+        top = own.amax(1) @ self.members
+        powers = torch.exp(scores - top)
+        return powers / (self.members @ powers @ self.members)
+
 
 class _BiasByPosition:
-    """A bias that is looked up position by position, which a trace follows to other lengths."""
+    """A bias that is looked up position by position, which a graph follows to other lengths."""
 
     def __init__(self, bias: AttentionBias) -> None:
         self._bias = bias
@@ -53,8 +91,14 @@ class _BiasByPosition:
         return self._bias.of(query, k, positions, n_queries, n_keys)
 
 
-class _Part(nn.Module):
-    """Shared by the graphs: a network whose adapter does not look at values."""
+class Backbone(nn.Module):
+    """A network whose adapter does not look at values, and its exits.
+
+    Parameters
+    ----------
+    network : MultiExitNetwork
+        In evaluation mode, on the CPU, in float32.
+    """
 
     def __init__(self, network: MultiExitNetwork) -> None:
         super().__init__()
@@ -82,57 +126,122 @@ class _Part(nn.Module):
         bias = adapter.attention_bias(layer, adapter.max_length or int(length))
         return None if bias is None else _BiasByPosition(bias)
 
-    def logits(
-        self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, read: Tensor | None
-    ) -> Tensor:
-        """Return the logits of the head of a layer."""
-        pooling = self.network.pooling
-        if pooling in ("cls", "cls+mean"):
-            read = torch.zeros_like(mask[:, :1], dtype=torch.long)
-        elif pooling == "last":
-            read = last_real_positions(mask).unsqueeze(1)
-        layout = _Layout(mask, read)
-        return self.network.exit_logits(layer, hidden, below, layout, self.adapter.pool)
+    def axes(self, batch: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
+        """Return which axes of what graphs read and return differ between batches."""
+        rows = {0: "w" if MEMBERS in batch else "n"}
+        # Images have all their positions.
+        sequence = rows if self.network.adapter.kind == "image" else rows | {1: "t"}
+        of_words = isinstance(self.network, TokenExitNetwork)
+        return {
+            **dict.fromkeys(("input_ids", "token_type_ids", "attention_mask"), sequence),
+            **dict.fromkeys(("hidden", "above"), sequence),
+            "pixel_values": rows,
+            ENTITY_POSITIONS: rows,
+            MEMBERS: {0: "n", 1: "w"},
+            CONTEXT: {0: "n"},
+            "state": {0: "n"},
+            "logits": sequence if of_words else {0: "n"},
+        }
 
+    def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the embedded positions of a batch, and its mask."""
+        hidden, mask = self.adapter.embed(_some(batch, heads=False))
+        return hidden, mask
 
-class _Embedding(_Part):
-    def __init__(self, network: MultiExitNetwork, names: list[str]) -> None:
-        super().__init__(network)
-        self._names = names
+    def layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the output of a layer."""
+        above: Tensor = self.adapter.layer(layer, hidden, mask)
+        return above
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        batch = dict(zip(self._names, inputs, strict=True))
-        batch.pop(ENTITY_POSITIONS, None)
-        hidden: Tensor = self.adapter.embed(batch)[0]
-        return hidden
-
-
-class _Layer(_Part):
-    def __init__(self, network: MultiExitNetwork, layer: int) -> None:
-        super().__init__(network)
-        self._layer = layer
-
-    def forward(
-        self, hidden: Tensor, attention_mask: Tensor, entity_positions: Tensor | None = None
+    def exit(
+        self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        mask = attention_mask.bool()
-        above = self.adapter.layer(self._layer, hidden, mask)
-        return above, self.logits(self._layer, above, hidden, mask, entity_positions)
+        """Return the logits of a layer's head, and the state that it read."""
+        network = self.network
+        if isinstance(network, TokenExitNetwork):
+            rows = self.adapter.pool(hidden)
+            logits = network.heads[layer - 1](rows.flatten(0, 1).float())
+            return logits.unflatten(0, hidden.shape[:2]), rows
+        read = batch.get(ENTITY_POSITIONS)
+        if network.pooling in ("cls", "cls+mean"):
+            read = torch.zeros_like(mask[:, :1], dtype=torch.long)
+        elif network.pooling == "last":
+            read = last_real_positions(mask).unsqueeze(1)
+        layout = _Layout(mask, read, batch.get(CONTEXT), batch.get(MEMBERS))
+        pooled = network.pooled(layer, hidden, below, layout, self.adapter.pool)
+        return network.classify(layer, pooled, layout), state_of(pooled)
 
 
-class _FixedLayer(_Embedding):
-    def __init__(self, network: MultiExitNetwork, names: list[str], layer: int) -> None:
-        super().__init__(network, names)
+class Part(nn.Module):
+    """A graph: what it reads comes in the order of names.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of the inputs.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._names = list(names)
+
+    def named(self, inputs: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return the inputs by their names."""
+        return dict(zip(self._names, inputs, strict=True))
+
+
+class _Embedding(Part):
+    def __init__(self, backbone: Backbone, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self.backbone = backbone
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.backbone.embed(self.named(inputs))[0]
+
+
+class _Layer(Part):
+    """A layer with its head; of a tower that hands over, also the state that the head read."""
+
+    def __init__(
+        self, backbone: Backbone, layer: int, names: Iterable[str], hands_over: bool = False
+    ) -> None:
+        super().__init__(names)
+        self.backbone = backbone
+        self._layer = layer
+        self._hands_over = hands_over
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        batch = self.named(inputs)
+        hidden, mask = batch["hidden"], batch["attention_mask"].bool()
+        above = self.backbone.layer(self._layer, hidden, mask)
+        logits, state = self.backbone.exit(self._layer, above, hidden, mask, batch)
+        return (above, logits, state) if self._hands_over else (above, logits)
+
+
+class FixedLayer(Part):
+    """All that leads from what a backbone reads to the logits of a layer.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layer : int
+        From 1.
+    names : iterable of str
+        Of the inputs.
+    """
+
+    def __init__(self, backbone: Backbone, layer: int, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self.backbone = backbone
         self._layer = layer
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        batch = dict(zip(self._names, inputs, strict=True))
-        read = batch.pop(ENTITY_POSITIONS, None)
-        hidden, mask = self.adapter.embed(batch)
+        batch = self.named(inputs)
+        hidden, mask = self.backbone.embed(batch)
         below = hidden
         for layer in range(1, self._layer + 1):
-            below, hidden = hidden, self.adapter.layer(layer, hidden, mask)
-        return self.logits(self._layer, hidden, below, mask, read)
+            below, hidden = hidden, self.backbone.layer(layer, hidden, mask)
+        return self.backbone.exit(self._layer, hidden, below, mask, batch)[0]
 
 
 def write_stages(
@@ -145,134 +254,76 @@ def write_stages(
     network : MultiExitNetwork
         In evaluation mode, on the CPU, in float32.
     batches : list of dict of str to Tensor
-        What the graphs read, of three sizes; the first is traced, the others are compared.
+        What the graphs read, of different sizes; graphs are made with the first and compared on
+        all.
     folder : Path
         A folder.
 
     Raises
     ------
     CannotExportError
-        If the network cannot be traced, or a graph does not compute what the network does.
+        If there is no graph of the network, or one does not compute what the network does.
     """
-    names = list(batches[0])
-    embedding = _Embedding(network, names)
-    states = [_states(embedding, batch) for batch in batches]
-    _write(
-        embedding,
-        [list(batch.values()) for batch in batches],
-        names,
-        ["hidden"],
-        folder,
-        "embed.onnx",
-    )
-    files = ["embed.onnx"]
-    for layer in range(1, network.n_layers + 1):
-        part = _Layer(network, layer)
-        name = f"layer_{layer}.onnx"
-        _write(
-            part,
-            [list(s.values()) for s in states],
-            list(states[0]),
-            ["above", "logits"],
-            folder,
-            name,
-        )
-        with torch.no_grad():
-            states = [{**s, "hidden": part(*s.values())[0]} for s in states]
-        files.append(name)
-    return files
+    return write_tower(Backbone(network), batches, folder)
 
 
 def write_layer(
     network: MultiExitNetwork, layer: int, batches: list[Mapping[str, Tensor]], folder: Path
 ) -> list[str]:
     """Write one graph from what the backbone reads to the logits of a layer; as `write_stages`."""
-    names = list(batches[0])
-    part = _FixedLayer(network, names, layer)
-    _write(
-        part, [list(batch.values()) for batch in batches], names, ["logits"], folder, "layer.onnx"
-    )
+    backbone = Backbone(network)
+    part = FixedLayer(backbone, layer, batches[0])
+    write_graph(part, batches, ["logits"], backbone.axes(batches[0]), folder / "layer.onnx")
     return ["layer.onnx"]
 
 
-@torch.no_grad()
-def _states(embedding: _Embedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the first layer reads of a batch."""
-    hidden = embedding(*batch.values())
-    mask = batch.get("attention_mask", torch.ones(hidden.shape[:2], dtype=torch.long))
-    read = {name: part for name, part in batch.items() if name == ENTITY_POSITIONS}
-    return {"hidden": hidden, "attention_mask": mask, **read}
-
-
-@torch.no_grad()
-def _write(  # noqa: PLR0917 - a graph, its batches, its names and where it goes
-    part: nn.Module,
-    inputs: list[list[Tensor]],
-    names: list[str],
-    outputs: list[str],
+def write_tower(
+    backbone: Backbone,
+    batches: list[Mapping[str, Tensor]],
     folder: Path,
-    file: str,
-) -> None:
-    """Trace a part on the first of some inputs, write it, and compare it on the others."""
-    axes = {name: _axes(name) for name in (*names, *outputs)}
-    path = str(folder / file)
-    try:
-        with warnings.catch_warnings():
-            # What a trace may miss is compared below.
-            warnings.simplefilter("ignore")
-            # The exporter of torch 2.6 and later takes half a minute for each layer.
-            torch.onnx.export(
-                part.eval(),
-                tuple(inputs[0]),
-                path,
-                dynamo=False,
-                input_names=names,
-                output_names=outputs,
-                dynamic_axes=axes,
-                opset_version=_OPSET,
-            )
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CannotExportError(f"{file}: torch cannot trace it ({reason})") from error
-    _compare(part, inputs, names, path, file)
+    prefix: str = "",
+    hands_over: bool = False,
+) -> list[str]:
+    """Write the graphs of one backbone and its exits, their names after a prefix.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    batches, folder
+        Those of `write_stages`.
+    prefix : str, default=""
+        Before the names of the files.
+    hands_over : bool, default=False
+        Whether layers return, behind the logits, the state that the head read.
+
+    Returns
+    -------
+    list of str
+    """
+    axes = backbone.axes(batches[0])
+    read = [_some(batch, heads=False) for batch in batches]
+    embedding = _Embedding(backbone, read[0])
+    files = [f"{prefix}embed.onnx"]
+    write_graph(embedding, read, ["hidden"], axes, folder / files[0])
+    states = [_state(embedding, batch) for batch in batches]
+    outputs = ["above", "logits", *(["state"] if hands_over else [])]
+    for layer in range(1, backbone.network.n_layers + 1):
+        part = _Layer(backbone, layer, states[0], hands_over)
+        files.append(f"{prefix}layer_{layer}.onnx")
+        write_graph(part, states, outputs, axes, folder / files[-1])
+        with torch.no_grad():
+            states = [state | {"hidden": part(*state.values())[0]} for state in states]
+    return files
 
 
-def _axes(name: str) -> dict[int, str]:
-    if name in ("logits", ENTITY_POSITIONS, "pixel_values"):
-        return {0: "n"}
-    return _SEQUENCE
+@torch.no_grad()
+def _state(embedding: _Embedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the first layer reads of a batch."""
+    hidden = embedding(*_some(batch, heads=False).values())
+    mask = batch.get("attention_mask", torch.ones(hidden.shape[:2], dtype=torch.long))
+    return {"hidden": hidden, "attention_mask": mask, **_some(batch, heads=True)}
 
 
-def _compare(
-    part: nn.Module, inputs: list[list[Tensor]], names: list[str], path: str, file: str
-) -> None:
-    import onnxruntime  # noqa: PLC0415 - an optional package
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    read = {one.name for one in session.get_inputs()}
-    for given in inputs:
-        feed = {n: x.numpy() for n, x in zip(names, given, strict=True) if n in read}
-        try:
-            found = session.run(None, feed)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise CannotExportError(f"{file} does not run on other sizes ({reason})") from error
-        expected = part(*given)
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        mask = _mask_of(names, given)
-        for own, theirs in zip(expected, found, strict=True):
-            difference = np.abs(own.numpy() - theirs)
-            if own.ndim == 3 and mask is not None:
-                difference = difference[mask]
-            scale = max(1.0, float(own.abs().max()))
-            if not difference.max(initial=0.0) <= _TOLERANCE * scale:
-                raise CannotExportError(
-                    f"{file} differs from the network by up to {difference.max():.2g} on other "
-                    "sizes than those it was traced with"
-                )
-
-
-def _mask_of(names: list[str], given: list[Tensor]) -> Any:
-    if "attention_mask" not in names:
-        return None
-    return given[names.index("attention_mask")].bool().numpy()
+def _some(batch: Mapping[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
+    """Return what the heads read of a batch beside their layers, or what the embedding reads."""
+    return {name: part for name, part in batch.items() if (name in _OF_HEADS) == heads}

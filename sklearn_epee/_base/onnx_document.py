@@ -1,0 +1,143 @@
+"""What `sklearn_epee.onnx_runtime` needs to know of an estimator beside its graphs, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._nn.exit_rules import ExitPolicy
+from sklearn_epee._nn.long_texts import LongTexts, Windows, special_tokens_around
+from sklearn_epee._nn.marked_texts import MarkedTextTokenizer
+from sklearn_epee._nn.text_image import CaseForm
+from sklearn_epee._nn.texts import TextTokenizer, tokenize
+from sklearn_epee._nn.two_towers import TwoTowerNetwork
+from sklearn_epee._spans import transition_scores, valid_transitions
+
+from .tag_data import TagLayers
+
+FORMAT = "sklearn_epee.onnx"
+# Versions: 1 had one backbone whose samples are one row each and exit as wholes; 2 adds "kind",
+# "windows", "words" and "towers".
+SCHEMA = 2
+
+Document = dict[str, Any]
+
+
+def classes_document(tasks: Any) -> Document:
+    """Return the classes of an estimator of samples, and of which tasks or labels they are."""
+    several = isinstance(tasks.classes, list)
+    classes = tasks.classes if several else [tasks.classes]
+    return {
+        "classes": [_array_document(part) for part in classes],
+        "several_tasks": several,
+        "multilabel": bool(tasks.multilabel),
+        "counts": list(tasks.counts),
+    }
+
+
+def tags_document(tags: TagLayers, transition_weight: float) -> Document:
+    """Return the tags of an estimator of words, and what makes spans of them.
+
+    Parameters
+    ----------
+    tags : TagLayers
+    transition_weight : float
+        0: the tag of a word is its most probable one.
+    """
+    several = isinstance(tags.classes, dict)
+    return {
+        "classes": [_array_document(part) for part in tags.by_name.values()],
+        "several_tasks": several,
+        "multilabel": False,
+        "counts": list(tags.counts),
+        "words": {
+            "names": list(tags.by_name) if several else None,
+            "scheme": tags.scheme,
+            "transitions": _transitions(tags, transition_weight) if transition_weight else None,
+        },
+    }
+
+
+def _transitions(tags: TagLayers, weight: float) -> list[Document]:
+    if tags.transition_counts is None:
+        raise ValueError(
+            f"transition_weight={weight:g} needs to know how often tags follow each other in "
+            "training, which this estimator did not count; fit it again, or set "
+            "transition_weight=0."
+        )
+    found = []
+    for name, names in tags.by_name.items():
+        may_follow, may_end = valid_transitions(names.tolist(), tags.scheme)
+        scores = transition_scores(tags.transition_counts[name], may_follow, weight)
+        # JSON has no infinite numbers.
+        listed = [[float(x) if np.isfinite(x) else None for x in row] for row in scores]
+        found.append({"scores": listed, "may_end": may_end.tolist()})
+    return found
+
+
+def towers_document(network: TwoTowerNetwork, form: CaseForm) -> Document:
+    """Return which towers there are, and when samples go on from the first to the second."""
+    return {
+        "names": list(form.towers),
+        "n_layers": [tower.n_layers for tower in network.towers],
+        "hand_over_after": network.hand_over_after if network.hands_over_early else None,
+        "n_features": network.first.n_features,
+    }
+
+
+def policy_document(policy: ExitPolicy) -> Document:
+    """Return an exit policy."""
+    thresholds = policy.label_thresholds
+    return {
+        "tau": float(policy.tau),
+        "patience": int(policy.patience),
+        "exit_ensemble": policy.exit_ensemble,
+        "exit_weights": np.asarray(policy.exit_weights).tolist(),
+        "joint_exit": policy.joint_exit,
+        "label_thresholds": None if thresholds is None else np.asarray(thresholds).tolist(),
+        "token_exit": policy.token_exit,
+    }
+
+
+def write_tokenizer(reader: Any, folder: Path) -> Document | None:
+    """Write a tokenizer's file, and return how texts are read; None where the caller does that.
+
+    Parameters
+    ----------
+    reader : TextTokenizer, or what reads other samples
+    folder : Path
+    """
+    if not isinstance(reader, TextTokenizer) or isinstance(reader, MarkedTextTokenizer):
+        return None
+    tokenizer = reader.tokenizer
+    if not tokenizer.is_fast:
+        return None
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    fillers = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return {
+        "max_length": reader.max_length,
+        "truncation_side": tokenizer.truncation_side,
+        "pad_id": int(tokenizer.pad_token_id or 0),
+        "filler_id": next((number for number in fillers if number is not None), 0),
+        "token_types": reader.settings["n_segments"] > 1,
+        "long_texts": _long_texts(reader.long_texts, tokenizer),
+    }
+
+
+def _long_texts(long_texts: LongTexts | None, tokenizer: Any) -> Document | None:
+    if long_texts is None:
+        return None
+    before, after = special_tokens_around(tokenizer, tokenize)
+    around = {"special_tokens": [before, after]}
+    if not isinstance(long_texts, Windows):
+        return {"how": "head_tail", **around}
+    stride = long_texts.stride or long_texts.length - before - after
+    return {"how": "windows", "stride": stride, "max_windows": long_texts.most, **around}
+
+
+def _array_document(array: NDArray[Any]) -> Mapping[str, Any]:
+    return {"dtype": array.dtype.str, "values": array.tolist()}

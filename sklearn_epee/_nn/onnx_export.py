@@ -1,0 +1,170 @@
+"""A module of torch as a file of ONNX that computes the same on batches of other sizes.
+
+torch has two exporters. The one that traces is quick and writes down what was computed for one
+batch; torch calls it outdated. The one that is built on `torch.export` needs the package onnxscript
+and takes many times as long. The first is taken as long as torch has it, the second afterwards.
+Every file is run on batches of other sizes and compared with the module, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_OPSETS = {"traced": 17, "exported": 18}
+# Largest difference of hidden states and logits on batches of other sizes.
+_TOLERANCE = 1e-3
+# Names of the axes that differ between batches, by input or output.
+Axes = Mapping[str, Mapping[int, str]]
+
+
+class CannotExportError(ValueError):
+    """A network of which no graphs can be made; the message says why."""
+
+
+@functools.cache
+def exporter() -> str:
+    """Return which of torch's exporters writes graphs, "traced" or "exported".
+
+    Raises
+    ------
+    ImportError
+        If torch has no exporter that traces, and onnxscript is missing.
+    """
+    if _traces():
+        return "traced"
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ImportError(
+            f"export_onnx needs onnxscript with torch {torch.__version__}, which no longer traces "
+            "graphs: pip install onnxscript."
+        )
+    return "exported"
+
+
+def _traces() -> bool:
+    """Return whether torch still has the exporter that traces, by trying it."""
+    try:
+        with _quiet():
+            torch.onnx.export(nn.Identity(), (torch.ones(1),), io.BytesIO(), dynamo=False)
+    except Exception:  # noqa: BLE001 - however torch says that it is gone
+        return False
+    return True
+
+
+@torch.no_grad()
+def write_graph(
+    part: nn.Module, batches: list[Mapping[str, Tensor]], outputs: list[str], axes: Axes, file: Path
+) -> None:
+    """Write a module as a graph, and compare the two.
+
+    Parameters
+    ----------
+    part : Module
+        Takes the values of a batch in their order, and returns a tensor or a tuple of them.
+    batches : list of dict of str to Tensor
+        Of different sizes; the first is what the exporter sees.
+    outputs : list of str
+        Names of what the module returns.
+    axes : dict of str to dict of int to str
+        Of inputs and outputs, which axes differ between batches, and their names.
+    file : Path
+        Where to.
+
+    Raises
+    ------
+    ImportError
+        If a package is missing.
+    CannotExportError
+        If there is no graph of the module, or it does not compute what the module does.
+    """
+    which = exporter()
+    names, example = list(batches[0]), tuple(batches[0].values())
+    shared = {"input_names": names, "output_names": outputs, "opset_version": _OPSETS[which]}
+    try:
+        with _quiet():
+            if which == "traced":
+                traced = {name: dict(axes[name]) for name in (*names, *outputs)}
+                torch.onnx.export(
+                    part.eval(), example, str(file), dynamo=False, dynamic_axes=traced, **shared
+                )
+            else:
+                _write_exported(part.eval(), example, axes, file, shared)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CannotExportError(f"{file.name}: torch cannot export it ({reason})") from error
+    _compare(part, batches, file)
+
+
+def _write_exported(
+    part: nn.Module, example: tuple[Tensor, ...], axes: Axes, file: Path, shared: dict[str, Any]
+) -> None:
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple(dict.fromkeys(axes[name], dynamic) for name in shared["input_names"])
+    # All inputs of a module go to one parameter, `*inputs`.
+    torch.onnx.export(
+        part,
+        example,
+        str(file),
+        dynamo=True,
+        dynamic_shapes=(shapes,),
+        external_data=False,
+        verbose=False,
+        **shared,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch says of its exporters from the user: what may go wrong is compared."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(part: nn.Module, batches: list[Mapping[str, Tensor]], file: Path) -> None:
+    import onnxruntime  # noqa: PLC0415 - an optional package
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    read = {one.name for one in session.get_inputs()}
+    for batch in batches:
+        feed = {name: given.numpy() for name, given in batch.items() if name in read}
+        try:
+            found = session.run(None, feed)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise CannotExportError(
+                f"{file.name} does not run on other sizes ({reason})"
+            ) from error
+        expected = part(*batch.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for own, theirs in zip(expected, found, strict=True):
+            _compare_output(own.numpy(), theirs, batch.get("attention_mask"), file.name)
+
+
+def _compare_output(own: Any, theirs: Any, mask: Tensor | None, name: str) -> None:
+    difference = np.abs(own - theirs)
+    if own.ndim == 3 and mask is not None:
+        difference = difference[mask.bool().numpy()]
+    scale = max(1.0, float(np.abs(own).max(initial=0.0)))
+    if not difference.max(initial=0.0) <= _TOLERANCE * scale:
+        raise CannotExportError(
+            f"{name} differs from the network by up to {difference.max():.2g} on other sizes than "
+            "those it was made with"
+        )

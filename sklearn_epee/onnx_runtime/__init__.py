@@ -1,0 +1,15 @@
+"""Run what `export_onnx` wrote, exits included, with onnxruntime and NumPy alone.
+
+This folder imports nothing else of the package: copied beside a model it runs without scikit-learn,
+torch and transformers. Texts need ``tokenizers`` as well, or are given as token ids.
+
+    from sklearn_epee.onnx_runtime import OnnxExits
+
+    model = OnnxExits("notes.onnx")
+    found = model.predict_with_exits(["stopped taking zinc"])
+"""
+
+from ._samples_model import OnnxExits
+from ._words_model import OnnxTokenExits
+
+__all__ = ["OnnxExits", "OnnxTokenExits"]

@@ -1,0 +1,105 @@
+"""A folder of `export_onnx`: its document, and its graphs as sessions of onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["Batch", "Folder"]
+
+Batch = dict[str, NDArray[Any]]
+
+_DOCUMENT = "exits.json"
+_FORMAT = "sklearn_epee.onnx"
+# Version 1 knew one kind of samples, each of one row.
+_SCHEMAS = (1, 2)
+_BEFORE_2 = {"kind": "exits", "windows": False}
+
+
+class Folder:
+    """What a folder holds.
+
+    Parameters
+    ----------
+    path : str or path-like
+    providers : sequence of str
+        Execution providers of onnxruntime, the preferred one first.
+    n_threads : int
+        Threads of one operator; 0 leaves it to onnxruntime.
+
+    Attributes
+    ----------
+    path : Path
+    document : dict
+        What `export_onnx` wrote about the graphs.
+
+    Raises
+    ------
+    ImportError
+        If onnxruntime is missing.
+    ValueError
+        If the folder holds no export, or one of a newer version.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], providers: Sequence[str], n_threads: int
+    ) -> None:
+        self.path = Path(path)
+        self.document = _read(self.path / _DOCUMENT)
+        onnxruntime = _onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        self._graphs = {
+            name: onnxruntime.InferenceSession(
+                str(self.path / name), options, providers=list(providers)
+            )
+            for name in self.document["graphs"]
+        }
+
+    def run(self, name: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs of a graph, which takes what it reads of some values.
+
+        Raises
+        ------
+        ValueError
+            If something is not there that it reads.
+        """
+        graph = self._graphs[name]
+        read = [part.name for part in graph.get_inputs()]
+        if missing := [part for part in read if part not in values]:
+            raise ValueError(f"X has no {' and no '.join(missing)}, which {name} reads.")
+        outputs: list[NDArray[Any]] = graph.run(None, {part: values[part] for part in read})
+        return outputs
+
+    def reads(self, name: str) -> list[str]:
+        """Return the names of what a graph reads."""
+        return [part.name for part in self._graphs[name].get_inputs()]
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an optional package
+    except ImportError as error:
+        raise ImportError(
+            "Graphs of ONNX need onnxruntime: pip install onnxruntime, or 'sklearn_epee[onnx]'."
+        ) from error
+    return onnxruntime
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path.parent)!r} holds no export of export_onnx: {error}") from error
+    if document.get("format") != _FORMAT or document.get("schema") not in _SCHEMAS:
+        raise ValueError(
+            f"{str(path.parent)!r} holds format {document.get('format')!r}, schema "
+            f"{document.get('schema')!r}; expected {_FORMAT!r}, schema "
+            f"{' or '.join(map(str, _SCHEMAS))}."
+        )
+    return _BEFORE_2 | document

@@ -1,0 +1,121 @@
+"""Texts to token ids, with the package tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._folder import Batch, Folder
+from ._samples import Samples
+
+__all__ = ["TextReader", "chunks", "padded"]
+
+# Texts that are held as tokens at a time.
+_CHUNK = 1024
+
+
+def chunks(X: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield some consecutive samples at a time.
+
+    Raises
+    ------
+    TypeError
+        If X is a single text.
+    ValueError
+        If it is empty.
+    """
+    if isinstance(X, (str, bytes)):
+        raise TypeError("X must hold texts; got a single one. Wrap it in a list.")
+    if not len(X):
+        raise ValueError("X holds no samples; expected one at least.")
+    for start in range(0, len(X), _CHUNK):
+        yield X[start : start + _CHUNK]
+
+
+class TextReader:
+    """Reads texts as the estimator does that was exported.
+
+    Parameters
+    ----------
+    folder : Folder
+    truncates : bool, default=True
+        Whether the tokenizer truncates texts; long texts that are read in windows are not.
+
+    Raises
+    ------
+    ImportError
+        If tokenizers is missing.
+    """
+
+    def __init__(self, folder: Folder, truncates: bool = True) -> None:
+        try:
+            from tokenizers import Tokenizer  # noqa: PLC0415 - only texts need it
+        except ImportError as error:
+            raise ImportError(
+                "Texts need the package tokenizers: pip install tokenizers. Token ids as "
+                "arrays do not."
+            ) from error
+        self.settings: Mapping[str, Any] = folder.document["texts"]
+        self._long_texts: Mapping[str, Any] | None = self.settings.get("long_texts")
+        self._tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if truncates and self._long_texts is None:
+            self._tokenizer.enable_truncation(
+                self.settings["max_length"], direction=self.settings["truncation_side"]
+            )
+
+    def encodings(self, texts: Sequence[Any]) -> list[Any]:
+        """Return what the tokenizer makes of texts, or of pairs of texts."""
+        samples = [text if isinstance(text, str) else tuple(text) for text in texts]
+        found: list[Any] = self._tokenizer.encode_batch(samples)
+        return found
+
+    def read(self, texts: Sequence[Any]) -> Samples:
+        """Return texts, or pairs of texts, as samples."""
+        encoded = self.encodings(texts)
+        ids = [part.ids or [self.settings["filler_id"]] for part in encoded]
+        windows = None
+        if self._long_texts is not None:
+            split = [self._windows(row, self._long_texts) for row in ids]
+            ids = [row for rows in split for row in rows]
+            if self._long_texts["how"] == "windows":
+                windows = np.array([len(rows) for rows in split], np.int64)
+        arrays = padded(ids, self.settings["pad_id"])
+        if self.settings["token_types"]:
+            types = padded([part.type_ids or [0] for part in encoded], 0)
+            arrays["token_type_ids"] = types["input_ids"]
+        return Samples(arrays, windows)
+
+    def _windows(self, row: list[int], long_texts: Mapping[str, Any]) -> list[list[int]]:
+        """Return a row as its windows, or as its first and last tokens where it is too long."""
+        longest = self.settings["max_length"]
+        if len(row) <= longest:
+            return [row]
+        before, after = long_texts["special_tokens"]
+        first, last = row[:before], row[len(row) - after :]
+        text = row[before : len(row) - after]
+        room = longest - before - after
+        if long_texts["how"] == "head_tail":
+            tail = room // 2
+            kept = text[: room - tail] + text[len(text) - tail :]
+            return [first + kept + last]
+        stride = long_texts["stride"]
+        readable = room + (long_texts["max_windows"] - 1) * stride
+        if len(text) > readable:
+            left = self.settings["truncation_side"] == "left"
+            text = text[-readable:] if left else text[:readable]
+        starts = range(0, len(text) - room + stride, stride)
+        return [first + text[start : start + room] + last for start in starts]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """Return rows of token ids as arrays, ``input_ids`` and ``attention_mask``."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    mask: NDArray[np.bool_] = np.arange(lengths.max(initial=0)) < lengths[:, np.newaxis]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = [number for row in rows for number in row]
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int64)}

@@ -1,0 +1,313 @@
+"""Graphs of an estimator of words, and how its sentences exit: whole, or word by word."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._folder import Batch, Folder
+from ._rule import Floats, Rule, Visited
+from ._samples import Samples, batches_of, rows_of
+from ._texts import TextReader, chunks
+from ._walk import Walk
+from ._words import Sentences, Tags, read_sentences
+
+__all__ = ["OnnxTokenExits"]
+
+# Numbers of words in a batch, the layer they exit at, their probabilities and entropies.
+_Predicted = tuple[NDArray[np.intp], int, list[Floats], Floats]
+
+
+class OnnxTokenExits:
+    """A classifier of words with early exits, as graphs of ONNX.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Written by ``export_onnx`` of an `EPEETokenClassifier`.
+    providers : sequence of str, default=("CPUExecutionProvider",)
+        Execution providers of onnxruntime, the preferred one first.
+    n_threads : int, default=0
+        Threads of one operator; 0 leaves it to onnxruntime.
+
+    Attributes
+    ----------
+    n_layers : int
+        Layers that can be run; 1 for an export of a fixed layer.
+    classes : ndarray, or dict of str to such arrays
+        As `classes_` of the estimator.
+
+    Raises
+    ------
+    ImportError
+        If onnxruntime is missing.
+    ValueError
+        If the folder holds no export, one of a newer version, or one of another estimator.
+
+    Notes
+    -----
+    With ``token_exit="token"`` words that have exited keep their hidden states, as in the
+    estimator, but the graphs compute them all the same: only whole sentences save time.
+
+    Examples
+    --------
+    >>> from sklearn_epee.onnx_runtime import OnnxTokenExits
+    >>> model = OnnxTokenExits("events.onnx")  # doctest: +SKIP
+    >>> model.predict(["Zinc causes rash."])  # doctest: +SKIP
+    [[(0, 4, 'Drug'), (12, 16, 'Effect')]]
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        n_threads: int = 0,
+    ) -> None:
+        self._folder = Folder(folder, providers, n_threads)
+        document = self._folder.document
+        if document["kind"] != "words":
+            raise ValueError(f"{str(folder)!r} holds no classifier of words; open it by OnnxExits.")
+        self._rule = Rule.of(document)
+        self.n_layers = int(document["n_layers"])
+        words = document["words"]
+        self._names: list[str] | None = words["names"]
+        parts = [np.array(c["values"], dtype=c["dtype"]) for c in document["classes"]]
+        self.classes = (
+            parts[0] if self._names is None else dict(zip(self._names, parts, strict=True))
+        )
+        transitions = words["transitions"] or [None] * len(parts)
+        self._tags = [
+            Tags(names, words["scheme"], t) for names, t in zip(parts, transitions, strict=True)
+        ]
+        self._outside = [(names == "O").astype(np.float32) for names in parts]
+        self._reader: TextReader | None = None
+
+    # ---------------------------------------------------------------------------- predictions
+
+    def predict(self, X: Any, batch_size: int = 32) -> list[Any]:
+        """Predict spans under the exit policy that was exported.
+
+        Parameters
+        ----------
+        X : list of str or of lists of str, or dict of str to ndarray
+            Texts, or lists of words; or what the graphs read: ``input_ids`` and ``attention_mask``
+            (n, t), with ``word_starts`` (n, t) bool, where a word has its first token, and
+            ``piece_words`` (n, t), the number of the word in its text that a token belongs to, or
+            -1.
+        batch_size : int, default=32
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the spans ``(start, end, label)``: in characters of a text, in words
+            otherwise. With several layers of spans, a dict of these by layer.
+        """
+        spans: list[Any] = self.predict_with_exits(X, batch_size)["spans"]
+        return spans
+
+    def predict_tags(self, X: Any, batch_size: int = 32) -> list[Any]:
+        """Predict tags under the exit policy that was exported; arguments are those of `predict`.
+
+        Returns
+        -------
+        list of length n_samples
+            Of each sample the tags, one a word; or a dict of these by layer of spans.
+        """
+        tags: list[Any] = self.predict_with_exits(X, batch_size)["tags"]
+        return tags
+
+    def predict_proba(self, X: Any, batch_size: int = 32) -> list[Any]:
+        """Predict the probabilities of tags; arguments are those of `predict`.
+
+        Returns
+        -------
+        list of ndarray of shape (n_words, n_tags), float32
+            Of each sample; or a dict of these by layer of spans.
+        """
+        proba: list[Any] = self.predict_with_exits(X, batch_size)["proba"]
+        return proba
+
+    def predict_with_exits(self, X: Any, batch_size: int = 32) -> dict[str, Any]:
+        """Return spans, tags, probabilities, exit layers and entropies; called as `predict`.
+
+        Returns
+        -------
+        dict
+            ``spans``, ``tags``, ``proba``, ``exit_layer`` and ``entropy``, as the estimator's
+            `predict_with_exits` returns them. Words that cannot be read are "O", at layer 1.
+        """
+        if isinstance(X, Mapping):
+            parts = [self._found(Sentences.of_arrays(X), batch_size)]
+        else:
+            parts = [self._found(self._read(some), batch_size) for some in chunks(X)]
+        joined: dict[str, Any] = {
+            name: [one for part in parts for one in part[name]] for name in parts[0]
+        }
+        layers = joined.pop("sentence_exit_layer")
+        if self._rule.token_exit == "sentence":
+            joined["exit_layer"] = np.array(layers, np.int64)
+        return joined
+
+    def _read(self, some: Sequence[Any]) -> Sentences:
+        if self._folder.document["texts"] is None:
+            raise ValueError(
+                "X must be a dict of the arrays that the graphs read, as no tokenizer could be "
+                f"exported; got {type(some).__name__}."
+            )
+        if self._reader is None:
+            self._reader = TextReader(self._folder, truncates=False)
+        return read_sentences(some, self._reader)
+
+    def _found(self, read: Sentences, batch_size: int) -> dict[str, list[Any]]:
+        """Return what is predicted of some sentences, sentence by sentence."""
+        words = _Words.outside(len(read.is_read), self._outside)
+        places = np.flatnonzero(read.is_read)
+        if len(read.samples):
+            self._run(read.samples, places, words, batch_size)
+        counts = [len(sentence.words) for sentence in read.sentences]
+        ends = np.cumsum(counts)[:-1]
+        proba = [np.split(part, ends) for part in words.proba]
+        tags = [
+            [of_layer.of_words(part) for part in parts]
+            for of_layer, parts in zip(self._tags, proba, strict=True)
+        ]
+        spans = [
+            [of_layer.spans(one, s.places) for one, s in zip(rows, read.sentences, strict=True)]
+            for of_layer, rows in zip(self._tags, tags, strict=True)
+        ]
+        exit_layer = np.split(words.exit_layer, ends)
+        entropy = words.entropy if self._names is not None else words.entropy[:, 0]
+        return {
+            "spans": self._nested(spans),
+            "tags": self._nested(tags),
+            "proba": self._nested(proba),
+            "exit_layer": exit_layer,
+            "entropy": np.split(entropy, ends),
+            "sentence_exit_layer": [part.max(initial=1) for part in exit_layer],
+        }
+
+    def _nested(self, layers: list[list[Any]]) -> list[Any]:
+        """Return what every layer of spans has of each sample, sample by sample."""
+        if self._names is None:
+            return layers[0]
+        return [dict(zip(self._names, row, strict=True)) for row in zip(*layers, strict=True)]
+
+    # ------------------------------------------------------------------------------- the way
+
+    def _run(
+        self, samples: Samples, places: NDArray[np.intp], words: _Words, batch_size: int
+    ) -> None:
+        """Write what is predicted of the words that are read, which have some places."""
+        counts = samples.arrays["word_starts"].sum(axis=1)
+        run = self._whole if self._rule.token_exit == "sentence" else self._word_by_word
+        for numbers in batches_of(samples, batch_size):
+            batch = samples.batch(numbers)
+            own = places[rows_of(counts, numbers)]
+            if self._folder.document["layer"] is not None:
+                self._at_the_layer(batch, own, words)
+                continue
+            for of_words, layer, proba, entropy in run(batch):
+                words.write(own[of_words], layer, proba, entropy)
+
+    def _at_the_layer(self, batch: Batch, own: NDArray[np.intp], words: _Words) -> None:
+        (logits,) = self._folder.run("layer.onnx", batch)
+        proba = self._rule.probabilities(logits[batch["word_starts"]])
+        layer = int(self._folder.document["layer"])
+        words.write(own, layer, proba, self._rule.entropies(proba))
+
+    def _whole(self, batch: Batch) -> Iterator[_Predicted]:
+        """Yield words by their numbers in the batch, sentences exiting whole."""
+        walk, visited = Walk(self._folder, batch), Visited(self._rule)
+        starts = batch["word_starts"]
+        numbers = np.arange(np.count_nonzero(starts))
+        while len(walk.samples):
+            (logits,) = walk.advance()
+            width = logits.shape[1]
+            counts = starts.sum(axis=1)
+            proba = self._rule.probabilities(logits[starts[:, :width]])
+            visited.see(walk.layer, proba)
+            entropies = self._rule.entropies(proba)
+            exits = np.ones(len(counts), bool)
+            if walk.layer < self.n_layers:
+                exits = self._rule.sentences_exit(entropies, visited.agreeing, counts)
+            leaves = np.repeat(exits, counts)
+            if leaves.any():
+                yield numbers[leaves], walk.layer, [p[leaves] for p in proba], entropies[leaves]
+                visited, numbers = visited.take(np.flatnonzero(~leaves)), numbers[~leaves]
+                starts = starts[~exits]
+                walk.keep(np.flatnonzero(~exits))
+
+    def _word_by_word(self, batch: Batch) -> Iterator[_Predicted]:
+        """Yield words by their numbers in the batch, each exiting by itself.
+
+        The hidden states of the pieces of a word that has exited stay as they are, and are read by
+        the layers above.
+        """
+        walk, visited = Walk(self._folder, batch), Visited(self._rule)
+        starts, owners = batch["word_starts"], batch["piece_words"]
+        numbers = np.arange(np.count_nonzero(starts))
+        frozen = np.zeros(starts.shape, bool)
+        while len(walk.samples):
+            below = walk.hidden
+            (logits,) = walk.advance()
+            width = logits.shape[1]
+            starts, owners, frozen = starts[:, :width], owners[:, :width], frozen[:, :width]
+            walk.hidden = np.where(frozen[..., np.newaxis], below, walk.hidden)
+            proba = self._rule.probabilities(logits[starts])
+            visited.see(walk.layer, proba)
+            entropies = self._rule.entropies(proba)
+            exits = np.ones(len(entropies), bool)
+            if walk.layer < self.n_layers:
+                exits = self._rule.exits(entropies, visited.agreeing)
+            if not exits.any():
+                continue
+            yield numbers[exits], walk.layer, [p[exits] for p in proba], entropies[exits]
+            visited, numbers = visited.take(np.flatnonzero(~exits)), numbers[~exits]
+            frozen = frozen | _pieces_of(starts, owners, exits)
+            starts = starts.copy()
+            starts[starts] = ~exits
+            kept = np.flatnonzero(starts.any(axis=1))
+            starts, owners, frozen = starts[kept], owners[kept], frozen[kept]
+            walk.keep(kept)
+
+
+def _pieces_of(
+    starts: NDArray[np.bool_], owners: NDArray[np.int64], exits: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return the positions that belong to words that exit, of those that start somewhere."""
+    rows, positions = np.nonzero(starts)
+    exiting = np.zeros((len(starts), int(owners.max(initial=-1)) + 2), bool)
+    exiting[rows[exits], owners[rows, positions][exits] + 1] = True
+    # Positions of no word are never among them.
+    found: NDArray[np.bool_] = np.take_along_axis(exiting, owners + 1, axis=1)
+    return found
+
+
+class _Words:
+    """What is predicted of words, sentence after sentence."""
+
+    def __init__(self, proba: list[Floats], exit_layer: NDArray[np.int64], entropy: Floats) -> None:
+        self.proba = proba
+        self.exit_layer = exit_layer
+        self.entropy = entropy
+
+    @classmethod
+    def outside(cls, n: int, outside: list[Floats]) -> _Words:
+        """Return the predictions of words that are not read."""
+        return cls(
+            [np.tile(part, (n, 1)) for part in outside],
+            np.ones(n, np.int64),
+            np.zeros((n, len(outside)), np.float32),
+        )
+
+    def write(
+        self, places: NDArray[np.intp], layer: int, proba: list[Floats], entropy: Floats
+    ) -> None:
+        """Write what is predicted of some words."""
+        self.exit_layer[places], self.entropy[places] = layer, entropy
+        for out, part in zip(self.proba, proba, strict=True):
+            out[places] = part
