@@ -19,7 +19,7 @@ from sklearn_epee import EPEEClassifier, EPEEImageClassifier, FixedExitPolicyCla
 from sklearn_epee._nn import onnx_export
 from sklearn_epee.onnx_runtime import OnnxExits, OnnxTokenExits
 
-from .checkpoints import kind_of, make_checkpoint
+from .checkpoints import kind_of, make_checkpoint, tiny_config
 from .classifiers import tiny_image_classifier, tiny_text_classifier
 from .onnx_exports import LEARNT, agree, exported, mixed_policy
 
@@ -180,8 +180,9 @@ def forget_exporter():
 def test_the_exporter_that_does_not_trace_writes_the_same(notes, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(onnx_export, "_traces", lambda: False)
-    fitted = mixed_policy(tiny_text_classifier(**LEARNT).fit(*notes), notes[0])
-    agree(fitted, exported(fitted, tmp_path / "a").predict_with_exits(notes[0]), notes[0])
+    config = tiny_config("bert", n_layers=2, vocab_size=300, max_position_embeddings=128)
+    fitted = mixed_policy(EPEEClassifier(config, **LEARNT).fit(*notes), notes[0])
+    agree(fitted, exported(fitted, tmp_path).predict_with_exits(notes[0]), notes[0])
 
 
 @pytest.mark.usefixtures("forget_exporter")

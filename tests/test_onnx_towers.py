@@ -84,7 +84,7 @@ def test_cases_as_arrays(cases, tmp_path):
     X, y = cases
     fitted = mixed_policy(tiny_multimodal_classifier(first="image", **LEARNT).fit(X, y), X)
     pairs, model = prepared(fitted, X), exported(fitted, tmp_path)
-    both = [row for row, pair in enumerate(pairs) if None not in pair]
+    both = [row for row, pair in enumerate(pairs) if all(p is not None for p in pair)]
     text = fitted._preprocessor.text.encode([pairs[row][0] for row in both])
     arrays = {name: part.numpy() for name, part in text.batch(np.arange(len(both))).items()}
     arrays["pixel_values"] = np.stack([pairs[row][1] for row in both])

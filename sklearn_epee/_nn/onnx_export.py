@@ -56,7 +56,8 @@ def _traces() -> bool:
     """Return whether torch still has the exporter that traces, by trying it."""
     try:
         with _quiet():
-            torch.onnx.export(nn.Identity(), (torch.ones(1),), io.BytesIO(), dynamo=False)
+            memory: Any = io.BytesIO()
+            torch.onnx.export(nn.Identity(), (torch.ones(1),), memory, dynamo=False)
     except Exception:  # noqa: BLE001 - however torch says that it is gone
         return False
     return True
@@ -90,7 +91,11 @@ def write_graph(
     """
     which = exporter()
     names, example = list(batches[0]), tuple(batches[0].values())
-    shared = {"input_names": names, "output_names": outputs, "opset_version": _OPSETS[which]}
+    shared: dict[str, Any] = {
+        "input_names": names,
+        "output_names": outputs,
+        "opset_version": _OPSETS[which],
+    }
     try:
         with _quiet():
             if which == "traced":

@@ -208,7 +208,8 @@ class Tags:
             sums = best[:, np.newaxis] + scores[:-1]
             came_from.append(sums.argmax(axis=0))
             best = sums.max(axis=0) + of_word
-        tags = [int(np.where(self._may_end, best, -np.inf).argmax())]
+        last = np.where(self._may_end, best, -np.inf)
+        tags = [int(last.argmax())]
         for before in reversed(came_from):
             tags.append(int(before[tags[-1]]))
         return np.array(tags[::-1], np.intp)
