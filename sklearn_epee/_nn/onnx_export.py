@@ -14,7 +14,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,11 @@ def _traces() -> bool:
 
 @torch.no_grad()
 def write_graph(
-    part: nn.Module, batches: list[Mapping[str, Tensor]], outputs: list[str], axes: Axes, file: Path
+    part: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    outputs: list[str],
+    axes: Axes,
+    file: Path,
 ) -> None:
     """Write a module as a graph, and compare the two.
 
@@ -73,7 +77,7 @@ def write_graph(
     ----------
     part : Module
         Takes the values of a batch in their order, and returns a tensor or a tuple of them.
-    batches : list of dict of str to Tensor
+    batches : sequence of dict of str to Tensor
         Of different sizes; the first is what the exporter sees.
     outputs : list of str
         Names of what the module returns.
@@ -143,7 +147,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _compare(part: nn.Module, batches: list[Mapping[str, Tensor]], file: Path) -> None:
+def _compare(part: nn.Module, batches: Sequence[Mapping[str, Tensor]], file: Path) -> None:
     import onnxruntime  # noqa: PLC0415 - an optional package
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
