@@ -47,6 +47,7 @@ from ._exits.search_results import (
 )
 from ._exits.wrappers import (
     FoundExits,
+    chain,
     exit_costs,
     find_exits,
     is_multilabel,
@@ -327,7 +328,8 @@ def _scores_of_words(
         if value is not None:
             raise ValueError(f"{name} must be None where spans are predicted; got {value!r}.")
     classifier = found.classifier
-    scheme = str(getattr(classifier, "scheme", "IOB2"))
+    schemes = (link.scheme for link in chain(classifier) if hasattr(link, "scheme"))
+    scheme = str(next(schemes, "IOB2"))
     layers = result.exit_layer
     if isinstance(layers, list):  # words exit by themselves
         layers = np.concatenate(layers)

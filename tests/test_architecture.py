@@ -19,6 +19,7 @@ LIGHT_ROOMS = (
     "_exits",
     "_entities",
     "_spans",
+    "_word_exits",
     "_checks",
     "_compat",
 )

@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_epee import EPEETokenClassifier, TunedExitPolicyClassifierCV
+from sklearn_epee import EPEETokenClassifier
 from sklearn_epee._spans import (
     convert_scheme,
     most_probable_tags,
@@ -34,7 +34,6 @@ from sklearn_epee._spans import (
 )
 from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import exit_scores, speedup_score
-from sklearn_epee.plotting import ExitTradeoffDisplay
 from sklearn_epee.policy import normalized_entropy
 
 from .checkpoints import make_checkpoint, tiny_tokenizer
@@ -700,15 +699,6 @@ def test_scores_of_policies_count_rows(fitted, layered, token_exit):
         assert 0 < scores["speedup"] < 1
         assert scores["span_f1"] == model.score(WORDS, y)
     assert {"span_f1_drugs", "span_f1_all"} <= set(scores)
-
-
-def test_what_sweeps_over_samples_refuses_words(fitted):
-    for sweep in (
-        lambda: TunedExitPolicyClassifierCV(fitted, cv=2).fit(WORDS, TAGS),
-        lambda: ExitTradeoffDisplay.from_estimator(fitted, WORDS, TAGS),
-    ):
-        with pytest.raises(TypeError, match=r"predicts words.*GridSearchCV.*span_f1_scorer"):
-            sweep()
 
 
 def test_clones_are_unfitted_and_equal(fitted):

@@ -91,7 +91,9 @@ class EarlyExitClassifier(Protocol):
 class PredictsWords(Protocol):
     """A classifier with early exits that predicts the words of its samples, and spans of them.
 
-    It is scored by `speedup_score`, which counts rows, and `exit_scores`, which scores spans.
+    It is scored by `speedup_score`, which counts rows, and `exit_scores`, which scores spans. With
+    the methods `staged_predict`, `staged_predict_tags` and `staged_predict_proba` of
+    :class:`~sklearn_epee.EPEETokenClassifier` the tuned policy and the displays take it, too.
     """
 
     n_layers_: int

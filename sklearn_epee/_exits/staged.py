@@ -277,6 +277,11 @@ class StagedPredictions:
         own = np.ones(self.entropies.shape[:2], dtype=bool) if self.own is None else self.own
         return replace(self, exit_shares=exit_shares(own, exit_costs, n_tower_layers))
 
+    @staticmethod
+    def layer_weights(weights: Floats | None = None) -> Floats | None:
+        """Return how much a layer of each sample counts in the speed-up ratio: its weight."""
+        return weights
+
     def speedup(self, exits: Integers) -> float:
         """Return the speed-up ratio of samples that exit at these layers, of work if it is known.
 

@@ -11,12 +11,55 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .staged import Floats, Integers, StagedPredictions
+from .staged import Floats, Integers
+
+
+class StagedExits(Protocol):
+    """What decides on the exits of some samples, at every layer; see `StagedPredictions`."""
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def depends_on_patience(self) -> bool: ...
+
+    @property
+    def joint_entropies(self) -> Floats: ...
+
+    @property
+    def exit_shares(self) -> Floats | None: ...
+
+    def entropies_with(self, patience: int) -> Floats:
+        """Return entropies whose comparison with tau decides, for one patience."""
+        ...
+
+    def exit_layers(self, tau: float, patience: int) -> Integers:
+        """Return the exit layer of each sample, from 1 to M."""
+        ...
+
+    def patience_exits(self, patience: int) -> Integers:
+        """Return the exit layer of each sample by the patience rule alone."""
+        ...
+
+    def layer_weights(self, weights: Floats | None = None) -> Floats | None:
+        """Return how much a layer of each sample counts in the speed-up ratio; None: alike."""
+        ...
+
+    def speedup(self, exits: Integers) -> float:
+        """Return the speed-up ratio of samples that exit at these layers."""
+        ...
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Return some of the samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,10 +142,10 @@ class PolicySpace:
 
     Parameters
     ----------
-    staged : StagedPredictions
+    staged : StagedPredictions, or StagedSentences
     """
 
-    def __init__(self, staged: StagedPredictions) -> None:
+    def __init__(self, staged: StagedExits) -> None:
         self.staged = staged
         varies = staged.depends_on_patience
         self._common = None if varies else _Lows.of(staged.joint_entropies)
@@ -156,6 +199,7 @@ class PolicySpace:
         weights : ndarray of shape (n_samples,), default=None
             Sample weights.
         """
+        weights = self.staged.layer_weights(weights)
         total = self.staged.n_samples if weights is None else float(weights.sum())
         shares = self.staged.exit_shares
         if shares is None:

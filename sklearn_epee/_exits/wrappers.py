@@ -200,23 +200,40 @@ def find_exits(estimator: Any, X: Any) -> FoundExits:
     return FoundExits(estimator, X, is_transparent)
 
 
-def check_has_exits(estimator: Any, *, of_words: bool = True) -> None:
+def innermost(estimator: Any, X: Any) -> FoundExits:
+    """Return the classifier with early exits inside all wrappers, those with a policy included.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted.
+    X : samples
+        As `estimator` takes them; the steps of pipelines are applied.
+
+    Raises
+    ------
+    TypeError, sklearn.exceptions.NotFittedError
+        As `find_exits`.
+    """
+    found = find_exits(estimator, X)
+    while (step := step_inwards(found.classifier)) is not None:
+        found = find_exits(step.inner, found.X)
+    return found
+
+
+def check_has_exits(estimator: Any) -> None:
     """Raise if an estimator, fitted or not, ends in no classifier with a policy to be set.
 
     Parameters
     ----------
     estimator : estimator
-    of_words : bool, default=True
-        Whether it may be a classifier of words.
 
     Raises
     ------
     TypeError
         The message shows the way that was searched.
     """
-    classifier = _classifier_with_policy(estimator, fitted=False)
-    if not of_words:
-        _check_predicts_samples(classifier)
+    _classifier_with_policy(estimator, fitted=False)
 
 
 def given_classifier(estimator: Any) -> Any:
@@ -230,13 +247,21 @@ def given_classifier(estimator: Any) -> Any:
     return _classifier_with_policy(estimator, fitted=False)
 
 
-def _check_predicts_samples(classifier: Any) -> None:
-    if predicts_words(classifier):
+def check_predicts_samples(estimator: Any) -> None:
+    """Raise if a fitted estimator predicts words, not samples.
+
+    Raises
+    ------
+    TypeError
+        The message says what takes words.
+    """
+    words = [link for link in chain(estimator) if predicts_words(link)]
+    if words:
         raise TypeError(
-            f"{type(classifier).__name__} predicts words, and sweeps over exit policies are for "
-            "classifiers with one prediction for each sample. Compare its policies by "
-            "GridSearchCV over tau, patience, token_exit and joint_exit with scoring=exit_scores "
-            "or span_f1_scorer() from sklearn_epee.metrics; the network is trained once."
+            f"{type(words[-1]).__name__} predicts words, and this is for classifiers with one "
+            "prediction for each sample. TunedExitPolicyClassifierCV and ExitTradeoffDisplay take "
+            "it; so does GridSearchCV over tau, patience, token_exit and joint_exit with "
+            "scoring=exit_scores or span_f1_scorer() from sklearn_epee.metrics."
         )
 
 
@@ -345,7 +370,7 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
         If there is no classifier with early exits, or it predicts words.
     """
     found = find_exits(estimator, X)
-    _check_predicts_samples(found.classifier)
+    check_predicts_samples(found.classifier)
     layers = list(found.classifier.staged_predict_proba(found.X))
     own = own_policy(estimator)
     combined = own.exit_ensemble, own.exit_loss_weights, own.joint_exit

@@ -11,8 +11,9 @@ from .schemes import (
     tag_set,
     tags_to_spans,
 )
-from .scorers import all_span_scores, span_f1_scorer
+from .scorers import SpanF1Scorer, all_span_scores, span_f1_scorer
 from .scores import (
+    distinct_spans,
     layers_by_sample,
     span_f1_score,
     span_precision_score,
@@ -32,11 +33,13 @@ from .words import split_words
 __all__ = [
     "SCHEMES",
     "Span",
+    "SpanF1Scorer",
     "all_span_scores",
     "check_scheme",
     "check_tags",
     "check_transition_weight",
     "convert_scheme",
+    "distinct_spans",
     "fit_spans",
     "in_characters",
     "layers_by_sample",

@@ -10,7 +10,7 @@ from .scores import check_average, span_f1_score, span_scores, spans_as_predicte
 
 
 @dataclass(frozen=True)
-class _SpanF1Scorer:
+class SpanF1Scorer:
     """The scorer of :func:`span_f1_scorer`."""
 
     average: str
@@ -33,7 +33,7 @@ class _SpanF1Scorer:
 
 def span_f1_scorer(
     *, average: str = "micro", layer: str | None = None, scheme: str = "IOB2"
-) -> _SpanF1Scorer:
+) -> SpanF1Scorer:
     """Return a scorer: the F1 score of the spans that a classifier of words predicts.
 
     It is for ``scoring=`` in scikit-learn's searches and in cross-validation, alone or in a dict of
@@ -72,7 +72,7 @@ def span_f1_scorer(
     if average is None:
         raise ValueError("average must be 'micro', 'macro' or 'weighted'; got None.")
     check_average(average)
-    return _SpanF1Scorer(average, layer, check_scheme(scheme))
+    return SpanF1Scorer(average, layer, check_scheme(scheme))
 
 
 def all_span_scores(X: Any, y: Any, y_pred: Any, scheme: str = "IOB2") -> dict[str, float]:

@@ -338,6 +338,29 @@ def _spans_in(part: Any, name: str, scheme: str, row: int) -> Iterator[tuple[Any
         raise ValueError(f"{name}[{row}] is {shown(part)}; expected {_SPAN}.") from error
 
 
+def distinct_spans(found: Any, name: str, row: int, scheme: str = "IOB2") -> set[Any]:
+    """Return the spans of one sample, each once: start, end and (layer, label).
+
+    Of a span in pieces the pieces and no end; layers are "" where there is only one.
+
+    Parameters
+    ----------
+    found : sequence or mapping
+        Spans or tags, or a dict of these by layer.
+    name : str
+        Of the argument, for messages.
+    row : int
+        Number of the sample, for messages.
+    scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
+        Of tags.
+    """
+    return {
+        (start, end, (layer, label))
+        for layer, part in (found.items() if isinstance(found, Mapping) else [("", found)])
+        for start, end, label in _spans_in(part, name, scheme, row)
+    }
+
+
 def _are_tags(part: Any) -> bool:
     return len(part) > 0 and isinstance(part[0], str)
 

@@ -23,14 +23,17 @@ from sklearn_epee._exits.wrappers import (
     find_exits,
     is_multilabel,
     own_policy,
+    predicts_words,
 )
 from sklearn_epee._folders import PretrainedMixin
 from sklearn_epee.metrics import exit_scores
 
 from ._set_prediction import SetPredictionMixin
+from ._word_prediction import WordPredictionMixin
 
 
 class BaseExitPolicyClassifier(
+    WordPredictionMixin,
     SetPredictionMixin,
     PretrainedMixin,
     DocumentationLinkMixin,
@@ -101,7 +104,8 @@ class BaseExitPolicyClassifier(
         self.estimator_ = estimator
         self.classes_ = classifier.classes_
         self.multilabel_ = is_multilabel(classifier)
-        self.n_outputs_ = len(Tasks(self.classes_, self.multilabel_).each)
+        layers_of_spans = list(self.classes_.values()) if isinstance(self.classes_, dict) else None
+        self.n_outputs_ = len(Tasks(layers_of_spans or self.classes_, self.multilabel_).each)
         self.n_layers_ = classifier.n_layers_
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
@@ -123,7 +127,8 @@ class BaseExitPolicyClassifier(
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            For several labels an indicator, (n_samples, n_labels).
+            For several labels an indicator, (n_samples, n_labels). Of a classifier of words a list
+            with the spans of each sample.
 
         Examples
         --------
@@ -139,11 +144,13 @@ class BaseExitPolicyClassifier(
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return the share of the samples that are predicted correctly, in every task or label.
 
+        Of a classifier of words it is the F1 score of spans.
+
         Parameters
         ----------
         X : samples
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            True labels; of several labels in any form that `fit` takes.
+            True labels; of several labels, and of words, in any form that `fit` takes.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -165,6 +172,9 @@ class BaseExitPolicyClassifier(
         >>> 0 <= clf.fit(X, y).score(X, y) <= 1
         True
         """
+        classifier, inner_X = self._inner(X)
+        if predicts_words(classifier):
+            return float(classifier.score(inner_X, y, sample_weight))
         predicted = self.predict(X)
         tasks = Tasks(self.classes_, is_multilabel(self))
         return share_correct(y, predicted, sample_weight, type(self).__name__, tasks)
@@ -281,7 +291,8 @@ class BaseExitPolicyClassifier(
         Yields
         ------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            Labels of layer 1, then 2, up to ``n_layers_``.
+            Labels of layer 1, then 2, up to ``n_layers_``. Of a classifier of words lists of spans,
+            as its `predict` returns them.
 
         Examples
         --------
@@ -292,6 +303,10 @@ class BaseExitPolicyClassifier(
         >>> [labels.shape for labels in clf.fit(X, y).staged_predict(X)][0]
         (40,)
         """
+        classifier, inner_X = self._inner(X)
+        if predicts_words(classifier):
+            yield from classifier.staged_predict(inner_X)
+            return
         tasks = Tasks(self.classes_, is_multilabel(self))
         given = own_policy(self._with_policy()).label_thresholds
         for proba in self.staged_predict_proba(X):

@@ -23,7 +23,9 @@ from ._expectation import ExpectationControl
 from ._risk_control import Certification, Groups, RiskControl, largest_risk
 from ._risks import Risk, risk_of
 from ._selection import SelectionCriterion
+from ._sentences import SentenceValidation
 from ._staging import Validation
+from ._word_runs import ScoredRuns
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ScoredSamples:
 
     Attributes
     ----------
-    validation : Validation
+    validation : Validation or SentenceValidation
     X : samples
         All samples given to `fit`.
     weights : ndarray of shape (n_given,) or None
@@ -40,7 +42,7 @@ class ScoredSamples:
     scoring : str or callable
     """
 
-    validation: Validation
+    validation: Validation | SentenceValidation
     X: Any
     weights: Floats | None
     scoring: str | Callable[..., float]
@@ -58,6 +60,8 @@ class ScoredSamples:
     @cached_property
     def score(self) -> PolicyScore:
         """The score of all thresholds of a patience."""
+        if isinstance(self.validation, SentenceValidation):
+            return self.validation.policy_score(self.scoring, self.sample_weight)
         staged, codes = self.validation.staged, self.validation.codes
         tasks = self.validation.tasks
         exact = exact_score(self.scoring, tasks)
@@ -74,6 +78,11 @@ class ScoredSamples:
         )
 
     @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.space.n_layers
+
+    @property
     def full_depth_score(self) -> float:
         """Score of the policy that never exits early."""
         return self.score_of(0.0, self.space.n_layers)
@@ -85,6 +94,12 @@ class ScoredSamples:
     def tables(self, offered: PolicyGrid) -> list[Table]:
         """Return the evaluated policies, one table per patience."""
         return list(policy_tables(self.space, self.score, offered, self.sample_weight))
+
+    def by_class(self, tau: float, patience: int) -> ClassReport:
+        """Return what a policy does to each class of these samples."""
+        if isinstance(self.validation, SentenceValidation):
+            return self.validation.class_report(tau, patience, self.sample_weight)
+        return ClassReport.of(self.validation, tau, patience, self.sample_weight)
 
     def take(self, rows: Integers) -> ScoredSamples:
         """Return some of the samples, each with the same weight."""
@@ -101,7 +116,7 @@ class Choice:
         Its "tau", "patience", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
-    samples : ScoredSamples
+    samples : ScoredSamples, or ScoredRuns
         The samples that the scores are of.
     certified : bool
         Whether it passed a test.
@@ -113,23 +128,24 @@ class Choice:
 
     policy: dict[str, Any]
     full_depth_score: float
-    samples: ScoredSamples
+    samples: ScoredSamples | ScoredRuns
     certified: bool = False
     risks: NDArray[np.float64] | None = None
     exit_risks: dict[str, float] | None = None
 
     def by_class(self) -> ClassReport:
         """Return what the policy does to each class of these samples."""
-        tau, patience = self.policy["tau"], self.policy["patience"]
-        return ClassReport.of(self.samples.validation, tau, patience, self.samples.sample_weight)
+        return self.samples.by_class(self.policy["tau"], self.policy["patience"])
 
 
-def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCriterion) -> Choice:
+def choose(
+    samples: ScoredSamples | ScoredRuns, tables: list[Table], criterion: SelectionCriterion
+) -> Choice:
     """Choose by the observed scores.
 
     Parameters
     ----------
-    samples : ScoredSamples
+    samples : ScoredSamples, or ScoredRuns
     tables : list of dict of ndarray
         The evaluated policies, or at least those on the Pareto front.
     criterion : SelectionCriterion
@@ -144,8 +160,15 @@ def choose(samples: ScoredSamples, tables: list[Table], criterion: SelectionCrit
         If no policy meets the constraints.
     """
     full_depth = samples.full_depth_score
-    policy = criterion.choose(concatenate(tables), full_depth, samples.space.n_layers)
+    policy = criterion.choose(concatenate(tables), full_depth, samples.n_layers)
     return Choice(policy, full_depth, samples)
+
+
+def _losses(risk: Any, validation: Validation | SentenceValidation) -> Risk:
+    if isinstance(validation, SentenceValidation):
+        return validation.risk(risk)
+    staged = validation.staged
+    return risk_of(risk, staged.predictions, validation.codes, validation.tasks, staged.proba)
 
 
 @dataclass(frozen=True)
@@ -170,7 +193,7 @@ class Guarantee:
         confidence: float | None,
         *,
         risk: Any,
-        validation: Validation,
+        validation: Validation | SentenceValidation,
         group_labels: NDArray[Any] | None,
         group_names: NDArray[Any] | None,
         together: Integers | None = None,
@@ -185,7 +208,7 @@ class Guarantee:
             None for a bound in expectation.
         risk : str, tuple or callable
             See :func:`._risks.risk_of`.
-        validation : Validation
+        validation : Validation or SentenceValidation
         group_labels : ndarray of shape (n_given,) or None
             Of all samples given to `fit`.
         group_names : ndarray of shape (n_groups,) or None
@@ -195,9 +218,7 @@ class Guarantee:
         per_exit : bool, default=False
             Whether the bound has to hold at early exits, too.
         """
-        predictions = validation.staged.predictions
-        proba = validation.staged.proba
-        losses = risk_of(risk, predictions, validation.codes, validation.tasks, proba)
+        losses = _losses(risk, validation)
         control: RiskControl = ExpectationControl(bound, np.nan)
         if confidence is not None:
             control = RiskControl(bound, confidence, per_exit=per_exit)

@@ -49,6 +49,9 @@ class ClassReport:
         Recall lost beyond the accuracy that all samples of the task lose together.
     are_labels : bool
         Whether they are labels of which a sample may have any.
+    layers : list of str or None
+        Names of the layers of spans, which `task` numbers, where the labels are those of spans.
+        Samples are spans then, and the sign test is over sentences.
     """
 
     task: Integers
@@ -60,6 +63,7 @@ class ClassReport:
     p_value: Floats
     excess: Floats
     are_labels: bool = field(default=False, kw_only=True)
+    layers: list[str] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(
@@ -106,11 +110,13 @@ class ClassReport:
         return replace(report, are_labels=True)
 
     def table(self) -> dict[str, NDArray[Any]]:
-        """Return the figures as columns; "task" only if there are several."""
+        """Return the figures as columns; "task", or "layer", only if there are several."""
         labels = np.array(self.labels)
         if labels.tolist() != self.labels:  # of several types
             labels = np.array(self.labels, dtype=object)
         task = {"task": self.task} if self.task.any() else {}
+        if self.layers is not None:
+            task = {"layer": np.array(self.layers)[self.task]} if any(self.layers) else {}
         return {
             **task,
             "class": labels,
@@ -146,6 +152,8 @@ class ClassReport:
         kind, scores = "classes", ", 'balanced_accuracy' or positive_f1_scorer(negative_class)"
         if self.are_labels:
             kind, scores = "labels", " or 'balanced_accuracy'"
+        if self.layers is not None:
+            kind, scores = "labels of spans", ""
         more = f"; and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
         warnings.warn(
             f"The chosen policy ({policy}) loses much of the recall of {len(rows)} of "
@@ -158,10 +166,13 @@ class ClassReport:
         )
 
     def _described(self, row: int) -> str:
-        where = f"task {self.task[row]}, " if self.task.any() else ""
+        where, unit = f"task {self.task[row]}, " if self.task.any() else "", "samples"
+        if self.layers is not None:
+            layer, unit = self.layers[self.task[row]], "spans"
+            where = f"{layer} " if layer else ""
         return (
             f"{where}{self.labels[row]!r} from {self.full_depth_recall[row]:.3f} to "
-            f"{self.recall[row]:.3f} ({self.n_samples[row]} samples)"
+            f"{self.recall[row]:.3f} ({self.n_samples[row]} {unit})"
         )
 
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._exits.staged import Floats, StagedPredictions
-from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._exits.staged import Floats
+from sklearn_epee._exits.sweep import PolicySpace, StagedExits
 from sklearn_epee._exits.tables import PolicyGrid, Table
 
 from ._risk_control import (
@@ -47,7 +47,7 @@ class ExpectationControl(RiskControl):
 
     def certify(
         self,
-        staged: StagedPredictions,
+        staged: StagedExits,
         risk: Risk,
         groups: Groups,
         offered: PolicyGrid,
@@ -78,7 +78,7 @@ class ExpectationControl(RiskControl):
 
     def _path(
         self,
-        staged: StagedPredictions,
+        staged: StagedExits,
         losses: Floats,
         members: Sequence[NDArray[np.bool_]],
         offered: PolicyGrid,

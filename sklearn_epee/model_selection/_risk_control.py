@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
-from sklearn_epee._exits.sweep import PolicySpace, Sweep
+from sklearn_epee._exits.staged import Floats, Integers
+from sklearn_epee._exits.sweep import PolicySpace, StagedExits, Sweep
 from sklearn_epee._exits.tables import PolicyGrid, Table, concatenate, pareto_front, take
 
 from ._exit_blocks import block_evidence, block_name, layers_to_test
@@ -153,7 +153,7 @@ class RiskControl:
 
     def certify(
         self,
-        staged: StagedPredictions,
+        staged: StagedExits,
         risk: Risk,
         groups: Groups,
         offered: PolicyGrid,
@@ -163,7 +163,7 @@ class RiskControl:
 
         Parameters
         ----------
-        staged : StagedPredictions
+        staged : StagedPredictions, or StagedSentences
         risk : Risk
         groups : Groups
         offered : PolicyGrid
@@ -185,7 +185,7 @@ class RiskControl:
 
     def find_candidates(
         self,
-        staged: StagedPredictions,
+        staged: StagedExits,
         losses: Floats,
         groups: Groups,
         offered: PolicyGrid,
@@ -231,7 +231,7 @@ class RiskControl:
     def test_candidates(
         self,
         policies: Table,
-        staged: StagedPredictions,
+        staged: StagedExits,
         risk: Risk,
         groups: Groups,
         parts: Parts,

@@ -259,7 +259,7 @@ def _code_of(label: Any, classes: NDArray[Any]) -> int:
 def _called(risk: LossFunction, predictions: Integers, codes: Integers, tasks: Tasks) -> Floats:
     y = _labels(tasks, codes)
     layers = [_labels(tasks, layer) for layer in np.moveaxis(predictions, 1, 0)]
-    columns = [_checked(risk(y, labels, layers[-1]), len(y)) for labels in layers]
+    columns = [checked_losses(risk(y, labels, layers[-1]), len(y)) for labels in layers]
     return np.column_stack(columns)
 
 
@@ -268,7 +268,8 @@ def _labels(tasks: Tasks, codes: Integers) -> NDArray[Any]:
     return tasks.decode(codes if tasks.several else codes[:, 0])
 
 
-def _checked(losses: Any, n_samples: int) -> Floats:
+def checked_losses(losses: Any, n_samples: int) -> Floats:
+    """Return what a callable risk has returned as losses (n_samples,) in [0, 1], or raise."""
     array = np.asarray(losses)
     if array.shape != (n_samples,) or array.dtype.kind not in "biuf":
         raise ValueError(

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn_epee._checks.tasks import as_target, check_any_labels
 from sklearn_epee._compat import num_samples
 from sklearn_epee._exits.wrappers import (
+    check_predicts_samples,
     is_multilabel,
     own_exit_layers,
     own_policy,
@@ -121,6 +122,7 @@ class SetPredictionMixin:
         (40, 4)
         """
         estimator = self._with_policy()
+        check_predicts_samples(estimator)
         coverage = _check_coverage(coverage)
         _check_options(per_class, valid_for)
         given = as_target(check_any_labels(y, num_samples(X), type(self).__name__))

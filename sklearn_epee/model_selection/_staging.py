@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,53 @@ class Validation:
         """Return some of the samples."""
         staged, knows_all = self.staged.take(rows), self.knows_all[rows]
         return Validation(staged, self.rows[rows], self.codes[rows], self.tasks, knows_all)
+
+
+class Staging(Protocol):
+    """How the predictions of all exits are staged, split by split, and taken together."""
+
+    def stage(self, estimator: Any, X: Any) -> Any:
+        """Return what every exit of a fitted estimator predicts."""
+        ...
+
+    def warn_of_missing(self, y: Any, splits: Sequence[Split]) -> None:
+        """Warn of what the networks of some splits cannot know."""
+        ...
+
+    def pooled(self, parts: Sequence[Any], rows: Sequence[NDArray[np.intp]], y: Any) -> Any:
+        """Return the predictions of several networks below each other."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassStaging:
+    """The staging of classes, of one task or of several, or of labels.
+
+    Attributes
+    ----------
+    multilabel : bool, default=False
+        Whether a sample may have any of the labels, which are warned of where they are fitted.
+    """
+
+    multilabel: bool = False
+
+    def stage(self, estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks]:
+        """Return what every exit of a fitted estimator predicts."""
+        return staged_predictions(estimator, X)
+
+    def warn_of_missing(self, y: Any, splits: Sequence[Split]) -> None:
+        """Warn of classes that the training part of a split lacks."""
+        if not self.multilabel:
+            _warn_of_missing_classes(y, splits)
+
+    def pooled(
+        self,
+        parts: Sequence[tuple[StagedPredictions, Tasks]],
+        rows: Sequence[NDArray[np.intp]],
+        y: Any,
+    ) -> Validation:
+        """Return the predictions of several networks below each other."""
+        return _pooled(parts, rows, y)
 
 
 def check_used(params: Mapping[str, Any], estimator: Any) -> None:
@@ -295,7 +342,8 @@ def stage_splits(
     *,
     fit_params: Mapping[str, Any],
     n_jobs: int | None,
-) -> tuple[Validation, Any]:
+    staging: Staging | None = None,
+) -> tuple[Any, Any]:
     """Fit a clone on the first part of each split, and return its predictions for the second.
 
     Parameters
@@ -310,6 +358,8 @@ def stage_splits(
         Keyword arguments for `fit`; what has one entry per sample is split too.
     n_jobs : int or None
         Fits in parallel.
+    staging : Staging, default=None
+        None: that of classes.
 
     Returns
     -------
@@ -323,16 +373,18 @@ def stage_splits(
     UserWarning
         If the first part of a split lacks a class.
     """
-    if not takes_labels(estimator, y):  # labels are warned of where they are fitted
-        _warn_of_missing_classes(y, splits)
+    how = ClassStaging(takes_labels(estimator, y)) if staging is None else staging
+    how.warn_of_missing(y, splits)
     base = clone(estimator)  # clones of one base share what they may share
     keep = len(splits) == 1
     results = Parallel(n_jobs=n_jobs)(
-        delayed(_fit_and_stage)(clone(base), X, y, split, fit_params=fit_params, keep=keep)
+        delayed(_fit_and_stage)(
+            clone(base), X, y, split, fit_params=fit_params, keep=keep, staging=how
+        )
         for split in splits
     )
     staged = [result for result, _ in results]
-    return _pooled(staged, [test for _, test in splits], y), results[0][1]
+    return how.pooled(staged, [test for _, test in splits], y), results[0][1]
 
 
 def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
@@ -349,7 +401,7 @@ def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
                 f"{where}, so its network never predicts them. Use fewer folds or a stratified "
                 "splitter, or leave out classes that are too small.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 
@@ -361,7 +413,8 @@ def _fit_and_stage(
     *,
     fit_params: Mapping[str, Any],
     keep: bool,
-) -> tuple[tuple[StagedPredictions, Tasks], Any]:
+    staging: Staging,
+) -> tuple[Any, Any]:
     train, test = split
     # An array of no dimension is a number, which scikit-learn cannot count the samples of.
     given = {
@@ -370,7 +423,7 @@ def _fit_and_stage(
     }
     params = check_method_params(X, given, indices=train)
     estimator.fit(safe_indexing(X, train), safe_indexing(y, train), **params)
-    return staged_predictions(estimator, safe_indexing(X, test)), estimator if keep else None
+    return staging.stage(estimator, safe_indexing(X, test)), estimator if keep else None
 
 
 def _pooled(

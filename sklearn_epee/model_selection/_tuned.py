@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.utils import Bunch, check_random_state, indexable
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    process_routing,
-)
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
-from sklearn_epee._checks.labels import check_groups, check_weights
-from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions, num_samples
-from sklearn_epee._exits.staged import Floats, Integers
-from sklearn_epee._exits.tables import PolicyGrid, concatenate, pareto_front
-from sklearn_epee._exits.wrappers import (
-    check_has_exits,
-    exit_classifier,
-    exit_costs,
-    with_policy,
-)
+from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn_epee._exits.wrappers import check_has_exits, with_policy
 
-from ._base import BaseExitPolicyClassifier
-from ._choice import Choice, Guarantee, ScoredSamples, choose
-from ._guarantee_parameters import (
-    check_guarantee,
-    check_risk_for,
-    guarantee_parameter,
-    has_guarantee,
-)
-from ._risks import LossFunction, check_risk_groups
-from ._selection import Objective, SelectionCriterion
-from ._staging import (
-    Target,
-    Validation,
-    check_used,
-    is_own_splitter,
-    make_splits,
-    stage_fitted,
-    stage_splits,
-)
+from ._guarantee_parameters import check_guarantee
+from ._risks import LossFunction
+from ._selection import Objective
+from ._staging import is_own_splitter
+from ._tuning import BaseTunedExitPolicy
 
 # Attributes that depend on parameters.
 _CONDITIONAL_ATTRIBUTES = (
@@ -67,20 +37,7 @@ _CONDITIONAL_ATTRIBUTES = (
 )
 
 
-@dataclass(frozen=True)
-class _FitInputs:
-    """What `fit` was given, checked."""
-
-    X: Any
-    target: Target
-    weights: Floats | None
-    fit_params: Mapping[str, Any]
-    split_params: Mapping[str, Any]
-    risk_groups: NDArray[Any] | None
-    together: Integers | None
-
-
-class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
+class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     """Early-exit classifier whose policy is chosen by cross-validation, at the cost of one pass.
 
     The thresholds `tau` and `patience` of EPEE [1]_ act only when a trained network predicts. So
@@ -92,8 +49,9 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     Parameters
     ----------
     estimator : estimator
-        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline,
-        search object or :class:`ExitCalibratedClassifier` that ends in one. Inside a
+        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or of words,
+        :class:`~sklearn_epee.EPEETokenClassifier`; or a pipeline, search object or
+        :class:`ExitCalibratedClassifier` that ends in one. Inside a
         :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: the policy is chosen on
         all samples given to `fit`, which should be others than it was trained on, and `cv` and
         `refit` are not read.
@@ -151,11 +109,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         policies are compared; the other scores are for one task. With several labels "accuracy"
         counts samples whose whole set of labels is right; all precision, recall, F and Jaccard
         scores are compared for all policies, with the average "samples" too, and
-        "average_precision", which needs no thresholds, for 100 quantiles.
+        "average_precision", which needs no thresholds, for 100 quantiles. Of words see Notes.
     policies : "all", int or dict, default="all"
         The policies to choose from: all there are; at most so many quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
-        "patience" ("all" or integers).
+        "patience" ("all" or integers). Where words exit one by one, a dict with thresholds.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
         share held out in a single stratified split, all of them of whole groups where `fit` is
@@ -288,6 +246,20 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     of each label, and the warning compares it with that over all labels together. Labels that are
     not known of a sample, NaN in `y`, count for nothing.
 
+    **Words.** With ``token_exit="sentence"`` a sentence is a sample: all policies are compared, at
+    the cost of two passes, by scores of spans that are ratios of sums over sentences, so that they
+    follow exactly from what every sentence adds at every exit. `scoring` is
+    :func:`~sklearn_epee.metrics.span_f1_scorer`, "f1_micro" or "f1_macro" and the other precision,
+    recall, F and Jaccard scores of spans and their labels, or "accuracy", the share of words whose
+    tags are right in all layers of spans. The speed-up ratio is that of :func:`~sklearn_epee.speedup_score`,
+    of rows. Splits are stratified by which layers of spans a sentence has any in. `class_report_`
+    counts spans of each label (and "layer"), and its sign test sentences with fewer and with more
+    right ones. F1 is no mean over sentences, so "accuracy_drop" has no guarantee; "disagreement",
+    the share of sentences whose spans differ from those of full depth, "error", the share with a
+    wrong or missing span, and a callable, which gets three lists of spans, have. With
+    ``token_exit="token"`` words that exit change what the others read: each policy of `policies`,
+    which must be named, is run, with full depth beside them, and none has a guarantee.
+
     **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For the risks a prediction
     is an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are
     for one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
@@ -335,6 +307,21 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
     ... ).fit(X[60:], y[60:])
     >>> safe.certified_, safe.n_calibration_
     (True, 126)
+
+    Words: the fastest policy whose micro F1 of spans is at most a point below that of full depth.
+
+    >>> from sklearn_epee import EPEETokenClassifier
+    >>> from sklearn_epee.metrics import span_f1_scorer
+    >>> X = ["Aspirin causes rash.", "No rash from zinc."] * 8
+    >>> y = [[(0, 7, "Drug"), (15, 19, "Effect")], [(3, 7, "Effect"), (13, 17, "Drug")]] * 8
+    >>> words = EPEETokenClassifier(random_state=0).fit(X, y)
+    >>> fast = TunedExitPolicyClassifierCV(
+    ...     FrozenEstimator(words), max_accuracy_drop=0.01, scoring=span_f1_scorer()
+    ... ).fit(X, y)
+    >>> fast.best_score_, fast.best_speedup_ > 0
+    (1.0, True)
+    >>> fast.predict(["Zinc causes rash."])
+    [[(0, 4, 'Drug'), (12, 16, 'Effect')]]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -416,7 +403,7 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            Labels.
+            Labels; of a classifier of words tags or spans, as it takes them.
         risk_groups : array-like of shape (n_samples,), default=None
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
             `confidence`. None of them may be missing.
@@ -462,12 +449,11 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         True
         """
         self._validate_params()
-        check_has_exits(self.estimator, of_words=False)
+        check_has_exits(self.estimator)
         check_guarantee(self, risk_groups)
         given = self._checked(X, y, risk_groups, params)
         validation, fitted = self._stage(given)
-        samples = ScoredSamples(validation, given.X, given.weights, self.scoring)
-        choice, found = self._choose(samples, given)
+        choice, found = self._choose(self._scored(validation, given), given)
         if fitted is None:
             fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
         tau, patience = choice.policy["tau"], choice.policy["patience"]
@@ -482,53 +468,6 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
         self.__dict__.update(found)
         report.warn(f"tau={tau:.4g}, patience={patience}", stacklevel=2)
         return self
-
-    # ----------------------------------------------------------------------- what was given
-
-    def _checked(
-        self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
-    ) -> _FitInputs:
-        X = indexable(X)[0]
-        n_samples, name = num_samples(X), type(self).__name__
-        target = Target.of(y, n_samples, self.estimator, name, fitted=self._is_fitted())
-        check_risk_for(target, self)
-        groups = None if risk_groups is None else check_risk_groups(risk_groups, n_samples)
-        routed = self._route(params)
-        weights = routed.scorer.score.get("sample_weight")
-        return _FitInputs(
-            X=X,
-            target=target,
-            weights=None if weights is None else check_weights(weights, n_samples),
-            fit_params=routed.estimator.fit,
-            split_params=routed.splitter.split,
-            risk_groups=groups,
-            together=self._together(routed.splitter.split.get("groups"), n_samples),
-        )
-
-    def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
-        """Return the numbers of the groups that the parts of a guarantee do not split."""
-        return check_groups(groups, n_samples) if has_guarantee(self) else None
-
-    def _route(self, params: dict[str, Any]) -> Bunch:
-        """Return which metadata goes where, with and without metadata routing."""
-        if get_config()["enable_metadata_routing"]:
-            return process_routing(self, "fit", **params)
-        params = dict(params)
-        split = {"groups": params.get("groups")}
-        if not self._holds_groups_out():
-            params.pop("groups", None)
-        weights = params.get("sample_weight")
-        return Bunch(
-            estimator=Bunch(fit=params),
-            splitter=Bunch(split=split),
-            scorer=Bunch(score={} if weights is None else {"sample_weight": weights}),
-        )
-
-    def _holds_groups_out(self) -> bool:
-        """Return whether `estimator` takes groups because it holds out samples itself."""
-        if not has_fit_parameter(self.estimator, "groups"):
-            return False
-        return bool(self.estimator.get_params(deep=False).get("validation_fraction", True))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return where metadata passed to `fit` goes.
@@ -560,107 +499,3 @@ class TunedExitPolicyClassifierCV(BaseExitPolicyClassifier):
             .add(splitter=splitter, method_mapping=to_split)
             .add(scorer=scorer, method_mapping=to_score)
         )
-
-    # ------------------------------------------------------------------ one pass a split
-
-    def _is_fitted(self) -> bool:
-        return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
-
-    def _stage(self, given: _FitInputs) -> tuple[Validation, Any]:
-        """Return the predictions of all exits, and their estimator if it is the final one."""
-        if isinstance(self.cv, str) and self.refit:
-            raise ValueError("cv='prefit' trains nothing: refit must be False; got refit=True.")
-        if self._is_fitted():
-            check_is_fitted(exit_classifier(self.estimator), "n_layers_")
-            self._check_reachable(exit_classifier(self.estimator))
-            check_used(given.fit_params, self.estimator)
-            return stage_fitted(self.estimator, given.X, given.target.y), self.estimator
-        splits = make_splits(
-            self.cv,
-            given.X,
-            given.target.to_split(self.cv),
-            random_state=self.random_state,
-            split_params=given.split_params,
-        )
-        self._check_splits(len(splits))
-        validation, kept = stage_splits(
-            self.estimator,
-            given.X,
-            given.target.y,
-            splits,
-            fit_params=given.fit_params,
-            n_jobs=self.n_jobs,
-        )
-        return validation, None if self.refit else kept
-
-    def _check_splits(self, n_splits: int) -> None:
-        if not self.refit and n_splits > 1:
-            raise ValueError(
-                f"refit=False keeps the network of a single split, but cv={self.cv!r} makes "
-                f"{n_splits}; give a float such as cv=0.3, or refit=True."
-            )
-        if self.refit and has_guarantee(self):
-            raise ValueError(
-                f"{guarantee_parameter(self)} is a guarantee for the network whose exits were "
-                "tested, but refit=True trains another one. Hold out samples and keep the network "
-                "(cv=0.3, refit=False), or give a fitted one (FrozenEstimator) and samples that it "
-                "was not trained on."
-            )
-
-    def _check_reachable(self, classifier: Any) -> None:
-        n_layers = classifier.n_layers_
-        if exit_costs(classifier) is not None:  # what can be reached depends on the samples
-            return
-        if self.min_speedup is not None and self.min_speedup > 1 - 1 / n_layers:
-            raise ValueError(
-                f"min_speedup={self.min_speedup} cannot be reached: with {n_layers} layers the "
-                f"speed-up ratio lies between 0 and 1 - 1/{n_layers} = {1 - 1 / n_layers:.4f}."
-            )
-
-    # ------------------------------------------------------------------------- the choice
-
-    def _criterion(self) -> SelectionCriterion:
-        if has_guarantee(self):  # the drop is what is tested
-            objective = "max_speedup" if self.objective == "auto" else self.objective
-            return SelectionCriterion(objective, self.min_speedup)
-        objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
-        if self.objective != "auto":
-            objective = self.objective
-        return SelectionCriterion(objective, self.min_speedup, self.max_accuracy_drop)
-
-    def _choose(self, samples: ScoredSamples, given: _FitInputs) -> tuple[Choice, dict[str, Any]]:
-        """Return the chosen policy, and the attributes about all policies."""
-        offered = PolicyGrid.from_parameter(self.policies, samples.space.n_layers)
-        tables = samples.tables(offered)
-        front = pareto_front(tables)
-        found: dict[str, Any] = {"pareto_front_": front}
-        if self.store_cv_results:
-            found["cv_results_"] = concatenate(tables)
-        if not has_guarantee(self):
-            to_compare = tables if callable(self.objective) else [front]
-            return choose(samples, to_compare, self._criterion()), found
-        bound: Any = self.max_accuracy_drop if self.risk == "accuracy_drop" else self.max_risk
-        labels, names = self._groups(given, samples.validation)
-        guarantee = Guarantee.of(
-            bound,
-            self.confidence,
-            risk=self.risk,
-            validation=samples.validation,
-            group_labels=labels,
-            group_names=names,
-            together=given.together,
-            per_exit=self.per_exit,
-        )
-        rng = check_random_state(self.random_state)
-        certification = guarantee.certify(samples, offered, rng)
-        choice = guarantee.choose(samples, certification, self._criterion())
-        return choice, found | guarantee.attributes(certification, choice)
-
-    def _groups(
-        self, given: _FitInputs, validation: Validation
-    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return the group of each given sample, and all groups that are promised something."""
-        if self.per_class:  # of all classes, for the network may predict each of them
-            return given.target.y, validation.classes
-        groups = given.risk_groups
-        return groups, None if groups is None else np.unique(groups)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._word_exits import is_word_accuracy
 
 from ._axes import COLORMAP, add_factor_axis, factor_of, import_pyplot, own_or_new_panels
 from ._policies import SearchedPolicies, make_score, policy_grid, score_name
-from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
+from ._sentences import DisplaySentences, samples_or_sentences
+from ._staged import DisplaySamples, samples_from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +117,7 @@ class ExitPolicyHeatmapDisplay:
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; of a classifier of words tags or spans.
         taus : array-like of float, default=(0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
             Entropy thresholds.
         patiences : array-like of int, default=None
@@ -124,7 +126,9 @@ class ExitPolicyHeatmapDisplay:
             The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
             precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
             :func:`~sklearn.metrics.make_scorer` or
-            :func:`~sklearn_epee.metrics.positive_f1_scorer`.
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`. Of a classifier of words "accuracy" is
+            of words, and the others are of spans, as is
+            :func:`~sklearn_epee.metrics.span_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : sequence of two matplotlib Axes, default=None
@@ -156,7 +160,8 @@ class ExitPolicyHeatmapDisplay:
         >>> len(display.patiences) == clf.n_layers_
         True
         """
-        samples, _ = samples_from_estimator(estimator, X, y)
+        needs_tags = is_word_accuracy(scoring)
+        samples, _ = samples_or_sentences(estimator, X, y, with_tags=needs_tags)
         name = name or type(estimator).__name__
         return cls._of(samples, taus, patiences, scoring=scoring, name=name).plot(ax)
 
@@ -231,7 +236,7 @@ class ExitPolicyHeatmapDisplay:
     @classmethod
     def _of(
         cls,
-        samples: DisplaySamples,
+        samples: DisplaySamples | DisplaySentences,
         taus: ArrayLike,
         patiences: ArrayLike | None,
         *,

@@ -11,7 +11,8 @@ from sklearn_epee._exits.checks import check_patience, check_tau
 from sklearn_epee.metrics import speedup_ratio
 
 from ._axes import COLORMAP, OKABE_ITO, factor_of, number_layers, own_or_new_axes
-from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
+from ._sentences import DisplaySentences, samples_or_sentences
+from ._staged import DisplaySamples, samples_from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +100,8 @@ class ExitHistogramDisplay:
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; of a classifier of words tags or spans, and the samples of a class are the
+            spans of a label, which exit with their sentences.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes, default=None
@@ -131,7 +133,7 @@ class ExitHistogramDisplay:
         >>> display.counts.sum()
         np.int64(40)
         """
-        samples, own = samples_from_estimator(estimator, X, y)
+        samples, own = samples_or_sentences(estimator, X, y, with_tags=False)
         if own.tau is None:
             raise TypeError(
                 f"{type(estimator).__name__} has no tau and patience, by which samples exit; pass "
@@ -199,7 +201,11 @@ class ExitHistogramDisplay:
 
     @classmethod
     def _of(
-        cls, samples: DisplaySamples, tau: float, patience: int | None, name: str | None
+        cls,
+        samples: DisplaySamples | DisplaySentences,
+        tau: float,
+        patience: int | None,
+        name: str | None,
     ) -> Self:
         staged, n_classes = samples.staged, len(samples.classes)
         exits = staged.exit_layers(check_tau(tau), check_patience(patience, staged.n_layers))
@@ -207,7 +213,9 @@ class ExitHistogramDisplay:
         rows, columns = samples.of_classes
         np.add.at(counts, (columns, exits[rows] - 1), 1)
         speedup = None
-        if staged.exit_shares is not None:  # of which counts say nothing
+        if (
+            isinstance(samples, DisplaySentences) or staged.exit_shares is not None
+        ):  # of which counts say nothing
             speedup = staged.speedup(exits)
         elif samples.multilabel:
             speedup = speedup_ratio(exits, staged.n_layers)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._axes import BLUE, ORANGE, number_layers, own_or_new_axes
-from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
+from ._sentences import DisplaySentences, samples_or_sentences
+from ._staged import DisplaySamples, samples_from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,8 @@ class LayerwiseDisplay:
 
     Each exit predicts all samples here, as in budgeted inference. Of several labels the accuracy is
     the share of samples whose whole set of labels is right, and the entropy the one that is
-    compared with `tau`. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    compared with `tau`. Of words the accuracy is the share of those whose tags are right, and the
+    entropy is that of words, too. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ class LayerwiseDisplay:
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; of a classifier of words tags or spans.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes, default=None
@@ -119,7 +121,7 @@ class LayerwiseDisplay:
         >>> len(display.accuracy) == clf.n_layers_
         True
         """
-        samples, _ = samples_from_estimator(estimator, X, y)
+        samples, _ = samples_or_sentences(estimator, X, y, with_tags=True)
         return cls._of(samples, name or type(estimator).__name__).plot(ax)
 
     @classmethod
@@ -173,9 +175,8 @@ class LayerwiseDisplay:
         return cls._of(samples_from_arrays(y_true, staged_proba, labels), name).plot(ax)
 
     @classmethod
-    def _of(cls, samples: DisplaySamples, name: str | None) -> Self:
-        entropies = samples.staged.head_entropies[..., 0]
-        return cls(samples.hits.mean(axis=0), entropies.mean(axis=0), name=name)
+    def _of(cls, samples: DisplaySamples | DisplaySentences, name: str | None) -> Self:
+        return cls(samples.layer_accuracy, samples.layer_entropy, name=name)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw the accuracy on the left axis and the entropy on the right one.

@@ -18,23 +18,28 @@ from sklearn_epee._exits.policy_scores import EXACT_SCORES, PolicyScore, exact_s
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, policy_table, take
 from sklearn_epee._exits.wrappers import chain
+from sklearn_epee._spans import SpanF1Scorer
+from sklearn_epee._word_exits import word_score
 
+from ._sentences import DisplaySentences
 from ._staged import DisplaySamples
 
 
-def make_score(scoring: Any, samples: DisplaySamples) -> PolicyScore:
+def make_score(scoring: Any, samples: DisplaySamples | DisplaySentences) -> PolicyScore:
     """Return a score of the samples for any set of policies.
 
     Parameters
     ----------
     scoring : str or scorer
-    samples : DisplaySamples
+    samples : DisplaySamples, or DisplaySentences
 
     Raises
     ------
     ValueError
         If the score needs more than the predicted labels.
     """
+    if isinstance(samples, DisplaySentences):
+        return word_score(scoring, samples.counts, samples.right_words)
     tasks = Tasks(samples.classes, samples.multilabel)
     score = exact_score(scoring, tasks) if _is_scoring(scoring) else None
     if score is LabelAveragePrecision or score is None:
@@ -57,6 +62,8 @@ def score_name(scoring: Any) -> str:
     """Return what a score is called in a picture."""
     if isinstance(scoring, str):
         return scoring
+    if isinstance(scoring, SpanF1Scorer):
+        return "span_f1" if scoring.layer is None else f"span_f1_{scoring.layer}"
     parts = scorer_parts(scoring)
     name = getattr(scoring if parts is None else parts.function, "__name__", str(scoring))
     return name.removesuffix("_score")

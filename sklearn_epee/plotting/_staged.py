@@ -57,6 +57,16 @@ class DisplaySamples:
         return np.asarray((right | (self.codes < 0)[:, np.newaxis]).all(axis=2))
 
     @property
+    def layer_accuracy(self) -> NDArray[np.float64]:
+        """Share of the samples that the exit of each layer predicts correctly, (n_layers,)."""
+        return np.asarray(self.hits.mean(axis=0))
+
+    @property
+    def layer_entropy(self) -> NDArray[np.float64]:
+        """Mean entropy of the exit of each layer, (n_layers,)."""
+        return np.asarray(self.staged.head_entropies[..., 0].mean(axis=0))
+
+    @property
     def of_classes(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Each sample with its class, or each of its labels: rows, and columns of the classes."""
         if not self.multilabel:

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 from sklearn_epee._exits.checks import check_patience, check_tau
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee._exits.tables import Table, concatenate, pareto_front, policy_table
+from sklearn_epee._word_exits import is_word_accuracy
 
 from ._axes import BLUE, GREEN, ORANGE, add_factor_axis, own_or_new_axes
 from ._policies import SearchedPolicies, make_score, score_name
-from ._staged import DisplaySamples, samples_from_arrays, samples_from_estimator
+from ._sentences import DisplaySentences, samples_or_sentences
+from ._staged import DisplaySamples, samples_from_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,12 +131,14 @@ class ExitTradeoffDisplay:
         X : samples
             As `estimator` takes them.
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; of a classifier of words tags or spans.
         scoring : str or scorer, default="accuracy"
             The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
             precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
             :func:`~sklearn.metrics.make_scorer` or
-            :func:`~sklearn_epee.metrics.positive_f1_scorer`.
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`. Of a classifier of words "accuracy" is
+            of words, and the others are of spans, as is
+            :func:`~sklearn_epee.metrics.span_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes, default=None
@@ -166,7 +170,8 @@ class ExitTradeoffDisplay:
         >>> display.chosen["tau"] == clf.tau
         True
         """
-        samples, own = samples_from_estimator(estimator, X, y)
+        needs_tags = is_word_accuracy(scoring)
+        samples, own = samples_or_sentences(estimator, X, y, with_tags=needs_tags)
         policy = None if own.tau is None else (own.tau, own.patience)
         return cls._of(samples, policy, scoring, name or type(estimator).__name__).plot(ax)
 
@@ -246,7 +251,7 @@ class ExitTradeoffDisplay:
     @classmethod
     def _of(
         cls,
-        samples: DisplaySamples,
+        samples: DisplaySamples | DisplaySentences,
         policy: tuple[float, int | None] | None,
         scoring: str | Callable[..., float],
         name: str | None,

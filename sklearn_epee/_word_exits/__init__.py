@@ -1,0 +1,27 @@
+"""Exit policies of words, on arrays: whole sentences exit, with the spans of every exit."""
+
+from .counts import SpanCounts, count_spans, true_spans
+from .predictions import (
+    SentencePredictions,
+    check_exits_by_sentence,
+    sentence_predictions,
+    unread_words,
+)
+from .scores import is_word_accuracy, right_words, span_metric, true_tags, word_score
+from .staged import StagedSentences
+
+__all__ = [
+    "SentencePredictions",
+    "SpanCounts",
+    "StagedSentences",
+    "check_exits_by_sentence",
+    "count_spans",
+    "is_word_accuracy",
+    "right_words",
+    "sentence_predictions",
+    "span_metric",
+    "true_spans",
+    "true_tags",
+    "unread_words",
+    "word_score",
+]

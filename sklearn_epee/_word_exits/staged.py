@@ -1,0 +1,171 @@
+"""Sentences whose words exit together: what decides on their exits, at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._exits.checks import check_joint_exit
+from sklearn_epee._exits.rule import first_exits
+from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
+
+# What marks a layer at which the patience rule lets a word exit: below any tau, 0 included.
+_BELOW_ANY_TAU = -1.0
+
+
+@dataclass(frozen=True)
+class StagedSentences:
+    """Entropies and patience counters of the words of some sentences, which exit together.
+
+    The words of a sentence, in all layers of spans, decide as the tasks of a sample do, see
+    :func:`sklearn_epee._exits.sentences.sentence_exit_layers`. A sentence without words exits at
+    layer 1 and costs nothing.
+
+    Attributes
+    ----------
+    entropies : ndarray of shape (n_words, n_layers, n_layers_of_spans), float64
+        Normalized entropies, sentence after sentence.
+    counters : ndarray of shape (n_words, n_layers, n_layers_of_spans), int64
+        Patience counters.
+    word_counts : ndarray of shape (n_samples,), int64
+        Words of each sentence that the network reads.
+    n_tokens : ndarray of shape (n_samples,), int64
+        Positions that a layer computes of each sentence.
+    joint_exit : {"all", "any", "mean"}
+    """
+
+    entropies: Floats
+    counters: Integers
+    word_counts: Integers
+    n_tokens: Integers
+    joint_exit: str = "all"
+
+    # Layers cost alike: the share of an exit is that of its layers.
+    exit_shares: ClassVar[None] = None
+
+    @classmethod
+    def from_words(
+        cls,
+        words: StagedPredictions,
+        word_counts: Integers,
+        n_tokens: Integers,
+        joint_exit: str = "all",
+    ) -> Self:
+        """Return sentences, from the staged predictions of their words.
+
+        Raises
+        ------
+        ValueError
+            If the counts do not add up to the words, or `joint_exit` is another one.
+        """
+        if word_counts.sum() != words.n_samples:
+            raise ValueError(
+                f"word_counts adds up to {word_counts.sum()} words; there are {words.n_samples}."
+            )
+        joint = check_joint_exit(joint_exit)
+        return cls(words.entropies, words.counters, word_counts, n_tokens, joint)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of sentences n."""
+        return len(self.word_counts)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.entropies.shape[1]
+
+    @property
+    def depends_on_patience(self) -> bool:
+        """Whether entropy and patience cannot be told apart.
+
+        With "all" one word may be ready by its patience, and another one by its entropy.
+        """
+        return self.joint_exit == "all"
+
+    @cached_property
+    def joint_entropies(self) -> Floats:
+        """Entropies that are compared with tau, (n_samples, n_layers); inf without words."""
+        return self._joined(self.entropies)
+
+    def entropies_with(self, patience: int) -> Floats:
+        """Return entropies whose comparison with tau decides, for one patience.
+
+        With "all" it is -1, below any tau, where the patience rule alone lets a sentence exit.
+        """
+        if not self.depends_on_patience:
+            return self.joint_entropies
+        return self._joined(np.where(self.counters >= patience, _BELOW_ANY_TAU, self.entropies))
+
+    def _joined(self, entropies: Floats) -> Floats:
+        if self.joint_exit == "mean":
+            sums = self._over_words(np.add, entropies.mean(axis=2), np.inf)
+            return sums / np.maximum(self.word_counts, 1)[:, np.newaxis]
+        if self.joint_exit == "any":
+            return self._over_words(np.minimum, entropies.min(axis=2), np.inf)
+        return self._over_words(np.maximum, entropies.max(axis=2), np.inf)
+
+    @cached_property
+    def _joint_counters(self) -> Integers:
+        """Counters that are compared with a patience, (n_samples, n_layers); M without words."""
+        if self.joint_exit == "any":
+            return self._over_words(np.maximum, self.counters.max(axis=2), self.n_layers)
+        return self._over_words(np.minimum, self.counters.min(axis=2), self.n_layers)
+
+    def _over_words(self, reduce: np.ufunc, values: NDArray[Any], empty: Any) -> NDArray[Any]:
+        """Return what is left of the words' values (n_words, n_layers) for each sentence."""
+        found = np.full((self.n_samples, self.n_layers), empty, dtype=values.dtype)
+        has_words = self.word_counts > 0
+        if has_words.any():
+            counts = self.word_counts[has_words]
+            found[has_words] = reduce.reduceat(values, np.cumsum(counts) - counts)
+        return found
+
+    def exit_layers(self, tau: float, patience: int) -> Integers:
+        """Return the exit layer of each sentence, from 1 to M."""
+        is_sure = self.entropies_with(patience) < tau
+        return first_exits(is_sure | (self._joint_counters >= patience))
+
+    def patience_exits(self, patience: int) -> Integers:
+        """Return the exit layer of each sentence by the patience rule alone, as with ``tau=0``."""
+        return first_exits(self._joint_counters >= patience)
+
+    def layer_weights(self, weights: Floats | None = None) -> Floats:
+        """Return how much a layer of each sentence costs, its positions, times its weight."""
+        cost = self.n_tokens.astype(np.float64)
+        return cost if weights is None else cost * weights
+
+    def speedup(self, exits: Integers) -> float:
+        """Return the speed-up ratio of sentences that exit at these layers: of rows."""
+        total = int(self.n_tokens.sum()) * self.n_layers
+        return 1.0 - float(self.n_tokens @ exits) / total if total else 0.0
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Return some of the sentences."""
+        counts = self.word_counts[rows]
+        starts = (np.cumsum(self.word_counts) - self.word_counts)[rows]
+        before = np.cumsum(counts) - counts
+        words = np.repeat(starts - before, counts) + np.arange(counts.sum())
+        return replace(
+            self,
+            entropies=self.entropies[words],
+            counters=self.counters[words],
+            word_counts=counts,
+            n_tokens=self.n_tokens[rows],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[StagedSentences]) -> StagedSentences:
+        """Return the sentences of all parts, below each other."""
+        return replace(
+            parts[0],
+            entropies=np.concatenate([part.entropies for part in parts]),
+            counters=np.concatenate([part.counters for part in parts]),
+            word_counts=np.concatenate([part.word_counts for part in parts]),
+            n_tokens=np.concatenate([part.n_tokens for part in parts]),
+        )

@@ -1,0 +1,202 @@
+"""Policies under which words exit one by one: a run for each, as none tells of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._compat import safe_indexing
+from sklearn_epee._exits.checks import check_patience
+from sklearn_epee._exits.policy_scores import PolicyScore
+from sklearn_epee._exits.staged import Floats, Integers
+from sklearn_epee._exits.tables import PolicyGrid, Table
+from sklearn_epee._exits.wrappers import innermost, with_policy
+from sklearn_epee._word_exits import (
+    SpanCounts,
+    count_spans,
+    is_word_accuracy,
+    right_words,
+    true_spans,
+    true_tags,
+    word_score,
+)
+
+from ._class_recall import ClassReport
+from ._sentences import span_report
+
+
+@dataclass(frozen=True)
+class WordRuns:
+    """What some policies did to sentences; the last policy is full depth.
+
+    Attributes
+    ----------
+    policies : list of (float, int)
+        Tau and patience.
+    n_layers : int
+    rows : ndarray of shape (n_samples,), int
+        Which of the given samples they are.
+    counts : SpanCounts
+        With an exit for each policy.
+    computed : ndarray of shape (n_samples, n_policies), int64
+        Rows that the layers computed.
+    right_words : ndarray of shape (n_samples, n_policies + 1), int64, or None
+    """
+
+    policies: list[tuple[float, int]]
+    n_layers: int
+    rows: NDArray[np.intp]
+    counts: SpanCounts
+    computed: Integers
+    right_words: Integers | None = None
+
+    @staticmethod
+    def total(values: NDArray[Any]) -> Floats:
+        """Sum `values[i, p]`, of sentence i under policy p, for every policy; as sweeps do."""
+        return values.sum(axis=0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class WordStaging:
+    """How policies are run, split by split, and taken together.
+
+    Attributes
+    ----------
+    scoring : str or callable
+        Decides whether tags are needed.
+    policies : str, int or mapping
+        The parameter of the tuner.
+    """
+
+    scoring: Any
+    policies: Any
+
+    def stage(self, estimator: Any, X: Any) -> list[Any]:
+        """Return what is predicted under every policy, and how X is read."""
+        found = innermost(estimator, X)
+        n_layers = int(found.classifier.n_layers_)
+        policies = grid_of(self.policies, n_layers)
+        results = [
+            with_policy(found.classifier, tau, patience).predict_with_exits(found.X)
+            for tau, patience in policies
+        ]
+        scheme = str(getattr(found.classifier, "scheme", "IOB2"))
+        return [results, found.X, scheme, policies, n_layers]
+
+    def warn_of_missing(self, y: Any, splits: Sequence[Any]) -> None:
+        """Say nothing: sentences are not stratified by their labels."""
+
+    def pooled(self, parts: Sequence[Any], rows: Sequence[NDArray[np.intp]], y: Any) -> WordRuns:
+        """Return the runs of several networks below each other."""
+        true, right = [], []
+        for (results, X, scheme, *_), own in zip(parts, rows, strict=True):
+            labels = safe_indexing(y, own)
+            true += true_spans(X, labels, results[-1].spans, scheme)
+            if is_word_accuracy(self.scoring):
+                tags = [result.tags for result in results]
+                right.append(right_words(true_tags(X, labels, scheme), tags))
+        by_policy = list(zip(*(results for results, *_ in parts), strict=True))
+        *_, policies, n_layers = parts[0]
+        return WordRuns(
+            policies,
+            n_layers,
+            np.concatenate(rows),
+            count_spans(true, [list(chain(*(run.spans for run in runs))) for runs in by_policy]),
+            np.stack(
+                [np.concatenate([run.rows_computed for run in runs]) for runs in by_policy], axis=1
+            ),
+            np.concatenate(right) if right else None,
+        )
+
+
+def check_named(policies: Any) -> None:
+    """Raise unless the policies to run are named one by one.
+
+    Raises
+    ------
+    ValueError
+    """
+    taus = policies.get("tau", "all") if isinstance(policies, Mapping) else policies
+    if isinstance(taus, (str, int, np.integer)):
+        raise ValueError(  # noqa: TRY004 - of these types others are right elsewhere
+            "Words that exit one by one (token_exit='token') change what the others read, so every "
+            "policy costs a pass of its own. Name thresholds, such as policies={'tau': [0.05, 0.1, "
+            f"0.2, 0.4], 'patience': [2, 3]}}; got policies={policies!r}. With "
+            "token_exit='sentence' all policies are compared from one pass."
+        )
+
+
+def grid_of(policies: Any, n_layers: int) -> list[tuple[float, int]]:
+    """Return the named policies, each that does something else once, and full depth at last."""
+    grid = PolicyGrid.from_parameter(policies, n_layers)
+    found = [
+        (0.0 if patience == 1 else float(tau), int(patience))  # with 1 no entropy is asked for
+        for patience in grid.patiences
+        for tau in np.atleast_1d(np.asarray(grid.taus))
+    ]
+    full = 0.0, check_patience(None, n_layers)
+    return [policy for policy in dict.fromkeys(found) if policy != full] + [full]
+
+
+@dataclass(frozen=True)
+class ScoredRuns:
+    """Policies that were run, with their scores.
+
+    Attributes
+    ----------
+    runs : WordRuns
+    weights : ndarray of shape (n_given,) or None
+        Of all samples given to `fit`.
+    scoring : str or callable
+    """
+
+    runs: WordRuns
+    weights: Floats | None
+    scoring: Any
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.runs.n_layers
+
+    @cached_property
+    def _shares(self) -> Floats:
+        if self.weights is None:
+            return np.ones(len(self.runs.rows))
+        return self.weights[self.runs.rows]
+
+    @cached_property
+    def table(self) -> Table:
+        """Columns "tau", "patience", "score" and "speedup" of the policies."""
+        runs = self.runs
+        score: PolicyScore = word_score(self.scoring, runs.counts, runs.right_words, self._shares)
+        computed = runs.total(runs.computed * self._shares[:, np.newaxis])
+        tau, patience = (np.array(column) for column in zip(*runs.policies, strict=True))
+        scores = score(runs)  # type: ignore[arg-type] # all that it asks for are totals
+        speedup = 1.0 - computed / max(computed[-1], np.finfo(float).tiny)
+        return {"tau": tau, "patience": patience, "score": scores, "speedup": speedup}
+
+    @property
+    def full_depth_score(self) -> float:
+        """Score of the policy that never exits early."""
+        return float(self.table["score"][-1])
+
+    def tables(self, offered: Any = None) -> list[Table]:
+        """Return the policies, full depth included."""
+        del offered
+        return [self.table]
+
+    def by_class(self, tau: float, patience: int) -> ClassReport:
+        """Return what a policy does to the spans of each label."""
+        policy = self.runs.policies.index((tau, patience))
+        full = np.maximum(self.runs.computed[:, -1], 1)
+        exits = self.n_layers * self.runs.computed[:, policy] / full
+        right = self.runs.counts.right[:, policy]
+        weights = None if self.weights is None else self._shares
+        return span_report(self.runs.counts, right, exits, weights)
