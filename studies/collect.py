@@ -21,6 +21,7 @@ from studies import events, jobs, measures
 from studies.policies import CHOICES, MIN_RATIO, TOLERANCE, cuts_beside, policies
 from studies.rules import N_DRAWS, compare, network_of
 from studies.sets import SETS
+from studies.span_rules import SpanNetwork
 
 FORMAT = 1
 DIGITS = 4
@@ -209,9 +210,16 @@ def _of_classes(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> 
 def _of_spans(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> dict[str, Any]:
     """Return what follows from the counts of spans at all exits."""
     found = events.measured(folders, n_draws)
+    policies = _policies(found["methods"], cell["main_score"], cell["n_layers"])
+    networks = [network for folder in folders if (network := SpanNetwork.read(folder))]
+    if len(networks) < len(folders):  # trained before jobs kept what the rules read
+        return {"fronts": found["fronts"], "policies": policies}
+    rules = compare(networks, n_draws=n_draws)
     return {
-        "fronts": found["fronts"],
-        "policies": _policies(found["methods"], cell["main_score"], cell["n_layers"]),
+        "fronts": _fronts(rules),
+        "areas": _areas(rules),
+        "area_interval": rules["range"],
+        "policies": policies,
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
-from benchmarks._phee_scores import paper_scores
+from benchmarks._phee_scores import LAYERS, paper_scores
 from benchmarks.events import Staged
 from sklearn_epee import EPEETokenClassifier
 from sklearn_epee._exits.sentences import sentence_exit_layers
@@ -30,6 +30,7 @@ from studies.policies import CHOICES, METHODS, cuts_beside
 from studies.rivals.cut import MOST_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
+from studies.span_rules import words_of
 
 JOINT_EXITS = ("all", "mean")
 N_TAUS = 24
@@ -103,7 +104,7 @@ def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
             f"{name}_counts": np.stack(counts, axis=1).astype(np.int16),
             f"{name}_exits": exits_of(policies, words[name], found.word_counts),
             f"{name}_tokens": found.tokens,
-        }
+        } | _for_rules(model, name, parts, found)
     arrays["test_paper"] = _paper_of(policies, arrays["test_exits"], staged["test"].spans, parts)
     tau, patience, joint = zip(*policies, strict=True)
     folder.save_predictions(tau=tau, patience=patience, joint_exit=joint, **arrays)
@@ -114,6 +115,15 @@ def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
         for name, found in staged.items()
     }
     return {"layers": layers} | cost
+
+
+def _for_rules(model: Any, name: str, parts: Parts, staged: Staged) -> dict[str, Any]:
+    """Return what the exit rules read of the words of a part."""
+    bunch = parts.bunches[name]
+    proba = dict(zip(LAYERS, staged.proba, strict=True))
+    count = partial(span_counts, bunch.all_spans)
+    words = words_of(model, bunch.data, proba, staged.word_counts, count)
+    return {f"{name}_{key}": values for key, values in words.items()}
 
 
 def _joined(staged: Staged) -> dict[str, StagedPredictions]:
@@ -251,7 +261,7 @@ def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
 
 
 KINDS = (
-    {"events": Kind(run, applies), "embeddings": Kind(run_embeddings, embeds)}
+    {"events": Kind(run, applies, aliases=("exits",)), "embeddings": Kind(run_embeddings, embeds)}
     | {
         f"cut-{k}": Kind(partial(run_cut, n_layers=k), partial(applies, n_layers=k))
         for k in range(1, MOST_LAYERS)

@@ -78,6 +78,20 @@ class Network:
         """Number of layers M."""
         return self.dev.n_layers
 
+    @property
+    def n_dev(self) -> int:
+        """Number of dev samples."""
+        return len(self.dev_y)
+
+    @property
+    def n_test(self) -> int:
+        """Number of test samples."""
+        return len(self.test_y)
+
+    def full_depth(self) -> float:
+        """Return the score of the last exit on test."""
+        return self.score(self.test.predictions[:, -1, 0], self.test_y)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -119,7 +133,7 @@ class Rule:
     name: str
     title: str
     source: str
-    variants: Callable[[Network], Iterator[Variant]]
+    variants: Callable[[Any], Iterator[Any]]
     reads_labels: bool = False
 
 
@@ -233,12 +247,17 @@ def _pcee(network: Network) -> Iterator[Variant]:
 # ------------------------------------------------------------------- several exits as one judge
 
 
-def beem_doubts(staged: StagedPredictions, weights: Floats) -> Floats:
+def beem_doubts(
+    doubts: NDArray[np.floating], counters: NDArray[np.integer], weights: Floats
+) -> Floats:
     """Return 1 less the weighted confidences of the exits that agree in a row, added up.
 
     Parameters
     ----------
-    staged : StagedPredictions
+    doubts : ndarray of shape (n_samples, n_layers)
+        1 less the largest probability.
+    counters : ndarray of shape (n_samples, n_layers)
+        How many layers in a row agree.
     weights : ndarray of shape (n_layers,)
         Adding up to 1.
 
@@ -246,10 +265,10 @@ def beem_doubts(staged: StagedPredictions, weights: Floats) -> Floats:
     -------
     ndarray of shape (n_samples, n_layers), float64
     """
-    sums = (weights * (1.0 - least_confidence(staged))).cumsum(axis=1)
+    sums = (weights * (1.0 - doubts)).cumsum(axis=1)
     before = np.concatenate([np.zeros((len(sums), 1)), sums], axis=1)
-    layers = np.arange(1, staged.n_layers + 1)
-    first = layers - staged.counters[..., 0]  # layers before the run of agreement
+    layers = np.arange(1, doubts.shape[1] + 1)
+    first = layers - counters  # layers before the run of agreement
     return np.clip(1.0 - (sums - np.take_along_axis(before, first, axis=1)), 0, 1)
 
 
@@ -262,7 +281,10 @@ def _beem(network: Network) -> Iterator[Variant]:
     }
     for name, weights in weightings.items():
         share = weights / weights.sum()
-        dev, test = (beem_doubts(staged, share) for staged in (network.dev, network.test))
+        dev, test = (
+            beem_doubts(least_confidence(staged), staged.counters[..., 0], share)
+            for staged in (network.dev, network.test)
+        )
         yield _variant(network, {"weights": name}, dev, test)
 
 
@@ -318,14 +340,32 @@ def _gate(target_of: Callable[[Network], NDArray[np.bool_]]) -> Callable[..., It
     """Return the variant of a gate that learns a target of shape (n_samples, n_layers) on dev."""
 
     def variants(network: Network) -> Iterator[Variant]:
-        known, asked = gate_features(network.dev), gate_features(network.test)
-        target, dev = target_of(network), np.empty(known.shape[:2])
-        folds = KFold(min(N_FOLDS, len(dev)), shuffle=True, random_state=0)
-        for rows, held_out in folds.split(dev):
-            dev[held_out] = _learned_doubts(known[rows], target[rows], known[held_out])
-        yield _variant(network, {}, dev, _learned_doubts(known, target, asked))
+        features = gate_features(network.dev), gate_features(network.test)
+        yield _variant(network, {}, *gate_doubts(*features, target_of(network)))
 
     return variants
+
+
+def gate_doubts(known: Floats, asked: Floats, target: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return the doubts of a gate that learns a target on dev.
+
+    Parameters
+    ----------
+    known, asked : ndarray of shape (n_samples, n_layers, n_features)
+        Features of dev and of test.
+    target : ndarray of shape (n_samples, n_layers), bool
+        Of dev.
+
+    Returns
+    -------
+    dev, test : ndarray of shape (n_samples, n_layers), float64
+        Those of dev from folds that were not learned from.
+    """
+    dev = np.empty(known.shape[:2])
+    folds = KFold(min(N_FOLDS, len(dev)), shuffle=True, random_state=0)
+    for rows, held_out in folds.split(dev):
+        dev[held_out] = _learned_doubts(known[rows], target[rows], known[held_out])
+    return dev, _learned_doubts(known, target, asked)
 
 
 def _correct(network: Network) -> NDArray[np.bool_]:
@@ -358,12 +398,12 @@ def _oracle(network: Network) -> Iterator[Variant]:
     pair = ((network.dev, network.dev_y), (network.test, network.test_y))
     correct = [staged.predictions[..., 0] == y[:, np.newaxis] for staged, y in pair]
     for depth in range(1, network.n_layers + 1):
-        dev, test = (np.where(_first_layers(hits, depth), 0.0, 1.0) for hits in correct)
+        dev, test = (np.where(first_layers(hits, depth), 0.0, 1.0) for hits in correct)
         found = _variant(network, {"depth": depth}, dev, test)
         yield replace(found, thresholds=np.full(1, 0.5))
 
 
-def _first_layers(hits: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
+def first_layers(hits: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
     """Return the hits up to a layer; the first layer where there is none, as others do not help."""
     in_reach = hits.copy()
     in_reach[:, depth:] = False

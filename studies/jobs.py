@@ -141,6 +141,8 @@ class Kind:
         Whether it is done for seed 0 only.
     last : bool
         Whether it waits for all other jobs of the same data, backbone and seed.
+    aliases : tuple of str
+        Other names by which it is asked for.
     """
 
     run: Callable[[Job, Parts, Folder], dict[str, Any]]
@@ -148,6 +150,7 @@ class Kind:
     needs: tuple[str, ...] = ()
     one_seed: bool = False
     last: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 # Filled by `studies.kinds`, in the order in which kinds are done.
@@ -181,7 +184,11 @@ def planned(
         read images alone.
     kinds : mapping of str to Kind
     """
-    chosen = {name: k for name, k in kinds.items() if any(fnmatchcase(name, p) for p in patterns)}
+    chosen = {
+        name: kind
+        for name, kind in kinds.items()
+        if any(fnmatchcase(word, p) for word in (name, *kind.aliases) for p in patterns)
+    }
     return [
         Job(name, backbone, seed, kind, _options_of(name, backbone, options or {}))
         for seed in range(n_seeds)

@@ -2,9 +2,9 @@
 
     python -m studies.rules OUT [--store] [--draws 500] [--halves N] [--json FILE]
 
-reads the networks that the study has trained (jobs "exits" in the folder OUT) and prints, for every
-data set and backbone, the area under the front of every rule with its interval, and how far it is
-from EPEE's. Nothing is trained.
+reads the networks that the study has trained (jobs "exits" and "events" in the folder OUT) and
+prints, for every data set and backbone, the area under the front of every rule with its interval,
+and how far it is from EPEE's. Nothing is trained.
 
 The settings of a rule on its front are those of which no other one is both faster and better on
 dev. On test, the score at a speed-up ratio is read between the neighboring settings (a mix of two
@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +28,11 @@ from benchmarks._data import load
 from benchmarks.default_score import thinned
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
-from studies.bootstrap import Floats, Score, draws, interval, mean_interval, quotient, seed_means
+from studies.bootstrap import Floats, Score, draws, interval, mean_interval, seed_means
 from studies.exit_rules import RULES, Network, Rule, Variant
+from studies.rule_sums import Applied, Setting, Sums
 from studies.sets import NEGATIVE_CODES
+from studies.span_rules import SPAN_RULES, SpanNetwork, sums_of
 
 # Settings of each rule, shared evenly by its variants.
 N_SETTINGS = 400
@@ -42,64 +43,16 @@ CURVE = np.round(np.linspace(0.0, 0.9, 46), 2)
 N_DRAWS = 500
 REFERENCE = "epee"
 
-
-class Setting(NamedTuple):
-    """A rule with everything decided: its variant's parameters and the threshold."""
-
-    parameters: dict[str, Any]
-    threshold: float
+AnyNetwork = Network | SpanNetwork
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What every sample adds to the score and to the cost of every setting.
-
-    Attributes
-    ----------
-    above, below : ndarray of shape (n_settings, n_samples), float32
-        Of the score, above and below the line.
-    layers : ndarray of shape (n_settings, n_samples), float32
-        The exit layers.
-    n_layers : int
-    """
-
-    above: Floats
-    below: Floats
-    layers: Floats
-    n_layers: int
-
-    def scores(self, weights: Floats) -> NDArray[np.float64]:
-        """Return the scores of weighted samples, (n_weightings, n_settings)."""
-        return quotient(weights @ self.above.T, weights @ self.below.T)
-
-    def ratios(self, weights: Floats) -> NDArray[np.float64]:
-        """Return the speed-up ratios of weighted samples, (n_weightings, n_settings)."""
-        total = weights.sum(axis=1, dtype=np.float64)[:, np.newaxis]
-        return 1.0 - (weights @ self.layers.T).astype(np.float64) / (total * self.n_layers)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """All settings of a rule, applied to a network.
-
-    Attributes
-    ----------
-    settings : list of Setting
-    dev, test : Sums
-    """
-
-    settings: list[Setting]
-    dev: Sums
-    test: Sums
-
-
-def apply(rule: Rule, network: Network, n_settings: int = N_SETTINGS) -> Applied:
+def apply(rule: Rule, network: AnyNetwork, n_settings: int = N_SETTINGS) -> Applied:
     """Apply a rule to a network: all variants, thresholds at quantiles of what matters on dev.
 
     Parameters
     ----------
     rule : Rule
-    network : Network
+    network : Network or SpanNetwork
     n_settings : int
         At most so many, unless there are more variants.
 
@@ -114,28 +67,29 @@ def apply(rule: Rule, network: Network, n_settings: int = N_SETTINGS) -> Applied
         for v in variants
     ]
     pairs = list(zip(variants, offered, strict=True))
+    sums: Callable[..., Sums] = sums_of if isinstance(network, SpanNetwork) else _sums
     return Applied(
         [Setting(v.parameters, float(tau)) for v, taus in pairs for tau in taus],
-        _sums(((v, v.dev, taus) for v, taus in pairs), network.dev_y, network.score),
-        _sums(((v, v.test, taus) for v, taus in pairs), network.test_y, network.score),
+        sums(network, pairs, "dev"),
+        sums(network, pairs, "test"),
     )
 
 
 def _sums(
-    parts: Iterable[tuple[Variant, StagedPredictions, NDArray[np.float64]]],
-    y: NDArray[np.int64],
-    score: Score,
+    network: Network, pairs: Iterable[tuple[Variant, NDArray[np.float64]]], name: str
 ) -> Sums:
-    """Return the sums of all thresholds of all variants, in their order."""
+    """Return the sums of all thresholds of all variants on a part, in their order."""
+    y = getattr(network, f"{name}_y")
     rows = np.arange(len(y))
     exits, predicted = [], []
-    for variant, staged, taus in parts:
+    for variant, taus in pairs:
+        staged = getattr(variant, name)
         found = np.stack([staged.exit_layers(tau, variant.patience) for tau in taus])
         exits.append(found)
         predicted.append(staged.predictions[..., 0][rows, found - 1])
-        n_layers = staged.n_layers
-    above, below = score.counts(np.concatenate(predicted), y)
-    return Sums(above, below, np.concatenate(exits).astype(np.float32), n_layers)
+    above, below = network.score.counts(np.concatenate(predicted), y)
+    layers = np.concatenate(exits).astype(np.float32)
+    return Sums(above, below, layers, network.n_layers)
 
 
 def front_of(ratios: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -189,8 +143,8 @@ def curves(
 
 
 def compare(
-    networks: Sequence[Network],
-    rules: Iterable[Rule] = tuple(RULES.values()),
+    networks: Sequence[AnyNetwork],
+    rules: Iterable[Rule] | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -198,10 +152,10 @@ def compare(
 
     Parameters
     ----------
-    networks : sequence of Network
+    networks : sequence of Network or SpanNetwork
         Of the same data set and backbone, one per seed.
-    rules : iterable of Rule
-        EPEE among them.
+    rules : iterable of Rule, default=None
+        EPEE among them. None takes all.
     n_draws : int
         Resamples.
     seed : int
@@ -214,11 +168,11 @@ def compare(
         intervals, and the curve that the front has on test.
     """
     areas, shown = {}, {}
-    for rule in rules:
+    for rule in rules_for(networks[0]) if rules is None else rules:
         per_network, curve = [], []
         for network in networks:
             applied = apply(rule, network)
-            dev, test = (draws(len(y), n_draws, seed) for y in (network.dev_y, network.test_y))
+            dev, test = (draws(n, n_draws, seed) for n in (network.n_dev, network.n_test))
             per_network.append(curves(applied, dev, test).mean(axis=1))
             curve.append(curves(applied, dev[:1], test[:1], CURVE)[0])
         areas[rule.name] = seed_means(per_network, seed)
@@ -274,17 +228,22 @@ def _redrawn(network: Network, seed: int) -> Network:
     return Network(both.take(dev), both.take(test), y[dev], y[test], network.score)
 
 
-def about(networks: Sequence[Network]) -> dict[str, Any]:
+def rules_for(network: AnyNetwork) -> Iterable[Rule]:
+    """Return all rules that there are for what a network predicts."""
+    return (SPAN_RULES if isinstance(network, SpanNetwork) else RULES).values()
+
+
+def about(networks: Sequence[AnyNetwork]) -> dict[str, Any]:
     """Return what a comparison was made on."""
-    full = [n.score(n.test.predictions[:, -1, 0], n.test_y) for n in networks]
+    full = [network.full_depth() for network in networks]
     return {
         "score": networks[0].score.name,
         "range": list(RANGE),
         "curve_ratios": CURVE.tolist(),
         "n_seeds": len(networks),
         "n_layers": networks[0].n_layers,
-        "n_dev": len(networks[0].dev_y),
-        "n_test": len(networks[0].test_y),
+        "n_dev": networks[0].n_dev,
+        "n_test": networks[0].n_test,
         "full_depth": float(np.mean(full)),
     }
 
@@ -324,6 +283,16 @@ def networks_in(out: Path, kind: str = "exits") -> dict[Group, list[Network]]:
     return networks
 
 
+def span_networks_in(out: Path) -> dict[Group, list[SpanNetwork]]:
+    """Return the same of the networks for spans, of which those of earlier versions lack words."""
+    networks: dict[Group, list[SpanNetwork]] = {}
+    for group, _, folder in jobs_in(out, "events"):
+        found = SpanNetwork.read(folder)
+        if found is not None:
+            networks.setdefault(group, []).append(found)
+    return networks
+
+
 def network_of(data: str, folder: Path) -> Network:
     """Return the network of a job, from its saved predictions."""
     with np.load(folder / "predictions.npz") as saved:
@@ -356,11 +325,11 @@ def compare_all(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
     n_draws : int
         Resamples.
     """
-    return compare_groups(networks_in(out), n_draws)
+    return compare_groups({**networks_in(out), **span_networks_in(out)}, n_draws)
 
 
 def compare_groups(
-    groups: dict[Group, list[Network]], n_draws: int = N_DRAWS
+    groups: Mapping[Group, Sequence[AnyNetwork]], n_draws: int = N_DRAWS
 ) -> dict[str, dict[str, Any]]:
     """Compare the rules on the networks of every group, by their titles."""
     return {
@@ -478,12 +447,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="a file for the same for programs")
     options = parser.parse_args(arguments)
     groups = networks_in_store(options.out) if options.store else networks_in(options.out)
-    if not groups:
+    spans = {} if options.store else span_networks_in(options.out)
+    if not groups and not spans:
         parser.error(f"{options.out} holds no network with exits that is trained.")
     if options.halves:
         print(halves_table(groups, options.halves))
         return
-    found = compare_groups(groups, options.draws)
+    found = compare_groups({**groups, **spans}, options.draws)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(markdown(found))

@@ -251,14 +251,15 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     follow exactly from what every sentence adds at every exit. `scoring` is
     :func:`~sklearn_epee.metrics.span_f1_scorer`, "f1_micro" or "f1_macro" and the other precision,
     recall, F and Jaccard scores of spans and their labels, or "accuracy", the share of words whose
-    tags are right in all layers of spans. The speed-up ratio is that of :func:`~sklearn_epee.speedup_score`,
-    of rows. Splits are stratified by which layers of spans a sentence has any in. `class_report_`
-    counts spans of each label (and "layer"), and its sign test sentences with fewer and with more
-    right ones. F1 is no mean over sentences, so "accuracy_drop" has no guarantee; "disagreement",
-    the share of sentences whose spans differ from those of full depth, "error", the share with a
-    wrong or missing span, and a callable, which gets three lists of spans, have. With
-    ``token_exit="token"`` words that exit change what the others read: each policy of `policies`,
-    which must be named, is run, with full depth beside them, and none has a guarantee.
+    tags are right in all layers of spans. The speed-up ratio is that of
+    :func:`~sklearn_epee.speedup_score`, of rows. Splits are stratified by which layers of spans a
+    sentence has any in. `class_report_` counts spans of each label (and "layer"), and its sign test
+    sentences with fewer and with more right ones. F1 is no mean over sentences, so "accuracy_drop"
+    has no guarantee; "disagreement", the share of sentences whose spans differ from those of full
+    depth, "error", the share with a wrong or missing span, and a callable, which gets three lists
+    of spans, have. With ``token_exit="token"`` words that exit change what the others read: each
+    policy of `policies`, which must be named, is run, with full depth beside them, and none has a
+    guarantee.
 
     **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For the risks a prediction
     is an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are

@@ -25,8 +25,10 @@ from studies.events import (
     span_counts,
     span_f1,
 )
-from studies.jobs import Folder, Job, do
+from studies.jobs import Folder, Job, do, planned
+from studies.rules import compare_all
 from studies.sets import load_parts
+from studies.span_rules import SPAN_RULES, SpanNetwork
 from tests.checkpoints import make_checkpoint
 
 LAYERS = ("trigger", "argument", "sub_argument", "combination")
@@ -139,6 +141,29 @@ def test_policies_are_chosen_on_dev_and_read_on_test(out):
     assert front["ratio"][-1] > 0.5
 
 
+def test_what_rules_read_is_what_the_exits_say(out, parts):
+    folder = out / job_of("events").name
+    model, network = joblib.load(folder / "model.joblib"), SpanNetwork.read(folder)
+    part, X = network.test, parts.test.X
+    settings = {"tau": 0.31, "patience": 4, "joint_exit": "mean", "token_exit": "sentence"}
+    exits = part.by_words("mean").exit_layers(0.31, 4)
+    assert np.mean(model.set_params(**settings).predict_exit_layer(X) == exits) > 0.95
+    np.testing.assert_array_equal(part.counts, Network.read(folder).test_counts)
+    # At the first layer every word has one vote: for what the exit predicts.
+    np.testing.assert_array_equal(part.voted_counts[:, 0], part.counts[:, 0])
+    assert set(np.unique(part.votes[:, 0])) == {1}
+    assert (part.votes <= np.arange(1, 7)[:, np.newaxis]).all()
+    found = compare_all(out, n_draws=5)
+    assert list(found["phee_events, scratch, n_epochs=4"]["rules"]) == list(SPAN_RULES)
+
+
+def test_events_are_asked_for_as_exits_too():
+    names = [
+        job.kind for job in planned(["phee_events", "phee"], ["scratch"], 1, patterns=["exits"])
+    ]
+    assert names == ["events", "exits"]
+
+
 def test_the_report_has_policies_of_spans(out):
     (cell,) = collect(out, n_draws=20)["cells"]
     found = measured([out / job_of("events").name], n_draws=20)
@@ -150,6 +175,8 @@ def test_the_report_has_policies_of_spans(out):
     }
     assert scores == pytest.approx(expected, abs=1e-3)
     assert len(cell["fronts"]["epee"]["ratio"]) > 3
+    assert list(cell["areas"]) == list(SPAN_RULES)
+    assert cell["areas"]["oracle"]["to_epee"]["estimate"] >= 0
     assert cell["main_score"] == "span_f1"
     families = [point["family"] for point in cell["points"]]
     assert {"budget", "cut"} <= set(families)

@@ -1,0 +1,440 @@
+"""Exit rules of the literature on spans: whole sentences exit, by what their words say.
+
+A rule that doubts a word doubts a sentence by its most doubtful word ("all"), or by the mean over
+its words ("mean"); both are variants of the rule. What it is scored by, the micro F1 of spans, is a
+ratio of sums over sentences. The rules are those of `studies.exit_rules`, under the same names; the
+oracle exits where a sentence has the fewest wrong and missing spans.
+
+A job "events" keeps of its words what the rules read (`words_of`), so that nothing is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_epee._base.sentences import as_sentences
+from sklearn_epee._base.word_predictions import PredictedSentences
+from sklearn_epee._exits.staged import StagedPredictions
+from sklearn_epee._exits.sweep import PolicySpace
+from sklearn_epee._word_exits import StagedSentences, unread_words
+from studies.bootstrap import quotient
+from studies.exit_rules import (
+    RULES,
+    VOTE_EXPONENTS,
+    Rule,
+    beem_doubts,
+    first_layers,
+    gate_doubts,
+    largest_of_last,
+    least_confidence,
+    small_margin,
+    votes,
+)
+from studies.rule_sums import Sums
+
+Floats = NDArray[np.float64]
+
+JOINT_EXITS = ("all", "mean")
+PARTS = ("dev", "test")
+
+
+class SpanScore(NamedTuple):
+    """The score of these rules, by its name in results."""
+
+    name: str = "span_f1"
+
+
+@dataclass(frozen=True)
+class SpanPart:
+    """What rules read of the sentences of a part.
+
+    Attributes
+    ----------
+    counts : ndarray of shape (n, M, 3), int
+        Right, predicted and true spans of every sentence at every exit.
+    voted_counts : ndarray of shape (n, M, 3), int
+        The same, where words get the tags that most of the visited exits predict.
+    tokens, word_counts : ndarray of shape (n,), int
+        Tokens of each sentence, and words that are read.
+    entropies, doubts, margins : ndarray of shape (W, M, T), float32
+        Of words at every exit, by layer of spans: the entropy, 1 less the largest probability, and
+        1 less the difference of the two largest.
+    counters, votes : ndarray of shape (W, M, T), int8
+        How many layers in a row agree, and how many visited exits predict the tag of most.
+    """
+
+    counts: NDArray[Any]
+    voted_counts: NDArray[Any]
+    tokens: NDArray[Any]
+    word_counts: NDArray[Any]
+    entropies: NDArray[Any]
+    doubts: NDArray[Any]
+    margins: NDArray[Any]
+    counters: NDArray[Any]
+    votes: NDArray[Any]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return int(self.counts.shape[1])
+
+    @property
+    def errors(self) -> NDArray[np.int64]:
+        """Wrong and missing spans of every sentence at every exit, (n, M)."""
+        right, predicted, true = np.moveaxis(self.counts.astype(np.int64), 2, 0)
+        return predicted + true - 2 * right
+
+    def f1(self) -> Floats:
+        """Return the micro F1 of every exit, (M,)."""
+        right, predicted, true = self.counts.sum(axis=0, dtype=np.int64).T
+        return quotient(2 * right, predicted + true)
+
+    def by_doubts(self, doubts: NDArray[Any], joint_exit: str) -> StagedSentences:
+        """Return sentences whose exits doubts of words (W, M, T) decide on, and no patience."""
+        none = np.zeros(doubts.shape, np.int64)
+        return self._sentences(doubts, none, joint_exit)
+
+    def by_words(self, joint_exit: str) -> StagedSentences:
+        """Return sentences that exit by the entropies and counters of their words."""
+        return self._sentences(self.entropies, self.counters.astype(np.int64), joint_exit)
+
+    def by_sentence(self, doubts: NDArray[Any]) -> StagedSentences:
+        """Return sentences whose exits doubts of sentences (n, M) decide on."""
+        there = self.word_counts > 0
+        staged = self.by_doubts(doubts[there][..., np.newaxis], "mean")
+        return replace(staged, word_counts=there.astype(np.int64))
+
+    def _sentences(
+        self, entropies: NDArray[Any], counters: NDArray[np.int64], joint_exit: str
+    ) -> StagedSentences:
+        return StagedSentences(
+            entropies.astype(np.float64),
+            counters,
+            self.word_counts.astype(np.int64),
+            self.tokens.astype(np.int64),
+            joint_exit,
+        )
+
+
+@dataclass(frozen=True)
+class SpanNetwork:
+    """One trained network: what its exits say of the words of dev and test.
+
+    Attributes
+    ----------
+    dev, test : SpanPart
+    """
+
+    dev: SpanPart
+    test: SpanPart
+
+    score = SpanScore()
+
+    @classmethod
+    def read(cls, folder: Path) -> SpanNetwork | None:
+        """Return what a job "events" left; None for one that kept nothing for the rules."""
+        names = [field.name for field in fields(SpanPart)]
+        with np.load(folder / "predictions.npz") as saved:
+            if "dev_voted_counts" not in saved:
+                return None
+            dev, test = (
+                SpanPart(**{name: saved[f"{part}_{name}"] for name in names}) for part in PARTS
+            )
+        return cls(dev, test)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers M."""
+        return self.dev.n_layers
+
+    @property
+    def n_dev(self) -> int:
+        """Number of dev sentences."""
+        return len(self.dev.counts)
+
+    @property
+    def n_test(self) -> int:
+        """Number of test sentences."""
+        return len(self.test.counts)
+
+    def full_depth(self) -> float:
+        """Return the score of the last exit on test."""
+        return float(self.test.f1()[-1])
+
+
+@dataclass(frozen=True)
+class SpanVariant:
+    """A rule of which only the threshold is open; as `studies.exit_rules.Variant`.
+
+    Attributes
+    ----------
+    parameters : dict
+    dev, test : StagedSentences
+    patience : int
+    thresholds : ndarray or None
+    votes : bool
+        Whether words get the tags that most exits predict.
+    """
+
+    parameters: dict[str, Any]
+    dev: StagedSentences
+    test: StagedSentences
+    patience: int
+    thresholds: Floats | None = None
+    votes: bool = False
+
+
+Variants = Iterator[SpanVariant]
+
+
+# ------------------------------------------------------------------------------ what jobs keep
+
+
+def words_of(
+    model: Any,
+    X: Any,
+    proba: Mapping[str, NDArray[np.floating]],
+    word_counts: NDArray[np.int64],
+    count: Callable[[list[Any]], NDArray[np.int64]],
+) -> dict[str, NDArray[Any]]:
+    """Return what rules read of the words of a part, beside counts and tokens of sentences.
+
+    Parameters
+    ----------
+    model : EPEETokenClassifier
+    X : samples
+    proba : mapping of str to ndarray of shape (W, M, K)
+        Probabilities of all words by layer of spans.
+    word_counts : ndarray of shape (n,)
+        Words of each sentence.
+    count : callable
+        Takes the spans of all sentences, returns right, predicted and true ones, (n, 3).
+
+    Returns
+    -------
+    dict of str to ndarray
+        Fields of `SpanPart`.
+    """
+    read = ~unread_words(list(proba.values()))
+    owners = np.repeat(np.arange(len(word_counts)), word_counts)
+    words = StagedPredictions.from_proba([task[read] for task in proba.values()])
+    each = [
+        StagedPredictions.from_proba([task]) for task in words.head_proba
+    ]  # rules on classes take one task
+    shares = {name: votes(StagedPredictions.from_proba([task])) for name, task in proba.items()}
+    won = [np.floor(share.max(axis=2))[read] for share in shares.values()]
+    return {
+        "word_counts": np.bincount(owners[read], minlength=len(word_counts)),
+        "entropies": words.entropies.astype(np.float32),
+        "doubts": np.stack([least_confidence(one) for one in each], axis=2).astype(np.float32),
+        "margins": np.stack([small_margin(one) for one in each], axis=2).astype(np.float32),
+        "counters": words.counters.astype(np.int8),
+        "votes": np.stack(won, axis=2).astype(np.int8),
+        "voted_counts": _voted(model, X, shares, count).astype(np.int16),
+    }
+
+
+def _voted(
+    model: Any,
+    X: Any,
+    shares: Mapping[str, Floats],
+    count: Callable[[list[Any]], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """Return the counts of the spans that votes say at every layer, (n, M, 3)."""
+    tasks = model._fitted().tasks
+    predicted = PredictedSentences(as_sentences(X), tasks)
+    packed = np.concatenate([shares[name] for name in tasks.by_name], axis=2).astype(np.float32)
+    layers = np.moveaxis(packed, 1, 0)
+    return np.stack([count(predicted.spans(layer)) for layer in layers], axis=1)
+
+
+# ------------------------------------------------------------------------------------ the rules
+
+
+def _pairs(
+    network: SpanNetwork,
+    parameters: dict[str, Any],
+    doubts: Callable[[SpanPart], NDArray[Any]],
+    **more: Any,
+) -> Variants:
+    """Yield the variants of a rule that doubts words, by the joint exit of sentences."""
+    parts = [(part, doubts(part)) for part in (network.dev, network.test)]
+    for joint in JOINT_EXITS:
+        dev, test = (part.by_doubts(found, joint) for part, found in parts)
+        found = parameters | {"joint_exit": joint}
+        yield SpanVariant(found, dev, test, network.n_layers, **more)
+
+
+def _sentences(
+    network: SpanNetwork, parameters: dict[str, Any], dev: Floats, test: Floats
+) -> SpanVariant:
+    """Return a variant whose doubts about sentences decide."""
+    pair = network.dev.by_sentence(dev), network.test.by_sentence(test)
+    return SpanVariant(parameters, *pair, network.n_layers)
+
+
+def _max_probability(network: SpanNetwork) -> Variants:
+    yield from _pairs(network, {}, lambda part: part.doubts)
+
+
+def _margin(network: SpanNetwork) -> Variants:
+    yield from _pairs(network, {}, lambda part: part.margins)
+
+
+def _entropy(network: SpanNetwork) -> Variants:
+    yield from _pairs(network, {}, lambda part: part.entropies)
+
+
+def _patience(network: SpanNetwork) -> Variants:
+    for variant in _epee(network):
+        if variant.parameters["joint_exit"] == "all":  # "mean" counts alike
+            yield replace(variant, thresholds=np.zeros(1))
+
+
+def _epee(network: SpanNetwork) -> Variants:
+    for joint in JOINT_EXITS:
+        pair = network.dev.by_words(joint), network.test.by_words(joint)
+        for patience in range(1, network.n_layers + 1):
+            yield SpanVariant({"patience": patience, "joint_exit": joint}, *pair, patience)
+
+
+def _pcee(network: SpanNetwork) -> Variants:
+    for joint in JOINT_EXITS:
+        dev, test = (part.by_words(joint).joint_entropies for part in (network.dev, network.test))
+        for count in range(1, network.n_layers + 1):
+            pair = largest_of_last(dev, count), largest_of_last(test, count)
+            yield _sentences(network, {"patience": count, "joint_exit": joint}, *pair)
+
+
+def _beem(network: SpanNetwork) -> Variants:
+    weightings = {
+        "cost": np.arange(1.0, network.n_layers + 1),
+        "accuracy": network.dev.f1() + 1 / (1 + network.n_dev),
+    }
+    for name, weights in weightings.items():
+        share = weights / weights.sum()
+
+        def doubts(part: SpanPart, share: Floats = share) -> Floats:
+            each = zip(
+                np.moveaxis(part.doubts, 2, 0), np.moveaxis(part.counters, 2, 0), strict=True
+            )
+            return np.stack([beem_doubts(d, c, share) for d, c in each], axis=2)
+
+        yield from _pairs(network, {"weights": name}, doubts)
+
+
+def _voting(network: SpanNetwork) -> Variants:
+    layers = np.arange(1.0, network.n_layers + 1)
+    for exponent in VOTE_EXPONENTS:
+        weights = layers**-exponent / layers[-1] ** (1 - exponent)
+
+        def doubts(part: SpanPart, weights: Floats = weights) -> Floats:
+            return np.clip(1.0 - part.votes * weights[:, np.newaxis], 0, 1)
+
+        yield from _pairs(network, {"exponent": exponent}, doubts, votes=True)
+
+
+def gate_features(part: SpanPart) -> Floats:
+    """Return what the gate sees of each exit of a sentence.
+
+    Returns
+    -------
+    ndarray of shape (n, M, 4 + M), float64
+        The largest and the mean entropy of its words, their smallest margin, the share of visited
+        layers that agree in a row in all words, and which layer it is.
+    """
+    largest, mean = (part.by_words(joint).joint_entropies for joint in JOINT_EXITS)
+    margin = part.by_doubts(part.margins, "all").joint_entropies
+    agreeing = part.by_doubts(-part.counters.astype(np.float64), "all").joint_entropies
+    layers = np.arange(1, part.n_layers + 1)
+    seen = np.stack([largest, mean, margin, -agreeing / layers], axis=2)
+    seen = np.where(np.isfinite(seen), seen, 0.0)  # sentences without words exit at once
+    which = np.broadcast_to(np.eye(part.n_layers), (*seen.shape[:2], part.n_layers))
+    return np.concatenate([seen, which], axis=2)
+
+
+def _gate(target_of: Callable[[SpanPart], NDArray[np.bool_]]) -> Callable[[SpanNetwork], Variants]:
+    def variants(network: SpanNetwork) -> Variants:
+        features = gate_features(network.dev), gate_features(network.test)
+        yield _sentences(network, {}, *gate_doubts(*features, target_of(network.dev)))
+
+    return variants
+
+
+def _correct(part: SpanPart) -> NDArray[np.bool_]:
+    return part.errors == 0
+
+
+def _no_loss(part: SpanPart) -> NDArray[np.bool_]:
+    return part.errors <= part.errors[:, -1:]
+
+
+def _oracle(network: SpanNetwork) -> Variants:
+    """Yield exits where a sentence has the fewest errors up to a depth, for every depth."""
+    for depth in range(1, network.n_layers + 1):
+        dev, test = (
+            np.where(first_layers(_fewest(part.errors, depth), depth), 0.0, 1.0)
+            for part in (network.dev, network.test)
+        )
+        found = _sentences(network, {"depth": depth}, dev, test)
+        yield replace(found, thresholds=np.full(1, 0.5))
+
+
+def _fewest(errors: NDArray[np.int64], depth: int) -> NDArray[np.bool_]:
+    return np.asarray(errors == errors[:, :depth].min(axis=1, keepdims=True))
+
+
+SPAN_RULES: dict[str, Rule] = {
+    name: replace(RULES[name], variants=variants)
+    for name, variants in {
+        "max_probability": _max_probability,
+        "margin": _margin,
+        "entropy": _entropy,
+        "patience": _patience,
+        "epee": _epee,
+        "pcee": _pcee,
+        "beem": _beem,
+        "voting": _voting,
+        "gate": _gate(_correct),
+        "gate_no_loss": _gate(_no_loss),
+        "oracle": _oracle,
+    }.items()
+}
+
+
+# ------------------------------------------------------------------------------- all settings
+
+
+def sums_of(
+    network: SpanNetwork,
+    pairs: Iterable[tuple[SpanVariant, Floats]],
+    name: str,
+) -> Sums:
+    """Return the sums of all thresholds of all variants on a part, in their order.
+
+    Parameters
+    ----------
+    network : SpanNetwork
+    pairs : iterable of (SpanVariant, ndarray)
+        Variants, and ascending thresholds of each.
+    name : {"dev", "test"}
+    """
+    part = getattr(network, name)
+    rows = np.arange(len(part.counts))
+    layers, above, below = [], [], []
+    for variant, taus in pairs:
+        counts = part.voted_counts if variant.votes else part.counts
+        sweep = PolicySpace(getattr(variant, name)).sweep(variant.patience, taus)
+        for exits in sweep.exit_layers():
+            right, predicted, true = counts[rows, exits - 1].T
+            layers.append(exits.astype(np.float32))
+            above.append(2 * right.astype(np.float32))
+            below.append(predicted.astype(np.float32) + true)
+    sizes = part.tokens.astype(np.float32)
+    return Sums(np.stack(above), np.stack(below), np.stack(layers), network.n_layers, sizes)
