@@ -41,7 +41,7 @@ POLICIES = {"tau": [0.02, 0.05, 0.1, 0.2, 0.35, 0.5], "patience": [3, 6]}
 READING = """\
 Micro F1 of spans (start, end and label exact; only mentions that tags of words can say), in
 percent. Policies are chosen on the dev part and read once on the test part; the ratio counts rows,
-tokens times layers. "Policies" were compared in so many seconds, all exits' predictions included."""
+tokens times layers. Policies were compared in the time given, their predictions included."""
 
 
 def trained(options):
