@@ -8,7 +8,7 @@ Run from the repository root:
 validation data the policy of best accuracy at a speed-up ratio of at least 0.52, and reads it on
 the test data. Runs are jobs as those of the whole study: kept one by one and not repeated. The
 results of all are written to ``results/recipes.json`` and ``.md``; ``--report`` does no more than
-that.
+that, and ``--docs`` writes the committed tables into ``docs/training_recipes.md``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ from sklearn_epee.policy import apply_policy
 from studies import recipe_networks as networks
 from studies.exits import fitted, staged
 from studies.jobs import Folder, Job, Kind, Work, is_done
+from studies.report import replaced_block
 from studies.sets import Part, Parts, score_all
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "training_recipes.md"
+DOCS_BLOCK = "<!-- begin: python -m studies.recipes --docs -->", "<!-- end -->"
 BACKBONE = "all-MiniLM-L6-v2"
 BASE = "joint"
 
@@ -388,6 +391,18 @@ def row_of(recipe: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) 
     return "| " + " | ".join(cells) + " |"
 
 
+def docs(results: Path = RESULTS) -> str:
+    """Return what the page of recipes shows of the results: how to read them, and tables."""
+    text = (results / "recipes.md").read_text()
+    tables = text[text.index("\n## ") :].replace("\n## ", "\n### ")
+    return f"{READING}\n{tables}"
+
+
+def write_docs(results: Path = RESULTS, page: Path = PAGE) -> None:
+    """Write the tables into the page of recipes."""
+    page.write_text(replaced_block(page.read_text(), docs(results), DOCS_BLOCK))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -403,7 +418,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more then")
     parser.add_argument("--report", action="store_true", help="write the results, run nothing")
+    parser.add_argument("--docs", action="store_true", help="write results into docs, no more")
     given = parser.parse_args(arguments)
+    if given.docs:
+        write_docs(given.results)
+        return 0
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
     failed: list[Job] = []
     if not given.report:

@@ -276,15 +276,15 @@ def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:
         _replace(path, replaced_block(path.read_text(encoding="utf-8"), text))
 
 
-def replaced_block(page: str, text: str) -> str:
-    """Return a page with another text between the marks of `BLOCK`.
+def replaced_block(page: str, text: str, marks: tuple[str, str] = BLOCK) -> str:
+    """Return a page with another text between two marks.
 
     Raises
     ------
     ValueError
         If the page does not have both marks.
     """
-    begin, end = BLOCK
+    begin, end = marks
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:

@@ -208,3 +208,18 @@ def test_differences_are_beyond_noise_with_seeds_on_one_side_alone():
     assert str(found).startswith("**+25.0")
     assert not recipes.difference([better], [worse]).is_beyond_noise
     assert not recipes.difference([better, worse], [worse, better]).is_beyond_noise
+
+
+def test_the_page_of_recipes_has_the_committed_tables():
+    begin, end = recipes.DOCS_BLOCK
+    shown = recipes.PAGE.read_text().partition(begin)[2].partition(end)[0]
+    assert shown.strip() == recipes.docs().strip()
+
+
+def test_tables_are_written_into_a_page(tmp_path):
+    results, page = tmp_path / "recipes.md", tmp_path / "page.md"
+    results.write_text("machine\n\n## phee\n\n| a |\n")
+    page.write_text("before\n{}\nstale\n{}\nafter\n".format(*recipes.DOCS_BLOCK))
+    recipes.write_docs(tmp_path, page)
+    assert "### phee\n\n| a |\n\n<!-- end -->\nafter" in page.read_text()
+    assert "stale" not in page.read_text()
