@@ -119,22 +119,41 @@ def test_graphs_read_pairs_with_segments(notes, tmp_path):
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(X), X)
 
 
-def test_marked_entities_as_arrays(notes, tmp_path):
-    X = [f"[E1] zinc [/E1] {text[:20]} [E2] rash [/E2]" for text in notes[0]]
-    fitted = mixed_policy(tiny_text_classifier(pooling="entity", **LEARNT).fit(X, notes[1]), X)
-    batch = fitted._preprocessor.encode(X).batch(np.arange(len(X)))
+def marked(text):
+    return f"[E1] zinc [/E1] {text[:60]} [E2:effect] rash [/E2:effect] {text[20:]}"
+
+
+@pytest.mark.parametrize("marks", ["text", "tokens"])
+@pytest.mark.parametrize("max_length", [24, 128])
+def test_marked_entities_as_texts_and_as_arrays(marks, max_length, notes, tmp_path):
+    X = [marked(text) for text in notes[0]]
+    options = {"pooling": "entity", "entity_marks": marks, "max_length": max_length}
+    if marks == "text" and max_length == 24:
+        X = [f"{text[:30]} [E1]a[/E1] {text[:9]} [E2]b[/E2] {text}" for text in notes[0]]
+    fitted = mixed_policy(tiny_text_classifier(**options, **LEARNT).fit(X, notes[1]), X)
     model = exported(fitted, tmp_path)
+    agree(fitted, model.predict_with_exits(X), X)
+    batch = fitted._preprocessor.encode(X).batch(np.arange(len(X)))
     agree(fitted, model.predict_with_exits({k: v.numpy() for k, v in batch.items()}), X)
-    with pytest.raises(ValueError, match="X must be a dict of the arrays"):
-        model.predict(X)
+    with pytest.raises(ValueError, match=r"X\[1\] does not have the marks \[E2\] and"):
+        model.predict([X[0], "[E1] zinc [/E1] [E2] rash"])
+
+
+def test_entities_that_do_not_fit_are_refused(notes, tmp_path):
+    X = [marked(text) for text in notes[0]]
+    fitted = tiny_text_classifier(pooling="entity", max_length=24, entity_marks="tokens")
+    model = exported(fitted.fit(X, notes[1]), tmp_path)
+    with pytest.raises(ValueError, match=r"X\[0\] does not fit: its two entities have"):
+        model.predict([f"[E1] {notes[0][0]} [/E1] [E2] {notes[0][1]} [/E2]"])
 
 
 def test_graphs_read_images_without_a_processor(digits, tmp_path):
     fitted = mixed_policy(tiny_image_classifier(pooling="mean", **LEARNT).fit(*digits), digits[0])
     pixels = fitted._preprocessor.transform(pixels_of(digits[0])).numpy()
-    agree(
-        fitted, exported(fitted, tmp_path).predict_with_exits({"pixel_values": pixels}), digits[0]
-    )
+    model = exported(fitted, tmp_path)
+    agree(fitted, model.predict_with_exits({"pixel_values": pixels}), digits[0])
+    with pytest.raises(ValueError, match="X must be a dict of the arrays"):
+        model.predict(digits[0])
 
 
 @pytest.mark.parametrize("layer", [1, -1])

@@ -21,7 +21,7 @@ from .tag_data import TagLayers
 
 FORMAT = "sklearn_epee.onnx"
 # Versions: 1 had one backbone whose samples are one row each and exit as wholes; 2 adds "kind",
-# "windows", "words" and "towers".
+# "windows", "words", "towers", and of texts "long_texts" and "marks".
 SCHEMA = 2
 
 Document = dict[str, Any]
@@ -111,7 +111,7 @@ def write_tokenizer(reader: Any, folder: Path) -> Document | None:
     reader : TextTokenizer, or what reads other samples
     folder : Path
     """
-    if not isinstance(reader, TextTokenizer) or isinstance(reader, MarkedTextTokenizer):
+    if not isinstance(reader, TextTokenizer):
         return None
     tokenizer = reader.tokenizer
     if not tokenizer.is_fast:
@@ -125,6 +125,7 @@ def write_tokenizer(reader: Any, folder: Path) -> Document | None:
         "filler_id": next((number for number in fillers if number is not None), 0),
         "token_types": reader.settings["n_segments"] > 1,
         "long_texts": _long_texts(reader.long_texts, tokenizer),
+        "marks": isinstance(reader, MarkedTextTokenizer),
     }
 
 

@@ -75,12 +75,13 @@ def batches_of(samples: Samples, batch_size: int) -> Iterator[NDArray[np.intp]]:
     if len(samples):
         lengths = np.maximum.reduceat(lengths, np.cumsum(counts) - counts)
     order = np.argsort(lengths, kind="stable")
+    before = np.concatenate([[0], np.cumsum(counts[order])])
     start = 0
     while start < len(order):
-        rows = counts[order[start:]].cumsum()
-        n = max(1, int(np.searchsorted(rows, batch_size, side="right")))
-        yield order[start : start + n]
-        start += n
+        stop = int(np.searchsorted(before, before[start] + batch_size, side="right")) - 1
+        stop = max(stop, start + 1)
+        yield order[start:stop]
+        start = stop
 
 
 def rows_of(counts: NDArray[np.int64], numbers: NDArray[np.intp]) -> NDArray[np.intp]:

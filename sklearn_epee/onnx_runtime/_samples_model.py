@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ._backbone import OneBackbone
 from ._folder import Folder
+from ._marks import read_marked
 from ._rule import Floats, Rule
 from ._samples import Samples
 from ._texts import TextReader, chunks
@@ -88,7 +89,8 @@ class OnnxExits:
         Parameters
         ----------
         X : list of str or of pairs, or dict of str to ndarray
-            Texts, or pairs of texts; of two towers pairs of a text and pixels (channels, height,
+            Texts, with marks around two entities where relations are predicted, or pairs of texts;
+            of two towers pairs of a text and pixels (channels, height,
             width), either of which may be None. Or what the graphs read: ``input_ids`` and
             ``attention_mask`` (n, t), with ``token_type_ids`` or ``entity_positions`` where the
             graphs have them; ``pixel_values`` (n, channels, height, width) float32, prepared as in
@@ -191,12 +193,18 @@ class OnnxExits:
                 "X must be a dict of the arrays that the graphs read, such as pixel_values; got "
                 f"{type(X).__name__}."
             )
+        marks = bool(self._document["texts"].get("marks"))
+        n_before = 0
         for some in chunks(X):
             if self._reader is None:
-                self._reader = TextReader(self._folder)
-            yield (
-                self._reader.read(some) if self._towers is None else read_cases(some, self._reader)
-            )
+                self._reader = TextReader(self._folder, truncates=not marks)
+            if marks:
+                yield read_marked(some, self._reader, n_before)
+            elif self._towers is not None:
+                yield read_cases(some, self._reader)
+            else:
+                yield self._reader.read(some)
+            n_before += len(some)
 
     def _of_arrays(self, X: Mapping[str, Any]) -> Samples | Cases:
         arrays = dict(X)
