@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.frozen import FrozenEstimator
 
+from sklearn_epee import ExitCalibratedClassifier
 from sklearn_epee.datasets import make_case_reports
+from sklearn_epee.onnx_runtime import OnnxExits
 
 from .classifiers import tiny_multimodal_classifier
 from .onnx_exports import agree, exported, middle_of_the_widest_gap
@@ -78,6 +81,16 @@ def test_several_tasks_and_labels_of_cases(several, cases, tmp_path):
     options = {"text_pooling": "attention", "joint_exit": "any", "tau": 0.9, "hand_over_after": 2}
     fitted = tiny_multimodal_classifier(first="text", **LEARNT, **options).fit(X, target)
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(prepared(fitted, X)), X)
+
+
+def test_calibrated_towers_are_exported(cases, tmp_path):
+    X, y = cases
+    fitted = tiny_multimodal_classifier(first="image", **LEARNT).fit(X, y)
+    calibrated = ExitCalibratedClassifier(FrozenEstimator(fitted)).fit(X, y)
+    calibrated.export_onnx(tmp_path)
+    found = OnnxExits(tmp_path, n_threads=1).predict_with_exits(prepared(fitted, X))
+    assert_array_equal(found["exit_layer"], calibrated.predict_exit_layer(X))
+    assert_allclose(found["proba"], calibrated.predict_proba(X), atol=1e-4)
 
 
 def test_cases_as_arrays(cases, tmp_path):

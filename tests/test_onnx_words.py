@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee import EPEETokenClassifier
+from sklearn_epee import EPEETokenClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee._spans import split_words, tag_set, tags_to_spans
-from sklearn_epee.onnx_runtime import OnnxExits, _words
+from sklearn_epee.onnx_runtime import OnnxExits, OnnxTokenExits, _words
 from sklearn_epee.policy import normalized_entropy
 
 from .checkpoints import make_checkpoint
@@ -61,13 +62,19 @@ def mixed_policy(fitted, X, *, whole=True):
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def _fitted():
     return tiny_token_classifier(max_length=24).fit(WORDS, TAGS)
+
+
+@pytest.fixture
+def fitted(_fitted):
+    """A fitted classifier; every test has a copy of its own."""
+    return copy.copy(_fitted)
 
 
 @pytest.mark.parametrize("token_exit", ["sentence", "token"])
 def test_words_exit_as_in_the_estimator(token_exit, fitted, tmp_path):
-    fitted.set_params(token_exit=token_exit, patience=None)
+    fitted.set_params(token_exit=token_exit)
     mixed_policy(fitted, WORDS, whole=token_exit == "sentence")
     model = exported(fitted, tmp_path)
     for batch_size in (1, 7, 64):
@@ -111,6 +118,14 @@ def test_words_of_other_tokenizers(family, token_exit, tmp_path):
     mixed_policy(fitted, WORDS, whole=token_exit == "sentence")
     model = exported(fitted, tmp_path / "onnx")
     agree(fitted, model.predict_with_exits(TEXTS), TEXTS)
+
+
+def test_a_tuned_policy_of_words_is_exported(fitted, tmp_path):
+    tuned = TunedExitPolicyClassifierCV(fitted, cv=2).fit(WORDS, TAGS)
+    tuned.export_onnx(tmp_path)
+    found = OnnxTokenExits(tmp_path, n_threads=1).predict_with_exits(WORDS)
+    assert_array_equal(found["exit_layer"], tuned.predict_exit_layer(WORDS))
+    assert found["spans"] == tuned.predict(WORDS)
 
 
 @pytest.mark.parametrize("layer", [1, -1])
