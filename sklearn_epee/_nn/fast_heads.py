@@ -15,8 +15,41 @@ from .packed_linear import can_pack, filled_up, make_product
 from .tasks import TaskHeads, task_logits
 
 
-class PackedBottleneck:
-    """The residual map in front of a head, in float32.
+class PackedHead:
+    """The classifier after one layer, for one task, in float32: its wide layers and a linear map.
+
+    A few rows through a wide layer take as long as reading its weight, which torch's own product
+    does twice as slowly. What follows a bottleneck takes in its last map, which spares a product.
+
+    Parameters
+    ----------
+    head : ExitHead
+        On a CPU.
+    """
+
+    def __init__(self, head: ExitHead) -> None:
+        dense = None if head.dense is None else LinearWeights.of(head.dense)
+        self._out = LinearWeights.of(head.out)
+        self._bottleneck = None if head.bottleneck is None else NarrowRows(head.bottleneck)
+        if head.bottleneck is not None:
+            if dense is None:
+                self._out = behind_bottleneck(head.bottleneck, self._out)
+            else:
+                dense = behind_bottleneck(head.bottleneck, dense)
+        self._dense = None if dense is None else make_product(dense, torch.float32)
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """Return the logits of pooled rows, (n, n_classes)."""
+        rows = filled_up(pooled)
+        if self._bottleneck is not None:
+            rows = torch.cat([rows, self._bottleneck(rows)], dim=1)
+        if self._dense is not None:
+            rows = self._dense(rows)[: pooled.shape[0]].tanh_()
+        return functional.linear(rows[: pooled.shape[0]], self._out.weight, self._out.bias)
+
+
+class NarrowRows:
+    """A bottleneck up to its narrow layer, in float32.
 
     Parameters
     ----------
@@ -26,43 +59,37 @@ class PackedBottleneck:
 
     def __init__(self, bottleneck: Bottleneck) -> None:
         self._norm = bottleneck.norm
-        down, up = LinearWeights.of(bottleneck.down), LinearWeights.of(bottleneck.up)
+        down = LinearWeights.of(bottleneck.down)
         self._down = make_product(down, torch.float32, functional.gelu)
-        self._up = make_product(up, torch.float32)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return rows, mapped to the same width."""
-        return self._up.added(self._down.activated(self._norm(rows)), rows)
+        """Return what the narrow layer makes of rows, (r, width / 4)."""
+        return self._down.activated(self._norm(rows))
 
 
-class PackedHead:
-    """The classifier after one layer, for one task, in float32: its wide layers and a linear map.
+@torch.no_grad()
+def behind_bottleneck(bottleneck: Bottleneck, affine: LinearWeights) -> LinearWeights:
+    """Return an affine map of what comes out of a bottleneck as one of rows beside narrow rows.
 
-    A few rows through a wide layer take as long as reading its weight, which torch's own product
-    does twice as slowly.
+    ``W (x + U h + u) + b`` is ``[W, W U] [x, h] + (W u + b)``.
 
     Parameters
     ----------
-    head : ExitHead
-        On a CPU.
+    bottleneck : Bottleneck
+    affine : LinearWeights
+        Of rows x that a bottleneck has mapped.
+
+    Returns
+    -------
+    LinearWeights
+        Of rows x with the narrow rows h, see `NarrowRows`, behind each.
     """
-
-    def __init__(self, head: ExitHead) -> None:
-        self._bottleneck = None if head.bottleneck is None else PackedBottleneck(head.bottleneck)
-        dense = head.dense
-        self._dense = (
-            None if dense is None else make_product(LinearWeights.of(dense), torch.float32)
-        )
-        self._out = head.out
-
-    def __call__(self, pooled: Tensor) -> Tensor:
-        """Return the logits of pooled rows, (n, n_classes)."""
-        rows = filled_up(pooled)
-        if self._bottleneck is not None:
-            rows = self._bottleneck(rows)
-        if self._dense is not None:
-            rows = self._dense(rows)[: pooled.shape[0]].tanh_()
-        return functional.linear(rows[: pooled.shape[0]], self._out.weight, self._out.bias)
+    weight, up = affine.weight.double(), bottleneck.up
+    bias = weight @ up.bias.double()
+    if affine.bias is not None:
+        bias += affine.bias.double()
+    joined = torch.cat([weight, weight @ up.weight.double()], dim=1)
+    return LinearWeights(joined.float(), bias.float())
 
 
 def fast_head(head: nn.Module) -> Head:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sklearn_epee._checks.multilabel import LabelCount
-from sklearn_epee._nn.fast_heads import PackedBottleneck, PackedHead, fast_head
+from sklearn_epee._nn.fast_heads import NarrowRows, PackedHead, fast_head
 from sklearn_epee._nn.heads import HEADS, Bottleneck, ExitHead, make_head
 from sklearn_epee._nn.packed_linear import can_pack
 
@@ -41,7 +41,7 @@ def test_tasks_that_read_a_row_each(kind):
 @torch.inference_mode()
 def test_a_row_through_a_bottleneck_does_not_depend_on_those_beside_it():
     torch.manual_seed(0)
-    packed = PackedBottleneck(Bottleneck(WIDTH))
+    packed = NarrowRows(Bottleneck(WIDTH))
     rows = torch.randn(64, WIDTH)
     expected = packed(rows)
     for n in (4, 8, 28):
