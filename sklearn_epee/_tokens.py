@@ -95,9 +95,9 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         What makes logits of what is read of a layer. "linear": a linear map, where the backbone
         needs it with a dense layer and tanh in front. "bottleneck": in front of both a residual map
         through a quarter of the width, ``x + W2 gelu(W1 norm(x))``, as the adapters of
-        arXiv:1902.00751 are. It can raise the accuracy at the same speed-up, for little more time
-        (docs/training_recipes.md). A network that `warm_start` continues keeps its heads: another
-        `head` is an error.
+        arXiv:1902.00751 are. It can raise the accuracy of early exits, and costs some of the time
+        of single samples (docs/training_recipes.md). A network that `warm_start` continues keeps
+        its heads: another `head` is an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
