@@ -7,7 +7,7 @@ from .predictions import (
     sentence_predictions,
     unread_words,
 )
-from .scores import is_word_accuracy, right_words, span_metric, true_tags, word_score
+from .scores import check_word_scoring, is_word_accuracy, right_words, true_tags, word_score
 from .staged import StagedSentences
 
 __all__ = [
@@ -15,11 +15,11 @@ __all__ = [
     "SpanCounts",
     "StagedSentences",
     "check_exits_by_sentence",
+    "check_word_scoring",
     "count_spans",
     "is_word_accuracy",
     "right_words",
     "sentence_predictions",
-    "span_metric",
     "true_spans",
     "true_tags",
     "unread_words",

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import get_scorer, get_scorer_names
 
 from sklearn_epee._compat import scorer_parts
-from sklearn_epee._exits.count_scores import ROUNDING, CountMetric, Ratio, count_metric
+from sklearn_epee._exits.count_scores import (
+    RATIOS,
+    ROUNDING,
+    CountMetric,
+    Ratio,
+    checked_options,
+    count_metric,
+)
 from sklearn_epee._exits.staged import Floats
 from sklearn_epee._exits.sweep_scores import MeanScore, PolicyScore
 from sklearn_epee._spans import (
@@ -153,6 +160,29 @@ def is_word_accuracy(scoring: Any) -> bool:
     return isinstance(scoring, str) and scoring == "accuracy"
 
 
+def check_word_scoring(scoring: Any) -> None:
+    """Raise if a scoring is not of words or spans, whatever labels there will be.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(scoring, SpanF1Scorer) or is_word_accuracy(scoring):
+        return
+    parts = scorer_parts(get_scorer(scoring)) if _is_scorer(scoring) else None
+    options = None
+    if parts is not None and parts.function in RATIOS:
+        options = checked_options(parts.function, parts.kwargs)
+    # Of two labels the one that is meant has to be named.
+    is_of_two = options is not None and options["average"] == "binary"
+    if options is None or (is_of_two and not isinstance(options["pos_label"], str)):
+        raise ValueError(f"scoring={scoring!r} is no score of words or spans; {_EXPECTED}.")
+
+
+def _is_scorer(scoring: Any) -> bool:
+    return scoring in get_scorer_names() if isinstance(scoring, str) else callable(scoring)
+
+
 def span_metric(scoring: Any, labels: Sequence[Label]) -> CountMetric:
     """Return what a scoring divides of spans with these labels.
 
@@ -163,12 +193,11 @@ def span_metric(scoring: Any, labels: Sequence[Label]) -> CountMetric:
     """
     if isinstance(scoring, SpanF1Scorer):
         return CountMetric(F1, scoring.average, _columns_of(scoring.layer, labels))
-    is_scorer = scoring in get_scorer_names() if isinstance(scoring, str) else callable(scoring)
     layers = {layer for layer, _ in labels}
     # Labels of several layers may have the same names.
     names = np.array([label for _, label in labels] if len(layers) <= 1 else range(len(labels)))
     metric = None
-    if is_scorer and scorer_parts(get_scorer(scoring)) is not None:
+    if _is_scorer(scoring) and scorer_parts(get_scorer(scoring)) is not None:
         metric = count_metric(get_scorer(scoring), names)
     if metric is None:
         raise ValueError(f"scoring={scoring!r} is no score of words or spans; {_EXPECTED}.")

@@ -26,7 +26,6 @@ from sklearn_epee._word_exits import (
     is_word_accuracy,
     right_words,
     sentence_predictions,
-    span_metric,
     true_spans,
     true_tags,
     word_score,
@@ -255,7 +254,7 @@ class SentenceStaging:
                 right.append(right_words(true_tags(X, labels, scheme), part.tags))
         layers = zip(*(part.spans for part in found), strict=True)
         spans = [list(chain.from_iterable(at)) for at in layers]
-        validation = SentenceValidation(
+        return SentenceValidation(
             StagedSentences.concatenate([part.staged for part in found]),
             np.concatenate(rows),
             count_spans(true, spans),
@@ -263,6 +262,3 @@ class SentenceStaging:
             spans,
             np.concatenate(right) if right else None,
         )
-        if not right:
-            span_metric(self.scoring, validation.counts.labels)  # refused before all is computed
-        return validation

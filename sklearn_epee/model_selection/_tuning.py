@@ -24,6 +24,7 @@ from sklearn_epee._exits.wrappers import (
     given_classifier,
     predicts_words,
 )
+from sklearn_epee._word_exits import check_word_scoring
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
@@ -113,6 +114,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             check_risk_for(target, self)
             return target, ClassStaging(target.multilabel)
         of_sentences = SentenceTarget.of(y, n_samples)
+        check_word_scoring(self.scoring)
         if getattr(classifier, "token_exit", "sentence") == "sentence":
             if has_guarantee(self):
                 check_risk_of_words(self)

@@ -8,7 +8,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import f1_score, make_scorer, precision_score
 
 from sklearn_epee._exits.sweep import PolicySpace
-from sklearn_epee._word_exits import count_spans, right_words, true_spans, true_tags, word_score
+from sklearn_epee._word_exits import (
+    check_word_scoring,
+    count_spans,
+    right_words,
+    true_spans,
+    true_tags,
+    word_score,
+)
 from sklearn_epee.metrics import (
     span_f1_score,
     span_f1_scorer,
@@ -155,7 +162,24 @@ def test_tags_of_spans_leave_out_what_tags_cannot_say():
 )
 def test_other_scores_are_refused_by_name(scoring):
     with pytest.raises(ValueError, match=r"no score of words or spans; expected span_f1_scorer"):
+        check_word_scoring(scoring)
+    with pytest.raises(ValueError, match=r"no score of words or spans; expected span_f1_scorer"):
         word_score(scoring, count_spans([[(0, 1, "A")]], [[[(0, 1, "B")]]]))
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        "accuracy",
+        "f1_macro",
+        "jaccard_micro",
+        span_f1_scorer(layer="drug"),
+        make_scorer(f1_score, pos_label="Drug"),
+    ],
+    ids=str,
+)
+def test_scores_are_known_before_there_are_labels(scoring):
+    check_word_scoring(scoring)
 
 
 def test_truth_of_another_form_than_predictions_is_refused():

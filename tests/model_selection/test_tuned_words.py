@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -291,6 +292,8 @@ def test_y_in_other_layers_is_refused(fitted):
 def test_other_scores_are_refused(fitted):
     with pytest.raises(ValueError, match=r"scoring='roc_auc' is no score of words or spans"):
         tuned_of(fitted, scoring="roc_auc")
+    with pytest.raises(ValueError, match=r"scoring='f1' is no score of words or spans"):
+        TunedExitPolicyClassifierCV(clone(fitted), scoring="f1").fit(X, Y)  # and trains nothing
 
 
 def test_sets_and_calibration_are_refused_by_name(fitted):
