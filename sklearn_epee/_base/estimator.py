@@ -57,7 +57,7 @@ from .parameters import (
     given,
     training_plan,
 )
-from .precision_report import PrecisionReport, check_packable, measure_int8, some_samples
+from .precision_report import FEW, PrecisionReport, check_packable, measure_int8, some_samples
 from .training_data import LearnedFrom, take
 
 
@@ -316,11 +316,13 @@ class BaseEPEE(
         self, network: LazyNetwork[Trained], tasks: Any, samples: Any, seed: int
     ) -> LazyNetwork[Trained]:
         trained = network.get()
-        part = some_samples(samples, partial(self._encoded, trained.preprocessor), seed)
+        encode = partial(self._encoded, trained.preprocessor)
+        every = some_samples(samples, encode, seed)
+        few = take(every, np.arange(len(every))[:FEW])
         measured = measure_int8(
             type(self)._engine,
             trained.net.module_,
-            list(self._encoded(trained.preprocessor, part)),
+            (list(encode(every)), list(encode(few))),
             tasks,
             network.summary.exit_weights,
         )

@@ -15,24 +15,20 @@ from sklearn_epee._exits.checks import check_label_thresholds, check_patience
 from sklearn_epee._nn.batching import positions_of
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.exit_rules import ExitPolicy
-from sklearn_epee._nn.int8_calibration import Int8Scales, check_packable_backbone
+from sklearn_epee._nn.int8_calibration import check_packable_backbone
 from sklearn_epee._nn.pairs import EncodedPairs
 from sklearn_epee._search.shared_predictions import exits_from
 
+from .int8_choice import RoundedTrial, choose_rounded, towers_of
 from .training_data import take
 
-# Mean change of probabilities, and of log probabilities as a share of their variation between
-# samples, above which more products are left as they are. A network is surer of its training
-# samples than of others: probabilities near 0 and 1 hardly change, their logarithms do.
-MAX_CHANGE = 0.002
-MAX_LOG_CHANGE = 0.007
-# Log probabilities that vary less than this, in nats, count as if they varied by it.
-_LEAST_VARIATION = 1.0
 # The thresholds at which changed exits are counted.
 TAUS = (0.02, 0.1, 0.3)
 # Samples that are measured, and positions of them, which images and long texts reach first.
 _MOST_SAMPLES, _FEWEST_SAMPLES = 256, 32
 _MOST_POSITIONS = 32768
+# Of them, those on which layers are tried one by one.
+FEW = 64
 _CPU = torch.device("cpu")
 # What products are called in reports, in the order of a layer.
 _NAMES = {
@@ -57,22 +53,25 @@ class PrecisionReport:
         `rest`. Attention itself, norms and heads never are in int8.
     errors : list of dict of str to float
         By how much the outcome of each product moved when it was rounded, as a share of the
-        distance of a row from the mean row. Above 0.025 a product is not rounded.
+        distance of a row from the mean row. Above 0.025 a product is not rounded, and neither is
+        one so small that 8 bits save nothing.
     rest : str
         Precision of what is not rounded, "bfloat16" or "float32".
     n_samples : int
         Training samples, or of words their number, that were measured.
     mean_change, largest_change : float
         Of the probabilities, as half the sum of the absolute differences of a task's classes, over
-        all samples and exits. Above a mean of 0.002 more products were left as they are.
+        all samples and exits. Above a mean of 0.002 more products were left as they are: those that
+        save least time for what they change.
     changed_predictions : ndarray of shape (n_layers,)
         Share of the samples whose prediction changed, at each exit.
     changed_exits : dict of float to float
         Share of the samples that exit at another layer, at some values of `tau`.
     log_change : float
         By how much log probabilities change, as a share of their variation between samples (or of
-        1, if they vary less), on average over the exits. Above 0.007 more products were left as
-        they are. NaN in reports made before it was measured.
+        1, if they vary less), at the exit where they do most. Above 0.006 more products were left
+        as they are. NaN in reports made before it was measured, the mean over the exits in others
+        made before this version.
     """
 
     layers: list[dict[str, str]]
@@ -98,7 +97,7 @@ class PrecisionReport:
         changed = (
             f"Measured on {self.n_samples} training samples against float32: probabilities change "
             f"by {self.mean_change:.4f} on average and {self.largest_change:.4f} at most, their "
-            f"logarithms by {self.log_change:.2%} of their variation; "
+            f"logarithms by {self.log_change:.2%} of their variation at the exit where most; "
             f"{self.changed_predictions[-1]:.2%} of the predictions change at the last exit and "
             f"{self.changed_predictions.max():.2%} at the exit where most do; exits change for "
             f"{exits}."
@@ -169,7 +168,7 @@ def check_packable(network: Any) -> None:
 def measure_int8(
     engine: Any,
     network: Any,
-    parts: Sequence[Any],
+    samples: tuple[Sequence[Any], Sequence[Any]],
     tasks: Any,
     exit_weights: NDArray[np.float64],
 ) -> MeasuredInt8:
@@ -181,8 +180,8 @@ def measure_int8(
         Runs the network.
     network : nn.Module
         Trained. Never modified.
-    parts : sequence of EncodedSamples
-        Training samples.
+    samples : tuple of sequences of EncodedSamples
+        Training samples, and a few of them, on which layers are tried one by one.
     tasks : Tasks, or what stands for it
     exit_weights : ndarray of shape (M,)
 
@@ -192,70 +191,27 @@ def measure_int8(
     """
     check_packable(network)
     placed = network.to_inference_copy(_CPU, torch.float32)
-    parts = [part for part in parts if len(part)]
-    scales = engine.find_scales(placed, parts[0])
-    exact = _staged(engine(placed), parts)
+    every, few = ([part for part in parts if len(part)] for parts in samples)
+    scales = engine.find_scales(placed, every[0])
     rest = prediction_dtype("auto", _CPU)
-    while True:
-        rounded = _staged(engine(placed, rest, scales), parts)
-        change = _changes(exact, rounded, tasks.counts)
-        log_change = _log_change(exact, rounded, tasks.counts)
-        is_small = np.nanmean(change) <= MAX_CHANGE and log_change <= MAX_LOG_CHANGE
-        if is_small or not _n_rounded(scales):
-            break
-        scales = _less(scales)
+    trials = [RoundedTrial(engine, placed, rest, parts, tasks.counts) for parts in (every, few)]
+    scales, change = choose_rounded(scales, *trials)
+    exact, rounded = trials[0].exact, change.rounded
     report = PrecisionReport(
         layers=_kinds(scales, str(rest).removeprefix("torch.")),
-        errors=[errors for tower in _towers(scales) for errors in tower.errors],
+        errors=[errors for tower in towers_of(scales) for errors in tower.errors],
         rest=str(rest).removeprefix("torch."),
         n_samples=len(exact),
-        mean_change=float(np.nanmean(change)),
-        largest_change=float(np.nanmax(change)),
+        mean_change=change.mean,
+        largest_change=change.largest,
         changed_predictions=_changed_predictions(exact, rounded, tasks.counts),
         changed_exits={
             tau: _changed_exits(exact, rounded, _policy(tau, tasks, exit_weights), tasks.counts)
             for tau in TAUS
         },
-        log_change=log_change,
+        log_change=float(change.of_logs.max()),
     )
     return MeasuredInt8(scales, report)
-
-
-def _staged(engine: Any, parts: Sequence[Any]) -> NDArray[np.float32]:
-    return np.concatenate([engine.staged(part) for part in parts])
-
-
-def _changes(
-    exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
-) -> NDArray[np.float32]:
-    """Return by how much probabilities change, (n, M), on average over the tasks."""
-    each = split_columns(np.abs(exact - rounded), counts)
-    changes: NDArray[np.float32] = np.mean([part.sum(axis=-1) / 2 for part in each], axis=0)
-    return changes
-
-
-def _log_change(
-    exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
-) -> float:
-    """Return by how much log probabilities change, as a share of how much they vary."""
-    shares = []
-    pairs = zip(split_columns(exact, counts), split_columns(rounded, counts), strict=True)
-    for before, after in pairs:
-        first, second = _centered_logs(before), _centered_logs(after)
-        n_own = np.maximum(1, np.isfinite(first).sum(axis=(0, 2)))
-        apart = first - np.nansum(first, axis=0) / np.maximum(1, np.isfinite(first).sum(axis=0))
-        moved, varies = (
-            np.sqrt(np.nansum(part**2, axis=(0, 2)) / n_own) for part in (second - first, apart)
-        )
-        shares.append(moved / np.maximum(varies, _LEAST_VARIATION))
-    return float(np.mean(shares))
-
-
-def _centered_logs(proba: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return log probabilities, (n, M, K), less their mean over the classes."""
-    logs = np.log(np.maximum(proba, np.finfo(np.float32).tiny, dtype=np.float64))
-    centered: NDArray[np.float64] = logs - logs.mean(axis=-1, keepdims=True)
-    return centered
 
 
 def _changed_predictions(
@@ -292,24 +248,10 @@ def _policy(tau: float, tasks: Any, exit_weights: NDArray[np.float64]) -> ExitPo
     )
 
 
-def _towers(scales: Any) -> tuple[Int8Scales, ...]:
-    return (scales,) if isinstance(scales, Int8Scales) else tuple(scales)
-
-
-def _n_rounded(scales: Any) -> int:
-    return sum(tower.n_rounded for tower in _towers(scales))
-
-
-def _less(scales: Any) -> Any:
-    """Return scales with which fewer products are rounded: without the worst eighth."""
-    found = tuple(tower.without_worst() for tower in _towers(scales))
-    return found[0] if isinstance(scales, Int8Scales) else found
-
-
 def _kinds(scales: Any, rest: str) -> list[dict[str, str]]:
     """Return in which precision the products of each layer are."""
     return [
         {name: rest if scale is None else "int8" for name, scale in layer._asdict().items()}
-        for tower in _towers(scales)
+        for tower in towers_of(scales)
         for layer in tower.layers
     ]

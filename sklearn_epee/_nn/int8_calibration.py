@@ -2,13 +2,13 @@
 
 One pass over some training samples notes the range of every column. For every product several ways
 to share the difficulty between rows and weights are tried on rows of that pass, and the one that
-changes the outcome least is kept; a product that changes too much even so is left as it is.
+changes the outcome least is kept; a product that changes too much even so, or that 8 bits do not
+make faster, is left as it is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +19,9 @@ from .backbones import BackboneAdapter, LayerParts, LinearWeights
 from .batch_layout import backbone_inputs
 from .batching import EncodedSamples, positions_of
 from .fast_backbone import FastLayer, LayerReaders, LayerScales, fast_backbone, usual_layers
+from .int8_cost import layer_gains, layer_products
 from .int8_linear import MOST, InputScale, RoundedWeight, RowRounder
-from .packed_linear import PlainProduct, Product
+from .packed_linear import PlainProduct, Product, fused_activation
 from .prediction_batches import batch_limit, batches_by_length
 
 # Products whose outcome moves by more than this, as a share of a row's distance from the mean row,
@@ -31,8 +32,8 @@ _ROWS = 256
 # How much of a column's range is put into its weights: s = range ** share / weight ** (1 - share).
 # None: all columns are rounded alike.
 _SHARES = (0.5, 0.75, 0.9, 1.0, None)
-# What is left as it is in one go, while predictions move too much: this share of the products.
-_LEFT_AT_ONCE = 1 / 8
+# Products that save no more than this share of their layer's time stay as they are.
+LEAST_GAIN = 0.0
 # Of the root mean square of all rows' distances from their mean, what a row's counts as at least.
 _LEAST_DISTANCE = 0.01
 # Rounded values are put around the middle, with some room for rows beyond those seen.
@@ -49,33 +50,57 @@ class Int8Scales:
         One a layer.
     errors : tuple of dict of str to float
         Of each layer by how much each product's outcome moved on the samples, as a share of the
-        distance of a row from the mean row; names as in `LayerScales`.
+        distance of a row from the mean row; names as in `LayerScales`. One object for layers that
+        share their weights.
+    gains : tuple of dict of str to float
+        Of each layer which share of its products' time each saves (`int8_cost`). Empty once it is
+        decided what is rounded.
     """
 
     layers: tuple[LayerScales, ...]
     errors: tuple[dict[str, float], ...]
+    gains: tuple[dict[str, float], ...] = ()
 
     @property
     def n_rounded(self) -> int:
         """How many groups of products are rounded."""
         return sum(scale is not None for layer in self.layers for scale in layer)
 
-    def without_worst(self) -> Int8Scales:
-        """Return the same without the eighth of the products that moves most, one at least."""
-        pairs = list(zip(self.layers, self.errors, strict=True))
-        # Layers that share their weights share their errors, and go together.
-        rounded = {
-            (errors[name], id(errors), name)
-            for layer, errors in pairs
-            for name in errors
+    def rounded(self) -> list[tuple[int, str]]:
+        """Return the groups that are rounded, as numbers of layers, from 0, and names.
+
+        Layers that share their weights are one: the first of them.
+        """
+        return [
+            (number, name)
+            for number, layer in enumerate(self.layers)
+            if self._first(number) == number
+            for name in layer._fields
             if getattr(layer, name) is not None
-        }
-        worst = sorted(rounded, reverse=True)[: math.ceil(_LEFT_AT_ONCE * len(rounded))]
-        layers = [
-            layer._replace(**{name: None for _, owner, name in worst if owner == id(errors)})
-            for layer, errors in pairs
         ]
+
+    def only(self, groups: Collection[tuple[int, str]]) -> Int8Scales:
+        """Return the same with no others rounded than some of the groups that `rounded` returns."""
+        layers = [
+            layer._replace(**{
+                name: None for name in layer._fields if (self._first(number), name) not in groups
+            })
+            for number, layer in enumerate(self.layers)
+        ]  # fmt: skip
         return replace(self, layers=tuple(layers))
+
+    def gain(self, number: int, name: str) -> float:
+        """Return the time that rounding a group of `rounded` saves, in layers that all run.
+
+        Of the layers that share its weights, each counts by the share of the exits at or above it.
+        """
+        n = len(self.layers)
+        shares = (1 - later / n for later in range(n) if self._first(later) == number)
+        return self.gains[number][name] * sum(shares)
+
+    def _first(self, number: int) -> int:
+        """Return the number of the first layer that has the weights of one."""
+        return next(i for i, errors in enumerate(self.errors) if errors is self.errors[number])
 
 
 class NotPackableError(ValueError):
@@ -122,31 +147,31 @@ def find_scales(adapter: BackboneAdapter, samples: EncodedSamples) -> Int8Scales
         unknown = dict.fromkeys(LayerScales._fields, float("nan"))
         return Int8Scales((LayerScales(),) * adapter.n_layers, (unknown,) * adapter.n_layers)
     recorders = _record(adapter, samples)
-    found: dict[int, tuple[LayerScales, dict[str, float]]] = {}
+    n_positions = float(positions_of(samples).mean())
+    found: dict[int, tuple[LayerScales, dict[str, float], dict[str, float]]] = {}
     layers = []
     for parts, (layer, seen) in zip(usual_layers(adapter) or [], recorders, strict=True):
         if id(layer) not in found:
-            found[id(layer)] = _layer_scales(parts, seen)
+            found[id(layer)] = _layer_scales(parts, seen, n_positions)
         layers.append(found[id(layer)])
     return Int8Scales(*(tuple(column) for column in zip(*layers, strict=True)))
 
 
 def _layer_scales(
-    parts: LayerParts, seen: Mapping[str, _Recorder]
-) -> tuple[LayerScales, dict[str, float]]:
-    """Return how the rows of a layer are rounded, and by how much its products move."""
-    ups = [parts.up] if parts.gate is None else [parts.gate, parts.up]
-    products = {
-        "attention": [parts.query, parts.key, parts.value],
-        "out": [parts.out],
-        "up": ups,
-        "down": [parts.down],
+    parts: LayerParts, seen: Mapping[str, _Recorder], n_positions: float
+) -> tuple[LayerScales, dict[str, float], dict[str, float]]:
+    """Return how the rows of a layer are rounded, how far its products move, what they gain."""
+    found = {
+        name: _best(seen[name], affines, within=name == "down" and parts.gate is None)
+        for name, affines in layer_products(parts).items()
     }
-    scales, errors = {}, {}
-    for name, affines in products.items():
-        errors[name], best = _best(seen[name], affines, within=name == "down" and len(ups) == 1)
-        scales[name] = best if errors[name] <= MAX_ERROR else None
-    return LayerScales(**scales), errors
+    within = found["down"][1].is_common and fused_activation(parts.activation) is not None
+    gains = layer_gains(parts, n_positions, rounds_down=within)
+    scales = {
+        name: scale if error <= MAX_ERROR and gains[name] > LEAST_GAIN else None
+        for name, (error, scale) in found.items()
+    }
+    return LayerScales(**scales), {name: error for name, (error, _) in found.items()}, gains
 
 
 def _best(

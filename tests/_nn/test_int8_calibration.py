@@ -208,23 +208,44 @@ def test_products_that_move_too_much_are_left_as_they_are(monkeypatch):
         assert torch.isfinite(hidden).all()
 
 
-def test_the_worst_eighth_goes_at_a_time():
+def make_scales(shared: bool) -> Int8Scales:
     scale = InputScale(*(np.ones(2, np.float32) for _ in range(3)))
-    layer = int8_calibration.LayerScales(scale, scale, scale, scale)
-    one, other = (
-        {name: 0.01 * i + 0.001 * j for j, name in enumerate(layer._fields)} for i in (1, 2)
-    )
-    scales = Int8Scales((layer, layer), (one, other))
-    left = [scales]
-    while left[-1].n_rounded:
-        left.append(left[-1].without_worst())
-    assert [found.n_rounded for found in left] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
-    assert left[1].layers[1].down is None
-    assert left[1].layers[0] == layer
-    # Layers that share their weights, and so their errors, share what is rounded.
-    shared = Int8Scales((layer, layer), (one, one)).without_worst()
-    assert shared.layers[0] == shared.layers[1]
-    assert shared.n_rounded == 6
+    layer = int8_calibration.LayerScales(scale, scale, None, scale)
+    errors, gains = ([dict.fromkeys(layer._fields, value) for _ in range(3)] for value in (0.01, 1))
+    if shared:
+        errors[2] = errors[1]
+    return Int8Scales((layer,) * 3, tuple(errors), tuple(gains))
+
+
+def test_some_groups_of_products_are_kept():
+    scales = make_scales(shared=False)
+    groups = [(layer, name) for layer in range(3) for name in ("attention", "out", "down")]
+    assert scales.rounded() == groups
+    assert scales.only(groups).layers == scales.layers
+    some = scales.only([(0, "down"), (2, "out")])
+    assert some.rounded() == [(0, "down"), (2, "out")]
+    assert some.n_rounded == 2
+    assert scales.only([]).n_rounded == 0
+    # Every sample runs the first layer, a third of the exits the last one.
+    assert [scales.gain(layer, "out") for layer in range(3)] == pytest.approx([1, 2 / 3, 1 / 3])
+
+
+def test_layers_that_share_their_weights_share_what_is_rounded():
+    scales = make_scales(shared=True)
+    assert {layer for layer, _ in scales.rounded()} == {0, 1}
+    some = scales.only([(1, "down")])
+    assert some.layers[1] == some.layers[2]
+    assert some.n_rounded == 2
+    assert scales.gain(1, "out") == pytest.approx(1)
+
+
+def test_products_that_save_nothing_are_left_as_they_are(monkeypatch):
+    adapter, samples = make_adapter("bert"), Batches("bert")
+    assert find_scales(adapter, samples).n_rounded == 4 * adapter.n_layers
+    monkeypatch.setattr(int8_calibration, "LEAST_GAIN", 0.0)
+    found = find_scales(adapter, samples)
+    assert found.n_rounded == 0
+    assert max(max(gains.values()) for gains in found.gains) < 0
 
 
 def test_layers_that_can_only_be_run_as_a_whole_are_refused(monkeypatch):
@@ -238,7 +259,7 @@ def test_without_samples_nothing_is_rounded():
     none = SomeSamples(Batches("bert"), np.arange(0))
     found = find_scales(make_adapter("bert"), none)
     assert found.n_rounded == 0
-    assert found.without_worst() == found
+    assert found.only([]) == found
 
 
 def test_a_network_that_never_varies_is_no_division_by_zero():
