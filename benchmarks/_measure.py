@@ -14,7 +14,11 @@ Seconds = dict[str, list[float]]
 
 
 def interleaved(
-    competitors: Mapping[str, Callable[[], Any]], repetitions: int, *, warm_up: bool = True
+    competitors: Mapping[str, Callable[[], Any]],
+    repetitions: int,
+    *,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Seconds:
     """Time competitors in turns, A B C A B C, so that a busy moment hits all of them.
 
@@ -26,6 +30,8 @@ def interleaved(
         Rounds that count.
     warm_up : bool, default=True
         Run everything beforehand. False where the caller has done so.
+    clock : callable
+        Returns seconds.
 
     Returns
     -------
@@ -39,7 +45,7 @@ def interleaved(
     for _ in range(repetitions):
         gc.collect()
         for name, run in competitors.items():
-            seconds[name].append(timed(run))
+            seconds[name].append(timed(run, clock))
     return seconds
 
 
@@ -50,13 +56,13 @@ def warmed_up(run: Callable[[], Any]) -> None:
         run()
 
 
-def timed(run: Callable[[], Any]) -> float:
+def timed(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds of one run, waiting for the GPU on both sides."""
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     run()
     synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize() -> None:

@@ -11,6 +11,9 @@ onnxruntime in float32 and dynamic int8; and there is the backbone cut to the fe
 reach the policy's test score, fine-tuned alone, on our own engine. All get raw samples and return
 labels, in turns: part of the test samples at once, and some one by one. Scores are those of the
 whole test part. Writes ``trained_networks.md`` and ``.json`` into ``--out``.
+
+On a machine that others use, ``OMP_NUM_THREADS=1 ... --own --cpu-time`` compares the network with
+exits alone, in seconds of the processor.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import copy
 import functools
 import json
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,10 +50,11 @@ from studies.sets import Parts, load_parts, score_all
 
 N_BATCHED = 200
 N_SINGLE = 25
-# What the others are told as multiples of.
+# What the others are told as multiples of; the second without rivals.
 YARDSTICK = "transformers, bfloat16, full depth"
+OWN_YARDSTICK = "exits, full depth"
 HEADER = (
-    "| | {score} | ms a sample, batches | times as fast as transformers in bfloat16 | "
+    "| | {score} | ms a sample, batches | times as fast as {yardstick} | "
     "ms, one at a time | times as fast |\n" + "| --- " * 6 + "|"
 )
 
@@ -120,15 +125,27 @@ class Trained:
 
 def competitors(trained: Trained, scratch: Path) -> dict[str, Competitor]:
     """Return all that can be measured of a network, by name."""
-    full = functools.partial(at_full_depth, trained, trained.model)
-    exits = by_policies(trained)
+    own = own_ways(trained)
     return {
         **by_transformers(trained),
         **by_onnxruntime(trained, scratch),
-        "exits, full depth": trained.competitor(full),
-        **exits,
-        **cut_networks(trained, [one.score for one in exits.values()]),
+        **own,
+        **cut_networks(
+            trained, [one.score for name, one in own.items() if OWN_YARDSTICK not in name]
+        ),
     }
+
+
+def own_ways(trained: Trained) -> dict[str, Competitor]:
+    """Return the network with exits, at full depth and under its policies, by name."""
+    networks = in_both_precisions(trained)
+    full = {
+        OWN_YARDSTICK + suffix: trained.competitor(
+            functools.partial(at_full_depth, trained, network)
+        )
+        for suffix, network in networks.items()
+    }
+    return full | by_policies(trained, networks)
 
 
 def by_transformers(trained: Trained) -> dict[str, Competitor]:
@@ -183,18 +200,20 @@ def at_full_depth(trained: Trained, model: Any, samples: Any) -> np.ndarray:
     return trained.codes(model.predict_proba_at_layer(samples, layer=-1))
 
 
-def by_policies(trained: Trained) -> dict[str, Competitor]:
-    """Return the network under the policies that the study chose, in "auto" and in int8."""
-    model, parts = trained.model, trained.parts
-    scale = own_scale(model, len(parts.classes))
-    policies = chosen_policies(trained.job, trained.folder, scale)
-    networks = {"": model}
+def in_both_precisions(trained: Trained) -> dict[str, Any]:
+    """Return the network in "auto" and, where there are 8-bit products, in int8."""
     if reason := why_not_int8():
         print(f"int8 is not measured: {reason}")
-    else:
-        model.calibrate_int8(parts.train.X)
-        print(model.precision_report_, flush=True)
-        networks[", int8"] = copy.copy(model).set_params(precision="int8")
+        return {"": trained.model}
+    trained.model.calibrate_int8(trained.parts.train.X)
+    print(trained.model.precision_report_, flush=True)
+    return {"": trained.model, ", int8": copy.copy(trained.model).set_params(precision="int8")}
+
+
+def by_policies(trained: Trained, networks: dict[str, Any]) -> dict[str, Competitor]:
+    """Return the network, in its precisions, under the policies that the study chose."""
+    scale = own_scale(trained.model, len(trained.parts.classes))
+    policies = chosen_policies(trained.job, trained.folder, scale)
     return {
         f"exits, {goal}{suffix}": by_policy(trained, network, policies[f"epee/{choice}"])
         for choice, goal in GOALS.items()
@@ -234,35 +253,44 @@ def cut_networks(trained: Trained, wanted: list[float]) -> dict[str, Competitor]
 # ---------------------------------------------------------------------------------------- measure
 
 
-def measured(trained: Trained, repetitions: int) -> tuple[str, dict[str, Any]]:
+def measured(
+    trained: Trained, repetitions: int, *, own: bool = False, cpu_time: bool = False
+) -> tuple[str, dict[str, Any]]:
     """Measure one network; return its table and the seconds."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = competitors(trained, Path(scratch))
+        found = own_ways(trained) if own else competitors(trained, Path(scratch))
         samples = drawn(trained.parts.test.X, N_BATCHED)
         singles = [samples[row : row + 1] for row in range(min(N_SINGLE, len(samples)))]
         calls = {"batches": [samples], "singles": singles}
-        seconds = {way: timed(found, given, repetitions) for way, given in calls.items()}
+        clock = time.process_time if cpu_time else time.perf_counter
+        seconds = {way: timed(found, given, repetitions, clock) for way, given in calls.items()}
     numbers = {"batches": len(samples), "singles": len(singles)}
     how = (
         f"{numbers['batches']} test samples in batches, {numbers['singles']} one by one; medians "
-        f"of {repetitions} rounds in turns; in brackets the layers that are run."
+        f"of {repetitions} rounds in turns"
+        + (f", in seconds of the processor on {torch.get_num_threads()} thread(s)" * cpu_time)
+        + "; in brackets the layers that are run."
     )
+    yardstick = OWN_YARDSTICK if own else YARDSTICK
+    score = trained.parts.main_score.replace("_", " ")
     lines = [
         f"## {trained.job.data}, {trained.job.backbone}",
         "",
         how,
         "",
-        HEADER.format(score=trained.parts.main_score.replace("_", " ")),
+        HEADER.format(score=score, yardstick=yardstick.removesuffix(", full depth")),
     ]
-    lines += [_line(name, one, seconds, numbers) for name, one in found.items()]
+    lines += [_line((name, yardstick), one, seconds, numbers) for name, one in found.items()]
     scores = {name: one.score for name, one in found.items()}
     return "\n".join(lines) + "\n", {"scores": scores, "seconds": seconds, "n_samples": numbers}
 
 
-def timed(found: dict[str, Competitor], calls: list[Any], repetitions: int) -> Seconds:
+def timed(
+    found: dict[str, Competitor], calls: list[Any], repetitions: int, clock: Callable[[], float]
+) -> Seconds:
     """Return the seconds of all calls, round by round."""
     runs = {name: functools.partial(_each, one.predict, calls) for name, one in found.items()}
-    return interleaved(runs, repetitions)
+    return interleaved(runs, repetitions, clock=clock)
 
 
 def _each(predict: Predict, calls: list[Any]) -> None:
@@ -271,12 +299,16 @@ def _each(predict: Predict, calls: list[Any]) -> None:
 
 
 def _line(
-    name: str, competitor: Competitor, seconds: dict[str, Seconds], numbers: dict[str, int]
+    names: tuple[str, str],
+    competitor: Competitor,
+    seconds: dict[str, Seconds],
+    numbers: dict[str, int],
 ) -> str:
+    name, yardstick = names
     cells = [f"{name} ({competitor.layers})", f"{competitor.score:.4f}"]
     for way, found in seconds.items():
         cells.append(f"{1000 * medians(found)[name] / numbers[way]:.2f}")
-        cells.append(f"{quotient(found, YARDSTICK, name):.2f}x")
+        cells.append(f"{quotient(found, yardstick, name):.2f}x")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -286,11 +318,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=None, help="data/backbone; all by default")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--own", action="store_true", help="leave the rivals out")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message=".*longer than max_length")
     tables, kept = [], {}
     for job, folder in jobs_of(args.study, args.networks):
-        table, found = measured(Trained.load(job, folder), args.repetitions)
+        table, found = measured(
+            Trained.load(job, folder), args.repetitions, own=args.own, cpu_time=args.cpu_time
+        )
         print(table, flush=True)
         tables.append(table)
         kept[f"{job.data}/{job.backbone}"] = found

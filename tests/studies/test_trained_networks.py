@@ -56,6 +56,10 @@ def test_a_network_is_measured_beside_its_rivals(kind, tmp_path, monkeypatch):
     assert all(f"| {name} (" in table for name in scores)
     assert set(kept["seconds"]["batches"]) == set(kept["seconds"]["singles"]) == set(scores)
 
+    table, kept = trained_networks.measured(trained, repetitions=1, own=True, cpu_time=True)
+    assert set(kept["scores"]) == {name for name in scores if name.startswith("exits, ")}
+    assert "in seconds of the processor" in table
+
 
 def test_only_networks_that_were_kept_are_measured(tmp_path):
     with pytest.raises(SystemExit, match="no network with exits"):
