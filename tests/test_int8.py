@@ -130,6 +130,7 @@ def test_images_words_labels_windows_and_cases(notes, digits):
 @pytest.mark.parametrize("limit", ["MAX_CHANGE", "MAX_LOG_CHANGE"])
 def test_a_change_that_is_too_large_leaves_less_in_8_bits(notes, monkeypatch, limit):
     monkeypatch.setattr(int8_choice, limit, -1.0)
+    monkeypatch.setattr(int8_choice, "_OF_REST", 0.0)
     fitted = tiny_text_classifier(precision="int8", memory=None).fit(*notes)
     report = fitted.precision_report_
     assert {kind for layer in report.layers for kind in layer.values()} == {report.rest}

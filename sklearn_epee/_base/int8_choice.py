@@ -24,6 +24,8 @@ from sklearn_epee._nn.int8_calibration import Int8Scales
 # do.
 MAX_CHANGE = 0.002
 MAX_LOG_CHANGE = 0.006
+# Where what is not rounded changes more by itself, being in bfloat16, this many times as much.
+_OF_REST = 1.15
 # Log probabilities that vary less than this, in nats, count as if they varied by it.
 _LEAST_VARIATION = 1.0
 # What the room for changes is multiplied with where products change more than was expected.
@@ -59,10 +61,9 @@ class Change:
     largest: float
     of_logs: NDArray[np.float64]
 
-    @property
-    def is_small(self) -> bool:
-        """Whether both limits are kept."""
-        return self.mean <= MAX_CHANGE and bool(np.all(self.of_logs <= MAX_LOG_CHANGE))
+    def is_within(self, limits: NDArray[np.float64] | float) -> bool:
+        """Return whether probabilities change little, and their logarithms within limits."""
+        return self.mean <= MAX_CHANGE and bool(np.all(self.of_logs <= limits))
 
 
 class RoundedTrial:
@@ -127,7 +128,7 @@ def choose_rounded(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple
         On all samples.
     """
     change = trial(scales)
-    if not change.is_small:
+    if not change.is_within(MAX_LOG_CHANGE):
         scales, change = _within_limits(scales, trial, few)
     return _like(scales, [replace(tower, gains=()) for tower in towers_of(scales)]), change
 
@@ -135,20 +136,22 @@ def choose_rounded(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple
 def _within_limits(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple[Any, Change]:
     towers = towers_of(scales)
     base = trial(only(scales, []))
+    limits = np.maximum(MAX_LOG_CHANGE, _OF_REST * base.of_logs)
     # Squared changes of products that are rounded apart add up, nearly.
-    room = MAX_LOG_CHANGE**2 - base.of_logs**2
+    room = limits**2 - base.of_logs**2
     costs = _costs(scales, few, room)
     taken = {group: _part_of(room, cost).mean() for group, cost in costs.items()}
     # Those first that take least of the room for what they save.
     order = sorted(costs, key=lambda group: (taken[group] / _gain(towers, group), group))
     kept: list[Group] = order
-    while kept:
+    # What seemed to cost nothing fits into any room.
+    while kept and room.max() > _LEAST:
         fitting = _fitting(costs, order, room)
         if fitting != kept:
             kept = fitting
             some = only(scales, kept)
             change = trial(some)
-            if change.is_small:
+            if change.is_within(limits):
                 return some, change
         room *= _SMALLER_ROOM
     return only(scales, []), base

@@ -51,7 +51,7 @@ def test_all_stay_where_little_changes():
     assert groups(found) == groups(scales)
     assert found.gains == ()
     assert trial.calls == 1
-    assert change.is_small
+    assert change.is_within(0.006)
 
 
 @pytest.mark.parametrize("more", [1.0, 3.0])
@@ -59,7 +59,7 @@ def test_what_changes_most_for_what_it_saves_goes_first(more):
     scales = make_scales(3)
     costs = costs_of(scales, layer_1=3e-5)
     found, change = choose_rounded(scales, MadeUp(costs, more), MadeUp(costs))
-    assert change.is_small
+    assert change.is_within(0.006)
     assert {group.layer for group in groups(found)} >= {0, 2}
     assert len([group for group in groups(found) if group.layer == 1]) < 2
     assert all(len([g for g in groups(found) if g.layer == layer]) == 4 for layer in (0, 2))
@@ -88,13 +88,13 @@ def test_products_of_a_layer_that_changes_little_share_that_by_their_errors():
     assert of_last == pytest.approx([0.8e-6, 0.8e-6, 0.8e-6, 7.2e-6])
 
 
-def test_nothing_is_rounded_where_bfloat16_alone_changes_too_much(monkeypatch):
+def test_where_bfloat16_changes_more_8_bits_may_add_a_little(monkeypatch):
     monkeypatch.setattr(int8_choice, "MAX_LOG_CHANGE", 0.001)
     scales = make_scales(2)
-    trial = MadeUp(costs_of(scales))
-    found, change = choose_rounded(scales, trial, trial)
-    assert groups(found) == []
-    assert change.of_logs.max() == pytest.approx(BASE**0.5)
+    costs = costs_of(scales, layer_0=1e-7, layer_1=4e-7)
+    found, change = choose_rounded(scales, MadeUp(costs), MadeUp(costs))
+    assert 0 < len(groups(found)) < len(groups(scales))
+    assert BASE**0.5 < change.of_logs.max() <= 1.15 * BASE**0.5
 
 
 def test_probabilities_are_a_limit_of_their_own(monkeypatch):
@@ -105,11 +105,19 @@ def test_probabilities_are_a_limit_of_their_own(monkeypatch):
     assert groups(found) == []
 
 
+def test_products_that_seem_to_change_nothing_are_left_as_they_are_if_they_do():
+    scales = make_scales(2)
+    costs = costs_of(scales, layer_0=1e-4, layer_1=1e-4)
+    found, change = choose_rounded(scales, MadeUp(costs), MadeUp(costs, more=0.0))
+    assert groups(found) == []
+    assert change.is_within(0.006)
+
+
 def test_towers_are_weighed_together():
     towers = make_scales(2), make_scales(2)
     costs = {group: 1e-7 if group.tower == 0 else 2.5e-5 for group in groups(towers)}
     found, change = choose_rounded(towers, MadeUp(costs), MadeUp(costs))
-    assert change.is_small
+    assert change.is_within(0.006)
     assert isinstance(found, tuple)
     assert found[0].n_rounded == 8
     assert found[1].n_rounded == 1
