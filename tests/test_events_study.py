@@ -1,12 +1,17 @@
 """The study of events: words by the exits of their sentences, and the choice of a weight."""
 
+import warnings
+
 import numpy as np
 from numpy.testing import assert_array_equal
 from sklearn.utils import Bunch
 
+from benchmarks import tuned_words
 from benchmarks._phee_scores import LAYERS
 from benchmarks.events import Staged, row, with_transitions
 from sklearn_epee._base.tag_data import TagLayers
+
+from .tagged import tagged_sentences, tiny_token_classifier
 
 
 def test_words_are_predicted_by_the_exit_of_their_sentence():
@@ -50,3 +55,25 @@ def test_a_line_has_both_scores_and_the_weight():
         "| layer 1 | 0.50 | 50.0 | 50.0 | 50.0 | 0.2 | 62.5 | 62.5 | 62.5 | "
         "25.0 / 25.0 / 25.0 / 25.0 |"
     )
+
+
+def test_tuned_words_are_read_on_test_as_their_policies_do():
+    words, tags = tagged_sentences(60)
+    model = tiny_token_classifier(max_epochs=6).fit(words[:20], tags[:20])
+    parts = [(words[20:40], tags[20:40]), (words[40:], tags[40:])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = tuned_words.fronts(model, parts, "sentences, all")
+        promised = tuned_words.certified(model, parts)
+        by_word = tuned_words.fronts(model, parts, "words one by one, mean")
+    assert [row["name"] for row in rows][:2] == [
+        "full depth",
+        "sentences, all: best at a ratio of at least 0.3",
+    ]
+    full = model.set_params(tau=0.0, patience=None)
+    assert rows[0]["dev"] == [0, full.score(*parts[0])]
+    assert rows[0]["test"] == [0, full.score(*parts[1])]
+    assert rows[1]["dev"][0] >= 0.3
+    assert "% of 14 tested ones do" in promised["name"]
+    assert {row["count"] for row in by_word} == {"4"}
+    assert tuned_words.line(rows[0]).startswith("| full depth | tau=0, patience=3 | 1 | 0.00 |")
