@@ -32,8 +32,9 @@ OLD = Path(__file__).parent / "old_onnx"
 
 EXPORTED = ("bert", "distilbert", "roberta", "mpnet", "gpt2", "vit", "dinov2")
 # Not needed to see that the ways to export work.
-ALSO_EXPORTED = ("electra", "xlm-roberta", "camembert", "megatron-bert", "llama", "qwen3", "deit",
-                 "clip", "siglip", "modernbert", "albert", "dinov3_vit", "beit")  # fmt: skip
+ALSO_EXPORTED = ("deberta-v2", "electra", "xlm-roberta", "camembert", "megatron-bert", "llama",
+                 "mistral", "qwen2", "qwen3", "gemma", "biogpt", "deit", "clip", "siglip",
+                 "modernbert", "albert", "dinov3_vit", "beit")  # fmt: skip
 
 
 def pixels_of(images):
@@ -229,6 +230,23 @@ def test_a_graph_that_differs_is_not_left_behind(notes, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"family 'bert'.*differs from the network by"):
         fitted.export_onnx(tmp_path / "onnx")
     assert not list((tmp_path / "onnx").iterdir())
+
+
+def test_what_stands_for_the_network_is_compared_with_it(notes, tmp_path, monkeypatch):
+    fitted = tiny_text_classifier(pooling="last").fit(*notes)
+    first = lambda mask: 0 * mask.long().sum(1)  # noqa: E731
+    monkeypatch.setattr("sklearn_epee._nn.onnx_graphs.last_real_positions", first)
+    for layer in (None, 1):
+        with pytest.raises(ValueError, match="differs from the network by"):
+            fitted.export_onnx(tmp_path / f"onnx{layer}", layer=layer)
+
+
+@pytest.mark.parametrize("family", ["vit_mae", "dinov2_with_registers"])
+@pytest.mark.slow
+def test_families_of_which_torch_makes_no_graph_are_refused(family, notes, digits, tmp_path):
+    fitted, _ = fitted_on(family, tmp_path, notes, digits)
+    with pytest.raises(ValueError, match=rf"family '{family}'.*embed.onnx"):
+        fitted.export_onnx(tmp_path / "onnx")
 
 
 def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):

@@ -39,10 +39,12 @@ from .onnx_document import (
 
 DOCUMENT = "exits.json"
 _PACKAGES = ("onnx", "onnxruntime")
-# Rows and positions of the batches that graphs are made with, and compared on.
-_SIZES = ((5, 7), (4, 11), (1, 3))
+# Rows and positions of the batches that graphs are made with, and compared on; the last has a row
+# that is as long as they come, or nearly.
+_LONGEST = 512
+_SIZES = ((5, 7), (4, 11), (1, 3), (2, _LONGEST))
 # Of each of these batches, how many rows are windows of one sample, where texts have windows.
-_WINDOWS = ((3, 2), (1, 2, 1), (1,))
+_WINDOWS = ((3, 2), (1, 2, 1), (1,), (1, 1))
 
 Batches = list[Mapping[str, Tensor]]
 

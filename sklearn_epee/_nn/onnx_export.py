@@ -177,3 +177,35 @@ def _compare_output(own: Any, theirs: Any, mask: Tensor | None, name: str) -> No
             f"{name} differs from the network by up to {difference.max():.2g} on other sizes than "
             "those it was made with"
         )
+
+
+@torch.no_grad()
+def check_logits(
+    part: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Tensor],
+    at: int | None,
+    name: str,
+) -> None:
+    """Compare the logits of a module that stands for a network with those of the network.
+
+    Parameters
+    ----------
+    part : Module
+    batches : sequence of dict of str to Tensor
+    expected : sequence of Tensor
+        What the network says of each batch.
+    at : int or None
+        Which of the module's outputs the logits are; None: it returns nothing else.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    CannotExportError
+        If they differ.
+    """
+    for batch, logits in zip(batches, expected, strict=True):
+        found = part(*batch.values())
+        own = found if at is None else found[at]
+        _compare_output(logits.numpy(), own.numpy(), batch.get("attention_mask"), name)

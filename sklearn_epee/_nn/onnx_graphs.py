@@ -16,9 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import AttentionBias, near_keys
-from .batch_layout import CONTEXT, ENTITY_POSITIONS, BatchLayout
+from .batch_layout import (
+    CONTEXT,
+    ENTITY_POSITIONS,
+    WINDOWS,
+    WORD_POSITIONS,
+    WORD_ROWS,
+    BatchLayout,
+)
 from .network import MultiExitNetwork
-from .onnx_export import write_graph
+from .onnx_export import check_logits, write_graph
 from .pooling import last_real_positions
 from .token_network import TokenExitNetwork
 from .two_towers import state_of
@@ -142,6 +149,24 @@ class Backbone(nn.Module):
             "state": {0: "n"},
             "logits": sequence if of_words else {0: "n"},
         }
+
+    @torch.no_grad()
+    def logits_of_network(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of all exits as the network itself computes them, (n, M, K).
+
+        Of a network of words those of all tokens, (n, t, M, K).
+        """
+        given = {name: part for name, part in batch.items() if name != MEMBERS}
+        if MEMBERS in batch:
+            given[WINDOWS] = batch[MEMBERS].sum(1).long()
+        if not isinstance(self.network, TokenExitNetwork):
+            return self.network(**given)
+        n, t = batch["attention_mask"].shape
+        places = {
+            WORD_ROWS: torch.arange(n).repeat_interleave(t),
+            WORD_POSITIONS: torch.arange(t).repeat(n),
+        }
+        return self.network(**given, **places).unflatten(0, (n, t))
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the embedded positions of a batch, and its mask."""
@@ -273,6 +298,8 @@ def write_layer(
     """Write one graph from what the backbone reads to the logits of a layer; as `write_stages`."""
     backbone = Backbone(network)
     part = FixedLayer(backbone, layer, batches[0])
+    expected = [backbone.logits_of_network(batch)[..., layer - 1, :] for batch in batches]
+    check_logits(part, batches, expected, None, "layer.onnx")
     write_graph(part, batches, ["logits"], backbone.axes(batches[0]), folder / "layer.onnx")
     return ["layer.onnx"]
 
@@ -306,10 +333,13 @@ def write_tower(
     files = [f"{prefix}embed.onnx"]
     write_graph(embedding, read, ["hidden"], axes, folder / files[0])
     states = [_state(embedding, batch) for batch in batches]
+    expected = [backbone.logits_of_network(batch) for batch in batches]
     outputs = ["above", "logits", *(["state"] if hands_over else [])]
     for layer in range(1, backbone.network.n_layers + 1):
         part = _Layer(backbone, layer, states[0], hands_over)
         files.append(f"{prefix}layer_{layer}.onnx")
+        logits = [every[..., layer - 1, :] for every in expected]
+        check_logits(part, states, logits, 1, files[-1])
         write_graph(part, states, outputs, axes, folder / files[-1])
         with torch.no_grad():
             states = [state | {"hidden": part(*state.values())[0]} for state in states]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .batch_layout import CONTEXT
-from .onnx_export import write_graph
+from .onnx_export import check_logits, write_graph
 from .onnx_graphs import Backbone, FixedLayer, Part, write_tower
-from .pairs import PRESENT
+from .pairs import FIRST, PRESENT, SECOND
 from .two_towers import TwoTowerNetwork, hand_over_layers
 
 Batches = list[Mapping[str, Tensor]]
@@ -139,10 +139,32 @@ def write_tower_layer(
     ]
     names = list(batches[0][0]), list(batches[1][0])
     part = _FixedTowers(network, layer - network.n_first_layers, names)
+    check_logits(
+        part,
+        joined,
+        [_of_network(network, layer, *both) for both in zip(*batches, joined, strict=True)],
+        None,
+        file.name,
+    )
     of_first = first.axes(batches[0][0])
     axes = second.axes(batches[1][0]) | {name: of_first[name] for name in names[0]}
     write_graph(part, joined, ["logits"], axes | {PRESENT: {0: "n"}}, file)
     return [file.name]
+
+
+@torch.no_grad()
+def _of_network(
+    network: TwoTowerNetwork,
+    layer: int,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    joined: Mapping[str, Tensor],
+) -> Tensor:
+    """Return the logits of a layer as the network itself computes them."""
+    given = {f"{FIRST}{name}": part for name, part in first.items()}
+    given |= {f"{SECOND}{name}": part for name, part in second.items()}
+    logits: Tensor = network(**given, **{PRESENT: joined[PRESENT]})
+    return logits[:, layer - 1]
 
 
 def _some_present(n: int) -> Tensor:

@@ -224,7 +224,7 @@ def _to_positions(
     if positions is not None:
         products = query @ _around(table, n_keys, n_keys).transpose(-1, -2)
         columns = torch.arange(n_keys, device=query.device) - positions.unsqueeze(-1) + n_keys - 1
-        columns = columns.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+        columns = columns.unsqueeze(1).expand(*query.shape[:2], -1, -1)
         return products[:, :, :n_queries].gather(-1, columns)
     # One column for each distance: a row's keys lie side by side, one column earlier in each row.
     products = query @ _around(table, n_queries, n_keys).transpose(-1, -2)
@@ -240,7 +240,7 @@ def _from_positions(
         products = k @ _around(table, n_keys, n_keys).transpose(-1, -2)
         keys = torch.arange(n_keys, device=k.device).unsqueeze(-1)
         columns = positions.unsqueeze(-2) - keys + n_keys - 1
-        columns = columns.unsqueeze(1).expand(-1, k.shape[1], -1, -1)
+        columns = columns.unsqueeze(1).expand(*k.shape[:2], -1, -1)
         return products[:, :, :n_keys].gather(-1, columns).transpose(-1, -2)
     products = k @ _around(table, n_keys, n_queries).transpose(-1, -2)
     return _diagonals(products, n_keys, n_queries, first=n_keys - 1).transpose(-1, -2)
