@@ -25,6 +25,7 @@ VERSIONED_PACKAGES = ("numpy", "skorch", "tokenizers", "torch", "transformers")
 _KNOWN_BY_NAME = frozenset(
     {*VERSIONED_PACKAGES, "builtins", "sklearn_epee", *sys.stdlib_module_names} - {"__main__"}
 )
+_OF_INSTALLATIONS = ("site-packages", "dist-packages")
 
 
 def fingerprint(value: Any) -> str:
@@ -141,14 +142,18 @@ def _identity_of_module(module: ModuleType) -> tuple[str, bytes]:
 
 
 def _is_installed(file: Path) -> bool:
-    return any(file.resolve().is_relative_to(folder) for folder in _installation_folders())
+    parents = file.resolve().parents
+    # An environment may see the packages of another one by a .pth file or by PYTHONPATH.
+    return any(
+        folder in _installation_folders() or folder.name in _OF_INSTALLATIONS for folder in parents
+    )
 
 
 @functools.cache
-def _installation_folders() -> tuple[Path, ...]:
+def _installation_folders() -> frozenset[Path]:
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({Path(folder).resolve() for folder in folders})
+    return frozenset(Path(folder).resolve() for folder in folders)
 
 
 def _class_parts(cls: type) -> tuple[Any, ...]:

@@ -223,6 +223,12 @@ def test_installed_packages_count_by_name_and_file(monkeypatch, tmp_path, import
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_packages_of_another_environment_are_installed_too(tmp_path):
+    module = importlib.import_module("sklearn_epee._search.fingerprint")
+    assert module._is_installed(tmp_path / "venv/lib/python3.11/site-packages/other/code.py")
+    assert not module._is_installed(tmp_path / "project/other/code.py")
+
+
 def test_known_packages_count_by_name():
     assert fingerprint(Callback) == fingerprint(Callback)
     assert fingerprint(Callback) != fingerprint(EpochScoring)
