@@ -276,6 +276,9 @@ def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):
     (tmp_path / "model" / "exits.json").write_text(document.replace('"schema": 2', '"schema": 3'))
     with pytest.raises(ValueError, match=r"schema 3; expected .* schema 1 or 2"):
         OnnxExits(tmp_path / "model")
+    (tmp_path / "model" / "exits.json").write_text("[]")
+    with pytest.raises(ValueError, match="format None"):
+        OnnxExits(tmp_path / "model")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Batch", "Folder"]
@@ -61,6 +62,11 @@ class Folder:
             for name in self.document["graphs"]
         }
 
+    @property
+    def classes(self) -> list[NDArray[Any]]:
+        """Classes of each task, or of each layer of spans."""
+        return [np.array(c["values"], dtype=c["dtype"]) for c in self.document["classes"]]
+
     def run(self, name: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs of a graph, which takes what it reads of some values.
 
@@ -93,9 +99,10 @@ def _onnxruntime() -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(path.parent)!r} holds no export of export_onnx: {error}") from error
+    document: dict[str, Any] = found if isinstance(found, dict) else {}
     if document.get("format") != _FORMAT or document.get("schema") not in _SCHEMAS:
         raise ValueError(
             f"{str(path.parent)!r} holds format {document.get('format')!r}, schema "

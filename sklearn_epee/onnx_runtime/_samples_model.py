@@ -77,7 +77,7 @@ class OnnxExits:
             self._towers = TwoTowers(self._folder, self._rule)
         self._backbone = OneBackbone(self._folder, self._rule)
         self.n_layers = int(document["n_layers"])
-        parts = [np.array(c["values"], dtype=c["dtype"]) for c in document["classes"]]
+        parts = self._folder.classes
         self.classes = parts if document["several_tasks"] else parts[0]
         self._reader: TextReader | None = None
 

@@ -75,7 +75,7 @@ class OnnxTokenExits:
         self.n_layers = int(document["n_layers"])
         words = document["words"]
         self._names: list[str] | None = words["names"]
-        parts = [np.array(c["values"], dtype=c["dtype"]) for c in document["classes"]]
+        parts = self._folder.classes
         self.classes = (
             parts[0] if self._names is None else dict(zip(self._names, parts, strict=True))
         )
