@@ -22,6 +22,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,25 +127,29 @@ class Staged:
     proba : list of ndarray of shape (W, M, K)
         Of the words, one array a layer of spans.
     word_counts, tokens : ndarray of shape (n,)
+    names : sequence of str
+        The layers of spans.
     """
 
     spans: list
     proba: list
     word_counts: np.ndarray
     tokens: np.ndarray
+    names: Sequence[str] = LAYERS
 
     @classmethod
     def of(cls, model, part):
         """Return the exits of a model for a part of the data."""
         stages = list(model.staged_predict_proba(part.data))
+        names = list(part.target[0])
         proba = [
             np.stack([np.concatenate([found[name] for found in stage]) for stage in stages], axis=1)
-            for name in LAYERS
+            for name in names
         ]
-        counts = np.array([len(found[LAYERS[0]]) for found in stages[0]])
+        counts = np.array([len(found[names[0]]) for found in stages[0]])
         model.set_params(**FULL | {"tau": 9.0})  # the cheapest pass that counts tokens
         tokens = model.predict_with_exits(part.data).rows_total // model.n_layers_
-        return cls(list(model.staged_predict(part.data)), proba, counts, tokens)
+        return cls(list(model.staged_predict(part.data)), proba, counts, tokens, names)
 
     def exit_layers(self, policy):
         """Return the layer (n,) at which each sentence exits."""
@@ -162,7 +167,9 @@ class Staged:
         """Return probabilities of words by layer of spans; `layers` has a layer a sentence."""
         of_words = np.repeat(layers, self.word_counts) - 1
         rows = np.arange(len(of_words))
-        return {name: part[rows, of_words] for name, part in zip(LAYERS, self.proba, strict=True)}
+        return {
+            name: part[rows, of_words] for name, part in zip(self.names, self.proba, strict=True)
+        }
 
 
 def scored(model, part, staged, policy):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
-from benchmarks._phee_scores import LAYERS, paper_scores
+from benchmarks._phee_scores import paper_scores
 from benchmarks.events import Staged
 from sklearn_epee import EPEETokenClassifier
 from sklearn_epee._exits.sentences import sentence_exit_layers
@@ -81,10 +81,10 @@ def span_f1(counts: NDArray[np.integer], weights: NDArray[np.floating] | None = 
 
 
 def scores_of(bunch: Any, spans: Sequence[Any]) -> dict[str, float]:
-    """Return the strict F1 of all spans, and F1 as the authors of the data set count it."""
-    paper = paper_scores(bunch, spans)
+    """Return the strict F1 of all spans, and of events F1 as the authors of PHEE count it."""
     strict = float(span_f1(span_counts(bunch.all_spans, spans)))
-    return {"span_f1": strict} | {f"{name}_f1": paper[name]["f1"] for name in PAPER}
+    paper = paper_scores(bunch, spans) if "events" in bunch else {}
+    return {"span_f1": strict} | {f"{name}_f1": paper[name]["f1"] for name in paper}
 
 
 # ------------------------------------------------------------------------------------- the jobs
@@ -120,7 +120,7 @@ def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
 def _for_rules(model: Any, name: str, parts: Parts, staged: Staged) -> dict[str, Any]:
     """Return what the exit rules read of the words of a part."""
     bunch = parts.bunches[name]
-    proba = dict(zip(LAYERS, staged.proba, strict=True))
+    proba = dict(zip(staged.names, staged.proba, strict=True))
     count = partial(span_counts, bunch.all_spans)
     words = words_of(model, bunch.data, proba, staged.word_counts, count)
     return {f"{name}_{key}": values for key, values in words.items()}
@@ -176,7 +176,12 @@ def exits_of(
 def _paper_of(
     policies: Sequence[Any], exits: NDArray[np.int8], spans: Sequence[Any], parts: Parts
 ) -> NDArray[np.float64]:
-    """Return F1 as the data set's authors count, of each policy on test, (n_policies, 3)."""
+    """Return F1 as the authors of PHEE count, of each policy on test, (n_policies, 3).
+
+    (n_policies, 0) of spans that are no events.
+    """
+    if "events" not in parts.bunches["test"]:
+        return np.empty((len(policies), 0))
     known: dict[bytes, list[float]] = {}
     for row in exits:
         if row.tobytes() not in known:
@@ -283,7 +288,8 @@ class Network:
     dev_exits, test_exits : ndarray of shape (n_policies, n), int8
     dev_counts, test_counts : ndarray of shape (n, M, 3), int16
     dev_tokens, test_tokens : ndarray of shape (n,)
-    test_paper : ndarray of shape (n_policies, 3)
+    test_paper : ndarray of shape (n_policies, 3), or (n_policies, 0)
+        F1 as the authors of PHEE count, of events alone.
     """
 
     tau: NDArray[np.float64]
@@ -307,6 +313,11 @@ class Network:
     def n_layers(self) -> int:
         """Number of layers M."""
         return self.test_counts.shape[1]
+
+    @property
+    def paper(self) -> tuple[str, ...]:
+        """The names of the columns of `test_paper`."""
+        return PAPER[: self.test_paper.shape[1]]
 
     def ratios(self, part: str) -> NDArray[np.float64]:
         """Return the speed-up ratio of each policy: the share of tokens times layers not run."""
@@ -398,7 +409,7 @@ def _reported(
     full = [n.test_counts[:, -1] for n in networks]
     layers = [run["cut_layers"] for run in runs]
     beside = [of[n] for of, n in zip(cuts, layers, strict=True) if n is not None]
-    names = ("span_f1", *(f"{name}_f1" for name in PAPER))
+    names = ("span_f1", *(f"{name}_f1" for name in networks[0].paper))
     return {
         "ratio": float(np.mean([run["ratio"] for run in runs])),
         "scores": {name: float(np.mean([run[name] for run in runs])) for name in names},
@@ -414,7 +425,7 @@ def _run(
     """Return what a policy of a network does."""
     ratio = float(network.ratios("test")[policy])
     cost = network.n_layers * (1 - ratio)
-    paper = zip(PAPER, network.test_paper[policy], strict=True)
+    paper = zip(network.paper, network.test_paper[policy], strict=True)
     return {
         "tau": float(network.tau[policy]),
         "patience": int(network.patience[policy]),

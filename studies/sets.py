@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils import Bunch
 
 from sklearn_epee import datasets
+from studies.mentions import load_arguments, load_drugs
 
 SUBSETS = ("train", "dev", "test")
 
@@ -24,7 +25,7 @@ class DataSet:
     Parameters
     ----------
     load : callable
-        The loader of `sklearn_epee.datasets`.
+        The loader: of `sklearn_epee.datasets`, or of `studies.mentions`.
     kind : {"texts", "images", "spans"}
     main_score : {"accuracy", "micro_f1", "span_f1"}
         The score that policies and rivals are chosen by on the dev part.
@@ -52,6 +53,8 @@ SETS = {
     "phee_events": DataSet(
         datasets.load_phee_events, "spans", "span_f1", options={"discontinuous": "pieces"}
     ),
+    "ddi2013_drugs": DataSet(load_drugs, "spans", "span_f1"),
+    "git_arguments": DataSet(load_arguments, "spans", "span_f1"),
 }
 # The codes of negative classes, for whoever has codes alone; `load_parts` checks them.
 NEGATIVE_CODES = {"ddi2013": 2}
@@ -80,7 +83,8 @@ class Parts:
     kind : {"texts", "images", "spans"}
     main_score : str
     bunches : dict of str to Bunch
-        Of spans, what the loader says of each part, for scores: `all_spans` and `events`.
+        Of spans, what the loader says of each part, for scores: `all_spans`, and `events` where
+        there are any.
     """
 
     train: Part
@@ -162,7 +166,8 @@ def _taken(data: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def _rows_of(bunch: Bunch, rows: NDArray[np.int64]) -> Bunch:
-    taken = {key: _taken(bunch[key], rows) for key in ("data", "target", "all_spans", "events")}
+    keys = [key for key in ("data", "target", "all_spans", "events") if key in bunch]
+    taken = {key: _taken(bunch[key], rows) for key in keys}
     return Bunch(**bunch | taken)
 
 

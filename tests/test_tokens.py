@@ -526,6 +526,20 @@ def test_weights_of_transitions_are_tuned_without_training(tmp_path):
 # ------------------------------------------------------------------------- several layers of spans
 
 
+def test_one_layer_with_a_name_is_learned_as_one_without(fitted, tmp_path):
+    named = [{"found": tags} for tags in TAGS]
+    again = tiny_token_classifier(max_epochs=8).fit(WORDS, named)
+    for a, b in zip(again.predict_proba(WORDS), fitted.predict_proba(WORDS), strict=True):
+        assert_array_equal(a["found"], b)
+    assert again.predict(WORDS) == [{"found": spans} for spans in fitted.predict(WORDS)]
+    assert again.set_params(tau=0).score(WORDS, named) == fitted.set_params(tau=0).score(
+        WORDS, TAGS
+    )
+    again.save_pretrained(tmp_path)
+    loaded = EPEETokenClassifier.from_pretrained(tmp_path)
+    assert loaded.predict_tags(WORDS) == again.predict_tags(WORDS)
+
+
 def test_layers_of_spans_come_back_as_they_were_given(layered):
     assert list(layered.classes_) == ["drugs", "all"]
     for spans, tags, proba, words in zip(

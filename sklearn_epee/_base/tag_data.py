@@ -261,9 +261,9 @@ def _encoded(words_of: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int6
     """Return the tags that there are, and their numbers, of one layer or of several."""
     classes = {name: np.union1d(tags, [OUTSIDE]) for name, tags in words_of.items()}
     codes = [np.searchsorted(classes[name], tags) for name, tags in words_of.items()]
-    if list(words_of) == [UNNAMED_LAYER]:
-        return classes[UNNAMED_LAYER], codes[0].astype(np.int64)
-    return classes, np.stack(codes, axis=1).astype(np.int64)
+    labels = codes[0] if len(codes) == 1 else np.stack(codes, axis=1)
+    is_named = list(words_of) != [UNNAMED_LAYER]
+    return classes if is_named else classes[UNNAMED_LAYER], labels.astype(np.int64)
 
 
 def _with_transitions(

@@ -18,15 +18,21 @@ SIZES = {"train": 40, "dev": 20, "test": 24}
 
 def write_texts(home, name, classes, header=("text", "label")):
     """Write a set of texts; sentences of each class have words of their own."""
-    (home / name).mkdir(parents=True)
     for seed, (part, n) in enumerate(SIZES.items()):
         X, y = make_supplement_notes(n, random_state=seed)
         codes = np.unique(y, return_inverse=True)[1] % len(classes)
-        with gzip.open(home / name / f"{part}.csv.gz", "wt", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            for row, (text, code) in enumerate(zip(X, codes, strict=True)):
-                writer.writerow([text, classes[code], *[f"{row}_0"] * (len(header) - 2)])
+        rows = [
+            [text, classes[code], *[f"{row}_0"] * (len(header) - 2)]
+            for row, (text, code) in enumerate(zip(X, codes, strict=True))
+        ]
+        write_rows(home / name, part, header, rows)
+
+
+def write_rows(folder, part, header, rows):
+    """Write the file of a part of a set of texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / f"{part}.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 @pytest.fixture(scope="session")
