@@ -34,7 +34,8 @@ EXPORTED = ("bert", "distilbert", "roberta", "mpnet", "gpt2", "vit", "dinov2")
 # Not needed to see that the ways to export work.
 ALSO_EXPORTED = ("deberta-v2", "electra", "xlm-roberta", "camembert", "megatron-bert", "llama",
                  "mistral", "qwen2", "qwen3", "gemma", "biogpt", "deit", "clip", "siglip",
-                 "modernbert", "albert", "dinov3_vit", "beit")  # fmt: skip
+                 "modernbert", "albert", "dinov3_vit", "beit", "dinov2_with_registers",
+                 "vit_mae")  # fmt: skip
 
 
 def pixels_of(images):
@@ -148,6 +149,22 @@ def test_entities_that_do_not_fit_are_refused(notes, tmp_path):
         model.predict([f"[E1] {notes[0][0]} [/E1] [E2] {notes[0][1]} [/E2]"])
 
 
+@pytest.mark.parametrize("family", [
+    "dinov2_with_registers",
+    *(pytest.param(family, marks=pytest.mark.slow) for family in ("vit", "dinov2", "vit_mae")),
+])  # fmt: skip
+@pytest.mark.parametrize("layer", [None, 2])
+def test_graphs_have_the_positions_of_another_size_of_images(family, layer, digits, tmp_path):
+    checkpoint = make_checkpoint(family, tmp_path / family)
+    images = EPEEImageClassifier(checkpoint, image_size=24, tau=0, patience=None, **LEARNT)
+    images.fit(*digits)
+    given = {"pixel_values": images._preprocessor.transform(pixels_of(digits[0])).numpy()}
+    assert given["pixel_values"].shape[2:] == (24, 24)  # the checkpoint's is 16
+    expected = images.predict_proba_at_layer(digits[0], layer or -1)
+    model = exported(images, tmp_path / "onnx", layer=layer)
+    assert_allclose(model.predict_with_exits(given)["proba"], expected, atol=1e-5)
+
+
 def test_graphs_read_images_without_a_processor(digits, tmp_path):
     fitted = mixed_policy(tiny_image_classifier(pooling="mean", **LEARNT).fit(*digits), digits[0])
     pixels = fitted._preprocessor.transform(pixels_of(digits[0])).numpy()
@@ -239,14 +256,6 @@ def test_what_stands_for_the_network_is_compared_with_it(notes, tmp_path, monkey
     for layer in (None, 1):
         with pytest.raises(ValueError, match="differs from the network by"):
             fitted.export_onnx(tmp_path / f"onnx{layer}", layer=layer)
-
-
-@pytest.mark.parametrize("family", ["vit_mae", "dinov2_with_registers"])
-@pytest.mark.slow
-def test_families_of_which_torch_makes_no_graph_are_refused(family, notes, digits, tmp_path):
-    fitted, _ = fitted_on(family, tmp_path, notes, digits)
-    with pytest.raises(ValueError, match=rf"family '{family}'.*embed.onnx"):
-        fitted.export_onnx(tmp_path / "onnx")
 
 
 def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 import sklearn_epee
 from sklearn_epee import _documentation
@@ -48,17 +50,52 @@ def made(name):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_diagrams_link_to_the_pages_of_the_site_when_it_has_an_address(name, monkeypatch):
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_diagrams_link_to_the_site_that_the_environment_names(name, slash, monkeypatch):
     estimator = made(name)
-    template = _documentation.page_template("https://docs.example")
-    monkeypatch.setattr(_documentation.DocumentationLinkMixin, "_doc_link_template", template)
-    page = f"https://docs.example/generated/sklearn_epee.{name}.html"
-    assert f'href="{page}"' in estimator._repr_html_()
-    monkeypatch.setattr(_documentation.DocumentationLinkMixin, "_doc_link_template", "")
-    assert "docs.example" not in estimator._repr_html_()
-    # The site makes the page.
+    monkeypatch.setenv("SKLEARN_EPEE_DOCS_URL", f"https://docs.example/epee{slash}")
+    found = links(estimator)
+    assert f"https://docs.example/epee/generated/sklearn_epee.{name}.html" in found
+    # The site makes the pages; tools/check_site.py looks for them in what was built.
     listed = read("docs/api.rst").split(".. currentmodule:: sklearn_epee.metrics")[0]
-    assert f"   {name}\n" in listed
+    for page in found:
+        one = page.removeprefix("https://docs.example/epee/generated/sklearn_epee.")
+        assert f"   {one.removesuffix('.html')}\n" in listed
+
+
+def links(estimator):
+    """Return the pages that the diagram of an estimator links to, but those of scikit-learn."""
+    pages = re.findall(r'href="([^"#]+)', estimator._repr_html_())
+    return {page for page in pages if "scikit-learn.org" not in page}
+
+
+def test_diagrams_of_pipelines_and_searches_link_to_the_estimators_in_them(monkeypatch):
+    pipeline = make_pipeline(sklearn_epee.EntityMarker(), sklearn_epee.EPEEClassifier())
+    monkeypatch.setenv("SKLEARN_EPEE_DOCS_URL", "file:///srv/epee/html")
+    for estimator in (pipeline, GridSearchCV(pipeline, {"epeeclassifier__tau": [0.1]})):
+        assert links(estimator) == {
+            "file:///srv/epee/html/generated/sklearn_epee.EPEEClassifier.html",
+            "file:///srv/epee/html/generated/sklearn_epee.EntityMarker.html",
+        }
+
+
+@pytest.mark.parametrize("given", [None, "", " "])
+def test_diagrams_link_nowhere_without_an_address(given, monkeypatch):
+    monkeypatch.delenv("SKLEARN_EPEE_DOCS_URL", raising=False)
+    if given is not None:
+        monkeypatch.setenv("SKLEARN_EPEE_DOCS_URL", given)
+    assert links(sklearn_epee.EPEEClassifier()) == set()
+
+
+@pytest.mark.parametrize("given", [
+    "docs.example", "javascript:alert(1)", "https://", "https://a b", 'https://a"onclick="', "https://{x}",
+    "https://docs.example/epee?page=1",
+])  # fmt: skip
+def test_an_environment_without_an_address_is_refused(given, monkeypatch):
+    monkeypatch.setenv("SKLEARN_EPEE_DOCS_URL", given)
+    with pytest.raises(ValueError, match=r"SKLEARN_EPEE_DOCS_URL is .*; expected the address"):
+        sklearn_epee.EPEEClassifier()._repr_html_()
+    assert repr(sklearn_epee.EPEEClassifier()) == "EPEEClassifier()"
 
 
 def test_the_address_of_the_site_is_that_of_the_project():

@@ -1,5 +1,7 @@
 """Check the built site: links that lead somewhere, pictures with words, nothing from other hosts.
 
+The pages that the diagrams of estimators link to are there as well.
+
     python tools/check_site.py docs/_build/html
 
 Prints what is wrong, one line each, and fails if there is anything.
@@ -7,6 +9,7 @@ Prints what is wrong, one line each, and fails if there is anything.
 
 from __future__ import annotations
 
+import os
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,10 +71,25 @@ def faults(folder: Path) -> list[str]:
     return found
 
 
+def without_page(folder: Path) -> list[str]:
+    """Return which estimators have diagrams that would link to a page that is not there."""
+    import sklearn_epee  # noqa: PLC0415 - of the package that the site is about
+    from sklearn_epee._documentation import DocumentationLinkMixin  # noqa: PLC0415
+
+    os.environ["SKLEARN_EPEE_DOCS_URL"] = folder.resolve().as_uri()
+    public = [getattr(sklearn_epee, name) for name in sklearn_epee.__all__]
+    linked = [
+        one for one in public if isinstance(one, type) and issubclass(one, DocumentationLinkMixin)
+    ]
+    links = [one._get_doc_link(one.__new__(one)) for one in linked]
+    missing = [link for link in links if not Path(unquote(urlsplit(link).path)).exists()]
+    return [f"no such page, which a diagram links to: {link}" for link in missing]
+
+
 def main() -> None:
     """Check the folder named on the command line."""
     folder = Path(sys.argv[1])
-    found = faults(folder)
+    found = faults(folder) + without_page(folder)
     print("\n".join(found) or f"{len(list(folder.rglob('*.html')))} pages, no faults")
     if found:
         sys.exit(1)

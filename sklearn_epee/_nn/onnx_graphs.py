@@ -7,7 +7,7 @@ masks, positions that heads read, and the windows of long texts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,38 @@ class _BiasByPosition:
         return self._bias.of(query, k, positions, n_queries, n_keys)
 
 
+class _Once:
+    """A function of the size of images alone, called once, as those of a graph are all of one."""
+
+    def __init__(self, compute: Callable[..., Tensor]) -> None:
+        self._compute = compute
+        self._found: Tensor | None = None
+
+    def __call__(self, *given: Any, **named: Any) -> Tensor:
+        if self._found is None:
+            self._found = self._compute(*given, **named)
+        return self._found
+
+
+def _with_constant_positions(model: Any) -> Any:
+    """Return a model of images that shares all weights, with positions as a constant.
+
+    ONNX lacks some of the ways in which families interpolate them to the size of the images, and
+    transformers interpolates whenever a graph is traced.
+    """
+    embeddings: Any = getattr(model, "embeddings", None)
+    if not hasattr(embeddings, "interpolate_pos_encoding"):
+        return model
+    model, embeddings = copy.copy(model), copy.copy(embeddings)
+    embeddings.interpolate_pos_encoding = _Once(embeddings.interpolate_pos_encoding)
+    vars(model)["_modules"] = model._modules | {"embeddings": embeddings}
+    return model
+
+
 class Backbone(nn.Module):
     """A network whose adapter does not look at values, and its exits.
+
+    Embed a batch before a graph is made: what images of its size have in common is kept.
 
     Parameters
     ----------
@@ -112,6 +142,8 @@ class Backbone(nn.Module):
         self.network = network
         adapter: Any = copy.copy(network.adapter)
         vars(adapter).update(allowed=self._allowed, attention_bias=self._attention_bias)
+        if adapter.kind == "image":
+            adapter.model = _with_constant_positions(adapter.model)
         self.adapter = adapter
 
     def _allowed(
@@ -331,8 +363,8 @@ def write_tower(
     read = [_some(batch, heads=False) for batch in batches]
     embedding = _Embedding(backbone, read[0])
     files = [f"{prefix}embed.onnx"]
-    write_graph(embedding, read, ["hidden"], axes, folder / files[0])
     states = [_state(embedding, batch) for batch in batches]
+    write_graph(embedding, read, ["hidden"], axes, folder / files[0])
     expected = [backbone.logits_of_network(batch) for batch in batches]
     outputs = ["above", "logits", *(["state"] if hands_over else [])]
     for layer in range(1, backbone.network.n_layers + 1):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .batch_layout import CONTEXT
 from .onnx_export import check_logits, write_graph
-from .onnx_graphs import Backbone, FixedLayer, Part, write_tower
+from .onnx_graphs import Backbone, Part, write_layer, write_tower
 from .pairs import FIRST, PRESENT, SECOND
 from .two_towers import TwoTowerNetwork, hand_over_layers
 
@@ -127,12 +127,10 @@ def write_tower_layer(
     that one reads. That of a layer of the second reads what both read, and `present`, (n, 2) bool,
     which of the two a sample has.
     """
+    if layer <= network.n_first_layers:
+        return write_layer(network.first, layer, batches[0], folder)
     file = folder / "layer.onnx"
     first, second = (Backbone(tower) for tower in network.towers)
-    if layer <= network.n_first_layers:
-        fixed = FixedLayer(first, layer, batches[0][0])
-        write_graph(fixed, batches[0], ["logits"], first.axes(batches[0][0]), file)
-        return [file.name]
     joined: Batches = [
         {**one, **other, PRESENT: _some_present(len(next(iter(one.values()))))}
         for one, other in zip(*batches, strict=True)

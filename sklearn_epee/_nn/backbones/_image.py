@@ -164,7 +164,7 @@ class ViTMAEAdapter(ViTAdapter):
             if interpolate
             else embeddings.position_embeddings
         )
-        first = (embeddings.cls_token + positions[:, :1]).expand(len(pixels), -1, -1)
+        first = (embeddings.cls_token + positions[:, :1]).expand(pixels.shape[0], -1, -1)
         return torch.cat([first, patches + positions[:, 1:]], dim=1)
 
 
