@@ -77,8 +77,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
         Which probabilities are predicted: those of the exit that a sample takes (None), the mean
-        over the exits up to it, or their mean weighted by `exit_loss_weights`. The exit layer does
-        not change. Can be changed after `fit`.
+        over the exits up to it, or their mean weighted by `exit_weights_`, as the exits were in
+        training. The exit layer does not change. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
         Where a sample with several tasks exits, with all tasks at once. "all": at the first layer
         at which every task meets the exit rule, by its own entropy or its own patience. "any": at
@@ -215,6 +215,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         Whether samples have several labels each.
     n_layers_ : int
         Number of layers M of the backbone, and of exits.
+    exit_weights_ : ndarray of shape (n_layers,), float64
+        Weight of each exit in the joint loss, from `exit_loss_weights` at `fit`.
     pooling_ : str
         What the heads read: `pooling`, or what "auto" stood for.
     net_ : skorch.NeuralNetClassifier

@@ -105,8 +105,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
         Which probabilities are predicted: those of the exit that a sample takes (None), the mean
-        over the exits up to it, or their mean weighted by `exit_loss_weights`. The exit layer does
-        not change. Can be changed after `fit`.
+        over the exits up to it, or their mean weighted by `exit_weights_`, as the exits were in
+        training. The exit layer does not change. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
         Where a sample with several tasks exits, with all tasks at once. "all": at the first layer
         at which every task meets the exit rule, by its own entropy or its own patience. "any": at
@@ -236,6 +236,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     n_layers_ : int
         Number of layers of both towers together, and of exits. Those of the tower that runs first
         come first.
+    exit_weights_ : ndarray of shape (n_layers,), float64
+        Weight of each exit in the joint loss, from `exit_loss_weights` at `fit`.
     towers_ : tuple of str
         "text" and "image", in the order in which they run.
     n_tower_layers_ : tuple of int

@@ -441,6 +441,15 @@ class ExitPredictionMixin(ClassifierMixin):
         twin.net_.module_.map_logits(matrix, shift)
         return twin
 
+    @property
+    def exit_weights_(self) -> NDArray[np.float64]:
+        """Weight of each exit in the joint loss, and in ``exit_ensemble="weighted"``."""
+        state = vars(self).get("_state")
+        if state is None:
+            name = type(self).__name__
+            raise AttributeError(f"{name!r} has no 'exit_weights_' before it is fitted.")
+        return np.array(state.summary.exit_weights, dtype=np.float64)
+
     # ------------------------------------------------------------------------ how samples are run
 
     def _extra_results(self, state: FittedState, samples: Any, exits: Exits) -> dict[str, Any]:  # noqa: ARG002

@@ -23,10 +23,15 @@ from .label_scores import positive_f1_score
 from .staged import Floats, Integers
 from .sweep import Sweep
 
-# Sums of weights that cancel are below this.
+# Sums of weights that cancel are below this, times the largest weight.
 ROUNDING = 1e-9
 # Counts held at a time, one per class and threshold.
 _BLOCK = 2**20
+
+
+def rounding_of(weights: Floats) -> float:
+    """Return below what a sum of weights is 0 but for rounding, whatever unit they are in."""
+    return ROUNDING * float(weights.max(initial=0.0))
 
 
 class Ratio(NamedTuple):
@@ -140,6 +145,7 @@ class CountScore:
         self._n_counted = n_counted
         self._has_weights = weights is not None
         self._weights = np.ones(len(codes)) if weights is None else weights
+        self._rounding = rounding_of(self._weights)
 
     def __call__(self, sweep: Sweep) -> Floats:
         """Return the score, higher is better, for each of the sweep's thresholds."""
@@ -166,7 +172,7 @@ class _PooledScore(CountScore):
         predicted = sweep.total(counts * weights) if ratio.predicted else 0.0
         denominator = np.broadcast_to(self._denominator(true, predicted, correct), correct.shape)
         found = np.full(len(correct), self._metric.zero_division)
-        has_weight = denominator > ROUNDING
+        has_weight = denominator > self._rounding
         return np.divide(ratio.correct * correct, denominator, where=has_weight, out=found)
 
 
@@ -220,7 +226,7 @@ class _AveragedScore(CountScore):
             guessed = changes.add_up(block, predicted[block], n_taus, changes.weight)
             true = self._support[block, np.newaxis]
             denominator = self._denominator(true, guessed, right)
-            has_weight = denominator > ROUNDING
+            has_weight = denominator > self._rounding
             ratios = np.full(denominator.shape, zero_division)
             np.divide(ratio.correct * right, denominator, where=has_weight, out=ratios)
             yield block, ratios, self._counts(block, start, changes, n_taus) & ~np.isnan(ratios)

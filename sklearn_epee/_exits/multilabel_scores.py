@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from sklearn_epee._compat import scorer_parts
 
-from .count_scores import PRECISION, RATIOS, ROUNDING, CountMetric, Ratio, checked_options
+from .count_scores import PRECISION, RATIOS, CountMetric, Ratio, checked_options, rounding_of
 from .staged import Floats, Integers, StagedPredictions
 from .sweep import PolicySpace, Sweep
 from .sweep_scores import MeanScore, PolicyScore
@@ -51,6 +51,7 @@ class LabelCountScore:
             predictions, codes = predictions[..., metric.columns], codes[:, metric.columns]
         self._metric = metric
         self._weights = np.ones(len(codes)) if weights is None else weights
+        self._rounding = rounding_of(self._weights)
         self._true: NDArray[np.bool_] = np.asarray(codes == 1)
         self._predicted = (predictions == 1) & (codes >= 0)[:, np.newaxis]
         self._right = self._predicted & self._true[:, np.newaxis]
@@ -72,12 +73,13 @@ class LabelCountScore:
     def _samples(self, sweep: Sweep) -> Floats:
         """Return the mean of the ratios of the samples of which some label is known."""
         true = np.broadcast_to(self._true.sum(axis=1)[:, np.newaxis], self._right.shape[:2])
-        ratios = self._ratio(self._right.sum(axis=2), true, self._predicted.sum(axis=2))
+        # A sample's own counts have no weights, and are exact.
+        ratios = self._ratio(self._right.sum(axis=2), true, self._predicted.sum(axis=2), zero=0.0)
         counts = ~np.isnan(ratios) & self._is_known[:, np.newaxis]
         weights = self._weights[:, np.newaxis]
         total = sweep.total(np.where(counts, ratios, 0) * weights)
         size = sweep.total(counts * weights)
-        return np.divide(total, size, where=size > ROUNDING, out=np.full(len(size), np.nan))
+        return np.divide(total, size, where=size > self._rounding, out=np.full(len(size), np.nan))
 
     def _over_labels(self, sweep: Sweep) -> Floats:
         """Return the mean of the ratios of the labels, weighted by how often they are there."""
@@ -98,11 +100,13 @@ class LabelCountScore:
             np.divide(sums[1], sizes[1], where=sizes[1] > 0, out=found)
         return found
 
-    def _ratio(self, correct: Any, true: Any, predicted: Any) -> Floats:
+    def _ratio(self, correct: Any, true: Any, predicted: Any, zero: float | None = None) -> Floats:
+        """Return the ratio of counts, or sums of weights, where what it divides by is above 0."""
+        zero = self._rounding if zero is None else zero
         ratio = self._metric.ratio
         below = ratio.predicted * predicted + ratio.true * true - ratio.both * correct
         found = np.full(np.shape(below), self._metric.zero_division)
-        np.divide(ratio.correct * correct, below, where=below > ROUNDING, out=found)
+        np.divide(ratio.correct * correct, below, where=below > zero, out=found)
         return found
 
 

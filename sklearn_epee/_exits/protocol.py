@@ -27,6 +27,7 @@ class EarlyExitClassifier(Protocol):
     prediction, and ``copy.copy`` of a fitted classifier gives one that shares what was learned and
     has a policy of its own. If it has the parameters `exit_ensemble`, `exit_loss_weights` or
     `joint_exit`, they have the meaning that they have in :func:`sklearn_epee.policy.apply_policy`.
+    An attribute `exit_weights_` of numbers takes the place of `exit_loss_weights`.
 
     Attributes
     ----------

@@ -489,7 +489,8 @@ def own_policy(estimator: Any) -> OwnPolicy:
         tau=tau,
         patience=patience,
         exit_ensemble=first("exit_ensemble", None),
-        exit_loss_weights=first("exit_loss_weights", "ascending"),
+        # Those of the fit, where the parameter was set to others after it.
+        exit_loss_weights=first("exit_weights_", first("exit_loss_weights", "ascending")),
         joint_exit=first("joint_exit", "all"),
         label_thresholds=first("label_thresholds", None),
     )

@@ -18,11 +18,11 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn_epee._compat import scorer_parts
 from sklearn_epee._exits.count_scores import (
     RATIOS,
-    ROUNDING,
     CountMetric,
     Ratio,
     checked_options,
     count_metric,
+    rounding_of,
 )
 from sklearn_epee._exits.staged import Floats
 from sklearn_epee._exits.sweep_scores import MeanScore, PolicyScore
@@ -70,6 +70,7 @@ class SpanScore:
         self._metric = metric
         self._counts = counts
         self._weights = np.ones(len(counts.true)) if weights is None else weights
+        self._rounding = rounding_of(self._weights)
         every = np.arange(len(counts.labels))
         self._columns = every if metric.columns is None else metric.columns
 
@@ -113,14 +114,14 @@ class SpanScore:
         true = float(self._weights @ counts.true[:, column])
         is_there = np.full(len(right), True)
         if self._metric.present_only:
-            is_there = (predicted > ROUNDING) | (true > ROUNDING)
+            is_there = (predicted > self._rounding) | (true > self._rounding)
         return self._ratio(right, predicted, true), is_there, true
 
     def _ratio(self, right: Floats, predicted: Floats, true: float) -> Floats:
         ratio = self._metric.ratio
         below = ratio.predicted * predicted + ratio.true * true - ratio.both * right
         found = np.full(len(right), self._metric.zero_division)
-        return np.divide(ratio.correct * right, below, where=below > ROUNDING, out=found)
+        return np.divide(ratio.correct * right, below, where=below > self._rounding, out=found)
 
 
 def word_score(

@@ -168,3 +168,11 @@ def test_many_classes_are_counted_in_blocks(monkeypatch):
 )
 def test_what_counts_do_not_decide_is_left_to_the_scorer(scorer, classes):
     assert exact_score(scorer, Tasks(classes)) is None
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e12])
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted"])
+def test_scores_do_not_depend_on_the_unit_of_weights(unit, average):
+    rng = np.random.default_rng(0)
+    proba, weights = rng.dirichlet(np.ones(4), (30, 3)), rng.uniform(0.1, 2, 30)
+    assert_exact(make_scorer(f1_score, average=average), WORDS, proba, weights=unit * weights)

@@ -1,6 +1,7 @@
 """Scores of several labels against scikit-learn's own functions, one policy at a time."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -256,3 +257,19 @@ def test_labels_that_are_not_known_are_refused_by_other_scorers():
 )
 def test_other_scores_are_left_to_their_scorers(scorer):
     assert exact_score(scorer, Tasks(np.arange(3), multilabel=True)) is None
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted", "samples"])
+def test_scores_do_not_depend_on_the_unit_of_weights(unit, average):
+    rng = np.random.default_rng(0)
+    proba, weights = rng.random((30, 3, 4)), rng.uniform(0.1, 2, 30)
+    truth = truth_for(proba, 0).astype(int)
+    by_hand = partial(f1_score, average=average)
+    assert_exact(
+        make_scorer(f1_score, average=average),
+        lambda truth, labels, _, params: by_hand(truth, labels, **params),
+        proba,
+        truth,
+        unit * weights,
+    )

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -32,6 +32,7 @@ from sklearn_epee._exits.wrappers import (
     with_policy,
 )
 from sklearn_epee.policy import apply_policy
+from tests.classifiers import tiny_text_classifier
 from tests.model_selection.staged import NumericExits, blobs
 
 X, Y = blobs(200)
@@ -169,3 +170,16 @@ def test_what_has_no_exits():
         check_has_exits(linear)
     with pytest.raises(TypeError, match="got FrozenEstimator > Pipeline > LogisticRegression"):
         find_exits(FrozenEstimator(linear.fit(X, Y)), X)
+
+
+def test_exits_are_combined_with_the_weights_of_the_fit():
+    texts, labels = ["no zinc", "takes zinc", "no iron", "takes iron"] * 5, [0, 1] * 10
+    clf = tiny_text_classifier(exit_ensemble="weighted", tau=0).fit(texts, labels)
+    before = clf.predict_proba(texts)
+    clf.set_params(exit_loss_weights="descending")
+    assert_array_equal(clf.predict_proba(texts), before)
+    assert clf.exit_weights_.tolist() == [1, 2, 3]
+    staged, _ = staged_predictions(clf, texts)
+    assert_allclose(staged.proba[0][:, -1], before, atol=1e-6)
+    with pytest.raises(AttributeError, match="exit_weights_"):
+        clone(clf).exit_weights_  # noqa: B018

@@ -187,3 +187,16 @@ def test_truth_of_another_form_than_predictions_is_refused():
         true_spans(["x", "y"], [{"a": []}, []], [{"a": []}, {"a": []}], "IOB2")
     with pytest.raises(ValueError, match="X has 2, y has 1"):
         true_spans(["x", "y"], [[]], [[], []], "IOB2")
+
+
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted"])
+def test_scores_do_not_depend_on_the_unit_of_weights(average):
+    rng = np.random.default_rng(4)
+    counts = count_spans(random_spans(rng, False), [random_spans(rng, False)] * N_LAYERS)
+    weights = rng.uniform(0.1, 2, len(COUNTS))
+    sweep = PolicySpace(sentences("all")).sweep(2)
+    expected = word_score(f"f1_{average}", counts, weights=weights)(sweep)
+    assert expected.max() > 0
+    for unit in (1e-12, 1e12):
+        found = word_score(f"f1_{average}", counts, weights=unit * weights)(sweep)
+        assert_allclose(found, expected)
