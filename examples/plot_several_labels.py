@@ -26,7 +26,7 @@ from sklearn_epee import (
     TunedLabelThresholdsClassifierCV,
     exit_scores,
 )
-from sklearn_epee.policy import JOINT_EXITS, apply_policy
+from sklearn_epee.policy import JOINT_EXITS, apply_policy, stack_layers
 
 # %%
 # Notes and what they mention
@@ -103,7 +103,7 @@ for name, found in scores.items():
 # that is not. They differ in ``tau`` and not in patience, which always counts whole sets. At the
 # same speed-up the scores can be compared, from one pass over the test notes.
 truth = np.array([[label in found for label in tuned.classes_] for found in y_test]).astype(int)
-staged = np.stack(list(tuned.staged_predict_proba(X_test)), axis=1)
+staged = stack_layers(tuned.staged_predict_proba(X_test))
 taus = np.concatenate([np.linspace(0, 0.9, 30), 1 - np.geomspace(0.1, 1e-5, 30), [1.01]])
 curves = {}
 for joint_exit in JOINT_EXITS:

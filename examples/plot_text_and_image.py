@@ -16,6 +16,7 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_epee import EPEEMultimodalClassifier, TunedExitPolicyClassifierCV, exit_scores
 from sklearn_epee.datasets import make_case_reports
+from sklearn_epee.policy import stack_layers
 
 # %%
 # Three kinds of cases
@@ -54,7 +55,7 @@ print("cost of each exit:", classifier.exit_costs_.round(2).tolist())
 # --------------------
 # The text tower knows the cases that the text decides. The heads of the image tower read what the
 # text tower came to, so that they know all three kinds.
-stages = np.stack(list(classifier.staged_predict(test.data)), axis=1)
+stages = stack_layers(classifier.staged_predict(test.data))
 layers = np.arange(1, classifier.n_layers_ + 1)
 figure, ax = plt.subplots(layout="constrained")
 for kind in ("text", "image", "both"):

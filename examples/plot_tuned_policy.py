@@ -29,6 +29,7 @@ from sklearn_epee import (
 )
 from sklearn_epee.datasets import load_phee, make_supplement_notes
 from sklearn_epee.plotting import ExitTradeoffDisplay
+from sklearn_epee.policy import stack_layers
 
 # %%
 # One network, and samples it has not seen
@@ -92,7 +93,7 @@ for criterion, tuned in found.items():
 # -----------------------------------------------------
 # The curves are the best that could be picked on these very samples. Who chooses beforehand lands
 # a little below them.
-staged = np.stack(list(network.staged_predict_proba(X_test)), axis=1)
+staged = stack_layers(network.staged_predict_proba(X_test))
 display = ExitTradeoffDisplay.from_predictions(
     y_test, staged, labels=network.classes_, name=f"{title}: chosen beforehand"
 )

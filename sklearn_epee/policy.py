@@ -28,13 +28,13 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._exits.checks import JOINT_EXITS, check_patience, check_tau
+from ._exits.checks import JOINT_EXITS, as_array, check_patience, check_tau
 from ._exits.rule import label_entropies, normalized_entropy, patience_counters
 from ._exits.staged import StagedPredictions
 
@@ -45,6 +45,7 @@ __all__ = [
     "exit_layers",
     "normalized_entropy",
     "patience_counters",
+    "stack_layers",
 ]
 
 
@@ -74,6 +75,76 @@ class PolicyResult(NamedTuple):
     proba: NDArray[np.floating] | list[NDArray[np.floating]]
     entropy: NDArray[np.floating]
     prediction: NDArray[np.int64]
+
+
+def stack_layers(layers: Iterable[Any]) -> NDArray[Any] | list[NDArray[Any]]:
+    """Return what classifiers yield layer by layer as one array, samples first.
+
+    `staged_predict_proba` and `staged_predict` yield all samples of layer 1, then of layer 2, and
+    so on. Policies on arrays, and `from_predictions` of the displays, read layers within samples.
+
+    Parameters
+    ----------
+    layers : iterable of array-like of shape (n_samples, ...), or of lists of such arrays
+        One for each layer, as those generators yield them. Lists hold an array for each task.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers, ...), or list of such arrays
+        One array for each task, where there are several.
+
+    Raises
+    ------
+    TypeError
+        If `layers` cannot be iterated.
+    ValueError
+        If there is none, or they have not all the same shape.
+
+    Examples
+    --------
+    >>> from sklearn_epee.policy import exit_layers, stack_layers
+    >>> layers = [[[0.6, 0.4], [0.9, 0.1]], [[0.2, 0.8], [1.0, 0.0]]]  # of two samples
+    >>> staged = stack_layers(iter(layers))
+    >>> staged[0].tolist()  # of the first sample
+    [[0.6, 0.4], [0.2, 0.8]]
+    >>> exit_layers(staged, tau=0.5)
+    array([2, 1])
+    """
+    of_one = isinstance(layers, np.ndarray) and layers.ndim == 0
+    if of_one or isinstance(layers, (str, bytes, dict)) or not isinstance(layers, Iterable):
+        raise TypeError(
+            "layers must be an iterable with an array for each layer, such as what "
+            f"staged_predict_proba returns; got {layers!r:.100} of type {type(layers).__name__}."
+        )
+    found = list(layers)
+    if not found:
+        raise ValueError("layers must hold at least one layer; got none.")
+    if all(_holds_tasks(layer) for layer in found):
+        if len({len(layer) for layer in found}) > 1:
+            raise ValueError(
+                "layers must hold lists of as many tasks each; got lists of "
+                f"{[len(layer) for layer in found]!r:.200}."
+            )
+        return [_stacked(task) for task in zip(*found, strict=True)]
+    return _stacked(found)
+
+
+def _holds_tasks(layer: Any) -> bool:
+    """Return whether a layer is a list of arrays, not an array as nested lists."""
+    first = layer[0] if isinstance(layer, list) and layer else None
+    return isinstance(first, np.ndarray) and first.ndim > 1
+
+
+def _stacked(layers: Sequence[Any]) -> NDArray[Any]:
+    """Return arrays of all samples, one a layer, as one array, samples first."""
+    arrays = [as_array("layers", layer) for layer in layers]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or () in shapes:
+        raise ValueError(
+            "layers must hold arrays of the same samples, all of one shape; got the shapes "
+            f"{[array.shape for array in arrays]!r:.200}."
+        )
+    return np.stack(arrays, axis=1)
 
 
 def exit_layers(

@@ -29,7 +29,7 @@ from .model_selection.staged import MappedExits, NumericExits, NumericLabels, bl
 X, Y = blobs(60)
 SETS = label_clouds(60)[1]
 CLASSIFIER = MappedExits(tau=0.3).fit(X, Y)
-PROBA = np.stack(list(CLASSIFIER.staged_predict_proba(X)), axis=1)
+PROBA = policy.stack_layers(CLASSIFIER.staged_predict_proba(X))
 FROZEN = FrozenEstimator(CLASSIFIER)
 CV_RESULTS = {
     "param_tau": [0.1, 0.2],
@@ -72,6 +72,7 @@ CALLS = {
         {"predictions": PROBA.argmax(axis=2)},
         ["predictions"],
     ),
+    "stack_layers": (policy.stack_layers, {"layers": [PROBA[:, 0], PROBA[:, 1]]}, ["layers"]),
     "exit_layers": (
         policy.exit_layers,
         {"proba": PROBA, "tau": 0.3},

@@ -20,6 +20,7 @@ from sklearn_epee.policy import (
     exit_layers,
     normalized_entropy,
     patience_counters,
+    stack_layers,
 )
 from tests.model_selection.staged import staged_arrays
 
@@ -424,3 +425,30 @@ def test_exit_loss_weights(value, expected):
 def test_bad_exit_loss_weights(value, error, message):
     with pytest.raises(error, match=message):
         check_exit_loss_weights(value, n_layers=3)
+
+
+# --------------------------------------------------------------------------- layers as yielded
+
+
+@given(staged_arrays())
+@no_deadline
+def test_layers_one_by_one_become_what_policies_read(proba):
+    layers = [proba[:, layer] for layer in range(proba.shape[1])]
+    assert_array_equal(stack_layers(iter(layers)), proba)
+    assert_array_equal(stack_layers([layer.tolist() for layer in layers]), proba)
+    first, second = stack_layers([layer, layer[:, :1]] for layer in layers)
+    assert_array_equal(first, proba)
+    assert_array_equal(second, proba[:, :, :1])
+
+
+@pytest.mark.parametrize(("layers", "message"), [
+    ([], "at least one layer"),
+    ([np.ones((2, 3)), np.ones((3, 2))], r"one shape; got the shapes \[\(2, 3\), \(3, 2\)\]"),
+    ([0.5, 0.5], "arrays of the same samples"),
+    ([[np.ones((2, 2))], [np.ones((2, 2))] * 2], r"as many tasks each; got lists of \[1, 2\]"),
+])  # fmt: skip
+def test_layers_that_do_not_fit_are_refused(layers, message):
+    with pytest.raises(ValueError, match=f"layers must hold .*{message}"):
+        stack_layers(iter(layers))
+    with pytest.raises(TypeError, match="layers must be an iterable with an array for each layer"):
+        stack_layers(3)

@@ -354,12 +354,12 @@ class ExitPredictionMixin(ClassifierMixin):
 
         Examples
         --------
-        >>> import numpy as np
         >>> from sklearn_epee import EPEEClassifier
         >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> from sklearn_epee.policy import stack_layers
         >>> X, y = make_supplement_notes(40, random_state=0)
         >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
-        >>> np.stack(list(clf.staged_predict_proba(X[:5])), axis=1).shape
+        >>> stack_layers(clf.staged_predict_proba(X[:5])).shape
         (5, 6, 4)
         """
         state = self._fitted()

@@ -188,7 +188,7 @@ class ExitPolicyHeatmapDisplay:
             True labels.
         staged_proba : array-like of shape (n_samples, n_layers, n_classes)
             Class probabilities after every layer, such as
-            ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
+            ``sklearn_epee.policy.stack_layers(classifier.staged_predict_proba(X))``.
         labels : array-like of shape (n_classes,), default=None
             The class of each column. None: the sorted labels in `y_true`.
         taus : array-like of float, default=(0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)

@@ -161,7 +161,7 @@ class ExitHistogramDisplay:
             True labels.
         staged_proba : array-like of shape (n_samples, n_layers, n_classes)
             Class probabilities after every layer, such as
-            ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
+            ``sklearn_epee.policy.stack_layers(classifier.staged_predict_proba(X))``.
         tau : float
             Entropy threshold, see :func:`sklearn_epee.policy.exit_layers`.
         patience : int, default=None

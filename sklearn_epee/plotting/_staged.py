@@ -119,8 +119,8 @@ def samples_from_arrays(
     if len(truth) != len(proba):
         raise ValueError(
             "staged_proba must have one row for each sample of y_true, shape (n_samples, n_layers, "
-            f"n_classes); got {proba.shape} for {len(truth)} labels. The arrays of "
-            "staged_predict_proba are to be stacked along axis 1."
+            f"n_classes); got {proba.shape} for {len(truth)} labels. Make it by "
+            "sklearn_epee.policy.stack_layers of what staged_predict_proba yields."
         )
     classes = _check_classes(truth, labels, proba.shape[2])
     staged = StagedPredictions.from_proba([proba], exit_ensemble, exit_loss_weights)
@@ -157,9 +157,8 @@ def samples_from_estimator(
     if isinstance(classes, list):
         raise TypeError(
             f"{type(estimator).__name__} predicts {len(classes)} tasks, and a display shows one. "
-            "Draw task t with from_predictions(y[:, t], np.stack([layer[t] for layer in "
-            "classifier.staged_predict_proba(X)], axis=1)); its exits are then those of the task "
-            "alone."
+            "Draw task t with from_predictions(y[:, t], sklearn_epee.policy.stack_layers("
+            "classifier.staged_predict_proba(X))[t]); its exits are then those of the task alone."
         )
     if tasks.multilabel:
         codes = label_codes(y, tasks, staged.n_samples)
@@ -196,7 +195,10 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
 def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
     proba = as_array("staged_proba", staged_proba)
     if proba.dtype.kind not in "iuf":
-        raise TypeError(f"staged_proba must be an array of numbers; got dtype {proba.dtype}.")
+        raise TypeError(
+            f"staged_proba must be an array of numbers; got dtype {proba.dtype}. "
+            "sklearn_epee.policy.stack_layers makes it of what staged_predict_proba yields."
+        )
     if proba.ndim != 3 or 0 in proba.shape:
         raise ValueError(
             "staged_proba must have shape (n_samples, n_layers, n_classes), none of them 0; got "

@@ -198,7 +198,7 @@ class ExitTradeoffDisplay:
             True labels.
         staged_proba : array-like of shape (n_samples, n_layers, n_classes)
             Class probabilities after every layer, such as
-            ``np.stack(list(classifier.staged_predict_proba(X)), axis=1)``.
+            ``sklearn_epee.policy.stack_layers(classifier.staged_predict_proba(X))``.
         labels : array-like of shape (n_classes,), default=None
             The class of each column. None: the sorted labels in `y_true`.
         tau : float, default=None
