@@ -451,6 +451,17 @@ def test_lists_of_numbers_of_one_length_are_scored_as_what_was_fitted(texts):
     assert model.score(texts[:2], [[1, 0], [0, 1]]) == expected
 
 
+def test_columns_of_a_frame_are_found_by_name(indicator):
+    frame = pd.DataFrame(indicator, columns=sorted(WORDS))
+    tasks = Tasks(np.array(sorted(WORDS)), multilabel=True)
+    assert_array_equal(tasks.codes(frame[frame.columns[::-1]]), indicator)
+    assert_array_equal(tasks.codes(indicator), indicator)
+    numbers = Tasks(np.arange(len(WORDS)), multilabel=True)
+    assert_array_equal(numbers.codes(frame), indicator)
+    with pytest.raises(ValueError, match=r"y has the columns \['started', .*'vitamins'\], but"):
+        tasks.codes(frame.rename(columns={"vitamin": "vitamins"}))
+
+
 def test_an_unfitted_estimator_has_no_labels():
     model = tiny_text_classifier()
     assert not hasattr(model, "multilabel_")

@@ -87,7 +87,8 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
         each sample as a list, tuple or set.
     n_samples : int
     classes : ndarray of shape (n_labels,) or None, default=None
-        The labels of a fitted estimator, which alone may occur; None: those that are found.
+        The labels of a fitted estimator, which alone may occur, and by whose names the columns of
+        a frame are found; None: those that are found.
 
     Returns
     -------
@@ -98,8 +99,8 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
     TypeError
         If a label list holds labels of several types, or is none.
     ValueError
-        If values are not 0 or 1, labels are missing in a list or not among `classes`, there is
-        no label at all, or y is not as long as the samples.
+        If values are not 0 or 1, labels are missing in a list or not among `classes`, a frame has
+        other columns, there is no label at all, or y is not as long as the samples.
     """
     rows = _nested_rows(y)
     # What is fitted already says whether other numbers than 0 and 1 are labels.
@@ -115,8 +116,25 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
             f"y holds {values.shape[1]} label(s), but the fitted estimator knows {len(classes)}: "
             f"{shown(classes.tolist())}."
         )
+    if classes is not None and hasattr(y, "columns"):
+        values = values[:, _order_of(names.tolist(), classes.tolist())]
     codes = np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
     return LabelTargets(names if classes is None else classes, codes, hasattr(y, "columns"))
+
+
+def _order_of(names: list[Any], labels: list[Any]) -> list[int]:
+    """Return which column of a frame each label of a fitted estimator is.
+
+    By name, in whatever order the columns come; by place where the labels are numbers of columns.
+    """
+    if set(names) == set(labels):
+        return [names.index(label) for label in labels]
+    if labels != list(range(len(labels))):
+        raise ValueError(
+            f"y has the columns {shown(names)}, but the labels of the fitted estimator are "
+            f"{shown(labels)}; expected columns of these names, in any order."
+        )
+    return labels
 
 
 def _nested_rows(y: Any) -> list[Any] | None:
