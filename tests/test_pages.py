@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import importlib.util
+import inspect
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.frozen import FrozenEstimator
 
-from sklearn_epee import EPEEClassifier
+from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee.datasets import make_supplement_notes
 
 from .checkpoints import make_checkpoint
+from .classifiers import tiny_text_classifier
 from .small_world import small_world  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parent.parent
@@ -25,13 +32,16 @@ PAGES = sorted(
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     if SNIPPET.search(path.read_text("utf-8"))
 )
+# What a page ends with that other tests run, from which heading on.
+TESTED_APART = {"sharing_models": "## MLflow"}
 # Pages whose snippets need what a test machine lacks, and why.
-LEFT_OUT = {
-    "sharing_models": "publishes to a hub",
-    "interoperability": "needs optuna and the callbacks of scikit-learn 1.9; tested apart",
-    "serving": "awaits outside of a function, as a service does inside; tested by itself",
-    "scale": "needs a cluster; tested by itself",
-}
+LEFT_OUT = {"scale": "needs a cluster; tested by itself"}
+for stem, needed in {
+    "interoperability": ("optuna", "sklearn.callback"),
+    "sharing_models": ("onnx", "onnxruntime"),
+}.items():
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        LEFT_OUT[stem] = f"needs {' and '.join(missing)}"
 if why_not_int8():
     LEFT_OUT["int8"] = f"no 8-bit products here: {why_not_int8()}"
 LABELS = ("dose", "effect", "drug")
@@ -100,9 +110,49 @@ def names(page):
     found["long_notes"] = [" ".join(X[i : i + 8]) for i in range(0, 80, 4)]
     found["y_long"] = y[0:80:4]
     found |= {"X": X, "y": y, "X_calibration": X[2::4], "X_new": X[3::4]}
-    if page == "monitoring":
-        found["tuned"] = EPEEClassifier(random_state=0).fit(X[::4], y[::4])
+    if page in ("monitoring", "serving", "sharing_models"):
+        clf = tiny_text_classifier().fit(X[::4], y[::4])
+        tuned = TunedExitPolicyClassifierCV(FrozenEstimator(clf)).fit(X[1::4], y[1::4])
+        found |= {"clf": clf, "tuned": tuned, "estimator": tuned, "text": X[0]}
     return found
+
+
+def put_hub(folder, monkeypatch):
+    """Let uploads to the hub go to a folder, and downloads come from there."""
+
+    class Hub:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return type("Url", (), {"repo_id": repo_id})
+
+        def upload_folder(self, folder_path, **_):
+            shutil.copytree(folder_path, folder)
+            return type("Commit", (), {"commit_url": "https://hub/commit"})
+
+    # Classes are saved by their names, so they must be those that have these names.
+    monkeypatch.setattr("sklearn_epee.EPEEClassifier", EPEEClassifier)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+
+
+def few_trials(monkeypatch):
+    """Let optuna try fewer policies than a page does."""
+    optuna = importlib.import_module("optuna")
+    optimize = optuna.Study.optimize
+    monkeypatch.setattr(optuna.Study, "optimize", lambda study, made, **_: optimize(study, made, 3))
+
+
+async def run_snippets(text, page, space):
+    """Run the snippets of a page, those too that await outside of a function."""
+    for snippet in SNIPPET.finditer(text):
+        line = text[: snippet.start()].count("\n") + 1
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile("\n" * line + snippet[1], str(page), "exec", flags)
+        awaited = eval(code, space)  # noqa: S307
+        if inspect.isawaitable(awaited):
+            await asyncio.wait_for(awaited, 60)
 
 
 @pytest.mark.slow
@@ -112,11 +162,12 @@ def test_snippets_run(page, small_world, tmp_path, monkeypatch):  # noqa: F811
         pytest.skip(LEFT_OUT[page.stem])
     write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").split(TESTED_APART.get(page.stem, "\0"))[0]
     space = names(page.stem) | {"__name__": "__main__"}
     if "from_paper_checkpoint" in text:
         space["folder"] = write_paper_checkpoint(tmp_path / "paper")
-    for snippet in SNIPPET.finditer(text):
-        line = text[: snippet.start()].count("\n") + 1
-        code = compile("\n" * line + snippet[1], str(page), "exec")
-        exec(code, space)  # noqa: S102
+    if "push_to_hub" in text:
+        put_hub(tmp_path / "hub", monkeypatch)
+    if "import optuna" in text:
+        few_trials(monkeypatch)
+    asyncio.run(run_snippets(text, page, space))

@@ -187,7 +187,10 @@ def _rounded(held):
     [
         (lambda y, p: (y, p[:, 0]), r"shape \(n_samples, n_layers, n_classes\).*\(80, 3\)"),
         (lambda y, p: (y[:-1], p), r"one row for each sample.*\(80, 5, 3\) for 79 labels"),
-        (lambda y, p: (y, p.transpose(1, 0, 2)), r"policy.stack_layers of what staged_predict_proba"),
+        (
+            lambda y, p: (y, p.transpose(1, 0, 2)),
+            r"policy.stack_layers of what staged_predict_proba",
+        ),
         (lambda y, p: (y, p[..., :2] / p[..., :2].sum(2, keepdims=True)), "2 columns.*3 classes"),
         (lambda y, p: (y, np.log(p)), "sum to 1"),
         (lambda y, p: (y, p * np.nan), "sum to 1"),
