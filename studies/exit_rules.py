@@ -393,6 +393,21 @@ def _learned_doubts(known: Floats, target: NDArray[np.bool_], asked: Floats) -> 
     return gate.predict_proba(asked.reshape(-1, asked.shape[2]))[:, 0].reshape(asked.shape[:2])
 
 
+def _fixed(network: Network) -> Iterator[Variant]:
+    """Yield every layer, at which all samples exit."""
+    for layer in range(1, network.n_layers + 1):
+        pair = (
+            from_layer(staged.n_samples, network.n_layers, layer)
+            for staged in (network.dev, network.test)
+        )
+        yield replace(_variant(network, {"layer": layer}, *pair), thresholds=np.full(1, 0.5))
+
+
+def from_layer(n: int, n_layers: int, layer: int) -> Floats:
+    """Return doubts, (n, M), with which n samples exit at a layer: 1 below it, and 0."""
+    return np.tile(np.where(np.arange(1, n_layers + 1) < layer, 1.0, 0.0), (n, 1))
+
+
 def _oracle(network: Network) -> Iterator[Variant]:
     """Yield exits at the first correct layer up to a depth, else at the first, for every depth."""
     pair = ((network.dev, network.dev_y), (network.test, network.test_y))
@@ -434,6 +449,7 @@ RULES = {
              _gate(_no_loss)),
         Rule("gate_same", "Learned gate: same as the last exit", "logistic regression, no labels",
              _gate(_same)),
+        Rule("fixed", "One layer for all samples", "no rule: `predict_at_layer`", _fixed),
         Rule("oracle", "Oracle: first correct layer", "bound", _oracle, reads_labels=True),
     )
 }  # fmt: skip

@@ -30,6 +30,7 @@ from studies.exit_rules import (
     Rule,
     beem_doubts,
     first_layers,
+    from_layer,
     gate_doubts,
     largest_of_last,
     least_confidence,
@@ -375,6 +376,14 @@ def _no_loss(part: SpanPart) -> NDArray[np.bool_]:
     return part.errors <= part.errors[:, -1:]
 
 
+def _fixed(network: SpanNetwork) -> Variants:
+    for layer in range(1, network.n_layers + 1):
+        sizes = (network.n_dev, network.n_test)
+        dev, test = (from_layer(n, network.n_layers, layer) for n in sizes)
+        found = _sentences(network, {"layer": layer}, dev, test)
+        yield replace(found, thresholds=np.full(1, 0.5))
+
+
 def _oracle(network: SpanNetwork) -> Variants:
     """Yield exits where a sentence has the fewest errors up to a depth, for every depth."""
     for depth in range(1, network.n_layers + 1):
@@ -403,6 +412,7 @@ SPAN_RULES: dict[str, Rule] = {
         "voting": _voting,
         "gate": _gate(_correct),
         "gate_no_loss": _gate(_no_loss),
+        "fixed": _fixed,
         "oracle": _oracle,
     }.items()
 }

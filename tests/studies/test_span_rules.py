@@ -139,6 +139,18 @@ def test_scores_and_ratios_are_those_of_the_sentences(network):
         assert sums.ratios(ones)[0, row] == pytest.approx(variant.test.speedup(exits), abs=1e-6)
 
 
+def test_all_sentences_exit_at_one_layer(network):
+    some = network.test.word_counts > 0
+    for layer, variant in enumerate(variants(network, "fixed"), start=1):
+        assert variant.parameters == {"layer": layer}
+        exits = variant.test.exit_layers(0.5, variant.patience)
+        assert set(exits[some]) == {layer}
+    applied = apply(SPAN_RULES["fixed"], network, 80)
+    assert len(applied.settings) == M
+    scores = applied.test.scores(np.ones((1, N), np.float32))[0]
+    np.testing.assert_allclose(scores, network.test.f1(), rtol=1e-5)
+
+
 def test_the_oracle_has_the_fewest_errors_within_its_depth(network):
     part = network.test
     for variant in variants(network, "oracle"):
