@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
@@ -19,6 +21,7 @@ def hold_out(
     fraction: float,
     seed: int,
     groups: NDArray[np.int64] | None = None,
+    names: NDArray[Any] | None = None,
 ) -> tuple[Rows, Rows]:
     """Return the rows to learn from and those held out, drawn in proportion.
 
@@ -30,6 +33,8 @@ def hold_out(
     seed : int
     groups : ndarray of shape (n_samples,), int64, or None, default=None
         Numbers from 0; the samples of a group stay together.
+    names : ndarray of shape (n_classes,) or None, default=None
+        Of the classes of one task, for messages.
 
     Returns
     -------
@@ -52,7 +57,8 @@ def hold_out(
             rows, test_size=fraction, stratify=strata(labels), random_state=seed
         )
     except ValueError as error:
-        raise ValueError(_cannot_hold_out(fraction, len(rows), str(error))) from error
+        reason = _alone(labels, names) or f"{error}."
+        raise ValueError(_cannot_hold_out(fraction, len(rows), reason)) from error
     if not _all_classes_in(labels, train):
         reason = "A class would have no sample left to learn from."
         raise ValueError(_cannot_hold_out(fraction, len(rows), reason))
@@ -190,6 +196,16 @@ def _distance(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 def _all_classes_in(labels: NDArray[np.int64], rows: Rows) -> bool:
     columns = labels.reshape(len(labels), -1).T
     return all(len(np.unique(column[rows])) == len(np.unique(column)) for column in columns)
+
+
+def _alone(labels: NDArray[np.int64], names: NDArray[Any] | None) -> str:
+    """Return that some classes have a single sample, if so and they have names."""
+    if names is None or labels.ndim > 1:
+        return ""
+    alone = names[np.bincount(labels, minlength=len(names)) == 1]
+    return (
+        f"There is a single sample of each of the classes {alone.tolist()}." if len(alone) else ""
+    )
 
 
 def _cannot_hold_out(fraction: float, n_samples: int, reason: str) -> str:

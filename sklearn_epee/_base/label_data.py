@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_epee._checks.labels import check_groups, check_weights
-from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.messages import level_of_caller, shown
 from sklearn_epee._checks.multilabel import UNKNOWN, LabelTargets, check_label_targets
 
 from .training_data import ClassWeight, TrainingData, take
@@ -119,7 +119,7 @@ def _warn_of_constants(targets: LabelTargets, constants: NDArray[np.int64]) -> N
         warnings.warn(
             f"y holds labels that do not vary, {' and '.join(parts)}; they are predicted so.",
             UserWarning,
-            stacklevel=6,
+            stacklevel=level_of_caller(),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_epee._checks.labels import check_groups, check_weights
-from sklearn_epee._checks.messages import shown
+from sklearn_epee._checks.messages import level_of_caller, shown
 from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.batch_layout import rows_of_samples
 from sklearn_epee._nn.word_batches import EncodedWords, LabelledWords
@@ -245,7 +245,7 @@ def _warn_of_misfits(n_misfits: int) -> None:
         "their layer, have several parts, or do not start and end with a word. They are not "
         "learned.",
         UserWarning,
-        stacklevel=6,
+        stacklevel=level_of_caller(),
     )
 
 

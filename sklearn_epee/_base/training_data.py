@@ -83,7 +83,8 @@ class TrainingData:
         """Return the rows to learn from and those held out, in proportion, ascending."""
         if self.constants is not None:
             return hold_out_labels(self.labels, fraction, seed, self.groups)
-        return hold_out(self.labels, fraction, seed, self.groups)
+        names = None if isinstance(self.classes, list) else self.classes
+        return hold_out(self.labels, fraction, seed, self.groups, names)
 
     def labelled(self, encode: Callable[[Any], EncodedSamples], rows: Rows) -> LabelledSamples:
         """Return some of the samples, encoded for the training loop."""

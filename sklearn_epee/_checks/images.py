@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .arrow import without_arrow
 from .image_files import ImageFile, decoded, is_pil_image
 from .image_paths import PathImage, is_path
-from .messages import shown
+from .messages import level_of_caller, shown
 from .pixels import PixelRange, PixelScale, ranges_by_kind
 
 # An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c), of PIL files and of files
@@ -168,7 +168,7 @@ def _warn_of_dark_files(brightest: float) -> None:
         "for, and little contrast is left where a checkpoint's processor rounds to 8 bits. Give "
         "the pixels as arrays from 0 to 1 if so.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=level_of_caller(),
     )
 
 

@@ -59,9 +59,22 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
     try:
         check_classification_targets(labels)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"y must hold the labels of classes: {error}") from error
+        raise type(error)(
+            f"y must hold the labels of classes: {_numbers_as_objects(labels) or error}"
+        ) from error
     check_count(len(labels), n_samples)
     return labels
+
+
+def _numbers_as_objects(labels: NDArray[Any]) -> str:
+    """Return what to do about numbers in an array of objects, which scikit-learn refuses."""
+    if labels.dtype.kind != "O" or not all(isinstance(one, (Number, np.bool_)) for one in labels):
+        return ""
+    names = sorted({type(label).__name__ for label in labels})
+    return (
+        f"Unknown label type: numbers of the types {names} in an array of objects. Give it a type "
+        "of numbers, such as y.astype(int)."
+    )
 
 
 def _elements(y: list[Any] | tuple[Any, ...]) -> list[Any]:

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sklearn_epee._checks.messages import numbered_from
+from sklearn_epee._checks.messages import level_of_caller, numbered_from
 from sklearn_epee._checks.texts import Text
 
 from .backbones import damaged_json
@@ -109,7 +109,7 @@ class TextTokenizer:
         EncodedTexts
         """
         encoded, n_truncated = self._encode(texts)
-        self._warn_if_truncated(n_truncated, len(texts), stacklevel=5)
+        self._warn_if_truncated(n_truncated, len(texts))
         return encoded
 
     def encode_in_windows(self, texts: Sequence[Text]) -> Iterator[EncodedTexts]:
@@ -131,7 +131,7 @@ class TextTokenizer:
             n_before += len(window)
             total += n_truncated
             yield encoded
-        self._warn_if_truncated(total, len(texts), stacklevel=6)
+        self._warn_if_truncated(total, len(texts))
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
         """Return the token ids, and how many texts had to be truncated."""
@@ -153,10 +153,10 @@ class TextTokenizer:
         )
         return encoded, n_truncated
 
-    def _warn_if_truncated(self, n_truncated: int, n_texts: int, stacklevel: int) -> None:
+    def _warn_if_truncated(self, n_truncated: int, n_texts: int) -> None:
         if n_truncated:
             message = f"{n_truncated} of {n_texts} texts are {self._unread()}"
-            warnings.warn(message, UserWarning, stacklevel=stacklevel)
+            warnings.warn(message, UserWarning, stacklevel=level_of_caller())
 
     def _unread(self) -> str:
         """Return the warning's words for texts that were truncated."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
+from sklearn_epee._checks.messages import level_of_caller
+
 from .long_texts import special_tokens_around
 from .texts import TextTokenizer, call_tokenizer, chunks_of_texts, tokenize, windows_of_texts
 from .word_batches import EncodedWords, PlacedWords
@@ -73,7 +75,7 @@ class WordTokenizer(TextTokenizer):
         EncodedWords
         """
         placed = self._placed(texts)
-        self._warn_of_unread(_unread(placed), "They are left out of the loss.", stacklevel=5)
+        self._warn_of_unread(_unread(placed), "They are left out of the loss.")
         return EncodedWords(placed, self.tokenizer.pad_token_id or 0)
 
     def encode_for_training(self, texts: Sequence[Words]) -> EncodedWords:
@@ -97,9 +99,9 @@ class WordTokenizer(TextTokenizer):
             placed = self._placed(window)
             counts += _unread(placed)
             yield EncodedWords(placed, self.tokenizer.pad_token_id or 0)
-        self._warn_of_unread(counts, "They are predicted 'O'.", stacklevel=6)
+        self._warn_of_unread(counts, "They are predicted 'O'.")
 
-    def _warn_of_unread(self, counts: NDArray[np.int64], outcome: str, stacklevel: int) -> None:
+    def _warn_of_unread(self, counts: NDArray[np.int64], outcome: str) -> None:
         """Warn of words that are truncated, and of those of which there are no pieces."""
         n_long, n_truncated, n_empty, n_texts = counts.tolist()
         if n_truncated:
@@ -107,14 +109,14 @@ class WordTokenizer(TextTokenizer):
                 f"{n_long} of {n_texts} texts are longer than max_length={self.max_length} tokens; "
                 f"{n_truncated} of their words are not read. {outcome}",
                 UserWarning,
-                stacklevel=stacklevel,
+                stacklevel=level_of_caller(),
             )
         if n_empty:
             warnings.warn(
                 f"The tokenizer makes no token of {n_empty} words (they are empty, or of "
                 f"characters that it removes), so that they are not read. {outcome}",
                 UserWarning,
-                stacklevel=stacklevel,
+                stacklevel=level_of_caller(),
             )
 
     def _placed(self, texts: Sequence[Words]) -> list[PlacedWords]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import joblib
 from sklearn.utils import check_random_state
 
+from sklearn_epee._checks.messages import level_of_caller
 from sklearn_epee._version import __version__
 
 from .context import LARGEST_SEED, SearchContext
@@ -57,7 +58,7 @@ class NetworkReuse:
                 "random_state=None every search and every fit draws anew and finds none of them, "
                 "while the folder grows. Pass an int as random_state.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=level_of_caller(),
             )
         # Whether another fit can ask for the same network.
         self._can_recur = random_state is not None or context.in_search
@@ -103,7 +104,7 @@ class NetworkReuse:
                 "A parameter holds something that cannot be fingerprinted, so the trained network "
                 f"is not kept and a search will train it again for every exit policy: {error}",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=level_of_caller(),
             )
             return None
 
