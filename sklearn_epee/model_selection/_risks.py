@@ -174,8 +174,9 @@ def risk_of(
         return _risk_of_proba(str(risk), codes, tasks, proba)
     is_known = codes >= 0  # all but labels that nobody has looked for
     wrong = _any_task((predictions != codes[:, np.newaxis]) & is_known[:, np.newaxis])
+    judged = _judged(is_known)
     if risk == "error":
-        return Risk(wrong, everybody, "the error rate", is_binary=True)
+        return Risk(wrong, judged, "the error rate", is_binary=True)
     if risk == "disagreement":
         differs = _any_task(predictions != predictions[:, -1:])
         name = "the disagreement with full depth"
@@ -183,7 +184,7 @@ def risk_of(
     if risk == "accuracy_drop":
         drop = wrong - wrong[:, -1:]
         name = "the accuracy drop against full depth"
-        return Risk(drop, everybody, name, is_relative=True)
+        return Risk(drop, judged, name, is_relative=True)
     return _miss(risk[1], predictions, codes, tasks)
 
 
@@ -220,9 +221,15 @@ def _risk_of_proba(
         ]
     score = _distances(proba, truth, known, tasks)
     if risk == "brier_score":
-        return Risk(score, everybody, "the Brier score")
+        return Risk(score, _judged(known), "the Brier score")
     name = "the increase of the Brier score against full depth"
-    return Risk(score - score[:, -1:], everybody, name, is_relative=True)
+    return Risk(score - score[:, -1:], _judged(known), name, is_relative=True)
+
+
+def _judged(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the samples of which some label is known: others would all count as right."""
+    judged: NDArray[np.bool_] = known.any(axis=1)
+    return judged
 
 
 def _distances(

@@ -235,6 +235,23 @@ def test_losses_of_tasks_are_means_and_of_labels_those_that_are_known():
     codes = np.array([[0, 1, -1], [-1, -1, -1]])
     score = risk_of("brier_score", predictions, codes, labels, [PROBA])
     assert_allclose(score.losses, [[(0.25 + 0.49) / 2, 0.0], [0.0, 0.0]])
+    for risk in ("brier_score", "brier_increase", "error", "accuracy_drop"):
+        found = risk_of(risk, predictions, codes, labels, [PROBA])
+        assert found.concerned.tolist() == [True, False], risk
+    assert risk_of("disagreement", predictions, codes, labels).concerned.all()
+
+
+def test_samples_of_which_no_label_is_known_make_no_promise():
+    cloud, sets = label_clouds(600)
+    frozen = FrozenEstimator(NumericLabels().fit(cloud, sets))
+    given = {"risk": "error", "max_risk": 0.9, "confidence": 0.9, "random_state": 0}
+    tuned = TunedExitPolicyClassifierCV(frozen, **given)
+    hidden = np.where(np.arange(len(sets))[:, np.newaxis] % 2, np.nan, sets)
+    known = tuned.fit(cloud, hidden)
+    predicted = known.estimator_.predict(cloud)
+    wrong = (predicted != sets).any(axis=1)[::2].mean()
+    assert known.risk_ == pytest.approx(wrong, abs=0.1)  # and not half of it
+    assert wrong > 0.3
 
 
 def test_probabilities_of_tasks_and_labels_can_be_bounded():
