@@ -12,6 +12,7 @@ from sklearn_epee._nn.exit_rules import Decision, ExitPolicy, ExitState
 from sklearn_epee._nn.joint_exit_rules import JointRule
 from sklearn_epee._nn.sentence_rules import SentenceRule
 from sklearn_epee._nn.token_engine import TokenEngine, TokenExits
+from sklearn_epee._nn.word_numbers import WordNumbers
 
 # A threshold under which every head is read.
 POLICY = ExitPolicy(0.5, 99, None, np.ones(1))
@@ -43,7 +44,7 @@ class ForcedSentences(SentenceRule):
         self, layer: int, proba: torch.Tensor, rows: np.ndarray, state: ExitState | None
     ) -> Decision:
         """Record the predictions of the sentences that are to exit at this layer."""
-        of_words = np.repeat(self.schedule[rows] <= layer, self._word_counts[rows])
+        of_words = np.repeat(self.schedule[rows] <= layer, self._words.counts[rows])
         self.exits = torch.from_numpy(of_words).to(proba.device)
         return super().decide(layer, proba, rows, state)
 
@@ -68,8 +69,8 @@ def run_sentences(
 ) -> TokenExits:
     """Run an engine sentence by sentence with forced exits, (n,)."""
     out = _empty(engine, encoded)
-    counts = encoded.word_counts
-    rule = ForcedSentences(POLICY, engine.n_layers, out.words, engine._class_counts, counts)
+    words = WordNumbers.in_order(encoded.word_counts)
+    rule = ForcedSentences(POLICY, engine.n_layers, out.words, engine._class_counts, words)
     rule.schedule = schedule
     engine.run_sentences(encoded, rule, batch_size)
     return out

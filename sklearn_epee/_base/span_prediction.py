@@ -207,8 +207,11 @@ class BaseEPEETokenClassifier(BaseEPEE):
         (array([1, 1]), [6, 6])
         """
         state, sentences = self._read(X)
+        return self._with_exits(state, sentences, self._word_exits(state, sentences))
+
+    def _with_exits(self, state: FittedState, sentences: list[Sentence], exits: WordExits) -> Bunch:
+        """Return what is predicted of sentences, from where their words exited."""
         found = self._to_predict(state, sentences)
-        exits = self._word_exits(state, sentences)
         entropy = exits.entropy if isinstance(state.tasks.classes, dict) else exits.entropy[:, 0]
         return Bunch(
             spans=found.spans(exits.proba),

@@ -16,6 +16,25 @@ from .tag_data import TagLayers
 
 
 @dataclass(frozen=True)
+class ReadWords:
+    """Which words of some sentences a network reads; `EncodedWords` says it of its own.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int64
+        Numbers of the sentences of which a word is read.
+    is_read : ndarray of shape (w,), bool
+        Of all words, sentence after sentence.
+    given_counts : ndarray of int64
+        Words of each sentence.
+    """
+
+    rows: NDArray[np.int64]
+    is_read: NDArray[np.bool_]
+    given_counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class WordExits:
     """Where words exited and with which prediction, sentence after sentence.
 
@@ -40,7 +59,9 @@ class WordExits:
     rows_total: NDArray[np.int64]
 
     @classmethod
-    def of_all_words(cls, encoded: EncodedWords, exits: Any, tasks: TagLayers) -> WordExits:
+    def of_all_words(
+        cls, encoded: EncodedWords | ReadWords, exits: Any, tasks: TagLayers
+    ) -> WordExits:
         """Return the predictions of all words, from the exits of those that were read."""
         n, n_words = len(encoded.given_counts), len(encoded.is_read)
         found = cls(

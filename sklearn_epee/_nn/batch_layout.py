@@ -175,10 +175,13 @@ def rows_of_samples(windows: NDArray[np.int64], samples: NDArray[np.intp]) -> ND
     ndarray of int
         Sample after sample.
     """
-    counts = windows[samples]
-    first = (np.cumsum(windows) - windows)[samples]
+    return ranges((np.cumsum(windows) - windows)[samples], windows[samples])
+
+
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return consecutive numbers from each of some starts, so many of each, range after range."""
     before = np.cumsum(counts) - counts
-    return np.repeat(first - before, counts) + np.arange(counts.sum())
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def padded(part: Tensor, width: int) -> Tensor:

@@ -221,6 +221,7 @@ class Engine:
         rule : RowPolicyRule
             Has the policies of the samples, and their predictions in the end.
         """
-        rule = RowPolicyRule(widest, self.n_layers, self.n_columns, self._class_counts, capacity)
+        out = Exits.empty(capacity, self.n_columns, len(self._class_counts))
+        rule = RowPolicyRule(dynamic_rule(widest, self.n_layers, out, self._class_counts), out)
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         return LayerWalk(self._step(rule), limit, partial(catch_up, most=self.n_layers)), rule

@@ -75,6 +75,19 @@ class Exits:
         entropy = np.empty(n if n_tasks == 1 else (n, n_tasks), np.float32)
         return cls(np.empty((n, n_classes), np.float32), np.empty(n, np.int64), entropy)
 
+    def extended(self, n: int) -> Exits:
+        """Return arrays for n samples of which the first are these."""
+        longer = Exits(
+            np.empty((n, self.proba.shape[1]), np.float32),
+            np.empty(n, np.int64),
+            np.empty((n, *self.entropy.shape[1:]), np.float32),
+        )
+        has = len(self.exit_layer)
+        longer.proba[:has] = self.proba
+        longer.exit_layer[:has] = self.exit_layer
+        longer.entropy[:has] = self.entropy
+        return longer
+
     @classmethod
     def join(cls, parts: Sequence[Exits]) -> Exits:
         """Return the predictions of consecutive samples as one."""
@@ -283,7 +296,8 @@ class DynamicRule:
         Parameters
         ----------
         thresholds : Tensor of shape (n,), float32
-            Of entropies, `float32_threshold`; none above that of the rule's own policy.
+            Of entropies, `float32_threshold`; none above that of the rule's own policy. One for
+            each row of probabilities, which are words where whole sentences exit.
         patience : Tensor of shape (n,), int64
             None below that of the rule's own policy.
 
@@ -294,6 +308,16 @@ class DynamicRule:
         rule = copy.copy(self)
         rule._threshold, rule._patience = thresholds, patience
         return rule
+
+    def recording_to(self, out: Exits) -> Self:
+        """Return the rule with another place for what it records."""
+        rule = copy.copy(self)
+        rule._out = out
+        return rule
+
+    def recorded(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return under which numbers the predictions of some samples are recorded: their own."""
+        return rows
 
     def reads(self, layer: int) -> bool:
         """Return whether the head of a layer is needed."""

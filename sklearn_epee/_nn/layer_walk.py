@@ -73,6 +73,20 @@ def groups_by_length(
 Choice = Callable[[Sequence[Group], int], Group]
 
 
+class SampleTooLargeError(MemoryError):
+    """The memory does not suffice for one sample, which has left the walk.
+
+    Attributes
+    ----------
+    slots : ndarray of shape (1,)
+        That of the sample.
+    """
+
+    def __init__(self, message: str, slots: NDArray[np.intp]) -> None:
+        super().__init__(message)
+        self.slots = slots
+
+
 def catch_up(groups: Sequence[Group], now: int, most: int) -> Group:
     """Return the group to run next: samples of low layers catch up with those that wait above.
 
@@ -196,8 +210,8 @@ class LayerWalk:
 
         Raises
         ------
-        MemoryError
-            If the memory does not suffice for a single sample.
+        SampleTooLargeError
+            If the memory does not suffice for a single sample. The others are as they were.
         """
         groups = [group for layer in sorted(self._waiting) for group in self._groups(layer)]
         if not groups:
@@ -209,7 +223,7 @@ class LayerWalk:
             with torch.inference_mode():
                 above = self._step.advance(active)
         except (RuntimeError, MemoryError) as error:
-            check_can_be_halved(error, len(active.rows))
+            _check_can_be_halved(error, active.rows)
         else:
             if above is None:
                 return active.rows
@@ -253,6 +267,13 @@ class LayerWalk:
         if not self._warned:
             self._warned = True
             warn_out_of_memory(n_samples)
+
+
+def _check_can_be_halved(error: Exception, slots: NDArray[np.intp]) -> None:
+    try:
+        check_can_be_halved(error, len(slots))
+    except MemoryError as too_large:
+        raise SampleTooLargeError(str(too_large), slots) from error
 
 
 def _without(active: ActiveBatch, slots: NDArray[np.intp]) -> ActiveBatch:

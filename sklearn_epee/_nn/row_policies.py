@@ -2,64 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .exit_rules import Decision, ExitPolicy, Exits, ExitState, float32_threshold
-from .joint_exit_rules import dynamic_rule
+from .exit_rules import Decision, DynamicRule, Exits, ExitState, float32_threshold
 
 
 class RowPolicyRule:
     """Samples exit by policies of their own; all else is that of one `DynamicRule`.
 
-    Samples are known by their slots, numbers below `capacity` that are used again.
+    What is predicted, samples or the words of sentences, is known by numbers that are used again.
 
     Parameters
     ----------
-    widest : ExitPolicy
-        The policy under which samples exit first: its tau is the largest that a sample has, its
-        patience the least.
-    n_layers : int
-        Number of layers M.
-    n_columns : int
-        Number of classes K, of all tasks together.
-    counts : sequence of int
-        Classes of every task.
-    capacity : int
-        Number of slots.
+    rule : DynamicRule
+        Its policy is the one under which samples exit first: its tau is the largest that a sample
+        has, its patience the least.
+    out : Exits
+        Where the rule records predictions, with a place for every number.
 
     Attributes
     ----------
     out : Exits
-        Where predictions are recorded, by slot.
+        Where predictions are recorded, by number.
     last_layer, rates_key
         Those of `ExitRule`.
     """
 
-    def __init__(
-        self,
-        widest: ExitPolicy,
-        n_layers: int,
-        n_columns: int,
-        counts: Sequence[int],
-        capacity: int,
-    ) -> None:
-        self.out = Exits.empty(capacity, n_columns, len(counts))
-        self._rule = dynamic_rule(widest, n_layers, self.out, counts)
-        self.last_layer = n_layers
+    def __init__(self, rule: DynamicRule, out: Exits) -> None:
+        self.out = out
+        self._rule = rule
+        self.last_layer = rule.last_layer
         # What samples do under a mixture of policies is to be learned apart.
-        self.rates_key: Hashable | None = ("of rows", self._rule.rates_key)
-        self._thresholds = np.zeros(capacity, np.float32)
-        self._patience = np.full(capacity, n_layers, np.int64)
+        self.rates_key: Hashable | None = None
+        if rule.rates_key is not None:
+            self.rates_key = ("of rows", rule.rates_key)
+        self._thresholds = np.zeros(len(out.exit_layer), np.float32)
+        self._patience = np.zeros(len(out.exit_layer), np.int64)
 
-    def set_policy(self, slot: int, tau: float, patience: int) -> None:
-        """Let the next sample of a slot exit by a policy."""
-        self._thresholds[slot] = float32_threshold(tau)
-        self._patience[slot] = patience
+    def make_room(self, n: int) -> None:
+        """Have a place for every number below n."""
+        has = len(self._patience)
+        if n > has:
+            n = max(n, 2 * has)
+            self.out = self.out.extended(n)
+            self._rule = self._rule.recording_to(self.out)
+            self._thresholds = np.resize(self._thresholds, n)
+            self._patience = np.resize(self._patience, n)
+
+    def set_policy(self, numbers: int | NDArray[np.intp], tau: float, patience: int) -> None:
+        """Let what has these numbers next exit by a policy."""
+        self._thresholds[numbers] = float32_threshold(tau)
+        self._patience[numbers] = patience
 
     def reads(self, layer: int) -> bool:
         """Return whether the head of a layer is needed."""
@@ -73,6 +71,7 @@ class RowPolicyRule:
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
         """Record the predictions of the samples that exit at a layer; see `ExitRule`."""
-        of_rows = self._thresholds[rows], self._patience[rows]
+        numbers = self._rule.recorded(rows)
+        of_rows = self._thresholds[numbers], self._patience[numbers]
         limits = (torch.from_numpy(limit).to(proba.device) for limit in of_rows)
         return self._rule.with_limits(*limits).decide(layer, proba, rows, state)

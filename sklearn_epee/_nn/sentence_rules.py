@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch_layout import rows_of_samples
 from .exit_rules import Decision, ExitPolicy, Exits, ExitState, RecordingRule, either
 from .joint_exit_rules import JointRule
+from .word_numbers import WordNumbers
 
 
 class SentenceRule(JointRule):
@@ -25,8 +25,8 @@ class SentenceRule(JointRule):
     ----------
     policy, n_layers, out, counts
         Those of `JointRule`, with `out` for words.
-    word_counts : ndarray of shape (n,), int64
-        Words of each sentence in the caller's order.
+    words : WordNumbers
+        Where in `out` the words of each sentence are.
     """
 
     def __init__(
@@ -35,13 +35,17 @@ class SentenceRule(JointRule):
         n_layers: int,
         out: Exits,
         counts: Sequence[int],
-        word_counts: NDArray[np.int64],
+        words: WordNumbers,
     ) -> None:
         super().__init__(policy, n_layers, out, counts)
         # The first pieces of words are most of a sentence: a layer computes them first only where
         # nobody needs the others, and there is nothing to be learned of how often that is.
         self.rates_key = None
-        self._word_counts = word_counts
+        self._words = words
+
+    def recorded(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the numbers of the words of some sentences."""
+        return self._words.of(rows)
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
@@ -50,13 +54,12 @@ class SentenceRule(JointRule):
         state = self._remember(layer, proba, state)
         if not self.may_exit(layer):
             return Decision(None, state)
-        entropy, counts = self._entropy(proba), self._word_counts[rows]
-        owners = np.repeat(np.arange(len(rows)), counts)
+        entropy = self._entropy(proba)
+        owners = np.repeat(np.arange(len(rows)), self._words.counts[rows])
         exits = None
         if layer < self.last_layer:
             exits = self._together(layer, entropy, state, owners)
-        words = rows_of_samples(self._word_counts, rows)
-        remaining = self._settle(layer, words, exits, (proba, entropy), state)
+        remaining = self._settle(layer, self.recorded(rows), exits, (proba, entropy), state)
         return Decision(None if remaining is None else np.unique(owners[remaining]), state)
 
     def _together(
@@ -67,8 +70,10 @@ class SentenceRule(JointRule):
         n = int(owners[-1]) + 1
         if self._policy.joint_exit == "mean":
             agreed = self._agreed(layer, state)
-            together = None if agreed is None else _all_words(agreed.all(dim=1), of_word, n)
-            return either(together, self._sure(_means(entropy, of_word, n)))[of_word]
+            together = agreed
+            if agreed is not None:
+                together = _all_words(agreed.all(dim=1), of_word, n)[of_word]
+            return either(together, self._sure(_means(entropy, of_word, n)[of_word]))
         each = self._exits(layer, entropy, state)
         if self._policy.joint_exit == "all":
             return _all_words(each, of_word, n)[of_word]
@@ -82,21 +87,19 @@ class SentenceRecordingRule(RecordingRule):
     ----------
     first, last, out
         Those of `RecordingRule`, with `out` for words.
-    word_counts : ndarray of shape (n,), int64
-        Words of each sentence in the caller's order.
+    words : WordNumbers
+        Where in `out` the words of each sentence are.
     """
 
-    def __init__(
-        self, first: int, last: int, out: NDArray[np.float32], word_counts: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, first: int, last: int, out: NDArray[np.float32], words: WordNumbers) -> None:
         super().__init__(first, last, out)
-        self._word_counts = word_counts
+        self._words = words
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
         """Record the probabilities of a layer."""
-        return super().decide(layer, proba, rows_of_samples(self._word_counts, rows), state)
+        return super().decide(layer, proba, self._words.of(rows), state)
 
 
 def _all_words(is_true: Tensor, of_word: Tensor, n: int) -> Tensor:

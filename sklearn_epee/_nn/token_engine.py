@@ -2,109 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler, Step
-from .batching import EncodedSamples
 from .exit_rules import DynamicRule, ExitPolicy, ExitRule, Exits
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import JointRule
 from .layer_step import LayerStep
+from .layer_walk import LayerWalk, catch_up
 from .placed_token_network import PlacedTokenNetwork
 from .prediction_batches import batch_limit, batches_by_length
 from .row_first import RowCosts, RowFirst
+from .row_policies import RowPolicyRule
 from .sentence_rules import SentenceRecordingRule, SentenceRule
+from .token_exits import EncodedSentences, TokenExits
 from .token_network import TokenExitNetwork
 from .token_step import TokenStep
-
-
-class EncodedSentences(EncodedSamples, Protocol):
-    """Encoded sentences whose words are predicted; `EncodedWords` are.
-
-    A batch has ``"word_rows"``, ``"word_positions"`` and ``"piece_words"`` beside what the
-    backbone reads.
-
-    Attributes
-    ----------
-    word_counts : ndarray of shape (n,), int64
-        Words of each sentence, at least one.
-    """
-
-    word_counts: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TokenExits:
-    """Where words exited and with which prediction, in the caller's order.
-
-    Words lie sentence after sentence, W in all.
-
-    Attributes
-    ----------
-    proba : ndarray of shape (W, K), float32
-        With several layers of spans, K is the sum of their classes.
-    exit_layer : ndarray of shape (W,), int64
-    entropy : ndarray of shape (W, T), float32
-        Normalized entropy of the exit's own head, one column per layer of spans.
-    word_counts : ndarray of shape (n,), int64
-        Words of each sentence.
-    sample_exit_layer : ndarray of shape (n,), int64
-        Layer at which the last word of each sentence exited.
-    rows_computed : ndarray of shape (n,), int64
-        Positions of each sentence that its layers computed, special tokens included, summed over
-        the layers.
-    rows_total : ndarray of shape (n,), int64
-        The same at full depth: positions times M.
-    """
-
-    proba: NDArray[np.float32]
-    exit_layer: NDArray[np.int64]
-    entropy: NDArray[np.float32]
-    word_counts: NDArray[np.int64]
-    sample_exit_layer: NDArray[np.int64]
-    rows_computed: NDArray[np.int64]
-    rows_total: NDArray[np.int64]
-
-    @classmethod
-    def empty(
-        cls, samples: EncodedSentences, n_layers: int, n_columns: int, n_tasks: int
-    ) -> TokenExits:
-        """Return arrays for the predictions of some sentences, to be filled."""
-        n_words = int(samples.word_counts.sum())
-        return cls(
-            np.empty((n_words, n_columns), np.float32),
-            np.empty(n_words, np.int64),
-            np.empty((n_words, n_tasks), np.float32),
-            samples.word_counts,
-            np.empty(len(samples), np.int64),
-            np.zeros(len(samples), np.int64),
-            samples.lengths * n_layers,
-        )
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Return the predictions of consecutive sentences as one."""
-        if len(parts) == 1:
-            return parts[0]
-        names = [part.name for part in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
-
-    @property
-    def words(self) -> Exits:
-        """What is predicted of words, for an exit rule to fill."""
-        return Exits(self.proba, self.exit_layer, self.entropy)
-
-    @property
-    def speedup(self) -> float:
-        """The share of rows that were saved: 1 - sum(rows_computed) / sum(rows_total)."""
-        total = int(self.rows_total.sum())
-        return 1.0 - int(self.rows_computed.sum()) / total if total else 0.0
+from .word_numbers import WordNumbers, WordSlots
+from .word_records import WordRecords
 
 
 class TokenEngine:
@@ -176,11 +95,10 @@ class TokenEngine:
             rule = JointRule(policy, self.n_layers, out.words, self._class_counts)
             self.run_words(samples, rule, out, batch_size)
         else:
-            joint = SentenceRule(
-                policy, self.n_layers, out.words, self._class_counts, samples.word_counts
-            )
+            words = WordNumbers.in_order(samples.word_counts)
+            joint = SentenceRule(policy, self.n_layers, out.words, self._class_counts, words)
             self.run_sentences(samples, joint, batch_size)
-            out.sample_exit_layer[:] = out.exit_layer[_word_starts(samples)]
+            out.sample_exit_layer[:] = out.exit_layer[words.starts]
             out.rows_computed[:] = samples.lengths * out.sample_exit_layer
         return out
 
@@ -262,18 +180,57 @@ class TokenEngine:
         MemoryError
             If the memory does not suffice for a single sentence.
         """
-        starts = _word_starts(samples)
-        step = TokenStep(self._placed, rule, starts, out.rows_computed)
-        self._run(samples, step, batch_size)
+        words = WordNumbers.in_order(samples.word_counts)
+        self._run(samples, TokenStep(self._placed, rule, words, out.rows_computed), batch_size)
         if len(samples):
-            out.sample_exit_layer[:] = np.maximum.reduceat(out.exit_layer, starts)
+            out.sample_exit_layer[:] = np.maximum.reduceat(out.exit_layer, words.starts)
+
+    def walk(
+        self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
+    ) -> tuple[LayerWalk, WordRecords]:
+        """Return a walk through the layers that sentences can join at any time.
+
+        Parameters
+        ----------
+        widest : ExitPolicy
+            The policy under which words exit first, of those that sentences may have. Its
+            `token_exit` says whether they exit together or one by one.
+        capacity : int
+            Number of sentences that are under way at most.
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        walk : LayerWalk
+        records : WordRecords
+            Has the policies of the sentences, and the predictions of their words in the end.
+        """
+        words, n_tasks = WordSlots(capacity), len(self._class_counts)
+        out = Exits(
+            np.empty((0, self.n_columns), np.float32),
+            np.empty(0, np.int64),
+            np.empty((0, n_tasks), np.float32),
+        )
+        settings, rows_computed = (widest, self.n_layers, out, self._class_counts), None
+        step: Step
+        if widest.token_exit == "token":
+            rule = RowPolicyRule(JointRule(*settings), out)
+            rows_computed = np.zeros(capacity, np.int64)
+            step = TokenStep(self._placed, rule, words, rows_computed)
+        else:
+            rule = RowPolicyRule(SentenceRule(*settings, words), out)
+            step = LayerStep(self._placed, rule, self._row_first)
+        limit = batch_limit(batch_size, self._placed.device, self._dtype)
+        walk = LayerWalk(step, limit, partial(catch_up, most=self.n_layers))
+        return walk, WordRecords(rule, words, rows_computed)
 
     def _recorded(
         self, samples: EncodedSentences, first: int, last: int, batch_size: int | str
     ) -> NDArray[np.float32]:
         shape = int(samples.word_counts.sum()), last - first + 1, self.n_columns
         out = np.empty(shape, np.float32)
-        rule = SentenceRecordingRule(first, last, out, samples.word_counts)
+        words = WordNumbers.in_order(samples.word_counts)
+        rule = SentenceRecordingRule(first, last, out, words)
         self.run_sentences(samples, rule, batch_size)
         return out
 
@@ -281,8 +238,3 @@ class TokenEngine:
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         with torch.inference_mode():
             BatchScheduler(step, limit).run(samples, batches_by_length(samples.lengths, limit))
-
-
-def _word_starts(samples: EncodedSentences) -> NDArray[np.int64]:
-    """Return the number of the first word of each sentence."""
-    return np.cumsum(samples.word_counts) - samples.word_counts

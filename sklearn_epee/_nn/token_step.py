@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .active_batch import ActiveBatch
 from .batching import EncodedSamples
-from .exit_rules import Decision, DynamicRule
+from .exit_rules import Decision, ExitRule
 from .placed_token_network import PlacedTokenNetwork
 from .tasks import task_softmax
 from .word_layout import WordLayout
+from .word_numbers import WordNumbers
 
 
 class TokenStep:
@@ -27,10 +28,10 @@ class TokenStep:
     Parameters
     ----------
     placed : PlacedTokenNetwork
-    rule : DynamicRule
+    rule : ExitRule
         Its samples are words.
-    word_starts : ndarray of shape (n,), int64
-        Number of the first word of each sentence in the caller's order.
+    words : WordNumbers
+        Under which numbers the rule knows the words of each sentence.
     rows_computed : ndarray of shape (n,), int64
         Rows computed of each sentence are added here. Layers that are run as a whole compute all.
 
@@ -42,13 +43,13 @@ class TokenStep:
     def __init__(
         self,
         placed: PlacedTokenNetwork,
-        rule: DynamicRule,
-        word_starts: NDArray[np.int64],
+        rule: ExitRule,
+        words: WordNumbers,
         rows_computed: NDArray[np.int64],
     ) -> None:
         self._placed = placed
         self._rule = rule
-        self._word_starts = word_starts
+        self._words = words
         self._rows_computed = rows_computed
         self._apart = placed.network.adapter.rows_apart
 
@@ -91,7 +92,7 @@ class TokenStep:
     def _decide(self, active: ActiveBatch, logits: Tensor) -> Decision:
         """Return which of the open words stay open, and what is remembered of all of them."""
         layout = cast("WordLayout", active.layout)
-        words = self._word_starts[active.rows][layout.rows] + layout.numbers
+        words = self._words.starts[active.rows][layout.rows] + layout.numbers
         proba = task_softmax(logits, self._placed.network.class_counts)
         return self._rule.decide(active.layer + 1, proba, words, active.state)
 

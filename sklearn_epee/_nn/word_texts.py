@@ -21,6 +21,7 @@ Words = Sequence[str]
 
 # The form of samples that are lists of words.
 WORDS = "words"
+_PREDICTED_OUTSIDE = "They are predicted 'O'."
 
 
 class Pieces(NamedTuple):
@@ -74,8 +75,24 @@ class WordTokenizer(TextTokenizer):
         -------
         EncodedWords
         """
+        return self._encoded(texts, "They are left out of the loss.")
+
+    def encode_to_predict(self, texts: Sequence[Words]) -> EncodedWords:
+        """Return the token ids of a few texts, warning once of words that are not read.
+
+        Parameters
+        ----------
+        texts : sequence of sequences of str
+
+        Returns
+        -------
+        EncodedWords
+        """
+        return self._encoded(texts, _PREDICTED_OUTSIDE)
+
+    def _encoded(self, texts: Sequence[Words], outcome: str) -> EncodedWords:
         placed = self._placed(texts)
-        self._warn_of_unread(_unread(placed), "They are left out of the loss.")
+        self._warn_of_unread(_unread(placed), outcome)
         return EncodedWords(placed, self.tokenizer.pad_token_id or 0)
 
     def encode_for_training(self, texts: Sequence[Words]) -> EncodedWords:
@@ -99,7 +116,7 @@ class WordTokenizer(TextTokenizer):
             placed = self._placed(window)
             counts += _unread(placed)
             yield EncodedWords(placed, self.tokenizer.pad_token_id or 0)
-        self._warn_of_unread(counts, "They are predicted 'O'.")
+        self._warn_of_unread(counts, _PREDICTED_OUTSIDE)
 
     def _warn_of_unread(self, counts: NDArray[np.int64], outcome: str) -> None:
         """Warn of words that are truncated, and of those of which there are no pieces."""

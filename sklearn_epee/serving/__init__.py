@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._predictor import AsyncPredictor
-from ._requests import Prediction
+from ._requests import Prediction, SentencePrediction
 from ._statistics import Health, ServingStatistics
 
-__all__ = ["AsyncPredictor", "Health", "Prediction", "ServingStatistics"]
+__all__ = ["AsyncPredictor", "Health", "Prediction", "SentencePrediction", "ServingStatistics"]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from sklearn_epee._checks.messages import shown
 
-from ._requests import Limits, Prediction
+from ._requests import Limits, Prediction, SentencePrediction
 from ._served import ServedModel
 from ._statistics import Health, ServingStatistics
 from ._worker import Worker
@@ -33,8 +33,9 @@ class AsyncPredictor:
     ----------
     estimator : estimator
         A fitted :class:`~sklearn_epee.EPEEClassifier` or :class:`~sklearn_epee.EPEEImageClassifier`
-        (of one task, several tasks or several labels), or a pipeline, search object,
-        ``FrozenEstimator``, :class:`~sklearn_epee.FixedExitPolicyClassifier`,
+        (of one task, several tasks or several labels), an
+        :class:`~sklearn_epee.EPEETokenClassifier`, whose samples are sentences, or a pipeline,
+        search object, ``FrozenEstimator``, :class:`~sklearn_epee.FixedExitPolicyClassifier`,
         :class:`~sklearn_epee.TunedExitPolicyClassifierCV`,
         :class:`~sklearn_epee.ExitCalibratedClassifier` or
         :class:`~sklearn_epee.TunedLabelThresholdsClassifierCV` around one. It is served as it is
@@ -54,8 +55,8 @@ class AsyncPredictor:
     Raises
     ------
     TypeError
-        If the estimator is none that can be served, such as a classifier of words or of texts with
-        images, or a wrapper that may change predictions.
+        If the estimator is none that can be served, such as a classifier of texts with images, or
+        a wrapper that may change predictions.
     ValueError
         If a parameter is not as described.
     sklearn.exceptions.NotFittedError
@@ -109,8 +110,9 @@ class AsyncPredictor:
         self._limits = Limits.of(self._served.policy, tau_range, patience_range, model.n_layers)
         self._timeout = _checked_timeout(timeout)
         capacity = _checked_capacity(max_pending)
-        walk, rule = model.walk(*self._limits.widest, capacity)
-        self._worker = Worker(model, walk, rule, capacity)
+        walk = model.walk(*self._limits.widest, capacity)
+        make = SentencePrediction if model.of_words else Prediction
+        self._worker = Worker(walk, make, capacity)
         self._thread = threading.Thread(
             target=self._worker.run, name="sklearn_epee.serving", daemon=True
         )
@@ -144,7 +146,11 @@ class AsyncPredictor:
         >>> server.close()
         """
         self._worker.open()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # there is no room for another thread
+            self._worker.abandon()
+            raise
         return self
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
@@ -234,14 +240,15 @@ class AsyncPredictor:
         tau: float | None = None,
         patience: int | None = None,
         timeout: float | None = None,
-    ) -> Future[Prediction]:
+    ) -> Future[Any]:
         """Ask for the prediction of one sample.
 
         Parameters
         ----------
-        sample : str, pair of str, array, PIL image or path
+        sample : str, pair of str, list of str, array, PIL image or path
             One element of the `X` that the estimator's `predict` takes: a text or a pair of texts,
-            an image, or what the first step of a pipeline reads. The steps of a pipeline before
+            a sentence as a text or as a list of words, an image, or what the first step of a
+            pipeline reads. The steps of a pipeline before
             the classifier run in the calling thread.
         tau : float or None, default=None
             Entropy threshold, within `tau_range`. None: that of the estimator.
@@ -252,7 +259,7 @@ class AsyncPredictor:
 
         Returns
         -------
-        concurrent.futures.Future of Prediction
+        concurrent.futures.Future of Prediction, or of SentencePrediction where words are predicted
             ``cancel()`` takes the request out of the walk, before the next layer. Its result may be
             a :class:`~sklearn_epee.exceptions.DeadlineExceededError`,
             :class:`~sklearn_epee.exceptions.ServerClosedError` or
@@ -294,14 +301,14 @@ class AsyncPredictor:
         tau: float | None = None,
         patience: int | None = None,
         timeout: float | None = None,
-    ) -> Prediction:
+    ) -> Any:
         """Return the prediction of one sample.
 
         A task that is cancelled while it waits takes its request out of the walk.
 
         Parameters
         ----------
-        sample : str, pair of str, array, PIL image or path
+        sample : str, pair of str, list of str, array, PIL image or path
             As `submit` takes it.
         tau : float or None, default=None
         patience : int or None, default=None
@@ -310,7 +317,7 @@ class AsyncPredictor:
 
         Returns
         -------
-        Prediction
+        Prediction, or SentencePrediction where words are predicted
 
         Raises
         ------

@@ -45,6 +45,79 @@ class Prediction:
     entropy: float | NDArray[np.float32]
     latency: float
 
+    @property
+    def last_exit_layer(self) -> int:
+        """The `exit_layer`, as of a `SentencePrediction`."""
+        return self.exit_layer
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean of the normalized entropies of several tasks or labels."""
+        return float(np.mean(self.entropy))
+
+
+@dataclass(frozen=True, eq=False)
+class SentencePrediction:
+    """What is predicted of the words of one sentence.
+
+    Attributes
+    ----------
+    spans : list of (int, int, str), or dict of str to such lists
+        As `predict` returns them: in characters of a text, in words of a list of words. With
+        several layers of spans, a dict by their names.
+    tags : list of str, or dict of str to such lists
+        One a word, as `predict_tags` returns them.
+    proba : ndarray of shape (n_words, n_tags), float32, or dict of str to such arrays
+    exit_layer : int, or ndarray of shape (n_words,), int64
+        Layer at which the sentence exited, counted from 1; with ``token_exit="token"`` that of each
+        word.
+    entropy : ndarray of shape (n_words,) or (n_words, n_layers_of_spans), float32
+        Normalized entropy of the exit's own head, in [0, 1].
+    rows_computed, rows_total : int
+        Positions that the layers computed, summed over layers, and those of full depth.
+    latency : float
+        Seconds from the request to its prediction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_epee.serving import SentencePrediction
+    >>> found = SentencePrediction(
+    ...     spans=[(1, 2, "Effect")],
+    ...     tags=["O", "B-Effect"],
+    ...     proba=np.array([[0.1, 0.9], [0.8, 0.2]]),
+    ...     exit_layer=np.array([1, 3]),
+    ...     entropy=np.array([0.5, 0.7]),
+    ...     rows_computed=8,
+    ...     rows_total=24,
+    ...     latency=0.01,
+    ... )
+    >>> found.last_exit_layer, found.mean_entropy
+    (3, 0.6)
+    """
+
+    spans: list[tuple[int, int, str]] | dict[str, list[tuple[int, int, str]]]
+    tags: list[str] | dict[str, list[str]]
+    proba: NDArray[np.float32] | dict[str, NDArray[np.float32]]
+    exit_layer: int | NDArray[np.int64]
+    entropy: NDArray[np.float32]
+    rows_computed: int
+    rows_total: int
+    latency: float
+
+    @property
+    def last_exit_layer(self) -> int:
+        """Layer at which the last word exited; 1 for a sentence without words."""
+        return int(np.max(self.exit_layer, initial=1))
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean normalized entropy of the words; 0 for a sentence without words."""
+        return float(np.mean(self.entropy)) if self.entropy.size else 0.0
+
+
+Found = Prediction | SentencePrediction
+
 
 @dataclass(eq=False)
 class Request:
@@ -64,7 +137,7 @@ class Request:
         Its number among those that are held.
     entered : bool
         Whether it is on its way through the layers.
-    future : Future of Prediction
+    future : Future of Prediction or SentencePrediction
     """
 
     sample: Any
@@ -73,7 +146,7 @@ class Request:
     submitted: float
     deadline: float | None
     slot: int
-    future: Future[Prediction]
+    future: Future[Any]
     entered: bool = False
 
     def is_late(self, now: float) -> bool:

@@ -71,6 +71,7 @@ def _check_changes_nothing(link: Any) -> None:
     if step is None or not (step.is_transparent or isinstance(link, _POLICIES)):
         raise TypeError(
             f"estimator holds a {type(link).__name__}, which may predict otherwise than the "
-            "classifier with early exits inside, and is not served; expected an EPEEClassifier or "
-            "EPEEImageClassifier, or a pipeline, search object or exit policy around one."
+            "classifier with early exits inside, and is not served; expected an EPEEClassifier, "
+            "EPEEImageClassifier or EPEETokenClassifier, or a pipeline, search object or exit "
+            "policy around one."
         )

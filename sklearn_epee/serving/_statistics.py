@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ._requests import Found
+
 # Latencies that quantiles are taken of: those of the last predictions.
 N_LATENCIES = 4096
 N_ENTROPY_BINS = 20
@@ -72,10 +74,10 @@ class ServingStatistics:
     n_samples_run : int
         Samples in these batches, all together.
     exit_layers : ndarray of shape (n_layers,), int64
-        Predictions from each layer.
+        Predictions from each layer; of sentences, the layer at which the last word exited.
     entropies : ndarray of shape (20,), int64
-        Predictions whose normalized entropy, the mean one of several tasks or labels, is in each
-        of 20 even bins of [0, 1].
+        Predictions whose normalized entropy, the mean one of several tasks or labels, or of the
+        words of a sentence, is in each of 20 even bins of [0, 1].
     latency_quantiles : dict of float to float
         Of the last 4,096 predictions in seconds, at 0.5, 0.95 and 0.99; NaN before the first one.
 
@@ -134,16 +136,16 @@ class Counters:
             for name, number in numbers.items():
                 self.counts[name] += number
 
-    def add_predictions(
-        self, layers: Sequence[int], entropies: Sequence[float], latencies: Sequence[float]
-    ) -> None:
+    def add_predictions(self, predictions: Sequence[Found]) -> None:
         """Count predictions."""
-        bins = np.minimum(np.asarray(entropies) * N_ENTROPY_BINS, N_ENTROPY_BINS - 1)
+        layers = np.array([found.last_exit_layer for found in predictions], np.intp)
+        entropies = np.array([found.mean_entropy for found in predictions], np.float64)
+        bins = np.minimum(entropies * N_ENTROPY_BINS, N_ENTROPY_BINS - 1)
         with self._lock:
             self.counts["answered"] += len(layers)
-            np.add.at(self._exit_layers, np.asarray(layers, np.intp) - 1, 1)
+            np.add.at(self._exit_layers, layers - 1, 1)
             np.add.at(self._entropies, bins.astype(np.intp), 1)
-            self._latencies.extend(latencies)
+            self._latencies.extend(found.latency for found in predictions)
 
     def snapshot(self, n_entered: int, n_runs: int, n_samples_run: int) -> ServingStatistics:
         """Return what was counted so far.

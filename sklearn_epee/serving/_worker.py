@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._nn.layer_walk import SampleTooLargeError
 from sklearn_epee.exceptions import (
     DeadlineExceededError,
     QueueFullError,
@@ -19,40 +21,42 @@ from sklearn_epee.exceptions import (
     WorkerFailedError,
 )
 
-from ._requests import Prediction, Request
+from ._requests import Found, Request
 from ._statistics import Counters, Health, ServingStatistics
 
 # Samples that are encoded together.
 _CHUNK = 32
 
-
-class Model(Protocol):
-    """What encodes samples and makes predictions of what a walk recorded; `OnlineModel` does."""
-
-    n_layers: int
-
-    def encode(self, samples: list[Any]) -> Any:
-        """Return validated samples as the walk takes them."""
-        ...
-
-    def predictions(self, rule: Any, slots: NDArray[np.intp]) -> Any:
-        """Return labels, proba, exit_layer and entropy of samples that exited."""
-        ...
+_LOGGER = logging.getLogger(__name__)
 
 
 class Walk(Protocol):
-    """What runs samples layer by layer; `LayerWalk` does."""
+    """What runs samples layer by layer; `OnlineWalk` does."""
 
-    n_runs: int
-    n_samples_run: int
+    n_layers: int
+
+    @property
+    def n_runs(self) -> int:
+        """Layers run so far."""
+        ...
+
+    @property
+    def n_samples_run(self) -> int:
+        """Samples in these runs."""
+        ...
 
     @property
     def takes_more(self) -> bool:
         """Whether more samples should enter before the next layer is run."""
         ...
 
-    def enter(self, samples: Any, slots: NDArray[np.intp]) -> None:
-        """Take samples in, all or none."""
+    def enter(
+        self,
+        samples: Sequence[Any],
+        slots: NDArray[np.intp],
+        policies: Sequence[tuple[float, int]],
+    ) -> NDArray[np.intp]:
+        """Take samples in, all or none; return the slots of those of which nothing is to be run."""
         ...
 
     def advance(self) -> NDArray[np.intp]:
@@ -61,6 +65,10 @@ class Walk(Protocol):
 
     def drop(self, slots: NDArray[np.intp]) -> None:
         """Take samples out."""
+        ...
+
+    def predictions(self, samples: Sequence[Any], slots: NDArray[np.intp]) -> list[dict[str, Any]]:
+        """Return what is predicted of samples that exited, once."""
         ...
 
 
@@ -74,10 +82,9 @@ class Worker:
 
     Parameters
     ----------
-    model : Model
     walk : Walk
-    rule : RowPolicyRule
-        That of the walk.
+    make : callable
+        Makes the result of a request, from what the walk predicts and ``latency``.
     capacity : int
         Requests that are held at most.
     clock : callable, default=time.monotonic
@@ -86,17 +93,15 @@ class Worker:
 
     def __init__(
         self,
-        model: Model,
         walk: Walk,
-        rule: Any,
+        make: Callable[..., Found],
         capacity: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._model = model
         self._walk = walk
-        self._rule = rule
+        self._make = make
         self._clock = clock
-        self._counters = Counters(model.n_layers)
+        self._counters = Counters(walk.n_layers)
         self._capacity = capacity
         # What follows is guarded by this lock, of which the worker is told when something changed.
         self._changed = threading.Condition()
@@ -111,14 +116,14 @@ class Worker:
 
     def submit(
         self, sample: Any, policy: tuple[float, int], timeout: float | None
-    ) -> Future[Prediction]:
+    ) -> Future[Found]:
         """Take a validated sample in and return where its prediction is going to be.
 
         Raises
         ------
         ServerClosedError, WorkerFailedError, QueueFullError
         """
-        future: Future[Prediction] = Future()
+        future: Future[Found] = Future()
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         with self._changed:
@@ -183,6 +188,11 @@ class Worker:
             self._status = "draining" if drain and is_running else "closed"
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Close, where there is no thread that could: all requests that are held fail."""
+        self.stop(drain=False)
+        self._end()
+
     # ------------------------------------------------------------------- called by one thread only
 
     def run(self) -> None:
@@ -208,9 +218,20 @@ class Worker:
         self._drop_cancelled()
         self._drop_late()
         self._admit()
-        done = self._walk.advance()
-        if len(done):
+        try:
+            done = self._walk.advance()
+        except SampleTooLargeError as error:
+            self._fail(error)
+        else:
             self._set_results(done)
+
+    def _fail(self, error: SampleTooLargeError) -> None:
+        """Let the request fail whose sample does not fit into the memory by itself."""
+        with self._changed:
+            requests = [self._held[slot] for slot in error.slots.tolist()]
+        self._drop(requests)
+        for request in requests:
+            self._refuse(request, error, "failed")
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -230,24 +251,24 @@ class Worker:
             self._refuse(request, _too_late(request), "expired")
 
     def _admit(self) -> None:
-        while self._walk.takes_more:
+        # Those that come meanwhile are for the next turn: some of them may have nothing to be run.
+        left = len(self._queue)
+        while left and self._walk.takes_more:
             with self._changed:
-                n = min(_CHUNK, len(self._queue))
+                n = min(_CHUNK, left)
                 requests = [self._queue.popleft() for _ in range(n)]
                 for request in requests:
                     request.entered = True
-            if not requests:
-                return
+            left -= n
             self._enter(requests)
 
     def _enter(self, requests: list[Request]) -> None:
         """Let requests enter the walk; one that cannot be read fails by itself."""
         slots = np.array([request.slot for request in requests], np.intp)
+        samples = [request.sample for request in requests]
+        policies = [(request.tau, request.patience) for request in requests]
         try:
-            samples = self._model.encode([request.sample for request in requests])
-            for request in requests:
-                self._rule.set_policy(request.slot, request.tau, request.patience)
-            self._walk.enter(samples, slots)
+            done = self._walk.enter(samples, slots, policies)
         except Exception as error:  # noqa: BLE001 - the request of the sample fails with it
             if len(requests) > 1:
                 for request in requests:
@@ -255,30 +276,32 @@ class Worker:
                 return
             self._release(requests)
             self._refuse(requests[0], error, "failed")
+        else:
+            self._set_results(done)
 
     def _set_results(self, done: NDArray[np.intp]) -> None:
         """Set the results of the samples that exited."""
+        if not len(done):
+            return
         with self._changed:
             requests = [self._held[slot] for slot in done.tolist()]
-        found = self._model.predictions(self._rule, done)
-        self._release(requests)
+        found = self._walk.predictions([request.sample for request in requests], done)
         now = self._clock()
+        # All that can fail is done while the requests are still held.
+        results = [
+            (request, self._make(**part, latency=now - request.submitted))
+            for request, part in zip(requests, found, strict=True)
+        ]
+        self._release(requests)
         finished = []
-        for i, request in enumerate(requests):
+        for request, result in results:
             if request.is_late(now):
                 self._refuse(request, _too_late(request), "expired")
             elif request.future.set_running_or_notify_cancel():
-                finished.append((request, _prediction(found, i, now - request.submitted)))
-        self._count([prediction for _, prediction in finished])
-        for request, prediction in finished:
-            request.future.set_result(prediction)
-
-    def _count(self, predictions: Sequence[Prediction]) -> None:
-        self._counters.add_predictions(
-            [prediction.exit_layer for prediction in predictions],
-            [float(np.mean(prediction.entropy)) for prediction in predictions],
-            [prediction.latency for prediction in predictions],
-        )
+                finished.append((request, result))
+        self._counters.add_predictions([result for _, result in finished])
+        for request, result in finished:
+            _settle(request.future.set_result, result)
 
     def _end(self) -> None:
         """Fail all requests that are still held."""
@@ -320,23 +343,19 @@ class Worker:
         """Answer a request with an error, unless it was cancelled."""
         if request.future.set_running_or_notify_cancel():
             self._counters.add(**{why: 1})
-            request.future.set_exception(error)
+            _settle(request.future.set_exception, error)
 
     def _failure(self) -> WorkerFailedError:
         reason = "unknown" if self._reason is None else _description(self._reason)
         return WorkerFailedError(f"The predictor's thread failed and answers no more: {reason}")
 
 
-def _prediction(found: Any, i: int, latency: float) -> Prediction:
-    labels, proba, exit_layer, entropy = found
-    own = entropy[i]
-    return Prediction(
-        labels[i],
-        [part[i] for part in proba] if isinstance(proba, list) else proba[i],
-        int(exit_layer[i]),
-        own if np.ndim(own) else float(own),
-        latency,
-    )
+def _settle(settle: Callable[[Any], None], outcome: Any) -> None:
+    """Set the outcome of a future, whatever its callbacks do: others wait for theirs."""
+    try:
+        settle(outcome)
+    except BaseException:  # a future itself lets a callback raise what is no Exception
+        _LOGGER.exception("A callback of a request failed.")
 
 
 def _too_late(request: Request) -> DeadlineExceededError:

@@ -18,6 +18,11 @@ def policy(tau, patience, ensemble=None, joint_exit="all", thresholds=None):
     return ExitPolicy(tau, patience, ensemble, weights, joint_exit, label_thresholds=thresholds)
 
 
+def row_rule(widest, counts, capacity):
+    out = Exits.empty(capacity, sum(counts), len(counts))
+    return RowPolicyRule(dynamic_rule(widest, N_LAYERS, out, counts), out)
+
+
 def layers_of(counts, seed=0):
     """Random probabilities of every layer, (n, sum of K), that often agree with the layer below."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +63,7 @@ def test_each_sample_exits_as_under_its_own_policy(counts, options):
     taus = rng.choice([0.0, 0.3, 0.6, 0.9], N)
     patiences = rng.integers(1, N_LAYERS + 1, N)
     layers = list(layers_of(counts))
-    rule = RowPolicyRule(policy(0.9, 1, **options), N_LAYERS, sum(counts), counts, 2 * N)
+    rule = row_rule(policy(0.9, 1, **options), counts, 2 * N)
     for slot, tau, patience in zip(slots, taus, patiences, strict=True):
         rule.set_policy(slot, tau, patience)
     run(rule, layers, slots)
@@ -75,8 +80,8 @@ def test_each_sample_exits_as_under_its_own_policy(counts, options):
 
 
 def test_heads_are_read_where_the_widest_policy_needs_them():
-    full_depth = RowPolicyRule(policy(0.0, N_LAYERS), N_LAYERS, 3, (3,), 4)
+    full_depth = row_rule(policy(0.0, N_LAYERS), (3,), 4)
     assert [full_depth.reads(layer) for layer in (1, N_LAYERS)] == [False, True]
-    early = RowPolicyRule(policy(0.0, 2), N_LAYERS, 3, (3,), 4)
+    early = row_rule(policy(0.0, 2), (3,), 4)
     assert early.reads(1)
     assert [early.may_exit(layer) for layer in (1, 2)] == [False, True]

@@ -33,14 +33,13 @@ from sklearn_epee.exceptions import (
 )
 from sklearn_epee.serving import AsyncPredictor
 from tests.classifiers import tiny_multimodal_classifier
-from tests.serving.conftest import spread_exits
+from tests.serving.conftest import WAIT, Gate, ask_all, spread_exits
 from tests.serving.conftest import text_classifier as new_classifier
 
 # Tiny classifiers read a part of these texts.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CLOSE = 1e-5
-WAIT = 60
 
 
 def lowered(X):
@@ -62,30 +61,6 @@ def assert_equal(found, expected, rows=slice(None)):
                 np.testing.assert_allclose(np.stack(column), task[rows], atol=CLOSE, rtol=0)
         else:
             np.testing.assert_allclose(np.stack(parts), whole[rows], atol=CLOSE, rtol=0)
-
-
-def ask_all(server, samples, **policy):
-    futures = [server.submit(sample, **policy) for sample in samples]
-    return [future.result(WAIT) for future in futures]
-
-
-class Gate:
-    """Holds the worker before a layer until it is told to go on."""
-
-    def __init__(self, monkeypatch, server):
-        self.walk = server._worker._walk
-        self.inside, self.open = threading.Event(), threading.Event()
-        advance = self.walk.advance
-
-        def held():
-            self.inside.set()
-            assert self.open.wait(WAIT)
-            return advance()
-
-        monkeypatch.setattr(self.walk, "advance", held)
-
-    def wait(self):
-        assert self.inside.wait(WAIT)
 
 
 # ------------------------------------------------------------------------------ equal predictions
@@ -231,7 +206,7 @@ def test_estimators_that_cannot_be_served_are_refused(spread, texts, labels):
     for estimator, message in [
         (LogisticRegression(), "got LogisticRegression"),
         (calibrated, "holds a CalibratedClassifierCV"),
-        (tiny_multimodal_classifier(), "got EPEEMultimodalClassifier"),
+        (tiny_multimodal_classifier(), "texts with images .* got EPEEMultimodalClassifier"),
         ("clf", "got str"),
     ]:
         with pytest.raises(TypeError, match=message):
@@ -426,3 +401,43 @@ def test_a_predictor_that_is_forgotten_ends_its_thread(spread, texts):
     assert gone() is None
     thread.join(WAIT)
     assert not thread.is_alive()
+
+
+def test_without_room_for_a_thread_nobody_waits(monkeypatch, spread, texts):
+    server = AsyncPredictor(spread)
+
+    def start():
+        futures.append(server.submit(texts[0]))  # as another thread may
+        raise RuntimeError("can't start new thread")
+
+    futures = []
+    monkeypatch.setattr(server._thread, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        server.start()
+    assert isinstance(futures[0].exception(0), ServerClosedError)
+    assert server.health().status == "closed"
+    server.close()
+
+
+def test_a_sample_without_room_by_itself_fails_by_itself(monkeypatch, spread, texts):
+    long = " ".join(texts[:4])
+    expected = spread.predict_with_exits(texts[:4])
+    server = AsyncPredictor(spread)
+    step = server._worker._walk._walk._step
+    encoded = spread._fitted().trained.preprocessor.encode(texts[:4])
+    advance, most = step.advance, encoded.lengths.max()
+
+    def with_little_memory(active):
+        if active.layer and active.layout.mask.sum() > most:
+            raise MemoryError
+        return advance(active)
+
+    monkeypatch.setattr(step, "advance", with_little_memory)
+    with server:
+        futures = [server.submit(text) for text in (*texts[:4], long)]
+        with pytest.raises(MemoryError, match="a single sample"):
+            futures[-1].result(WAIT)
+        assert_equal([future.result(WAIT) for future in futures[:-1]], expected)
+        assert_equal(ask_all(server, texts[:1]), expected, [0])
+        assert server.health().is_ready
+        assert server.statistics().n_failed == 1

@@ -8,47 +8,26 @@ from concurrent.futures import CancelledError, wait
 import numpy as np
 import pytest
 
+from sklearn_epee._nn.layer_walk import SampleTooLargeError
 from sklearn_epee.exceptions import (
     DeadlineExceededError,
     QueueFullError,
     ServerClosedError,
     WorkerFailedError,
 )
+from sklearn_epee.serving import Prediction
 from sklearn_epee.serving._worker import Worker
 
 N_LAYERS = 4
 
 
-class Model:
-    """Predicts a sample, its own exit layer, from the slot that it had."""
+class Walk:
+    """Runs all samples, each its own exit layer, one layer further at a time; nothing of 0."""
 
     n_layers = N_LAYERS
 
-    def encode(self, samples):
-        if "unreadable" in samples:
-            raise ValueError("unreadable")
-        return samples
-
-    def predictions(self, rule, slots):
-        layers = np.array([rule.samples[slot] for slot in slots])
-        return layers * 10, np.eye(N_LAYERS)[layers - 1], layers, layers / 10
-
-
-class Rule:
-    """Notes who has which slot and policy."""
-
     def __init__(self):
         self.samples, self.policies = {}, {}
-
-    def set_policy(self, slot, tau, patience):
-        self.policies[slot] = (tau, patience)
-
-
-class Walk:
-    """Runs all samples one layer further at a time."""
-
-    def __init__(self, rule):
-        self.rule = rule
         self.passed, self.room = {}, 10**6
         self.n_runs = self.n_samples_run = 0
         self.before_run = lambda: None
@@ -57,24 +36,43 @@ class Walk:
     def takes_more(self):
         return len(self.passed) < self.room
 
-    def enter(self, samples, slots):
+    def enter(self, samples, slots, policies):
         assert not set(slots.tolist()) & self.passed.keys()
-        self.rule.samples.update(zip(slots.tolist(), samples, strict=True))
-        self.passed.update(dict.fromkeys(slots.tolist(), 0))
+        if "unreadable" in samples:
+            raise ValueError("unreadable")
+        self.samples.update(zip(slots.tolist(), samples, strict=True))
+        self.policies.update(zip(slots.tolist(), policies, strict=True))
+        done = [slot for slot, sample in zip(slots.tolist(), samples, strict=True) if not sample]
+        self.passed.update(dict.fromkeys(set(slots.tolist()) - set(done), 0))
+        return np.array(done, np.intp)
 
     def advance(self):
         self.before_run()
         self.n_runs += 1
         self.n_samples_run += len(self.passed)
         self.passed = {slot: layer + 1 for slot, layer in self.passed.items()}
-        done = [slot for slot, layer in self.passed.items() if layer == self.rule.samples[slot]]
+        done = [slot for slot, layer in self.passed.items() if layer == self.samples[slot]]
         for slot in done:
             del self.passed[slot]
         return np.array(done, np.intp)
 
     def drop(self, slots):
         for slot in slots.tolist():
-            del self.passed[slot]
+            self.passed.pop(slot)
+
+    def predictions(self, samples, slots):
+        """Predict samples from the slots that they had."""
+        layers = [max(1, self.samples[slot]) for slot in slots.tolist()]
+        assert [self.samples[slot] for slot in slots.tolist()] == samples
+        return [
+            {
+                "label": 10 * layer,
+                "proba": np.eye(N_LAYERS)[layer - 1],
+                "exit_layer": layer,
+                "entropy": layer / 10,
+            }
+            for layer in layers
+        ]
 
 
 class Bench:
@@ -82,9 +80,8 @@ class Bench:
 
     def __init__(self, capacity=8):
         self.now = 0.0
-        self.rule = Rule()
-        self.walk = Walk(self.rule)
-        self.worker = Worker(Model(), self.walk, self.rule, capacity, lambda: self.now)
+        self.walk = Walk()
+        self.worker = Worker(self.walk, Prediction, capacity, lambda: self.now)
         self.worker.open()
 
     def submit(self, sample, timeout=None, policy=(0.1, 2)):
@@ -130,7 +127,7 @@ def test_requests_join_and_are_answered_as_they_exit(bench):
 def test_policies_belong_to_slots(bench):
     futures = [bench.submit(2, policy=(0.1 * i, i)) for i in (1, 2, 3)]
     bench.turn()
-    assert sorted(bench.rule.policies.values()) == [(0.1 * i, i) for i in (1, 2, 3)]
+    assert sorted(bench.walk.policies.values()) == [(0.1 * i, i) for i in (1, 2, 3)]
     bench.turn()
     assert all(future.done() for future in futures)
 
@@ -284,7 +281,7 @@ def test_a_worker_that_is_not_drained_tells_those_who_wait(bench):
 
 
 def test_requests_before_the_start_and_a_second_start_are_refused():
-    worker = Worker(Model(), Walk(Rule()), Rule(), 2)
+    worker = Worker(Walk(), Prediction, 2)
     with pytest.raises(ServerClosedError, match="not started"):
         worker.submit(1, (0.1, 2), None)
     worker.open()
@@ -319,6 +316,68 @@ def test_callbacks_that_fail_harm_nobody_else(bench):
     assert second.result(0).label == 10
 
 
+def test_a_callback_that_would_end_the_thread_does_not(bench):
+    def leave(_):
+        raise SystemExit
+
+    first, second = bench.submit(1), bench.submit(1)
+    first.add_done_callback(leave)
+    bench.turn()
+    assert (first.result(0).label, second.result(0).label) == (10, 10)
+    assert bench.worker.health().is_ready
+
+
+def test_samples_of_which_nothing_is_run_are_answered_at_once(bench):
+    slow, nothing = bench.submit(2), bench.submit(0)
+    bench.turn()
+    assert nothing.result(0).exit_layer == 1
+    assert not slow.done()
+    bench.turn()
+    assert slow.result(0).label == 20
+    assert bench.worker.statistics().exit_layers.tolist() == [1, 1, 0, 0]
+
+
+def test_a_flood_of_samples_of_which_nothing_is_run_holds_nobody_up(bench):
+    slow = bench.submit(2)
+    asked = [bench.submit(0)]
+
+    def ask_again(_):
+        asked.append(bench.submit(0))
+        asked[-1].add_done_callback(ask_again)
+
+    asked[0].add_done_callback(ask_again)
+    bench.turn(2)
+    assert slow.result(0).label == 20
+    assert len(asked) == 3
+
+
+def test_a_sample_without_room_by_itself_fails_by_itself(bench):
+    futures = [bench.submit(2) for _ in range(3)]
+    bench.turn()
+    slot = max(bench.walk.passed)
+
+    def fail():
+        raise SampleTooLargeError("a single sample", np.array([slot]))
+
+    bench.walk.before_run = fail
+    bench.turn()
+    bench.walk.before_run = lambda: None
+    bench.turn()
+    outcomes = sorted(type(future.exception(0)).__name__ for future in futures)
+    assert outcomes == ["NoneType", "NoneType", "SampleTooLargeError"]
+    assert bench.worker.statistics().n_failed == 1
+    assert bench.worker.health().is_ready
+
+
+def test_what_cannot_be_made_a_prediction_is_not_lost(bench, monkeypatch):
+    futures = [bench.submit(1) for _ in range(3)]
+    monkeypatch.setattr(bench.worker, "_make", lambda **_: 1 / 0)
+    bench.worker.run()
+    for future in futures:
+        with pytest.raises(WorkerFailedError, match="ZeroDivisionError"):
+            future.result(0)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_lost_answered_twice_or_wrong_in_random_traffic(seed):
     """Requests, cancellations, deadlines and lack of room in any order."""
@@ -328,7 +387,7 @@ def test_nothing_is_lost_answered_twice_or_wrong_in_random_traffic(seed):
     for _ in range(200):
         action = rng.random()
         if action < 0.5:
-            sample = int(rng.integers(1, N_LAYERS + 1))
+            sample = int(rng.integers(0, N_LAYERS + 1))
             timeout = float(rng.integers(1, 6)) if rng.random() < 0.5 else None
             try:
                 future = bench.submit(sample, timeout)
@@ -355,7 +414,7 @@ def test_nothing_is_lost_answered_twice_or_wrong_in_random_traffic(seed):
             assert isinstance(future.exception(0), DeadlineExceededError)
             outcomes["expired"] += 1
         else:
-            assert future.result(0).label == 10 * sample
+            assert future.result(0).label == 10 * max(1, sample)
             outcomes["answered"] += 1
     statistics = bench.worker.statistics()
     assert outcomes["answered"] == statistics.n_answered
