@@ -8,8 +8,11 @@ import json
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
+
+from tests.serving.conftest import word_classifier
 
 FOLDER = Path(__file__).parents[2] / "examples" / "service"
 
@@ -22,19 +25,92 @@ def load(name):
     return module
 
 
-@pytest.fixture
-def client(spread):
+def running(estimator):
     pytest.importorskip("fastapi")
     pytest.importorskip("prometheus_client")
     pytest.importorskip("httpx")
     from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
 
     app = load("app").make_app(
-        spread, max_pending=8, timeout=60, tau_range=(0, 1), patience_range=(1, 3)
+        estimator, max_pending=8, timeout=60, tau_range=(0, 1), patience_range=(1, 3)
     )
     with TestClient(app) as client:
         yield client
     assert client.get("/ready").status_code == 503
+
+
+@pytest.fixture
+def client(spread):
+    yield from running(spread)
+
+
+@pytest.fixture
+def client_of_words(spread_words):
+    yield from running(spread_words.set_params(token_exit="token"))
+
+
+@pytest.mark.filterwarnings("ignore")  # some words are not read
+def test_words_as_the_estimator_predicts_them(client_of_words, spread_words, sentences):
+    is_same = load("load").is_same
+    for asked in [{"words": words} for words in sentences[-6:]] + [{"text": "zinc, no rash"}]:
+        found = client_of_words.post("/predict", json=asked).json()
+        expected = spread_words.predict_with_exits(list(asked.values()))
+        assert [tuple(span) for span in found["spans"]] == expected.spans[0]
+        assert found["tags"] == expected.tags[0]
+        assert is_same(found["proba"], expected.proba[0].tolist())
+        assert is_same(found["entropy"], expected.entropy[0].tolist())
+        assert found["exit_layer"] == expected.exit_layer[0].tolist()
+        assert found["rows_computed"] == expected.rows_computed[0]
+    lines = client_of_words.get("/metrics").text.splitlines()
+    assert "epee_exit_layer_count 7.0" in lines
+    assert "epee_entropy_count 7.0" in lines
+
+
+def test_layers_of_spans_come_by_name(tagged):
+    layers = [{"drugs": tags, "all": tags} for tags in tagged[1]]
+    classifier = word_classifier(patience=1).fit(tagged[0], layers)
+    for client in running(classifier):
+        found = client.post("/predict", json={"words": tagged[0][0]}).json()
+    assert found["tags"] == classifier.predict_tags(tagged[0][:1])[0]
+    assert found["spans"].keys() == found["proba"].keys() == {"drugs", "all"}
+    assert found["exit_layer"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"words": "zinc"},
+        {"words": ["zinc", 3]},
+        {"words": ["zinc"], "text": "zinc"},
+        {"words": ["a" * 60_000] * 2},
+        {"words": ["zinc"], "patience": 9},
+    ],
+)
+def test_words_that_are_not_valid_are_refused(client_of_words, asked):
+    assert client_of_words.post("/predict", json=asked).status_code == 422
+
+
+def test_words_asked_of_a_classifier_of_texts_are_refused(client):
+    response = client.post("/predict", json={"words": ["no", "zinc"]})
+    assert response.status_code == 422
+
+
+def test_models_from_folders_and_files(spread_words, spread, sentences, texts, tmp_path):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    load_estimator = load("app").load_estimator
+    spread_words.save_pretrained(tmp_path / "words")
+    joblib.dump(spread, tmp_path / "model.joblib")
+    loaded = load_estimator(str(tmp_path / "words"))
+    assert type(loaded) is type(spread_words)
+    assert loaded.predict(sentences[:5]) == spread_words.predict(sentences[:5])
+    loaded = load_estimator(str(tmp_path / "model.joblib"))
+    assert loaded.predict(texts[:5]).tolist() == spread.predict(texts[:5]).tolist()
+    document = tmp_path / "words" / "sklearn_epee.json"
+    document.write_text(json.dumps({"model": {"class": "os"}}))
+    with pytest.raises(ValueError, match="no class of sklearn_epee"):
+        load_estimator(str(tmp_path / "words"))
 
 
 def test_predictions_and_policies(client, spread, texts):
@@ -135,5 +211,11 @@ def test_answers_are_compared():
     is_same = load("load").is_same
     answer = {"label": "a", "proba": [0.9, 0.1], "exit_layer": 2}
     assert is_same(answer, answer | {"proba": [0.900001, 0.099999]})
-    for other in ({"label": "b"}, {"proba": [0.8, 0.2]}, {"exit_layer": 3}):
+    assert is_same(answer | {"latency": 1.0}, answer | {"latency": 2.0})
+    for other in ({"label": "b"}, {"proba": [0.8, 0.2]}, {"exit_layer": 3}, {"more": 1}):
         assert not is_same(answer, answer | other)
+        assert not is_same(answer | other, answer)
+    words = {"spans": {"a": [[0, 2, "Drug"]]}, "exit_layer": [1, 2], "proba": {"a": [[0.9, 0.1]]}}
+    assert is_same(words, words | {"proba": {"a": [[0.900001, 0.1]]}})
+    for other in ({"spans": {"a": []}}, {"exit_layer": [1, 3]}, {"proba": {"b": [[0.9, 0.1]]}}):
+        assert not is_same(words, words | other)
