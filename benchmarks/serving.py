@@ -1,7 +1,7 @@
 """Measure a server in which requests join the layers while they run, under a load.
 
-Run from the repository root, with a file of a fitted text classifier and, for real texts, the
-environment variable ``SKLEARN_EPEE_DATA``:
+Run from the repository root, with a file of a fitted classifier of texts or words and, for real
+texts, the environment variable ``SKLEARN_EPEE_DATA``:
 
     python -m benchmarks.serving --model model.joblib --out benchmarks/results
 
@@ -104,7 +104,28 @@ class OneAtATime:
             if time.monotonic() >= deadline:
                 future.set_exception(DeadlineExceededError())
             else:
-                future.set_result((found.labels[0], int(found.exit_layer[0]), found.proba[0]))
+                future.set_result(answers(found)[0])
+
+
+def plain(part):
+    """Return arrays, also those in a dict, as lists, and their numbers as those of Python."""
+    if isinstance(part, dict):
+        return {name: plain(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [plain(value) for value in part]
+    return part.tolist() if hasattr(part, "tolist") else part
+
+
+def answers(found):
+    """Return what `predict_with_exits` says of each sample, as a server has to answer."""
+    what = "spans" if "spans" in found else "labels"
+    columns = zip(found[what], found.exit_layer, found.proba, strict=True)
+    return [answer_of(*parts) for parts in columns]
+
+
+def answer_of(predicted, exit_layer, proba):
+    """Return what a server has to answer: the label or spans, the exit layers, probabilities."""
+    return plain({"predicted": predicted, "exit_layer": exit_layer, "proba": proba})
 
 
 class Rival:
@@ -122,10 +143,13 @@ class Rival:
         self.texts = texts
         self.estimator = estimator
         found = estimator.predict_with_exits(texts)
-        self._expected = found
-        near = np.abs(found.entropy - estimator.tau) < CLOSE
-        self._undecided = near & (estimator.tau > 0)
-        self.mean_exit = found.exit_layer.mean()
+        self._expected = answers(found)
+        near = [
+            (np.abs(np.append(own, np.mean(own)) - estimator.tau) < CLOSE).any()
+            for own in found.entropy
+        ]
+        self._undecided = np.array(near) & (estimator.tau > 0)
+        self.mean_exit = float(np.mean([np.mean(layers) for layers in found.exit_layer]))
 
     @contextmanager
     def serving(self, max_pending) -> Iterator[Any]:
@@ -143,13 +167,11 @@ class Rival:
 
     def is_right(self, found, row):
         """Return whether a prediction is that of the estimator."""
-        if not isinstance(found, tuple):
-            found = found.label, found.exit_layer, found.proba
-        label, exit_layer, proba = found
-        expected = self._expected
-        is_same = label == expected.labels[row] and exit_layer == expected.exit_layer[row]
-        close = np.abs(proba - expected.proba[row]).max() < 10 * CLOSE
-        return bool(self._undecided[row] or (is_same and close))
+        told = found if isinstance(found, dict) else vars(found)
+        if "predicted" not in told:
+            predicted = told["spans"] if "spans" in told else told["label"]
+            told = answer_of(predicted, told["exit_layer"], told["proba"])
+        return bool(self._undecided[row] or load.is_same(told, self._expected[row]))
 
     def capacity(self, n):
         """Return how many requests a second are answered that are all there at once."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import serving_order
-from benchmarks.serving import EARLY, FULL_DEPTH, OneAtATime, Rival
+from benchmarks.serving import EARLY, FULL_DEPTH, OneAtATime, Rival, answer_of, answers
 from sklearn_epee.exceptions import DeadlineExceededError
 
 
@@ -31,10 +31,26 @@ def test_early_exits_take_less_at_the_same_load():
 def test_answers_are_checked_against_the_estimator(spread, texts):
     rival = Rival(EARLY, spread, texts[:8])
     found = spread.predict_with_exits(texts[:8])
-    own = (found.labels[0], found.exit_layer[0], found.proba[0])
-    assert rival.is_right(own, 0)
-    assert not rival.is_right((own[0], own[1] + 1, own[2]), 0)
-    assert not rival.is_right((own[0], own[1], own[2] + 0.01), 0)
+    own = found.labels[0], found.exit_layer[0], found.proba[0]
+    assert rival.is_right(answer_of(*own), 0)
+    assert rival.is_right({"label": own[0], "exit_layer": own[1], "proba": own[2].tolist()}, 0)
+    for wrong in [("other", *own[1:]), (own[0], own[1] + 1, own[2]), (*own[:2], own[2] + 0.01)]:
+        assert not rival.is_right(answer_of(*wrong), 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # some words are not read
+@pytest.mark.parametrize("way", ["sentence", "token"])
+def test_answers_for_words_are_checked_too(spread_words, sentences, way):
+    rival = Rival(EARLY, spread_words.set_params(token_exit=way), sentences[:12])
+    found = rival.measure(np.zeros(24), timeout=60, max_pending=64)
+    assert (found["right"], found["wrong"], found["lost"]) == (24, 0, 0)
+    answer = answers(spread_words.predict_with_exits(sentences[:1]))[0]
+    assert rival.is_right(answer, 0)
+    assert not rival.is_right(answer | {"predicted": [(0, 1, "Other")]}, 0)
+    server = OneAtATime(spread_words, max_pending=8)
+    future = server.submit(sentences[0])
+    server.close()
+    assert rival.is_right(future.result(0), 0)
 
 
 def test_nothing_is_lost_or_wrong_under_a_load(spread, texts):
@@ -50,5 +66,5 @@ def test_one_at_a_time(spread, texts):
     server = OneAtATime(spread, max_pending=8)
     futures = [server.submit(texts[0]), server.submit(texts[1], timeout=1e-9)]
     server.close()
-    assert futures[0].result(0)[0] == spread.predict(texts[:1])[0]
+    assert futures[0].result(0)["predicted"] == spread.predict(texts[:1])[0]
     assert isinstance(futures[1].exception(0), DeadlineExceededError)

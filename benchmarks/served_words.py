@@ -1,0 +1,93 @@
+"""Serve real sentences to a network of words, and compare every answer with its own predictions.
+
+Run from the repository root, with the data folder in the environment variable
+``SKLEARN_EPEE_DATA`` and the folder of a checkpoint (the rates are those of all-MiniLM-L6-v2):
+
+    python -m benchmarks.served_words FOLDER --n-train 300 --n-texts 200 --rate 20
+
+It trains `EPEETokenClassifier` on a part of PHEE's events, a CPU minute or two, and sends test
+sentences at random times to `AsyncPredictor` and, on loopback, to `examples/service` over the
+saved folder: once with sentences that exit whole, once with words that exit one by one. Spans, exit
+layers and probabilities have to be those of ``predict_with_exits``. It says nothing of times: for
+these, give one of the files that it names to ``python -m benchmarks.serving --model``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import tempfile
+from pathlib import Path
+
+import joblib
+import torch
+
+from benchmarks.events import kept
+from benchmarks.serving import EARLY, Rival, load, service
+from benchmarks.tuned_words import part, trained
+
+# Requests are to be compared, not to be late.
+TIMEOUT = 120.0
+COUNTS = ("requests", "right", "wrong", "late", "refused", "failed", "lost")
+
+
+def on_loopback(folder, rival, arrivals):
+    """Return what became of the requests that were sent to the example by HTTP."""
+    import httpx  # noqa: PLC0415 - an extra
+
+    async def run(url):
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
+
+            async def ask(number):
+                row = number % len(rival.texts)
+                response = await client.post("/predict", json={"text": rival.texts[row]})
+                if response.status_code != 200:
+                    return "failed"
+                return "right" if rival.is_right(response.json(), row) else "wrong"
+
+            return await load.run_load(ask, arrivals, TIMEOUT)
+
+    with service(folder, rival.estimator.tau, len(arrivals), TIMEOUT) as url:
+        return asyncio.run(run(url))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("backbone", help="folder of a checkpoint")
+    parser.add_argument("--n-train", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--n-texts", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
+    parser.add_argument("--tau", type=float, default=0.3)
+    default = Path(tempfile.gettempdir()) / "sklearn-epee-tuned-words"
+    parser.add_argument("--cache", type=Path, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    name = f"{Path(options.backbone).name}-{options.n_train}-{options.epochs}"
+    model, _ = kept(options.cache / f"{name}.joblib", lambda: trained(options))
+    texts, _ = part("test", options.n_texts)
+    arrivals = load.arrival_times(options.rate, options.n_texts / options.rate, "poisson")
+    for way in ("sentence", "token"):
+        estimator = copy.copy(model).set_params(
+            tau=options.tau, patience=None, token_exit=way, joint_exit="mean"
+        )
+        rival = Rival(EARLY, estimator, texts)
+        folder = options.cache / f"{name}-{way}"
+        estimator.save_pretrained(folder, overwrite=True)
+        joblib.dump(estimator, folder.with_suffix(".joblib"))
+        found = {
+            "in process": rival.measure(arrivals, TIMEOUT, len(arrivals)),
+            "loopback": on_loopback(folder, rival, arrivals),
+        }
+        predicted = estimator.predict(texts)
+        n_spans = sum(len(spans) for row in predicted for spans in row.values())
+        print(f"{folder}.joblib: {len(texts)} sentences, {n_spans} spans", flush=True)
+        for where, counts in found.items():
+            told = ", ".join(f"{name} {counts[name]}" for name in COUNTS)
+            print(f"token_exit={way!r}, {where}: {told} (mean exit {rival.mean_exit:.2f})")
+
+
+if __name__ == "__main__":
+    main()
