@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_epee._compat import check_pandas_support, validate_params
-from sklearn_epee.datasets._tables import existing_file, labels_of, read_columns
+from sklearn_epee.datasets._tables import existing_file, groups_of, labels_of, read_columns
 
 _DESCR = """Texts of {source}: the column {text}, with the labels {label}."""
 
@@ -88,7 +88,8 @@ def load_csv(
         If there is no such file.
     ValueError
         If the file is in another encoding, has no such column, rows of another length than its
-        first, or an empty label or group; the message names the file and the line.
+        first, or an empty or missing label or group; the message names the file and the line.
+        Among numbers in several columns of labels some may be missing.
     TypeError
         If `path` is neither a path nor a frame.
     ImportError
@@ -110,7 +111,7 @@ def load_csv(
     wanted = list(dict.fromkeys([*texts, *labels, *([groups] if groups else [])]))
     table, place = _table(path, wanted, delimiter, encoding)
     target = None if label is None else labels_of(table, label, place)
-    members = None if groups is None else _groups(table[groups], groups, place)
+    members = None if groups is None else groups_of(table[groups], groups, place)
     pairs = [tuple(row) for row in zip(*(table[name] for name in texts), strict=True)]
     data: Any = [row[0] for row in pairs] if len(texts) == 1 else pairs
     frame = None
@@ -162,13 +163,6 @@ def _table(
             f"path: the frame has no columns {missing}; got the columns {list(path.columns)}."
         )
     return {name: list(path[name]) for name in wanted}, lambda number: f"row {number} of the frame"
-
-
-def _groups(values: list[Any], name: str, place: Callable[[int], str]) -> Any:
-    for number, value in enumerate(values):
-        if isinstance(value, str) and not value.strip():
-            raise ValueError(f"{place(number)}: the group {name!r} is empty.")
-    return np.array(values)
 
 
 def _target_names(target: Any, label: str | Sequence[str] | None) -> Any:

@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 
 from sklearn_epee._compat import check_pandas_support, validate_params
 from sklearn_epee.datasets._paths import expanded
-from sklearn_epee.datasets._tables import existing_file, labels_of, read_columns
+from sklearn_epee.datasets._tables import existing_file, groups_of, labels_of, read_columns
 
 _SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2",
@@ -245,7 +245,7 @@ def load_image_csv(
         If there is no such table, or an image file of it is missing; the message names the line.
     ValueError
         If the table is in another encoding, has no such column, rows of another length than its
-        first, or an empty label; the message names the file and the line.
+        first, or an empty label or group; the message names the file and the line.
     ImportError
         If `as_frame` is True and pandas is not installed.
 
@@ -278,15 +278,14 @@ def load_image_csv(
                 f"{file}, line {line}: there is no file {name!r}; give the folder that the paths "
                 "start from as root."
             )
-    target = (
-        None
-        if label is None
-        else labels_of(table, label, lambda number: f"{file}, line {lines[number]}")
-    )
+
+    def place(number: int) -> str:
+        return f"{file}, line {lines[number]}"
+
     return _bunch(
         files,
-        target,
-        np.array(table[groups]) if groups else None,
+        None if label is None else labels_of(table, label, place),
+        groups_of(table[groups], groups, place) if groups else None,
         as_frame=as_frame,
         return_X_y=return_X_y,
         description=f"Image files of the table {file}.",

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._checks.missing import is_missing
 from sklearn_epee.datasets._paths import expanded
 
 # csv's own limit on a field, 128 KiB, is less than a long clinical note.
@@ -143,7 +144,8 @@ def _place(path: Path, header: list[str], column: str, delimiter: str) -> int:
 def labels_of(table: dict[str, list[Any]], label: str | Sequence[str], place: Any) -> NDArray[Any]:
     """Return the labels of a table: one column, or one column for each of several.
 
-    Several columns of nothing but 0 and 1 are numbers, an indicator of several labels.
+    Several columns of nothing but 0 and 1 are numbers, an indicator of several labels, in which
+    numbers may be missing. Others keep their types.
 
     Parameters
     ----------
@@ -155,14 +157,61 @@ def labels_of(table: dict[str, list[Any]], label: str | Sequence[str], place: An
     Raises
     ------
     ValueError
-        If a label is empty.
+        If a label is empty or missing, or a column holds strings and numbers.
     """
     names = [label] if isinstance(label, str) else list(label)
     for name in names:
-        for number, value in enumerate(table[name]):
-            if isinstance(value, str) and not value.strip():
-                raise ValueError(f"{place(number)}: the label {name!r} is empty.")
+        _check_complete(table[name], "label", name, place, may_lack=len(names) > 1)
+    columns = [_as_array(table[name], name) for name in names]
     if isinstance(label, str):
-        return np.array(table[label])
-    found = np.array([table[name] for name in names]).T
-    return found.astype(np.int64) if np.isin(found, ["0", "1"]).all() else found
+        return columns[0]
+    if len({column.dtype.kind in "biuf" for column in columns}) == 1:
+        found = np.stack(columns, axis=1)
+        is_indicator = found.dtype.kind == "U" and np.isin(found, ["0", "1"]).all()
+        return found.astype(np.int64) if is_indicator else found
+    mixed = np.empty((len(columns[0]), len(columns)), dtype=object)
+    for number, column in enumerate(columns):
+        mixed[:, number] = column.tolist()
+    return mixed
+
+
+def groups_of(values: list[Any], name: str, place: Any) -> NDArray[Any]:
+    """Return the groups in a column of a table.
+
+    Parameters
+    ----------
+    values : list
+    name : str
+        Of the column.
+    place : callable
+        Names a row in messages, by its number.
+
+    Raises
+    ------
+    ValueError
+        If a group is empty or missing, as all such rows would be one group, or the column holds
+        strings and numbers.
+    """
+    _check_complete(values, "group", name, place)
+    return _as_array(values, name)
+
+
+def _check_complete(
+    values: list[Any], what: str, name: str, place: Any, *, may_lack: bool = False
+) -> None:
+    """Refuse empty strings, and what is missing unless it is among numbers and may be."""
+    may_lack = may_lack and not any(isinstance(value, str) for value in values)
+    for number, value in enumerate(values):
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"{place(number)}: the {what} {name!r} is empty.")
+        if not may_lack and is_missing(value):
+            raise ValueError(f"{place(number)}: the {what} {name!r} is missing: {value!r}.")
+
+
+def _as_array(values: list[Any], name: str) -> NDArray[Any]:
+    """Return the values of a column, of which none are made strings."""
+    found = np.array(values)
+    if found.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
+        kinds = sorted({type(value).__name__ for value in values})
+        raise ValueError(f"path: the column {name!r} mixes {kinds}; expected one type.")
+    return found

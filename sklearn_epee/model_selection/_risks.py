@@ -228,8 +228,7 @@ def _risk_of_proba(
 
 def _judged(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the samples of which some label is known: others would all count as right."""
-    judged: NDArray[np.bool_] = known.any(axis=1)
-    return judged
+    return np.asarray(known.any(axis=1))
 
 
 def _distances(

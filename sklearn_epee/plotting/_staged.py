@@ -58,8 +58,12 @@ class DisplaySamples:
 
     @property
     def layer_accuracy(self) -> NDArray[np.float64]:
-        """Share of the samples that the exit of each layer predicts correctly, (n_layers,)."""
-        return np.asarray(self.hits.mean(axis=0))
+        """Share of the samples that the exit of each layer predicts correctly, (n_layers,).
+
+        Of those of which a label is known, where samples have several; NaN if there are none.
+        """
+        hits = self.hits[(self.codes >= 0).any(axis=1)] if self.multilabel else self.hits
+        return np.asarray(hits.mean(axis=0)) if len(hits) else np.full(hits.shape[1], np.nan)
 
     @property
     def layer_entropy(self) -> NDArray[np.float64]:

@@ -60,6 +60,33 @@ def test_frames_give_what_files_give(notes):
     assert framed.target.to_numpy().tolist() == [[0, 1], [1, 1], [0, 0]]
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_what_a_frame_lacks_is_no_label_and_no_group(missing):
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "x"], "p": ["1", "2", "2"]})
+    for column, parameters in [("label", {}), ("p", {"groups": "p"})]:
+        lacking = frame.astype(object)
+        lacking.loc[1, column] = missing
+        with pytest.raises(ValueError, match=rf"row 1 of the frame: the .* '{column}' is missing"):
+            load_csv(lacking, **parameters)
+        with pytest.raises(ValueError, match="row 1 of the frame"):
+            load_csv(lacking, label=["label", "p"])
+    indicator = pd.DataFrame({"text": ["a", "b"], "l1": [0.0, np.nan], "l2": [1.0, 1.0]})
+    found = load_csv(indicator, label=["l1", "l2"]).target
+    assert found[0].tolist() == [0, 1]
+    assert np.isnan(found[1, 0])
+
+
+def test_labels_of_a_frame_keep_their_types():
+    frame = pd.DataFrame({"text": ["a", "b"], "use": ["yes", "no"], "grade": [1, 2]})
+    both = load_csv(frame, label=["use", "grade"]).target
+    assert both.tolist() == [["yes", 1], ["no", 2]]
+    framed = load_csv(frame, label=["use", "grade"], as_frame=True).target
+    assert framed["grade"].tolist() == [1, 2]
+    mixed = pd.DataFrame({"text": ["a", "b"], "label": ["yes", 1]})
+    with pytest.raises(ValueError, match=r"the column 'label' mixes \['int', 'str'\]"):
+        load_csv(mixed)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "parameters"),
     [

@@ -79,6 +79,15 @@ def test_labels_that_are_not_known_are_left_out(fitted, data):
     LayerwiseDisplay.from_estimator(fitted, X, hidden)
 
 
+def test_samples_without_a_known_label_are_right_at_no_layer(fitted, data):
+    X, y = data
+    hidden = y.astype(float)
+    hidden[::2] = np.nan
+    display = LayerwiseDisplay.from_estimator(fitted, X, hidden)
+    expected = LayerwiseDisplay.from_estimator(fitted, X[1::2], y[1::2])
+    assert_allclose(display.accuracy, expected.accuracy)
+
+
 def test_arrays_of_several_labels_are_refused(fitted, data):
     X, y = data
     staged = np.stack(list(fitted.staged_predict_proba(X)), axis=1)
