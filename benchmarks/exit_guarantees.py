@@ -4,7 +4,9 @@ Run from the repository root:
 
     python -m benchmarks.exit_guarantees
 
-With ``--out FOLDER`` the table is also written to ``exit_guarantees.md`` there, after every row.
+With ``--out FOLDER`` the table is also written to ``exit_guarantees.md`` there, after every row;
+rows that are there, of as many draws and the same versions, are kept. Remove the file to make all
+anew.
 
 Samples are drawn, policies chosen and judged as in `benchmarks.risk_control`. Populations, of 8,000
 samples: "usual" is made as there; in "catastrophic" 1 % of the samples are sure of a wrong class at
@@ -169,11 +171,21 @@ def simulate(kind, risk, bound, n_samples, n_draws, *, where="usual", seed=0, si
     )
 
 
-def row(kind, n_samples, n_draws, *, where, risk, bound):
-    """Simulate one row of the table."""
+def kept(file, heading):
+    """Return the rows of a table that was written before under the same heading."""
+    lines = file.read_text().splitlines() if file and file.exists() else [""]
+    return lines[4:] if lines[0] == heading else []
+
+
+def row(kind, n_samples, n_draws, *, where, risk, bound, done=()):
+    """Return one row of the table: one that is done, or simulated."""
+    before = f"| {where} | {kind} | {risk} | {bound} | {n_samples} | "
+    for line in done:
+        if line.startswith(before):
+            return line
     found = simulate(kind, risk, bound, n_samples, n_draws, where=where)
     return (
-        f"| {where} | {kind} | {risk} | {bound} | {n_samples} | {found.broken:.3f} | "
+        f"{before}{found.broken:.3f} | "
         f"{found.at_exits:.3f} | {found.above:.3f} | {found.risk:.4f} | {found.certified:.3f} | "
         f"{found.speedup:.3f} |"
     )
@@ -191,11 +203,15 @@ def main():
         f"`python -m benchmarks.exit_guarantees`, {arguments.draws} draws a row, confidence "
         f"{CONFIDENCE}."
     )
+    file = arguments.out and arguments.out / "exit_guarantees.md"
+    done = kept(file, heading)
     head = [COLUMNS, ["---"] * len(COLUMNS)]
     lines = [heading, "", *(f"| {' | '.join(cells)} |" for cells in head)]
     print(*lines, sep="\n", flush=True)
     rows = Parallel(arguments.jobs, return_as="generator")(
-        delayed(row)(kind, n_samples, arguments.draws, where=where, risk=risk, bound=bound)
+        delayed(row)(
+            kind, n_samples, arguments.draws, where=where, risk=risk, bound=bound, done=done
+        )
         for where, risk, bound, kinds in ROWS
         for kind in kinds
         for n_samples in arguments.sizes
@@ -203,8 +219,9 @@ def main():
     for line in rows:
         print(line, flush=True)
         lines.append(line)
-        if arguments.out:
-            (arguments.out / "exit_guarantees.md").write_text("\n".join(lines) + "\n")
+        if file:
+            later = [before for before in done if before not in lines]
+            file.write_text("\n".join(lines + later) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from PIL import Image
 from benchmarks._report import describe, machine
 from sklearn_epee import EntityMarker, EPEEClassifier
 from sklearn_epee._base.parameters import check_parameters
-from sklearn_epee._base.sentences import as_sentences
+from sklearn_epee._base.sentences import as_sentences, as_tags
 from sklearn_epee._checks.images import as_images
 from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._checks.multilabel import check_label_targets
@@ -47,6 +47,8 @@ from sklearn_epee.policy import apply_policy, normalized_entropy
 # A single input may take so long at most; most take less than a thousandth of it.
 SECONDS = 10
 N_ROWS = 6
+# Sentences of three words, to be tagged.
+TAGGED = ["aspirin helps pain"] * N_ROWS
 
 Rng = np.random.Generator
 
@@ -211,6 +213,22 @@ def mostly_images(rng: Rng) -> Any:
     return rows if rng.random() < 0.5 else container(rng, rows)
 
 
+def some_tags(rng: Rng, kind: str, *, texts: bool) -> Any:
+    """Return the tags or spans of a sentence of three words, some of them odd."""
+    if kind == "layers":
+        return {name: some_tags(rng, "spans", texts=texts) for name in "ab"}
+    if kind == "tags":
+        names = ("O", "B-X", "O", "I-Y", "E-X", "S-X", "X", "B-")
+        return [names[rng.integers(3 if rng.random() < 0.9 else len(names))] for _ in range(3)]
+    spans = []
+    for start in rng.permutation(3)[: rng.integers(0, 3)].tolist():
+        place = ((0, 7), (8, 13), (14, 18))[start] if texts else (start, start + 1)
+        if rng.random() < 0.05:
+            place = (int(rng.integers(-1, 20)), int(rng.integers(-1, 20)))
+        spans.append((*place, "X" if rng.random() < 0.9 else scalar(rng)))
+    return spans
+
+
 def texts(rng: Rng) -> None:
     """Check texts: str, or tuples of two."""
     found = as_texts(mostly_texts(rng) if rng.random() < 0.5 else any_samples(rng))
@@ -221,6 +239,23 @@ def sentences(rng: Rng) -> None:
     """Check texts or lists of words."""
     found = as_sentences(mostly_texts(rng) if rng.random() < 0.5 else any_samples(rng))
     _demand(all(isinstance(word, str) for sentence in found for word in sentence.words))
+
+
+def tags(rng: Rng) -> None:
+    """Check tags, or spans, of texts or lists of words, in one layer or several."""
+    texts = bool(rng.integers(2))
+    kind = ("tags", "spans", "layers")[rng.integers(3)]
+    made = [some_tags(rng, kind, texts=texts) for _ in TAGGED]
+    if rng.random() < 0.3:
+        made[rng.integers(len(made))] = nested(rng, 2)
+    y = container(rng, made) if rng.random() < 0.5 else made
+    if rng.random() < 0.2:
+        y = any_samples(rng)
+    sentences = as_sentences(TAGGED if texts else [text.split() for text in TAGGED])
+    scheme = ("IOB2", "BIOES", "IO")[rng.integers(3)]
+    found = as_tags(y, sentences, scheme, skip_misfits=bool(rng.integers(2)))
+    counts = [len(sentence.words) for sentence in sentences]
+    _demand(all([len(row) for row in layer] == counts for layer in found.tags.values()))
 
 
 def images(rng: Rng) -> None:
@@ -334,8 +369,8 @@ def _demand(holds: bool) -> None:
 TARGETS: dict[str, Callable[[Rng], None]] = {
     target.__name__: target
     for target in (
-        texts, sentences, images, cases, labels, label_sets, weights, groups, parameters, marks,
-        entropies, ratios, policies,
+        texts, sentences, tags, images, cases, labels, label_sets, weights, groups, parameters,
+        marks, entropies, ratios, policies,
     )
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks import exit_guarantees
 from benchmarks.exit_guarantees import layers_of, simulate
 from sklearn_epee import TunedExitPolicyClassifierCV
 from sklearn_epee._checks.tasks import Tasks
@@ -263,3 +264,17 @@ def test_probabilities_of_tasks_and_labels_can_be_bounded():
     frozen = FrozenEstimator(NumericLabels().fit(cloud, sets))
     given |= {"risk": "brier_increase"}
     assert TunedExitPolicyClassifierCV(frozen, **given).fit(cloud, sets).certified_
+
+
+def test_rows_of_a_table_that_is_there_are_kept(tmp_path, monkeypatch, capsys):
+    rows = (("usual", "disagreement", 0.05, ("probability", "expectation")),)
+    monkeypatch.setattr(exit_guarantees, "ROWS", rows)
+    command = ["exit_guarantees", "--draws", "2", "--sizes", "100", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    exit_guarantees.main()
+    file = tmp_path / "exit_guarantees.md"
+    first, second = file.read_text().splitlines()[4:]
+    assert second.startswith("| usual | expectation | disagreement | 0.05 | 100 | ")
+    file.write_text(file.read_text().replace(first, f"{first} kept"))
+    exit_guarantees.main()
+    assert file.read_text().splitlines()[4:] == [f"{first} kept", second]
