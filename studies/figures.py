@@ -108,7 +108,7 @@ def _layers(cells: Sequence[dict[str, Any]]) -> list[Picture]:
         Picture(
             "layers",
             "Accuracy (left) and mean normalized entropy (right) of the exit after every layer, on "
-            "the test part (the paper's figure 3); of events, the F1 of spans. Means over seeds; "
+            "the test part (the paper's figure 3); of spans, their F1. Means over seeds; "
             "the band is their range.",
             first_words([_layer_words(cell) for cell in cells]),
             lambda: panels(cells, _draw_layers, legend=False),

@@ -40,7 +40,8 @@ by layers is 1 / (1 - ratio): 2.1x is a ratio of 0.52. The clock is measured apa
 not all that a prediction costs.
 
 The main score is accuracy; of ddi2013, whose pairs are mostly “false”, it is the micro-F1 of the
-other four classes; of events, the F1 of exactly matched spans.
+other four classes; of spans (phee_events, ddi2013_drugs, git_arguments), the F1 of those that match
+exactly.
 
 Intervals are 95 % bootstrap intervals over test samples and seeds, paired: both sides of a
 difference are scored on the same resamples. “Beyond chance” means that the interval does not

@@ -236,8 +236,8 @@ def overview(study: dict[str, Any]) -> Table | None:
         "exits, full depth", "exits, chosen policy", "ratio", "layers", "clock",
     ]  # fmt: skip
     caption = (
-        "Test accuracy / macro-F1 (of ddi2013: micro-F1 without “false” / macro-F1; of events: F1 "
-        "of spans), means over the seeds. "
+        "Test accuracy / macro-F1 (of ddi2013: micro-F1 without “false” / macro-F1; of spans: F1 "
+        "of exact matches), means over the seeds. "
         "“cut, equal cost”: the backbone cut to as many layers as the policy runs on average "
         "(rounded up), fine-tuned alone. The policy is the best on the validation part at a "
         "speed-up ratio of 0.52 or more there; “layers” and “clock” are its speed-up against full "
