@@ -24,6 +24,7 @@ from sklearn_epee.datasets import make_supplement_notes
 from .checkpoints import make_checkpoint
 from .classifiers import tiny_text_classifier
 from .small_world import small_world  # noqa: F401 - a fixture
+from .tagged import tagged_sentences, tiny_token_classifier
 
 ROOT = Path(__file__).parent.parent
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -114,6 +115,8 @@ def names(page):
         clf = tiny_text_classifier().fit(X[::4], y[::4])
         tuned = TunedExitPolicyClassifierCV(FrozenEstimator(clf)).fit(X[1::4], y[1::4])
         found |= {"clf": clf, "tuned": tuned, "estimator": tuned, "text": X[0]}
+    if page == "serving":
+        found["token_classifier"] = tiny_token_classifier().fit(*tagged_sentences(20))
     return found
 
 
