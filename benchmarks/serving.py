@@ -149,6 +149,7 @@ class Rival:
             for own in found.entropy
         ]
         self._undecided = np.array(near) & (estimator.tau > 0)
+        self.n_undecided = int(self._undecided.sum())
         self.mean_exit = float(np.mean([np.mean(layers) for layers in found.exit_layer]))
 
     @contextmanager

@@ -8,7 +8,6 @@ load only one that you trust. README.markdown says what is to be asked.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -39,6 +38,7 @@ STATUS_CODES = {
     DeadlineExceededError: 504,
     ServerClosedError: 503,
     WorkerFailedError: 500,
+    MemoryError: 413,
     ValueError: 422,
     TypeError: 422,
 }
@@ -197,13 +197,12 @@ def make_app(estimator: Any, **options: Any) -> FastAPI:
         policy = question.model_dump(include={"tau", "patience", "timeout"})
         try:
             found = await server.predict(question.sample, **policy)
-        except asyncio.CancelledError as error:
+        except BaseException as error:
             metrics.note_error(error)
-            raise
-        except tuple(STATUS_CODES) as error:
-            metrics.note_error(error)
-            code = next(STATUS_CODES[kind] for kind in STATUS_CODES if isinstance(error, kind))
-            raise HTTPException(code, str(error)) from error
+            codes = [code for kind, code in STATUS_CODES.items() if isinstance(error, kind)]
+            if not codes:
+                raise
+            raise HTTPException(codes[0], str(error)) from error
         metrics.note(found)
         kind = SentenceAnswer if isinstance(found, SentencePrediction) else Answer
         return kind.of(found)

@@ -97,6 +97,10 @@ async def run_load(
 
 def is_same(found: Any, expected: Any) -> bool:
     """Return whether two answers, or parts of them, say the same: numbers with a point nearly."""
+    if isinstance(expected, float):
+        return isinstance(found, (int, float)) and abs(found - expected) < CLOSE
+    if type(found) is not type(expected):
+        return False
     if isinstance(expected, dict):
         names = (expected.keys() | found.keys()) - {"latency"}
         return names <= expected.keys() & found.keys() and all(
@@ -104,8 +108,6 @@ def is_same(found: Any, expected: Any) -> bool:
         )
     if isinstance(expected, (list, tuple)):
         return len(found) == len(expected) and all(map(is_same, found, expected))
-    if isinstance(expected, float):
-        return abs(found - expected) < CLOSE
     return bool(found == expected)
 
 
@@ -127,7 +129,10 @@ async def load_service(url: str, texts: Sequence[str], arguments: Any) -> dict[s
 
         async def ask(number: int) -> str:
             row = number % len(texts)
-            response = await answer(texts[row], timeout=arguments.timeout)
+            try:
+                response = await answer(texts[row], timeout=arguments.timeout)
+            except httpx.HTTPError:  # no connection, or none that lasted
+                return "failed"
             if response.status_code == 200:
                 return "right" if is_same(response.json(), expected[row]) else "wrong"
             return {429: "refused", 504: "late"}.get(response.status_code, "failed")

@@ -35,6 +35,7 @@ from sklearn_epee.serving import AsyncPredictor
 from tests.classifiers import tiny_multimodal_classifier
 from tests.serving.conftest import WAIT, Gate, ask_all, spread_exits
 from tests.serving.conftest import text_classifier as new_classifier
+from tests.serving.orders import run_in_any_order
 
 # Tiny classifiers read a part of these texts.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -61,6 +62,17 @@ def assert_equal(found, expected, rows=slice(None)):
                 np.testing.assert_allclose(np.stack(column), task[rows], atol=CLOSE, rtol=0)
         else:
             np.testing.assert_allclose(np.stack(parts), whole[rows], atol=CLOSE, rtol=0)
+
+
+def same_as(expected):
+    """Return what compares one prediction of a walk with a row of `predict_with_exits`."""
+
+    def check(found, row):
+        assert found["label"] == expected.labels[row]
+        assert found["exit_layer"] == expected.exit_layer[row]
+        np.testing.assert_allclose(found["proba"], expected.proba[row], atol=CLOSE, rtol=0)
+
+    return check
 
 
 # ------------------------------------------------------------------------------ equal predictions
@@ -114,8 +126,15 @@ def test_texts_of_several_windows(texts, labels):
     long = [" ".join([text] * (1 + i % 2)) for i, text in enumerate(texts)]
     windows = {"long_texts": "windows", "window_length": 32, "window_stride": 8}
     classifier = spread_exits(new_classifier(**windows).fit(long, labels), long)
+    expected = classifier.predict_with_exits(long)
     with AsyncPredictor(classifier) as server:
-        assert_equal(ask_all(server, long), classifier.predict_with_exits(long))
+        assert_equal(ask_all(server, long), expected)
+    run_in_any_order(classifier, long, same_as(expected), seed=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_arrivals_and_departures_in_any_order(spread, texts, seed):
+    run_in_any_order(spread, texts, same_as(spread.predict_with_exits(texts)), seed)
 
 
 def test_requests_have_policies_of_their_own(spread, texts):

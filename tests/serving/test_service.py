@@ -183,6 +183,25 @@ def test_a_failed_worker_is_unhealthy(spread, monkeypatch):
         assert client.get("/ready").status_code == 503
 
 
+def test_a_text_too_long_for_the_memory_is_refused(client, monkeypatch, texts):
+    from sklearn_epee._nn.layer_walk import LayerWalk, SampleTooLargeError  # noqa: PLC0415
+
+    advance = LayerWalk.advance
+
+    def fail(walk):
+        if not walk.n_samples:
+            return advance(walk)
+        raise SampleTooLargeError("too long", next(iter(walk._waiting.values()))[0].rows[:1])
+
+    monkeypatch.setattr(LayerWalk, "advance", fail)
+    response = client.post("/predict", json={"text": texts[0]})
+    assert (response.status_code, response.json()["detail"]) == (413, "too long")
+    monkeypatch.setattr(LayerWalk, "advance", advance)
+    assert client.post("/predict", json={"text": texts[0]}).status_code == 200
+    lines = client.get("/metrics").text.splitlines()
+    assert 'epee_requests_total{outcome="SampleTooLargeError"} 1.0' in lines
+
+
 @pytest.mark.parametrize(("pattern", "size"), [("poisson", 1), ("bursts", 16)])
 def test_arrival_times_follow_their_pattern(pattern, size):
     times = load("load").arrival_times(320, 2.0, pattern)
@@ -219,3 +238,7 @@ def test_answers_are_compared():
     assert is_same(words, words | {"proba": {"a": [[0.900001, 0.1]]}})
     for other in ({"spans": {"a": []}}, {"exit_layer": [1, 3]}, {"proba": {"b": [[0.9, 0.1]]}}):
         assert not is_same(words, words | other)
+        assert not is_same(words | other, words)
+    for other in ({"spans": None}, {"exit_layer": 1}, {"proba": [0.9]}, {"proba": {"a": [["a"]]}}):
+        assert not is_same(words, words | other)
+        assert not is_same(words | other, words)

@@ -18,8 +18,8 @@ from sklearn_epee import FixedExitPolicyClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee.exceptions import DeadlineExceededError, QueueFullError, WorkerFailedError
 from sklearn_epee.metrics import span_f1_scorer
 from sklearn_epee.serving import AsyncPredictor
-from sklearn_epee.serving._served import ServedModel
 from tests.serving.conftest import WAIT, Gate, ask_all, word_classifier
+from tests.serving.orders import CAPACITY, run_in_any_order
 
 # Some words are not read.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,6 +29,7 @@ WAYS = [
     for way in ("sentence", "token")
     for joint, patience in (("all", 2), ("any", None), ("mean", None))
 ]
+WAYS += [WAYS[2] | {"precision": "bfloat16"}, WAYS[5] | {"precision": "bfloat16"}]
 
 
 def named(part):
@@ -129,54 +130,22 @@ def test_requests_have_policies_of_their_own(spread_words, sentences, way, joint
 
 @pytest.mark.parametrize("seed", range(6))
 def test_arrivals_and_departures_in_any_order(spread_words, sentences, seed):
-    """Sentences enter and are dropped at any time; slots and places of words are used again."""
-    rng = np.random.default_rng(seed)
+    """Slots and places of words are used again."""
     way = ("sentence", "token")[seed % 2]
     spread_words.set_params(token_exit=way, joint_exit=("mean", "all", "any")[seed % 3])
-    spread_words.set_params(tau=spread_words.tau + float(rng.normal(0, 0.03)))
     expected = spread_words.predict_with_exits(sentences)
-    served = ServedModel(spread_words)
-    policy, capacity = served.policy, 9
-    walk = served.model.walk(*policy, capacity)
-    free, held, n_found = list(range(capacity)), {}, 0
 
-    def note(slots):
-        if not len(slots):
-            return 0
-        rows = [held[slot] for slot in slots.tolist()]
-        found = walk.predictions([served.check(sentences[row]) for row in rows], slots)
-        for one, row in zip(found, rows, strict=True):
-            assert one["spans"] == expected.spans[row]
-            np.testing.assert_array_equal(one["exit_layer"], expected.exit_layer[row])
-            np.testing.assert_allclose(one["proba"], expected.proba[row], atol=1e-5)
-            assert one["rows_computed"] == expected.rows_computed[row]
-        for slot in slots.tolist():
-            del held[slot]
-            free.append(slot)
-        return len(rows)
+    def check(found, row):
+        assert found["spans"] == expected.spans[row]
+        np.testing.assert_array_equal(found["exit_layer"], expected.exit_layer[row])
+        np.testing.assert_allclose(found["proba"], expected.proba[row], atol=1e-5)
+        assert found["rows_computed"] == expected.rows_computed[row]
 
-    for turn in range(110):
-        rng.shuffle(free)
-        n = int(rng.integers(0, len(free) + 1)) if turn < 80 and rng.random() < 0.5 else 0
-        if n:
-            slots = np.array([free.pop() for _ in range(n)])
-            rows = rng.integers(0, len(sentences), n)
-            held.update(zip(slots.tolist(), rows.tolist(), strict=True))
-            asked = [served.check(sentences[row]) for row in rows]
-            n_found += note(walk.enter(asked, slots, [policy] * n))
-        if held and rng.random() < 0.15:
-            gone = rng.choice(list(held), int(rng.integers(1, len(held) + 1)), replace=False)
-            walk.drop(gone)
-            for slot in gone.tolist():
-                del held[slot]
-                free.append(slot)
-        n_found += note(walk.advance())
-    assert not held
-    assert n_found > 40
+    walk = run_in_any_order(spread_words, sentences, check, seed)
     # Nothing is left of those that came and went.
     assert not walk._is_read
     words = walk._records._words
-    assert words.n_numbers <= 2 * capacity * max(map(len, sentences))
+    assert words.n_numbers <= 2 * CAPACITY * max(map(len, sentences))
     assert sum(size * len(runs) for size, runs in words._free.items()) == words.n_numbers
 
 
