@@ -81,6 +81,8 @@ def test_predictions_are_consistent_with_each_other(fitted, samples):
     assert predictions.exit_layer.dtype == np.int64
     assert predictions.proba.shape == (40, 3)
     assert fitted.score(samples, predictions.labels) == 1
+    with pytest.raises(ValueError, match="y cannot be compared with the predicted labels: Mix of"):
+        fitted.score(samples, np.arange(40))
 
 
 @pytest.mark.parametrize(("patience", "ensemble"), [(None, None), (2, "mean"), (3, "weighted")])

@@ -25,6 +25,7 @@ from sklearn_epee._exits.checks import (
     check_patience,
     check_tau,
 )
+from sklearn_epee._exits.label_scores import naming_y
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 
 from .fitted import FittedState
@@ -226,9 +227,10 @@ class ExitPredictionMixin(ClassifierMixin):
         check_scored(y, sample_weight, len(predicted))
         if state.tasks.multilabel:
             return label_set_score(state.tasks.codes(y), predicted, sample_weight)
-        if predicted.ndim == 1:
+        if predicted.ndim > 1:
+            return exact_match_score(y, predicted, sample_weight)
+        with naming_y():
             return float(accuracy_score(y, predicted, sample_weight=sample_weight))
-        return exact_match_score(y, predicted, sample_weight)
 
     def predict_at_layer(self, X: Any, layer: int) -> NDArray[Any]:
         """Predict labels with the head of one layer; the layers above do not run.

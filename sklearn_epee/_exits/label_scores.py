@@ -74,7 +74,7 @@ def task_accuracy_score(
     y = as_target(check_any_labels(y, len(y_pred), type(estimator).__name__))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
     if y_pred.ndim == 1:
-        with _naming_y():
+        with naming_y():
             return float(accuracy_score(y, y_pred, sample_weight=weights))
     hits = task_hits(y, y_pred).mean(axis=1)
     return float(np.average(hits, weights=weights))
@@ -185,7 +185,7 @@ def check_average(average: Any) -> None:
 
 
 @contextmanager
-def _naming_y() -> Iterator[None]:
+def naming_y() -> Iterator[None]:
     """Name y in the errors of scikit-learn's metrics, such as that words meet numbers."""
     try:
         yield
@@ -225,7 +225,7 @@ def share_correct(
         return label_set_score(codes, y_pred, weights)
     y_true = as_target(check_any_labels(y, len(y_pred), name))
     weights = None if sample_weight is None else check_weights(sample_weight, len(y_pred))
-    with _naming_y():
+    with naming_y():
         if y_pred.ndim == 1:
             return float(accuracy_score(y_true, y_pred, sample_weight=weights))
         return exact_match_score(y_true, y_pred, weights)
@@ -247,7 +247,7 @@ def label_scores(
 ) -> dict[str, float]:
     """Return scores of predicted labels; over tasks, the exact match and means of the others."""
     if y_pred.ndim == 1:
-        with _naming_y():
+        with naming_y():
             return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
     exact = exact_match_score(y_true, y_pred, sample_weight)
     pairs = zip(task_columns(y_true), task_columns(y_pred), strict=True)
