@@ -9,7 +9,8 @@ It trains `EPEETokenClassifier` on a part of PHEE's events, a CPU minute or two,
 sentences at random times to `AsyncPredictor` and, on loopback, to `examples/service` over the
 saved folder: once with sentences that exit whole, once with words that exit one by one. Spans, exit
 layers and probabilities have to be those of ``predict_with_exits``. It says nothing of times: for
-these, give one of the files that it names to ``python -m benchmarks.serving --model``.
+these, give one of the files that it names to ``python -m benchmarks.serving --model FILE --tau 0.25
+--name serving_words --out benchmarks/results``.
 """
 
 from __future__ import annotations

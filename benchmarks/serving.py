@@ -5,8 +5,8 @@ texts, the environment variable ``SKLEARN_EPEE_DATA``:
 
     python -m benchmarks.serving --model model.joblib --out benchmarks/results
 
-``serving.md`` is written there after every row. Three servers get the same requests, at random
-times or in bursts of 16, at shares of what the first of them can serve:
+``serving.md``, or another ``--name``, is written there after every row. Three servers get the same
+requests, at random times or in bursts of 16, at shares of what the first of them can serve:
 
 - full depth: `AsyncPredictor` over the same network with ``tau=0``, the same batching
 - early exits: `AsyncPredictor`
@@ -276,8 +276,8 @@ class Table:
         """Write the table to its file, with some lines at the end."""
         self._lines.extend(lines)
         if self._out:
-            self._out.mkdir(parents=True, exist_ok=True)
-        (self._out / "serving.md").write_text("\n".join(self._lines) + "\n")
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            self._out.write_text("\n".join(self._lines) + "\n")
 
 
 def _row(cells):
@@ -347,6 +347,7 @@ def main():
     parser.add_argument("--loads-on-loopback", type=float, nargs="*", default=(0.2, 0.7, 0.95))
     parser.add_argument("--capacity-requests", type=int, default=1024)
     parser.add_argument("--out", type=Path, help="folder of the written table; default: none")
+    parser.add_argument("--name", default="serving", help="of the written table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     estimator = joblib.load(arguments.model).set_params(precision=arguments.precision)
@@ -365,7 +366,7 @@ def main():
         f"at {arguments.overload:.0%}; as many requests are held as full depth serves in it."
     )
     heading = ["Written by `python -m benchmarks.serving`.", "", *_computer(), "", found]
-    table = Table(arguments.out, heading)
+    table = Table(arguments.out and arguments.out / f"{arguments.name}.md", heading)
     ratios = in_process(rivals, capacities[FULL_DEPTH], arguments, table)
     if arguments.loads_on_loopback:
         try:

@@ -94,6 +94,17 @@ class AsyncPredictor:
     >>> found = asyncio.run(serve())
     >>> [prediction.label for prediction in found] == clf.predict(X[:5]).tolist()
     True
+
+    Sentences, whose words have tags:
+
+    >>> from sklearn_epee import EPEETokenClassifier
+    >>> X = [["aspirin", "causes", "rash"], ["no", "rash", "from", "zinc"]] * 8
+    >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
+    >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
+    >>> with AsyncPredictor(clf) as server:
+    ...     found = server.submit(["zinc", "causes", "rash"]).result()
+    >>> found.spans
+    [(0, 1, 'Drug'), (2, 3, 'Effect')]
     """
 
     def __init__(
