@@ -302,6 +302,8 @@ class AsyncPredictor:
         """
         policy = self._limits.policy(tau, patience)
         given = _checked_timeout(timeout)
+        # At overload, the steps of a pipeline are not run in vain.
+        self._worker.check_takes_requests()
         checked = self._served.check(sample)
         return self._worker.submit(checked, policy, self._timeout if given is None else given)
 

@@ -128,11 +128,6 @@ class Worker:
         deadline = None if timeout is None else now + timeout
         with self._changed:
             self._check_takes_requests()
-            if not self._free:
-                self._counters.add(rejected=1)
-                raise QueueFullError(
-                    f"{self._capacity} requests wait already (max_pending); try again later."
-                )
             slot = self._free.pop()
             request = Request(sample, *policy, now, deadline, slot, future)
             self._held[slot] = request
@@ -142,12 +137,22 @@ class Worker:
         future.add_done_callback(lambda _: self._note_if_cancelled(request))
         return future
 
+    def check_takes_requests(self) -> None:
+        """Raise what `submit` would, before work is spent on a sample."""
+        with self._changed:
+            self._check_takes_requests()
+
     def _check_takes_requests(self) -> None:
         if self._status == "failed":
             raise self._failure() from self._reason
         if self._status != "serving":
             reasons = {"new": "not started yet", "draining": "about to close"}
             raise ServerClosedError(f"The predictor is {reasons.get(self._status, 'closed')}.")
+        if not self._free:
+            self._counters.add(rejected=1)
+            raise QueueFullError(
+                f"{self._capacity} requests wait already (max_pending); try again later."
+            )
 
     def _note_if_cancelled(self, request: Request) -> None:
         if not request.future.cancelled():

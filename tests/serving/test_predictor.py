@@ -300,6 +300,22 @@ def test_a_full_queue_refuses(monkeypatch, spread, texts):
         assert all(future.result(WAIT) for future in futures)
 
 
+def test_a_full_queue_refuses_before_the_steps_of_a_pipeline_run(monkeypatch, spread, texts):
+    seen = []
+    pipeline = make_pipeline(FunctionTransformer(lambda X: seen.extend(X) or X), spread)
+    server = AsyncPredictor(pipeline, max_pending=1)
+    gate = Gate(monkeypatch, server)
+    with server:
+        future = server.submit(texts[0])
+        gate.wait()
+        with pytest.raises(QueueFullError):
+            server.submit(texts[1])
+        gate.open.set()
+        assert_equal([future.result(WAIT)], spread.predict_with_exits(texts[:1]))
+    assert seen == texts[:1]
+    assert server.statistics().n_rejected == 1
+
+
 def test_timeouts_of_the_server_and_of_requests(monkeypatch, spread, texts):
     server = AsyncPredictor(spread, timeout=0.01)
     gate = Gate(monkeypatch, server)
