@@ -516,3 +516,12 @@ def test_folders_of_older_versions_are_read_as_they_were(folder):
     X = np.array(expected["X"], np.uint8) if expected["images"] else expected["X"]
     np.testing.assert_allclose(loaded.predict_proba(X), expected["proba"], atol=1e-5)
     assert loaded.predict_exit_layer(X).tolist() == expected["exit_layer"]
+
+
+def test_classes_that_a_folder_cannot_hold_are_named(notes, tmp_path):
+    texts = notes[0][:20]
+    days = np.where(np.arange(20) % 2, np.datetime64("2020-01-01"), np.datetime64("2021-01-01"))
+    clf = tiny_text_classifier(max_epochs=1).fit(texts, days)
+    with pytest.raises(TypeError, match=r"classes_ holds an array .* datetime64.*y\.astype\(str\)"):
+        clf.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

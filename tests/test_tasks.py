@@ -23,7 +23,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
-from sklearn_epee._checks.tasks import as_columns, check_any_labels, strata
+from sklearn_epee._checks.tasks import as_columns, check_any_labels, strata, task_hits
 from sklearn_epee.policy import JOINT_EXITS, apply_policy, normalized_entropy
 
 from .classifiers import tiny_image_classifier, tiny_text_classifier
@@ -459,3 +459,11 @@ def test_missing_labels_of_one_task_are_refused(notes, missing):
         for y in (list(zip(labels, column, strict=True)), pd.DataFrame({"a": labels, "b": column})):
             with pytest.raises((TypeError, ValueError), match=r"In task 1, y\[:, 1\]: "):
                 tiny_text_classifier().fit(texts, y)
+
+
+def test_tasks_in_another_order_are_refused_where_it_shows():
+    predicted = as_columns([np.array(["a", "b"]), np.array([1, 2])])
+    truth = pd.DataFrame({"use": ["a", "a"], "grade": [1, 2]})
+    assert_array_equal(task_hits(truth, predicted), [[True, True], [False, True]])
+    with pytest.raises(ValueError, match=r"such as 1 in column 0, where labels such as 'a' are"):
+        task_hits(truth[["grade", "use"]], predicted)

@@ -24,6 +24,7 @@ from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._folders import (
     FITTED,
     Loading,
+    NotSerializableError,
     Saving,
     decode,
     encode,
@@ -120,7 +121,13 @@ def _tasks_document(tasks: Any) -> dict[str, Any]:
             "transition_counts": encode(tasks.transition_counts),
         }
     kind = "labels" if tasks.multilabel else "classes"
-    return {"kind": kind, "classes": encode(tasks.classes)}
+    try:
+        return {"kind": kind, "classes": encode(tasks.classes)}
+    except NotSerializableError as error:
+        raise NotSerializableError(
+            f"classes_ holds {error}, which a folder cannot; fit with labels that are strings, "
+            "numbers or bools, such as y.astype(str), or keep the estimator with joblib.dump."
+        ) from error
 
 
 def parameter_to_document(estimator: Any, name: str, value: Any) -> Any:

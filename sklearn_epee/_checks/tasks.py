@@ -321,7 +321,10 @@ def exact_match_score(
 
 
 def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
-    """Return which labels are right, (n_samples, n_tasks); refuses another number of tasks."""
+    """Return which labels are right, (n_samples, n_tasks).
+
+    Refuses another number of tasks, and strings where numbers are predicted.
+    """
     columns = _columns(y_true) if has_tasks(y_true) else []
     shape = (len(columns[0]), len(columns)) if columns else np.shape(y_true)
     if shape != y_pred.shape:
@@ -329,4 +332,16 @@ def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
             f"y must hold one label for each of the {y_pred.shape[1]} tasks of the "
             f"{y_pred.shape[0]} samples, shape {y_pred.shape}; got shape {shape}."
         )
+    for task, truth in enumerate(columns):
+        _check_comparable(truth.tolist(), y_pred[:, task].tolist(), task)
     return np.stack([truth == y_pred[:, t] for t, truth in enumerate(columns)], axis=1)
+
+
+def _check_comparable(truth: list[Any], predicted: list[Any], task: int) -> None:
+    """Refuse strings where numbers are predicted, or the other way round: none would be right."""
+    are_texts = [{isinstance(label, str) for label in labels} for labels in (truth, predicted)]
+    if all(len(kinds) == 1 for kinds in are_texts) and are_texts[0] != are_texts[1]:
+        raise ValueError(
+            f"y holds labels such as {truth[0]!r} in column {task}, where labels such as "
+            f"{predicted[0]!r} are predicted; expected the tasks in the order of fit."
+        )
