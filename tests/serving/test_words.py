@@ -101,9 +101,10 @@ def test_texts_get_spans_in_characters(spread_words, sentences):
 
 
 @pytest.mark.parametrize("way", ["sentence", "token"])
-def test_several_layers_of_spans_and_transitions(tagged, sentences, way):
+@pytest.mark.parametrize("names", [("drugs", "all"), ("drugs",)])
+def test_layers_of_spans_by_name_and_transitions(tagged, sentences, way, names):
     layers = [
-        {"drugs": [tag if "Drug" in tag else "O" for tag in tags], "all": tags}
+        {name: [tag if "Drug" in tag or name == "all" else "O" for tag in tags] for name in names}
         for tags in tagged[1]
     ]
     classifier = word_classifier(tau=0.8, transition_weight=0.3, token_exit=way)
