@@ -34,7 +34,9 @@ def span_scores(
     y_true, y_pred : sequence of length n_samples
         Per sample a list of tags, one a word; or a list of spans ``(start, end, label)``, both in
         words or both in characters; or a dict of these, one for each layer of spans, or a frame
-        with a column for each. A span that is there twice counts once. What a model cannot predict
+        with a column for each. Tags are in words: what `predict` finds in texts is in characters,
+        and is scored against tags by `score` or :func:`span_f1_scorer`, which convert them. A span
+        that is there twice counts once. What a model cannot predict
         may be among the true spans and counts as missed: such as a span in several pieces,
         ``((start, end), (start, end), label)``.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"

@@ -409,7 +409,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
             `confidence`. None of them may be missing.
         **params : dict
-            ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores.
+            ``sample_weight`` is passed to the `fit` of `estimator` and counts in the scores. A
+            pipeline takes ``<step>__sample_weight``, which reaches its fit alone; for both use
+            metadata routing.
             ``groups``, such as the patient or document of each sample, is passed to the splitter.
             Where `cv` is None, an int or a float, no group is in both parts of a split then, and
             the classes are in proportion as far as the groups allow; neither is one in both parts
