@@ -55,6 +55,10 @@ ROWS = (
     ("usual", "brier_increase", 0.01, KINDS),
     ("drifted", "disagreement", 0.05, KINDS[1:]),
     ("usual", "proba_change", 0.02, KINDS[::2]),
+    ("catastrophic", "brier_increase", 0.01, KINDS),
+    ("catastrophic", "proba_change", 0.02, KINDS[::2]),
+    ("drifted", "brier_increase", 0.01, KINDS),
+    ("drifted", "proba_change", 0.02, KINDS[::2]),
 )
 SHARE_TESTED = 0.7
 COLUMNS = (
