@@ -323,6 +323,18 @@ def known_tasks(estimator: Any) -> Tasks | None:
     return None
 
 
+def check_labels_known(estimator: Any, y: Any) -> None:
+    """Refuse labels that a fitted estimator cannot predict, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+    """
+    tasks = known_tasks(estimator)
+    if tasks is not None:
+        tasks.check_known(y)
+
+
 def is_multilabel(estimator: Any) -> bool:
     """Return whether a fitted estimator predicts several labels per sample, not classes."""
     links = chain(estimator)

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn_epee._checks.tasks import as_target, check_any_labels
 from sklearn_epee._compat import num_samples
 from sklearn_epee._exits.wrappers import (
+    check_labels_known,
     check_predicts_samples,
     is_multilabel,
     own_exit_layers,
@@ -128,8 +129,8 @@ class SetPredictionMixin:
         given = as_target(check_any_labels(y, num_samples(X), type(self).__name__))
         _check_one_task(estimator, given)
         rng = check_random_state(random_state)
+        check_labels_known(estimator, given)
         staged, tasks = staged_predictions(estimator, X)
-        tasks.check_known(given)
         policy = own_policy(estimator)
         exits = np.full(staged.n_samples, staged.n_layers)
         if valid_for == "policy":

@@ -32,7 +32,12 @@ from sklearn_epee._checks.tasks import (
 )
 from sklearn_epee._compat import check_method_params, num_samples, safe_indexing
 from sklearn_epee._exits.staged import Integers, StagedPredictions
-from sklearn_epee._exits.wrappers import known_tasks, staged_predictions, target_type_of
+from sklearn_epee._exits.wrappers import (
+    check_labels_known,
+    known_tasks,
+    staged_predictions,
+    target_type_of,
+)
 
 # Draws of groups to be held out, of which the one nearest to the classes' proportions is taken.
 _GROUP_DRAWS = 20
@@ -229,8 +234,8 @@ def stage_fitted(estimator: Any, X: Any, y: Any) -> Validation:
     ValueError
         If `y` holds labels that the estimator does not know.
     """
+    check_labels_known(estimator, y)
     staged, tasks = staged_predictions(estimator, X)
-    tasks.check_known(y)
     return _pooled([(staged, tasks)], [np.arange(num_samples(y))], y)
 
 
