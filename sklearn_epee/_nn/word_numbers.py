@@ -59,8 +59,8 @@ class WordSlots(WordNumbers):
         self.n_numbers = 0
         self._free: defaultdict[int, list[int]] = defaultdict(list)
 
-    def take(self, slots: NDArray[np.intp], counts: NDArray[np.int64]) -> None:
-        """Give numbers to the words of some slots, at least one of each."""
+    def assign(self, slots: NDArray[np.intp], counts: NDArray[np.int64]) -> None:
+        """Assign numbers to the words of some slots, at least one of each."""
         self.counts[slots] = counts
         for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
             free = self._free[_run(count)]
@@ -70,8 +70,8 @@ class WordSlots(WordNumbers):
                 self.starts[slot] = self.n_numbers
                 self.n_numbers += _run(count)
 
-    def free(self, slots: NDArray[np.intp]) -> None:
-        """Take the numbers of some slots back, which have some."""
+    def release(self, slots: NDArray[np.intp]) -> None:
+        """Release the numbers of some slots, which have some, for others."""
         for slot in slots.tolist():
             self._free[_run(int(self.counts[slot]))].append(int(self.starts[slot]))
         self.counts[slots] = 0

@@ -46,7 +46,7 @@ class WordRecords:
         slots : ndarray of shape (n,)
         policies : sequence of n (tau, patience)
         """
-        self._words.take(slots, samples.word_counts)
+        self._words.assign(slots, samples.word_counts)
         self._rule.make_room(self._words.n_numbers)
         for slot, (tau, patience) in zip(slots, policies, strict=True):
             self._rule.set_policy(self._words.of(slot[np.newaxis]), tau, patience)
@@ -72,4 +72,4 @@ class WordRecords:
 
     def release(self, slots: NDArray[np.intp]) -> None:
         """Forget sentences that were admitted."""
-        self._words.free(slots)
+        self._words.release(slots)

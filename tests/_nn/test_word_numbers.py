@@ -23,11 +23,11 @@ def test_sentences_that_are_held_share_no_number(seed):
         if free and rng.random() < 0.5:
             slots = [free.pop() for _ in range(int(rng.integers(1, len(free) + 1)))]
             counts = rng.integers(1, 20, len(slots))
-            words.take(np.array(slots), counts)
+            words.assign(np.array(slots), counts)
             held.update(zip(slots, counts.tolist(), strict=True))
         elif held:
             slots = rng.choice(list(held), int(rng.integers(1, len(held) + 1)), replace=False)
-            words.free(slots)
+            words.release(slots)
             for slot in slots.tolist():
                 free.append(slot)
                 del held[slot]
@@ -40,8 +40,8 @@ def test_sentences_that_are_held_share_no_number(seed):
 
 def test_a_free_run_goes_to_the_next_sentence_of_its_size():
     words = WordSlots(3)
-    words.take(np.array([0, 1]), np.array([5, 3]))
-    words.free(np.array([0]))
-    words.take(np.array([2]), np.array([8]))
+    words.assign(np.array([0, 1]), np.array([5, 3]))
+    words.release(np.array([0]))
+    words.assign(np.array([2]), np.array([8]))
     assert words.of(np.array([2])).tolist() == list(range(8))
     assert words.n_numbers == 8 + 4
