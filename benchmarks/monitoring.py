@@ -14,8 +14,12 @@ samples from the change to the alarm, "outside" the share of draws in which the 
 was ever outside the interval (to be at most 0.05). Changes come after 2,000 audited samples.
 
 **Tightening.** The policy of a population of staged probabilities (`benchmarks.risk_control`)
-changes its disagreement after 2,000 of 6,000 audited samples. "false" is the share of draws in
-which `tau` fell below the largest candidate that keeps the promise at all times (at most 0.05).
+changes its disagreement after 3,000 of 9,000 audited samples, at once or slowly over 4,000. Of the
+policy in force: "before" is its disagreement on the mean over draws before the change (from the
+first full window on), "largest" and "at the end" are that mean where it is largest after it and at
+last, and "above" is the share of draws and audited samples after the change at which the
+disagreement was above the promise. "untightened" is the disagreement at last without tightening.
+"layers" is the mean exit layer before the change, as tightened and "as tuned".
 
 **Monitor.** Exits and entropies of the same population under one policy, against so many
 calibration samples; 5,000 new samples, changed after 1,000 of them. "false" is the share of draws
@@ -26,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,10 +46,22 @@ from sklearn_epee.monitoring._evidence import (
     rate_bets,
     uniform_factors,
 )
+from sklearn_epee.monitoring._policies import stricter_policies
+from sklearn_epee.monitoring._recent import Recent, first_kept, most_allowed
 
 LEVEL = 0.05
 N_AUDITED, CHANGE = 10_000, 2_000
-N_TIGHTENED = 6_000
+N_TIGHTENED, NEW_RATE, SLOWLY = 9_000, 3_000, 4_000
+TIGHTENED = (
+    ("calm", 0, 1000),
+    ("harder", 0, 1000),
+    ("harder", SLOWLY, 1000),
+    ("catastrophic", 0, 1000),
+    ("catastrophic", SLOWLY, 1000),
+    ("calm", 0, 2000),
+    ("harder", 0, 2000),
+    ("harder", SLOWLY, 2000),
+)
 N_WATCHED, NEW_KIND = 5_000, 1_000
 POLICY = (0.2, 4)
 CHECKED_EVERY = 10
@@ -162,39 +178,70 @@ def disagreements(proba, policies):
     ])  # fmt: skip
 
 
-def tighten(kind, promise, n_draws, seed=0):
-    """Audit and tighten; give false alarms, and disagreements after the change by policy."""
+@dataclass(frozen=True)
+class Tightened:
+    """Disagreements of the policy in force, as the table says."""
+
+    before: float
+    untightened: float
+    largest: float
+    at_the_end: float
+    above: float
+    layers: float
+    layers_as_tuned: float
+
+
+def tighten(kind, promise, n_draws, *, slowly=0, window=1000, seed=0):
+    """Audit and tighten, all draws side by side.
+
+    Parameters
+    ----------
+    kind : {"calm", "harder", "catastrophic"}
+    promise : float
+    n_draws : int
+    slowly : int, default=0
+        Audited samples over which the new kind takes the place of the old; 0: at once.
+    window : int, default=1000
+    seed : int, default=0
+    """
     rng = np.random.default_rng(seed)
     proba, codes = staged_population()
-    policies = [(tau, POLICY[1]) for tau in np.linspace(POLICY[0], 0, 11)] + [(0.0, 6)]
-    calm = disagreements(proba, policies).astype(np.float64)
-    changed = calm
+    n_layers = proba.shape[1]
+    stricter = stricter_policies(POLICY, 10, n_layers)
+    policies = [POLICY, *((tau, patience or n_layers) for tau, patience in stricter)]
+    old = new = disagreements(proba, policies)
     if kind != "calm":
-        changed = disagreements(drifted(kind, proba, codes), policies).astype(np.float64)
-    rates = np.array([calm.mean(axis=0), changed.mean(axis=0)])
-    largest_safe = int((rates.max(axis=0) <= promise).argmax())
-    bets = rate_bets(promise)
-    evidence = Evidence.start((n_draws, len(policies), len(bets)))
-    served = np.zeros((2, n_draws))
+        new = disagreements(drifted(kind, proba, codes), policies)
+    share = np.clip((np.arange(N_TIGHTENED) - NEW_RATE + 1) / max(slowly, 1), 0, 1)
+    rates = old.mean(axis=0) + share[:, np.newaxis] * (new.mean(axis=0) - old.mean(axis=0))
+    recent = Recent(window, (n_draws, len(policies)))
+    allowed = most_allowed(window, promise, 1 - LEVEL)
+    evidence = Evidence.start((n_draws, len(policies), rate_bets(promise).shape[-1]))
+    chosen = np.zeros((N_TIGHTENED, n_draws), dtype=np.int64)
     for step in range(N_TIGHTENED):
-        late = int(step >= CHANGE)
-        alarmed = evidence.largest >= 1 / LEVEL
-        in_force = np.logical_and.accumulate(alarmed, axis=1).sum(axis=1)
-        in_force = np.minimum(in_force, len(policies) - 1)
-        served[late] += rates[late, in_force]
-        losses = (changed if late else calm)[rng.integers(len(codes), size=n_draws)]
-        evidence = evidence.after(1 + bets * (losses[..., np.newaxis] - promise))
-    alarmed = evidence.largest >= 1 / LEVEL
-    in_force = np.minimum(np.logical_and.accumulate(alarmed, axis=1).sum(axis=1), len(policies) - 1)
-    after = served[1] / (N_TIGHTENED - CHANGE)
-    return {
-        "false": np.mean(in_force > largest_safe),
-        "before": rates[0, 0],
-        "untightened": rates[1, 0],
-        "mean after": after.mean(),
-        "at the end": rates[1, in_force].mean(),
-        "tau": np.array([policy[0] for policy in policies])[in_force].mean(),
-    }
+        alarmed = np.logical_and.accumulate(evidence.largest >= 1 / LEVEL, axis=1).sum(axis=1)
+        chosen[step] = np.minimum(
+            np.maximum(alarmed, first_kept(recent.counts, allowed)), len(policies) - 1
+        )
+        rows = rng.integers(len(codes), size=n_draws)
+        is_new = rng.random(n_draws) < share[step]
+        differs = np.where(is_new[:, np.newaxis], new[rows], old[rows])
+        recent.add(differs)
+        factors = 1 + rate_bets(promise) * (differs[..., np.newaxis] - promise)
+        evidence = evidence.after(factors)
+    in_force = np.take_along_axis(rates, chosen, axis=1)
+    after = in_force[NEW_RATE:]
+    staged = StagedPredictions.from_proba([proba])
+    layers = np.array([staged.exit_layers(*policy).mean() for policy in policies])
+    return Tightened(
+        before=in_force[window:NEW_RATE].mean(),
+        untightened=rates[-1, 0],
+        largest=after.mean(axis=1).max(),
+        at_the_end=after[-1].mean(),
+        above=(after > promise).mean(),
+        layers=layers[chosen[window:NEW_RATE]].mean(),
+        layers_as_tuned=layers[0],
+    )
 
 
 # ----------------------------------------------------------------------------- monitors
@@ -262,11 +309,14 @@ def lines_of(n_draws):
             f"{shown(found.delay, 0)} | {shown(found.outside)} |"
         )
     yield ""
-    yield "| tightening | promise | false | before | untightened | mean after | at the end | tau |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for kind, promise in (("calm", 0.05), ("harder", 0.05), ("catastrophic", 0.05)):
-        found = tighten(kind, promise, n_draws)
-        yield f"| {kind} | {promise} | " + " | ".join(shown(x) for x in found.values()) + " |"
+    names = [field.name.replace("_", " ") for field in fields(Tightened)]
+    yield f"| tightening | change | window | {' | '.join(names)} |"
+    yield "| --- " * (len(names) + 3) + "|"
+    for kind, slowly, window in TIGHTENED:
+        found = tighten(kind, 0.05, n_draws, slowly=slowly, window=window)
+        how = "" if kind == "calm" else f"over {slowly:,}" if slowly else "at once"
+        numbers = " | ".join(shown(value) for value in astuple(found))
+        yield f"| {kind} | {how} | {window:,} | {numbers} |"
     yield from ("", "| monitor | calibration | false | missed | delay |")
     yield "| --- | --- | --- | --- | --- |"
     for kind in ("calm", "harder", "catastrophic"):

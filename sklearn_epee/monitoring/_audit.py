@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from numbers import Integral
 from threading import Lock
@@ -18,10 +19,20 @@ from sklearn_epee.exceptions import ExitAlarmWarning
 
 from ._confidence import rate_interval
 from ._evidence import Evidence, rate_bets
-from ._policies import Policy, disagreements, policy_of, smaller_policies, with_other_policy
+from ._policies import (
+    Policy,
+    disagreements,
+    n_layers_of,
+    policy_of,
+    stricter_policies,
+    with_other_policy,
+)
+from ._recent import Recent, fewest_trials, first_kept, most_allowed
 from ._state import check_share, parsed
 
-_SCHEMA = 1
+_SCHEMA = 2
+# Samples of the window that differ if the promise is just kept.
+_EXPECTED_IN_WINDOW = 50
 
 
 class ExitAudit:
@@ -31,7 +42,7 @@ class ExitAudit:
     is watched on the data that come: each sample is audited with a small probability, which takes
     one pass through all layers and no label. From the audited samples follow an interval for the
     disagreement that holds at all times at once, and an alarm whose false-alarm probability is
-    known over unlimited time. On request an alarm tightens `tau`.
+    known over unlimited time. On request `tau` is tightened before the promise is broken.
 
     Parameters
     ----------
@@ -49,9 +60,16 @@ class ExitAudit:
         The alarm says that the disagreement is above this; None is `max_disagreement`. A lower one
         warns before the promise is broken, and also where it is kept narrowly.
     tighten : bool, default=False
-        Whether an alarm lowers `tau`, in `n_steps` equal steps to 0 and then to full depth.
+        Whether to lower `tau`, in `n_steps` equal steps to 0, then to raise `patience` one by one
+        up to full depth, as soon as the last `window` audited samples no longer show that the
+        promise is kept. Both go back when they do, though never beyond those of the estimator, or
+        to a policy that an alarm was about.
     n_steps : int, default=10
         Read with `tighten` only.
+    window : int, default=None
+        Audited samples that `tighten` looks back on. Many tighten late where something changes, few
+        where nothing does, too. None is ``ceil(50 / max_disagreement)``, in which 50 differ if the
+        promise is just kept.
     random_state : int, RandomState instance or None, default=None
         Draws the audited samples.
 
@@ -94,11 +112,15 @@ class ExitAudit:
     back first. As long as the disagreement is at most `alarm_at` whatever came before, the chance
     that there is ever an alarm is at most 1 - confidence.
 
-    **Tightening.** An audited sample shows what every smaller `tau` would have predicted, so all
-    candidates are tested from the start, and the largest `tau` without an alarm is in force. With
-    probability at least `confidence`, `tau` never falls below the largest candidate whose
-    disagreement has been at most `alarm_at` at all times. Exits by patience stay; where they alone
-    break the promise, all samples go through all layers in the end.
+    **Tightening.** An audited sample shows what every stricter policy would have predicted, so all
+    are watched from the start. In force is the fastest for which, as for all stricter ones, the
+    last `window` audited samples show a disagreement of at most `max_disagreement`, by the upper
+    bound of Clopper and Pearson at `confidence`. Going from full depth upwards and stopping at the
+    first failure is a fixed sequence of tests, so at any one time the chance that the policy in
+    force disagreed more than promised over that window, on the mean, is at most 1 - confidence. A
+    change that is slow compared with the window is answered before the promise is broken; after a
+    sudden one it takes a part of the window to show. Until the window is full, samples that have
+    not come count as agreeing: the policy is taken to be as good as it was when it was tuned.
 
     **Assumptions.** Samples are audited by a draw that looks at nothing else: audits of the first
     samples of each hour say nothing about the others. The disagreement is that with full depth, not
@@ -143,6 +165,7 @@ class ExitAudit:
     alarm_at: float
     tighten: bool
     n_steps: int
+    window: int
     n_seen_: int
     n_audited_: int
     alarms_: list[dict[str, Any]]
@@ -152,6 +175,7 @@ class ExitAudit:
     _bets: NDArray[np.float64]
     _evidence: Evidence
     _disagreed: NDArray[np.int64]
+    _recent: Recent
     _lock: Lock
 
     def __init__(
@@ -164,6 +188,7 @@ class ExitAudit:
         alarm_at: float | None = None,
         tighten: bool = False,
         n_steps: int = 10,
+        window: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.max_disagreement = check_share("max_disagreement", max_disagreement)
@@ -184,14 +209,17 @@ class ExitAudit:
         self.estimator = estimator
         self.tighten = bool(tighten)
         self.n_steps = int(n_steps)
+        self.window = self._checked_window(window)
         self._policies = [policy_of(estimator)]
         if self.tighten:
-            self._policies += smaller_policies(self._policies[0], self.n_steps)
+            n_layers = n_layers_of(estimator)
+            self._policies += stricter_policies(self._policies[0], self.n_steps, n_layers)
             with_other_policy(estimator, self._policies[-1])  # raises where that cannot be done
         self._rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
         self._bets = rate_bets(self.alarm_at)
         self._evidence = Evidence.start((len(self._policies), self._bets.shape[-1]))
         self._disagreed = np.zeros(len(self._policies), dtype=np.int64)
+        self._recent = Recent(self.window, self._disagreed.shape)
         self._now = 0
         self.n_seen_ = self.n_audited_ = 0
         self.alarms_ = []
@@ -453,12 +481,14 @@ class ExitAudit:
                     "alarm_at": self.alarm_at,
                     "tighten": self.tighten,
                     "n_steps": self.n_steps,
+                    "window": self.window,
                 },
                 "policy": list(self._policies[0]),
                 "n_seen": self.n_seen_,
                 "n_audited": self.n_audited_,
                 "disagreed": self._disagreed.tolist(),
                 "evidence": self._evidence.to_dict(),
+                "recent": self._recent.to_hex(),
                 "in_force": self._now,
                 "alarms": self.alarms_,
                 "random": self._rng.bit_generator.state,
@@ -512,6 +542,8 @@ class ExitAudit:
             ):
                 raise ValueError("its state does not fit its parameters")
             audit._evidence, audit._disagreed = evidence, disagreed
+            if "recent" in state:  # from schema 2 on
+                audit._recent = Recent.from_hex(state["recent"], audit.window, disagreed.shape)
             audit.n_seen_, audit.n_audited_ = int(state["n_seen"]), int(state["n_audited"])
             audit._now = int(state["in_force"])
             audit.alarms_ = list(state["alarms"])
@@ -535,26 +567,46 @@ class ExitAudit:
 
     # ----------------------------------------------------------------------------- the tests
 
+    def _checked_window(self, window: int | None) -> int:
+        if window is None:
+            window = math.ceil(_EXPECTED_IN_WINDOW / self.max_disagreement)
+        if isinstance(window, bool) or not isinstance(window, Integral):
+            raise TypeError(f"window must be an integer or None; got {window!r}.")
+        fewest = fewest_trials(self.max_disagreement, self.confidence)
+        if window < fewest:
+            raise ValueError(
+                f"window must be at least {fewest}: fewer samples cannot show a disagreement of at "
+                f"most {self.max_disagreement} with confidence {self.confidence}; got {window!r}."
+            )
+        return int(window)
+
     def _count(self, differs: NDArray[np.bool_]) -> None:
         """Count audited samples one after the other, (n_samples, n_candidates)."""
         raised = []
         with self._lock:
-            for losses in differs.astype(np.float64):
+            for losses in differs:
                 factors = 1.0 + self._bets * (losses[:, np.newaxis] - self.alarm_at)
                 self._evidence = self._evidence.after(factors)
-                self._disagreed = self._disagreed + losses.astype(np.int64)
+                self._disagreed = self._disagreed + losses
+                self._recent.add(losses)
                 self.n_audited_ += 1
-                raised += self._alarms()
-        for message in raised:
+                raised += self._new_alarms()
+            self._choose_policy()
+            messages = [self._message(*alarm) for alarm in raised]
+        for message in messages:
             warnings.warn(message, ExitAlarmWarning, stacklevel=4)
 
-    def _alarms(self) -> list[str]:
-        """Go on to the first policy without an alarm; return the messages of new alarms."""
+    def _new_alarms(self) -> list[tuple[Policy, int, int]]:
+        """Record alarms about the first policy that had none, and about those that follow it.
+
+        Returns
+        -------
+        list of (policy, n_disagreed, n_audited)
+        """
         alarmed = self._evidence.largest >= 1.0 / (1.0 - self.confidence)
-        messages = []
-        # There is one alarm about each policy before the one in force, and at most one about it.
-        while alarmed[self._now] and len(self.alarms_) == self._now:
-            tau, patience = self._policies[self._now]
+        new = []
+        while (i := len(self.alarms_)) < len(alarmed) and alarmed[i]:
+            tau, patience = self._policies[i]
             self.alarms_.append(
                 {
                     "n_seen": self.n_seen_,
@@ -563,22 +615,26 @@ class ExitAudit:
                     "patience": patience,
                 }
             )
-            messages.append(self._message())
-            if self._now < len(self._policies) - 1:
-                self._now += 1
-                self._set_policy()
-        return messages
+            new.append((self._policies[i], int(self._disagreed[i]), self.n_audited_))
+        return new
 
-    def _message(self) -> str:
-        n = self.n_audited_
+    def _choose_policy(self) -> None:
+        """Go to the first policy without an alarm of which recent samples show no breach."""
+        allowed = most_allowed(self.window, self.max_disagreement, self.confidence)
+        strict_enough = int(first_kept(self._recent.counts, allowed))
+        now = min(max(len(self.alarms_), strict_enough), len(self._policies) - 1)
+        if now != self._now:
+            self._now = now
+            self._set_policy()
+
+    def _message(self, policy: Policy, n_disagreed: int, n_audited: int) -> str:
         goes_on = "Tune the policy again, on recent samples, or lower tau."
-        if self._now < len(self._policies) - 1:
-            tau, patience = self._policies[self._now + 1]
-            goes_on = f"The policy is tau={tau:.4g}, patience={patience} from now on."
+        if self.tighten:
+            goes_on = f"The policy is tau={self.tau_:.4g}, patience={self.patience_} from now on."
         return (
             f"The disagreement with full depth is above {self.alarm_at} (confidence "
-            f"{self.confidence}): {self.n_disagreed_} of {n} audited samples differ under "
-            f"tau={self.tau_:.4g}, patience={self.patience_}, among them the more recent ones. "
+            f"{self.confidence}): {n_disagreed} of {n_audited} audited samples differ under "
+            f"tau={policy[0]:.4g}, patience={policy[1]}, among them the more recent ones. "
             f"{goes_on}"
         )
 

@@ -1,4 +1,4 @@
-"""The policies of an audit: that of the estimator, and those of smaller tau for `tighten`."""
+"""The policies of an audit: that of the estimator, and stricter ones for `tighten`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,21 @@ def policy_of(estimator: Any) -> Policy:
     return check_tau(own.tau), check_patience(own.patience)
 
 
-def smaller_policies(policy: Policy, n_steps: int) -> list[Policy]:
-    """Return policies of smaller tau in equal steps to 0, and at last that of full depth."""
+def stricter_policies(policy: Policy, n_steps: int, n_layers: int) -> list[Policy]:
+    """Return policies of smaller tau in equal steps to 0, of more patience, and full depth."""
     tau, patience = policy
     steps = np.linspace(min(tau, 1.0), 0.0, n_steps + 1)[1:]
-    return [*((float(step), patience) for step in steps if tau > 0), (0.0, None)]
+    more_patience = range(patience + 1, n_layers) if patience is not None else ()
+    return [
+        *((float(step), patience) for step in steps if tau > 0),
+        *((0.0, number) for number in more_patience),
+        (0.0, None),
+    ]
+
+
+def n_layers_of(estimator: Any) -> int:
+    """Return the number of layers of the classifier in a fitted estimator."""
+    return next(int(link.n_layers_) for link in chain(estimator) if hasattr(link, "n_layers_"))
 
 
 def with_other_policy(estimator: Any, policy: Policy) -> Any:

@@ -37,7 +37,7 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     kind : str
         Name of the class that wrote it.
     schema : int
-        The newest that is known.
+        The newest that is known; older ones are read, too.
 
     Raises
     ------
@@ -53,9 +53,10 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     if not isinstance(state, dict) or state.get("kind") != kind:
         found = state.get("kind") if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"text is not a state of {kind}; got {found!r}.")
-    if state.get("schema") != schema:
+    if state.get("schema") not in range(1, schema + 1):
         raise ValueError(
-            f"text was written with schema {state.get('schema')!r}; this version reads {schema}."
+            f"text was written with schema {state.get('schema')!r}; this version reads 1 to "
+            f"{schema}."
         )
     try:
         yield state

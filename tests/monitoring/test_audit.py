@@ -103,13 +103,65 @@ def test_tightening_stops_where_the_promise_is_kept():
     assert audit.estimator_.tau == audit.tau_
     assert CLASSIFIER.tau == 0.9
     differs = audit.predict(X) != full_depth(X)
-    assert differs.mean() < 0.06
+    assert differs.mean() < 0.05
     assert audit.n_disagreed_ / audit.n_audited_ == pytest.approx(differs.mean())
+
+
+def easy_and_hard(tau=0.9):
+    """Samples that agree with full depth under a policy, and samples that do not."""
+    clf = NumericExits(tau=tau).fit(X[:300], Y[:300])
+    differs = clf.predict(X) != full_depth(X)
+    return clf, X[~differs], X[differs]
+
+
+def mixed(easy, hard, n, share):
+    """n samples of which so many differ from full depth, evenly."""
+    is_hard = np.diff(np.floor(np.arange(n + 1) * share)) > 0
+    rows = np.where(is_hard, np.cumsum(is_hard) % len(hard), np.cumsum(~is_hard) % len(easy))
+    return np.where(is_hard[:, np.newaxis], hard[rows], easy[rows])
+
+
+def test_tau_is_lower_before_the_promise_is_broken_and_rises_again():
+    clf, easy, hard = easy_and_hard()
+    audit = ExitAudit(
+        clf, max_disagreement=0.1, share=1.0, tighten=True, window=400, random_state=0
+    )
+    audit.predict(mixed(easy, hard, 600, 0.05))
+    assert (audit.tau_, audit.alarm_) == (0.9, False)
+    audit.predict(mixed(easy, hard, 600, 0.09))  # below the promise, but by too little
+    assert audit.tau_ < 0.9
+    assert not audit.alarm_
+    audit.predict(mixed(easy, hard, 800, 0.02))
+    assert audit.tau_ == 0.9
+
+
+def test_a_policy_that_an_alarm_was_about_does_not_come_back():
+    clf, easy, hard = easy_and_hard()
+    audit = ExitAudit(
+        clf, max_disagreement=0.1, share=1.0, tighten=True, window=400, random_state=0
+    )
+    quiet(audit, mixed(easy, hard, 600, 0.5))
+    assert audit.alarms_[0]["tau"] == 0.9
+    n_alarms = len(audit.alarms_)
+    quiet(audit, mixed(easy, hard, 800, 0.0))
+    assert audit.tau_ == pytest.approx(max(0.9 - 0.09 * n_alarms, 0))
+
+
+def test_patience_grows_when_tau_is_0():
+    patient = NumericExits(tau=0.1, patience=2).fit(X[:300], Y[:300])
+    audit = ExitAudit(
+        patient, max_disagreement=0.02, share=1.0, tighten=True, n_steps=1, random_state=0
+    )
+    assert audit._policies == [(0.1, 2), (0.0, 2), (0.0, 3), (0.0, 4), (0.0, None)]
+    quiet(audit, X)
+    assert audit.tau_ == 0
+    assert audit.patience_ in (3, 4, None)
+    assert (quiet(audit, X).labels != full_depth(X)).mean() < 0.02
 
 
 def test_full_depth_is_the_end():
     always_first = NumericExits(tau=0.0, patience=1).fit(X[:300], Y[:300])
-    audit = ExitAudit(always_first, max_disagreement=0.01, share=1.0, tighten=True, random_state=0)
+    audit = ExitAudit(always_first, max_disagreement=0.001, share=1.0, tighten=True, window=3000)
     with pytest.warns(ExitAlarmWarning, match="The policy is tau=0, patience=None from now on"):
         audit.predict(X)
     assert (audit.tau_, audit.patience_) == (0.0, None)
@@ -156,6 +208,15 @@ def test_json_continues_where_it_was(tighten):
     assert audit.alarms_ == again.alarms_
 
 
+def test_states_of_the_first_schema_are_read():
+    audit = ExitAudit(CLASSIFIER, max_disagreement=0.1, share=0.5, random_state=0)
+    quiet(audit, X[:500])
+    state = json.loads(audit.to_json()) | {"schema": 1}
+    del state["recent"], state["parameters"]["window"]
+    again = ExitAudit.from_json(json.dumps(state), CLASSIFIER)
+    assert again.report() == audit.report()
+
+
 def test_seeds_decide_what_is_audited():
     drawn = [
         ExitAudit(CLASSIFIER, max_disagreement=0.5, share=0.5, random_state=seed).draw(100)
@@ -176,7 +237,9 @@ def broken(**changes):
         ("{", "text is not JSON"),
         ("[]", "not a state of ExitAudit; got 'list'"),
         (broken(kind="ExitMonitor"), "not a state of ExitAudit; got 'ExitMonitor'"),
-        (broken(schema=2), "written with schema 2; this version reads 1"),
+        (broken(schema=3), "written with schema 3; this version reads 1 to 2"),
+        (broken(recent="00"), "recent samples do not fit the window"),
+        (broken(recent="no"), "that can be read"),
         (broken(policy=[0.1, None]), "audit is of tau=0.1, patience=None, but the estimator"),
         (broken(disagreed=[0, 0]), "does not fit its parameters"),
         (broken(evidence={}), "that can be read"),
@@ -200,6 +263,8 @@ def test_states_of_something_else_are_refused(text, message):
         ({"alarm_at": 0.2}, "alarm_at must not be above max_disagreement=0.1"),
         ({"tighten": 1}, "tighten must be True or False"),
         ({"n_steps": 0}, "n_steps must be an integer >= 1"),
+        ({"window": 10.0}, "window must be an integer or None"),
+        ({"window": 28}, "window must be at least 29: fewer samples cannot show"),
         ({"random_state": "seed"}, "seed"),
         ({"estimator": LogisticRegression().fit(X[:99], Y[:99])}, "exits by rules of its own"),
         ({"estimator": NumericExits()}, "not fitted"),

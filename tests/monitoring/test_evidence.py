@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from benchmarks.monitoring import (
     LEVEL,
@@ -22,6 +23,7 @@ from sklearn_epee.monitoring._evidence import (
     reserve,
     uniform_factors,
 )
+from sklearn_epee.monitoring._recent import Recent, fewest_trials, first_kept, most_allowed
 
 rates = st.floats(0.001, 0.9)
 
@@ -110,6 +112,37 @@ def test_small_p_values_are_of_high_cells():
     assert (entropy_cells(np.array([0.0, 1.0])) == [0, N_ENTROPY_CELLS - 1]).all()
 
 
+# ------------------------------------------------------------------------------ recent samples
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 2**32 - 1))
+def test_recent_trials_are_counted_and_kept(size, n, seed):
+    happened = np.random.default_rng(seed).random((n, 3)) < 0.5
+    recent = Recent(size, (3,))
+    for trial in happened:
+        recent.add(trial)
+    np.testing.assert_array_equal(recent.counts, happened[-size:].sum(axis=0) if n else 0)
+    again = Recent.from_hex(recent.to_hex(), size, (3,))
+    for trial in np.eye(3, dtype=bool):
+        recent.add(trial)
+        again.add(trial)
+        np.testing.assert_array_equal(again.counts, recent.counts)
+
+
+@given(st.integers(1, 3000), rates, st.sampled_from([0.8, 0.95, 0.99]))
+def test_as_many_are_allowed_as_clopper_and_pearson_allow(n, rate, confidence):
+    allowed = most_allowed(n, rate, confidence)
+    upper = beta.ppf(confidence, np.arange(n) + 1, n - np.arange(n))
+    assert allowed == (upper <= rate).sum() - 1
+    assert (allowed >= 0) == (n >= fewest_trials(rate, confidence))
+
+
+def test_stricter_policies_have_to_be_within_it_too():
+    counts = np.array([[1, 1, 0], [3, 1, 0], [1, 3, 0], [3, 3, 0], [0, 0, 9]])
+    np.testing.assert_array_equal(first_kept(counts, 2), [0, 1, 2, 2, 0])
+    assert first_kept(np.array([9]), 2) == 0
+
+
 # ---------------------------------------------------------------------------------- simulated
 
 
@@ -126,10 +159,16 @@ def test_broken_promises_are_noticed():
     assert found.delay < 150
 
 
-@pytest.mark.slow
-def test_tau_is_tightened_where_it_has_to_be():
-    found = tighten("catastrophic", 0.05, 20)
-    assert found["at the end"] < 0.05 < found["untightened"]
+@pytest.mark.parametrize("kind", ["harder", "catastrophic"])
+def test_tau_is_tightened_before_a_slow_change_breaks_the_promise(kind):
+    found = tighten(kind, 0.05, 60, slowly=4000)
+    assert found.largest < 0.05 < found.untightened
+    assert found.above < 0.1
+
+
+def test_a_sudden_change_is_answered():
+    found = tighten("harder", 0.05, 60)
+    assert found.at_the_end < 0.05 < found.untightened
 
 
 @pytest.mark.slow
