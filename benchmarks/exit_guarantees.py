@@ -53,12 +53,15 @@ ROWS = (
     ("usual", "disagreement", 0.05, KINDS),
     ("catastrophic", "disagreement", 0.05, KINDS),
     ("usual", "brier_increase", 0.01, KINDS),
-    ("drifted", "disagreement", 0.05, KINDS[1:]),
+    ("drifted", "disagreement", 0.05, KINDS),
     ("usual", "proba_change", 0.02, KINDS[::2]),
     ("catastrophic", "brier_increase", 0.01, KINDS),
     ("catastrophic", "proba_change", 0.02, KINDS[::2]),
     ("drifted", "brier_increase", 0.01, KINDS),
     ("drifted", "proba_change", 0.02, KINDS[::2]),
+    ("usual", "brier_score", 0.09, KINDS[:1]),
+    ("catastrophic", "brier_score", 0.09, KINDS[:1]),
+    ("drifted", "brier_score", 0.09, KINDS[:1]),
 )
 SHARE_TESTED = 0.7
 COLUMNS = (

@@ -18,6 +18,8 @@ import numpy as np
 import studies.kinds  # noqa: F401 - registers the kinds of jobs
 from benchmarks._report import describe
 from studies import events, jobs, measures
+from studies.missing import missing
+from studies.ordering import by_set_and_backbone, shared_notes
 from studies.policies import CHOICES, MIN_RATIO, TOLERANCE, cuts_beside, policies
 from studies.rules import N_DRAWS, compare, network_of
 from studies.sets import SETS
@@ -109,30 +111,20 @@ def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
         for members in groups.values()
         if members[0].backbone != jobs.NO_BACKBONE
     ]
-    cells = sorted((cell for cell in found if cell), key=_order)
+    cells = sorted((cell for cell in found if cell), key=by_set_and_backbone)
     return rounded({
         "format": FORMAT,
         "machines": machines,
         "commits": sorted({job.result["machine"]["commit"] or "unknown" for job in done}),
         "n_draws": n_draws,
-        "notes": _shared_notes(cells),
+        "notes": shared_notes(cells),
         "cells": cells,
-        "missing": missing(out, done),
+        "missing": [*missing(cells), *_failed(out)],
     })  # fmt: skip
 
 
-def _shared_notes(cells: list[dict[str, Any]]) -> list[str]:
-    """Return the caps that all cells have, and take them from the cells."""
-    first = cells[0]["notes"] if cells else []
-    shared = [note for note in first if all(note in cell["notes"] for cell in cells)]
-    for cell in cells:
-        cell["notes"] = [note for note in cell["notes"] if note not in shared]
-    return shared
-
-
-def _order(cell: dict[str, Any]) -> tuple[int, int, list[str]]:
-    names, backbones = list(SETS), list(jobs.BACKBONES)
-    return names.index(cell["data"]), backbones.index(cell["backbone"]), cell["notes"]
+def _failed(out: Path) -> list[str]:
+    return [f"Failed: {path.parent.relative_to(out)}." for path in sorted(out.rglob("error.txt"))]
 
 
 def _without_backbone(like: Done, done: Iterable[Done]) -> list[Done]:
@@ -409,62 +401,3 @@ def _point_of(policy: dict[str, Any], name: str, n_seeds: int) -> dict[str, Any]
         "goal_words": policy["goal_words"],
         "n_seeds": n_seeds,
     }
-
-
-# ------------------------------------------------------------------------------ what is missing
-
-
-def missing(out: Path, done: Sequence[Done]) -> list[str]:
-    """Return what the report does not have, in words.
-
-    Parameters
-    ----------
-    out : Path
-    done : sequence of Done
-    """
-    seeds = 1 + max((job.seed for job in done), default=0)
-    known = {(job.data, job.backbone, job.kind) for job in done}
-    backbones = [name for name in jobs.BACKBONES if name != jobs.NO_BACKBONE]
-    planned = {(j.data, j.backbone, j.kind) for j in jobs.planned(list(SETS), backbones, 1)}
-    lacking: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for data, backbone, kind in sorted(planned - known, key=_missing_order):
-        lacking[data, backbone].append(kind)
-    untouched: dict[str, list[str]] = defaultdict(list)
-    lines = []
-    for (data, backbone), found in lacking.items():
-        if any(key[:2] == (data, backbone) for key in known):
-            lines.append(f"{_where(data, backbone)}: {', '.join(found)}.")
-        else:
-            alone = backbone == jobs.NO_BACKBONE
-            untouched[data].append("rivals without a backbone" if alone else backbone)
-    return [
-        *(f"{data}, all of it: {', '.join(words)}." for data, words in untouched.items()),
-        *lines,
-        *_fewer_seeds(done, seeds),
-        *(f"Failed: {path.parent.relative_to(out)}." for path in sorted(out.rglob("error.txt"))),
-    ]
-
-
-def _missing_order(key: tuple[str, str, str]) -> tuple[Any, ...]:
-    data, backbone, kind = key
-    return list(SETS).index(data), list(jobs.BACKBONES).index(backbone), _rival_order((kind, 0))
-
-
-def _where(data: str, backbone: str) -> str:
-    return data if backbone == jobs.NO_BACKBONE else f"{data}, {backbone}"
-
-
-def _fewer_seeds(done: Iterable[Done], seeds: int) -> list[str]:
-    """Return where there are fewer seeds than elsewhere."""
-    found: dict[tuple[str, ...], set[int]] = defaultdict(set)
-    for job in done:
-        if job.kind in jobs.KINDS and not jobs.KINDS[job.kind].one_seed:
-            found[*job.group, job.kind].add(job.seed)
-    counts: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for (data, backbone, _, kind), have in found.items():
-        if len(have) < seeds:
-            counts[data, backbone, str(len(have))].append(kind)
-    return [
-        f"{_where(data, backbone)}: {count} of {seeds} seeds of {', '.join(sorted(names))}."
-        for (data, backbone, count), names in counts.items()
-    ]

@@ -1,6 +1,7 @@
 """Write the report: its data, one HTML page, Markdown, pictures, and the tables of the README.
 
     python -m studies.report OUT --results DIR      from the folder of the jobs
+    python -m studies.report OUT --keep             and pairs that only study.json has
     python -m studies.report --results DIR          from DIR/study.json, which is kept
     python -m studies.report --docs                 what README and the docs show, anew
 
@@ -19,6 +20,7 @@ from studies import tables
 from studies.collect import collect
 from studies.drawing import Picture, counted
 from studies.figures import pictures
+from studies.kept import with_kept
 from studies.page import Folded, Part, Section, as_html, as_markdown
 from studies.tables import Table
 
@@ -62,7 +64,9 @@ supplement notes are not public, and its part of DDI cannot be drawn again: its 
 are not of the same data."""
 
 
-def write_report(out: Path, results: Path, *, n_draws: int | None = None) -> dict[str, Any]:
+def write_report(
+    out: Path, results: Path, *, n_draws: int | None = None, keep: bool = False
+) -> dict[str, Any]:
     """Collect the results of all jobs and write the report.
 
     Parameters
@@ -73,6 +77,8 @@ def write_report(out: Path, results: Path, *, n_draws: int | None = None) -> dic
         Where to: `study.json`, `study.html`, `study.md` and `pictures/`.
     n_draws : int, default=None
         Resamples of the intervals; None: as many as `collect` takes.
+    keep : bool, default=False
+        Whether pairs of data set and backbone that `study.json` has and `out` has not stay.
 
     Returns
     -------
@@ -81,8 +87,15 @@ def write_report(out: Path, results: Path, *, n_draws: int | None = None) -> dic
     """
     study = collect(out) if n_draws is None else collect(out, n_draws=n_draws)
     results.mkdir(parents=True, exist_ok=True)
+    if keep:
+        study = with_kept(study, _read(results))
     _replace(results / "study.json", as_json(study))
     write_pages(study, results)
+    return study
+
+
+def _read(results: Path) -> dict[str, Any]:
+    study: dict[str, Any] = json.loads((results / "study.json").read_text(encoding="utf-8"))
     return study
 
 
@@ -298,12 +311,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", help="folder of the jobs")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.name}")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep pairs that only study.json of --results has"
+    )
     parser.add_argument("--docs", action="store_true", help="write README and docs anew")
     given = parser.parse_args(arguments)
     if given.out is not None:
-        study = write_report(given.out, given.results)
+        study = write_report(given.out, given.results, keep=given.keep)
     else:
-        study = json.loads((given.results / "study.json").read_text(encoding="utf-8"))
+        study = _read(given.results)
         write_pages(study, given.results)
     if given.docs:
         write_docs(study)

@@ -1,0 +1,23 @@
+"""The order of a report's cells, and what they have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studies import jobs
+from studies.sets import SETS
+
+
+def by_set_and_backbone(cell: dict[str, Any]) -> tuple[int, int, list[str]]:
+    """Return the place of a cell in the report: sets and backbones as they are listed."""
+    names, backbones = list(SETS), list(jobs.BACKBONES)
+    return names.index(cell["data"]), backbones.index(cell["backbone"]), cell["notes"]
+
+
+def shared_notes(cells: list[dict[str, Any]]) -> list[str]:
+    """Return the caps that all cells have, and take them from the cells."""
+    first = cells[0]["notes"] if cells else []
+    shared = [note for note in first if all(note in cell["notes"] for cell in cells)]
+    for cell in cells:
+        cell["notes"] = [note for note in cell["notes"] if note not in shared]
+    return shared
