@@ -222,7 +222,7 @@ def _missing(study: dict[str, Any]) -> list[Part]:
 
 
 def measured(study: dict[str, Any]) -> str:
-    """Return the README's section "Measured", without its headline.
+    """Return the README's section "Results", without its headline.
 
     Parameters
     ----------
