@@ -553,12 +553,30 @@ def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
         return change(estimator)
     exit_classifier(estimator)  # raises with the whole path where there is none
     step: Any = step_inwards(estimator)
-    inner = with_classifier(step.inner, change)
+    return with_inner(estimator, step, with_classifier(step.inner, change))
+
+
+def with_inner(estimator: Any, step: Step, inner: Any) -> Any:
+    """Return a copy of a wrapper around something else.
+
+    Parameters
+    ----------
+    estimator : estimator
+        It stays as it is.
+    step : Step
+        From it to what it wraps now.
+    inner : estimator
+        Fitted.
+
+    Returns
+    -------
+    estimator
+    """
     if isinstance(estimator, FrozenEstimator):
         return FrozenEstimator(inner)
     twin = copy.copy(estimator)
     if isinstance(estimator, Pipeline):
         twin.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], inner)]
     else:
-        setattr(twin, step.attribute, inner)
+        setattr(twin, str(step.attribute), inner)
     return twin

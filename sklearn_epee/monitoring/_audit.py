@@ -287,10 +287,12 @@ class ExitAudit:
         >>> int(audit.predict_with_exits(X[40:]).audited.sum()) == audit.n_audited_
         True
         """
-        estimator, candidates = self.estimator_, self._policies
-        if (now := policy_of(estimator)) != (self.tau_, self.patience_):
+        with self._lock:  # another thread may change the policy
+            estimator, candidates = self.estimator_, self._policies
+            expected = self.tau_, self.patience_
+        if (now := policy_of(estimator)) != expected:
             raise ValueError(
-                f"The audit is of tau={self.tau_!r}, patience={self.patience_!r}, but estimator "
+                f"The audit is of tau={expected[0]!r}, patience={expected[1]!r}, but estimator "
                 f"exits by tau={now[0]!r}, patience={now[1]!r} now; make a new audit of it."
             )
         inner = find_exits(estimator, X)
@@ -431,6 +433,10 @@ class ExitAudit:
         >>> ExitAudit(clf, max_disagreement=0.3).report()["promise"]
         'open'
         """
+        with self._lock:
+            return self._report()
+
+    def _report(self) -> dict[str, Any]:
         low, high = self.interval_
         promise = "broken" if low > self.max_disagreement else "open"
         if high <= self.max_disagreement:

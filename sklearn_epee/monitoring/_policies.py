@@ -10,7 +10,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._exits.checks import check_patience, check_tau
 from sklearn_epee._exits.staged import StagedPredictions
-from sklearn_epee._exits.wrappers import chain, own_policy, predicts_words, with_policy
+from sklearn_epee._exits.wrappers import (
+    chain,
+    own_policy,
+    predicts_words,
+    step_inwards,
+    with_inner,
+    with_policy,
+)
 
 # tau and patience.
 Policy = tuple[float, int | None]
@@ -22,7 +29,8 @@ def policy_of(estimator: Any) -> Policy:
     Raises
     ------
     TypeError
-        If it does not exit by tau and patience, or predicts words.
+        If it does not exit by tau and patience, predicts words, or holds a wrapper that may predict
+        otherwise than at the exits.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
@@ -38,7 +46,21 @@ def policy_of(estimator: Any) -> Policy:
             f"{type(estimator).__name__} predicts words; audits are for classifiers with one "
             "prediction for each sample."
         )
+    _check_predicts_exits(estimator)
     return check_tau(own.tau), check_patience(own.patience)
+
+
+def _check_predicts_exits(estimator: Any) -> None:
+    """Raise if something between an estimator and its exits decides on predictions, too."""
+    for link in chain(estimator):
+        if hasattr(link, "predict_with_exits"):
+            return
+        step = step_inwards(link)
+        if step is not None and not step.is_transparent:
+            raise TypeError(
+                f"estimator holds a {type(link).__name__}, which may predict otherwise than the "
+                "classifier with early exits inside; audit that classifier by itself."
+            )
 
 
 def stricter_policies(policy: Policy, n_steps: int, n_layers: int) -> list[Policy]:
@@ -59,12 +81,12 @@ def n_layers_of(estimator: Any) -> int:
 
 
 def with_other_policy(estimator: Any, policy: Policy) -> Any:
-    """Return a copy of an estimator, or of what its own policy is over, with another policy."""
-    while hasattr(estimator, "estimator_") and not getattr(
-        estimator, "delegates_exit_policy", False
-    ):
-        estimator = estimator.estimator_
-    return with_policy(estimator, *policy)
+    """Return a copy of an estimator with another policy, in place of those that it was given."""
+    step = step_inwards(estimator)
+    if step is None:
+        return with_policy(estimator, *policy)
+    inner = with_other_policy(step.inner, policy)
+    return with_inner(estimator, step, inner) if step.is_transparent else inner
 
 
 def disagreements(staged: StagedPredictions, policies: list[Policy]) -> NDArray[np.bool_]:

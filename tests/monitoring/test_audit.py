@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -56,8 +59,10 @@ def test_predictions_stay_and_audits_are_counted():
         FixedExitPolicyClassifier(FrozenEstimator(CLASSIFIER), tau=0.9),
         TunedExitPolicyClassifierCV(FrozenEstimator(CLASSIFIER), min_speedup=0.7),
         make_pipeline(StandardScaler(), NumericExits(tau=0.9)),
+        make_pipeline(StandardScaler(), FixedExitPolicyClassifier(NumericExits(), tau=0.9)),
+        GridSearchCV(FixedExitPolicyClassifier(NumericExits()), {"tau": [0.9]}, cv=2),
     ],
-    ids=["fixed", "tuned", "pipeline"],
+    ids=["fixed", "tuned", "pipeline", "fixed in a pipeline", "fixed in a search"],
 )
 def test_wrapped_classifiers(estimator):
     with warnings.catch_warnings():
@@ -71,6 +76,13 @@ def test_wrapped_classifiers(estimator):
     after = quiet(audit, X)
     assert after.exit_layer.mean() > 1
     assert_array_equal(estimator.predict(X), predicted)  # it stays as it is
+
+
+def test_wrappers_that_may_predict_otherwise_are_refused():
+    binary = Y != "cow"
+    wrapped = FixedThresholdClassifier(NumericExits(tau=0.9), threshold=0.2, pos_label="ant")
+    with pytest.raises(TypeError, match="holds a FixedThresholdClassifier, which may predict"):
+        ExitAudit(wrapped.fit(X[binary], Y[binary]), max_disagreement=0.1)
 
 
 def test_an_alarm_warns_once_and_says_what_to_do():
@@ -145,6 +157,24 @@ def test_a_policy_that_an_alarm_was_about_does_not_come_back():
     n_alarms = len(audit.alarms_)
     quiet(audit, mixed(easy, hard, 800, 0.0))
     assert audit.tau_ == pytest.approx(max(0.9 - 0.09 * n_alarms, 0))
+
+
+def test_threads_that_predict_while_the_policy_changes():
+    clf, easy, hard = easy_and_hard()
+    audit = ExitAudit(clf, max_disagreement=0.1, share=1.0, tighten=True, window=40, random_state=0)
+
+    def predict(number):
+        samples = hard if number // 100 % 2 else easy
+        return len(audit.predict(samples[number % 50 : number % 50 + 5]))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with warnings.catch_warnings(), ThreadPoolExecutor(6) as threads:
+            warnings.simplefilter("ignore", ExitAlarmWarning)
+            assert sum(threads.map(predict, range(600))) == audit.n_audited_
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_patience_grows_when_tau_is_0():
