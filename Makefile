@@ -1,5 +1,5 @@
 # The commands of CI (.ci/run), one by one.
-.PHONY: install quickstart test quick lint types house docs pages all
+.PHONY: install quickstart test quick lint types structure docs pages all
 
 install:      ## the package with what tests and checks need
 	python -m pip install -e ".[dev]"
@@ -20,8 +20,8 @@ lint:
 types:
 	mypy
 
-house:        ## modules, lengths of functions, imports between rooms
-	python tools/house.py
+structure:    ## modules, lengths of functions, imports between components
+	python tools/structure.py
 
 docs:         ## the site, every script of the gallery run; "python -m pip install -e .[docs]" first
 	python -m sphinx -W --keep-going -b html docs docs/_build/html

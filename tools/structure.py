@@ -1,10 +1,10 @@
-"""Measure the house: modules, lengths of functions, imports between rooms, private imports.
+"""Print the structure of the package: modules, lengths of functions, imports between components.
 
-A room is a module or a folder directly in the package; the folder of backbones is a room of its
-own. An arrow is an import of one room by another, counted once however often it is written.
+A component is a module or a folder directly in the package; the folder of backbones is a component
+of its own. A component depends on another if it imports anything from it.
 
-    python tools/house.py                  # figures and arrows of the package here
-    python tools/house.py FOLDER           # of the package sklearn_epee in another checkout
+    python tools/structure.py              # of the package in this checkout
+    python tools/structure.py FOLDER       # of the package sklearn_epee in another checkout
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "sklearn_epee"
-# Folders inside a folder that are rooms of their own.
-INNER_ROOMS = ("_nn.backbones", "nn.backbones")
+# Folders inside a folder that are components of their own.
+INNER_COMPONENTS = ("_nn.backbones", "nn.backbones")
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: who imports, from which module, what, and whether when first needed."""
+    """One imported name; `lazy` imports are inside a function."""
 
     importer: str
     module: str
@@ -53,28 +53,28 @@ def imports_of(root: Path) -> list[Import]:
     ]
 
 
-def room_of(module: str) -> str:
-    """Return the room of a module of the package."""
-    for inner in INNER_ROOMS:
+def component_of(module: str) -> str:
+    """Return the component of a module of the package."""
+    for inner in INNER_COMPONENTS:
         if module == inner or module.startswith(f"{inner}."):
             return inner
     return module.partition(".")[0]
 
 
-def arrows_between_rooms(imports: list[Import]) -> dict[tuple[str, str], list[Import]]:
-    """Return the imports behind every arrow from one room to another."""
-    arrows: dict[tuple[str, str], list[Import]] = {}
+def component_dependencies(imports: list[Import]) -> dict[tuple[str, str], list[Import]]:
+    """Return the imports of one component by another, by the pair (importer, imported)."""
+    found_by_pair: dict[tuple[str, str], list[Import]] = {}
     for found in imports:
         if not found.module.startswith(f"{PACKAGE}:"):
             continue
-        pair = room_of(found.importer), room_of(found.module.partition(":")[2])
+        pair = component_of(found.importer), component_of(found.module.partition(":")[2])
         if pair[0] != pair[1]:
-            arrows.setdefault(pair, []).append(found)
-    return arrows
+            found_by_pair.setdefault(pair, []).append(found)
+    return found_by_pair
 
 
-def arrows_between_modules(imports: list[Import]) -> set[tuple[str, str]]:
-    """Return all pairs of modules of the package of which the first imports the second."""
+def module_dependencies(imports: list[Import]) -> set[tuple[str, str]]:
+    """Return all pairs (importer, imported) of modules of the package."""
     return {
         (found.importer, found.module.partition(":")[2])
         for found in imports
@@ -165,16 +165,16 @@ def main() -> None:
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).parents[1])
     root = parser.parse_args().root
     imports, lengths = imports_of(root), sorted(function_lengths(root))
-    arrows = arrows_between_rooms(imports)
+    dependencies = component_dependencies(imports)
     private = private_imports(imports)
     print(f"modules: {len(modules_of(root))}")
     print(f"functions: {len(lengths)}, median {statistics.median(lengths):g} lines, ", end="")
     print(f"95 % have at most {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}")
-    print(f"imports between modules: {len(arrows_between_modules(imports))}")
-    print(f"imports between rooms: {len(arrows)}")
+    print(f"imports between modules: {len(module_dependencies(imports))}")
+    print(f"imports between components: {len(dependencies)}")
     print(f"private imports from other packages: {len(private)}, ", end="")
     print(f"in {len({found.importer for found in private})} modules")
-    for (upper, lower), found in sorted(arrows.items()):
+    for (upper, lower), found in sorted(dependencies.items()):
         print(f"  {upper} -> {lower} ({len(found)} names)")
     for found in private:
         print(f"  private: {found.importer}: {found.module} {found.name}")
