@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -245,7 +246,7 @@ class _Relation:
 
 
 def _parts_of(file: CorpusFile) -> Iterator[_Part]:
-    if file.content.lstrip()[:1] == b"<":
+    if _is_xml(file.content):
         root = parse_xml(file)
         if root.tag != "collection":
             raise ValueError(
@@ -257,6 +258,13 @@ def _parts_of(file: CorpusFile) -> Iterator[_Part]:
     else:
         for document in _json_documents(file):
             yield _from_json(file, document)
+
+
+def _is_xml(content: bytes) -> bool:
+    """Return whether a file begins as XML does, in an encoding that XML tells by itself."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True  # JSON is UTF-8
+    return content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
 
 
 # ------------------------------------------------------------------------------------------- XML

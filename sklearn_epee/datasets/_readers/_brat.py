@@ -243,6 +243,8 @@ def _document(
             continue
         if line[0] == "T":
             mention = _mention(line, text, place)
+            if mention.name in document.mentions:
+                raise ValueError(f"{place}: there is another mention {mention.name!r} before it.")
             document.mentions[mention.name] = mention
         elif line[0] == "R":
             relations.append((_relation(line, place), place))

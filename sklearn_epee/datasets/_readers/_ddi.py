@@ -111,7 +111,7 @@ def ddi_rows(file: CorpusFile) -> Iterator[dict[str, Any]]:
     document = attribute(root, "id", file)
     for sentence in root.all("sentence"):
         text = attribute(sentence, "text", file)
-        entities = {attribute(node, "id", file): node for node in sentence.all("entity")}
+        entities = _entities(file, sentence)
         pieces = {name: _pieces(file, node, text) for name, node in entities.items()}
         for pair in sentence.all("pair"):
             ends = _ends_of(file, pair, pieces)
@@ -124,6 +124,20 @@ def ddi_rows(file: CorpusFile) -> Iterator[dict[str, Any]]:
                 "document": document,
                 "id": attribute(pair, "id", file),
             }
+
+
+def _entities(file: CorpusFile, sentence: Node) -> dict[str, Node]:
+    """Return the entities of a sentence by their names."""
+    found: dict[str, Node] = {}
+    for node in sentence.all("entity"):
+        name = attribute(node, "id", file)
+        if name in found:
+            raise ValueError(
+                f"{file.name}, line {node.line}: there is another entity {name!r} before it in the "
+                "sentence."
+            )
+        found[name] = node
+    return found
 
 
 def _ends_of(file: CorpusFile, pair: Node, pieces: dict[str, list[Span]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import zipfile
@@ -32,8 +33,9 @@ class CorpusFile:
         ValueError
             If it is not in this encoding; the message names the file and the line.
         """
+        is_utf8 = codecs.lookup(encoding).name == "utf-8"  # however it is written
         try:
-            return self.content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+            return self.content.decode("utf-8-sig" if is_utf8 else encoding)
         except UnicodeDecodeError as error:
             line = self.content.count(b"\n", 0, error.start) + 1
             raise ValueError(

@@ -116,6 +116,7 @@ def test_mentions_that_differ_from_the_text_are_reported(tmp_path):
         ("<document id", "<corpus id", 2, "no well-formed XML"),
         ("  </sentence>", "", 12, "no well-formed XML: mismatched tag"),
         ("&amp;", "&drug;", 3, "no well-formed XML: undefined entity"),
+        ('id="e2"', 'id="e1"', 6, "there is another entity 'e1' before it in the sentence"),
     ],
 )
 def test_ddi_refusals_name_file_and_line(tmp_path, old, new, line, message):
@@ -243,6 +244,7 @@ def test_brat_documents_of_a_folder_are_groups(tmp_path):
         ("T1\tSymptom 1 5\tRash", r"the mention is 'Rash', but the text has 'ash '"),
         ("T1\tSymptom 0 900\tRash", r"within the 62 characters"),
         ("T1\tSymptom 4 0\tRash", "must lie within"),
+        ("T1\tSymptom 0 4\tRash\nT1\tSymptom 0 4", "there is another mention 'T1' before it"),
         ("T1 Symptom 0 4 Rash", "a mention must be 'T1<tab>Type start end"),
         ("R1\tcaused_by T1 T2", "a relation must be 'R1<tab>Type Arg1:T1 Arg2:T2'"),
         ("R1\tcaused_by Arg1:T1 Arg2:T77", "refers to 'T77', which is not there"),
@@ -252,7 +254,8 @@ def test_brat_refusals_name_file_and_line(tmp_path, line, message):
     put(tmp_path, note__txt=NOTE, note__ann=f"#1\tnote\n{line}\n" + ("" if line[0] == "T" else ANN))
     if line == "T1\tSymptom 0 5\tRash":
         return  # blanks at the ends of a mention are let pass
-    with pytest.raises(ValueError, match=rf"note\.ann, line 2: .*{message}"):
+    number = 2 + line.count("\n")
+    with pytest.raises(ValueError, match=rf"note\.ann, line {number}: .*{message}"):
         read_brat(tmp_path)
 
 
@@ -454,6 +457,9 @@ BIOC_FORMS = {
     "d__json": json.dumps,
     "e__json": lambda document: json.dumps({"PubTator3": [document]}),
     "f__jsonl": lambda document: json.dumps(document) + "\n" + json.dumps(document | {"id": "6"}),
+    "h__xml": lambda document: as_xml(document).encode("utf-8-sig"),
+    "i__xml": lambda document: as_xml(document).replace("UTF-8", "UTF-16").encode("utf-16"),
+    "j__json": lambda document: json.dumps(document).encode("utf-8-sig"),
     "g__xml__gz": lambda document: gzip.compress(as_xml(document).encode()),
 }
 

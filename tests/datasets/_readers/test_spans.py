@@ -164,6 +164,12 @@ def test_conll_tabs_hold_words_with_blanks(tmp_path):
     assert found.groups.tolist() == ["a.tsv", "a.tsv"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8"])
+def test_conll_byte_order_marks_are_no_part_of_a_word(tmp_path, encoding):
+    path = put(tmp_path, a__txt="\ufeffRash B-X")
+    assert read_conll(path, encoding=encoding).data == [["Rash"]]
+
+
 def test_conll_iob1_is_refused_or_converted(tmp_path):
     path = put(tmp_path, a__txt="a I-X\nb I-X\nc B-X\nd I-Y\ne O\nf I-X") / "a.txt"
     with pytest.raises(ValueError, match=r"a.txt, line 1: 'I-X' goes on no span.*scheme='IOB1'"):
