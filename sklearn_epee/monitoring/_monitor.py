@@ -213,7 +213,7 @@ class ExitMonitor:
         """
         counts = self._fitted()
         cells = _cells(exit_layer, entropy, self.n_layers_)
-        before = self.alarm_at_
+        by = None
         with self._lock:
             for row in cells:
                 p = np.array([
@@ -225,9 +225,8 @@ class ExitMonitor:
                 self._evidence = self._evidence.after(uniform_factors(p).ravel())
                 self.n_seen_ += 1
                 if self.alarm_at_ is None and self.evidence_ >= 1 / self.false_alarm_rate:
-                    self.alarm_at_ = self.n_seen_
-        if before is None and self.alarm_at_ is not None:
-            by = self.evidence_by_
+                    self.alarm_at_, by = self.n_seen_, self.evidence_by_
+        if by is not None:
             warnings.warn(
                 f"After {self.alarm_at_} samples the exits are not those of the "
                 f"{self.n_calibration_} calibration samples any more (false-alarm rate "

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_changes_are_noticed_once_and_named(stream, layers, entropies):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monitor.update(layers, entropies)
+
+
+def test_the_warning_has_the_evidence_of_the_alarm_not_of_the_end_of_the_batch():
+    monitor = fitted()
+    layers, entropies = np.full(60, 6), CALM[1][:60]
+    with pytest.warns(ExitAlarmWarning) as caught:
+        monitor.update(
+            np.concatenate([layers, np.tile(CALM[0], 4)]),
+            np.concatenate([entropies, np.tile(CALM[1], 4)]),
+        )
+    assert monitor.evidence_ < 1
+    parts = re.search(r"exit layers (\S+), of the entropies (\S+)\)", str(caught[0].message))
+    assert sum(map(float, parts.groups())) / 2 > 1 / monitor.false_alarm_rate - 1
 
 
 def test_batches_make_no_difference():
