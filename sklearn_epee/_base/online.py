@@ -14,6 +14,8 @@ from sklearn_epee._nn.engine import Engine
 from sklearn_epee._nn.layer_walk import LayerWalk
 from sklearn_epee._nn.row_policies import RowPolicyRule
 from sklearn_epee._nn.token_engine import TokenEngine
+from sklearn_epee._nn.tower_engine import TowerEngine
+from sklearn_epee._nn.tower_walk import TowerPolicies, TowerWalk
 from sklearn_epee._nn.word_records import WordRecords
 
 from .classifier import BaseEPEEClassifier
@@ -32,12 +34,12 @@ class OnlineWalk:
 
     Parameters
     ----------
-    walk : LayerWalk
+    walk : LayerWalk or TowerWalk
     n_layers : int
         Number of layers M.
     """
 
-    def __init__(self, walk: LayerWalk, n_layers: int) -> None:
+    def __init__(self, walk: LayerWalk | TowerWalk, n_layers: int) -> None:
         self._walk = walk
         self.n_layers = n_layers
 
@@ -84,6 +86,8 @@ class OnlineWalk:
         ------
         SampleTooLargeError
             If the memory does not suffice for a single sample, which is to be dropped.
+        SampleFailedError
+            If a sample cannot be read, which is to be dropped.
         """
         return self._walk.advance()
 
@@ -114,16 +118,16 @@ class SampleWalk(OnlineWalk):
 
     Parameters
     ----------
-    walk : LayerWalk
-    rule : RowPolicyRule
+    walk : LayerWalk or TowerWalk
+    rule : RowPolicyRule or TowerPolicies
     classifier : BaseEPEEClassifier
     state : FittedState
     """
 
     def __init__(
         self,
-        walk: LayerWalk,
-        rule: RowPolicyRule,
+        walk: LayerWalk | TowerWalk,
+        rule: RowPolicyRule | TowerPolicies,
         classifier: BaseEPEEClassifier,
         state: FittedState,
     ) -> None:
@@ -305,13 +309,13 @@ class OnlineModel:
 
 def check_is_one_network(classifier: Any) -> None:
     """Raise if a classifier is not one of a single network."""
-    kinds = {BaseEPEEClassifier: Engine, BaseEPEETokenClassifier: TokenEngine}
+    kinds = {BaseEPEEClassifier: (Engine, TowerEngine), BaseEPEETokenClassifier: (TokenEngine,)}
     if not any(
-        isinstance(classifier, kind) and classifier._engine is engine
-        for kind, engine in kinds.items()
+        isinstance(classifier, kind) and classifier._engine in engines
+        for kind, engines in kinds.items()
     ):
         raise TypeError(
-            "estimator must be an EPEEClassifier, EPEEImageClassifier or EPEETokenClassifier, or a "
-            "pipeline, search object or exit policy around one; classifiers of texts with images "
-            f"and of other packages are not served; got {type(classifier).__name__}."
+            "estimator must be an EPEEClassifier, EPEEImageClassifier, EPEEMultimodalClassifier or "
+            "EPEETokenClassifier, or a pipeline, search object or exit policy around one; "
+            f"classifiers of other packages are not served; got {type(classifier).__name__}."
         )

@@ -223,5 +223,16 @@ class Engine:
         """
         out = Exits.empty(capacity, self.n_columns, len(self._class_counts))
         rule = RowPolicyRule(dynamic_rule(widest, self.n_layers, out, self._class_counts), out)
+        return self.walk_by(rule, batch_size), rule
+
+    def walk_by(self, rule: ExitRule, batch_size: int | str = "auto") -> LayerWalk:
+        """Return a walk through the layers under a rule; see `walk`.
+
+        Parameters
+        ----------
+        rule : ExitRule
+            Knows samples by numbers that are used again.
+        batch_size : int or "auto"
+        """
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
-        return LayerWalk(self._step(rule), limit, partial(catch_up, most=self.n_layers)), rule
+        return LayerWalk(self._step(rule), limit, partial(catch_up, most=self.n_layers))

@@ -87,6 +87,20 @@ class SampleTooLargeError(MemoryError):
         self.slots = slots
 
 
+class SampleFailedError(RuntimeError):
+    """One sample cannot be run any further, and has left the walk; its cause says why.
+
+    Attributes
+    ----------
+    slots : ndarray of shape (1,)
+        That of the sample.
+    """
+
+    def __init__(self, slots: NDArray[np.intp]) -> None:
+        super().__init__("a sample could not be read")
+        self.slots = slots
+
+
 def catch_up(groups: Sequence[Group], now: int, most: int) -> Group:
     """Return the group to run next: samples of low layers catch up with those that wait above.
 

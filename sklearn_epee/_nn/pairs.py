@@ -72,11 +72,16 @@ class WithContexts:
     ----------
     samples : EncodedSamples
     contexts : Tensor of shape (n, c), float32
+    numbers : ndarray of shape (n,)
+        The caller's numbers of the samples.
     """
 
-    def __init__(self, samples: EncodedSamples, contexts: Tensor) -> None:
+    def __init__(
+        self, samples: EncodedSamples, contexts: Tensor, numbers: NDArray[np.intp]
+    ) -> None:
         self._samples = samples
         self._contexts = contexts
+        self.numbers = numbers
         self.lengths = samples.lengths
         self.windows = samples.windows
 

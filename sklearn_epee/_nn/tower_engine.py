@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from .layer_step import LayerStep
 from .network import MultiExitNetwork
 from .pairs import EncodedPairs, WithContexts
 from .placed_network import PlacedNetwork
+from .row_policies import RowPolicyRule
 from .tower_rules import FirstTowerRule, HandedOver, SecondTowerRule, Settling, TowerRule
+from .tower_walk import TowerPolicies, TowerWalk
 from .two_towers import TwoTowerNetwork, state_of
 
 
@@ -197,6 +200,40 @@ class TowerEngine:
         own[without] = beginning[without, 0]
         return own
 
+    def walk(
+        self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
+    ) -> tuple[TowerWalk, TowerPolicies]:
+        """Return a walk through both towers that samples can join at any time; see `Engine.walk`.
+
+        Parameters
+        ----------
+        widest : ExitPolicy
+        capacity : int
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        walk : TowerWalk
+        policies : TowerPolicies
+            Has the policies of the samples, and their predictions in the end.
+        """
+        out = Exits.empty(capacity, self.n_columns, len(self._counts))
+        both, alone = (
+            RowPolicyRule(dynamic_rule(widest, n, out, self._counts), out)
+            for n in (self.n_layers, self._border)
+        )
+        numbers, border, handed = np.arange(capacity), self._border, self._no_hand_over(capacity)
+        first_rule = FirstTowerRule(both, numbers, border, self._settling(capacity), handed)
+        second_rule = SecondTowerRule(both, numbers, border, self.n_layers - border, handed)
+        walk = TowerWalk(
+            self._first.walk_by(first_rule, batch_size),
+            self._first.walk_by(TowerRule(alone, numbers, 0, border), batch_size),
+            self._second.walk_by(second_rule, batch_size),
+            handed,
+            partial(self._contexts, handed),
+        )
+        return walk, TowerPolicies(both, alone)
+
     # -------------------------------------------------------------------------- tower by tower
 
     def run(
@@ -227,13 +264,17 @@ class TowerEngine:
     ) -> HandedOver:
         """Run samples through the first tower; return what those that go on take along."""
         handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(selected)
-        settling = None
-        if self._network.hands_over_early:
-            settling = Settling(self._network.hand_over_after or 0, self._counts, len(numbers))
         if len(numbers):
+            settling = self._settling(len(numbers))
             first_rule = FirstTowerRule(rule, numbers, last, settling, handed)
             self._first.run(samples.first_of(numbers), first_rule, batch_size)
         return handed
+
+    def _settling(self, n: int) -> Settling | None:
+        """Return what finds the samples that go on early, of n; None where none do."""
+        if not self._network.hands_over_early:
+            return None
+        return Settling(self._network.hand_over_after or 0, self._counts, n)
 
     def _run_first(
         self,
@@ -253,16 +294,16 @@ class TowerEngine:
         self, samples: EncodedPairs, second_rule: SecondTowerRule, batch_size: int | str
     ) -> None:
         """Run the samples of a rule through the second tower."""
-        if len(second_rule.numbers):
-            inputs = WithContexts(
-                samples.second_of(second_rule.numbers), self._contexts(second_rule)
-            )
+        numbers = second_rule.numbers
+        if len(numbers):
+            contexts = self._contexts(second_rule.handed, numbers)
+            inputs = WithContexts(samples.second_of(numbers), contexts, numbers)
             self._second.run(inputs, second_rule, batch_size)
 
     @torch.inference_mode()
-    def _contexts(self, second_rule: SecondTowerRule) -> Tensor:
+    def _contexts(self, handed: HandedOver, numbers: NDArray[np.intp]) -> Tensor:
         """Return what the heads of the second tower read beside their layers, on the CPU."""
-        network, handed, numbers = self._network, second_rule.handed, second_rule.numbers
+        network = self._network
         states = torch.from_numpy(handed.states[numbers]).to(network.no_context.device)
         known = torch.from_numpy(handed.layers[numbers] > 0).unsqueeze(1)
         return torch.where(known, network.contexts(states).cpu(), network.no_context.cpu())
@@ -338,9 +379,10 @@ class _SecondStep(LayerStep):
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
         """Return some samples, embedded, with what the rule remembers of them."""
         active = super().start(samples, rows)
-        if not isinstance(self._rule, SecondTowerRule):
+        if not isinstance(self._rule, SecondTowerRule) or not isinstance(samples, WithContexts):
             return active
-        return replace(active, state=self._rule.remembered(rows, self._placed.device))
+        state = self._rule.handed.remembered(samples.numbers[rows], self._placed.device)
+        return replace(active, state=state)
 
 
 def _last_own(out: NDArray[np.float32]) -> NDArray[np.float32]:

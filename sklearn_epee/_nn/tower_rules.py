@@ -217,6 +217,7 @@ class SecondTowerRule(TowerRule):
     rule, numbers, n_before, last_layer
         Those of `TowerRule`.
     handed : HandedOver
+        What the first tower left of the samples.
     """
 
     def __init__(
@@ -229,7 +230,3 @@ class SecondTowerRule(TowerRule):
     ) -> None:
         super().__init__(rule, numbers, n_before, last_layer)
         self.handed = handed
-
-    def remembered(self, rows: NDArray[np.intp], device: torch.device) -> ExitState | None:
-        """Return what the first tower left of samples that begin the second."""
-        return self.handed.remembered(self.numbers[rows], device)

@@ -32,10 +32,11 @@ class AsyncPredictor:
     Parameters
     ----------
     estimator : estimator
-        A fitted :class:`~sklearn_epee.EPEEClassifier` or :class:`~sklearn_epee.EPEEImageClassifier`
-        (of one task, several tasks or several labels), an
-        :class:`~sklearn_epee.EPEETokenClassifier`, whose samples are sentences, or a pipeline,
-        search object, ``FrozenEstimator``, :class:`~sklearn_epee.FixedExitPolicyClassifier`,
+        A fitted :class:`~sklearn_epee.EPEEClassifier`, :class:`~sklearn_epee.EPEEImageClassifier`
+        or :class:`~sklearn_epee.EPEEMultimodalClassifier` (of one task, several tasks or several
+        labels), an :class:`~sklearn_epee.EPEETokenClassifier`, whose samples are sentences, or a
+        pipeline, search object, ``FrozenEstimator``,
+        :class:`~sklearn_epee.FixedExitPolicyClassifier`,
         :class:`~sklearn_epee.TunedExitPolicyClassifierCV`,
         :class:`~sklearn_epee.ExitCalibratedClassifier` or
         :class:`~sklearn_epee.TunedLabelThresholdsClassifierCV` around one. It is served as it is
@@ -55,8 +56,7 @@ class AsyncPredictor:
     Raises
     ------
     TypeError
-        If the estimator is none that can be served, such as a classifier of texts with images, or
-        a wrapper that may change predictions.
+        If the estimator is none that can be served, or a wrapper that may change predictions.
     ValueError
         If a parameter is not as described.
     sklearn.exceptions.NotFittedError

@@ -72,6 +72,6 @@ def _check_changes_nothing(link: Any) -> None:
         raise TypeError(
             f"estimator holds a {type(link).__name__}, which may predict otherwise than the "
             "classifier with early exits inside, and is not served; expected an EPEEClassifier, "
-            "EPEEImageClassifier or EPEETokenClassifier, or a pipeline, search object or exit "
-            "policy around one."
+            "EPEEImageClassifier, EPEEMultimodalClassifier or EPEETokenClassifier, or a pipeline, "
+            "search object or exit policy around one."
         )

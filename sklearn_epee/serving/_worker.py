@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._nn.layer_walk import SampleTooLargeError
+from sklearn_epee._nn.layer_walk import SampleFailedError, SampleTooLargeError
 from sklearn_epee.exceptions import (
     DeadlineExceededError,
     QueueFullError,
@@ -226,14 +226,16 @@ class Worker:
         try:
             done = self._walk.advance()
         except SampleTooLargeError as error:
-            self._fail(error)
+            self._fail(error.slots, error)
+        except SampleFailedError as error:
+            self._fail(error.slots, error.__cause__ or error)
         else:
             self._set_results(done)
 
-    def _fail(self, error: SampleTooLargeError) -> None:
-        """Let the request fail whose sample does not fit into the memory by itself."""
+    def _fail(self, slots: NDArray[np.intp], error: BaseException) -> None:
+        """Let the request fail whose sample cannot be read, or not fit into the memory."""
         with self._changed:
-            requests = [self._held[slot] for slot in error.slots.tolist()]
+            requests = [self._held[slot] for slot in slots.tolist()]
         self._drop(requests)
         for request in requests:
             self._refuse(request, error, "failed")

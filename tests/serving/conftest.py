@@ -43,10 +43,11 @@ def ask_all(server, samples, **policy):
 
 def spread_exits(classifier, X):
     """Center and scale the logits of every exit, so that entropies are spread over [0, 1]."""
+    # NaN is an exit that a sample does not have.
     logits = np.log(np.stack(list(classifier.staged_predict_proba(X)), axis=1))
-    scale = 1.5 / logits.std(axis=0).mean(axis=1)
+    scale = 1.5 / np.nanstd(logits, axis=0).mean(axis=1)
     matrix = scale[:, np.newaxis, np.newaxis] * np.eye(logits.shape[2])
-    mapped = classifier.map_exit_logits(matrix, -scale[:, np.newaxis] * logits.mean(axis=0))
+    mapped = classifier.map_exit_logits(matrix, -scale[:, np.newaxis] * np.nanmean(logits, axis=0))
     return mapped.set_params(tau=0.6, patience=None)
 
 
