@@ -1,4 +1,4 @@
-"""Where the documentation is, and links from the diagrams of estimators to it."""
+"""The address of the documentation, and links to it from the HTML diagrams of estimators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings and errors of this package with classes of their own."""
+"""Warning and error classes of this package."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the estimators share: parameters, training data, fit, and the public predictions."""
+"""Base classes of the estimators: parameters, training data, fit, and prediction methods."""

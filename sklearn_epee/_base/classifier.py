@@ -1,4 +1,4 @@
-"""What the classifiers share whose samples have a label each, or several: `fit` and its labels."""
+"""Base class of the classifiers of whole samples: `fit`, and its labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the estimators share: parameters, fit, and what a fit leaves."""
+"""Base class of all estimators: parameters, fit, and fitted attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scikit-learn's callbacks are told of a fit and of its epochs, from scikit-learn 1.9 on."""
+"""Calls of scikit-learn's callbacks during a fit and its epochs (scikit-learn 1.9 and newer)."""
 
 from __future__ import annotations
 

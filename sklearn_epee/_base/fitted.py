@@ -1,4 +1,4 @@
-"""What a fit leaves behind: the trained network, what is known of it, and engines that run it."""
+"""The fitted state of an estimator: the trained network, its summary, and its engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit leaves behind as a folder without pickle, and a fit made of such a folder.
+"""Save the fitted state of an estimator as a folder without pickle, and load it.
 
 Beside what `_folders` writes there is one folder per backbone, which transformers can read
 (``config.json``, ``model.safetensors``, the tokenizer's or image processor's own files), and

@@ -1,4 +1,4 @@
-"""The rows that a fit holds out to watch its training: in proportion, and groups as a whole."""
+"""Hold out validation rows in `fit`: stratified, with groups kept together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which products of a network are made of 8-bit numbers: those that save most for their change.
+"""Choose the products that run in 8 bits: those that save most time for the least change.
 
 What rounding changes is measured layer by layer on a few samples, what it saves is known from the
 sizes of the products, and the choice is measured as a whole on all samples.

@@ -1,4 +1,4 @@
-"""How a network is rounded to 8 bits, and what that was measured to change, as a document."""
+"""Save 8-bit scales and the report on their effect as a document, and load them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit with several labels per sample learns from."""
+"""Training data with several labels per sample."""
 
 from __future__ import annotations
 

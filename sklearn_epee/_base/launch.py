@@ -1,4 +1,4 @@
-"""A fit that the processes of a launch share: the same data, one store, one failure."""
+"""A fit shared by several processes: same data, one store, and a joint end on failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fitted classifier as it is at one moment, for samples that come one after the other."""
+"""A snapshot of a fitted classifier that predicts samples as they arrive, for `serving`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sklearn_epee.onnx_runtime` needs to know of an estimator beside its graphs, as JSON."""
+"""Describe an estimator as JSON for `sklearn_epee.onnx_runtime`, next to its graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An estimator as a folder of ONNX graphs, which `sklearn_epee.onnx_runtime` runs."""
+"""Export an estimator as a folder of ONNX graphs, which `sklearn_epee.onnx_runtime` runs."""
 
 from __future__ import annotations
 

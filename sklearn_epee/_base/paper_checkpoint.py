@@ -1,4 +1,4 @@
-"""A checkpoint that the paper's own code wrote, as what a fit leaves behind."""
+"""Make the fitted state of an estimator from a checkpoint of the paper's own code."""
 
 from __future__ import annotations
 

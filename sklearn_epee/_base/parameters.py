@@ -1,4 +1,4 @@
-"""Parameters that both estimators have: what is allowed, and the training plan they make."""
+"""Parameters that the estimators share: their constraints, and the training plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rounding to 8 bits changes in a trained network, measured on training samples."""
+"""Measure on training samples how 8-bit rounding changes a trained network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public predictions of both estimators: by the exit policy, at one layer, and at all."""
+"""Prediction methods: under the exit policy, at one layer, and at all layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes batches of samples, texts, words, images or both, as a document and back."""
+"""Save preprocessors (tokenizers, image processors) as a document and files, and load them."""
 
 from __future__ import annotations
 

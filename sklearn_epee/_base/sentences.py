@@ -1,4 +1,4 @@
-"""Sentences as callers have them, texts or lists of words, and their tags or spans."""
+"""Sentences as texts or lists of words, and their tags or spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public predictions of words: tags and spans by the exit policy, at one layer, and at all."""
+"""Prediction methods for words: tags and spans under the policy, at one layer, and at all."""
 
 from __future__ import annotations
 

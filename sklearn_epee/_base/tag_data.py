@@ -1,4 +1,4 @@
-"""What a fit on words learns from: sentences with a tag and a weight for every word."""
+"""Training data of token classifiers: sentences with a tag and a weight for every word."""
 
 from __future__ import annotations
 

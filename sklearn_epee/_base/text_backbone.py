@@ -1,4 +1,4 @@
-"""The backbone and the tokenizer that the parameters of an estimator of texts name."""
+"""Load the backbone and the tokenizer that the parameters of a text estimator name."""
 
 from __future__ import annotations
 

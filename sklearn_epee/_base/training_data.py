@@ -1,4 +1,4 @@
-"""What a fit learns from: validated samples with class indices and weights."""
+"""Validated training data: samples with class indices and weights."""
 
 from __future__ import annotations
 

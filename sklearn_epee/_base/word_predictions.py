@@ -1,4 +1,4 @@
-"""Predictions of all words of some sentences, also of those that no network read."""
+"""Predictions for all words of sentences, including words that the network does not read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What callers pass, checked and encoded, without torch: samples, labels, tasks, arguments."""
+"""Validate and encode input without torch: samples, labels, tasks, arguments."""

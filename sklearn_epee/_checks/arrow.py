@@ -1,4 +1,4 @@
-"""Columns and tables of pyarrow, without importing it."""
+"""Convert pyarrow columns and tables, without importing pyarrow."""
 
 from __future__ import annotations
 

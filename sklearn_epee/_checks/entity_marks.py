@@ -1,4 +1,4 @@
-"""Marks of two entities in a text: how they are written, and where they stand."""
+"""Markers of two entities in a text: their spelling and their positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PIL images: their modes as intensities, and files that are decoded when they are used."""
+"""PIL images: convert modes to intensities, and decode files when they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files given by their paths: described by their headers, decoded when they are used."""
+"""Images given as paths: read headers first, and decode files when they are used."""
 
 from __future__ import annotations
 

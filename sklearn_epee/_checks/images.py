@@ -1,4 +1,4 @@
-"""Images in every form that callers have them in."""
+"""Validate images in all accepted forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and sample weights."""
+"""Validate labels and sample weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the messages of all checks share."""
+"""Parts of error messages that all checks share."""
 
 from __future__ import annotations
 

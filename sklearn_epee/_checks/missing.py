@@ -1,4 +1,4 @@
-"""Missing values, as lists, arrays and tables hold them: None, NaN, NaT and pandas' NA."""
+"""Detect missing values in lists, arrays and tables: None, NaN, NaT and pandas' NA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several labels per sample: what y holds, as a code for every sample and label."""
+"""Encode several labels per sample: a code for every sample and label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters and arguments that are checked apart from scikit-learn's constraints."""
+"""Check parameters and arguments that scikit-learn's constraints cannot express."""
 
 from __future__ import annotations
 

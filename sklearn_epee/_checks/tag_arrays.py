@@ -1,4 +1,4 @@
-"""Tags of words, distinguished from the labels of several tasks."""
+"""Tell tags of words from labels of several tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts in every form that callers have them in."""
+"""Validate texts and pairs of texts in all accepted forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts with images, of which one may be missing, in every form that callers have them in."""
+"""Validate texts with images, of which one may be missing, in all accepted forms."""
 
 from __future__ import annotations
 

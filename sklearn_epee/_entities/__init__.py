@@ -1,4 +1,4 @@
-"""Marks around two entities of a text: rows as people have them, and where the marks go."""
+"""Markers around two entities of a text, from rows in many forms."""
 
 from .marker import EntityMarker
 

@@ -1,4 +1,4 @@
-"""EntityMarker: rows of a text and two spans to texts with marks around both entities."""
+"""EntityMarker: transform rows of a text and two spans to texts with marked entities."""
 
 from __future__ import annotations
 

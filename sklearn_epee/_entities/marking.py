@@ -1,4 +1,4 @@
-"""Where marks go in a text, and what of a long text is kept around them."""
+"""Insert entity markers into a text, and shorten long texts around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mentions of entities in a text, from spans in every form that callers have them in."""
+"""Read mentions of entities in a text from spans in all accepted forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a text with two entities: tuples, dicts, frames, arrays, spaCy's documents."""
+"""Read rows of a text with two entities: tuples, dicts, frames, arrays, spaCy documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exits on arrays: what metrics, model selection and plotting share; never torch.
+"""Early exits on arrays, shared by metrics, model selection and plotting; never imports torch.
 
 checks
     Validation of the parameters of a policy.

@@ -1,4 +1,4 @@
-"""Validation of the parameters of an exit policy; each function returns the value or raises."""
+"""Validate the parameters of an exit policy; each function returns the value or raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of each class by itself: its recall, and the mean layer at which its samples exit."""
+"""Scores per class: recall and mean exit layer."""
 
 from __future__ import annotations
 

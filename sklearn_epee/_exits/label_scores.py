@@ -1,4 +1,4 @@
-"""Scores of predicted labels, of one task or of several, as scorers and as a table of them."""
+"""Scores of predicted labels, for one task, several tasks or several labels."""
 
 from __future__ import annotations
 

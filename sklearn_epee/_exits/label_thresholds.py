@@ -1,4 +1,4 @@
-"""The threshold of each label that scores best: every threshold there is, from cumulative sums.
+"""Find the best threshold of each label among all thresholds, from cumulative sums.
 
 A label is predicted where its probability is above its threshold, so for samples in the order of
 their probabilities each threshold predicts the label for the first of them. How many of these have

@@ -1,4 +1,4 @@
-"""Samples that lack some exits, missing or skipped: NaN in staged probabilities.
+"""Samples without some exits (missing input or skipped layers): NaN in staged probabilities.
 
 A sample exits at an exit of its own. Patience counts the exits that it has, the last of which it
 takes at the latest. Where a prediction at an exit is wanted that a sample does not have, it is

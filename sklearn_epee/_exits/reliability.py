@@ -1,4 +1,4 @@
-"""How well the confidence of every exit agrees with its accuracy: bins and calibration error."""
+"""Reliability of the confidence at every exit: bins and calibration error."""
 
 from __future__ import annotations
 

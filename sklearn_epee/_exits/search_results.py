@@ -1,4 +1,4 @@
-"""Candidates of a search in its ``cv_results_``: their mean scores, and the best of them."""
+"""Read the candidates of a search from its ``cv_results_``: mean scores, and the best one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staged predictions: what every exit predicts, and what decides whether a sample exits there."""
+"""Staged predictions: the predictions of every exit, and the values that decide the exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a score of a whole sweep is, and the mean of a value that depends on the exit alone."""
+"""The interface of scores over a sweep, and means of values that depend on the exit only."""
 
 from __future__ import annotations
 

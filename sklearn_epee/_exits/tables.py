@@ -1,4 +1,4 @@
-"""Tables of exit policies: which are offered, how they score, and which are on the Pareto front."""
+"""Tables of exit policies: candidates, their scores, and the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card, ``README.md``: what was measured and what the caller says, and nothing else."""
+"""The model card, ``README.md``: measured results and the caller's statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of the Hugging Face hub: downloaded as a snapshot, uploaded as a commit."""
+"""Folders of the Hugging Face hub: download a snapshot, upload a commit."""
 
 from __future__ import annotations
 

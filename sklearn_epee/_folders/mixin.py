@@ -1,4 +1,4 @@
-"""`save_pretrained`, `from_pretrained` and `push_to_hub` of every estimator and wrapper."""
+"""`save_pretrained`, `from_pretrained` and `push_to_hub` for every estimator and wrapper."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What runs on torch: backbones, the multi-exit network, its training and its engine."""
+"""Everything that runs on torch: backbones, the multi-exit network, training and inference."""
 
 from . import forks as forks  # forked processes are prepared from here on

@@ -1,4 +1,4 @@
-"""Samples that go through the layers together."""
+"""A batch of samples on its way through the layers."""
 
 from __future__ import annotations
 

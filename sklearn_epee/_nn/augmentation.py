@@ -1,4 +1,4 @@
-"""Random small changes of training images that leave their class alone."""
+"""Random augmentation of training images."""
 
 from __future__ import annotations
 

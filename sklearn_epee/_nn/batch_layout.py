@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie among its hidden states, and what the heads read of them."""
+"""Which rows of a batch belong to which sample, and which positions the heads read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which batch runs when: underfilled ones wait to be merged, too large ones are halved."""
+"""Schedule prediction batches: underfilled ones wait to be merged, too large ones are halved."""
 
 from __future__ import annotations
 

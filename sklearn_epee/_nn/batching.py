@@ -1,4 +1,4 @@
-"""Encoded samples, and the batches that training makes of them."""
+"""Encoded samples, and training batches of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device and precision of a network."""
+"""Choose the device and the precision of a network."""
 
 from __future__ import annotations
 

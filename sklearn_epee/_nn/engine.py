@@ -1,4 +1,4 @@
-"""Dynamic, budgeted and staged inference: one way through the layers, and a rule for exits."""
+"""Inference through the layers with an exit rule: dynamic, budgeted and staged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax attention on a CPU: what a query finds depends, to the bit, on its own sample alone."""
+"""Softmax attention on a CPU whose results do not depend on the rest of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained backbone on a CPU: the adapter's four operations without modules, weights packed."""
+"""A trained backbone on a CPU, run with packed weights instead of torch modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heads of a trained network on a CPU, the weights of their wide layers packed."""
+"""The heads of a trained network on a CPU, with packed weights for wide layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked process finds: one torch thread, and locks that nobody holds."""
+"""Safety after a fork: one torch thread, and locks that are free in the child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last weights of a training that gave a finite loss, kept in a temporary file."""
+"""Keep the last weights that gave a finite loss in a temporary file during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers replayed as captured graphs, where launching kernels takes longer than running them."""
+"""Replay layers as CUDA graphs where launching kernels takes longer than running them."""
 
 from __future__ import annotations
 

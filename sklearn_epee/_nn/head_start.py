@@ -1,4 +1,4 @@
-"""Heads that begin as regressions on what they read of the backbone before it is trained."""
+"""Initialize heads as logistic regressions on what they read of the untrained backbone."""
 
 from __future__ import annotations
 

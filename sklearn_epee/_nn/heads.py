@@ -1,4 +1,4 @@
-"""The head of an exit: for one task, for several, or for several labels per sample."""
+"""Heads of an exit: for one task, for several tasks, or for several labels per sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to pixel tensors: processors of checkpoints, and statistics of training images."""
+"""Convert images to pixel tensors: checkpoint processors, or statistics of training images."""
 
 from __future__ import annotations
 

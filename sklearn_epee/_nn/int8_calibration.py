@@ -1,4 +1,4 @@
-"""How the rows that a trained backbone's products read are rounded to 8 bits, found on samples.
+"""Calibrate 8-bit rounding: find scales for the inputs of a backbone's products on samples.
 
 One pass over some training samples notes the range of every column. For every product several ways
 to share the difficulty between rows and weights are tried on rows of that pass, and the one that

@@ -1,4 +1,4 @@
-"""What 8-bit products save, by arithmetic: what is rounded must not depend on a clock.
+"""Estimate the time that 8-bit products save, from their sizes and not from a clock.
 
 A product takes a time that grows with its work, and one for the call; rows that are rounded first
 take a time of their own. In small products of few rows the calls cost more than 8 bits save.

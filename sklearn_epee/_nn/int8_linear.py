@@ -1,4 +1,4 @@
-"""Linear maps of rows that are rounded to 8 bits, on a CPU whose processor multiplies such rows.
+"""Linear layers with 8-bit inputs and weights, on CPUs with 8-bit products.
 
 A row is rounded column by column, with scales that were fixed beforehand (`int8_calibration`): what
 becomes of it does not depend on the rows beside it.

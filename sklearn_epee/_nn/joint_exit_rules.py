@@ -1,4 +1,4 @@
-"""The exit rules for several tasks at once, and for several labels per sample."""
+"""Exit rules for several tasks at once, and for several labels per sample."""
 
 from __future__ import annotations
 

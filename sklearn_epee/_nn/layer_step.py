@@ -1,4 +1,4 @@
-"""One layer for a batch: run it, read its exit, and keep the samples that remain."""
+"""One layer for a batch: run it, decide the exits, and keep the remaining samples."""
 
 from __future__ import annotations
 

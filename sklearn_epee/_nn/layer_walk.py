@@ -1,4 +1,4 @@
-"""Samples that come one after the other join a walk through the layers while it is under way."""
+"""Continuous batching: new samples enter while others are between layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long pairs of texts, shortened before a tokenizer truncates them.
+"""Shorten long pairs of texts before a tokenizer truncates them.
 
 A tokenizer keeps everything that it truncates: of both texts all parts, and of these every
 combination, so that memory grows with the product of the lengths. Here each text is first reduced

@@ -1,4 +1,4 @@
-"""Texts longer than a backbone reads: in windows of tokens, or as their first and last tokens."""
+"""Texts longer than a backbone reads: in windows, or as their first and last tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts with marks around two entities: where the tokens of the marks are, and what is kept."""
+"""Tokenize texts with entity markers: find the marker tokens, and shorten around them."""
 
 from __future__ import annotations
 

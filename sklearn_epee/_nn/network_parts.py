@@ -1,4 +1,4 @@
-"""A network as what a folder holds of it, and a network made of that, nothing taken on trust.
+"""Save the parts of a network in a folder, and rebuild it from a folder that is not trusted.
 
 Every size is compared with the weights that are there before anything is allocated: a configuration
 that asks for more than the files hold is refused.

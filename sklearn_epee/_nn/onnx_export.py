@@ -1,4 +1,4 @@
-"""A module of torch as a file of ONNX that computes the same on batches of other sizes.
+"""Export a torch module as an ONNX graph, and check it on other batch sizes.
 
 torch has two exporters. The one that traces is quick and writes down what was computed for one
 batch; torch calls it outdated. The one that is built on `torch.export` needs the package onnxscript

@@ -1,4 +1,4 @@
-"""A network as graphs of ONNX: the embedding, and one graph for each layer with its head.
+"""Export a network as ONNX graphs: one for the embedding, and one per layer with its head.
 
 What a graph cannot follow to batches of other sizes is computed otherwise here, to the same result:
 masks, positions that heads read, and the windows of long texts.

@@ -1,4 +1,4 @@
-"""Two towers as graphs of ONNX: those of each, what is handed over, and one of a fixed layer."""
+"""Export a network of two towers as ONNX graphs."""
 
 from __future__ import annotations
 

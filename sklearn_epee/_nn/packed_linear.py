@@ -1,4 +1,4 @@
-"""Linear maps with weights that are laid out once for the processor, on a CPU that gains by it."""
+"""Linear layers with weights packed once for the processor, on CPUs where this is faster."""
 
 from __future__ import annotations
 

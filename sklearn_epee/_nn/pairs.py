@@ -1,4 +1,4 @@
-"""Encoded pairs of which either cell may be missing: what two towers read of a sample."""
+"""Encoded pairs of a text and an image, of which one may be missing, for two towers."""
 
 from __future__ import annotations
 

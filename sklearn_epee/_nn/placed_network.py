@@ -1,4 +1,4 @@
-"""A trained network where it runs: on its device, in its precision, its inputs moved there."""
+"""A trained network on its device and in its precision; moves inputs there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network that predicts words, where it runs."""
+"""A trained token classification network on its device and in its precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a head reads of the hidden states of a layer: means over positions, and what makes sense."""
+"""Pooling of a layer's hidden states for the heads, and which poolings a family allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large prediction batches are, and how samples are split into them."""
+"""Size prediction batches, and split samples into them."""
 
 from __future__ import annotations
 

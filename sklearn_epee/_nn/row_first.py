@@ -1,4 +1,4 @@
-"""Whether a layer's head should read its row before the other rows are computed.
+"""Decide whether to compute the row that a head reads before the other rows of the layer.
 
 A head that reads a single position needs only that row of its layer. Computed first, the row
 decides which samples exit, and the other rows are computed for the remaining samples only. That

@@ -1,4 +1,4 @@
-"""The exit rule of a batch whose samples have an exit policy each."""
+"""Exit rule for batches in which every sample has its own exit policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several tasks in one tensor: their classes lie side by side along the last dimension."""
+"""Several tasks in one tensor: their classes are concatenated along the last dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts with images to what two towers read, in the order in which the towers run."""
+"""Encode texts with images for the two towers, in the order in which the towers run."""
 
 from __future__ import annotations
 

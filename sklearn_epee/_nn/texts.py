@@ -1,4 +1,4 @@
-"""Texts to token ids: tokenizers of checkpoints, and vocabularies learned from training texts."""
+"""Tokenize texts: tokenizers of checkpoints, and vocabularies learned from training texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inference of networks that predict words: sentences exit whole, or word by word."""
+"""Inference of token classifiers: sentences exit as a whole, or word by word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded sentences whose words are predicted, and where these words exited."""
+"""Encoded sentences, and the exits of their words."""
 
 from __future__ import annotations
 

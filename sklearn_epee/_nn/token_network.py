@@ -1,4 +1,4 @@
-"""The multi-exit module for words: a backbone with a head for every word after every layer."""
+"""The multi-exit network for words: a head for every word after every layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One layer for sentences whose words exit one by one; those that have exited stay to be read."""
+"""One layer for sentences whose words exit one by one; words that have exited do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamic, budgeted and staged inference through two towers, the second for those who need it."""
+"""Inference through two towers, the second for the samples that need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit rules inside one of two towers, and what samples take from the first to the second."""
+"""Exit rules within one of two towers, and the state passed from the first to the second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the multi-exit network: the skorch net, its callbacks, and what a failure leaves."""
+"""Training of the multi-exit network: the skorch net, its callbacks, and handling of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``"auto"`` means for the training parameters, chosen by measurement."""
+"""Values of ``"auto"`` training parameters, chosen by experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two backbones, one after the other, with exits after every layer of both."""
+"""Two backbones in sequence, with exits after every layer of both."""
 
 from __future__ import annotations
 

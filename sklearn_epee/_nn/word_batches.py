@@ -1,4 +1,4 @@
-"""Encoded lists of words, and the batches that training makes of them."""
+"""Encoded lists of words, and training batches of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the words of a batch of sentences stand, and which positions are still computed."""
+"""Positions of the words of a batch of sentences, and which of them still have to be computed."""
 
 from __future__ import annotations
 

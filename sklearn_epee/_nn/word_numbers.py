@@ -1,4 +1,4 @@
-"""Under which numbers the words of sentences are recorded."""
+"""Number the words of sentences, for records of their predictions."""
 
 from __future__ import annotations
 

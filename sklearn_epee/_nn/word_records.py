@@ -1,4 +1,4 @@
-"""What is recorded of sentences that come and go on a walk through the layers."""
+"""Record the predictions of sentences that enter and leave continuous batching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of words to token ids, with the place of every word among them."""
+"""Tokenize lists of words, and find the tokens of every word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much work the layers of a backbone are: multiplications and additions, counted in a run."""
+"""Count the multiplications and additions of the layers of a backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks shared by the fits of one search: trained once, read when needed, run once.
+"""Networks shared by the fits of one search: trained once, loaded when needed, run once.
 
 A search over exit policies fits an estimator for every policy and fold. `NetworkReuse` trains the
 network of a fold for the first of them and fetches it for the others; `SharedPredictions` runs it

@@ -1,4 +1,4 @@
-"""What an estimator knows of the search that cloned it."""
+"""Recognize clones of one search, and what they share."""
 
 from __future__ import annotations
 

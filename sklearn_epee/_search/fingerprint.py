@@ -1,4 +1,4 @@
-"""Fingerprints of parameters and data, equal in every process and different where code differs."""
+"""Fingerprints of parameters and data: the same in every process, different for different code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fit of a search: its network trained, or fetched where another fit has trained it."""
+"""One fit of a search: train its network, or fetch it if another fit has trained it."""
 
 from __future__ import annotations
 

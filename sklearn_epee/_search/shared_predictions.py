@@ -1,4 +1,4 @@
-"""Probabilities of every exit that the estimators of one search share."""
+"""Share the probabilities of every exit among the estimators of one search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint, config, tokenizer or processor is, wherever it lies."""
+"""Identify a checkpoint, configuration, tokenizer or processor by its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained networks kept for reuse, so that a search over tau and patience trains each one once."""
+"""Store trained networks, so that a search over tau and patience trains each one once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The temporary store of a process: made at the first clone, removed at the end of the process.
+"""The temporary store of a process, made at the first clone and removed at exit.
 
 A process owns its folder by holding a lock on a file beside it. Locks end with their process, and
 unlike process numbers they mean the same in every container and on every machine that sees the

@@ -1,4 +1,4 @@
-"""Spans in texts, as offsets and as tags of words, with the ways between them."""
+"""Spans in texts, as offsets and as tags of words, and conversions between them."""
 
 from .offsets import fit_spans, in_characters, spans_to_tags
 from .schemes import (

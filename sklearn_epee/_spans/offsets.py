@@ -1,4 +1,4 @@
-"""Spans in characters as spans of words and as tags, and back."""
+"""Convert spans in characters to spans of words and to tags, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags of words and the spans that they say: IOB2, BIOES and IO, read strictly."""
+"""Tagging schemes IOB2, BIOES and IO: convert tags to spans and back, strictly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scorers of fitted classifiers of words, for searches and cross-validation."""
+"""Scorers of fitted token classifiers, for searches and cross-validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most probable valid tags of sentences: Viterbi decoding with the transitions of training."""
+"""Most probable valid tag sequences: Viterbi decoding with transitions from training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a text, and where they are in it."""
+"""Split a text into words with their positions."""
 
 from __future__ import annotations
 

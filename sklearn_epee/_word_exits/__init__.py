@@ -1,4 +1,4 @@
-"""Exit policies of words, on arrays: whole sentences exit, with the spans of every exit."""
+"""Exit policies of token classifiers, on arrays: whole sentences exit."""
 
 from .counts import SpanCounts, count_spans, true_spans
 from .predictions import (

@@ -1,4 +1,4 @@
-"""How many spans of each label are there, predicted and right, at every exit of every sentence."""
+"""Count true, predicted and correct spans of each label, at every exit of every sentence."""
 
 from __future__ import annotations
 

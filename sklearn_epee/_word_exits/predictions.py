@@ -1,4 +1,4 @@
-"""What every exit of a fitted classifier of words says of some sentences."""
+"""Predictions of every exit of a fitted token classifier."""
 
 from __future__ import annotations
 

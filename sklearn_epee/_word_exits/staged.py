@@ -1,4 +1,4 @@
-"""Sentences whose words exit together: what decides on their exits, at every layer."""
+"""Staged predictions of sentences whose words exit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load texts of one's own: CSV and TSV files, and frames, by the names of their columns."""
+"""Load your own texts: CSV and TSV files, and data frames, by column names."""
 
 from __future__ import annotations
 

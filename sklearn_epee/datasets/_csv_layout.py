@@ -1,4 +1,4 @@
-"""Load text sets, laid out as `<name>/{train,dev,test}.csv.gz` or as their source has them."""
+"""Load text sets, stored as `<name>/{train,dev,test}.csv.gz` or as in their source."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Load Drug Review: what patients wrote of their drugs, and how they rated them."""
+"""Load Drug Review: patients' reviews of drugs, with ratings."""
 
 import html
 import os

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Resolve paths given by users."""
 
 import os
 from pathlib import Path

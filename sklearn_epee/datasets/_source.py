@@ -1,4 +1,4 @@
-"""What is known of the source of a text set: its own files, where they are, how they are read."""
+"""Sources of text sets: their files, addresses, and how to read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotated mentions as layers of spans for tags of words, and what such tags leave out."""
+"""Annotated mentions as layers of spans for tags of words, and spans that tags cannot represent."""
 
 from __future__ import annotations
 

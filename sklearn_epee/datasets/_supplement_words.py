@@ -1,4 +1,4 @@
-"""Words and phrases from which `make_supplement_notes` builds its sentences."""
+"""Words and phrases for the sentences of `make_supplement_notes`."""
 
 SUPPLEMENTS = (
     "ashwagandha",

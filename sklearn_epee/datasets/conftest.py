@@ -1,4 +1,4 @@
-"""Skip the examples of the loaders where their data is not."""
+"""Skip the examples of loaders whose data are not available."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Batches of Arrow, as Spark and Ray hand them out: columns are appended, others not touched."""
+"""Append predictions to batches of Arrow, as Spark and Ray pass them."""
 
 from __future__ import annotations
 

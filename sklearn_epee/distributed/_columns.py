@@ -1,4 +1,4 @@
-"""Which columns are read, which are appended, and what they are called."""
+"""Columns that are read, columns that are appended, and their names."""
 
 from __future__ import annotations
 

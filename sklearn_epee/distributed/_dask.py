@@ -1,4 +1,4 @@
-"""Prediction over a data frame of Dask."""
+"""Prediction over a Dask data frame."""
 
 from __future__ import annotations
 

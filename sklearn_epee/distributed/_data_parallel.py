@@ -1,4 +1,4 @@
-"""The block in which fits are split over the processes of a launch of accelerate."""
+"""`data_parallel`: the block in which fits are split over the processes of a launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages of the engines, which are extras, imported when they are needed."""
+"""Import Spark, Dask and Ray, which are optional dependencies, when they are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prediction of one batch of rows: a frame of pandas in, the appended columns out."""
+"""Predict one batch of rows: a pandas data frame in, the appended columns out."""
 
 from __future__ import annotations
 

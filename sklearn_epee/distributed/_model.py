@@ -1,4 +1,4 @@
-"""A fitted estimator on its way to workers: pickled once, loaded once in each process."""
+"""Send a fitted estimator to workers: pickled once, loaded once per process."""
 
 from __future__ import annotations
 

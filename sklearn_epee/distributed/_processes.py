@@ -1,4 +1,4 @@
-"""The processes of a launch that train one network together: what they tell each other."""
+"""The processes that train one network together, and their communication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction over a dataset of Ray Data."""
+"""Prediction over a Ray Data dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction over a data frame of Spark."""
+"""Prediction over a Spark data frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing the exit policy, calibrating the exits for it, and the thresholds of labels."""
+"""Choose the exit policy, calibrate the exits, and tune the thresholds of labels."""
 
 from __future__ import annotations
 

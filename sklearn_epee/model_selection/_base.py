@@ -1,4 +1,4 @@
-"""What classifiers with a policy chosen from outside share: they delegate to a copy that has it."""
+"""Base class of classifiers that predict with a given exit policy."""
 
 from __future__ import annotations
 

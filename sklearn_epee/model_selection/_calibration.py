@@ -1,4 +1,4 @@
-"""ExitCalibratedClassifier: exits whose probabilities mean the same at every layer."""
+"""ExitCalibratedClassifier: calibrate the probabilities of every exit."""
 
 from __future__ import annotations
 

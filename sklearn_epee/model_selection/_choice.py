@@ -1,4 +1,4 @@
-"""From samples with the predictions of all exits to the chosen policy."""
+"""Choose a policy from samples with the predictions of all exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chosen policy does to each class, and a warning where a class loses much of its recall."""
+"""Recall of each class under a chosen policy, and a warning if a class loses much of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear maps of the logits of exits, and how they are fitted to held-out samples."""
+"""Linear maps of the logits of exits, fitted to held-out samples."""
 
 from __future__ import annotations
 

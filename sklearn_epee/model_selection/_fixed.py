@@ -1,4 +1,4 @@
-"""FixedExitPolicyClassifier: a policy chosen elsewhere, over any early-exit classifier."""
+"""FixedExitPolicyClassifier: a given policy for any early-exit classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters of a tuner that are about its guarantee, checked against each other and against y."""
+"""Check the parameters of a guarantee against each other and against y."""
 
 from __future__ import annotations
 

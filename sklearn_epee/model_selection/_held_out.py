@@ -1,4 +1,4 @@
-"""What classifiers share that learn something small about a network from samples held out."""
+"""Base class of classifiers that learn a few parameters from held-out samples."""
 
 from __future__ import annotations
 

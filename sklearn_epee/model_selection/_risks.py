@@ -1,4 +1,4 @@
-"""What is to be kept small: losses of every sample at every exit, and whom they concern."""
+"""Risks that a guarantee bounds: losses of every sample at every exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which policy of a table is chosen."""
+"""Select one policy from a table of policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences on which policies for words are compared: their targets, exits, scores and losses."""
+"""Compare policies on sentences: their targets, exits, scores and losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction sets of classifiers with a policy chosen from outside."""
+"""Prediction sets for classifiers with a tuned exit policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fit and one forward pass per split: the predictions of all exits for held-out samples."""
+"""One fit and one forward pass per split: predictions of all exits for held-out samples."""
 
 from __future__ import annotations
 

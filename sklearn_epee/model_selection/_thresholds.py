@@ -1,4 +1,4 @@
-"""TunedLabelThresholdsClassifierCV: the probability that each of several labels needs."""
+"""TunedLabelThresholdsClassifierCV: tune the decision threshold of each label."""
 
 from __future__ import annotations
 

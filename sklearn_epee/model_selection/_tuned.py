@@ -1,4 +1,4 @@
-"""TunedExitPolicyClassifierCV: the exit policy chosen from data, on request with a guarantee."""
+"""TunedExitPolicyClassifierCV: choose the exit policy from data, optionally with a guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of tuning an exit policy: what was given, one pass a split, and the choice."""
+"""The steps of tuning an exit policy: check input, one pass per split, choose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags of words, from classifiers with a policy chosen from outside around one of words."""
+"""Tag prediction of meta-estimators around a token classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies under which words exit one by one: a run for each, as none tells of another."""
+"""Policies under which words exit one by one: one run per policy."""
 
 from __future__ import annotations
 

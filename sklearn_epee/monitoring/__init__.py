@@ -1,4 +1,4 @@
-"""Watching early exits in use: whether a promise still holds, and whether exits have changed."""
+"""Monitor early exits in production: audits of a guarantee, and drift of exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ExitAudit: a promise against full depth, watched in use without labels."""
+"""ExitAudit: monitor the disagreement with full depth, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many of the last samples differed under some policies, and how many of them may."""
+"""Count disagreements among the last samples under several policies, and their limits."""
 
 from __future__ import annotations
 

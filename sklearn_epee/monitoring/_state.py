@@ -1,4 +1,4 @@
-"""What audits and monitors share: checked numbers, and states that come as JSON."""
+"""Shared by audits and monitors: validated numbers, and states as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run what `export_onnx` wrote, exits included, with onnxruntime and NumPy alone.
+"""Run the output of `export_onnx`, with early exits, using only onnxruntime and NumPy.
 
 This folder imports nothing else of the package: copied beside a model it runs without scikit-learn,
 torch and transformers. Texts need ``tokenizers`` as well, or are given as token ids.

@@ -1,4 +1,4 @@
-"""One backbone: samples exit layer by layer."""
+"""Run the graphs of one backbone; samples exit layer by layer."""
 
 from __future__ import annotations
 

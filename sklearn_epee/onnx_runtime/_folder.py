@@ -1,4 +1,4 @@
-"""A folder of `export_onnx`: its document, and its graphs as sessions of onnxruntime."""
+"""Open a folder of `export_onnx`: its document, and its graphs as onnxruntime sessions."""
 
 from __future__ import annotations
 

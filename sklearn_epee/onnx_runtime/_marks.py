@@ -1,4 +1,4 @@
-"""Texts with marks around two entities: where the opening marks are among the tokens."""
+"""Find the tokens of opening entity markers in texts."""
 
 from __future__ import annotations
 

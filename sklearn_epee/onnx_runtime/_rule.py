@@ -1,4 +1,4 @@
-"""When samples exit, and with which prediction; as `sklearn_epee.policy` does it."""
+"""The exit rule: exits and predictions as in `sklearn_epee.policy`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded samples, and the batches that are made of them."""
+"""Encoded samples, and batches of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs of an estimator of samples: texts, images, relations, texts with images."""
+"""OnnxExits: classify texts, images, relations, and texts with images."""
 
 from __future__ import annotations
 

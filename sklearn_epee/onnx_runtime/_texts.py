@@ -1,4 +1,4 @@
-"""Texts to token ids, with the package tokenizers."""
+"""Tokenize texts with the package tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two backbones, of texts and of images: the second runs for the samples that need it."""
+"""Run the graphs of two backbones; the second only for the samples that need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch on its way through the layers of one backbone."""
+"""Run a batch through the layers of one backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences and their words: words among the tokens, and spans among the tags."""
+"""Find words among tokens, and spans among tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs of an estimator of words, and how its sentences exit: whole, or word by word."""
+"""OnnxTokenExits: classify words; sentences exit as a whole, or word by word."""
 
 from __future__ import annotations
 

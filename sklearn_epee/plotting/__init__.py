@@ -1,4 +1,4 @@
-"""Displays of early exits: per layer, over exit policies, by class, and how well calibrated.
+"""Displays of early exits: per layer, over exit policies, per class, and calibration.
 
 They follow scikit-learn's display protocol: made by ``from_estimator``, ``from_predictions`` or
 ``from_cv_results``, drawn by ``plot``. Drawing needs matplotlib, from the extra ``plots``.

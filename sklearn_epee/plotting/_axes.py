@@ -1,4 +1,4 @@
-"""Axes, colors and ticks that the displays share; matplotlib is imported here, when drawing."""
+"""Axes, colors and ticks that the displays share; imports matplotlib when drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ExitHistogramDisplay: where the samples of each class exit."""
+"""ExitHistogramDisplay: the layers at which the samples of each class exit."""
 
 from __future__ import annotations
 

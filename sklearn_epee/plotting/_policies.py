@@ -1,4 +1,4 @@
-"""Exit policies with their scores: all there are on given samples, or those a search has tried."""
+"""Exit policies with their scores: all of them on given samples, or those of a search."""
 
 from __future__ import annotations
 

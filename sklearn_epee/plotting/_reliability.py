@@ -1,4 +1,4 @@
-"""ExitReliabilityDisplay: how often the exits are right, against how sure they are."""
+"""ExitReliabilityDisplay: accuracy against confidence at every exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What displays of words are made of: sentences with the spans and tags of all exits."""
+"""Data of displays for token classifiers: sentences with the predictions of all exits."""
 
 from __future__ import annotations
 

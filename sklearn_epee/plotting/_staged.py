@@ -1,4 +1,4 @@
-"""What displays are made of: the predictions of all exits, from one pass, and the true classes."""
+"""Data of displays: the predictions of all exits, from one pass, and the true classes."""
 
 from __future__ import annotations
 

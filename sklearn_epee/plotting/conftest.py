@@ -1,4 +1,4 @@
-"""Run the examples of the displays without a screen, where matplotlib is installed."""
+"""Run the examples of the displays without a screen, if matplotlib is installed."""
 
 import importlib.util
 from collections.abc import Iterator

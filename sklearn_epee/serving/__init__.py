@@ -1,4 +1,4 @@
-"""Prediction for requests that come one by one, many at a time: an asynchronous predictor."""
+"""Asynchronous prediction of single requests, with continuous batching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AsyncPredictor: requests that come one by one are predicted together."""
+"""AsyncPredictor: predict requests as they arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request, what is predicted for it, and which policies it may ask for."""
+"""A request, its prediction, and the exit policies that requests may set."""
 
 from __future__ import annotations
 

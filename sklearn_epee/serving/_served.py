@@ -1,4 +1,4 @@
-"""What a fitted estimator predicts with, found through pipelines, searches and exit policies."""
+"""Find the classifier that predicts inside pipelines, searches and exit policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a predictor has done so far, and how it is."""
+"""Statistics and health of a predictor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread that predicts: it takes requests in, runs layer after layer, and sets the results."""
+"""The prediction thread: takes in requests, runs layers, and sets results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors hold values that are not finite."""
+"""Find tensors with values that are not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder: what they name and hold, and which of them are damaged."""
+"""Files of a checkpoint folder: their names, contents, and which are damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter of any other transformers model with one list of layers: it runs whole layers."""
+"""Adapter of any other transformers model with one list of layers; runs whole layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proof that layers run one by one give what a model computes by itself."""
+"""Check that running a model layer by layer gives the same result as the model itself."""
 
 from __future__ import annotations
 

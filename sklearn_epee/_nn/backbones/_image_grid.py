@@ -1,4 +1,4 @@
-"""Adapters of the image families whose layers know where a patch is: BEiT and DINOv3."""
+"""Adapters of image families whose layers use the patch grid: BEiT and DINOv3."""
 
 from __future__ import annotations
 

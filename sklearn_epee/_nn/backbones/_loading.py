@@ -1,4 +1,4 @@
-"""Backbones from a folder, a hub id or a configuration, with every weight accounted for."""
+"""Load backbones from a folder, a hub id or a configuration, and check that all weights fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads of a checkpoint that the paper's own code wrote: a shared pooler, a classifier a layer."""
+"""Read the heads of a checkpoint of the paper's code: shared pooler, one classifier a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transformer layer is made of: weights and modules that adapters name."""
+"""The parts of a transformer layer (weights and modules) that adapters name."""
 
 from __future__ import annotations
 

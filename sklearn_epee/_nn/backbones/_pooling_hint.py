@@ -1,4 +1,4 @@
-"""Pooling that a checkpoint was trained with, as sentence-transformers' files say it."""
+"""Read the pooling of a sentence-transformers checkpoint from its files."""
 
 from __future__ import annotations
 

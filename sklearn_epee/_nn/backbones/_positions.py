@@ -1,4 +1,4 @@
-"""How positions enter the attention: rotated queries and keys, and terms added to the scores."""
+"""Positions in the attention: rotary embeddings, and biases that are added to the scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The known families, and the adapter of a model or a configuration."""
+"""The known model families, and the adapter of a model or a configuration."""
 
 from __future__ import annotations
 

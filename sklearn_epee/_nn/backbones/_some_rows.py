@@ -1,4 +1,4 @@
-"""Some of the positions of a batch, as many of each sample as it may be."""
+"""A subset of the positions of a batch, with a different number in each sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of text families: BERT, RoBERTa and its kin, ELECTRA, DistilBERT, ALBERT, GPT-2."""
+"""Adapters of text families: BERT, RoBERTa and variants, ELECTRA, DistilBERT, ALBERT, GPT-2."""
 
 from __future__ import annotations
 

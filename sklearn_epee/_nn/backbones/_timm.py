@@ -1,4 +1,4 @@
-"""Adapter of timm's vision transformers, in transformers' wrapper of timm."""
+"""Adapter of timm's vision transformers, through transformers' wrapper of timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked of a configuration, and of the network that is made from it, before training."""
+"""Check a configuration, and the network made from it, before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of corpora with annotated relations or spans, in the formats that they come in."""
+"""Readers of corpora with annotated relations or spans, one per format."""
 
 from ._bioc import read_bioc, read_bioc_spans
 from ._brat import read_brat, read_brat_spans

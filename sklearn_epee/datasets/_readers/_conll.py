@@ -1,4 +1,4 @@
-"""Read CoNLL's columns: a word a line with its tag, an empty line after each sentence."""
+"""Read CoNLL columns: one word with its tag per line, an empty line after each sentence."""
 
 from __future__ import annotations
 

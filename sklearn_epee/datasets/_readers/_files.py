@@ -1,4 +1,4 @@
-"""Files of a corpus: one, those of a folder, or those in a zip archive, which is not unpacked."""
+"""Files of a corpus: a single file, a folder, or a zip archive that is not unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotated relations as rows: a text, two spans in it, and how they are related."""
+"""Annotated relations as rows: a text, two spans in it, and their relation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotated mentions as spans of texts: what the readers of spans share."""
+"""Annotated mentions as spans of texts, shared by the readers of spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""XML as a tree that knows its lines, without entities: they can grow, or read other files."""
+"""Parse XML to a tree with line numbers, and without entities, which are a security risk."""
 
 from __future__ import annotations
 
