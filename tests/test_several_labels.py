@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier
+from sklearn_epee._checks.multilabel import check_label_targets, holds_labels
 from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.heads import label_heads
 from sklearn_epee.policy import JOINT_EXITS, apply_policy
@@ -460,6 +461,22 @@ def test_columns_of_a_frame_are_found_by_name(indicator):
     assert_array_equal(numbers.codes(frame), indicator)
     with pytest.raises(ValueError, match=r"y has the columns \['started', .*'vitamins'\], but"):
         tasks.codes(frame.rename(columns={"vitamin": "vitamins"}))
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b", "c", ("d", 1)], [("a", 1), "b", 3, None]], ids=["a tuple", "several types"]
+)
+def test_names_of_columns_of_any_type(indicator, names):
+    frame = pd.DataFrame(indicator, columns=pd.Index(names, dtype=object))
+    assert holds_labels(frame)
+    assert check_label_targets(frame, len(frame)).classes.tolist() == names
+
+
+@pytest.mark.parametrize("target_type", ["auto", "multilabel", "tasks"])
+def test_columns_of_one_name_are_refused(texts, indicator, target_type):
+    frame = pd.DataFrame(indicator, columns=["a", "b", "a", "d"])
+    with pytest.raises(ValueError, match="y has several columns of the name 'a'"):
+        tiny_text_classifier(target_type=target_type).fit(texts, frame)
 
 
 def test_an_unfitted_estimator_has_no_labels():

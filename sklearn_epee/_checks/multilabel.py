@@ -190,7 +190,7 @@ def _is_indicator(y: Any) -> bool:
 def _indicator(y: Any) -> tuple[NDArray[np.float64], Array]:
     """Return a matrix of 0, 1 and NaN, and the names of its columns."""
     if hasattr(y, "columns"):  # a data frame
-        columns = [_as_floats(np.asarray(y[name])) for name in y.columns]
+        columns = [_as_floats(column) for column in frame_columns(y)]
         values, names = np.stack(columns, axis=1), _names(list(y.columns))
     else:
         values = _as_floats(y.toarray() if issparse(y) else np.asarray(y))
@@ -209,6 +209,21 @@ def _indicator(y: Any) -> tuple[NDArray[np.float64], Array]:
     return values, names
 
 
+def frame_columns(y: Any) -> list[Array]:
+    """Return the columns of a frame.
+
+    Raises
+    ------
+    ValueError
+        If two have one name.
+    """
+    names = list(y.columns)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"y has several columns of the name {twice!r}; expected one of each.")
+    return [np.asarray(y[name]) for name in names]
+
+
 def _as_floats(values: Array) -> NDArray[np.float64]:
     if values.dtype.kind == "O":
         flat = [np.nan if is_missing(value) else value for value in values.reshape(-1).tolist()]
@@ -222,9 +237,12 @@ def _as_floats(values: Array) -> NDArray[np.float64]:
 
 
 def _names(columns: list[Any]) -> Array:
+    # Names of several types, and tuples, stay as they are.
+    as_they_are = np.array([*columns, None], dtype=object)[:-1]
+    if any(isinstance(name, tuple) for name in columns):
+        return as_they_are
     names = np.array(columns)
-    # Column names of several types stay as they are.
-    return names if names.tolist() == columns else np.array([*columns, None], dtype=object)[:-1]
+    return names if names.tolist() == columns else as_they_are
 
 
 def _from_lists(rows: list[Any], classes: Array | None) -> LabelTargets:

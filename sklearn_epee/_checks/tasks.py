@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
 from .labels import check_labels
-from .multilabel import LabelCount, check_label_targets, labels_above
+from .multilabel import LabelCount, check_label_targets, frame_columns, labels_above
 
 Array = NDArray[Any]
 
@@ -236,7 +236,7 @@ def task_columns(y: Any) -> list[Array]:
 def _columns(y: Any) -> list[Array]:
     """Return the columns of y in types of their own."""
     if hasattr(y, "columns"):  # a data frame
-        given = [np.asarray(y[name]) for name in y.columns]
+        given = frame_columns(y)
         return [_natural(part.tolist()) if part.dtype == "O" else part for part in given]
     if isinstance(y, np.ndarray) and y.dtype != object:
         return list(y.T)
