@@ -112,3 +112,4 @@ html_sidebars = {"index": [], "install": [], "tutorial": []}
 
 # Small networks on few notes have things to warn of; what a reader needs to know is in the text.
 warnings.filterwarnings("ignore", category=UserWarning)
+os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"  # for the processes of EPEE_DOCS_JOBS

@@ -1,6 +1,7 @@
 """Check the built site: links that lead somewhere, pictures with words, nothing from other hosts.
 
-The pages that the diagrams of estimators link to are there as well.
+The pages that the diagrams of estimators link to are there as well, and no page shows where the
+repository or Python's packages lay when it was built, as warnings of the gallery's scripts would.
 
     python tools/check_site.py docs/_build/html
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,11 @@ from urllib.parse import unquote, urlsplit
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
 # Relations of <link> that load nothing.
 NOT_LOADED = {"canonical", "next", "prev", "author", "index", "search", "license"}
+# Folders that are of no interest to readers.
+OF_THIS_MACHINE = [
+    f"{Path(__file__).resolve().parent.parent}{os.sep}",
+    sysconfig.get_path("purelib"),
+]
 
 
 class Page(HTMLParser):
@@ -30,6 +37,7 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.anchors: set[str] = set()
         self.wordless: list[str] = []
+        self.text: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -45,6 +53,10 @@ class Page(HTMLParser):
             loaded = (tag, key) in LOADED and values.get("rel") not in NOT_LOADED
             (self.loads if loaded else self.links).append(value)
 
+    def handle_data(self, data: str) -> None:
+        """Collect what is to be read."""
+        self.text.append(data)
+
 
 def faults(folder: Path) -> list[str]:
     """Return what is wrong with the site in a folder, one sentence each."""
@@ -55,6 +67,8 @@ def faults(folder: Path) -> list[str]:
         name = path.relative_to(folder.resolve())
         found += [f"{name}: picture without words: {source}" for source in page.wordless]
         found += [f"{name}: loads {url}" for url in page.loads if urlsplit(url).netloc]
+        text = "".join(page.text)
+        found += [f"{name}: shows {place}" for place in OF_THIS_MACHINE if place in text]
         for url in {*page.links, *page.loads}:
             parts = urlsplit(url)
             if parts.scheme or parts.netloc:
