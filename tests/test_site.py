@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -45,3 +46,16 @@ def test_every_page_is_in_a_table_of_contents():
             entries |= set(re.findall(r"^[\w/]+$", tree, flags=re.MULTILINE))
     assert pages - entries == {"index"}
     assert {entry for entry in entries if "/" not in entry} <= pages
+
+
+def test_names_of_files_are_links_in_the_text_of_the_gallery_alone():
+    pytest.importorskip("sphinx")
+    where = DOCS / "_extensions" / "links.py"
+    spec = importlib.util.spec_from_file_location("links_of_the_site", where)
+    links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(links)
+    text = "See ``plot_images.py`` (docs/scale.md).\n\n.. _plot_images.py:\n\n    # docs/scale.md"
+    assert links.named_links(text) == (
+        "See :doc:`plot_images.py </auto_examples/plot_images>` (:doc:`docs/scale.md </scale>`).\n"
+        "\n.. _plot_images.py:\n\n    # docs/scale.md"
+    )

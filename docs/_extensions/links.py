@@ -1,7 +1,8 @@
 """Let pages link as a code host needs it, to files of the repository, and the site as it has them.
 
 On a code host ``[script](../examples/plot_images.py)`` opens the script; here it becomes the page
-of the gallery. Results of benchmarks and studies become pages, other files downloads.
+of the gallery. Results of benchmarks and studies become pages, other files downloads. Files that
+the text of a script names are linked on its page.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ RESULTS = ("benchmarks/results", "studies/results")
 # Made beside the study's data, with pictures that are kept nowhere; docs/study.md is its page.
 NO_PAGE = "study.md"
 GALLERY = re.compile(r"examples/(plot_\w+)\.py$")
+# As the scripts of the gallery name pages and each other.
+NAMED = re.compile(r"(``)?\b(docs/\w+\.md|plot_\w+\.py)\b(?(1)``)")
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -73,6 +76,22 @@ def site_links(text: str, folder: str) -> str:
     return re.sub(r"\]\(([^)\s]+)\)", replaced, text)
 
 
+def named_links(text: str) -> str:
+    """Return reStructuredText of the gallery in which the files that it names are links.
+
+    Code, directives and comments, which are indented or begin with two points, stay as they are.
+    """
+
+    def replaced(name: re.Match[str]) -> str:
+        page = page_of(name[2] if name[2].startswith("docs/") else f"examples/{name[2]}")
+        return f":doc:`{name[2]} </{posixpath.splitext(page or name[2])[0]}>`"
+
+    lines = text.split("\n")
+    return "\n".join(
+        line if line.startswith((" ", "..")) else NAMED.sub(replaced, line) for line in lines
+    )
+
+
 def titled(text: str, name: str) -> str:
     """Return a page of results with a title of its own, and one of that rank."""
     if text.startswith("# "):
@@ -99,7 +118,9 @@ def write_results(app: Sphinx) -> None:
 
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Rewrite the links of a Markdown page."""
+    """Rewrite the links of a Markdown page, or make those of a page of the gallery."""
+    if docname.startswith("auto_examples/"):
+        source[0] = named_links(source[0])
     if app.env.doc2path(docname).suffix == ".md" and not docname.startswith("results/"):
         source[0] = site_links(source[0], posixpath.join("docs", posixpath.dirname(docname)))
 
