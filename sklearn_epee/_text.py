@@ -45,113 +45,113 @@ _ENTITY_POOLING_NOTE = (
 class EPEEClassifier(BaseEPEEClassifier):
     r"""Transformer classifier for texts with early exits.
 
-    A transformer is fine-tuned with a classifier after every layer. In prediction each text exits
-    at the first layer m whose normalized entropy is below `tau`, or at which `patience`
-    consecutive layers agree (EPEE [1]_), so that easy texts need a few layers and only hard ones
-    the full depth.
+    A transformer is fine-tuned with a classifier after every layer. At prediction time, each text
+    exits at the first layer m whose normalized entropy is below `tau`, or at which `patience`
+    consecutive layers predict the same class (EPEE [1]_). Easy texts need a few layers, and only
+    hard ones need all of them.
 
     Parameters
     ----------
     backbone : str, path-like, transformers config or None, default=None
         A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
         architecture with fresh weights. None: a compact BERT (6 layers of width 128) trained from
-        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3),
-        DistilBERT, ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT,
-        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model of
-        one list of layers that proves, when it is loaded, that it can be run layer by layer
+        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3), DistilBERT,
+        ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT, MPNet, Qwen
+        (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model with one list of
+        layers that passes a check, when it is loaded, that it can be run layer by layer
         (docs/backbones.md).
     tokenizer : str, path-like, tokenizer object or None, default=None
-        None takes the checkpoint's own, with or without a padding token; without a checkpoint a
-        lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
+        None: the checkpoint's own tokenizer, with or without a padding token; without a checkpoint,
+        a lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
         to the checkpoint's own tokenizer (``add_tokens``) get embeddings, which are trained with
         the rest.
     max_length : int or None, default=None
         Longest text in tokens, special tokens included; longer texts are truncated, with a warning.
-        None: all positions of the backbone; from scratch, the longest training text (at most
-        512). Batches are padded to their own longest text only.
+        None: as many as the backbone can read; from scratch, the longest training text (at most
+        512). Batches are only padded to their own longest text.
     long_texts : {"truncate", "windows", "head_tail"}, default="truncate"
-        How a text longer than `max_length` is read. "truncate": its beginning. "windows": as many
-        windows of tokens as it needs, see Notes. "head_tail": its first and its last tokens, half
-        each [5]_. The last two take single texts, not pairs.
+        How a text longer than `max_length` is read. "truncate": its beginning. "windows": in full,
+        in as many windows of tokens as it needs, see Notes. "head_tail": its first and its last
+        tokens, half each [5]_. The last two accept single texts, not pairs.
     window_length : int or None, default=None
-        Tokens of a window, special tokens included, with ``long_texts="windows"``. None:
+        Number of tokens per window, special tokens included, with ``long_texts="windows"``. None:
         `max_length`. A text that fits in one window is read as with "truncate".
     window_stride : int or None, default=None
-        Tokens of the text from the start of a window to that of the next. None: as many as a window
-        holds beside its special tokens, so that every token is read once; fewer make windows
-        overlap. (The ``stride`` of transformers' tokenizers is the overlap.)
+        Number of tokens from the start of a window to the start of the next. None: as many as fit
+        in a window next to its special tokens, so that every token is read once. With fewer,
+        windows overlap. (The ``stride`` of transformers' tokenizers is the overlap.)
     max_windows : int, default=16
-        Most windows of a text, which bounds the memory of a training step and of a prediction;
-        what comes after them is truncated, with a warning.
+        Maximum number of windows per text, which bounds the memory of a training step and of a
+        prediction; the rest of a text is truncated, with a warning.
     tau : float, default=0.1
         Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: with 0 no sample exits by entropy (patience
         only), and with a value above 1 every sample exits at layer 1. Can be changed after `fit`.
     patience : int or None, default=None
-        A sample also exits once this many consecutive layers, the current one included, predict
-        the same class: with 1 it exits at layer 1, and None stands for the number of layers M, so
-        that the entropy alone decides. PABEE, PCEE-BERT, ElasticBERT and the paper's own code count
+        A sample also exits once this many consecutive layers, the current one included, predict the
+        same class: with 1 it exits at layer 1, and None stands for the number of layers M, so that
+        only the entropy decides. PABEE, PCEE-BERT, ElasticBERT and the paper's own code count
         agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
-        Which probabilities are predicted: those of the exit that a sample takes (None), the mean
-        over the exits up to it, or their mean weighted by `exit_weights_`, as the exits were in
-        training. The exit layer does not change. Can be changed after `fit`.
+        Which probabilities are predicted: those of the layer at which a sample exits (None), the
+        mean over all exits up to this layer, or their mean weighted by `exit_weights_`, the weights
+        in the training loss. The exit layer does not change. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
-        Where a sample with several tasks exits, with all tasks at once. "all": at the first layer
-        at which every task meets the exit rule, by its own entropy or its own patience. "any": at
-        the first layer at which one task does, the fastest and least careful. "mean": where the
-        mean of the tasks' normalized entropies is below `tau`, or where `patience` layers agree in
-        the predictions of all tasks, so that a confident task can outweigh an uncertain one. With
-        one task all three are the same. With several labels per sample it joins their entropies in
-        the same ways; the patience counts layers that predict the same set of labels. Can be
-        changed after `fit`.
+        When a sample with several tasks exits; it exits in all tasks at once. "all": at the first
+        layer at which every task meets the exit rule, by its own entropy or its own patience.
+        "any": at the first layer at which one task does; this is the fastest and least careful
+        rule. "mean": at the first layer at which the mean of the tasks' normalized entropies is
+        below `tau`, or `patience` consecutive layers have the same predictions in all tasks, so
+        that a confident task can outweigh an uncertain one. With one task all three are the same.
+        With several labels per sample, their entropies are combined in the same ways; patience
+        counts layers that predict the same set of labels. Can be changed after `fit`.
     target_type : {"auto", "multilabel", "tasks"}, default="auto"
-        What two or more columns of `y` are. "multilabel": several labels per sample, of which each
-        may be there or not. "tasks": a class each of several tasks. "auto" takes for several labels
-        what holds nothing but 0 and 1 (or False and True, and NaN where it is not known), any
-        sparse `y`, sets of labels, and lists of labels that differ in length; all else for tasks.
+        The meaning of two or more columns of `y`. "multilabel": several labels per sample, each of
+        which may apply or not. "tasks": the classes of several tasks. "auto" is "multilabel" if `y`
+        only contains 0 and 1 (or False and True, and NaN for unknown), is sparse, or consists of
+        sets of labels or of lists of labels that differ in length; otherwise "tasks".
     label_thresholds : None, float or array-like of shape (n_labels,), default=None
-        Probability above which a label is predicted, of all labels or of each; None: 0.5. Can be
+        Probability above which a label is predicted, for all labels or for each; None: 0.5. Can be
         changed after `fit`.
     pooling : {"auto", "cls", "mean", "cls+mean", "last", "attention", "entity"}, default="auto"
         What the head of layer m reads: the first position, the mean over real positions, the first
         position beside the mean of the layer below, the last real token, or the mean over real
-        positions weighted by a softmax of their products with a query that the head learns
-        (after [4]_). "entity", for relations, reads the first positions of the opening marks of two
+        positions weighted by a softmax of their products with a query that the head learns (after
+        [4]_). "entity", for relations, reads the first positions of the opening marks of two
         entities side by side [6]_: texts are marked as by `EntityMarker`, ``[E1] aspirin [/E1]``.
-        "auto" takes "last" for causal decoders and "entity" where all training texts carry both
-        marks; it follows a checkpoint that states its pooling, and takes "mean" otherwise.
+        "auto" is "last" for causal decoders, "entity" if all training texts contain both marks, the
+        pooling that a checkpoint was trained with if its files state it, and "mean" otherwise.
     entity_marks : {"text", "tokens"}, default="text"
-        What the marks around entities are to the backbone: some characters of the text, or tokens
-        with embeddings of their own, which are trained with the rest. Tokens make texts shorter,
-        not predictions better. "tokens" takes texts that all carry both marks, with any pooling.
+        How the backbone reads the marks around entities: as text, or as additional tokens whose
+        embeddings are trained with the rest. Tokens make texts shorter, but predictions no better.
+        "tokens" requires that all texts contain both marks, and works with any pooling.
     head : {"linear", "bottleneck"}, default="linear"
-        What makes logits of what is read of a layer. "linear": a linear map, where the backbone
-        needs it with a dense layer and tanh in front. "bottleneck": in front of both a residual map
-        through a quarter of the width, ``x + W2 gelu(W1 norm(x))``, as the adapters of
-        arXiv:1902.00751 are. It can raise the accuracy of early exits, and costs some of the time
-        of single samples (docs/training_recipes.md). A network that `warm_start` continues keeps
-        its heads: another `head` is an error.
+        The architecture of the heads. "linear": a linear layer, for some backbones preceded by a
+        dense layer with tanh. "bottleneck": a residual block with a quarter of the width before
+        these, ``x + W2 gelu(W1 norm(x))``, like the adapters of arXiv:1902.00751. It can raise the
+        accuracy of early exits, and makes single samples slightly slower
+        (docs/training_recipes.md). With `warm_start` a fitted network keeps its heads, and another
+        `head` raises an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
-        at inference, as in the paper. None of the weights may be negative, nor all of them 0.
+        at inference, as in the paper. Weights must not be negative, and not all 0.
     exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
             default="joint"
-        How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
-        "mixed": in the first half of the training steps the backbone and the last exit alone, then
-        as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint", but
-        an exit before the last learns half from the labels and half from the probabilities of the
-        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half.
-        "detached": all exits throughout, the backbone from the last exit alone.
+        How the exits are trained. "joint": all exits and the backbone are trained with the joint
+        loss. "mixed": only the backbone and the last exit in the first half of the training steps,
+        then as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint",
+        but exits before the last learn half from the labels and half from the probabilities of the
+        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half. "detached":
+        as "joint", but the backbone only gets gradients from the last exit.
     head_init : {"random", "regression"}, default="random"
-        What the heads begin with. "random": weights drawn at random. "regression": each head begins
-        as the logistic regression on what it reads of the backbone before that is trained, fitted
-        to at most 4,000 training samples, after the idea of arXiv:2202.10054. Raises the accuracy
-        of the first exits where classes are many or the training is short. A network that
-        `warm_start` continues keeps the heads it has.
+        Initial weights of the heads. "random": random weights. "regression": each head is
+        initialized as a logistic regression on its inputs from the untrained backbone, fitted to at
+        most 4,000 training samples (an idea of arXiv:2202.10054). This raises the accuracy of the
+        first exits if there are many classes or the training is short. With `warm_start`, a fitted
+        network keeps its heads.
     max_epochs : int or "auto", default="auto"
-        Passes over the training data. "auto" sees small data sets more often, see Notes.
+        Number of passes over the training data. "auto" chooses more for small data sets, see Notes.
     batch_size : int or "auto", default="auto"
         Samples per training step.
     learning_rate : float or "auto", default="auto"
@@ -164,67 +164,68 @@ class EPEEClassifier(BaseEPEEClassifier):
     warmup_ratio : float, default=0.1
         Fraction of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
-        Dropout in the heads. The backbone keeps its own.
+        Dropout in the heads. That of the backbone is given by its configuration.
     class_weight : "balanced", dict, list of dict or None, default=None
         Weights of the classes in the loss, as in scikit-learn. With several tasks, "balanced" or a
         list with one dict (or None) per task; the weights of a sample's classes are multiplied.
-        Several labels per sample have a weight each: "balanced" weighs those that are there and
-        those that are not, label by label; a list has one dict of the weights of 0 and 1 per label;
-        a dict has the weights of labels that are there, by their names.
+        With several labels per sample, "balanced" balances 1 and 0 for each label; a list has one
+        dict per label with the weights of 0 and 1; a dict has the weights of positive labels by
+        their names.
     validation_fraction : float, default=0.0
         Fraction of the training data held out (stratified) to report ``valid_loss`` and
-        ``valid_acc`` in `history_`. Nothing is held out unless this is set. With ``groups`` in
-        `fit` whole groups are, in proportion as far as they allow. Several tasks are stratified by
-        the combination of their labels, where combinations that occur once count as one;
-        ``valid_acc`` is the fraction of samples that are right in every task. Several labels per
-        sample are held out label by label, from the rarest on.
+        ``valid_acc`` in `history_`. Nothing is held out by default. With ``groups`` in `fit`, whole
+        groups are held out, stratified as far as possible. Several tasks are stratified by the
+        combination of their labels (combinations that occur only once are treated as one);
+        ``valid_acc`` is the fraction of samples that are correct in every task. Several labels per
+        sample are stratified label by label, from the rarest on.
     early_stopping : bool, default=False
-        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
-        back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
-        from the first epoch that ends with all exits in training.
+        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and
+        restore the best weights. Requires `validation_fraction` above 0. With "mixed" training,
+        epochs count from the first one that ends with all exits in training.
     n_iter_no_change : int, default=3
-        Epochs without improvement before an early stop.
+        Number of epochs without improvement before early stopping.
     callbacks : list of skorch callbacks or None, default=None
         Called in training, with the batch's class indices as ``y``.
     gradient_checkpointing : bool, default=False
-        Keep only what enters each layer in training and run the layer again in the backward pass:
-        one forward pass more for each step, and far less memory for long inputs and large batches.
-        What is learned is the same.
+        In training, only keep the input of each layer and recompute the layer in the backward pass:
+        this costs one more forward pass per step, and needs far less memory for long inputs and
+        large batches. The trained network is the same.
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
-        Samples per prediction batch, or windows where a sample has several; "auto" sizes batches by
+        Samples per prediction batch, or windows if samples have several; "auto" sizes batches by
         positions. Predictions do not depend on it.
     device : str, default="auto"
-        "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
+        "auto" uses a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16", "int8"}, default="auto"
-        Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
-        the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
-        that kind, where a prediction does not depend on the other samples of its batch. It predicts
-        in float32 elsewhere. The two differ in the third digit of the probabilities. On a CPU,
-        layers that can only be run as a whole predict in float32 with every `precision`, above all
-        those of families without an adapter of their own. "int8" trains as "auto" does, measures
-        after training how layers are rounded, and predicts on a CPU with products of 8-bit numbers
-        where they change little; `precision_report_` says what they change. It is refused where the
-        processor multiplies no 8-bit numbers, and where layers can only be run as a whole.
+        Precision of the backbone; heads, entropies and the loss are always float32. "auto" trains
+        in bfloat16 (with float32 weights) if the hardware supports it natively, and predicts in
+        bfloat16 on a CPU with such support, because predictions do not depend on the other samples
+        of a batch there. Otherwise it predicts in float32. The two differ in the third digit of the
+        probabilities. On a CPU, layers that can only be run as a whole (mainly those of families
+        without a dedicated adapter) always predict in float32. "int8" trains like "auto",
+        calibrates 8-bit products after training, and predicts on a CPU with those products that
+        change little; `precision_report_` reports the changes. It raises an error if the processor
+        has no 8-bit products, or if layers can only be run as a whole.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
-        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs,
-        for which `random_state` must be an int; files there are pickles, so it must be a folder you
-        trust. What cannot be kept there is trained again, with a warning. None trains every time.
-        Of callbacks their code counts, with the globals that it reads; those whose code cannot be
-        told apart are trained every time, with a warning. A search
-        scores the policies of a fold from one pass over it, so its ``mean_score_time`` says nothing
-        about the speed of a policy: ask for `speedup_score`, or time the fitted estimator.
+        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs if
+        `random_state` is an int. It contains pickles, so use a folder that you trust. Networks that
+        cannot be stored are trained again, with a warning. None trains every time. Callbacks are
+        compared by their code and the globals that it reads; with callbacks that cannot be
+        compared, the network is trained every time, with a warning. A search scores all policies of
+        a fold from one pass, so its ``mean_score_time`` does not show the speed of a policy: use
+        `speedup_score`, or time the fitted estimator.
     random_state : int, RandomState instance or None, default=None
-        Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
-        bit on the same machine and number of threads. With None every fit draws anew, except that
-        the candidates of one search share a draw, so that policies are compared on the same
-        network. Searches are those of scikit-learn and classes derived from them; clones made by
-        hand, by an ensemble or by a cross-validation draw anew.
+        Seeds the heads, dropout and the order of the samples. With an int, two fits are
+        bit-identical on the same machine with the same number of threads. With None, every fit
+        draws a new seed, except that the candidates of one search share a seed, so that policies
+        are compared on the same network. This applies to scikit-learn's searches and classes
+        derived from them; clones made by hand, by an ensemble or by cross-validation draw new
+        seeds.
     verbose : int, default=0
-        1 shows a progress bar in training, 2 also prints a line per epoch.
+        1 shows a progress bar during training, 2 also prints a line per epoch.
 
     Attributes
     ----------
@@ -241,18 +242,18 @@ class EPEEClassifier(BaseEPEEClassifier):
     exit_weights_ : ndarray of shape (n_layers,), float64
         Weight of each exit in the joint loss, from `exit_loss_weights` at `fit`.
     pooling_ : str
-        What the heads read: `pooling`, or what "auto" stood for.
+        The pooling in use: `pooling`, or the one that "auto" selected.
     net_ : skorch.NeuralNetClassifier
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
         Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
-        `exit_training`, and ``train_loss`` what was minimized; a mixed training also notes with
-        how many exits an epoch ended, ``n_exits_trained``.
+        `exit_training`, and ``train_loss`` what was minimized; "mixed" training also records
+        ``n_exits_trained``, the number of exits in training at the end of the epoch.
     n_iter_ : int
         Epochs run.
     precision_report_ : PrecisionReport
-        What ``precision="int8"`` rounds and what that changes; after a fit with it, or after
-        `calibrate_int8`.
+        Which products ``precision="int8"`` computes in 8 bits and how predictions change. Only
+        after a fit with this precision, or after `calibrate_int8`.
 
     Notes
     -----
@@ -266,25 +267,25 @@ class EPEEClassifier(BaseEPEEClassifier):
     `predict` returns (n_samples, n_tasks) (of objects where the tasks' labels differ in type),
     `predict_proba` a list with one array per task, and a task may have a single class; the budgeted
     and staged methods do the same. The ``entropy`` of `predict_with_exits` has one column per task,
-    and `score` is the fraction of samples that are right in every task, as in
+    and `score` is the fraction of samples that are correct in every task, as in
     :class:`~sklearn.multioutput.MultiOutputClassifier`. `joint_exit` decides when a sample exits.
-    scikit-learn's stratified splitters and its scores need labels of one type in all columns:
-    where a frame has columns of several types, pass ``cv=KFold()`` to a search.
+    scikit-learn's stratified splitters and its scores need labels of one type in all columns: if a
+    data frame has columns of several types, pass ``cv=KFold()`` to a search.
 
-    **Several labels.** A binary indicator, dense or sparse, or a list of labels for each sample
-    means that a sample has any number of the labels, also none. An exit has one head for all of
-    them: the logits of the labels share a dense layer, the probability of each is a sigmoid of its
-    own, and the loss is the mean of the binary cross-entropies over labels and samples. What is
-    NaN in `y` is left out of it. `predict` returns an indicator of the labels whose probability is
-    above `label_thresholds`, `predict_proba` the probabilities, both (n_samples, n_labels), and
-    `score` is the fraction of samples whose every label is right, as for scikit-learn's own
-    multilabel classifiers. The entropy of a label is that of its being there or not, over log 2.
-    A label that is the same for all training samples is predicted so, with a warning. Searches
-    need an indicator, as scikit-learn's splitters do not read lists of labels; of exactly two
-    labels its scorers of probabilities, such as "average_precision", take one for the other's
-    opposite and fail, as they do for its own multilabel classifiers.
+    **Several labels.** With a binary indicator (dense or sparse) or a list of labels for each
+    sample, any number of labels may apply to a sample. Each exit has one head for all labels: their
+    logits share a dense layer, their probabilities are independent sigmoids, and the loss is the
+    mean of the binary cross-entropies over labels and samples, without the entries of `y` that are
+    NaN. `predict` returns an indicator of the labels whose probability is above `label_thresholds`,
+    `predict_proba` the probabilities, both (n_samples, n_labels), and `score` is the fraction of
+    samples with all labels correct, as for scikit-learn's own multilabel classifiers. The entropy
+    of a label is its binary entropy divided by log 2. A label that is constant in the training
+    samples is always predicted so, with a warning. Searches need an indicator, because
+    scikit-learn's splitters do not accept lists of labels. With exactly two labels, scikit-learn's
+    scorers of probabilities, such as "average_precision", treat them as the two classes of a binary
+    problem and fail, as they do for its own multilabel classifiers.
 
-    "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
+    "auto" training settings, chosen by experiments (``benchmarks/training_defaults.py``):
 
     ============ =============== ============ ============ ========== ==============================
     backbone     `learning_rate` heads' rate  `batch_size` `dropout`  `max_epochs` (K classes)
@@ -293,21 +294,21 @@ class EPEEClassifier(BaseEPEEClassifier):
     from scratch 0.001           0.001        32           0.1        1500 + 0 K steps, 3 to 40
     ============ =============== ============ ============ ========== ==============================
 
-    With several labels per sample the heads of a checkpoint, which all labels share, learn four
-    times as fast, and begin with how often each label is there.
+    With several labels per sample and a checkpoint, the learning rate of the shared heads is four
+    times as high, and their biases are initialized with the frequencies of the labels.
 
-    **Long texts.** With ``long_texts="windows"`` every window has the special tokens of a text of
-    its own, and goes through the layers by itself. At layer m the head reads the mean over the real
-    positions of all windows of a text (pooling "mean"; special tokens count in every window, and
-    tokens that two windows share count twice), the mean over the windows' first ("cls") or last
-    real positions ("last"), both kinds side by side ("cls+mean"), or one softmax over the positions
-    of all windows ("attention"). So a text is one sample, however long: one loss, one entropy, and
-    one exit, which its windows take together. A training step learns from `batch_size` texts; it
-    runs them in parts of at most `batch_size` windows (or one text) and adds up their gradients, so
-    that it takes no more memory than a step of `batch_size` (or `max_windows`) short texts.
+    **Long texts.** With ``long_texts="windows"`` every window has its own special tokens, and goes
+    through the layers by itself. At layer m the head reads the mean over the real positions of all
+    windows of a text (pooling "mean"; special tokens count in every window, and tokens that two
+    windows share count twice), the mean over the windows' first ("cls") or last real positions
+    ("last"), both kinds side by side ("cls+mean"), or one softmax over the positions of all windows
+    ("attention"). So a text is one sample, however long: it has one loss and one entropy, and all
+    its windows exit together. A training step uses `batch_size` texts; it runs them in parts of at
+    most `batch_size` windows (or one text) and accumulates gradients, so it needs no more memory
+    than a step of `batch_size` (or `max_windows`) short texts.
 
     X is a list, tuple, array or pandas/polars Series of str; pairs of texts are an (n, 2) array, a
-    two-column frame or a list of pairs.
+    two-column data frame or a list of pairs.
 
     References
     ----------

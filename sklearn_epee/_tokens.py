@@ -28,38 +28,40 @@ from ._spans import SCHEMES, check_transition_weight
 
 
 class EPEETokenClassifier(BaseEPEETokenClassifier):
-    r"""Transformer classifier for the words of texts with early exits: entities and events.
+    r"""Token classifier with early exits, for entities and events.
 
-    A transformer is fine-tuned with a classifier for every word after every layer. In prediction a
-    sentence exits at the first layer at which its words are sure or `patience` consecutive layers
-    agree on their tags (EPEE [1]_), or each word by itself, while the others go on [4]_.
+    A transformer is fine-tuned with a classifier for every word after every layer. At prediction
+    time, a sentence exits at the first layer at which the normalized entropies of its words are
+    below `tau`, or `patience` consecutive layers predict the same tags (EPEE [1]_). Alternatively
+    each word exits by itself, while the other words run through further layers [4]_.
 
     Parameters
     ----------
     backbone : str, path-like, transformers config or None, default=None
         A checkpoint folder or hub id: fine-tuned from its weights. A config object: that
         architecture with fresh weights. None: a compact BERT (6 layers of width 128) trained from
-        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3),
-        DistilBERT, ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT,
-        MPNet, Qwen (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model of
-        one list of layers that proves, when it is loaded, that it can be run layer by layer
+        scratch. Families: ALBERT, BERT, BioGPT, CamemBERT, DeBERTa (versions 2 and 3), DistilBERT,
+        ELECTRA, Gemma, GPT-2, Llama, Megatron-BERT (GatorTron), Mistral, ModernBERT, MPNet, Qwen
+        (versions 2 and 3), RoBERTa, XLM-RoBERTa; and any other transformers model with one list of
+        layers that passes a check, when it is loaded, that it can be run layer by layer
         (docs/backbones.md).
     tokenizer : str, path-like, tokenizer object or None, default=None
-        None takes the checkpoint's own, with or without a padding token; without a checkpoint a
-        lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
+        None: the checkpoint's own tokenizer, with or without a padding token; without a checkpoint,
+        a lower-case WordPiece vocabulary is learned from the training texts. Tokens that were added
         to the checkpoint's own tokenizer (``add_tokens``) get embeddings, which are trained with
         the rest.
     max_length : int or None, default=None
         Longest sentence in tokens, special tokens included; longer ones are truncated, with a
-        warning. None: all positions of the backbone; from scratch, the longest training sentence
-        (at most 512). Batches are padded to their own longest sentence only.
+        warning. None: as many as the backbone can read; from scratch, the longest training sentence
+        (at most 512). Batches are only padded to their own longest sentence.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        How tags say spans: what a tag in `y` means, if `y` holds tags, and which tags the network
-        learns and `predict_tags` returns.
+        Tagging scheme of `y`, if `y` contains tags, of the tags that the network learns, and of
+        those that `predict_tags` returns.
     misfit_spans : {"error", "warn"}, default="error"
-        What `fit` does about spans that tags of words cannot represent: those that overlap another
-        one of their layer, have several parts, or do not start and end with a word. "error" names
-        the first one; "warn" learns without them, with one warning that counts them.
+        How `fit` treats spans that tags of words cannot represent: spans that overlap another one
+        of their layer, have several parts, or do not start and end at word boundaries. "error"
+        raises an error that names the first one; "warn" leaves them out, with one warning that
+        counts them.
     tau : float, default=0.1
         Entropy threshold: a word may exit at the first layer whose normalized entropy, in [0, 1],
         is below `tau`. The comparison is strict: with 0 no word exits by entropy (patience only),
@@ -69,49 +71,49 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         the same tag: with 1 it exits at layer 1, and None stands for the number of layers M, so
         that the entropy alone decides. Can be changed after `fit`.
     token_exit : {"sentence", "token"}, default="sentence"
-        Who exits. "sentence": all words of a sentence at one layer, the first at which they may by
-        `joint_exit`; the layers above do not run for it. "token": each word by itself [4]_. A word
-        that has exited keeps its hidden states, which the others go on to read as keys and values,
-        and its positions are not computed any more. Can be changed after `fit`.
+        Whether words exit together. "sentence": all words of a sentence exit at one layer, the
+        first at which `joint_exit` lets them; later layers do not run for the sentence. "token":
+        each word exits by itself [4]_. A word that has exited keeps its hidden state, to which the
+        other words still attend, and is not computed any more. Can be changed after `fit`.
     joint_exit : {"all", "any", "mean"}, default="all"
-        When a sentence exits. "all": at the first layer at which all its words may, by their own
-        entropy or their own patience, in all layers of spans. "any": at the first layer at which
-        one may. "mean": where the mean of the normalized entropies is below `tau`, or where
-        `patience` layers agree in the tags of all words. With ``token_exit="token"`` it says the
-        same of each word and its layers of spans; with one layer all three are the same there. Can
-        be changed after `fit`.
+        When a sentence exits. "all": at the first layer at which all its words meet the exit rule,
+        by their own entropy or their own patience, in all layers of spans. "any": at the first
+        layer at which one word does. "mean": at the first layer at which the mean of the normalized
+        entropies is below `tau`, or `patience` consecutive layers predict the same tags for all
+        words. With ``token_exit="token"`` the rule joins the layers of spans of each word; with one
+        layer of spans all three are the same. Can be changed after `fit`.
     transition_weight : float, default=0.0
-        0: the tag of a word is its most probable one, whatever its neighbors'. Above 0: the tags of
-        a sentence are the sequence that is valid in `scheme` and has the largest sum of log
-        probabilities and of transitions, ``transition_weight * log(p(tag | tag before) / p(tag))``,
-        as counted in training, found by the Viterbi algorithm [5]_. 0.2 to 0.3 gained about
-        a point of F1 on PHEE's events in the middle layers, more in the first ones and less in the
-        last ones (``benchmarks/results/events.md``); a value close to 0 only keeps tags valid. As
-        transitions favor rare tags, a network that has hardly learned finds far too many spans
-        with them: choose the weight on texts that were not trained on.
-        Probabilities and exit layers do not depend on it. Can be changed after `fit`, and tuned by
-        a search without training.
+        0: the most probable tag of each word is predicted, independently of other words. Above 0:
+        the Viterbi algorithm [5]_ finds the tag sequence of the sentence that is valid in `scheme`
+        and has the largest sum of log probabilities and transition scores,
+        ``transition_weight * log(p(tag | tag before) / p(tag))``, with frequencies from the
+        training data. 0.2 to 0.3 gained about a point of F1 on PHEE's events in the middle layers,
+        more in the first ones and less in the last ones (``benchmarks/results/events.md``); a value
+        close to 0 only keeps tags valid. Transitions favor rare tags, so an undertrained network
+        predicts far too many spans with them: choose the weight on held-out texts. Probabilities
+        and exit layers do not depend on it. Can be changed after `fit`, and tuned by a search
+        without training.
     head : {"linear", "bottleneck"}, default="linear"
-        What makes logits of what is read of a layer. "linear": a linear map, where the backbone
-        needs it with a dense layer and tanh in front. "bottleneck": in front of both a residual map
-        through a quarter of the width, ``x + W2 gelu(W1 norm(x))``, as the adapters of
-        arXiv:1902.00751 are. It can raise the accuracy of early exits, and costs some of the time
-        of single samples (docs/training_recipes.md). A network that `warm_start` continues keeps
-        its heads: another `head` is an error.
+        The architecture of the heads. "linear": a linear layer, for some backbones preceded by a
+        dense layer with tanh. "bottleneck": a residual block with a quarter of the width before
+        these, ``x + W2 gelu(W1 norm(x))``, like the adapters of arXiv:1902.00751. It can raise the
+        accuracy of early exits, and makes single samples slightly slower
+        (docs/training_recipes.md). With `warm_start` a fitted network keeps its heads, and another
+        `head` raises an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
-        at inference, as in the paper. None of the weights may be negative, nor all of them 0.
+        at inference, as in the paper. Weights must not be negative, and not all 0.
     exit_training : {"joint", "mixed", "distillation", "mixed+distillation", "detached"}, \
             default="joint"
-        How the exits learn. "joint": all exits and the backbone from the joint loss throughout.
-        "mixed": in the first half of the training steps the backbone and the last exit alone, then
-        as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint", but
-        an exit before the last learns half from the labels and half from the probabilities of the
-        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half.
-        "detached": all exits throughout, the backbone from the last exit alone.
+        How the exits are trained. "joint": all exits and the backbone are trained with the joint
+        loss. "mixed": only the backbone and the last exit in the first half of the training steps,
+        then as "joint", each half with its own warm-up and decay [2]_. "distillation": as "joint",
+        but exits before the last learn half from the labels and half from the probabilities of the
+        last exit [3]_. "mixed+distillation": "mixed" with that loss in the second half. "detached":
+        as "joint", but the backbone only gets gradients from the last exit.
     max_epochs : int or "auto", default="auto"
-        Passes over the training data. "auto" sees small data sets more often, see Notes.
+        Number of passes over the training data. "auto" chooses more for small data sets, see Notes.
     batch_size : int or "auto", default="auto"
         Samples per training step.
     learning_rate : float or "auto", default="auto"
@@ -124,64 +126,65 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
     warmup_ratio : float, default=0.1
         Fraction of the training steps in which the learning rate rises.
     dropout : float or "auto", default="auto"
-        Dropout in the heads. The backbone keeps its own.
+        Dropout in the heads. That of the backbone is given by its configuration.
     class_weight : "balanced", dict or None, default=None
-        Weights of the tags in the loss, as in scikit-learn: of all words with a tag alike. With
-        several layers of spans, "balanced" or a dict with the weights of each layer; the weights of
-        a word's tags are multiplied. "balanced" makes a word inside a span outweigh many outside,
-        which finds more spans and more that are none.
+        Weights of the tags in the loss, as in scikit-learn. With several layers of spans,
+        "balanced" or a dict with the weights of each layer; the weights of a word's tags are
+        multiplied. "balanced" gives words inside spans a much larger weight than words outside,
+        which increases recall and decreases precision.
     validation_fraction : float, default=0.0
         Fraction of the sentences held out to report ``valid_loss`` and ``valid_acc``, the fraction
-        of words whose tags are right in every layer of spans, in `history_`. Nothing is held out
-        unless this is set. Sentences with spans and without are held out in proportion; with
-        ``groups`` in `fit`, whole groups are.
+        of words whose tags are correct in every layer of spans, in `history_`. Nothing is held out
+        by default. The split is stratified by whether sentences have spans; with ``groups`` in
+        `fit`, whole groups are held out.
     early_stopping : bool, default=False
-        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and go
-        back to the best weights. Needs `validation_fraction` above 0. A mixed training is watched
-        from the first epoch that ends with all exits in training.
+        Stop when the held-out joint loss has not improved for `n_iter_no_change` epochs, and
+        restore the best weights. Requires `validation_fraction` above 0. With "mixed" training,
+        epochs count from the first one that ends with all exits in training.
     n_iter_no_change : int, default=3
-        Epochs without improvement before an early stop.
+        Number of epochs without improvement before early stopping.
     callbacks : list of skorch callbacks or None, default=None
         Called in training, with the batch's tag indices as ``y``.
     gradient_checkpointing : bool, default=False
-        Keep only what enters each layer in training and run the layer again in the backward pass:
-        one forward pass more for each step, and far less memory for long inputs and large batches.
-        What is learned is the same.
+        In training, only keep the input of each layer and recompute the layer in the backward pass:
+        this costs one more forward pass per step, and needs far less memory for long inputs and
+        large batches. The trained network is the same.
     warm_start : bool, default=False
         Continue from the fitted network at the next `fit` instead of starting again.
     predict_batch_size : int or "auto", default="auto"
-        Samples per prediction batch, or windows where a sample has several; "auto" sizes batches by
+        Samples per prediction batch, or windows if samples have several; "auto" sizes batches by
         positions. Predictions do not depend on it.
     device : str, default="auto"
-        "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
+        "auto" uses a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16", "int8"}, default="auto"
-        Of the backbone; heads, entropies and the loss are float32. "auto" trains in bfloat16 where
-        the hardware multiplies it natively, with float32 weights, and predicts in it on a CPU of
-        that kind, where a prediction does not depend on the other samples of its batch. It predicts
-        in float32 elsewhere. The two differ in the third digit of the probabilities. On a CPU,
-        layers that can only be run as a whole predict in float32 with every `precision`, above all
-        those of families without an adapter of their own. "int8" trains as "auto" does, measures
-        after training how layers are rounded, and predicts on a CPU with products of 8-bit numbers
-        where they change little; `precision_report_` says what they change. It is refused where the
-        processor multiplies no 8-bit numbers, and where layers can only be run as a whole.
+        Precision of the backbone; heads, entropies and the loss are always float32. "auto" trains
+        in bfloat16 (with float32 weights) if the hardware supports it natively, and predicts in
+        bfloat16 on a CPU with such support, because predictions do not depend on the other samples
+        of a batch there. Otherwise it predicts in float32. The two differ in the third digit of the
+        probabilities. On a CPU, layers that can only be run as a whole (mainly those of families
+        without a dedicated adapter) always predict in float32. "int8" trains like "auto",
+        calibrates 8-bit products after training, and predicts on a CPU with those products that
+        change little; `precision_report_` reports the changes. It raises an error if the processor
+        has no 8-bit products, or if layers can only be run as a whole.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of
-        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs,
-        for which `random_state` must be an int; files there are pickles, so it must be a folder you
-        trust. What cannot be kept there is trained again, with a warning. None trains every time.
-        Of callbacks their code counts, with the globals that it reads; those whose code cannot be
-        told apart are trained every time, with a warning. A search
-        scores the policies of a fold from one pass over it, so its ``mean_score_time`` says nothing
-        about the speed of a policy: ask for `speedup_score`, or time the fitted estimator.
+        the free disk, removed at the end. A folder or a ``joblib.Memory`` keeps them across runs if
+        `random_state` is an int. It contains pickles, so use a folder that you trust. Networks that
+        cannot be stored are trained again, with a warning. None trains every time. Callbacks are
+        compared by their code and the globals that it reads; with callbacks that cannot be
+        compared, the network is trained every time, with a warning. A search scores all policies of
+        a fold from one pass, so its ``mean_score_time`` does not show the speed of a policy: use
+        `speedup_score`, or time the fitted estimator.
     random_state : int, RandomState instance or None, default=None
-        Seeds the heads, dropout and the order of the samples. With an int, two fits agree bit for
-        bit on the same machine and number of threads. With None every fit draws anew, except that
-        the candidates of one search share a draw, so that policies are compared on the same
-        network. Searches are those of scikit-learn and classes derived from them; clones made by
-        hand, by an ensemble or by a cross-validation draw anew.
+        Seeds the heads, dropout and the order of the samples. With an int, two fits are
+        bit-identical on the same machine with the same number of threads. With None, every fit
+        draws a new seed, except that the candidates of one search share a seed, so that policies
+        are compared on the same network. This applies to scikit-learn's searches and classes
+        derived from them; clones made by hand, by an ensemble or by cross-validation draw new
+        seeds.
     verbose : int, default=0
-        1 shows a progress bar in training, 2 also prints a line per epoch.
+        1 shows a progress bar during training, 2 also prints a line per epoch.
 
     Attributes
     ----------
@@ -193,40 +196,40 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
     history_ : skorch.history.History
         Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
-        `exit_training`, and ``train_loss`` what was minimized; a mixed training also notes with
-        how many exits an epoch ended, ``n_exits_trained``.
+        `exit_training`, and ``train_loss`` what was minimized; "mixed" training also records
+        ``n_exits_trained``, the number of exits in training at the end of the epoch.
     n_iter_ : int
         Epochs run.
     precision_report_ : PrecisionReport
-        What ``precision="int8"`` rounds and what that changes; after a fit with it, or after
-        `calibrate_int8`.
+        Which products ``precision="int8"`` computes in 8 bits and how predictions change. Only
+        after a fit with this precision, or after `calibrate_int8`.
 
     Notes
     -----
-    After layer m a linear head maps the hidden state of the first piece of every word to
-    probabilities of its tags; other pieces are read by the attention alone. Training minimizes the
-    mean over words, exits and layers of spans of the cross-entropy, exits weighted by
+    After layer m a linear head maps the hidden state of the first subword token of
+    every word to probabilities of its tags; the other tokens only serve as context. Training
+    minimizes the mean cross-entropy over words, exits and layers of spans, with exits weighted by
     `exit_loss_weights`. One trained network serves every `tau`, `patience`, `token_exit` and
     budget.
 
     **X** is a list, array or Series of texts, or of lists of words. The words of a text are runs of
-    letters with the digits behind them, numbers, and single other characters ("insulin-induced" is
-    three words). To the network a text is its words joined by blanks, so that texts and lists of
-    the same words get the same tags; spans of texts are in characters, and those of lists in words,
-    the end not included.
+    letters and following digits, numbers, and single other characters ("insulin-induced" has three
+    words). The network reads the words of a text joined by blanks, so texts and lists of the same
+    words get the same tags. Spans of texts are in characters, those of lists in words, with
+    exclusive ends.
 
-    **y** holds for each sample a list of tags, one a word, or a list of spans ``(start, end,
-    label)``. Tags are read strictly: one that is part of no span, such as an I- behind an O, is an
-    error that names its sample. Spans that overlap, as those of nested events do, are given as
+    **y** contains, for each sample, a list of tags (one per word) or a list of spans
+    ``(start, end, label)``. Tags are read strictly: an invalid tag, such as I- after O, raises an
+    error that names its sample. Overlapping spans, such as those of nested events, are given as
     several layers of spans: for each sample a dict with the tags or spans of each layer by its
-    name, or a frame with a column for each layer. Layers share the backbone and exit together;
-    `predict` and its relatives return such dicts.
+    name, or a data frame with one column per layer. Layers share the backbone and exit together;
+    `predict` and similar methods return such dicts.
 
-    Words of which the tokenizer makes no token, and words beyond `max_length`, are predicted "O",
-    with a warning, and left out of the loss in training. A causal decoder sees only what is before
-    a word, and of the word its first piece; an encoder suits better.
+    Words without any token, and words beyond `max_length`, are predicted as "O", with a warning,
+    and left out of the loss in training. A causal decoder only reads what is before a word and the
+    first token of the word itself; an encoder is better suited.
 
-    "auto" training settings, chosen by measurement (``benchmarks/training_defaults.py``):
+    "auto" training settings, chosen by experiments (``benchmarks/training_defaults.py``):
 
     ============ =============== ============ ============ ========== ==============================
     backbone     `learning_rate` heads' rate  `batch_size` `dropout`  `max_epochs` (K classes)
