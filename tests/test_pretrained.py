@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -516,6 +517,18 @@ def test_folders_of_older_versions_are_read_as_they_were(folder):
     X = np.array(expected["X"], np.uint8) if expected["images"] else expected["X"]
     np.testing.assert_allclose(loaded.predict_proba(X), expected["proba"], atol=1e-5)
     assert loaded.predict_exit_layer(X).tolist() == expected["exit_layer"]
+
+
+def test_names_of_labels_of_several_types(notes, tmp_path):
+    names = ["supplement", 3, ("status", "stopped"), None]
+    words = ("supplement", "started", "stopped", "vitamin")
+    indicator = [[int(word in text.lower()) for word in words] for text in notes[0]]
+    y = pd.DataFrame(indicator, columns=pd.Index(names, dtype=object))
+    clf = tiny_text_classifier(max_epochs=1).fit(notes[0], y)
+    clf.save_pretrained(tmp_path / "model", notes[0], y)
+    loaded = EPEEClassifier.from_pretrained(tmp_path / "model")
+    assert loaded.classes_.tolist() == names
+    assert same(loaded.predict_proba(notes[0]), clf.predict_proba(notes[0]))
 
 
 def test_classes_that_a_folder_cannot_hold_are_named(notes, tmp_path):

@@ -309,8 +309,11 @@ def _check_classes(classes: Any, labels: bool = False) -> None:
     """Refuse classes that are not a sorted array; the names of labels may be in any order."""
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not len(classes):
         raise ModelFolderError("its classes are not an array")
-    found = np.unique(classes)
-    if len(found) != len(classes) or not (labels or np.array_equal(found, classes)):
+    if labels:  # names of several types cannot be sorted
+        are_right = len(set(classes.tolist())) == len(classes)
+    else:
+        are_right = np.array_equal(np.unique(classes), classes)
+    if not are_right:
         raise ModelFolderError("its classes are not sorted, or one is there twice")
 
 
