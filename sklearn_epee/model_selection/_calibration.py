@@ -110,13 +110,13 @@ class _HeldOut:
 
 
 class ExitCalibratedClassifier(BaseHeldOutClassifier):
-    """Early-exit classifier whose exits are calibrated, each by its own temperature.
+    """Early-exit classifier with calibrated exits, each with its own temperature.
 
-    The exits of a network differ in how sure of themselves they are, so one threshold `tau` asks
-    more of one layer than of another. Here the logits of each exit are rescaled to be as likely as
-    possible on samples the network was not trained on [1]_, so that one `tau` means the same
-    confidence at every layer. Probabilities, entropies, exits and labels all follow, in the same
-    single pass: heads end in a linear map, and `estimator_` is a copy with other weights there.
+    The exits of a network differ in confidence, so one threshold `tau` is stricter for some layers
+    than for others. This classifier rescales the logits of each exit to maximize the likelihood of
+    held-out samples [1]_, so that one `tau` means the same confidence at every layer.
+    Probabilities, entropies, exits and labels change accordingly, still with a single pass: heads
+    end in a linear map, and `estimator_` is a copy with other weights there.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
         :class:`~sklearn_epee.EPEEClassifier`, :class:`~sklearn_epee.EPEEImageClassifier`, or a
         pipeline or search object that ends in one. Inside a
         :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: it is calibrated on all
-        samples given to `fit`, which should be others than it was trained on, and `cv` is not
-        read. It stays as it is.
+        samples given to `fit`, which should not be those it was trained on, and `cv` is ignored. It
+        is not modified.
     method : {"temperature", "vector"}, default="temperature"
         "temperature" divides the logits of an exit by a number; its predicted classes stay the
         same. "vector" gives each class of an exit a scale and a shift, for logits that are centered
@@ -144,12 +144,11 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
     estimator_ : estimator
         The fitted estimator with calibrated exits; it shares no weights with `estimator`.
     temperatures_ : ndarray of shape (n_layers,), float64
-        Above 1 for an exit that was too sure of itself; from 0.05 to 20. Only with
-        ``method="temperature"``.
+        Above 1 for an overconfident exit; from 0.05 to 20. Only with ``method="temperature"``.
     scales_, shifts_ : ndarray of shape (n_layers, n_classes), float64
         Scales from 0.05 to 20, and shifts with the mean 0. Only with ``method="vector"``.
     n_parameters_ : int
-        How many numbers were fitted: M temperatures, or 2 M K scales and shifts. With "vector" a
+        Number of fitted parameters: M temperatures, or 2 M K scales and shifts. With "vector" a
         constant added to all shifts of an exit changes nothing, so fewer are free.
     nll_before_, nll_after_ : ndarray of shape (n_layers,), float64
         Mean negative log-likelihood of every exit in nats, on the samples that it was calibrated
@@ -174,27 +173,29 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
 
     Notes
     -----
-    Every exit is calibrated on all samples, also on those that exit before it under the policy of
-    `estimator`; the predictions under a policy are a selection and can be less well calibrated than
-    each exit is by itself. The logits are read off the logarithms of
-    `staged_predict_proba`, which equal them up to a constant of the sample and exit. A temperature
-    does not see the constant; "vector" centers logits over the classes, which takes it out.
+    Every exit is calibrated on all samples, including those that exit earlier under the policy of
+    `estimator`. The samples that exit at a layer are a selection, on which the layer can be less
+    well calibrated than on all samples. Logits are computed as the logarithms of
+    `staged_predict_proba`, which equal them up to a constant per sample and exit. A temperature
+    does not depend on this constant, and "vector" centers logits over the classes, which removes
+    it.
 
-    In cross-validation the exits of the networks of all splits are calibrated together, on the
-    samples held out, and the result is applied to a last network, which is trained on all samples.
-    Splits whose training part lacks a class are left out, with a warning. Where samples lack exits,
-    such as those without an image, an exit is calibrated on the samples that have it; one that none
-    has stays as it is, and its figures are NaN. "vector" may change which class exits predict, and
-    with it where a classifier with `hand_over_after` goes on to its second tower.
+    In cross-validation, the exits of the networks of all splits are calibrated together on the
+    held-out samples, and the result is applied to a final network, which is trained on all samples.
+    Splits whose training part lacks a class are left out, with a warning. If samples lack exits,
+    such as those without an image, an exit is calibrated on the samples that have it; an exit
+    without any samples is not changed, and its statistics are NaN. "vector" may change the
+    predicted classes, and therefore the layer at which a classifier with `hand_over_after` moves on
+    to its second tower.
 
-    A policy that was chosen before has to be chosen again, on other samples than these if there
-    are enough: `tau` now means something else. With :class:`TunedExitPolicyClassifierCV` over this
-    classifier no sample is used for both in one split; if this classifier holds a frozen network,
-    nothing is trained for it.
+    A policy that was chosen before has to be chosen again, because `tau` has another meaning after
+    calibration; use other samples if there are enough. With :class:`TunedExitPolicyClassifierCV`
+    around this classifier, no sample is used for both in the same split; if this classifier
+    contains a frozen network, nothing is trained for it.
 
-    **What it brings.** Measured by ``python -m benchmarks.exit_calibration --data phee
-    health_advice`` on one fine-tuned all-MiniLM-L6-v2 for each of two data sets, calibrated on the
-    validation part, mean over the six exits on the test part:
+    **Benefits.** Measured by ``python -m benchmarks.exit_calibration --data phee health_advice`` on
+    one fine-tuned all-MiniLM-L6-v2 for each of two data sets, calibrated on the validation part,
+    mean over the six exits on the test part:
 
     ============= ===== =========== ======
     data set      none  temperature vector

@@ -24,22 +24,22 @@ from ._staging import check_used
 
 
 class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
-    """Early-exit classifier that exits by a given policy.
+    """Early-exit classifier with a given exit policy.
 
-    It is to exit policies what :class:`~sklearn.model_selection.FixedThresholdClassifier` is to
-    decision thresholds: a policy found elsewhere is put over a classifier, which keeps its own.
-    The rule is that of EPEE [1]_.
+    It sets the policy of a classifier, as
+    :class:`~sklearn.model_selection.FixedThresholdClassifier` sets its decision threshold; the
+    classifier itself is not changed. The exit rule is that of EPEE [1]_.
 
     Parameters
     ----------
     estimator : estimator
         A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or a pipeline,
-        search object or :class:`ExitCalibratedClassifier` that ends in one. A fitted one is wrapped
-        without training again inside :class:`~sklearn.frozen.FrozenEstimator`.
+        search object or :class:`ExitCalibratedClassifier` that ends in one. Wrap a fitted one in
+        :class:`~sklearn.frozen.FrozenEstimator` to avoid training it again.
     tau : float, default=0.1
-        Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1],
-        is below `tau`. The comparison is strict: 0 never fires, and anything above 1 always does.
-        Can be changed after `fit`.
+        Entropy threshold: a sample exits at the first layer whose normalized entropy, in [0, 1], is
+        below `tau`. The comparison is strict: with 0 no sample exits by entropy, and with a value
+        above 1 every sample exits at layer 1. Can be changed after `fit`.
     patience : int or None, default=None
         A sample also exits once this many consecutive layers, the current one included, predict
         the same class; None stands for the number of layers M. PABEE, PCEE-BERT, ElasticBERT and
@@ -49,8 +49,8 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
     Attributes
     ----------
     estimator_ : estimator
-        The fitted estimator, with the policy. It shares what it learned with a frozen `estimator`,
-        whose policy stays as it was.
+        The fitted estimator, with the policy. It shares the network with a frozen `estimator`,
+        whose own policy is not changed.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; with several tasks a list with one array per task.
     multilabel_ : bool

@@ -25,12 +25,12 @@ from ._staging import Target
 
 
 class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
-    """Early-exit classifier of several labels with a threshold of its own for each, tuned by CV.
+    """Early-exit multilabel classifier with a tuned threshold for each label.
 
-    A label is predicted where its probability is above its threshold, by default 0.5. Rare labels
-    seldom reach it, so that much of their recall is left: here each label gets the threshold that
-    scores best on samples that the network was not trained on. It is for several labels what
-    :class:`~sklearn.model_selection.TunedThresholdClassifierCV` is for two classes.
+    A label is predicted if its probability is above its threshold, by default 0.5. The
+    probabilities of rare labels rarely reach 0.5, so their recall is low. This classifier chooses,
+    for each label, the threshold with the best score on held-out samples. It is the multilabel
+    counterpart of :class:`~sklearn.model_selection.TunedThresholdClassifierCV`.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
         classifier of several labels with early exits and the parameter `label_thresholds`, or a
         pipeline or search object that ends in one. Inside a
         :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: thresholds are tuned on
-        all samples given to `fit`, which should be others than it was trained on, and `cv` is not
-        read. It stays as it is.
+        all samples given to `fit`, which should not be those it was trained on, and `cv` is
+        ignored. It is not modified.
     scoring : str or callable, default="f1"
         The score of a label: "f1", whose mean over the labels is "f1_macro", "jaccard",
         "accuracy", "balanced_accuracy", or a scorer made of their functions or
         :func:`~sklearn.metrics.fbeta_score` by :func:`~sklearn.metrics.make_scorer`,
         ``make_scorer(fbeta_score, beta=2)`` for example. Every threshold is compared.
     min_samples : int, default=10
-        A label with fewer held-out samples that have it, or that do not, keeps the threshold 0.5: a
-        threshold that was chosen on a handful of samples is chance.
+        A label with fewer positive or fewer negative held-out samples keeps the threshold 0.5,
+        because a threshold that is chosen on a few samples is mostly noise.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
         share held out in a single stratified split; "prefit" takes `estimator` as it is, like a
-        frozen one. Splits are stratified by the sets of labels, those too rare to be split taken
-        together.
+        frozen one. Splits are stratified by the sets of labels; sets too rare to be split are
+        treated as one.
     n_jobs : int, default=None
         Splits trained in parallel. None is 1 unless in a joblib context, -1 all processors.
     random_state : int, RandomState instance or None, default=None
@@ -95,14 +95,15 @@ class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
     Notes
     -----
     **Thresholds first, then the policy.** Patience counts layers that predict the same set of
-    labels, so other thresholds mean other exits. A policy that was chosen before would no longer
-    keep what it promised, and is refused here; put :class:`TunedExitPolicyClassifierCV` around
-    this classifier, on other samples than these if there are enough. The thresholds are tuned on
-    the predictions at full depth, which no policy changes, and hold at every exit.
+    labels, so thresholds change the exits. The score and guarantee of a policy that was tuned
+    before would no longer hold, so such a policy is refused here; put
+    :class:`TunedExitPolicyClassifierCV` around this classifier, with other samples if there are
+    enough. The thresholds are tuned on the predictions at full depth, which do not depend on the
+    policy, and are used at every exit.
 
-    The predictions of all splits are taken together, although they come from different networks,
-    and the network that is trained on all samples at the end is another one again. Labels that are
-    not known of a sample, NaN in `y`, are left out. Sample weights count.
+    The predictions of all splits are combined, although they come from different networks, and the
+    final network, trained on all samples, is yet another one. Unknown labels (NaN in `y`) are
+    ignored. Sample weights are used.
 
     Examples
     --------

@@ -38,52 +38,51 @@ _CONDITIONAL_ATTRIBUTES = (
 
 
 class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
-    """Early-exit classifier whose policy is chosen by cross-validation, at the cost of one pass.
+    """Early-exit classifier with an exit policy tuned by cross-validation.
 
-    The thresholds `tau` and `patience` of EPEE [1]_ act only when a trained network predicts. So
-    each split costs one training and one forward pass; then every policy there is, each patience
-    with each `tau` at which the decision for any sample changes, is evaluated exactly on the
-    probabilities of all exits. With `confidence` the chosen policy comes with a guarantee for new
-    data.
+    The thresholds `tau` and `patience` of EPEE [1]_ only affect prediction. So each split costs one
+    training and one forward pass; then all policies (each patience with each `tau` at which the
+    decision for any sample changes) are evaluated exactly on the probabilities of all exits. With
+    `confidence`, the chosen policy comes with a guarantee for new data.
 
     Parameters
     ----------
     estimator : estimator
-        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier`, or of words,
+        A classifier with early exits, such as :class:`~sklearn_epee.EPEEClassifier` or
         :class:`~sklearn_epee.EPEETokenClassifier`; or a pipeline, search object or
         :class:`ExitCalibratedClassifier` that ends in one. Inside a
         :class:`~sklearn.frozen.FrozenEstimator` it is not trained again: the policy is chosen on
-        all samples given to `fit`, which should be others than it was trained on, and `cv` and
-        `refit` are not read.
+        all samples given to `fit`, which should not be those it was trained on, and `cv` and
+        `refit` are ignored.
     objective : {"auto", "max_score", "max_speedup"} or callable, default="auto"
-        What is largest among the policies subject to the constraints below: the score or the
-        speed-up ratio. "auto" is "max_speedup" where `max_accuracy_drop` or `confidence` is given,
+        What to maximize among the policies that satisfy the constraints below: the score or the
+        speed-up ratio. "auto" is "max_speedup" if `max_accuracy_drop` or `confidence` is given,
         else "max_score". A callable takes the table of these policies, a dict of arrays "tau",
-        "patience", "score" and "speedup", and returns the row of one of them.
+        "patience", "score" and "speedup", and returns the index of one of its rows.
     min_speedup : float in [0, 1), default=None
-        Smallest speed-up ratio accepted. With M layers at most 1 - 1/M can be reached.
+        Smallest accepted speed-up ratio. With M layers, the largest possible ratio is 1 - 1/M.
     max_accuracy_drop : float in [0, 1), default=None
-        How far the score, that of `scoring`, may lie below that of the network at full depth. With
-        `confidence`, how far the accuracy of the chosen policy on new data may lie below.
+        Largest accepted decrease of the score, given by `scoring`, relative to full depth. With
+        `confidence`, largest decrease of the accuracy of the chosen policy on new data.
     confidence : float in (0, 1), default=None
         Probability with which the bound on the risk holds for the chosen policy on new data, such
         as 0.95; see Notes. None chooses by the observed scores, without a guarantee, unless
         `guarantee` is "expectation".
     guarantee : {"probability", "expectation"}, default="probability"
         "probability" bounds the risk of the chosen policy with the probability `confidence`.
-        "expectation" bounds the expected loss of a new sample, the draw of the calibration samples
-        included, which allows faster policies: the risk of the one that was chosen may be above the
-        bound in some draws and is below it in others. It takes no `confidence`, and the risks that
-        are 0 at full depth.
+        "expectation" bounds the expected loss of a new sample, averaged over draws of the
+        calibration samples. This allows faster policies: the risk of the chosen one may be above
+        the bound in some draws and below it in others. It requires ``confidence=None``, and a risk
+        that is 0 at full depth.
     risk : {"accuracy_drop", "disagreement", "error", "brier_increase", "proba_change", \
             "brier_score"}, ("miss", label) or callable, default="accuracy_drop"
-        What is bounded with a guarantee: the accuracy lost against full depth, the share of
+        The risk that the guarantee bounds: the accuracy lost relative to full depth, the share of
         predictions that differ from full depth, the error rate, the increase of the Brier score
-        against full depth, the distance of the probabilities from those of full depth, the Brier
-        score, or the share of the samples of one class that are predicted as another class. The
-        Brier score is half the sum of squared differences between probabilities and the truth, 1
-        for the true class and 0 for the others; the distance is the same with the probabilities of
-        full depth in place of the truth. Both lie between 0 and 1. A callable takes the true
+        relative to full depth, the distance of the probabilities from those of full depth, the
+        Brier score, or the share of the samples of one class that are predicted as another class.
+        The Brier score is half the sum of squared differences between probabilities and the truth,
+        1 for the true class and 0 for the others; the distance is the same with the probabilities
+        of full depth in place of the truth. Both lie between 0 and 1. A callable takes the true
         labels, the predicted labels at an exit and those at full depth, and returns one loss per
         sample, in [0, 1].
     max_risk : float in (0, 1), default=None
@@ -91,36 +90,38 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     per_class : bool, default=False
         Whether the bound on `risk` has to hold for the samples of each class in `classes_`.
     per_exit : bool, default=False
-        Whether the bound on `risk` has to hold, too, among the samples that exit at each early
-        layer; those at which too few exit for a test are bounded together with the next ones, see
-        Notes. Needs `confidence`.
+        Whether the bound on `risk` also has to hold among the samples that exit at each early
+        layer. Layers at which too few samples exit for a test are bounded together with the next
+        ones, see Notes. Requires `confidence`.
     scoring : str or callable, default="f1_macro"
-        The score, higher is better: the name of a scikit-learn scorer or ``scorer(estimator, X,
-        y)``. The default counts all classes alike: by accuracy the fastest policy within a point of
-        full depth may lose a rare class altogether, see Notes. All policies are compared for
-        "accuracy", "balanced_accuracy" and all precision, recall, F and Jaccard scores, by their
-        names, such as "f1_macro", or as made by :func:`~sklearn.metrics.make_scorer`,
+        The score, higher is better: the name of a scikit-learn scorer or
+        ``scorer(estimator, X, y)``. The default gives all classes the same weight, because the
+        fastest policy within one point of accuracy may never predict a rare class, see Notes. All
+        policies are compared for "accuracy", "balanced_accuracy" and all precision, recall, F and
+        Jaccard scores, by their names, such as "f1_macro", or as made by
+        :func:`~sklearn.metrics.make_scorer`,
         ``make_scorer(f1_score, labels=["effect", "int"], average="micro")`` for example; also for
         :func:`~sklearn_epee.positive_f1_scorer`, which leaves a negative class out. Other scorers
-        are asked for at most 100 quantiles of tau with each patience, unless `policies` says
-        otherwise, and get an estimator whose predictions are known. With several tasks "accuracy"
-        counts samples that are right in every task, "balanced_accuracy" and "f1_macro" are means
-        over the tasks, and :func:`~sklearn_epee.task_accuracy_score` is another one for which all
-        policies are compared; the other scores are for one task. With several labels "accuracy"
-        counts samples whose whole set of labels is right; all precision, recall, F and Jaccard
-        scores are compared for all policies, with the average "samples" too, and
-        "average_precision", which needs no thresholds, for 100 quantiles. Of words see Notes.
+        are called for at most 100 quantiles of tau with each patience, unless `policies` says
+        otherwise, with an estimator whose predictions are precomputed. With several tasks,
+        "accuracy" counts samples that are correct in every task, "balanced_accuracy" and "f1_macro"
+        are means over the tasks, and all policies are also compared for
+        :func:`~sklearn_epee.task_accuracy_score`; the other scores need a single task. With several
+        labels, "accuracy" counts samples whose whole set of labels is correct; all precision,
+        recall, F and Jaccard scores are compared for all policies, also with the average "samples",
+        and "average_precision", which needs no thresholds, for 100 quantiles. For token classifiers
+        see Notes.
     policies : "all", int or dict, default="all"
-        The policies to choose from: all there are; at most so many quantiles of tau with each
+        The policies to choose from: "all"; an int, the maximum number of quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
-        "patience" ("all" or integers). Where words exit one by one, a dict with thresholds.
+        "patience" ("all" or integers). If words exit one by one, a dict with thresholds is
+        required.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
-        share held out in a single stratified split, all of them of whole groups where `fit` is
-        given ``groups``; "prefit" takes `estimator` as it is, like a
-        frozen one.
+        share held out in a single stratified split. With ``groups`` in `fit`, splits keep groups
+        together. "prefit" uses `estimator` as it is, like a frozen one.
     refit : bool, default=True
-        Whether the final network is trained on all samples. False needs a single split, whose
+        Whether to train a final network on all samples. False requires a single split, whose
         network is kept. Must be False for "prefit".
     n_jobs : int, default=None
         Splits trained in parallel. None is 1 unless in a joblib context, -1 all processors.
@@ -145,17 +146,19 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     full_depth_score_ : float
         Score of the policy that never exits early, on the same samples.
     class_report_ : dict of ndarray
-        What the chosen policy does to each class, on the same samples: "class", "n_samples",
+        Effect of the chosen policy on each class, on the same samples: "class", "n_samples",
         "full_depth_recall", "recall", "mean_exit_layer" and "p_value", that of the sign test of
-        "the class loses no recall"; with several tasks "task" too. A data frame can be made of it.
+        "the class loses no recall"; with several tasks also "task". Can be converted to a data
+        frame.
     pareto_front_ : dict of ndarray
-        "tau", "patience", "score" and "speedup" of the policies that no other one matches in score
-        and speed-up and beats in one of them, from the slowest to the fastest. A data frame can be
-        made of it.
+        "tau", "patience", "score" and "speedup" of the Pareto-optimal policies, for which no other
+        policy is better in score or speed-up and at least as good in the other, from the slowest to
+        the fastest. Can be converted to a data frame.
     cv_results_ : dict of ndarray
         The same columns for all policies. Only with ``store_cv_results=True``.
     certified_ : bool
-        Whether the chosen policy passed the test. It, and what follows, only with `confidence`.
+        Whether the chosen policy passed the test. This attribute and the following ones only exist
+        with a guarantee.
     risk_bound_ : float
         The bound on the risk.
     risk_ : float
@@ -193,79 +196,82 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     Notes
     -----
     **Scores.** The predictions of all splits are scored together, although they come from different
-    networks, and the network that is trained on all samples at the end is another one again.
-    `best_score_` is the largest of many and optimistically biased; measure the result on other
-    samples. A class that the training part of a split lacks has the probability 0 there, and a
-    warning says so. Sample weights given to `fit` count in the score and the speed-up too.
+    networks, and the final network, trained on all samples, is yet another one. `best_score_` is
+    the maximum over many policies and optimistically biased; evaluate the result on other samples.
+    If a class is missing in the training part of a split, its probability is 0 there, and a warning
+    says so. Sample weights given to `fit` are used in the score and the speed-up.
 
-    **Rare classes.** A policy may keep the score and lose a class: samples of rare classes are
-    often wrong at early exits, and few in a score that counts all samples alike. A
-    :class:`~sklearn_epee.exceptions.ClassRecallWarning` names the classes whose recall is lower
-    than at full depth by 0.1 more than the accuracy is, or by half of itself, if the sign test on
-    the samples that the policy and full depth decide differently says that it is not chance
-    (p < 0.05, so five samples at least). `class_report_` has the figures.
+    **Rare classes.** A policy may preserve the score and lose a class, because samples of rare
+    classes are often wrong at early exits, and have little weight in a score that counts all
+    samples alike. A :class:`~sklearn_epee.exceptions.ClassRecallWarning` names each class that
+    loses half of its recall, or whose recall drops by 0.1 more than the overall accuracy, if a sign
+    test on the samples that the policy and full depth predict differently is significant (p < 0.05,
+    so at least five samples). `class_report_` has the numbers.
 
-    **Guarantee.** With `confidence` the samples that the network was not trained on are split at
-    random: 30 % find candidate policies, a Pareto front of speed-up and of evidence for a small
-    risk and slower policies that are as sure as the surest of it (over at most 200 quantiles of
-    tau with each patience, unless `policies` says otherwise); on the rest the candidates are tested
-    in turn, from the surest to the fastest, until the first that could be too risky [2]_ [3]_, by
-    the exact binomial test where losses are 0 or 1 and by betting [4]_ elsewhere. The
-    probability that any policy certified in this way has a risk above the bound on new data is at
-    most 1 - confidence. It is a probability over draws of the samples, which have to be independent
-    and like the new data: several notes of one patient are not independent, and another hospital's
-    are not alike. Sample weights do not count here. The guarantee is for the network that was
-    tested: it needs a frozen or "prefit" estimator, or a single split with ``refit=False``.
+    **Guarantee.** With `confidence`, the held-out samples are split at random. The first 30 %
+    select candidate policies: the Pareto front of speed-up and evidence for a small risk, and
+    slower policies with as much evidence as the safest of it (over at most 200 quantiles of tau
+    with each patience, unless `policies` says otherwise). The other samples test the candidates in
+    sequence, from the safest to the fastest, until the first failure [2]_ [3]_, with the exact
+    binomial test if losses are 0 or 1, and betting [4]_ otherwise. The probability that any policy
+    certified in this way has a risk above the bound on new data is at most 1 - confidence. This is
+    a probability over draws of the samples, which have to be independent and from the same
+    distribution as the new data: several notes of one patient are not independent, and those of
+    another hospital come from another distribution. Sample weights are not used here. The guarantee
+    only holds for the network that was tested, so it requires a frozen or "prefit" estimator, or a
+    single split with ``refit=False``.
 
-    With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups at
-    once, with the same probability. A class that the network knows, or a group, of which no sample
-    is tested cannot be certified, and neither can the policy.
+    With `per_class`, or `risk_groups` given to `fit`, the bound holds for all classes or groups
+    simultaneously, with the same probability. If no sample of a known class or group is tested, no
+    policy can be certified.
 
-    **At every exit.** A bound on the average lets a few early exits be wrong most of the time. With
-    `per_exit` it holds, with the same probability, also among the samples that exit at each early
-    layer [5]_ at which enough of them do: on the samples that find candidates, 1.5 times as many as
-    could be enough without any loss. With fewer no test can tell, however good the layer, so layers
-    are also taken together from the first on until enough samples exit there, and the bound holds
-    in each of these blocks. Blocks belong to a policy, and `risk_by_exit_` names them; a policy is
-    certified if all its blocks and single layers pass the test, which needs no correction.
+    **At every exit.** With a bound on average, a few early exits may be wrong most of the time.
+    With `per_exit` the bound also holds, with the same probability, among the samples that exit at
+    each early layer [5]_ at which enough samples exit: on the samples that select candidates, 1.5
+    times as many as a test without any loss needs. With fewer samples, no test could certify the
+    layer. So layers are also combined into blocks, from the first on, until enough samples exit in
+    each, and the bound holds in each block. Blocks depend on the policy, and `risk_by_exit_` names
+    them. A policy is certified if all its blocks and single layers pass the test, which needs no
+    correction for multiple tests.
 
     **In expectation.** With ``guarantee="expectation"`` the first part of the samples chooses a
-    patience. On the way from full depth there, and on to larger `tau` with it, the fastest policy
-    is taken of which (sum of losses + 1) / (n + 1) is at most the bound on the other n samples,
-    where the loss of a sample is its largest at any policy before [6]_ [7]_.
+    patience. The candidates form a path from full depth to this patience, and then to larger `tau`
+    with it. On the other n samples, the fastest policy on this path is chosen for which (sum of
+    losses + 1) / (n + 1) is at most the bound, where the loss of a sample is its maximum over all
+    earlier policies of the path [6]_ [7]_.
 
-    If no policy can be certified, a warning says so and samples go through all layers: then the
-    accuracy drop and the disagreement are 0 by definition, but an error or miss rate above the
-    bound remains possible.
+    If no policy can be certified, a warning says so and samples run through all layers. Then the
+    accuracy drop and the disagreement are 0 by definition, but the error or miss rate may still be
+    above the bound.
 
     **Several labels.** Samples exit by the `joint_exit` of `estimator`, which joins the entropies
-    of the labels; patience counts layers that predict the same set, so thresholds of the labels
-    come first (:class:`TunedLabelThresholdsClassifierCV`). For the risks a prediction is an error,
-    or differs from full depth, if any of its labels does; "miss" is over the samples that have the
-    label, and `per_class`, whose groups would overlap, is refused. `class_report_` has the recall
-    of each label, and the warning compares it with that over all labels together. Labels that are
-    not known of a sample, NaN in `y`, count for nothing.
+    of the labels. Patience counts layers that predict the same set, so tune label thresholds first
+    (:class:`TunedLabelThresholdsClassifierCV`). For risks, a prediction is an error, or differs
+    from full depth, if any of its labels does; "miss" counts the samples that have the label, and
+    `per_class` is refused, because its groups would overlap. `class_report_` has the recall of each
+    label, and the warning compares it with the recall over all labels. Unknown labels (NaN in `y`)
+    are ignored.
 
-    **Words.** With ``token_exit="sentence"`` a sentence is a sample: all policies are compared, at
-    the cost of two passes, by scores of spans that are ratios of sums over sentences, so that they
-    follow exactly from what every sentence adds at every exit. `scoring` is
+    **Token classifiers.** With ``token_exit="sentence"`` a sentence is a sample. All policies are
+    compared exactly, at the cost of two passes, because scores of spans are ratios of sums over
+    sentences, to which each sentence contributes according to its exit. `scoring` is
     :func:`~sklearn_epee.metrics.span_f1_scorer`, "f1_micro" or "f1_macro" and the other precision,
     recall, F and Jaccard scores of spans and their labels, or "accuracy", the share of words whose
-    tags are right in all layers of spans. The speed-up ratio is that of
-    :func:`~sklearn_epee.speedup_score`, of rows. Splits are stratified by which layers of spans a
-    sentence has any in. `class_report_` counts spans of each label (and "layer"), and its sign test
-    sentences with fewer and with more right ones. F1 is no mean over sentences, so "accuracy_drop"
-    has no guarantee; "disagreement", the share of sentences whose spans differ from those of full
-    depth, "error", the share with a wrong or missing span, and a callable, which gets three lists
-    of spans, have. With ``token_exit="token"`` words that exit change what the others read: each
-    policy of `policies`, which must be named, is run, with full depth beside them, and none has a
-    guarantee.
+    tags are correct in all layers of spans. The speed-up ratio counts rows, as in
+    :func:`~sklearn_epee.speedup_score`. Splits are stratified by the layers in which a sentence has
+    spans. `class_report_` counts spans of each label (and "layer"); its sign test compares the
+    numbers of sentences with fewer and with more correct spans. F1 is not a mean over sentences, so
+    there is no guarantee for "accuracy_drop". There are guarantees for "disagreement" (the share of
+    sentences whose spans differ from those of full depth), "error" (the share with a wrong or
+    missing span), and a callable that takes three lists of spans. With ``token_exit="token"``, a
+    word that exits changes the input of the others, so each policy listed in `policies` is run, in
+    addition to full depth, and there is no guarantee.
 
-    **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For the risks a prediction
-    is an error, or differs from full depth, if it does so in any task. `per_class` and "miss" are
-    for one task, but the labels of a task may be the `risk_groups`. Splits are stratified by the
-    combinations of labels, those too rare to be split taken together, and a splitter is given the
-    numbers of these combinations as its `y`.
+    **Several tasks.** Samples exit by the `joint_exit` of `estimator`. For risks, a prediction is
+    an error, or differs from full depth, if it does so in any task. `per_class` and "miss" need a
+    single task, but the labels of one task can be used as `risk_groups`. Splits are stratified by
+    the combinations of labels (combinations too rare to be split are treated as one), and a
+    splitter gets the numbers of these combinations as its `y`.
 
     References
     ----------

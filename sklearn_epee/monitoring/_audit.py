@@ -36,96 +36,101 @@ _EXPECTED_IN_WINDOW = 50
 
 
 class ExitAudit:
-    """Early-exit classifier of which a random share of samples runs to full depth, and is compared.
+    """Early-exit classifier that audits a random share of its predictions at full depth.
 
-    A bound on the disagreement with full depth holds for data like those it was tested on. Here it
-    is watched on the data that come: each sample is audited with a small probability, which takes
-    one pass through all layers and no label. From the audited samples follow an interval for the
-    disagreement that holds at all times at once, and an alarm whose false-alarm probability is
-    known over unlimited time. On request `tau` is tightened before the promise is broken.
+    A bound on the disagreement with full depth only holds for the distribution it was tested on.
+    This classifier monitors the disagreement on new data: each sample is audited with a small
+    probability, which takes one pass through all layers and no label. The audited samples give a
+    confidence interval for the disagreement that is valid at all times simultaneously, and an alarm
+    whose false-alarm probability is bounded over unlimited time. Optionally, `tau` is tightened
+    before the limit is exceeded.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted, with early exits, or a pipeline, search object or wrapper that ends in such a
-        classifier; :class:`~sklearn_epee.TunedExitPolicyClassifierCV` too. It stays as it is.
+        A fitted classifier with early exits, or a pipeline, search object or wrapper that ends in
+        such a classifier, such as :class:`~sklearn_epee.TunedExitPolicyClassifierCV`. It is not
+        modified.
     max_disagreement : float in (0, 1)
-        What was promised: the largest share of predictions that may differ from those at full
-        depth. With several tasks or labels a prediction differs if any of them does.
+        The limit: the largest accepted share of predictions that differ from those at full depth.
+        With several tasks or labels, a prediction differs if any of them does.
     confidence : float in (0, 1), default=0.95
-        Of the interval; 1 - confidence is the largest probability of a false alarm.
+        Confidence of the interval; 1 - confidence bounds the probability of a false alarm.
     share : float in (0, 1], default=0.02
         Probability with which a sample is audited.
     alarm_at : float in (0, 1), default=None
-        The alarm says that the disagreement is above this; None is `max_disagreement`. A lower one
-        warns before the promise is broken, and also where it is kept narrowly.
+        The alarm says that the disagreement is above this value; None is `max_disagreement`. With a
+        lower value, the alarm comes earlier, but also if the disagreement stays just below
+        `max_disagreement`.
     tighten : bool, default=False
         Whether to lower `tau`, in `n_steps` equal steps to 0, then to raise `patience` one by one
         up to full depth, as soon as the last `window` audited samples no longer show that the
-        promise is kept. Both go back when they do, though never beyond those of the estimator, or
-        to a policy that an alarm was about.
+        disagreement is below the limit. Both are restored step by step once they do, but never
+        beyond the policy of the estimator, or to a policy that raised an alarm.
     n_steps : int, default=10
-        Read with `tighten` only.
+        Only used with `tighten`.
     window : int, default=None
-        Audited samples that `tighten` looks back on. Many tighten late where something changes, few
-        where nothing does, too. None is ``ceil(50 / max_disagreement)``, in which 50 differ if the
-        promise is just kept.
+        Number of last audited samples that `tighten` uses. A long window reacts late to a change, a
+        short one also tightens when nothing changes. None is ``ceil(50 / max_disagreement)``, so
+        that 50 samples of a window differ if the disagreement is at the limit.
     random_state : int, RandomState instance or None, default=None
         Draws the audited samples.
 
     Attributes
     ----------
     estimator_ : estimator
-        The estimator with the policy in force.
+        The estimator with the policy in use.
     tau_, patience_ : float, int or None
-        The policy in force.
+        The policy in use.
     n_seen_, n_audited_, n_disagreed_ : int
-        Samples predicted; audited; and those of them for which the policy in force differs from
-        full depth.
+        Numbers of samples predicted; audited; and audited samples for which the policy in use
+        differs from full depth.
     interval_ : tuple of float
-        Confidence interval for the disagreement under the policy in force: for its mean over the
-        samples audited so far, which may drift. It holds after every sample at once.
+        Confidence interval for the disagreement under the policy in use, averaged over the samples
+        audited so far, which may drift. It is valid after all samples simultaneously.
     evidence_ : float
-        Against "the disagreement has always been at most `alarm_at`"; an alarm is raised where it
-        reaches ``1 / (1 - confidence)``. It is the capital of a bettor who began with 1.
+        Evidence (an e-value) against "the disagreement has always been at most `alarm_at`"; an
+        alarm is raised when it reaches ``1 / (1 - confidence)``. It is the capital of a bettor who
+        started with 1.
     alarm_ : bool
         Whether there has been an alarm.
     alarms_ : list of dict
-        "n_seen" and "n_audited" at each alarm, and "tau" and "patience" that it was about.
+        "n_seen" and "n_audited" at each alarm, and the "tau" and "patience" that raised it.
 
     See Also
     --------
     ExitMonitor : Drift of exits and entropies, without any additional pass.
-    sklearn_epee.TunedExitPolicyClassifierCV : Chooses the policy that makes the promise.
+    sklearn_epee.TunedExitPolicyClassifierCV : Chooses a policy with a guarantee.
 
     Notes
     -----
-    **Interval.** For each of a fixed set of odds w, ``w**S / (1 - p + p * w)**n`` is what a bettor
-    has made of 1 who bet with these odds against a disagreement of p, S of n audited samples
-    having differed. The interval holds all p against which the bettors have made less than ``1 /
-    (1 - confidence)`` on the mean, as in [1]_ with bets fixed beforehand. It then holds for the
-    mean of disagreements that change, too.
+    **Interval.** If S of n audited samples differ, a bettor with odds w against a disagreement of p
+    turns a capital of 1 into ``w**S / (1 - p + p * w)**n``. The interval contains all p against
+    which the mean capital over a fixed set of odds is less than ``1 / (1 - confidence)``, as in
+    [1]_ with bets fixed beforehand. It is also valid for the mean of a disagreement that changes.
 
-    **Alarm.** Bets against "at most `alarm_at`" multiply the capital by ``1 + stake * (loss -
-    alarm_at)`` for each audited sample, with eight stakes and from every starting time at once: the
-    capital is spread over all of them [2]_, or the bets lost in a good year would have to be won
-    back first. As long as the disagreement is at most `alarm_at` whatever came before, the chance
-    that there is ever an alarm is at most 1 - confidence.
+    **Alarm.** Bets against "at most `alarm_at`" multiply the capital by
+    ``1 + stake * (loss - alarm_at)`` for each audited sample, with eight stakes and all starting
+    times: the capital is spread over all of them [2]_, because otherwise capital lost in a long
+    time without change would have to be won back first. As long as the disagreement is at most
+    `alarm_at`, given all earlier samples, the probability of ever raising an alarm is at most 1 -
+    confidence.
 
     **Tightening.** An audited sample shows what every stricter policy would have predicted, so all
-    are watched from the start. In force is the fastest for which, as for all stricter ones, the
-    last `window` audited samples show a disagreement of at most `max_disagreement`, by the upper
-    bound of Clopper and Pearson at `confidence`. Going from full depth upwards and stopping at the
-    first failure is a fixed sequence of tests, so at any one time the chance that the policy in
-    force disagreed more than promised over that window, on the mean, is at most 1 - confidence. A
-    change that is slow compared with the window is answered before the promise is broken; after a
-    sudden one it takes a part of the window to show. Until the window is full, samples that have
-    not come count as agreeing: the policy is taken to be as good as it was when it was tuned.
+    policies are tracked from the start. The policy in use is the fastest for which, as for all
+    stricter ones, the last `window` audited samples show a disagreement of at most
+    `max_disagreement`, by the Clopper-Pearson upper bound at `confidence`. Testing policies from
+    full depth to faster ones until the first failure is a fixed-sequence test, so at any given time
+    the probability that the policy in use had a mean disagreement above the limit over this window
+    is at most 1 - confidence. The audit reacts to a slow change before the limit is exceeded, and
+    to a sudden change after a part of the window. Until the window is full, missing samples count
+    as agreeing: the policy is assumed to be as good as it was when it was tuned.
 
-    **Assumptions.** Samples are audited by a draw that looks at nothing else: audits of the first
-    samples of each hour say nothing about the others. The disagreement is that with full depth, not
-    with the truth: where full depth gets worse, this audit does not see it. An alarm takes time,
-    see ``docs/monitoring.md``: what is rare and small needs thousands of audited samples.
+    **Assumptions.** Samples must be audited at random, independently of everything else: audits of
+    the first samples of each hour say nothing about the others. The disagreement is measured
+    against full depth, not against the truth: the audit does not detect that full depth gets worse.
+    Alarms are delayed, see ``docs/monitoring.md``: rare and small changes need thousands of audited
+    samples.
 
     References
     ----------

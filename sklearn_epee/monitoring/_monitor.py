@@ -24,16 +24,16 @@ _STREAMS = ("exit_layer", "entropy")
 
 
 class ExitMonitor:
-    """Test whether exit layers and entropies in use are still those of the calibration samples.
+    """Detect drift of exit layers and entropies relative to calibration samples.
 
-    Where samples exit, and how sure the exits are, is known of every prediction and costs nothing.
-    The monitor compares both with samples of a time when all was well, one sample after the other,
-    and raises an alarm whose false-alarm probability is known over unlimited time.
+    The exit layer and the entropy of every prediction are known at no cost. The monitor compares
+    both with those of calibration samples, one sample after the other, and raises an alarm whose
+    false-alarm probability is bounded over unlimited time.
 
     Parameters
     ----------
     false_alarm_rate : float in (0, 1), default=0.01
-        Largest probability that there is ever an alarm while nothing changes.
+        Largest probability of ever raising an alarm while nothing changes.
     random_state : int, RandomState instance or None, default=None
         Breaks ties, such as those between samples of one exit layer.
 
@@ -42,12 +42,13 @@ class ExitMonitor:
     n_layers_ : int
         Number of layers.
     n_calibration_, n_seen_ : int
-        Samples given to `fit`; and to `update`.
+        Numbers of samples given to `fit` and to `update`.
     evidence_ : float
-        Against "nothing has changed": the capital of bettors who began with 1. An alarm is raised
-        where it reaches ``1 / false_alarm_rate``.
+        Evidence (an e-value) against "nothing has changed": the capital of bettors who started with
+        1. An alarm is raised when it reaches ``1 / false_alarm_rate``.
     evidence_by_ : dict of float
-        The part of it that each of "exit_layer" and "entropy" has, times two.
+        The evidence of "exit_layer" and of "entropy" separately; `evidence_` is their mean plus
+        capital in reserve.
     alarm_ : bool
         Whether there has been an alarm.
     alarm_at_ : int or None
@@ -55,27 +56,27 @@ class ExitMonitor:
 
     See Also
     --------
-    ExitAudit : Watches the disagreement with full depth, which this monitor does not see.
+    ExitAudit : Monitors the disagreement with full depth, which this class does not detect.
 
     Notes
     -----
     Each new sample gets a rank among all samples before it, those of `fit` included, in its exit
     layer and in the entropy of its exit: the share of those that are higher, ties broken at random.
-    If all samples are exchangeable, these conformal p-values are independent and uniform [1]_.
-    Bets on them multiply a capital by ``1 + slant * (2 p - 1) + bend * (3 (2 p - 1)**2 - 1)``,
-    which is 1 on average: seven bets on small, large, outer and inner p-values, for both streams
-    and from every starting time at once. Whatever is done with a fair game, the chance that the
-    mean capital ever reaches ``1 / false_alarm_rate`` is at most `false_alarm_rate`.
+    If all samples are exchangeable, these conformal p-values are independent and uniform [1]_. Bets
+    on them multiply a capital by ``1 + slant * (2 p - 1) + bend * (3 (2 p - 1)**2 - 1)``, which is
+    1 on average: seven bets on small, large, outer and inner p-values, for both exit layers and
+    entropies and all starting times. Because the game is fair, the probability that the mean
+    capital ever reaches ``1 / false_alarm_rate`` is at most `false_alarm_rate`.
 
     **Assumptions.** Calibration samples and new ones are exchangeable as long as nothing changes:
-    independent and of the same kind, predicted by the same estimator with the same policy. Samples
-    that come in clumps (several notes of one patient, a ward in the morning) are not independent
-    and raise alarms. A new policy needs a new monitor.
+    independent, from the same distribution, and predicted by the same estimator with the same
+    policy. Clustered samples (several notes of one patient, a ward in the morning) are not
+    independent and raise alarms. A new policy needs a new monitor.
 
-    **What it misses.** New samples join those that later ones are compared with, so that a change
-    has to be noticed before it is the rule: within about as many samples as came before it. And a
-    change after which samples exit as before, with the same entropies, leaves no trace here, even
-    if they are predicted wrongly: see :class:`ExitAudit`. Delays are in ``docs/monitoring.md``.
+    **Limitations.** New samples are added to those that later ones are compared with, so a change
+    has to be detected before it dominates them: within about as many samples as came before it. A
+    change that affects neither exit layers nor entropies cannot be detected here, even if
+    predictions become wrong: see :class:`ExitAudit`. For delays see ``docs/monitoring.md``.
 
     References
     ----------
