@@ -1,12 +1,15 @@
 """
-Any backbone of transformers.
-=============================
+Any backbone of transformers
+============================
 
 A family without an adapter of its own is run layer by layer as its model would run it, once it has
 proved that this gives what the model gives. Here a small GPT-NeoX and a small T5 encoder learn from
 scratch what the compact BERT learns, and a model that cannot be run layer by layer is refused. The
 script needs matplotlib (the extra ``plots``) and downloads nothing.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
+
+import textwrap
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 from sklearn.model_selection import train_test_split
@@ -32,14 +35,22 @@ backbones = {
     "T5 encoder": T5Config(**sizes, d_model=64, d_kv=16, d_ff=128, num_layers=4, num_heads=4),
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
+displays = []
 for (name, backbone), ax in zip(backbones.items(), axes, strict=True):
     clf = EPEEClassifier(backbone, max_length=96, max_epochs=10, tau=0.3, random_state=0)
     clf.fit(X_train, y_train)
     exits = clf.predict_exit_layer(X_test)
     print(f"{name}: accuracy {clf.score(X_test, y_test):.2f}, mean exit {exits.mean():.1f} of "
           f"{clf.n_layers_}, heads read: {clf.pooling_}")  # fmt: skip
-    LayerwiseDisplay.from_estimator(clf, X_test, y_test, ax=ax)
-    ax.set_title(name)
+    displays.append(LayerwiseDisplay.from_estimator(clf, X_test, y_test, name=name, ax=ax))
+
+# One scale of entropies for all, and words at the outer axes alone.
+highest = max(display.mean_entropy.max() for display in displays)
+for display in displays:
+    display.entropy_ax_.set_ylim(0, 1.08 * highest)
+for left, right in pairwise(displays):
+    left.entropy_ax_.set(ylabel="", yticklabels=[])
+    right.ax_.set_ylabel("")
 
 # %%
 # A model that is refused
@@ -48,8 +59,9 @@ for (name, backbone), ax in zip(backbones.items(), axes, strict=True):
 # depends on the texts beside it. Loading finds that out.
 
 try:
-    EPEEClassifier(FNetConfig(**sizes, **wide, intermediate_size=128)).fit(X_train, y_train)
+    fnet = FNetConfig(**sizes, **wide, intermediate_size=128)
+    EPEEClassifier(fnet, random_state=0).fit(X_train, y_train)
 except ValueError as error:
-    print(error)
+    print(textwrap.fill(str(error), 88))
 
 plt.show()

@@ -1,6 +1,6 @@
 """
-Events and entities: spans that exit early.
-===========================================
+Events and entities: spans that exit early
+==========================================
 
 Which words of a sentence tell of an event, and which are its drug, its effect, its patient? A head
 after every layer labels every word. Spans of one kind may lie within those of another: each kind is
@@ -10,9 +10,10 @@ With the environment variables ``SKLEARN_EPEE_DATA`` and ``SKLEARN_EPEE_BACKBONE
 of the real data sets and a pretrained checkpoint, the sentences are those of PHEE, which takes half
 an hour on two cores; otherwise they are generated, and a compact network is trained from scratch in
 about a minute. The script needs matplotlib (the extra ``plots``).
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -93,7 +94,8 @@ for layer, found in y_train[row].items():
 clf = EPEETokenClassifier(backbone, max_epochs=15 if backbone is None else 5, random_state=0)
 clf.fit(X_train, y_train)
 by_layer = list(clf.staged_predict(X_dev))  # from one pass
-print(span_scores(y_dev, by_layer[-1])["layers"])
+for layer, found in span_scores(y_dev, by_layer[-1])["layers"].items():
+    print(f"{layer:>9}:", *(f"{name} {value:.3g}" for name, value in found.items()))
 
 figure, ax = plt.subplots()
 for name in y_dev[0]:
@@ -136,14 +138,29 @@ tuned = TunedExitPolicyClassifierCV(
     FrozenEstimator(clf), min_speedup=0.4, scoring=span_f1_scorer()
 ).fit(X_dev, y_dev)
 print(f"tau={tuned.best_tau_:.3f}, patience={tuned.best_patience_}: F1 {tuned.best_score_:.3f}")
-ExitTradeoffDisplay.from_estimator(tuned, X_dev, y_dev, scoring=span_f1_scorer())
+ExitTradeoffDisplay.from_estimator(
+    tuned, X_dev, y_dev, scoring=span_f1_scorer(), name="Sentences that exit as a whole"
+)
 
 # %%
-# Which words of a sentence went how deep:
+# Word by word
+# ------------
+# A sentence may be given as its words, too. How deep did each of them go, and what came of it?
 
 clf.set_params(tau=0.05, token_exit="token", joint_exit="all")
-found = clf.predict_with_exits(X_dev[:1])
+words = re.findall(r"\w+|[^\w\s]", X_dev[0])
+found = clf.predict_with_exits([words])
+layers_of_spans = found.tags[0]
+print(f"{'word':>12}  exit", *(f" {layer:16}" for layer in layers_of_spans))
+for word, exit_layer, *tags in zip(
+    words, found.exit_layer[0], *layers_of_spans.values(), strict=True
+):
+    print(f"{word:>12}  {exit_layer:4}", *(f" {tag:16}" for tag in tags))
+
+# %%
+# And what is right:
+
 print(X_dev[0])
-print("exit layers of its words:", found.exit_layer[0].tolist())
-print({layer: [X_dev[0][s:e] for s, e, _ in spans] for layer, spans in found.spans[0].items()})
+for layer, right in y_dev[0].items():
+    print(f"{layer:>9}:", [(X_dev[0][start:end], label) for start, end, label in right])
 plt.show()

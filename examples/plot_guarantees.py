@@ -1,6 +1,6 @@
 """
-Early exits with a guarantee.
-=============================
+Early exits with a guarantee
+============================
 
 A policy that lost little on some samples may lose more on others. With `confidence`, policies are
 tested instead of compared: the probability that the chosen one breaks its promise on new samples
@@ -13,9 +13,10 @@ texts are those of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACK
 pretrained checkpoint; without it a compact network is trained from scratch, which learns little
 more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
 takes a few minutes on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
+import textwrap
 import warnings
 
 import matplotlib.pyplot as plt
@@ -134,8 +135,9 @@ ax.legend(loc="best", fontsize="small")
 # %%
 # How a policy is certified
 # -------------------------
-# Candidates are tested from the surest to the fastest. The tests end at the first policy whose
-# risk could be above the bound with a probability of more than 5 %; the fastest before it is taken.
+# Candidates are tested from the surest to the fastest. A p-value is the probability of a risk as
+# low as the one seen, or lower, if the true one were just above the bound. The tests end at the
+# first policy where it is above 5 %; the fastest before it is taken.
 
 candidates = certified["other predictions than full depth"].candidates_
 _, (risks, p_values) = plt.subplots(2, 1, sharex=True, figsize=(6.4, 6), layout="constrained")
@@ -151,7 +153,8 @@ for ax, column in ((risks, "risk"), (p_values, "p_value")):
 risks.axhline(0.04, color="0.3", ls="--", label="bound")
 risks.set(ylabel="risk on the tested samples", title=f"{title}: other predictions than full depth")
 risks.legend()
-p_values.axhline(0.05, color="0.3", ls="--")
+p_values.axhline(0.05, color="0.3", ls="--", label="5 %")
+p_values.legend(loc="lower right")
 p_values.set(yscale="log", ylabel="p-value", xlabel="speed-up ratio and factor 1 / (1 - ratio)")
 p_values.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:.2f}\n{1 / (1 - ratio):.1f}x")
 
@@ -168,12 +171,13 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     strict.fit(X_held, y_held)
 print(f"\ncertified: {strict.certified_}; speed-up ratio {strict.best_speedup_}")
-print(*(f"warning: {warning.message}" for warning in caught), sep="\n")
+for warning in caught:
+    print(textwrap.fill(f"warning: {warning.message}", 88))
 
 # %%
 # Who needs a speed-up to count on gets an error instead.
 try:
     strict.set_params(min_speedup=0.3).fit(X_held, y_held)
 except ValueError as error:
-    print(f"error: {error}")
+    print(textwrap.fill(f"error: {error}", 88))
 plt.show()

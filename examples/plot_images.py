@@ -1,6 +1,6 @@
 """
-Images that exit early.
-=======================
+Images that exit early
+======================
 
 The same exits and policies work for images: a vision transformer with a classifier after every
 layer. Which images are easy, and what is left when there is time for two layers only?
@@ -10,7 +10,7 @@ images are X-rays of the chest (PneumoniaMNIST, a third of its training part); o
 scikit-learn's handwritten digits. ``SKLEARN_EPEE_IMAGE_BACKBONE`` may name a pretrained vision
 checkpoint; without it a compact network is trained from scratch. The script needs matplotlib (the
 extra ``plots``) and takes a few minutes on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
 
@@ -79,7 +79,7 @@ _, axes = plt.subplots(2, 6, figsize=(11, 4.8), layout="constrained")
 for ax, i in zip(axes.flat, np.concatenate([order[:6], order[:-7:-1]]), strict=True):
     ax.imshow(X_test[i], cmap="gray")
     ax.set_axis_off()
-    verdict = "right" if result.labels[i] == y_test[i] else f"wrong: {y_test[i]}"
+    verdict = "right" if result.labels[i] == y_test[i] else f"wrong, is {y_test[i]}"
     ax.set_title(f"layer {result.exit_layer[i]}: {result.labels[i]}\n({verdict})", fontsize=10)
 axes[0, 0].figure.suptitle(f"{title}: first exits (above) and last exits (below)")
 plt.show()

@@ -1,6 +1,6 @@
 """
-Exits and rare classes.
-=======================
+Exits and rare classes
+======================
 
 Where most samples are of one class, early exits can keep the accuracy and lose the rare classes:
 the first layers predict the frequent class for almost everything, and are right most of the time.
@@ -12,8 +12,9 @@ So that the script ends within seconds, the network is not a transformer: the st
 boosting classifier stand for its layers. Metrics, tuned policies and displays work with any
 classifier that predicts after each of its layers (docs/protocol.md). The script needs matplotlib
 (the extra ``plots``).
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
+import textwrap
 import warnings
 
 import matplotlib.pyplot as plt
@@ -105,7 +106,7 @@ with warnings.catch_warnings(record=True) as caught:
         network, scoring="accuracy", max_accuracy_drop=0.02
     ).fit(X_tune, y_tune)
 for warning in caught:
-    print(f"{warning.category.__name__}: {warning.message}\n")
+    print(textwrap.fill(f"{warning.category.__name__}: {warning.message}", 88), end="\n\n")
 for column, values in by_accuracy.class_report_.items():
     shown = [f"{value:.3f}" if isinstance(value, float) else value for value in values.tolist()]
     print(f"{column:18}", *(f"{value!s:>10}" for value in shown))
@@ -140,10 +141,13 @@ for row in rows:
 # --------------------
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 width = 0.8 / len(scores)
+colors = ["0.7", "#D55E00", "#56B4E9", "#0072B2"]
 for ax, key in zip(axes, ("recall", "mean_exit_layer"), strict=True):
     for i, (name, found) in enumerate(scores.items()):
         places = np.arange(len(classes)) + (i - (len(scores) - 1) / 2) * width
-        ax.bar(places, [found[f"{key}_{label}"] for label in classes], width, label=name)
+        values = [found[f"{key}_{label}"] for label in classes]
+        label = name if name == "full depth" else f"tuned by {name}"
+        ax.bar(places, values, width, color=colors[i], label=label)
     ax.set(title=key.replace("_", " "), xticks=range(len(classes)), xticklabels=classes)
-figure.legend(*axes[0].get_legend_handles_labels(), title="tuned by", loc="outside right upper")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
 plt.show()

@@ -1,6 +1,6 @@
 """
-Several tasks, one exit.
-========================
+Several tasks, one exit
+=======================
 
 One backbone answers two questions about each text, with a head for each question after every
 layer. A text leaves with both answers at once; ``joint_exit`` says when: as soon as *all* tasks
@@ -14,7 +14,7 @@ dietary supplements: how is the supplement used, and does the note tell of anoth
 compact one trained from scratch, so that no download is needed; on the few sentences of PHEE such a
 network hardly knows more than which answers are common. The script needs matplotlib (the extra
 ``plots``) and takes a few minutes on two cores, more with a checkpoint.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
 
@@ -70,7 +70,8 @@ print("classes:", [classes.tolist() for classes in classifier.classes_])
 print("predictions:", found.labels[0].tolist(), "at layer", found.exit_layer[0])
 print("probabilities:", [part.shape for part in found.proba])
 scores = exit_scores(classifier, X_test, y_test)
-print({name: round(score, 3) for name, score in scores.items()})
+for name, score in scores.items():
+    print(f"{name:34} {score:.3f}")
 
 # %%
 # When do samples exit?
