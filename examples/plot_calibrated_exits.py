@@ -1,18 +1,18 @@
 """
-Calibrating the exits.
-======================
+Calibrating the exits
+=====================
 
-Networks are overconfident, and not to the same degree at every layer. Then one
-threshold `tau` on the entropy asks more of one exit than of another, and probabilities cannot be
-taken at their word. :class:`ExitCalibratedClassifier` finds a temperature for every exit on samples
-the network has not seen; the policy can be chosen on the same ones.
+Networks tend to be overconfident, some layers more than others. Then one threshold `tau` on the
+entropy asks more of one exit than of another, and probabilities cannot be taken at their word.
+:class:`ExitCalibratedClassifier` finds a temperature for every exit on samples the network has not
+seen; the policy can be chosen on the same ones.
 
 With the environment variable ``SKLEARN_EPEE_DATA`` naming the folder of the real data sets, the
 texts are those of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACKBONE`` may name a
 pretrained checkpoint; without it a compact network is trained from scratch, which learns little
 more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
 takes a few minutes on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
 
@@ -53,7 +53,8 @@ network.fit(X_train, y_train)
 # A temperature for every exit
 # ----------------------------
 # A temperature above 1 makes an exit less confident. It is fitted on held-out samples, with the
-# network frozen, and evaluated on others.
+# network frozen, and evaluated on others. Below the diagonal an exit is overconfident; points above
+# low bars are of few samples, and jump.
 calibrated = ExitCalibratedClassifier(FrozenEstimator(network)).fit(X_held, y_held)
 
 before = ExitReliabilityDisplay.from_estimator(
@@ -93,7 +94,7 @@ for ax, values, name in zip(axes, (nll, ece), ("NLL in nats", "ECE"), strict=Tru
     ax.grid(alpha=0.3)
 axes[0].legend()
 axes[1].set_ylim(0, None)
-axes[0].figure.suptitle(f"{title}: calibrated on the validation part, measured on the test part")
+axes[0].figure.suptitle(f"{title}: calibrated on held-out texts, measured on others")
 
 # %%
 # Choosing the policy for calibrated exits

@@ -1,6 +1,6 @@
 """
-A grid search that trains six networks.
-=======================================
+A grid search that trains six networks
+======================================
 
 ``GridSearchCV`` over twenty exit policies and five folds would train a hundred networks, were it
 not for the fact that `tau` and `patience` act only when a trained network predicts. Here it trains
@@ -11,7 +11,7 @@ texts are 1,500 of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACK
 pretrained checkpoint; without it a compact network is trained from scratch, which learns little
 more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
 takes a few minutes on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
 import re

@@ -1,6 +1,6 @@
 """
-Images from a folder.
-=====================
+Images from a folder
+====================
 
 Images as people have them: a folder for each class, patients in the names of the files. The files
 are read when they are needed, and no patient's images are both learned from and held out.
@@ -8,7 +8,7 @@ are read when they are needed, and no patient's images are both learned from and
 The script writes a folder of synthetic images, discs with a smooth and with a ragged edge, some as
 8-bit and some as 16-bit PNG files, and needs matplotlib (the extra ``plots``). It takes less than a
 minute on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import tempfile
 from pathlib import Path

@@ -1,6 +1,6 @@
 """
-Long notes: truncated, or read in windows.
-==========================================
+Long notes: truncated, or read in windows
+=========================================
 
 A clinical note is often longer than a transformer reads, and the sentence that decides can be
 anywhere in it. Here every note has some fifty sentences, all but one of which say nothing of the
@@ -10,7 +10,7 @@ they exit together.
 
 The notes are generated, and the network is a very small one with fresh weights, so that no download
 is needed and the script takes less than a minute. It needs matplotlib (the extra ``plots``).
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import warnings
 

@@ -1,12 +1,12 @@
 """
-A text with an image: ask the cheaper one first.
-================================================
+A text with an image: ask the cheaper one first
+===============================================
 
 Some cases are decided by what is written, some by what an image shows, and some only by both. Two
 transformers learn together, and in prediction the image is looked at only where the text leaves a
 doubt. The cases are generated; nothing is downloaded, and both transformers are small ones trained
 from scratch. The script needs matplotlib (the extra ``plots``) and takes about a minute.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import textwrap
 

@@ -1,6 +1,6 @@
 """
-Choosing the exit policy.
-=========================
+Choosing the exit policy
+========================
 
 How early samples may leave is settled by two numbers, `tau` and `patience`, which act only when a
 trained network predicts. So all values that make a difference can be compared on one pass over
@@ -12,7 +12,7 @@ texts are those of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACK
 pretrained checkpoint; without it a compact network is trained from scratch, which learns little
 more from PHEE than which class is frequent. The script needs matplotlib (the extra ``plots``) and
 takes a few minutes on two cores.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import os
 
@@ -92,7 +92,7 @@ for criterion, tuned in found.items():
 # What was chosen, on samples that nobody has looked at
 # -----------------------------------------------------
 # The curves are the best that could be picked on these very samples. Who chooses beforehand lands
-# a little below them.
+# on them at best, and mostly a little below.
 staged = stack_layers(network.staged_predict_proba(X_test))
 display = ExitTradeoffDisplay.from_predictions(
     y_test, staged, labels=network.classes_, name=f"{title}: chosen beforehand"

@@ -1,6 +1,6 @@
 """
-Training on several devices.
-============================
+Training on several devices
+===========================
 
 Each process computes a share of every batch, and all come to the network that one would train::
 
@@ -9,7 +9,7 @@ Each process computes a share of every batch, and all come to the network that o
     python examples/train_in_parallel.py  # one process
 
 Needs ``pip install 'sklearn_epee[accelerate]'``. docs/scale.md says what is equal, and what is not.
-"""  # noqa: D205 - the gallery reads the underlined first line as the title
+"""  # noqa: D205, D400 - the gallery reads the underlined first line as the title
 
 import numpy as np
 from sklearn.model_selection import train_test_split
