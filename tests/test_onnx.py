@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.frozen import FrozenEstimator
@@ -113,6 +114,19 @@ def test_graphs_predict_several_tasks_and_labels(joint_exit, several, notes, tmp
     fitted = tiny_text_classifier(joint_exit=joint_exit, tau=0.99, patience=2, **options)
     fitted.fit(notes[0], y)
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(notes[0]), notes[0])
+
+
+@pytest.mark.parametrize(
+    "classes", [[["a", "b"], [False, True]], [[0, 1], [0.0, 2.0]], [[0, 1], [False, True]]]
+)
+def test_labels_of_several_tasks_have_the_types_of_the_estimator(classes, notes, tmp_path):
+    rows = np.arange(len(notes[0])) % 2
+    y = pd.DataFrame([np.array(names)[rows] for names in classes]).T.infer_objects()
+    fitted = tiny_text_classifier(max_epochs=1, target_type="tasks").fit(notes[0], y)
+    found, own = exported(fitted, tmp_path).predict(notes[0][:3]), fitted.predict(notes[0][:3])
+    assert found.dtype == own.dtype
+    assert found.tolist() == own.tolist()
+    assert [type(label) for label in found[0]] == [type(label) for label in own[0]]
 
 
 def test_graphs_read_pairs_with_segments(notes, tmp_path):

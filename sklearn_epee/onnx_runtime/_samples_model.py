@@ -176,10 +176,7 @@ class OnnxExits:
             found: NDArray[Any] = self.classes[predicted[:, 0]]
             return found
         columns = [names[codes] for names, codes in zip(self.classes, predicted.T, strict=True)]
-        alike = len({column.dtype.kind for column in columns}) == 1
-        if alike:
-            return np.stack(columns, axis=1)
-        return np.array([list(row) for row in zip(*columns, strict=True)], dtype=object)
+        return _side_by_side(columns)
 
     # ---------------------------------------------------------------------------------- input
 
@@ -221,3 +218,14 @@ class OnnxExits:
             counts = np.ones(n, np.int64) if windows is None else np.asarray(windows, np.int64)
             return Samples(arrays, counts)
         return Samples(arrays)
+
+
+def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return the labels of tasks as an estimator does: as objects where their types differ."""
+    kinds = {"n" if column.dtype.kind in "iuf" else column.dtype.kind for column in columns}
+    dtype = np.result_type(*columns) if len(kinds) == 1 else np.dtype(object)
+    found = np.empty((len(columns[0]), len(columns)), dtype)
+    for number, column in enumerate(columns):
+        # Objects are Python's own.
+        found[:, number] = column.tolist() if dtype.kind == "O" else column
+    return found
