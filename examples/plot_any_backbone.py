@@ -62,6 +62,6 @@ try:
     fnet = FNetConfig(**sizes, **wide, intermediate_size=128)
     EPEEClassifier(fnet, random_state=0).fit(X_train, y_train)
 except ValueError as error:
-    print(textwrap.fill(str(error), 88))
+    print(textwrap.fill(str(error), 88, break_on_hyphens=False))
 
 plt.show()
