@@ -56,7 +56,8 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         (at most 512). Batches are only padded to their own longest sentence.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
         Tagging scheme of `y`, if `y` contains tags, of the tags that the network learns, and of
-        those that `predict_tags` returns.
+        those that `predict_tags` returns. With "IO", adjacent spans of one label are learned and
+        predicted as one.
     misfit_spans : {"error", "warn"}, default="error"
         How `fit` treats spans that tags of words cannot represent: spans that overlap another one
         of their layer, have several parts, or do not start and end at word boundaries. "error"

@@ -211,6 +211,7 @@ def _tags_of_layer(
     """Return the tags of one layer of spans, and how many spans they do not say."""
     found = [_as_list(row, number) for number, row in enumerate(rows)]
     if any(isinstance(row[0], str) for row in found if row):
+        _check_no_spans(found)
         pairs = zip(found, sentences, strict=True)
         return [
             _strict_tags(row, sentence, scheme, number)
@@ -226,6 +227,17 @@ def _tags_of_layer(
         tags.append(spans_to_tags(sorted(set(spans)), sentence.places, scheme, number))
         n_misfits += len(lost) + n_parts
     return tags, n_misfits
+
+
+def _check_no_spans(rows: Sequence[list[Any]]) -> None:
+    """Raise if some samples have spans, where others have tags."""
+    for number, row in enumerate(rows):
+        if row and isinstance(row[0], (list, tuple)):
+            raise SampleLabelError(
+                number,
+                f"has the spans {shown(row)}, but other samples have tags; expected tags of all "
+                "samples, or spans of all.",
+            )
 
 
 def _as_list(row: Any, number: int) -> list[Any]:
