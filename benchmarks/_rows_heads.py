@@ -16,7 +16,7 @@ from sklearn_epee._nn.heads import HEADS
 BLOCKS = (Block(1, 48, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 # One round takes a second or two, and the difference is small.
 REPETITIONS = 11
-MOST_OF_LINEAR = 1.05
+MAX_LINEAR_RATIO = 1.05
 
 
 def heads(settings: Settings) -> Iterator[Line]:
@@ -41,8 +41,8 @@ def heads(settings: Settings) -> Iterator[Line]:
                 f"{family.title}, mean, {precision}, batch {block.batch_size}, mean exit "
                 f"{schedule.mean():.3g} of {n_layers}",
                 f"{ratio:.3f}x the time of linear heads",
-                f"<= {MOST_OF_LINEAR}x",
-                ratio <= MOST_OF_LINEAR,
+                f"<= {MAX_LINEAR_RATIO}x",
+                ratio <= MAX_LINEAR_RATIO,
                 settings={"batch_size": block.batch_size, "n_samples": n, "share": share},
                 values={"ratio": ratio},
                 seconds=seconds,

@@ -86,7 +86,7 @@ def _latency_line(estimator: Any, family: str, schedule: np.ndarray, seconds: Se
 
 
 def budgeted(settings: Settings, *, family: str) -> Iterator[Line]:
-    """Answer everybody at layer m; the rival runs all layers."""
+    """Answer all samples at layer m; the rival runs all layers."""
     for precision in precisions(settings):
         estimator = prepared(family, settings.device, precision)
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)

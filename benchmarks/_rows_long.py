@@ -26,7 +26,7 @@ from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 MIB = 2**20
 WINDOW = 128
 # Of the peak of a training on texts of one window, what texts of many may need.
-MOST_OF_SHORT = 1.25
+MAX_SHORT_RATIO = 1.25
 
 
 def long_notes(n: int, n_windows: int) -> list[str]:
@@ -140,8 +140,8 @@ def long_memory(settings: Settings) -> Iterator[Line]:
             f"4 layers of width 256, batches of 16 notes of {n_windows} windows of {WINDOW} tokens",
             f"training {found['fit'] / MIB:.0f} MiB ({share:.2f}x that of one window), "
             f"prediction {found['predict'] / MIB:.0f} MiB",
-            f"training <= {MOST_OF_SHORT:g}x that of one window" if n_windows > 1 else "",
-            share <= MOST_OF_SHORT if n_windows > 1 else None,
+            f"training <= {MAX_SHORT_RATIO:g}x that of one window" if n_windows > 1 else "",
+            share <= MAX_SHORT_RATIO if n_windows > 1 else None,
             settings={"n_windows": n_windows, "n_samples": n},
             values={"fit_bytes": found["fit"], "predict_bytes": found["predict"], "share": share},
         )

@@ -1,4 +1,4 @@
-"""Row on two towers: what it saves that the second one does not run for everybody."""
+"""Row on two towers: what it saves that the second one does not run for all samples."""
 
 from __future__ import annotations
 

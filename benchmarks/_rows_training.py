@@ -40,7 +40,7 @@ from sklearn_epee._base import estimator as _base
 from sklearn_epee._nn.batching import SAMPLE_WEIGHT, LabelledSamples, LengthGroupedSampler
 from sklearn_epee._nn.texts import TextTokenizer
 from sklearn_epee._nn.training import ExitNet
-from sklearn_epee._search.context import LARGEST_SEED
+from sklearn_epee._search.context import MAX_SEED
 
 BATCH_SIZE = 16
 N_EPOCHS = 4
@@ -150,7 +150,7 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
         return {**inputs, "labels": labels}
 
     # The seed that the estimator draws from its random state.
-    seed = int(check_random_state(RANDOM_STATE).randint(LARGEST_SEED))
+    seed = int(check_random_state(RANDOM_STATE).randint(MAX_SEED))
     order = LengthGroupedSampler(data.samples.lengths, BATCH_SIZE, np.random.default_rng(seed))
     return DataLoader(data, batch_sampler=order, collate_fn=collate)
 

@@ -120,10 +120,10 @@ def control_of(kind, bound):
 def draw(kind, known, judge, n_samples, rng):
     """Choose a policy on new samples; give its true risks, its speed-up and whether it passed."""
     rows = rng.randint(len(known.risk.losses), size=n_samples)
-    everybody = np.ones(n_samples, dtype=bool)
-    risk = replace(known.risk, losses=known.risk.losses[rows], concerned=everybody)
+    all_samples = np.ones(n_samples, dtype=bool)
+    risk = replace(known.risk, losses=known.risk.losses[rows], concerned=all_samples)
     offered = PolicyGrid.from_parameter("all", known.staged.n_layers)
-    groups = Groups.from_labels(None, everybody)
+    groups = Groups.from_labels(None, all_samples)
     control = control_of(kind, known.bound)
     certification = control.certify(known.staged.take(rows), risk, groups, offered, rng)
     found = certification.candidates

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 N_LAYERS = 12
-LARGEST_FACTOR = 4.4
+MAX_FACTOR = 4.4
 # From the colour-blind safe palette of Okabe and Ito, and a marker of its own for each.
 STYLES = {
     ("BERT-base", "cls"): ("#0072B2", "o"),
@@ -88,14 +88,14 @@ def draw_precision(ax: Axes, results: dict[str, Any], precision: str) -> None:
     ax.set(
         title=precision,
         xlabel="layer-count factor, M / mean exit",
-        xlim=(0.8, LARGEST_FACTOR),
+        xlim=(0.8, MAX_FACTOR),
         ylim=(0, None),
     )
     ax.grid(alpha=0.3)
 
 
 def _draw_lines(ax: Axes) -> None:
-    factors = np.linspace(1, LARGEST_FACTOR, 100)
+    factors = np.linspace(1, MAX_FACTOR, 100)
     limit = arithmetic_limit(N_LAYERS, N_LAYERS / factors)
     ax.plot(factors, factors, color="0.4", lw=1, label="layer count")
     ax.plot(factors, limit, color="0.4", lw=1, ls="--", label="arithmetic limit, M = 12")

@@ -29,7 +29,7 @@ from ._checks.texts_with_images import (
     texts_of,
 )
 from ._compat import Interval, StrOptions
-from ._exits.own_exits import exit_shares, fill, own_exits
+from ._exits.missing_exits import available_exits, exit_shares, fill
 from ._image import EPEEImageClassifier
 from ._nn import training_defaults
 from ._nn.exit_rules import Exits
@@ -610,7 +610,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
         """Return probabilities at every layer, of the nearest exit that a sample has."""
         staged = super()._layer_by_layer(state, X).transpose(1, 0, 2)
-        own = own_exits(staged)
+        own = available_exits(staged)
         return (staged if own is None else fill(staged, own)).transpose(1, 0, 2)
 
     def _extra_results(

@@ -27,7 +27,7 @@ from studies.bootstrap import draws, interval, quotient, seed_means
 from studies.exits import fitted
 from studies.jobs import BACKBONES, Folder, Job, Kind, reads
 from studies.policies import CHOICES, METHODS, cuts_beside
-from studies.rivals.cut import MOST_LAYERS, compact_config, cut_checkpoint
+from studies.rivals.cut import MAX_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
 from studies.span_rules import words_of
@@ -269,7 +269,7 @@ KINDS = (
     {"events": Kind(run, applies, aliases=("exits",)), "embeddings": Kind(run_embeddings, embeds)}
     | {
         f"cut-{k}": Kind(partial(run_cut, n_layers=k), partial(applies, n_layers=k))
-        for k in range(1, MOST_LAYERS)
+        for k in range(1, MAX_LAYERS)
     }
     | {"full": Kind(run_cut, applies)}
 )

@@ -200,9 +200,9 @@ def _epee_mean(network: Network) -> Iterator[Variant]:
 
 
 def _epee_calibrated(network: Network) -> Iterator[Variant]:
-    proba, everybody = _log_proba(network.dev), np.ones(len(network.dev_y))
+    proba, all_samples = _log_proba(network.dev), np.ones(len(network.dev_y))
     temperatures = [
-        fit_temperature(proba[:, layer], network.dev_y, everybody)
+        fit_temperature(proba[:, layer], network.dev_y, all_samples)
         for layer in range(network.n_layers)
     ]
     maps = ExitMaps.from_temperatures(np.array(temperatures), proba.shape[2])

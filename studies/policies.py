@@ -104,8 +104,8 @@ def chosen(network: Network, applied: Applied, choice: str) -> Chosen | None:
         The settings of one of `METHODS`.
     choice : {"saving", "tolerance"}
     """
-    everybody = np.ones((1, len(network.dev_y)), np.float32)
-    ratios, scores = applied.dev.ratios(everybody)[0], applied.dev.scores(everybody)[0]
+    all_samples = np.ones((1, len(network.dev_y)), np.float32)
+    ratios, scores = applied.dev.ratios(all_samples)[0], applied.dev.scores(all_samples)[0]
     full = network.score(network.dev.predictions[:, -1, 0], network.dev_y)
     setting = CHOICES[choice](ratios, scores, full)
     if setting is None:

@@ -30,7 +30,7 @@ from sklearn_epee.exceptions import (
 )
 from sklearn_epee.serving import AsyncPredictor, Prediction, SentencePrediction
 
-MOST_CHARACTERS = 100_000
+MAX_CHARACTERS = 100_000
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # What errors mean to whoever asks.
 STATUS_CODES = {
@@ -47,8 +47,8 @@ STATUS_CODES = {
 class Question(BaseModel):
     """What is asked: a text, or the words of a sentence, and how sure or fast."""
 
-    text: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
-    words: Annotated[list[str], Field(max_length=MOST_CHARACTERS)] | None = None
+    text: Annotated[str, Field(max_length=MAX_CHARACTERS)] | None = None
+    words: Annotated[list[str], Field(max_length=MAX_CHARACTERS)] | None = None
     tau: float | None = None
     patience: int | None = None
     timeout: float | None = None
@@ -57,8 +57,8 @@ class Question(BaseModel):
     def _check_sample(self) -> Self:
         if (self.text is None) == (self.words is None):
             raise ValueError("expected either text or words")
-        if sum(map(len, self.words or ())) > MOST_CHARACTERS:
-            raise ValueError(f"words have more than {MOST_CHARACTERS} characters")
+        if sum(map(len, self.words or ())) > MAX_CHARACTERS:
+            raise ValueError(f"words have more than {MAX_CHARACTERS} characters")
         return self
 
     @property

@@ -58,7 +58,7 @@ from .parameters import (
     training_plan,
 )
 from .precision_report import FEW, PrecisionReport, check_packable, measure_int8, some_samples
-from .training_data import LearnedFrom, take
+from .training_data import BaseTrainingData, take
 
 
 class BaseEPEE(
@@ -98,7 +98,7 @@ class BaseEPEE(
         """
 
     @abstractmethod
-    def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> LearnedFrom:
+    def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> BaseTrainingData:
         """Validate labels, weights and groups of validated samples into what a fit learns from."""
 
     @abstractmethod
@@ -174,7 +174,7 @@ class BaseEPEE(
         """Return the fit that the next one continues, if any."""
         return vars(self).get("_state") if self.warm_start else None
 
-    def _shaping(self, data: LearnedFrom) -> dict[str, Any]:
+    def _shaping(self, data: BaseTrainingData) -> dict[str, Any]:
         """Return everything beside the seed that shapes what is learned."""
         device = resolve_device(self.device)
         parameters = {
@@ -197,7 +197,7 @@ class BaseEPEE(
 
     def _train(
         self,
-        data: LearnedFrom,
+        data: BaseTrainingData,
         seed: int,
         continued: FittedState | None,
         tasks: FitTasks,
@@ -302,7 +302,7 @@ class BaseEPEE(
     def _rounded(
         self,
         network: LazyNetwork[Trained],
-        data: LearnedFrom,
+        data: BaseTrainingData,
         seed: int,
         processes: Processes | None,
     ) -> LazyNetwork[Trained]:

@@ -55,7 +55,7 @@ from sklearn_epee.exceptions import ModelFolderError
 from .fitted import FittedState, as_lazy_network
 from .int8_folder import int8_document, read_int8
 from .parameters import MANY_SAMPLES, check_parameters, training_plan
-from .reader_folder import processor_of, read_reader, tokenizer_of, write_reader
+from .preprocessor_folder import processor_of, read_preprocessor, tokenizer_of, write_preprocessor
 from .tag_data import TagLayers
 
 HEADS = "heads.safetensors"
@@ -83,7 +83,7 @@ def write_state(state: FittedState, saving: Saving) -> dict[str, Any]:
         write_weights(weights, saving.writer.path(file))
     return {
         "tasks": _tasks_document(state.tasks),
-        "reader": write_reader(trained.preprocessor, saving, folders),
+        "reader": write_preprocessor(trained.preprocessor, saving, folders),
         "network": {"kind": kind_of(network), "recipe": encode(recipe_document(network.recipe()))},
         "exit_weights": encode(np.asarray(state.summary.exit_weights)),
         "stopped_by": state.summary.stopped_by,
@@ -200,7 +200,7 @@ def read_state(
     recipe = _read_recipe(decode(network_document.get("recipe")), len(folders))
     kind = _kind_of_network(cls, field(network_document, "kind", str))
     network = make_network(kind, recipe, configs, tasks.n_classes, files)
-    reader = read_reader(document["reader"], loading, folders, _backbones(network), network)
+    reader = read_preprocessor(document["reader"], loading, folders, _backbones(network), network)
     estimator = _make_estimator(cls, parameters, reader)
     state = _make_fitted_state(estimator, document, tasks, network, reader)
     int8 = read_int8(document.get("int8"), network, loading.load_array)

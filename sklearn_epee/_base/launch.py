@@ -15,7 +15,7 @@ from sklearn_epee._search import LazyNetwork, NetworkReuse, SharedPredictions, f
 from sklearn_epee.distributed import Processes
 
 from .fitted import Trained
-from .training_data import LearnedFrom
+from .training_data import BaseTrainingData
 
 Train = Callable[[], LazyNetwork[Trained]]
 Shaping = Callable[[], dict[str, Any]] | None
@@ -42,14 +42,17 @@ def joined(processes: Processes | None) -> Iterator[None]:
 
 
 def shared_reuse(
-    reuse: NetworkReuse, data: LearnedFrom, processes: Processes | None, device: str | torch.device
+    reuse: NetworkReuse,
+    data: BaseTrainingData,
+    processes: Processes | None,
+    device: str | torch.device,
 ) -> tuple[int, FitOrFetch]:
     """Return the seed of a fit, and what trains its network or fetches it.
 
     Parameters
     ----------
     reuse : NetworkReuse
-    data : LearnedFrom
+    data : BaseTrainingData
     processes : Processes or None
         None: there is one process. Of several, the main one draws, and looks into the store.
     device : str or torch.device
@@ -67,7 +70,7 @@ def shared_reuse(
     return processes.from_main(lambda: reuse.seed), partial(_fit_or_fetch, processes, alone)
 
 
-def _check_same_fit(processes: Processes, data: LearnedFrom, device: torch.device) -> None:
+def _check_same_fit(processes: Processes, data: BaseTrainingData, device: torch.device) -> None:
     """Refuse a device that is not that of the launch, and data that differ between processes."""
     if device != processes.device:
         raise ValueError(

@@ -19,7 +19,7 @@ from sklearn_epee._exits.checks import (
     check_tau,
 )
 from sklearn_epee._nn.devices import prediction_dtype, resolve_device, training_dtype
-from sklearn_epee._nn.head_start import HEAD_INITS
+from sklearn_epee._nn.head_init import HEAD_INITS
 from sklearn_epee._nn.heads import HEADS, label_heads
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.recipes import EXIT_TRAININGS, check_teacher

@@ -25,8 +25,8 @@ from .training_data import take
 # The thresholds at which changed exits are counted.
 TAUS = (0.02, 0.1, 0.3)
 # Samples that are measured, and positions of them, which images and long texts reach first.
-_MOST_SAMPLES, _FEWEST_SAMPLES = 256, 32
-_MOST_POSITIONS = 32768
+_MAX_SAMPLES, _MIN_SAMPLES = 256, 32
+_MAX_POSITIONS = 32768
 # Of them, those on which layers are tried one by one.
 FEW = 64
 _CPU = torch.device("cpu")
@@ -143,11 +143,11 @@ def some_samples(samples: Any, encode: Callable[[Any], Iterable[Any]], seed: int
     sequence
     """
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(samples))[:_MOST_SAMPLES]
-    first = take(samples, chosen[:_FEWEST_SAMPLES])
+    chosen = rng.permutation(len(samples))[:_MAX_SAMPLES]
+    first = take(samples, chosen[:_MIN_SAMPLES])
     positions = sum(map(_n_positions, encode(first)))
-    n_samples = int(_MOST_POSITIONS * len(first) / max(1, positions))
-    return take(samples, chosen[: max(_FEWEST_SAMPLES, n_samples)])
+    n_samples = int(_MAX_POSITIONS * len(first) / max(1, positions))
+    return take(samples, chosen[: max(_MIN_SAMPLES, n_samples)])
 
 
 def _n_positions(part: Any) -> int:

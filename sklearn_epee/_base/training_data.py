@@ -21,7 +21,7 @@ Rows = NDArray[np.intp]
 ClassWeight = dict[Any, float] | list[Any] | str | None
 
 
-class LearnedFrom(Protocol):
+class BaseTrainingData(Protocol):
     """What a fit needs of its training data, whatever their labels look like."""
 
     @property

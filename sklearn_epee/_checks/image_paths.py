@@ -30,7 +30,7 @@ _UINT8 = PixelRange("uint8", 0, 255, whole=True)
 _FRACTIONS = PixelRange("float", 0, 1, whole=False)
 _SIXTEEN_BITS = 2**16 - 1
 # In messages.
-_LONGEST_PATH = 300
+_MAX_PATH_LENGTH = 300
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -138,7 +138,7 @@ def _existing(item: str | os.PathLike[Any], i: int) -> tuple[Path, str]:
             "sklearn_epee.datasets.load_image_folder lists the files of a folder."
         )
     if not exists:
-        named = repr(raw) if len(raw) < _LONGEST_PATH else shown(raw)
+        named = repr(raw) if len(raw) < _MAX_PATH_LENGTH else shown(raw)
         raise ValueError(f"X[{i}] is the path {named}, where there is no file.")
     for suffixes, advice in _FOREIGN.items():
         if path.name.lower().endswith(suffixes):

@@ -20,7 +20,7 @@ ROWS = (
     "end) in characters"
 )
 Column = str | tuple[str, str]
-_MOST_FIELDS = 5
+_MAX_FIELDS = 5
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,12 @@ def _from_mapping(
 
 def _from_sequence(row: Any, number: int) -> tuple[Any, list[Any], list[Any], Any]:
     is_sequence = isinstance(row, (tuple, list, np.ndarray))
-    if not is_sequence or not 3 <= len(row) <= _MOST_FIELDS:
+    if not is_sequence or not 3 <= len(row) <= _MAX_FIELDS:
         raise SampleError(
             number,
             f"is {shown(row)}; expected {ROWS}, and may go on with (type1, type2) and others.",
         )
-    fields: list[Any] = [*row, *[None] * (_MOST_FIELDS - len(row))]
+    fields: list[Any] = [*row, *[None] * (_MAX_FIELDS - len(row))]
     text, first, second, types, others = fields
     if is_missing_cell(types):
         types = (None, None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 N_BINS = 15
 # More of them than this are a mistake; each costs memory for every exit.
-_MOST_BINS = 10_000
+_MAX_BINS = 10_000
 # What rounding to float32 adds must not move a confidence into the next bin.
 _ROUNDING = 1e-7
 
@@ -24,10 +24,10 @@ def check_n_bins(n_bins: Any) -> int:
     TypeError, ValueError
         If `n_bins` is not an integer from 1 to 10,000.
     """
-    expected = f"n_bins must be an integer from 1 to {_MOST_BINS}; got {n_bins!r}"
+    expected = f"n_bins must be an integer from 1 to {_MAX_BINS}; got {n_bins!r}"
     if isinstance(n_bins, bool) or not isinstance(n_bins, Integral):
         raise TypeError(f"{expected} of type {type(n_bins).__name__}.")
-    if not 1 <= int(n_bins) <= _MOST_BINS:
+    if not 1 <= int(n_bins) <= _MAX_BINS:
         raise ValueError(f"{expected}.")
     return int(n_bins)
 

@@ -19,7 +19,7 @@ from .checks import (
     check_joint_exit,
     check_label_thresholds,
 )
-from .own_exits import exit_shares, fill, last_exits, own_counters, read_tasks
+from .missing_exits import available_exit_counters, exit_shares, fill, last_exits, read_tasks
 from .rule import (
     combine_visited,
     first_exits,
@@ -65,10 +65,10 @@ class StagedPredictions:
     joint_exit : {"all", "any", "mean"}
         How several tasks exit together.
     own : ndarray of shape (n_samples, n_layers), bool, or None
-        Which exits each sample has, see `own_exits`; None where all have all. At the others
+        Which exits each sample has, see `available_exits`; None where all have all. At the others
         `head_proba` is that of the nearest exit, entropies are infinite and counters 0.
     exit_shares : ndarray of shape (n_samples, n_layers), float64, or None
-        Share that each exit takes of the work of all that a sample has, see `own_exits`; None
+        Share that each exit takes of the work of all that a sample has, see `available_exits`; None
         where it is that of the layers, the same for all samples.
     """
 
@@ -272,7 +272,7 @@ class StagedPredictions:
         Parameters
         ----------
         exit_costs, n_tower_layers
-            See `own_exits.exit_shares`.
+            See `missing_exits.exit_shares`.
         """
         own = np.ones(self.entropies.shape[:2], dtype=bool) if self.own is None else self.own
         return replace(self, exit_shares=exit_shares(own, exit_costs, n_tower_layers))
@@ -390,7 +390,7 @@ def _counters(
     own: NDArray[np.bool_] | None,
 ) -> Integers:
     """Return the patience counters over the exits that a sample has, (n_samples, n_layers)."""
-    return count(predictions) if own is None else own_counters(count, predictions, own)
+    return count(predictions) if own is None else available_exit_counters(count, predictions, own)
 
 
 def _check_staged_shape(proba: ArrayLike) -> NDArray[Any]:

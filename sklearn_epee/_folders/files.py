@@ -36,9 +36,9 @@ _FOR_PEOPLE = re.compile(r"(README\.md|LICENSE(\.\w+)?|\.git\w*|.*\.(png|jpe?g|s
 _FOLDERS_NOT_READ = (".git", ".cache", "onnx")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}$", re.ASCII)
 _KINDS = (".json", ".safetensors")
-_MOST_FILES = 200
+_MAX_FILES = 200
 # Of a JSON file, in bytes: vocabularies are the largest.
-_LARGEST_TEXT = 2**28
+_MAX_TEXT_SIZE = 2**28
 _CHUNK = 2**20
 
 
@@ -126,7 +126,7 @@ class FolderReader:
 
     def _check_names(self) -> None:
         """Compare the names of the files with those of the manifest."""
-        if len(self._files) > _MOST_FILES:
+        if len(self._files) > _MAX_FILES:
             raise ModelFolderError(f"{MANIFEST} names {len(self._files)} files")
         for name in self._files:
             if not _NAME.match(name) or ".." in PurePosixPath(name).parts:
@@ -150,7 +150,7 @@ class FolderReader:
             folder = pending.pop()
             for entry in os.scandir(folder):
                 count += 1
-                if count > 10 * _MOST_FILES:
+                if count > 10 * _MAX_FILES:
                     raise ModelFolderError("it holds too many files")
                 name = Path(entry.path).relative_to(self._folder).as_posix()
                 if name in _FOLDERS_NOT_READ:
@@ -191,8 +191,8 @@ class FolderReader:
 
     def _read(self, name: str) -> bytes:
         path = self._safe(name)
-        if path.stat().st_size > _LARGEST_TEXT:
-            raise ModelFolderError(f"{name} is larger than {_LARGEST_TEXT} bytes")
+        if path.stat().st_size > _MAX_TEXT_SIZE:
+            raise ModelFolderError(f"{name} is larger than {_MAX_TEXT_SIZE} bytes")
         return path.read_bytes()
 
     def path(self, name: str) -> Path:

@@ -23,9 +23,9 @@ from sklearn_epee.exceptions import ModelFolderError
 _DTYPE = re.compile(r"[<>|]?(?:b1|[iu][1248]|f[248]|U\d{1,5})$|\|O$")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 # Of one array, in bytes: data types of texts can ask for more than the texts need.
-_LARGEST_ARRAY = 2**28
+_MAX_ARRAY_SIZE = 2**28
 # Numbers of an array that are written into the document; larger arrays go into a file of their own.
-_MOST_WRITTEN = 4096
+_MAX_WRITTEN = 4096
 
 # Takes an array and returns the name under which it is stored.
 StoreArray = Callable[[NDArray[Any]], str]
@@ -113,7 +113,7 @@ def _encode_array(array: NDArray[Any], store_array: StoreArray | None) -> dict[s
     dtype = array.dtype
     if not _DTYPE.match(dtype.str):
         raise NotSerializableError(f"an array of the data type {dtype}")
-    if store_array is not None and array.size > _MOST_WRITTEN and dtype.kind in "biuf":
+    if store_array is not None and array.size > _MAX_WRITTEN and dtype.kind in "biuf":
         return {"type": "array", "dtype": dtype.str, "aside": store_array(array)}
     flat = array.reshape(-1).tolist()
     if dtype.kind == "f":
@@ -206,7 +206,7 @@ def _decode_array(encoded: Mapping[str, Any], load_array: LoadArray | None) -> N
     shape, values = list_of(encoded["shape"]), list_of(encoded["values"])
     if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 8:
         raise ValueError(f"its shape is {_shown(shape)}")
-    if math.prod(shape) != len(values) or len(values) * dtype.itemsize > _LARGEST_ARRAY:
+    if math.prod(shape) != len(values) or len(values) * dtype.itemsize > _MAX_ARRAY_SIZE:
         raise ValueError(f"{len(values)} values do not fill the shape {_shown(shape)}")
     flat = np.empty(len(values), dtype)
     for place, item in enumerate(values):

@@ -12,12 +12,12 @@ from .batch_scheduler import BatchScheduler
 from .batching import EncodedSamples
 from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule, VisitedRule
 from .graphs import CudaCapture, LayerGraphs
+from .inference_network import InferenceNetwork
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .layer_walk import LayerWalk, catch_up
 from .network import MultiExitNetwork
-from .placed_network import PlacedNetwork
 from .prediction_batches import batch_limit, batches_by_length, calls_in_positions
 from .row_first import RowCosts, RowFirst
 from .row_policies import RowPolicyRule
@@ -79,8 +79,8 @@ class Engine:
     @staticmethod
     def _place(
         network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None
-    ) -> PlacedNetwork:
-        return PlacedNetwork(network, dtype, scales)
+    ) -> InferenceNetwork:
+        return InferenceNetwork(network, dtype, scales)
 
     @staticmethod
     def find_scales(network: MultiExitNetwork, samples: EncodedSamples) -> Int8Scales:

@@ -17,7 +17,7 @@ from .backbones import (
     LinearWeights,
     RMSWeights,
     Rotary,
-    SomeRows,
+    RowSubset,
 )
 from .fast_attention import Neighborhood, Seen, attend
 from .int8_linear import InputScale, Int8Product, RowRounder
@@ -47,8 +47,8 @@ class LayerwiseBackbone(Protocol):
         """Return the output of a layer at some positions, (n, r, d)."""
         ...
 
-    def some_rows(  # noqa: PLR0917 - as the adapter's
-        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    def row_subset(  # noqa: PLR0917 - as the adapter's
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: RowSubset
     ) -> Tensor:
         """Return the same at positions of which each sample may have another number, (R, d)."""
         ...
@@ -166,13 +166,13 @@ class FastLayer:
         above = self._finish(attended, read.flat)
         return above[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
-    def some_rows(  # noqa: PLR0917 - as `rows`
+    def row_subset(  # noqa: PLR0917 - as `rows`
         self,
         hidden_rows: Tensor,
         k: Tensor,
         v: Tensor,
         seen: Seen,
-        at: SomeRows,
+        at: RowSubset,
         rotary: Rotary | None = None,
     ) -> Tensor:
         """Return the output of the layer at the positions `at`, (R, d)."""
@@ -286,14 +286,14 @@ class FastBackbone:
         self._last = None
         return last[1]
 
-    def some_rows(  # noqa: PLR0917 - as the adapter's
-        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    def row_subset(  # noqa: PLR0917 - as the adapter's
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: RowSubset
     ) -> Tensor:
-        """See `BackboneAdapter.some_rows`."""
+        """See `BackboneAdapter.row_subset`."""
         rotary = self._tables.rotary(layer, k.shape[2])
         rotary = None if rotary is None else rotary.at(at.positions, at.positions.shape[1])
         seen = self._seen(layer, mask, at.positions)
-        return self.layers[layer - 1].some_rows(hidden_rows, k, v, seen, at, rotary)
+        return self.layers[layer - 1].row_subset(hidden_rows, k, v, seen, at, rotary)
 
     def _seen(self, layer: int, mask: Tensor, positions: Tensor | None) -> Seen:
         bias = self._tables.bias(layer, mask.shape[1])

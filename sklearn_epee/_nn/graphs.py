@@ -19,13 +19,13 @@ SMALL_BATCH = 1024
 # that few graphs serve all texts.
 _SHORTEST = 16
 # Positions of all graphs kept, each of which holds the output of its layer: 0.8 GB of BERT-base.
-_MOST_POSITIONS = 2**18
+_MAX_POSITIONS = 2**18
 # Capturing a layer takes as long as running it some twenty times, so that only what comes up again
 # is captured; and only a graph that has not been used for so many runs makes room for another.
 _MET_BEFORE = 16
 _LONG_UNUSED = 4096
 # Captures that may fail, as one does when another thread synchronizes the device meanwhile.
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 
 _one_capture = ForkSafeLock()
 
@@ -149,7 +149,7 @@ class LayerGraphs:
 
     def _has_room(self) -> bool:
         """Return whether another graph can be kept, forgetting one that is not used any more."""
-        if sum(n * t for _, n, t in self._graphs) < _MOST_POSITIONS:
+        if sum(n * t for _, n, t in self._graphs) < _MAX_POSITIONS:
             return True
         oldest = next(iter(self._graphs))
         if self._n_runs - self._last_used[oldest] < _LONG_UNUSED:
@@ -172,7 +172,7 @@ class LayerGraphs:
             raise
         except RuntimeError as error:
             self._failures += 1
-            if self._failures >= _MOST_FAILURES:
+            if self._failures >= _MAX_FAILURES:
                 self._give_up(str(error).partition("\n")[0])
             return None
         if _are_close(captured.read(*layout.mask.shape), expected):

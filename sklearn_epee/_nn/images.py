@@ -27,7 +27,7 @@ MAX_SCRATCH_SIDE = 224
 MAX_SIDE = 2**14
 _MAX_PATCH = 16
 # Pixels that are prepared at a time: as many as 83 images of 224 x 224.
-_MOST_PIXELS = 2**22
+_MAX_PIXELS = 2**22
 # Processors that transformers has for torchvision only, and those that do the same with Pillow.
 _WITHOUT_PIL = {"DINOv3ViTImageProcessor": "ViTImageProcessor"}
 
@@ -215,8 +215,8 @@ def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.
     total, squares, count = np.zeros_like(pivot), np.zeros_like(pivot), 0
     for image in images:
         flat = np.asarray(image).reshape(-1, len(pivot))
-        for start in range(0, len(flat), _MOST_PIXELS):
-            pixels = scaled(flat[start : start + _MOST_PIXELS]).astype(np.float64) - pivot
+        for start in range(0, len(flat), _MAX_PIXELS):
+            pixels = scaled(flat[start : start + _MAX_PIXELS]).astype(np.float64) - pivot
             total += pixels.sum(0)
             squares += (pixels**2).sum(0)
         count += len(flat)
@@ -376,7 +376,7 @@ def _parts(images: Sequence[Any] | NDArray[Any]) -> Iterator[Sequence[Any] | NDA
     start = total = 0
     for end, image in enumerate(images):
         n_pixels = image.shape[0] * image.shape[1]
-        if end > start and total + n_pixels > _MOST_PIXELS:
+        if end > start and total + n_pixels > _MAX_PIXELS:
             yield images[start:end]
             start, total = end, 0
         total += n_pixels

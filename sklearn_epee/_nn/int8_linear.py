@@ -24,7 +24,7 @@ from .packed_linear import fused_activation
 
 # Rounded rows are 0 to 255, weights -127 to 127.
 MOST = 255
-_MOST_OF_WEIGHT = 127
+_MAX_INT8 = 127
 # From half of this to as much again, float32 numbers are whole; its own last byte is 0.
 _WHOLE = 1.5 * 2**23
 # Numbers that are rounded at a time, so that they stay in the processor's caches and that their
@@ -114,7 +114,7 @@ class RoundedWeight:
         # Of rounded rows, whose columns are stretched by the factors.
         exact = affine.weight.detach().float() / factor
         scales = exact.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        self.scales = scales / _MOST_OF_WEIGHT
+        self.scales = scales / _MAX_INT8
         rounded = (exact / self.scales.unsqueeze(1)).round_()
         # GPT-2 keeps its weights transposed.
         self.weight = rounded.to(torch.int8).contiguous()

@@ -15,7 +15,7 @@ from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .exit_rules import ExitRule, ExitState
 from .graphs import LayerGraphs
-from .placed_network import PlacedNetwork
+from .inference_network import InferenceNetwork
 from .row_first import RowFirst
 from .tasks import task_softmax
 
@@ -25,7 +25,7 @@ class LayerStep:
 
     Parameters
     ----------
-    placed : PlacedNetwork
+    placed : InferenceNetwork
     rule : ExitRule
     row_first : RowFirst
         What the engine has learned so far.
@@ -35,7 +35,7 @@ class LayerStep:
 
     def __init__(
         self,
-        placed: PlacedNetwork,
+        placed: InferenceNetwork,
         rule: ExitRule,
         row_first: RowFirst,
         graphs: LayerGraphs | None = None,

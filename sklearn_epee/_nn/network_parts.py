@@ -29,8 +29,8 @@ _KINDS: dict[str, Any] = {
     "towers": TwoTowerNetwork,
 }
 # Numbers of configurations: sizes of vocabularies are the largest.
-_LARGEST = 2**24
-_LARGEST_FLOAT = 10**12
+_MAX_INT = 2**24
+_MAX_FLOAT = 10**12
 # Options that say how many modules there are.
 _COUNTS = ("layer", "group", "expert", "depth", "block", "stage", "num_labels", "num_hidden")
 _FORBIDDEN = ("auto_map", "quantization_config", "trust_remote_code")
@@ -203,22 +203,28 @@ def checked_config(document: Mapping[str, Any], kind: str, n_weights: int) -> di
     return dict(document)
 
 
-def _check_numbers(name: str, value: Any, most: int) -> None:
+def _check_numbers(name: str, value: Any, max_count: int) -> None:
     if isinstance(value, dict):
         for key, part in value.items():
-            _check_numbers(str(key), part, most)
+            _check_numbers(str(key), part, max_count)
     elif isinstance(value, list):
         if len(value) > 10**5:
             raise ModelFolderError(f"config.json says {len(value)} values of {name[:40]!r}")
         for part in value:
-            _check_numbers(name, part, most)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, float):
-            most = _LARGEST_FLOAT
-        elif not any(word in name for word in _COUNTS):
-            most = _LARGEST
-        if not abs(value) <= most:
-            raise ModelFolderError(f"config.json says {name[:40]}={value!r:.40}")
+            _check_numbers(name, part, max_count)
+    elif _is_number(value) and not abs(value) <= _max_number(name, value, max_count):
+        raise ModelFolderError(f"config.json says {name[:40]}={value!r:.40}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _max_number(name: str, value: float, max_count: int) -> int:
+    """Return the largest sane value of an option of a configuration."""
+    if isinstance(value, float):
+        return _MAX_FLOAT
+    return max_count if any(word in name for word in _COUNTS) else _MAX_INT
 
 
 def make_network(

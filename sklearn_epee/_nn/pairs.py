@@ -42,7 +42,7 @@ class DeferredSamples:
         return self._encode(numbers)
 
 
-class SomeSamples:
+class SampleSubset:
     """Some of the samples, in an order.
 
     Parameters
@@ -65,7 +65,7 @@ class SomeSamples:
         return self._samples.batch(self._numbers[rows])
 
 
-class WithContexts:
+class SamplesWithContext:
     """Samples with what heads are to read beside their layers.
 
     Parameters
@@ -138,13 +138,13 @@ class EncodedPairs:
 
     def first_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
         """Return what the first tower reads of some samples, which have it."""
-        return SomeSamples(self.first, numbers)
+        return SampleSubset(self.first, numbers)
 
     def second_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
         """Return what the second tower reads of some samples, which have it."""
         if isinstance(self.second, DeferredSamples):
             return self.second.of(numbers)
-        return SomeSamples(self.second, numbers)
+        return SampleSubset(self.second, numbers)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
         """Return the input tensors of some samples for both towers, as a training reads them.

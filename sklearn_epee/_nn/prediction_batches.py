@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 # run at full speed, few enough to stay in a processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
 # With this many positions an automatic batch may end before a text much shorter than its longest.
-_ENOUGH_POSITIONS = 512
+_MIN_POSITIONS = 512
 _ALIKE = 0.8
 # Positions that a layer computes in the time that its calls take by themselves. On a GPU these are
 # launches of kernels: of the size of BERT-base, on an H100, a millisecond of a thread.
@@ -122,7 +122,7 @@ def batches_by_length(
         order = np.lexsort((-windows, -lengths))
         # Windows of the samples before each.
         before = np.concatenate([[0], np.cumsum(windows[order])])
-    least = max(_ENOUGH_POSITIONS, 2 * limit.calls)
+    least = max(_MIN_POSITIONS, 2 * limit.calls)
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])

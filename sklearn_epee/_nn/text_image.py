@@ -16,15 +16,15 @@ from sklearn_epee._checks.messages import SampleError, numbered_from
 from sklearn_epee._checks.texts_with_images import Case, images_of, present_cells, texts_of
 
 from .batching import EncodedTexts
+from .flops import layer_flops
 from .images import ImagePreprocessor
 from .network import MultiExitNetwork
-from .pairs import DeferredSamples, EncodedPairs, SomeSamples
+from .pairs import DeferredSamples, EncodedPairs, SampleSubset
 from .texts import TextTokenizer, token_counts
-from .work import layer_work
 
 TOWERS = ("text", "image")
 # Texts of which the one of median length stands for all.
-_MOST_MEASURED = 200
+_MAX_MEASURED = 200
 # Samples of a prediction that are held encoded at a time.
 _WINDOW = 2**14
 
@@ -120,7 +120,7 @@ class CaseReader:
         cases: Sequence[Case],
         present: NDArray[np.bool_],
         encode: Callable[[list[Any]], Any],
-    ) -> SomeSamples:
+    ) -> SampleSubset:
         blank = np.zeros((1, 1, self.form.images.n_channels), np.uint8)
         return _spread(encode, images_of(cases), present[:, 1], blank)
 
@@ -130,13 +130,13 @@ def _spread(
     found: list[Any],
     present: NDArray[np.bool_],
     filler: Any,
-) -> SomeSamples:
+) -> SampleSubset:
     """Return encoded samples at the rows that have them; what is at the others is never read."""
     try:
         encoded = encode(found or [filler])
     except SampleError as error:
         raise error.at(int(np.flatnonzero(present)[error.row])) from None
-    return SomeSamples(encoded, np.where(present, np.maximum(present.cumsum() - 1, 0), 0))
+    return SampleSubset(encoded, np.where(present, np.maximum(present.cumsum() - 1, 0), 0))
 
 
 def typical_batches(
@@ -151,7 +151,7 @@ def typical_batches(
     texts, images : list
         Of the training.
     """
-    some = texts[:: -(-len(texts) // _MOST_MEASURED)]
+    some = texts[:: -(-len(texts) // _MAX_MEASURED)]
     by_length = np.argsort(token_counts(text.tokenizer, some), kind="stable")
     one = np.array([0])
     return {
@@ -165,5 +165,5 @@ def cheaper_tower(
 ) -> str:
     """Return the name of the tower that takes less work for a typical sample."""
     with torch.no_grad():
-        work = {name: layer_work(networks[name].adapter, batches[name]).sum() for name in TOWERS}
+        work = {name: layer_flops(networks[name].adapter, batches[name]).sum() for name in TOWERS}
     return min(TOWERS, key=lambda name: work[name])

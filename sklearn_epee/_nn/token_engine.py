@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler, Step
 from .exit_rules import DynamicRule, ExitPolicy, ExitRule, Exits
+from .inference_token_network import InferenceTokenNetwork
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import JointRule
 from .layer_step import LayerStep
 from .layer_walk import LayerWalk, catch_up
-from .placed_token_network import PlacedTokenNetwork
 from .prediction_batches import batch_limit, batches_by_length
 from .row_first import RowCosts, RowFirst
 from .row_policies import RowPolicyRule
@@ -58,7 +58,7 @@ class TokenEngine:
         dtype: torch.dtype = torch.float32,
         scales: Int8Scales | None = None,
     ) -> None:
-        self._placed = PlacedTokenNetwork(network, dtype, scales)
+        self._placed = InferenceTokenNetwork(network, dtype, scales)
         self.n_layers: int = network.n_layers
         self._class_counts: tuple[int, ...] = tuple(network.class_counts)
         self.n_columns = sum(self._class_counts)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .active_batch import ActiveBatch
 from .batching import EncodedSamples
 from .exit_rules import Decision, ExitRule
-from .placed_token_network import PlacedTokenNetwork
+from .inference_token_network import InferenceTokenNetwork
 from .tasks import task_softmax
 from .word_layout import WordLayout
 from .word_numbers import WordNumbers
@@ -27,7 +27,7 @@ class TokenStep:
 
     Parameters
     ----------
-    placed : PlacedTokenNetwork
+    placed : InferenceTokenNetwork
     rule : ExitRule
         Its samples are words.
     words : WordNumbers
@@ -42,7 +42,7 @@ class TokenStep:
 
     def __init__(
         self,
-        placed: PlacedTokenNetwork,
+        placed: InferenceTokenNetwork,
         rule: ExitRule,
         words: WordNumbers,
         rows_computed: NDArray[np.int64],

@@ -15,12 +15,12 @@ from .batch_layout import BatchLayout
 from .batching import EncodedSamples
 from .engine import Engine
 from .exit_rules import ExitPolicy, ExitRule, Exits, ExitState, RecordingRule, VisitedRule
+from .inference_network import InferenceNetwork
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
 from .network import MultiExitNetwork
-from .pairs import EncodedPairs, WithContexts
-from .placed_network import PlacedNetwork
+from .pairs import EncodedPairs, SamplesWithContext
 from .row_policies import RowPolicyRule
 from .tower_rules import FirstTowerRule, HandedOver, SecondTowerRule, Settling, TowerRule
 from .tower_walk import TowerPolicies, TowerWalk
@@ -105,7 +105,7 @@ class TowerEngine:
         )
         handed = self.run(samples, both, self.n_layers, batch_size)
         self._run_first(samples, ~samples.present[:, 1], alone, self._border, batch_size)
-        return replace(out, own=self._own_exits(samples.present, handed.layers))
+        return replace(out, own=self._available_exits(samples.present, handed.layers))
 
     def budgeted(
         self, samples: EncodedPairs, layer: int, batch_size: int | str = "auto"
@@ -297,7 +297,7 @@ class TowerEngine:
         numbers = second_rule.numbers
         if len(numbers):
             contexts = self._contexts(second_rule.handed, numbers)
-            inputs = WithContexts(samples.second_of(numbers), contexts, numbers)
+            inputs = SamplesWithContext(samples.second_of(numbers), contexts, numbers)
             self._second.run(inputs, second_rule, batch_size)
 
     @torch.inference_mode()
@@ -308,7 +308,7 @@ class TowerEngine:
         known = torch.from_numpy(handed.layers[numbers] > 0).unsqueeze(1)
         return torch.where(known, network.contexts(states).cpu(), network.no_context.cpu())
 
-    def _own_exits(
+    def _available_exits(
         self, present: NDArray[np.bool_], handed_from: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Return which exits samples have, (n, M1 + M2), that went on from a layer, or did not."""
@@ -328,7 +328,7 @@ class _FirstEngine(Engine):
     @staticmethod
     def _place(
         network: MultiExitNetwork, dtype: torch.dtype, scales: Int8Scales | None
-    ) -> PlacedNetwork:
+    ) -> InferenceNetwork:
         return _PlacedFirst(network, dtype, scales)
 
     def _step(self, rule: ExitRule) -> LayerStep:
@@ -342,7 +342,7 @@ class _SecondEngine(Engine):
         return _SecondStep(self._placed, rule, self._row_first, self._graphs)
 
 
-class _PlacedFirst(PlacedNetwork):
+class _PlacedFirst(InferenceNetwork):
     """Returns, behind the logits of an exit, the states that its head read."""
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
@@ -379,7 +379,9 @@ class _SecondStep(LayerStep):
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
         """Return some samples, embedded, with what the rule remembers of them."""
         active = super().start(samples, rows)
-        if not isinstance(self._rule, SecondTowerRule) or not isinstance(samples, WithContexts):
+        if not isinstance(self._rule, SecondTowerRule) or not isinstance(
+            samples, SamplesWithContext
+        ):
             return active
         state = self._rule.handed.remembered(samples.numbers[rows], self._placed.device)
         return replace(active, state=state)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .exit_rules import Exits
 from .layer_walk import LayerWalk, SampleFailedError
-from .pairs import EncodedPairs, WithContexts
+from .pairs import EncodedPairs, SamplesWithContext
 from .row_policies import RowPolicyRule
 from .tower_rules import HandedOver
 
@@ -205,5 +205,5 @@ class TowerWalk:
     ) -> None:
         """Let some of the samples enter the second tower."""
         if len(rows):
-            inputs = WithContexts(samples.second_of(rows), self._contexts(slots), slots)
+            inputs = SamplesWithContext(samples.second_of(rows), self._contexts(slots), slots)
             self._second.enter(inputs, slots)

@@ -30,9 +30,9 @@ from .batching import (
     parts_of_batch,
     positions_of,
 )
+from .finite_weights import FiniteWeights
 from .forks import ForkSafeLock
-from .good_weights import GoodWeights
-from .head_start import RegressionStart
+from .head_init import RegressionHeadInit
 from .network import MultiExitNetwork, parameter_groups
 from .recipes import (
     LastExitFirst,
@@ -48,7 +48,7 @@ _SEEDING = ForkSafeLock(reentrant=True)
 
 # Names of the callbacks that a training has of its own.
 _OWN_CALLBACKS = (
-    "early_stopping", "epoch_timer", "head_start", "last_exit_first", "print_log", "progress",
+    "early_stopping", "epoch_timer", "head_init", "last_exit_first", "print_log", "progress",
     "schedule", "scikit_learn", "train_loss", "valid_acc", "valid_loss",
 )  # fmt: skip
 
@@ -244,7 +244,7 @@ class ExitNet(skorch.NeuralNetClassifier):
         self.n_steps_ = 0
         self.failed_step_: int | None = None
         self.stopped_by_: str | None = None
-        self.good_weights_ = GoodWeights(self.module_)
+        self.good_weights_ = FiniteWeights(self.module_)
         try:
             self._fit_until_stopped(*args, **kwargs)
             if self.failed_step_ is not None:
@@ -443,7 +443,7 @@ def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
         )
     ]
     if plan.head_init == "regression":
-        callbacks.append(("head_start", RegressionStart()))
+        callbacks.append(("head_init", RegressionHeadInit()))
     if is_mixed(plan.exit_training):
         callbacks.append(("last_exit_first", LastExitFirst(sum(parts[:-1]))))
     if plan.early_stopping:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .backbones import not_finite
+from .flops import head_work, layer_flops
 from .network import MultiExitNetwork, RebuiltModule
 from .pairs import FIRST, PRESENT, SECOND, inputs_of_tower
 from .tasks import task_predictions
-from .work import head_work, layer_work
 
 # How often a context is left out in training, as if the first cell were missing.
 CONTEXT_DROPOUT = 0.1
@@ -218,7 +218,7 @@ class TwoTowerNetwork(RebuiltModule):
         """
         parts = []
         for tower, batch in zip(self.towers, (first, second), strict=True):
-            embedding, *layers = layer_work(tower.adapter, batch).tolist()
+            embedding, *layers = layer_flops(tower.adapter, batch).tolist()
             heads = [head_work(head) for head in tower.heads]
             steps = np.add(layers, heads)
             steps[0] += embedding

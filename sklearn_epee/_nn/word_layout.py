@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .backbones import SomeRows
+from .backbones import RowSubset
 from .batch_layout import (
     PIECE_WORDS,
     WORD_POSITIONS,
@@ -88,15 +88,15 @@ class WordLayout(BatchLayout):
         return self.open | (self.pieces >= 0)
 
     @property
-    def first_pieces(self) -> SomeRows:
+    def first_pieces(self) -> RowSubset:
         """The rows that the heads read."""
         shape = tuple(self.mask.shape)
-        return SomeRows.of_positions(self.rows, self.positions, shape, self.mask.device)
+        return RowSubset.of_positions(self.rows, self.positions, shape, self.mask.device)
 
     @property
-    def open_rows(self) -> SomeRows:
+    def open_rows(self) -> RowSubset:
         """The rows that are computed."""
-        return SomeRows.of_mask(self.open, self.mask.device)
+        return RowSubset.of_mask(self.open, self.mask.device)
 
     def width_of(self, samples: NDArray[np.intp]) -> int:
         """Return the number of positions that the longest of some sentences fills."""

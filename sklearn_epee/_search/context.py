@@ -12,7 +12,7 @@ from sklearn_epee._compat import BaseSearchCV
 
 from .temporary_folder import temporary_folder
 
-LARGEST_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1
 # Cloning nests: a search clones a pipeline, which clones its steps.
 _CLONING_MODULES = frozenset({"sklearn.base", "sklearn_epee._base.estimator", __name__})
 
@@ -51,7 +51,7 @@ class SearchContext:
         """Return the context of a clone of the estimator that has this one."""
         seed = self.seed
         if seed is None and _is_cloned_by_a_search():
-            seed = secrets.randbelow(LARGEST_SEED)
+            seed = secrets.randbelow(MAX_SEED)
         return SearchContext(self.folder or temporary_folder(), seed, is_clone=True)
 
     def after_fit(self) -> SearchContext:

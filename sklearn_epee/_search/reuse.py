@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn_epee._checks.messages import level_of_caller
 from sklearn_epee._version import __version__
 
-from .context import LARGEST_SEED, SearchContext
+from .context import MAX_SEED, SearchContext
 from .fingerprint import VERSIONED_PACKAGES, NoFingerprintError, fingerprint
 from .network_file import LazyNetwork
 from .shared_predictions import SharedPredictions
@@ -111,8 +111,8 @@ class NetworkReuse:
 
 def _draw(context: SearchContext, random_state: Any) -> int:
     if random_state is not None:
-        return int(check_random_state(random_state).randint(LARGEST_SEED))
-    return secrets.randbelow(LARGEST_SEED) if context.seed is None else context.seed
+        return int(check_random_state(random_state).randint(MAX_SEED))
+    return secrets.randbelow(MAX_SEED) if context.seed is None else context.seed
 
 
 def _is_a_folder(memory: Any) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sklearn_epee._checks.multilabel import pack_labels
 from sklearn_epee._checks.tasks import split_columns
-from sklearn_epee._exits.own_exits import own_exits
+from sklearn_epee._exits.missing_exits import available_exits
 from sklearn_epee._nn.exit_rules import ExitPolicy, Exits
 from sklearn_epee._nn.forks import ForkSafeLock
 from sklearn_epee.policy import apply_policy
@@ -22,9 +22,9 @@ from .fingerprint import NoFingerprintError, fingerprint
 # Kept in each process. One set of samples may take a sixteenth of it, so that the folds of a
 # search find room side by side: about 100,000 samples at 6 layers and 3 classes.
 MAX_BYTES = 128 * 2**20
-_LARGEST = MAX_BYTES // 16
+_MAX_ENTRY_BYTES = MAX_BYTES // 16
 # Pairs of a network and samples of which the first estimator that predicts is noted.
-_MOST_NOTED = 4096
+_MAX_NOTED = 4096
 
 _numbers = itertools.count()
 
@@ -107,7 +107,7 @@ class SharedPredictions:
         ndarray of shape (n, M, K), float32, or None
             Not to be changed. None: to be predicted as usual.
         """
-        if 4 * int(np.prod(shape)) > _LARGEST:
+        if 4 * int(np.prod(shape)) > _MAX_ENTRY_BYTES:
             return None
         try:
             key = fingerprint((self._key, setting, samples))
@@ -135,7 +135,7 @@ class _PredictionCache:
         with self._lock:
             first = self._first_estimators.setdefault(key, number)
             self._first_estimators.move_to_end(key)
-            if len(self._first_estimators) > _MOST_NOTED:
+            if len(self._first_estimators) > _MAX_NOTED:
                 self._first_estimators.popitem(last=False)
             return first
 
@@ -183,7 +183,7 @@ def exits_from(
         joint_exit=policy.joint_exit,
     )
     joined: Any = found.proba if tasks is None else np.concatenate(found.proba, axis=1)
-    return Exits(joined, found.exit_layer, found.entropy, own_exits(proba))
+    return Exits(joined, found.exit_layer, found.entropy, available_exits(proba))
 
 
 def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
@@ -199,4 +199,4 @@ def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
         label_thresholds=policy.label_thresholds,
     )
     packed: Any = pack_labels(np.asarray(found.proba))
-    return Exits(packed, found.exit_layer, found.entropy, own_exits(proba))
+    return Exits(packed, found.exit_layer, found.entropy, available_exits(proba))

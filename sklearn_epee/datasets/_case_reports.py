@@ -15,8 +15,8 @@ _FINDINGS = ("calcification", "cavity", "nodule")
 _KINDS = ("text", "image", "both", "side")
 _SIDES = ("left", "right")
 # The least number of pixels in which the three shapes can be told apart.
-_SMALLEST = 12
-_LARGEST = 512
+_MIN_IMAGE_SIZE = 12
+_MAX_IMAGE_SIZE = 512
 
 _PATIENTS = (
     "A {age}-year-old woman", "A {age}-year-old man", "The patient, aged {age},",
@@ -68,7 +68,7 @@ sklearn_epee.datasets.make_case_reports, not taken from any patient's record.
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "kind_weights": ["array-like", None],
         "missing_fraction": [Interval(Real, 0, 1, closed="both")],
-        "image_size": [Interval(Integral, _SMALLEST, _LARGEST, closed="both")],
+        "image_size": [Interval(Integral, _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE, closed="both")],
         "noise": [Interval(Real, 0, 1, closed="both")],
         "flip_y": [Interval(Real, 0, 1, closed="both")],
         "as_frame": ["boolean"],

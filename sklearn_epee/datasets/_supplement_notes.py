@@ -22,7 +22,7 @@ classes are those of Fan and Zhang, BMC Medical Informatics and Decision Making 
 
 
 # More statements or remarks make texts of megabytes.
-_MOST_STATEMENTS = 10_000
+_MAX_STATEMENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _class_counts(n_samples: int, weights: Any) -> np.ndarray:
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "easy_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_distractors": [Interval(Integral, 0, _MOST_STATEMENTS, closed="both")],
-        "n_context": [Interval(Integral, 0, _MOST_STATEMENTS, closed="both")],
+        "n_distractors": [Interval(Integral, 0, _MAX_STATEMENTS, closed="both")],
+        "n_context": [Interval(Integral, 0, _MAX_STATEMENTS, closed="both")],
         "weights": ["array-like", None],
         "flip_y": [Interval(Real, 0, 1, closed="both")],
         "return_X_y": ["boolean"],

@@ -19,7 +19,7 @@ from sklearn_epee._checks.missing import is_missing
 from sklearn_epee.datasets._paths import expanded
 
 # csv's own limit on a field, 128 KiB, is less than a long clinical note.
-_LONGEST_FIELD = 2**27
+_MAX_FIELD_LENGTH = 2**27
 _limit_lock = threading.Lock()
 
 
@@ -27,7 +27,7 @@ _limit_lock = threading.Lock()
 def long_fields() -> Iterator[None]:
     """Let csv read long fields; its limit is one for the whole process."""
     with _limit_lock:
-        before = csv.field_size_limit(_LONGEST_FIELD)
+        before = csv.field_size_limit(_MAX_FIELD_LENGTH)
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from ._held_out import BaseHeldOutClassifier
 from ._staging import Target, Validation
 
 # Probabilities of 0 in float32 would have no logarithm.
-_SMALLEST_PROBA = float(np.finfo(np.float32).tiny)
+_MIN_PROBA = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _HeldOut:
         each = np.repeat(weights[used, np.newaxis], proba.shape[1], axis=1)
         if own is not None:  # not by what stands for exits that are lacking
             each *= own[used]
-        held_out = cls(np.log(np.maximum(proba, _SMALLEST_PROBA)), codes, each)
+        held_out = cls(np.log(np.maximum(proba, _MIN_PROBA)), codes, each)
         held_out._check_classes(validation.classes, every_class)
         return held_out
 

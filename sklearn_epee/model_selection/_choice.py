@@ -199,7 +199,7 @@ class Guarantee:
         together: Integers | None = None,
         per_exit: bool = False,
     ) -> Guarantee:
-        """Return the guarantee of a bound on a risk, for everybody or for each group.
+        """Return the guarantee of a bound on a risk, for all samples or for each group.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ _MUCH_OF_ALL = 0.5
 # The loss is believed if the samples of the class that full depth gets right and the policy wrong
 # are so many more than the reverse that chance alone does it more rarely than this.
 _LEVEL = 0.05
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,13 @@ class ClassReport:
         if not len(rows):
             return
         order = np.argsort(self.recall[rows] - self.full_depth_recall[rows], kind="stable")
-        named = "; ".join(self._described(row) for row in rows[order[:_MOST_NAMED]])
+        named = "; ".join(self._described(row) for row in rows[order[:_MAX_NAMED]])
         kind, scores = "classes", ", 'balanced_accuracy' or positive_f1_scorer(negative_class)"
         if self.are_labels:
             kind, scores = "labels", " or 'balanced_accuracy'"
         if self.layers is not None:
             kind, scores = "labels of spans", ""
-        more = f"; and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
+        more = f"; and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
         warnings.warn(
             f"The chosen policy ({policy}) loses much of the recall of {len(rows)} of "
             f"{len(self.labels)} {kind} against full depth, on the samples it was chosen on: "

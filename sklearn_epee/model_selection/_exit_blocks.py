@@ -14,7 +14,7 @@ from sklearn_epee._exits.sweep import Sweep
 
 Mask = NDArray[np.bool_]
 
-_SMALLEST_VARIANCE = 0.1  # divided by the number of samples
+_MIN_VARIANCE = 0.1  # divided by the number of samples
 
 
 def exit_blocks(counts: NDArray[np.number], needed: float) -> Integers:
@@ -99,7 +99,7 @@ def block_evidence(
         n, total, square = (np.where(within, x, 0.0).sum(axis=0) for x in (counts, sums, squares))
         some = np.maximum(n, 1)
         mean = total / some
-        variance = np.maximum(square / some - mean**2, 0) + _SMALLEST_VARIANCE / some
+        variance = np.maximum(square / some - mean**2, 0) + _MIN_VARIANCE / some
         ours_here = (bound - mean) / np.sqrt(variance / some)
         evidence = np.where(n > 0, np.minimum(evidence, ours_here), evidence)
     return evidence

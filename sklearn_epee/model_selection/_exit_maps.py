@@ -16,9 +16,9 @@ from sklearn_epee._exits.staged import Floats, Integers
 
 # Scales are the inverse of temperatures, so that both methods have the same bounds.
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.05, 20.0
-_LARGEST_SHIFT = 20.0
+_MAX_SHIFT = 20.0
 # An exit whose probabilities are flat gains nothing from any temperature.
-_SMALLEST_GAIN = 1e-9
+_MIN_GAIN = 1e-9
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> floa
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x)) if nll(0.0) - found.fun > _SMALLEST_GAIN else 1.0
+    return float(np.exp(found.x)) if nll(0.0) - found.fun > _MIN_GAIN else 1.0
 
 
 def fit_scales(
@@ -131,7 +131,7 @@ def fit_scales(
         np.repeat([start, 0.0], n_classes),
         jac=True,
         method="L-BFGS-B",
-        bounds=[scale_bounds] * n_classes + [(-_LARGEST_SHIFT, _LARGEST_SHIFT)] * n_classes,
+        bounds=[scale_bounds] * n_classes + [(-_MAX_SHIFT, _MAX_SHIFT)] * n_classes,
         options={"maxiter": 1000, "ftol": 1e-10},
     )
     scales, shifts = found.x[:n_classes], found.x[n_classes:]
@@ -146,7 +146,7 @@ def warn_at_bounds(found: Mapping[str, Any]) -> None:
             continue
         lowest, highest = _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE
         if name == "shifts_":
-            lowest, highest = -_LARGEST_SHIFT, _LARGEST_SHIFT
+            lowest, highest = -_MAX_SHIFT, _MAX_SHIFT
         outside = (values < lowest * 1.001) | (values > highest * 0.999)
         at_bound.update(np.flatnonzero(outside.reshape(len(values), -1).any(axis=1)) + 1)
     if at_bound:

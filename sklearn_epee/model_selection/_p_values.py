@@ -16,7 +16,7 @@ from sklearn_epee._exits.staged import Floats
 
 # Largest bet, as a share of the bet that can lose everything. Chosen by simulation: 0.75 needs more
 # samples where hardly any loss occurs, and gains little elsewhere (benchmarks/risk_control.py).
-_LARGEST_BET = 0.9
+_MAX_BET = 0.9
 
 
 def binomial(losses: Floats, bound: float) -> float:
@@ -65,7 +65,7 @@ def betting(losses: Floats, bound: float, level: float, seen: Floats) -> float:
     """
     variances = _variances_before(losses, seen)
     bets = np.sqrt(2 * math.log(1 / level) / (len(losses) * variances))
-    bets = np.minimum(bets, _LARGEST_BET / (1 - bound))
+    bets = np.minimum(bets, _MAX_BET / (1 - bound))
     log_capital = np.cumsum(np.log1p(-bets * (losses - bound)))
     return float(min(1.0, math.exp(-log_capital.max(initial=0.0))))
 

@@ -39,7 +39,7 @@ CANDIDATE_SHARE = 0.3
 N_CANDIDATES = 100
 N_CAUTIOUS = 25
 N_CANDIDATE_TAUS = 200
-_SMALLEST_VARIANCE = 0.1  # divided by the number of samples
+_MIN_VARIANCE = 0.1  # divided by the number of samples
 # Samples of a block of early layers, in multiples of those that are enough without any loss.
 _BLOCK_SIZE = 1.5
 
@@ -214,7 +214,7 @@ class RiskControl:
             n = max(int(np.count_nonzero(member)), 1)
             ours = losses * member[:, np.newaxis]
             mean = sweep.total(ours) / n
-            variance = np.maximum(sweep.total(ours**2) / n - mean**2, 0) + _SMALLEST_VARIANCE / n
+            variance = np.maximum(sweep.total(ours**2) / n - mean**2, 0) + _MIN_VARIANCE / n
             evidence = np.minimum(evidence, (self.bound - mean) / np.sqrt(variance / n))
         if self.per_exit:
             concerned = np.logical_or.reduce(groups.members)

@@ -166,10 +166,10 @@ def risk_of(
     ValueError
         If a label is unknown, or a callable returns something else than losses in [0, 1].
     """
-    everybody = np.ones(len(codes), dtype=bool)
+    all_samples = np.ones(len(codes), dtype=bool)
     if callable(risk):
         losses = _called(risk, predictions, codes, tasks)
-        return Risk(losses, everybody, "the given risk")
+        return Risk(losses, all_samples, "the given risk")
     if risk in _OF_PROBA:
         return _risk_of_proba(str(risk), codes, tasks, proba)
     is_known = codes >= 0  # all but labels that nobody has looked for
@@ -180,7 +180,7 @@ def risk_of(
     if risk == "disagreement":
         differs = _any_task(predictions != predictions[:, -1:])
         name = "the disagreement with full depth"
-        return Risk(differs, everybody, name, is_binary=True, is_relative=True)
+        return Risk(differs, all_samples, name, is_binary=True, is_relative=True)
     if risk == "accuracy_drop":
         drop = wrong - wrong[:, -1:]
         name = "the accuracy drop against full depth"
@@ -208,10 +208,10 @@ def _risk_of_proba(
     Of several tasks it is their mean; of several labels the mean squared difference, over those
     that are known.
     """
-    everybody = np.ones(len(codes), dtype=bool)
+    all_samples = np.ones(len(codes), dtype=bool)
     if risk == "proba_change":
         losses = _distances(proba, [task[:, -1:] for task in proba], None, tasks)
-        return Risk(losses, everybody, "the change of probabilities", is_relative=True)
+        return Risk(losses, all_samples, "the change of probabilities", is_relative=True)
     known = codes >= 0
     truth = [np.maximum(codes, 0)[:, np.newaxis]]
     if not tasks.multilabel:

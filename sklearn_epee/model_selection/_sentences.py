@@ -157,15 +157,15 @@ class SentenceValidation:
 
     def risk(self, risk: Any) -> Risk:
         """Return the losses of a named or callable risk, of sentences."""
-        everybody = np.ones(self.staged.n_samples, dtype=bool)
+        all_samples = np.ones(self.staged.n_samples, dtype=bool)
         if callable(risk):
-            return Risk(self._called(risk), everybody, "the given risk")
+            return Risk(self._called(risk), all_samples, "the given risk")
         if risk == "error":
             losses = self.counts.wrong.astype(np.float64)
-            return Risk(losses, everybody, "the share of wrong sentences", is_binary=True)
+            return Risk(losses, all_samples, "the share of wrong sentences", is_binary=True)
         losses = (~self.counts.same).astype(np.float64)
         name = "the share of sentences that differ from full depth"
-        return Risk(losses, everybody, name, is_binary=True, is_relative=True)
+        return Risk(losses, all_samples, name, is_binary=True, is_relative=True)
 
     def _called(self, risk: Callable[..., Any]) -> Floats:
         columns = [

@@ -28,7 +28,7 @@ from sklearn_epee._exits.wrappers import (
 from ._nested_sets import NestedSets, smallest_calibration
 
 _VALID_FOR = ("any_policy", "policy")
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 class SetPredictionMixin:
@@ -303,9 +303,9 @@ def _warn_of_full_sets(sets: NestedSets, classes: NDArray[Any], *, per_class: bo
     subject = "All classes are in every set"
     if per_class:
         names = ", ".join(
-            f"{classes[k].item()!r} ({sets.n_samples[k]} samples)" for k in full[:_MOST_NAMED]
+            f"{classes[k].item()!r} ({sets.n_samples[k]} samples)" for k in full[:_MAX_NAMED]
         )
-        more = f" and {len(full) - _MOST_NAMED} more" if len(full) > _MOST_NAMED else ""
+        more = f" and {len(full) - _MAX_NAMED} more" if len(full) > _MAX_NAMED else ""
         subject = f"The classes {names}{more} are in every set"
     warnings.warn(
         f"{subject}: a coverage of {sets.coverage} needs {needed} samples"

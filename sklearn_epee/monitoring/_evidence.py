@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 _AT_START = 0.5
 _SLOW_START = 100.0
 # A capital beyond this says nothing more; a supermartingale that is capped is still one.
-_LARGEST = 1e30
+_MAX_CAPITAL = 1e30
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Evidence:
             holds.
         """
         begins = (reserve(self.n) - reserve(self.n + 1)) / self.in_play.shape[-1]
-        in_play = np.minimum((self.in_play + begins) * factors, _LARGEST)
+        in_play = np.minimum((self.in_play + begins) * factors, _MAX_CAPITAL)
         total = in_play.sum(axis=-1) + reserve(self.n + 1)
         return replace(self, in_play=in_play, n=self.n + 1, largest=np.maximum(self.largest, total))
 

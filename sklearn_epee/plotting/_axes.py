@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 OKABE_ITO = (BLUE, "#E69F00", GREEN, PURPLE, "#56B4E9", ORANGE, "#F0E442", "#000000")
 COLORMAP = "cividis"
 
-_MOST_LAYER_TICKS = 16
+_MAX_LAYER_TICKS = 16
 _FACTORS = (1, 1.1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 24, 48)
 # Factor ticks nearer to each other than this share of the axis would overlap.
 _LEAST_GAP = 0.07
@@ -88,7 +88,7 @@ def own_or_new_panels(
 
 def number_layers(ax: Axes, n_layers: int, label: str = "layer") -> None:
     """Mark the layers 1 to M on the x axis."""
-    step = 1 + (n_layers - 1) // _MOST_LAYER_TICKS
+    step = 1 + (n_layers - 1) // _MAX_LAYER_TICKS
     ax.set_xticks(range(1, n_layers + 1, step))
     ax.set_xlim(0.5, n_layers + 0.5)
     ax.set_xlabel(label)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TAUS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-_MOST_CELLS_WITH_NUMBERS = 150
+_MAX_CELLS_WITH_NUMBERS = 150
 _FONT_SIZE_BY_COLUMNS = ((7, 8), (10, 7), (99, 5.5))
 
 
@@ -374,7 +374,7 @@ class ExitPolicyHeatmapDisplay:
         self.images_.append(image)
         figure: Any = ax.get_figure()
         self.colorbars_.append(figure.colorbar(image, ax=ax, pad=pad))
-        if values.size <= _MOST_CELLS_WITH_NUMBERS:
+        if values.size <= _MAX_CELLS_WITH_NUMBERS:
             self._write_numbers(ax, values, image)
 
     def _write_numbers(self, ax: Axes, values: NDArray[np.float64], image: Any) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # More classes than this are drawn as rows of a map: bars would be too thin.
-_MOST_CLASSES_AS_BARS = 5
-_MOST_LAYERS_WITH_NUMBERS = 12
+_MAX_CLASSES_AS_BARS = 5
+_MAX_LAYERS_WITH_NUMBERS = 12
 
 
 class ExitHistogramDisplay:
@@ -267,7 +267,7 @@ class ExitHistogramDisplay:
         True
         """
         n_classes, n_layers = self.counts.shape
-        has_bars = n_classes <= _MOST_CLASSES_AS_BARS
+        has_bars = n_classes <= _MAX_CLASSES_AS_BARS
         height = 4.8 if has_bars else 2 + 0.32 * n_classes
         width = max(6.4, 3 + 0.45 * n_layers)
         self.ax_, self.figure_ = own_or_new_axes(self, ax, (width, height))
@@ -315,7 +315,7 @@ class ExitHistogramDisplay:
         self.ax_.set_yticks(range(n_classes), labels=self._labels())
         self.ax_.set_ylabel("true class")
         self.figure_.colorbar(self.image_, ax=self.ax_, label="share of the class's samples")
-        if n_layers <= _MOST_LAYERS_WITH_NUMBERS:
+        if n_layers <= _MAX_LAYERS_WITH_NUMBERS:
             self._write_numbers()
 
     def _write_numbers(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = (4, 3)
-_MOST_LAYERS_IN_A_LEGEND_INSIDE = 6
+_MAX_LAYERS_IN_A_LEGEND_INSIDE = 6
 
 
 class ExitReliabilityDisplay:
@@ -266,7 +266,7 @@ class ExitReliabilityDisplay:
             )
         _frame(self.ax_)
         self.ax_.set(xlabel="confidence", ylabel="accuracy")
-        if len(self.counts) <= _MOST_LAYERS_IN_A_LEGEND_INSIDE:
+        if len(self.counts) <= _MAX_LAYERS_IN_A_LEGEND_INSIDE:
             self.ax_.legend(fontsize="small")
         else:
             self.ax_.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))

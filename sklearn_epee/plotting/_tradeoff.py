@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Points are marked as long as they can be told apart.
-_MOST_MARKED = 40
+_MAX_MARKED = 40
 _CURVES = (
     ("both", "both: best with this speed-up or more", GREEN, "^", "-"),
     ("entropy_only", "entropy only (tau)", BLUE, "o", "-"),
@@ -389,7 +389,7 @@ class ExitTradeoffDisplay:
                 score,
                 color=color,
                 linestyle=style,
-                marker=marker if len(table["score"]) <= _MOST_MARKED else None,
+                marker=marker if len(table["score"]) <= _MAX_MARKED else None,
                 markersize=5,
                 markevery=slice(int(key == "both"), None),
                 drawstyle="steps-pre",  # between two policies, the next faster one counts

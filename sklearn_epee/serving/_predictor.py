@@ -18,7 +18,7 @@ from ._statistics import Health, ServingStatistics
 from ._worker import Worker
 
 # Each has a place for its prediction from the start.
-_MOST_PENDING = 1_000_000
+_MAX_PENDING = 1_000_000
 
 
 class AsyncPredictor:
@@ -432,8 +432,8 @@ def _checked_capacity(max_pending: Any) -> int:
             f"max_pending must be an integer >= 1; got {shown(max_pending)} of type "
             f"{type(max_pending).__name__}."
         )
-    if not 1 <= int(max_pending) <= _MOST_PENDING:
+    if not 1 <= int(max_pending) <= _MAX_PENDING:
         raise ValueError(
-            f"max_pending must be an integer from 1 to {_MOST_PENDING}; got {shown(max_pending)}."
+            f"max_pending must be an integer from 1 to {_MAX_PENDING}; got {shown(max_pending)}."
         )
     return int(max_pending)

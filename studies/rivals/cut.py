@@ -28,7 +28,7 @@ from studies.jobs import BACKBONES, Folder, Job, Kind, reads
 from studies.rivals.common import keep, proba_of
 from studies.sets import SETS, Parts
 
-MOST_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
+MAX_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
 # Files of a checkpoint that are written anew, or hold the same in another format.
 _WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.onnx", "*.ot", "*.msgpack", "*.index.json")
 # What a configuration says of the layers that a model of images hands to others.
@@ -158,5 +158,5 @@ def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
 
 KINDS = {
     f"cut-{k}": Kind(partial(run, n_layers=k), partial(applies, n_layers=k))
-    for k in range(1, MOST_LAYERS)
+    for k in range(1, MAX_LAYERS)
 } | {"full": Kind(run, applies)}

@@ -92,7 +92,7 @@ def test_large_batches_are_launched_as_usual(monkeypatch):
 
 @pytest.mark.parametrize("long_unused", [1, 1000])
 def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused):
-    monkeypatch.setattr(graphs_module, "_MOST_POSITIONS", 33)  # a third one has room at 32
+    monkeypatch.setattr(graphs_module, "_MAX_POSITIONS", 33)  # a third one has room at 32
     monkeypatch.setattr(graphs_module, "_LONG_UNUSED", long_unused)
     capture = StandIn()
     engine = with_graphs(Engine(make_network("bert", "cls")), capture)

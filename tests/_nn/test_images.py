@@ -193,7 +193,7 @@ def test_large_images_are_prepared_a_few_at_a_time(processor, monkeypatch):
     preprocessors = [ImagePreprocessor(size, form(3), 3, 17, **way) for way in ways]
     expected = [preprocessor.transform(COLOUR) for preprocessor in preprocessors]
     statistics = channel_statistics(COLOUR)
-    monkeypatch.setattr(images, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 1000)
     sizes = [len(part) for part in images._parts(COLOUR)]
     assert sizes == [2, 2]
     for preprocessor, pixels in zip(preprocessors, expected, strict=True):

@@ -21,7 +21,7 @@ from sklearn_epee._nn.int8_calibration import (
     find_scales,
 )
 from sklearn_epee._nn.int8_linear import InputScale, RoundedWeight, RowRounder, why_not_int8
-from sklearn_epee._nn.pairs import SomeSamples
+from sklearn_epee._nn.pairs import SampleSubset
 from tests.checkpoints import (
     IMAGE_FAMILIES,
     TEXT_FAMILIES,
@@ -256,7 +256,7 @@ def test_layers_that_can_only_be_run_as_a_whole_are_refused(monkeypatch):
 
 
 def test_without_samples_nothing_is_rounded():
-    none = SomeSamples(Batches("bert"), np.arange(0))
+    none = SampleSubset(Batches("bert"), np.arange(0))
     found = find_scales(make_adapter("bert"), none)
     assert found.n_rounded == 0
     assert found.only([]) == found

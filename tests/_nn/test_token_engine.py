@@ -212,7 +212,7 @@ def count_finished_rows(
     """Record (layer, rows) of every call that finishes rows of a layer."""
     runs: list[tuple[int, int]] = []
     backbone = engine._placed.backbone
-    rows, some_rows = backbone.rows, backbone.some_rows
+    rows, row_subset = backbone.rows, backbone.row_subset
 
     def counted(layer, hidden, k, v, mask):
         runs.append((layer, int(mask.sum())))
@@ -220,10 +220,10 @@ def count_finished_rows(
 
     def some_counted(layer, hidden, *rest):
         runs.append((layer, len(hidden)))
-        return some_rows(layer, hidden, *rest)
+        return row_subset(layer, hidden, *rest)
 
     monkeypatch.setattr(backbone, "rows", counted)
-    monkeypatch.setattr(backbone, "some_rows", some_counted)
+    monkeypatch.setattr(backbone, "row_subset", some_counted)
     return runs
 
 

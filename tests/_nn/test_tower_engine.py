@@ -11,7 +11,7 @@ import torch
 
 from sklearn_epee import policy
 from sklearn_epee._checks.multilabel import LabelCount
-from sklearn_epee._exits.own_exits import exit_shares
+from sklearn_epee._exits.missing_exits import exit_shares
 from sklearn_epee._nn.graphs import LayerGraphs
 from sklearn_epee._nn.pairs import DeferredSamples, EncodedPairs
 from sklearn_epee._nn.tower_engine import TowerEngine

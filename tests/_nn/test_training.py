@@ -17,7 +17,7 @@ from skorch.callbacks import BatchScoring, Callback, EarlyStopping, EpochScoring
 from torch.nn import functional
 
 from sklearn_epee import EPEEImageClassifier
-from sklearn_epee._nn import good_weights
+from sklearn_epee._nn import finite_weights
 from sklearn_epee._nn.batching import (
     POOL_BATCHES,
     SAMPLE_WEIGHT,
@@ -417,7 +417,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_weights_that_were_good(
 
 def test_good_weights_are_saved_within_long_epochs_too(monkeypatch):
     X, y = make_texts(24)
-    monkeypatch.setattr(good_weights, "_SAVED_EVERY", 2)
+    monkeypatch.setattr(finite_weights, "_SAVED_EVERY", 2)
     steps = spoil_loss(monkeypatch, 6, lambda _, loss: loss * float("nan"))
     with pytest.warns(ConvergenceWarning, match="training step 6; .* weights after step 4,"):
         model = make(batch_size=3).fit(X, y)
@@ -454,7 +454,7 @@ def test_a_full_disk_does_not_end_a_training(monkeypatch, nowhere):
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     X, y = make_texts(24)
-    monkeypatch.setattr(good_weights.tempfile, "TemporaryFile", no_folder if nowhere else Full)
+    monkeypatch.setattr(finite_weights.tempfile, "TemporaryFile", no_folder if nowhere else Full)
     steps = spoil_loss(monkeypatch, 5, lambda _, loss: loss * float("nan"))
     with pytest.warns(ConvergenceWarning, match="weights after step 3,"):
         model = make(max_epochs=3).fit(X, y)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sklearn_epee._nn.batching import LabelledSamples
+from sklearn_epee._nn.flops import layer_flops
 from sklearn_epee._nn.network import parameter_groups
 from sklearn_epee._nn.pairs import inputs_of_tower
 from sklearn_epee._nn.training import TrainingPlan, train_network
 from sklearn_epee._nn.two_towers import TwoTowerNetwork, hand_over_layers
-from sklearn_epee._nn.work import layer_work
 from sklearn_epee._search.network_file import NetworkFiles, open_network, ready
 from tests._nn.exits import COUNTS, N_CLASSES, N_LAYERS, N_SAMPLES, make_network
 from tests._nn.towers import N_EXITS, make_pairs, make_present, make_towers
@@ -228,7 +228,7 @@ def test_costs_grow_to_one_with_the_work_of_both_towers(batch):
     assert costs.shape == (N_EXITS,)
     assert costs[-1] == 1
     assert (np.diff(costs) > 0).all()
-    works = [layer_work(t.adapter, i).sum() for t, i in zip(network.towers, inputs, strict=True)]
+    works = [layer_flops(t.adapter, i).sum() for t, i in zip(network.towers, inputs, strict=True)]
     assert costs[N_LAYERS - 1] == pytest.approx(works[0] / sum(works), rel=0.1)
 
 

@@ -92,14 +92,14 @@ def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes(monkeypatch)
 
 
 def test_large_sets_of_samples_are_predicted_as_usual(monkeypatch):
-    monkeypatch.setattr(shared_predictions, "_LARGEST", Network()().nbytes - 1)
+    monkeypatch.setattr(shared_predictions, "_MAX_ENTRY_BYTES", Network()().nbytes - 1)
     network = Network()
     assert [predict_exits(SharedPredictions("key"), network) for _ in range(4)] == [None] * 4
     assert network.runs == 0
 
 
 def test_the_oldest_requests_are_forgotten(monkeypatch):
-    monkeypatch.setattr(shared_predictions, "_MOST_NOTED", 2)
+    monkeypatch.setattr(shared_predictions, "_MAX_NOTED", 2)
     network = Network()
     for samples in ("a", "b", "c"):
         predict_exits(SharedPredictions("key"), network, samples)

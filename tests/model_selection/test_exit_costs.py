@@ -15,7 +15,7 @@ from sklearn_epee import (
     exit_scores,
     speedup_score,
 )
-from sklearn_epee._exits.own_exits import exit_shares
+from sklearn_epee._exits.missing_exits import exit_shares
 from sklearn_epee._exits.wrappers import staged_predictions
 from sklearn_epee.plotting import ExitHistogramDisplay, LayerwiseDisplay
 from sklearn_epee.policy import apply_policy

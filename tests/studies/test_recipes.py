@@ -11,8 +11,8 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_epee._nn.backbones import load_backbone
+from sklearn_epee._nn.inference_network import InferenceNetwork
 from sklearn_epee._nn.network import MultiExitNetwork, parameter_groups
-from sklearn_epee._nn.placed_network import PlacedNetwork
 from sklearn_epee._nn.recipes import JointExitLoss
 from studies import recipe_networks as networks
 from studies import recipes
@@ -62,7 +62,7 @@ def test_attention_heads_are_copied_and_predict_alike_in_the_engine():
     with torch.no_grad():
         expected = network(**batch)
         again = copy.deepcopy(network)(**batch)
-        placed = PlacedNetwork(network, torch.float32)
+        placed = InferenceNetwork(network, torch.float32)
         hidden, layout = network.embed(batch)
         for layer in range(1, 4):
             hidden, logits = placed.run_layer(layer, hidden, layout)

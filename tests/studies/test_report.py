@@ -1,4 +1,4 @@
-"""The report: its pages hold what the data says, and can be read by everybody."""
+"""The report: its pages hold what the data says, and can be read by anyone."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from sklearn_epee._nn.backbones._positions import (
     near_keys,
 )
 from sklearn_epee._nn.backbones._registry import adapter_class_for, adapter_for, known_families
-from sklearn_epee._nn.backbones._some_rows import SomeRows
+from sklearn_epee._nn.backbones._row_subset import RowSubset
 from sklearn_epee._nn.backbones._timm import processor_settings as timm_processor_settings
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "PaperHeads",
     "RMSWeights",
     "Rotary",
-    "SomeRows",
+    "RowSubset",
     "adapter_class_for",
     "adapter_for",
     "checkpoint_pooling",

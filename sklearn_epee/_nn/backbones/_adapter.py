@@ -23,7 +23,7 @@ from sklearn_epee._nn.backbones._positions import (
     joined_scores_mask,
     near_keys,
 )
-from sklearn_epee._nn.backbones._some_rows import SomeRows
+from sklearn_epee._nn.backbones._row_subset import RowSubset
 
 __all__ = [
     "FIXED_ROTARY",
@@ -443,8 +443,8 @@ class BackboneAdapter(ABC):
         attended = self._attend(layer, block, (query, k, v), mask, positions)
         return self._finish(block, attended, hidden_rows)
 
-    def some_rows(  # noqa: PLR0917 - as `rows`
-        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: SomeRows
+    def row_subset(  # noqa: PLR0917 - as `rows`
+        self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: RowSubset
     ) -> Tensor:
         """Return the output of one layer at some positions, as many of each sample as it may be.
 
@@ -458,7 +458,7 @@ class BackboneAdapter(ABC):
             Keys and values of all positions.
         mask : Tensor of shape (n, t), bool
             True at real tokens.
-        at : SomeRows
+        at : RowSubset
             Where the rows are.
 
         Returns

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from sklearn_epee._nn.backbones._adapter import AttentionParts, BackboneAdapter, LayerParts
-from sklearn_epee._nn.backbones._some_rows import SomeRows
+from sklearn_epee._nn.backbones._row_subset import RowSubset
 
 __all__ = ["GenericAdapter", "generic_adapter_class"]
 
@@ -226,14 +226,14 @@ class GenericAdapter(BackboneAdapter):
             return above
         return above.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_rows.shape[-1]))
 
-    def some_rows(  # noqa: PLR0917 - as the base class
+    def row_subset(  # noqa: PLR0917 - as the base class
         self,
         layer: int,
         hidden_rows: Tensor,  # noqa: ARG002 - among the keys
         k: Tensor,
         v: Tensor,  # noqa: ARG002 - the same as the keys
         mask: Tensor,
-        at: SomeRows,
+        at: RowSubset,
     ) -> Tensor:
         """Return the output of one layer at some positions, from the output at all."""
         return at.read(self.layer(layer, k.squeeze(1), mask))

@@ -40,7 +40,7 @@ from sklearn_epee._nn.backbones._timm import (
     with_sizes,
 )
 from sklearn_epee._nn.backbones._validation import (
-    MOST_LAYERS,
+    MAX_LAYERS,
     check_forward,
     check_values,
 )
@@ -69,7 +69,7 @@ _READ_ERRORS = (
 _UNUSED = ("pooler", "embeddings.mask_token")
 
 # Far more than any published checkpoint tells apart.
-_MOST_LABELS = 10**6
+_MAX_LABELS = 10**6
 
 # Buffers that older versions of transformers saved.
 _OLD_BUFFERS = re.compile(
@@ -369,7 +369,7 @@ def _read_config(
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
     # transformers makes a name for each, here and where it reads the tokenizer.
-    for name, most in (("num_hidden_layers", MOST_LAYERS), ("num_labels", _MOST_LABELS)):
+    for name, most in (("num_hidden_layers", MAX_LAYERS), ("num_labels", _MAX_LABELS)):
         if isinstance(raw.get(name), (int, float)) and raw[name] > most:
             raise ValueError(
                 f"{where}: {name}={raw[name]} in config.json; expected at most {most}."

@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 
-__all__ = ["MOST_LAYERS", "check_forward", "check_values"]
+__all__ = ["MAX_LAYERS", "check_forward", "check_values"]
 
 _NEEDED = {
     "text": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
@@ -28,7 +28,7 @@ _OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_
 _SIDES = ("image_size", "patch_size")
 _DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 # Beyond, making the modules takes longer than anybody waits.
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
 
 
@@ -69,8 +69,8 @@ def _unusable_sizes(
             yield name, "an integer of at least 1, or a height and a width"
     for name in _DEPTHS:
         value = getattr(config, name, None)
-        if isinstance(value, (int, float)) and value > MOST_LAYERS:
-            yield name, f"at most {MOST_LAYERS}"
+        if isinstance(value, (int, float)) and value > MAX_LAYERS:
+            yield name, f"at most {MAX_LAYERS}"
     ratio = getattr(config, "mlp_ratio", 1)
     if not (isinstance(ratio, (int, float)) and config.hidden_size * ratio >= 1):
         yield "mlp_ratio", "a number above 0 that gives the feed-forward a width"

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from sklearn_epee.datasets._paths import expanded
 
 # No file of a corpus is as large as this; an archive that says so is a trap.
-_LARGEST = 2**29
+_MAX_FILE_SIZE = 2**29
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def _content_of(file: Path) -> bytes:
     try:
         if file.suffix == ".gz":
             with gzip.open(file) as opened:
-                content = opened.read(_LARGEST + 1)
-            if len(content) > _LARGEST:
-                raise ValueError(f"{file} unpacks to more than {_LARGEST} bytes.")
+                content = opened.read(_MAX_FILE_SIZE + 1)
+            if len(content) > _MAX_FILE_SIZE:
+                raise ValueError(f"{file} unpacks to more than {_MAX_FILE_SIZE} bytes.")
             return content
         return file.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -137,7 +137,7 @@ def _member(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> 
     if member.flag_bits & 1:
         raise ValueError(f"{name} is encrypted; unpack it and give the folder.")
     with opened.open(member) as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise ValueError(f"{name} unpacks to more than {_LARGEST} bytes.")
+        content = file.read(_MAX_FILE_SIZE + 1)
+    if len(content) > _MAX_FILE_SIZE:
+        raise ValueError(f"{name} unpacks to more than {_MAX_FILE_SIZE} bytes.")
     return CorpusFile(name, PurePosixPath(member.filename), content)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["SomeRows"]
+__all__ = ["RowSubset"]
 
 
-class SomeRows(NamedTuple):
+class RowSubset(NamedTuple):
     """Where R rows stand in a batch (n, t), sample after sample.
 
     Products take the rows as they are, (R, d). An attention takes them sample by sample, each

@@ -22,7 +22,7 @@ def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> i
 
 
 @torch.no_grad()
-def layer_work(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
+def layer_flops(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
     """Return the floating point operations of a backbone's parts for a batch.
 
     Parameters

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sklearn_epee._nn.flops import head_work, layer_flops
 from sklearn_epee._nn.heads import ExitHead
-from sklearn_epee._nn.work import head_work, layer_work
 from tests._nn.exits import N_LAYERS, make_network
 
 
@@ -15,7 +15,7 @@ def test_the_work_of_a_layer_is_its_products():
         "input_ids": torch.ones(1, 10, dtype=torch.long),
         "attention_mask": torch.ones(1, 10, dtype=torch.long),
     }
-    embedding, *layers = layer_work(adapter, tokens)
+    embedding, *layers = layer_flops(adapter, tokens)
     # Products with four square matrices and two of twice the width, scores and their sums.
     expected = 2 * 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 2 * 10 * 10 * 32
     assert embedding == 0
@@ -23,7 +23,7 @@ def test_the_work_of_a_layer_is_its_products():
 
 
 def test_the_work_of_patches_is_counted():
-    embedding, *_ = layer_work(
+    embedding, *_ = layer_flops(
         make_network("vit", "cls").adapter, {"pixel_values": torch.zeros(1, 3, 16, 16)}
     )
     # 16 patches of 4 x 4 pixels.

@@ -37,7 +37,7 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
     ValueError
         If a sample has no exit, tasks differ in which there are, or a value is not a probability.
     """
-    found = [own_exits(task) for task in tasks]
+    found = [available_exits(task) for task in tasks]
     if all(mask is None for mask in found):
         return [check_proba(task) for task in tasks], None
     own = found[0]
@@ -49,7 +49,7 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
     return [check_proba(fill(np.asarray(task), own)) for task in tasks], own
 
 
-def own_exits(proba: ArrayLike) -> Mask | None:
+def available_exits(proba: ArrayLike) -> Mask | None:
     """Return which exits samples have, (n_samples, n_layers); None where all have all.
 
     Parameters
@@ -91,7 +91,7 @@ def fill(proba: NDArray[Any], own: Mask) -> NDArray[Any]:
     return np.take_along_axis(proba, nearest_exits(own)[..., np.newaxis] - 1, axis=1)
 
 
-def own_counters(
+def available_exit_counters(
     count: Callable[[NDArray[Any]], NDArray[np.int64]], predictions: NDArray[Any], own: Mask
 ) -> NDArray[np.int64]:
     """Return the patience counters over the exits that a sample has, 0 at the others.

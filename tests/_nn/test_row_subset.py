@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_epee._nn.backbones import SomeRows, adapter_for, load_backbone
+from sklearn_epee._nn.backbones import RowSubset, adapter_for, load_backbone
 from sklearn_epee._nn.devices import prediction_dtype
 from sklearn_epee._nn.fast_backbone import fast_backbone
 from tests.checkpoints import (
@@ -33,7 +33,7 @@ def chosen_positions(mask: torch.Tensor, seed: int = 0) -> np.ndarray:
 
 def test_rows_are_read_and_written_in_place():
     chosen = np.array([[True, False, True], [False, False, False], [False, True, False]])
-    at = SomeRows.of_mask(chosen, CPU)
+    at = RowSubset.of_mask(chosen, CPU)
     assert at.flat.tolist() == [0, 2, 7]
     assert at.positions.tolist() == [[0, 2], [0, 0], [1, 0]]
     hidden = torch.arange(18.0).view(3, 3, 2)
@@ -60,11 +60,11 @@ def test_some_rows_of_every_family_are_those_of_the_layer(family, side):
     for layer in range(1, adapter.n_layers + 1):
         expected = adapter.layer(layer, hidden, mask)
         chosen = chosen_positions(mask, layer)
-        at = SomeRows.of_mask(chosen, CPU)
+        at = RowSubset.of_mask(chosen, CPU)
         for backbone in (adapter, fast):
             if backbone is not None:
                 k, v = backbone.keys_values(layer, hidden)
-                found = backbone.some_rows(layer, at.read(hidden), k, v, mask, at)
+                found = backbone.row_subset(layer, at.read(hidden), k, v, mask, at)
                 torch.testing.assert_close(found, at.read(expected), atol=1e-5, rtol=1e-5)
         hidden = expected
 
@@ -82,7 +82,7 @@ def test_bfloat16_rows_do_not_depend_on_which_others_are_computed(family):
         k, v = fast.keys_values(layer, hidden)
         whole = fast.rows(layer, hidden, k, v, mask)
         for seed in range(3):
-            at = SomeRows.of_mask(chosen_positions(mask, seed), CPU)
-            found = fast.some_rows(layer, at.read(hidden), k, v, mask, at)
+            at = RowSubset.of_mask(chosen_positions(mask, seed), CPU)
+            found = fast.row_subset(layer, at.read(hidden), k, v, mask, at)
             assert torch.equal(found, at.read(whole))
         hidden = whole

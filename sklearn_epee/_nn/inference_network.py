@@ -15,7 +15,7 @@ from .int8_calibration import Int8Scales
 from .network import MultiExitNetwork
 
 
-class PlacedNetwork:
+class InferenceNetwork:
     """A network as the engine runs it.
 
     Parameters

@@ -25,7 +25,7 @@ _READERS_OF_TEXT = {"texts": TextTokenizer, "marked texts": MarkedTextTokenizer,
                     "words": WordTokenizer}  # fmt: skip
 _SCALES = ("uint8", "whole numbers", "fractions", "numbers")
 _PIXELS = ("uint8", "integer", "float")
-_MOST_WINDOWS = 2**20
+_MAX_WINDOWS = 2**20
 # Of rotary positions, for which a backbone sets no limit.
 _LONGEST = 2**24
 
@@ -43,7 +43,7 @@ def processor_of(reader: Any) -> Any:
 # ----------------------------------------------------------------------------------- writing
 
 
-def write_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any]:
+def write_preprocessor(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any]:
     """Write the files of a preprocessor, and return the document of all else.
 
     Parameters
@@ -64,8 +64,8 @@ def write_reader(reader: Any, saving: Saving, folders: list[str]) -> dict[str, A
             "towers": list(reader.form.towers),
             "n_first_layers": reader.form.n_first_layers,
             "exit_costs": list(reader.form.exit_costs),
-            "text": write_reader(reader.text, saving, ["text_backbone"]),
-            "image": write_reader(reader.image, saving, ["image_backbone"]),
+            "text": write_preprocessor(reader.text, saving, ["text_backbone"]),
+            "image": write_preprocessor(reader.image, saving, ["image_backbone"]),
         }
     folder = folders[0]
     if isinstance(reader, ImagePreprocessor):
@@ -103,7 +103,7 @@ def _images_document(reader: ImagePreprocessor, processor: str | None) -> dict[s
 # ----------------------------------------------------------------------------------- reading
 
 
-def read_reader(
+def read_preprocessor(
     document: Mapping[str, Any],
     loading: Loading,
     folders: list[str],
@@ -161,7 +161,7 @@ def _read_long_texts(document: Mapping[str, Any] | None, max_length: int) -> Lon
     stride = field(document, "stride", (int, type(None)), "long_texts")
     if stride is not None:
         integer_field(document, "stride", 1, length, "long_texts")
-    return Windows(length, stride, integer_field(document, "most", 1, _MOST_WINDOWS, "long_texts"))
+    return Windows(length, stride, integer_field(document, "most", 1, _MAX_WINDOWS, "long_texts"))
 
 
 def _read_images(
@@ -230,7 +230,7 @@ def _read_cases(
         folder = f"{name}_backbone"
         tower = network.towers[list(backbones).index(folder)]
         part = field(document, name, dict, "the reader")
-        parts[name] = read_reader(part, loading, [folder], [backbones[folder]], tower)
+        parts[name] = read_preprocessor(part, loading, [folder], [backbones[folder]], tower)
     costs = list_of(document.get("exit_costs"))
     if len(costs) != n_layers or not all(type(cost) is float and 0 < cost <= 1 for cost in costs):
         raise ModelFolderError(f"its exit_costs are not {n_layers} shares")

@@ -13,7 +13,7 @@ from torch import nn
 _SAVED_EVERY = 100
 
 
-class GoodWeights:
+class FiniteWeights:
     """The last weights that were saved after they had given a finite loss, in a temporary file.
 
     In memory they would add a quarter to what weights, gradients and moments take.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .batch_layout import BatchLayout, backbone_inputs
 from .batching import EncodedSamples
-from .placed_network import PlacedNetwork
+from .inference_network import InferenceNetwork
 from .token_network import TokenExitNetwork
 from .word_layout import WordLayout
 
 
-class PlacedTokenNetwork(PlacedNetwork):
+class InferenceTokenNetwork(InferenceNetwork):
     """A network whose heads read the first piece of every word, as the engine runs it.
 
     Its layouts are `WordLayout`, and its logits have a row for each of their words.
@@ -30,7 +30,7 @@ class PlacedTokenNetwork(PlacedNetwork):
         return int(self.network.adapter.rows_apart)
 
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
-        """Return what the first layer reads of some sentences; see `PlacedNetwork.embed`."""
+        """Return what the first layer reads of some sentences; see `InferenceNetwork.embed`."""
         batch = samples.batch(rows)
         inputs = {name: self._place(name, part) for name, part in backbone_inputs(batch).items()}
         hidden, mask = self.backbone.embed(inputs)
@@ -46,7 +46,7 @@ class PlacedTokenNetwork(PlacedNetwork):
         if computed.all():
             return super().rows(layer, hidden, keys_values, layout)
         at = words.open_rows
-        rows = self.backbone.some_rows(layer, at.read(hidden), *keys_values, layout.mask, at)
+        rows = self.backbone.row_subset(layer, at.read(hidden), *keys_values, layout.mask, at)
         return at.written(hidden, rows)
 
     def read_rows(
@@ -54,7 +54,7 @@ class PlacedTokenNetwork(PlacedNetwork):
     ) -> Tensor:
         """Return a layer's output at the first pieces of words, (W, d)."""
         at = cast("WordLayout", layout).first_pieces
-        return self.backbone.some_rows(layer, at.read(hidden), *keys_values, layout.mask, at)
+        return self.backbone.row_subset(layer, at.read(hidden), *keys_values, layout.mask, at)
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
         """Return the logits of an exit from its layer's output, (W, K) float32."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_epee._exits.own_exits import exit_shares, nearest_exits
+from sklearn_epee._exits.missing_exits import exit_shares, nearest_exits
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
 from sklearn_epee.policy import apply_policy, exit_layers, normalized_entropy
@@ -24,14 +24,14 @@ def proba():
     return drawn
 
 
-def own_exits(sample):
+def available_exits(sample):
     return [m for m in range(1, M + 1) if not np.isnan(sample[m - 1]).any()]
 
 
 def exit_by_loop(sample, tau, patience):
     """The rule as the documentation has it: exits that a sample does not have are not there."""
     before, agreeing = None, 0
-    for m in own_exits(sample):
+    for m in available_exits(sample):
         predicted = sample[m - 1].argmax()
         agreeing = agreeing + 1 if predicted == before else 1
         before = predicted
@@ -51,7 +51,7 @@ def test_a_sample_exits_at_one_of_its_own(proba, tau, patience):
 def test_ensembles_are_over_the_visited_exits_that_there_are(proba, ensemble):
     found = apply_policy(proba, 0.3, 3, ensemble)
     for sample, m, predicted in zip(proba, found.exit_layer, found.proba, strict=True):
-        visited = [e for e in own_exits(sample) if e <= m] if ensemble else [m]
+        visited = [e for e in available_exits(sample) if e <= m] if ensemble else [m]
         weights = visited if ensemble == "weighted" else np.ones(len(visited))
         rows = sample[np.array(visited) - 1]
         assert_allclose(predicted, np.average(rows, axis=0, weights=weights))
@@ -123,7 +123,7 @@ def test_parts_with_and_without_lacking_exits_are_joined(proba):
 def test_sets_of_labels_are_counted_over_the_exits_that_there_are(proba):
     labels = exit_layers(proba, 0.0, 2, multilabel=True)
     for sample, found in zip(proba, labels, strict=True):
-        own = own_exits(sample)
+        own = available_exits(sample)
         alone = exit_layers(sample[np.array(own) - 1][np.newaxis], 0.0, 2, multilabel=True)
         assert found == own[alone[0] - 1]
 

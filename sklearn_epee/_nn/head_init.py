@@ -18,7 +18,7 @@ from .tasks import TaskHeads
 HEAD_INITS = ("random", "regression")
 
 # A regression on so many samples is as good a start as one on all of them.
-MOST_SAMPLES = 4000
+MAX_SAMPLES = 4000
 # Inverse strength of the regularization: logits stay small, and all samples go on teaching.
 _C = 0.1
 # Standard deviation of what a regression reads, averaged over directions; small enough that the
@@ -26,7 +26,7 @@ _C = 0.1
 _SPREAD = 0.5
 
 
-class RegressionStart(Callback):
+class RegressionHeadInit(Callback):
     """Lets every head begin as the logistic regression on what it reads of the backbone.
 
     A bottleneck begins as no map at all, a dense layer as the principal directions of what is read,
@@ -41,7 +41,7 @@ class RegressionStart(Callback):
     def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
         """Read training samples once, and set the heads."""
         plan = net._require_plan()
-        rows = np.random.default_rng(plan.seed).permutation(len(X))[:MOST_SAMPLES]
+        rows = np.random.default_rng(plan.seed).permutation(len(X))[:MAX_SAMPLES]
         states, labels = _states(net, X, rows, plan.batch_size)
         weights = X.weights.numpy()[rows]
         for head, read in zip(net.module_.heads, states, strict=True):

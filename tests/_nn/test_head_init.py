@@ -9,8 +9,8 @@ from skorch.callbacks import Callback
 
 from sklearn_epee import EPEEImageClassifier
 from sklearn_epee._checks.multilabel import LabelCount
-from sklearn_epee._nn import head_start
-from sklearn_epee._nn.head_start import start_head
+from sklearn_epee._nn import head_init
+from sklearn_epee._nn.head_init import start_head
 from sklearn_epee._nn.heads import make_head
 from tests._nn.trainings import assert_same_weights, make, make_texts, weights_of
 
@@ -142,9 +142,9 @@ def test_a_training_begins_with_heads_that_know_the_classes(parameters):
 
 
 def test_the_start_is_fitted_to_a_bounded_number_of_samples(monkeypatch):
-    monkeypatch.setattr(head_start, "MOST_SAMPLES", 12)
+    monkeypatch.setattr(head_init, "MAX_SAMPLES", 12)
     read = []
-    monkeypatch.setattr(head_start, "start_head", lambda *given: read.append(given[1]))
+    monkeypatch.setattr(head_init, "start_head", lambda *given: read.append(given[1]))
     make(head_init="regression").fit(*make_texts(36))
     assert [len(states) for states in read] == [12] * 3
 
