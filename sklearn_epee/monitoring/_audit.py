@@ -379,7 +379,9 @@ class ExitAudit:
                 "labels and full_depth_labels must have the same shape, (n_samples,) or "
                 f"(n_samples, n_tasks); got {early.shape} and {full.shape}."
             )
-        differs = np.not_equal(early, full).reshape(len(early), -1).any(axis=1)
+        differs = np.not_equal(early, full)
+        if differs.ndim == 2:
+            differs = differs.any(axis=1)
         self._count(differs[:, np.newaxis])
         return self
 

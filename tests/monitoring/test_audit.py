@@ -215,6 +215,12 @@ def test_several_tasks_and_frames():
     assert len(framed.predict(pd.DataFrame(X[:40]).to_numpy())) == 40
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 2)])
+def test_update_takes_batches_of_which_nothing_was_audited(shape):
+    audit = ExitAudit(CLASSIFIER, max_disagreement=0.1)
+    assert audit.update(np.empty(shape, str), np.empty(shape, str)).n_audited_ == 0
+
+
 def test_update_is_for_one_policy_and_equal_shapes():
     audit = ExitAudit(CLASSIFIER, max_disagreement=0.1)
     with pytest.raises(ValueError, match=r"same shape.*\(2,\) and \(3,\)"):
