@@ -90,7 +90,7 @@ def main() -> None:
         f"Printed by `python tools/backbone_families.py`, transformers {transformers.__version__}."
     )
     for kind, tried in (("text", TEXTS), ("image", IMAGES)):
-        print(f"\n**{kind.capitalize()}s, with an adapter of their own:** ", end="")
+        print(f"\n**{kind.capitalize()}s, with a dedicated adapter:** ", end="")
         print(", ".join(f"`{family}`" for family in sorted(known_families(kind))) + ".")
         outcomes = {name: outcome(name, kind, options) for name, options in tried.items()}
         proved = [f"`{name}`" for name, reason in outcomes.items() if reason is None]

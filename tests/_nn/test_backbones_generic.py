@@ -346,7 +346,7 @@ def test_the_page_on_backbones_lists_every_family():
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
     own, generic = {}, {}
     for kind in ("text", "image"):
-        start = page.index(f"**{kind.capitalize()}s, with an adapter")
+        start = page.index(f"**{kind.capitalize()}s, with a dedicated adapter")
         lines = page[start:].splitlines()
         own[kind], generic[kind] = (set(re.findall(r"`(\S+)`", lines[i])) for i in (0, 2))
         assert own[kind] == set(known_families(kind))

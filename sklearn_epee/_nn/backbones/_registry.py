@@ -115,7 +115,7 @@ def known_families(kind: str | None = None) -> list[str]:
 def adapter_class_for(model_type: Any, kind: str | None = None) -> type[BackboneAdapter]:
     """Return the adapter class of a transformers model type, of the given kind.
 
-    Families of transformers that have no adapter of their own get the generic one.
+    Families of transformers without a dedicated adapter get the generic one.
     """
     adapter: type[BackboneAdapter] | None = None
     if isinstance(model_type, str):
@@ -140,7 +140,7 @@ def _generic(model_type: str, kind: str | None) -> type[BackboneAdapter] | None:
 
 def own_families(kind: str | None) -> str:
     """Return the sentence that ends the refusal of a model of another family."""
-    return f"Families with an adapter of their own: {', '.join(known_families(kind))}."
+    return f"Families with a dedicated adapter: {', '.join(known_families(kind))}."
 
 
 def adapter_for(model: PreTrainedModel) -> BackboneAdapter:
