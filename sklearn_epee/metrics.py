@@ -131,9 +131,9 @@ def speedup_score(
 ) -> float:
     """Return the speed-up ratio of a fitted early-exit classifier on `X`.
 
-    It is a scorer, to be passed as it is: ``scoring=speedup_score``, or inside a dict,
-    ``scoring={"accuracy": "accuracy", "speedup": speedup_score}``. Where both accuracy and
-    speed-up are wanted, ``scoring=exit_scores`` predicts once instead of twice.
+    It is a scorer: pass it as ``scoring=speedup_score``, or inside a dict,
+    ``scoring={"accuracy": "accuracy", "speedup": speedup_score}``. To get both accuracy and
+    speed-up, ``scoring=exit_scores`` predicts once instead of twice.
 
     Parameters
     ----------
@@ -150,9 +150,9 @@ def speedup_score(
     Returns
     -------
     ratio : float
-        See :func:`speedup_ratio`. Higher is faster. Where exits cost different amounts of work and
-        the classifier says so (``exit_costs_``), it is the share of work saved, not of layers. Of a
-        classifier of words it is the share of rows saved, of positions times layers.
+        See :func:`speedup_ratio`. Higher is faster. If exits differ in cost and the classifier has
+        ``exit_costs_``, it is the share of work saved, not of layers. For a token classifier it is
+        the share of rows (positions times layers) saved.
 
     Raises
     ------
@@ -221,12 +221,12 @@ def exit_scores(
     sample_weight: ArrayLike | None = None,
     negative_class: Any = None,
 ) -> dict[str, float]:
-    """Return scores and speed-up of a fitted early-exit classifier, in all and per class.
+    """Return scores and speed-up of a fitted early-exit classifier, overall and per class.
 
-    It predicts once. It returns a dict, which scikit-learn takes as several scores:
-    ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``. Exits that cost
-    little accuracy may cost a rare class nearly all of its recall, so each class has scores of its
-    own.
+    It predicts once. The result is a dict, which scikit-learn accepts as several scores:
+    ``GridSearchCV(..., scoring=exit_scores, refit=refit_fastest_within(0.01))``. Early exits that
+    cost little accuracy may cost a rare class nearly all of its recall, so there are scores for
+    each class.
 
     Parameters
     ----------
@@ -236,34 +236,39 @@ def exit_scores(
     X : array-like of shape (n_samples, ...)
         Samples, as `estimator` takes them.
     y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-        True labels; of several labels in any form that `fit` takes.
+        True labels; with several labels per sample, in any form that `fit` accepts.
     sample_weight : array-like of shape (n_samples,), default=None
         Sample weights.
     negative_class : label, default=None
-        The class that `positive_f1` leaves out, such as "false"; in a search give it by
+        The class that `positive_f1` leaves out, such as "false". In a search, set it with
         ``scoring=functools.partial(exit_scores, negative_class="false")``.
 
     Returns
     -------
     scores : dict of str to float
-        `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`;
-        `macro_f1`, the mean F1 score over the classes in `y` and in the predictions;
-        `speedup`, see :func:`speedup_score`; `mean_exit_layer`, from 1 to M;
-        `recall_<class>` and `mean_exit_layer_<class>`, the recall and the mean exit layer of each
-        class in `classes_` or `y`, NaN for one without samples here; `positive_f1`, see
-        :func:`positive_f1_score`, only with `negative_class`. With several
-        tasks `accuracy` is the share of samples that are right in every task,
-        `task_accuracy` the mean of the tasks' accuracies, and `balanced_accuracy` and
-        `macro_f1` are means over the tasks, too; task t has `recall_task<t>_<class>` and
-        `mean_exit_layer_task<t>_<class>`. With several labels `accuracy` is the share of samples
-        whose whole set of labels is right, `label_accuracy` that of all pairs of a sample and a
-        label; `macro_f1` and `balanced_accuracy` are means over the labels, `micro_f1` counts all
-        of them together, and `samples_f1` is the mean over the samples; `average_precision`, of the
-        predicted probabilities, needs no thresholds; `recall_<label>` and
-        `mean_exit_layer_<label>` are over the samples that have the label. Labels that are not
-        known (NaN) count for nothing. Of a classifier of words there are `span_f1`,
-        `span_precision`, `span_recall` and `span_macro_f1`, see :func:`span_scores`, with several
-        layers of spans `span_f1_<layer>`, `speedup`, and `mean_exit_layer`, over words.
+        `accuracy`; `balanced_accuracy`, the mean recall over the classes in `y`; `macro_f1`, the
+        mean F1 score over the classes in `y` and in the predictions; `speedup`, see
+        :func:`speedup_score`; `mean_exit_layer`, from 1 to M; `recall_<class>` and
+        `mean_exit_layer_<class>`, the recall and the mean exit layer of each class in `classes_` or
+        `y`, NaN for one without samples here; `positive_f1`, see :func:`positive_f1_score`, only
+        with `negative_class`.
+
+        With several tasks, `accuracy` is the share of samples that are correct in every task,
+        `task_accuracy` the mean of the tasks' accuracies, and `balanced_accuracy` and `macro_f1`
+        are means over the tasks; task t has `recall_task<t>_<class>` and
+        `mean_exit_layer_task<t>_<class>`.
+
+        With several labels, `accuracy` is the share of samples whose whole set of labels is
+        correct, and `label_accuracy` the share of correct entries (pairs of a sample and a label).
+        `macro_f1` and `balanced_accuracy` are means over the labels, `micro_f1` counts all labels
+        together, and `samples_f1` is the mean over the samples. `average_precision` is computed
+        from the predicted probabilities and needs no thresholds. `recall_<label>` and
+        `mean_exit_layer_<label>` are over the samples that have the label. Unknown labels (NaN) are
+        ignored.
+
+        For a token classifier there are `span_f1`, `span_precision`, `span_recall` and
+        `span_macro_f1` (see :func:`span_scores`), with several layers of spans `span_f1_<layer>`,
+        `speedup`, and `mean_exit_layer`, over words.
 
     Raises
     ------
@@ -418,17 +423,17 @@ def refit_accuracy_at_speedup(
 ) -> RefitRule:
     """Return a refit rule: the most accurate exit policy that is at least this fast.
 
-    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
-    scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
-    candidates equally accurate the fastest is chosen, of those the first one.
+    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of scorers.
+    It can be pickled and cloned. Candidates with a NaN score are ignored. Ties are broken by speed,
+    then by order.
 
     Parameters
     ----------
     min_speedup : float in [0, 1)
         Smallest mean speed-up ratio over the folds that is accepted.
     metric : str, default="accuracy"
-        Name of the score to maximize, one of the keys of `scoring`. Where classes are rare,
-        "macro_f1" or "positive_f1" of :func:`exit_scores` keep them, and accuracy may not.
+        Name of the score to maximize, one of the keys of `scoring`. With rare classes, use
+        "macro_f1" or "positive_f1" of :func:`exit_scores`; accuracy may lose them.
     speedup : str, default="speedup"
         Name of the speed-up ratio among the scores.
 
@@ -466,22 +471,21 @@ def refit_fastest_within(
 ) -> RefitRule:
     """Return a refit rule: the fastest exit policy whose score is close to the best one.
 
-    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of
-    scorers. It can be pickled and cloned. Candidates with a NaN score are passed over. Of
-    candidates equally fast the most accurate is chosen, of those the first one.
+    The rule is for ``GridSearchCV(..., scoring=exit_scores, refit=...)`` and for a dict of scorers.
+    It can be pickled and cloned. Candidates with a NaN score are ignored. Ties are broken by score,
+    then by order.
 
-    "Best" is the best candidate of the search. Have ``tau=0, patience=None`` among them to
-    compare with the network at full depth.
+    "Best" is the best candidate of the search. Include ``tau=0, patience=None`` among the
+    candidates to compare with the network at full depth.
 
     Parameters
     ----------
     tolerance : float in [0, inf)
-        How much lower than the best mean score over the folds is accepted; 0.01 is one
-        point of accuracy.
+        Accepted decrease relative to the best mean score over the folds; 0.01 is one point of
+        accuracy.
     metric : str, default="accuracy"
-        Name of the score to keep, one of the keys of `scoring`. Higher is better. Where classes
-        are rare, "macro_f1" or "positive_f1" of :func:`exit_scores` keep them, and accuracy may
-        not.
+        Name of the score, one of the keys of `scoring`. Higher is better. With rare classes, use
+        "macro_f1" or "positive_f1" of :func:`exit_scores`; accuracy may lose them.
     speedup : str, default="speedup"
         Name of the speed-up ratio among the scores.
 

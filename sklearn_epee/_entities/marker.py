@@ -25,9 +25,9 @@ from .rows import Column, Columns, MentionRow, read_rows
 class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
     """Mark two entities in each text, for classifiers of the relation between them.
 
-    A row is a text and two spans of it, one for each entity; the outcome is the text with marks
-    around both, ``[E1] aspirin [/E1] ... [E2] warfarin [/E2]``. `EPEEClassifier` reads the starts
-    of the opening marks with ``pooling="entity"`` (entity markers after [1]_).
+    A row is a text with two spans, one for each entity; the result is the text with marks around
+    both, ``[E1] aspirin [/E1] ... [E2] warfarin [/E2]``. `EPEEClassifier` reads the starts of the
+    opening marks with ``pooling="entity"`` (entity markers after [1]_).
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         "typed" writes the type of an entity into its marks, ``[E1:drug] aspirin [/E1:drug]``, after
         [2]_.
     text : str, default="text"
-        Key of dicts, or column of frames, that holds the text.
+        Key of dicts, or column of data frames, with the text.
     span1, span2 : str or pair of str, default="span1" and "span2"
         Key or column of the span of each entity, or those of its start and its end.
     type1, type2 : str, default="type1" and "type2"
@@ -47,19 +47,19 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         How a mention of several pieces is marked: once, from its first to its last character, or
         at each piece.
     blind_others : str or None, default=None
-        Put in place of every other mention, such as "DRUGOTHER". Those that share a character
-        with one of the two entities stay as they are.
+        Placeholder for every other mention, such as "DRUGOTHER". Mentions that overlap one of the
+        two entities are not replaced.
     handle_unknown : {"error", "untyped"}, default="error"
         With typed markers, what `transform` does with a type that `fit` has not seen: raise an
         error, or mark the entity without its type.
     existing_marks : {"error", "escape"}, default="error"
-        What is done with a text that has marks already, which could be taken for those of its
-        entities: raise an error, or write them in parentheses, ``(E1)``.
+        How to treat a text that already contains marks, which could be confused with those of its
+        entities: raise an error, or change them to parentheses, ``(E1)``.
     max_length : int or None, default=None
-        Most characters of a marked text. A longer one loses whole words: everything from the first
-        entity to the last is kept if it fits, with as much before it as after it, and the words
-        nearest to an entity elsewhere. `EPEEClassifier` with ``pooling="entity"`` does so by
-        itself, in tokens of its backbone.
+        Maximum number of characters of a marked text. Longer texts are shortened by whole words:
+        the text from the first entity to the second is kept if it fits, with equal parts before and
+        after it; otherwise the words nearest to the entities are kept. `EPEEClassifier` with
+        ``pooling="entity"`` does this automatically, in tokens of its backbone.
 
     Attributes
     ----------
@@ -83,8 +83,8 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
     a type, ``([(0, 4), (9, 12)], "drug")``; a dict with "start" and "end", perhaps "type" or
     "label"; or an object with ``start_char`` and ``end_char``, perhaps ``label_``.
 
-    Spans may overlap, lie within each other or be the same: marks are placed by position, the outer
-    span's outside, and the first entity's outside of equal spans.
+    Spans may overlap, be nested or be equal. Marks are placed by position: those of the outer span
+    outside, and those of the first entity outside if spans are equal.
 
     References
     ----------

@@ -22,12 +22,12 @@ _MAX_PENDING = 1_000_000
 
 
 class AsyncPredictor:
-    """Predict single samples that come at any time, many together, in the same process.
+    """Predict single samples as they arrive, with continuous batching, in the same process.
 
-    Requests join the walk through the layers while it is under way: a new one is run through the
-    first layers and merged with others that wait at theirs, so that batches stay full although
-    samples exit, and an easy sample does not wait for hard ones. One thread predicts, with the
-    layers of the estimator's own predictions. Any thread and any event loop may ask.
+    New requests enter while others are between layers: a new sample is run through the first layers
+    and merged with samples that wait at the same layer. So batches stay full although samples exit,
+    and easy samples do not wait for hard ones. One thread predicts, with the same layers as the
+    estimator itself. Requests can come from any thread and any event loop.
 
     Parameters
     ----------
@@ -39,24 +39,23 @@ class AsyncPredictor:
         :class:`~sklearn_epee.FixedExitPolicyClassifier`,
         :class:`~sklearn_epee.TunedExitPolicyClassifierCV`,
         :class:`~sklearn_epee.ExitCalibratedClassifier` or
-        :class:`~sklearn_epee.TunedLabelThresholdsClassifierCV` around one. It is served as it is
-        now: what `fit` or `set_params` change later has no effect.
+        :class:`~sklearn_epee.TunedLabelThresholdsClassifierCV` around one. Later calls of `fit` or
+        `set_params` have no effect on the predictor.
     max_pending : int, default=1024
-        Requests that may be held, waiting or under way; at most 1,000,000. One more is refused with
+        Maximum number of pending requests; at most 1,000,000. Further requests are refused with
         :class:`~sklearn_epee.exceptions.QueueFullError`.
     timeout : float or None, default=None
-        Seconds within which a request is to be answered that sets no `timeout` of its own. None:
-        however long it takes.
+        Default timeout of requests in seconds. None: no timeout.
     tau_range : pair of float or None, default=None
-        The least and the largest `tau` that a request may ask for. None: all requests exit by that
-        of the estimator.
+        Smallest and largest `tau` that a request may set. None: all requests use that of the
+        estimator.
     patience_range : pair of int or None, default=None
-        The least and the largest `patience` that a request may ask for. None as above.
+        Smallest and largest `patience` that a request may set. None: as for `tau_range`.
 
     Raises
     ------
     TypeError
-        If the estimator is none that can be served, or a wrapper that may change predictions.
+        If the estimator is not supported, or is a wrapper that may change predictions.
     ValueError
         If a parameter is not as described.
     sklearn.exceptions.NotFittedError
@@ -64,21 +63,21 @@ class AsyncPredictor:
 
     See Also
     --------
-    EPEEClassifier.predict_with_exits : Predictions of many samples that are there already.
+    EPEEClassifier.predict_with_exits : Predictions of many available samples.
 
     Notes
     -----
-    Between two layers the thread drops requests that were cancelled or are too late, takes new ones
-    in, and chooses the batch to run: the lowest one, so that its samples catch up with those that
-    wait above, unless a sample has been overtaken for as many runs as there are layers; then the
-    oldest goes first (``python -m benchmarks.serving_order`` compares orders). Samples of similar
-    length share a batch. See ``docs/serving.md``.
+    Between two layers, the thread drops requests that were cancelled or are too late, takes in new
+    ones, and chooses the batch to run: the one at the lowest layer, so that its samples catch up
+    with those that wait at higher layers. If a sample has been overtaken for as many runs as there
+    are layers, the oldest goes first (``python -m benchmarks.serving_order`` compares orders).
+    Samples of similar length share a batch. See ``docs/serving.md``.
 
-    Labels and exits are those of the estimator's own predictions, and probabilities differ by 1e-5
-    at most in float32, or where ``precision="auto"`` computes in bfloat16 on a CPU. A sample whose
-    entropy is as near to `tau` may exit elsewhere.
+    Labels and exits are the same as those of the estimator, and probabilities differ by at most
+    1e-5 in float32, or if ``precision="auto"`` computes in bfloat16 on a CPU. A sample whose
+    entropy is that close to `tau` may exit at another layer.
 
-    A predictor is for one process: start it after a fork, not before.
+    A predictor belongs to one process: start it after a fork, not before.
 
     Examples
     --------
