@@ -78,5 +78,5 @@ class ActiveBatch:
             np.concatenate([part.rows for part in parts]),
             torch.cat([padded(part.hidden, width) for part in parts]),
             parts[0].layout.merge([part.layout for part in parts]),
-            joined_states(part.state for part in parts),
+            joined_states([part.state for part in parts], [len(part.rows) for part in parts]),
         )

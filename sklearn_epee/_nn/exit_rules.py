@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -124,6 +124,14 @@ class ExitState:
         """Return what is remembered of some samples, given by their numbers."""
         total = None if self.total is None else self.total[rows]
         return ExitState(self.predicted[rows], self.agreeing[rows], total)
+
+    def empty(self, n: int) -> ExitState:
+        """Return what is remembered of n samples of which no exit was read yet."""
+        total = None if self.total is None else self.total.new_zeros((n, *self.total.shape[1:]))
+        predicted, agreeing = (
+            part.new_zeros((n, *part.shape[1:])) for part in (self.predicted, self.agreeing)
+        )
+        return ExitState(predicted, agreeing, total)
 
     @classmethod
     def join(cls, parts: Sequence[ExitState]) -> ExitState:
@@ -502,7 +510,19 @@ def float32_floor(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(rounded.astype(np.float64) > numbers, below, rounded)
 
 
-def joined_states(states: Iterable[ExitState | None]) -> ExitState | None:
-    """Return what is remembered of several batches as one; None where that is nothing yet."""
-    known = [state for state in states if state is not None]
-    return ExitState.join(known) if known else None
+def joined_states(states: Sequence[ExitState | None], counts: Sequence[int]) -> ExitState | None:
+    """Return what is remembered of several batches, None if it is nothing.
+
+    Parameters
+    ----------
+    states : sequence of ExitState or None
+        None: nothing is remembered of a batch, as before its first layer.
+    counts : sequence of int
+        How many samples each batch has.
+    """
+    like = next((state for state in states if state is not None), None)
+    if like is None:
+        return None
+    return ExitState.join([
+        like.empty(n) if state is None else state for state, n in zip(states, counts, strict=True)
+    ])  # fmt: skip

@@ -48,6 +48,12 @@ class HandedOver:
                 self._remembered[name] = np.zeros(shape, values.dtype)
             self._remembered[name][numbers] = values
 
+    def forget(self, numbers: NDArray[np.intp]) -> None:
+        """Forget samples, whose numbers are used again."""
+        self.layers[numbers] = 0
+        for values in self._remembered.values():
+            values[numbers] = 0
+
     def remembered(self, numbers: NDArray[np.intp], device: torch.device) -> ExitState | None:
         """Return what the rule remembers of samples; of those that had no first tower, nothing."""
         if not self._remembered:

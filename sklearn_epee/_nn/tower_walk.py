@@ -110,7 +110,7 @@ class TowerWalk:
             If the memory does not suffice for a single sample.
         """
         has_first, has_second = samples.present.T
-        self._handed.layers[slots] = 0
+        self._handed.forget(slots)
         try:
             self._enter_first(self._alone, samples, slots, has_first & ~has_second)
             self._enter_second(samples, np.flatnonzero(~has_first), slots[~has_first])

@@ -12,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn_epee import FixedExitPolicyClassifier
 from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.serving import AsyncPredictor
+from sklearn_epee.serving._served import ServedModel
 from tests.classifiers import tiny_multimodal_classifier
 from tests.serving.conftest import WAIT, Gate, ask_all, spread_exits
 from tests.serving.orders import run_in_any_order
@@ -57,8 +58,14 @@ def test_predictions_are_those_of_the_estimator(fitted, cases):
         assert_same(ask_all(server, cases[0]), expected)
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [{}, {"tau": 0.3, "patience": 2}, {"tau": 0.3, "patience": 3, "exit_ensemble": "mean"}],
+    ids=["entropy", "patience", "mean"],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_cases_join_and_leave_at_any_time(fitted, cases, seed):
+def test_cases_join_and_leave_at_any_time(fitted, cases, seed, policy):
+    fitted.set_params(**policy)
     expected = fitted.predict_with_exits(cases[0])
 
     def check(found, row):
@@ -84,6 +91,33 @@ def test_requests_have_policies_of_their_own(fitted, cases):
     for number, (tau, patience) in enumerate(policies):
         fitted.set_params(tau=tau, patience=patience)
         assert_same(found[number :: len(policies)], fitted.predict_with_exits(cases[0]))
+
+
+@pytest.mark.parametrize("ensemble", [None, "mean"])
+def test_images_alone_meet_others_that_come_from_the_first_transformer(fitted, cases, ensemble):
+    fitted.set_params(tau=0.0, patience=2, exit_ensemble=ensemble)
+    X, _ = cases
+    second = [case[1] is None if fitted.first == "image" else case[0] is None for case in X]
+    alone, others = (
+        [X[n] for n in np.flatnonzero(np.equal(second, which))] for which in (True, False)
+    )
+    served = ServedModel(fitted)
+    walk = served.model.walk(*served.policy, len(X))
+    # Those of the second cell alone wait there before anything was handed over.
+    slots = np.arange(len(X))
+    asked = [served.check(case) for case in [*alone, *others]]
+    for rows in np.split(slots, [len(alone)]):
+        walk.enter([asked[row] for row in rows], rows, [served.policy] * len(rows))
+    expected = fitted.predict_with_exits([*alone, *others])
+    left = 0
+    while left < len(X):
+        done = walk.advance()
+        left += len(done)
+        found = walk.predictions([asked[row] for row in done], done) if len(done) else []
+        for one, row in zip(found, done, strict=True):
+            assert one["label"] == expected.labels[row]
+            assert one["exit_layer"] == expected.exit_layer[row]
+            np.testing.assert_allclose(one["proba"], expected.proba[row], atol=1e-5, rtol=0)
 
 
 def test_fixed_policies_and_precision(fitted, cases):
