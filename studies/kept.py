@@ -1,9 +1,9 @@
-"""Add to a report the pairs of data set and backbone that only an earlier report has.
+"""Merge a new report with an earlier one, whose other pairs of data set and backbone are kept.
 
-The folder of the jobs holds networks and probabilities, gigabytes that nobody keeps for long.
-`study.json` holds what the report shows of them, so that pairs that were run on another day or
-machine stay while others are run again. Pairs are never mixed: one is taken whole from the new
-report if it is there, else whole from the earlier one.
+The folder of jobs contains networks and probabilities, which are too large to keep. `study.json`
+only contains the results, so pairs that were run on another day or machine can be kept while others
+are run again. A pair comes from one report as a whole: from the new one if it has the pair,
+otherwise from the earlier one.
 """
 
 from __future__ import annotations

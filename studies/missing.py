@@ -1,4 +1,4 @@
-"""Say in words which jobs of the study a report does not have."""
+"""List the jobs of the study that are missing from a report, as sentences."""
 
 from __future__ import annotations
 

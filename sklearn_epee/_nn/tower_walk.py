@@ -1,4 +1,4 @@
-"""Samples that come one after the other join a walk through two towers while it is under way."""
+"""Continuous batching for two transformers: samples can join while others are under way."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ class TowerPolicies:
 class TowerWalk:
     """Runs samples through two towers, one layer of one batch at a time, while others come in.
 
-    It is used as a `LayerWalk` is, and holds three: samples of both cells in the first tower,
-    samples of the first cell alone, and all that are in the second tower. They take turns. What the
-    second tower reads of a sample is encoded when the first hands it over, if it does.
+    It has the interface of `LayerWalk` and consists of three, which take turns: for samples with
+    both inputs in the first tower, for samples with the first input only, and for all samples in
+    the second tower. The second input of a sample is only encoded when the first tower hands the
+    sample over.
 
     Parameters
     ----------

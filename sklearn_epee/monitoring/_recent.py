@@ -10,19 +10,19 @@ from scipy.stats import binom
 
 
 class Recent:
-    """What happened in the last trials of some streams; before the first trial nothing has.
+    """Count events in the last trials of several streams; missing trials count as no event.
 
     Parameters
     ----------
     size : int
-        How many trials are kept.
+        Number of trials that are stored.
     shape : tuple of int
-        Of the streams.
+        One entry per stream.
 
     Attributes
     ----------
     counts : ndarray of shape `shape`, int64
-        How many of the kept trials happened.
+        Events among the stored trials of each stream.
     """
 
     counts: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Recent:
         self.counts = np.zeros(shape, dtype=np.int64)
 
     def add(self, happened: NDArray[np.bool_]) -> None:
-        """Keep one trial of every stream and forget the oldest.
+        """Store one trial of every stream and discard the oldest.
 
         Parameters
         ----------
@@ -46,13 +46,13 @@ class Recent:
         self._oldest = (self._oldest + 1) % len(self._kept)
 
     def to_hex(self) -> str:
-        """Return the kept trials, the oldest first, eight to a byte."""
+        """Return the stored trials as packed bits in hexadecimal, the oldest first."""
         in_order = np.roll(self._kept, -self._oldest, axis=0)
         return np.packbits(in_order).tobytes().hex()
 
     @classmethod
     def from_hex(cls, text: str, size: int, shape: tuple[int, ...]) -> Self:
-        """Return what `to_hex` was made of.
+        """Return the object whose `to_hex` returned the text.
 
         Raises
         ------
@@ -70,30 +70,32 @@ class Recent:
 
 
 def most_allowed(n: int, rate: float, confidence: float) -> int:
-    """Return how many of n trials may happen for their rate to be at most `rate`, confidently.
+    """Return the largest count of events in n trials that shows a rate of at most `rate`.
 
-    The largest count whose upper confidence bound, of Clopper and Pearson, is at most `rate`;
-    -1 if that of no count is.
+    That is the largest count whose upper confidence bound (Clopper-Pearson) is at most `rate`, and
+    -1 if there is none.
     """
     return int(binom.ppf(1 - confidence, n, rate)) - 1
 
 
 def fewest_trials(rate: float, confidence: float) -> int:
-    """Return how many trials it takes to be confident of `rate` if none of them happens."""
+    """Return the smallest number of trials in which 0 events show a rate of at most `rate`."""
     return int(np.ceil(np.log1p(-confidence) / np.log1p(-rate)))
 
 
 def first_kept(counts: NDArray[np.int64], allowed: int) -> NDArray[np.intp]:
-    """Return the first policy that is, as all stricter ones are, within what is allowed.
+    """Return the index of the fastest policy that is within the limit with all stricter ones.
 
-    Going from the strictest policy on and stopping at the first that is not takes no correction
-    for the number of policies (fixed-sequence testing).
+    The policies are tested from the strictest on, until the first one that is above the limit, so
+    no correction for the number of policies is needed (fixed-sequence testing).
 
     Parameters
     ----------
     counts : ndarray of shape (..., n_policies), int64
-        The last policy is the strictest. Where even that is not within it, it is returned.
+        Disagreements of each policy, from the fastest to the strictest. The strictest one, full
+        depth, is returned if no other is within the limit.
     allowed : int
+        Largest count that is within the limit.
 
     Returns
     -------
