@@ -1,0 +1,418 @@
+"""Estimators on a GPU: trained there, they answer as on a CPU, in this process and in others."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+
+from sklearn_epee import TunedExitPolicyClassifierCV
+from sklearn_epee._nn.batch_scheduler import BatchScheduler
+from sklearn_epee.datasets import make_case_reports, make_supplement_notes
+from sklearn_epee.serving import AsyncPredictor
+from tests.serving.conftest import ask_all, spread_exits
+
+from .classifiers import tiny_image_classifier, tiny_multimodal_classifier, tiny_text_classifier
+from .tagged import tagged_sentences, tiny_token_classifier
+
+HAS_GPU = torch.cuda.is_available()
+# Without one, `SKLEARN_EPEE_GPU=cpu pytest tests/test_gpu.py` shows that the tests themselves run.
+DEVICE = os.environ.get("SKLEARN_EPEE_GPU", "cuda")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE == "cuda" and not HAS_GPU, reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:.*longer than max_"),
+]
+CLOSE = 1e-4
+ROOT = Path(__file__).parent.parent
+
+
+def _texts():
+    notes = make_supplement_notes(60, random_state=0)
+    return tiny_text_classifier(device=DEVICE), list(notes[0]), notes[1]
+
+
+def _labels():
+    model, X, y = _texts()
+    names = np.unique(y)
+    return model, X, np.column_stack([y == names[0], np.arange(len(y)) % 3 == 0]).astype(int)
+
+
+def _windows():
+    model, X, y = _texts()
+    model.set_params(long_texts="windows", window_length=12, max_windows=4)
+    return model, [f"{text} {other}" for text, other in zip(X, X[::-1], strict=True)], y
+
+
+def _images():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = rng.integers(0, 80, (60, 8, 8, 1)) + 60 * y[:, None, None, None]
+    return tiny_image_classifier(device=DEVICE), X.astype(np.uint8), y
+
+
+def _words():
+    return tiny_token_classifier(device=DEVICE), *tagged_sentences()
+
+
+def _both():
+    X, y = make_case_reports(40, missing_fraction=0.3, random_state=0)
+    return tiny_multimodal_classifier(first="text", device=DEVICE), X, y
+
+
+MAKERS = {
+    "texts": _texts,
+    "labels": _labels,
+    "windows": _windows,
+    "images": _images,
+    "words": _words,
+    "both": _both,
+}
+CLASSIFIERS = [name for name in MAKERS if name != "words"]
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """Classifiers that were fitted on the GPU, and their samples, made when asked for."""
+    found = {}
+
+    def fitted(name):
+        if name not in found:
+            model, X, y = MAKERS[name]()
+            found[name] = model.fit(X, y), X, y
+        model, X, y = found[name]
+        return copy.copy(model), X, y
+
+    return fitted
+
+
+def staged(model, X):
+    return np.stack([np.asarray(part) for part in model.staged_predict_proba(X)], axis=1)
+
+
+def on_cpu(model):
+    return pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+
+
+def is_on_gpu(model):
+    return next(model.net_.module_.parameters()).device.type == DEVICE
+
+
+# ------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_network_from_a_gpu_says_the_same_on_a_cpu(fits, name):
+    model, X, _ = fits(name)
+    here = on_cpu(model)
+    np.testing.assert_allclose(staged(model, X), staged(here, X), atol=CLOSE)
+    if name != "labels":
+        model, here = spread_exits(model, X), spread_exits(here, X)
+    for rule in ({"tau": 0.5, "patience": None}, {"tau": 0.0, "patience": 2}):
+        ours = model.set_params(**rule).predict_with_exits(X)
+        theirs = here.set_params(**rule).predict_with_exits(X)
+        np.testing.assert_array_equal(ours.exit_layer, theirs.exit_layer)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    layer = model.n_layers_ - 1
+    np.testing.assert_allclose(
+        model.predict_proba_at_layer(X, layer), here.predict_proba_at_layer(X, layer), atol=CLOSE
+    )
+
+
+@pytest.mark.parametrize("token_exit", ["sentence", "token"])
+def test_words_are_the_same_on_a_cpu(fits, token_exit):
+    model, X, _ = fits("words")
+    for rule in ({"tau": 0.5, "patience": None}, {"tau": 0.0, "patience": 2}):
+        ours = model.set_params(token_exit=token_exit, **rule)
+        assert ours.predict(X) == on_cpu(ours).predict(X)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("batch_size", [1, 5, "auto"])
+def test_batches_change_nothing(fits, name, batch_size):
+    model, X, _ = fits(name)
+    expected = staged(model, X)
+    model.set_params(predict_batch_size=batch_size)
+    for _ in range(3):  # later runs replay captured graphs
+        np.testing.assert_allclose(staged(model, X), expected, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_bfloat16_is_close(fits, name):
+    model, X, _ = fits(name)
+    expected = staged(model, X)
+    found = staged(model.set_params(precision="bfloat16"), X)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_single_texts_keep_their_graphs_apart(fits):
+    """Two classifiers, called in turns, many times: graphs are captured meanwhile."""
+    model, X, y = fits("texts")
+    other = tiny_text_classifier(device=DEVICE, random_state=1).fit(X, y)
+    expected = [staged(one, X[:4]) for one in (model, other)]
+    for _ in range(25):
+        for one, proba in zip((model, other), expected, strict=True):
+            for row in range(4):
+                np.testing.assert_allclose(
+                    staged(one, X[row : row + 1]), proba[row : row + 1], atol=CLOSE
+                )
+
+
+def test_threads_share_a_classifier(fits):
+    model, X, _ = fits("texts")
+    expected = staged(model, X)
+    failed = []
+
+    def ask():
+        for row in range(20):
+            found = staged(model, X[row : row + 1])
+            if not np.allclose(found, expected[row : row + 1], atol=CLOSE):
+                failed.append(row)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_int8_is_refused(fits):
+    model, X, _ = fits("texts")
+    if DEVICE == "cuda":
+        with pytest.raises(ValueError, match="no 8-bit products there.*device='cpu'"):
+            model.set_params(precision="int8").predict(X)
+
+
+# --------------------------------------------------------------------------------- trainings
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_trainings_repeat_themselves(name, precision):
+    weights = []
+    for _ in range(2):
+        model, X, y = MAKERS[name]()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*determinis.*")
+            model.set_params(precision=precision, max_epochs=1).fit(X, y)
+        weights.append({k: v.cpu() for k, v in model.net_.module_.state_dict().items()})
+        assert is_on_gpu(model)
+    assert all(torch.isfinite(part).all() for part in weights[0].values())
+    for key, part in weights[0].items():
+        torch.testing.assert_close(part, weights[1][key], atol=1e-5, rtol=1e-4, msg=key)
+
+
+def test_a_training_on_a_gpu_ends_near_that_on_a_cpu(fits):
+    model, X, y = fits("texts")
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = copy.deepcopy(model.backbone)
+    config.update(no_dropout)
+    found = [
+        staged(tiny_text_classifier(device=device).set_params(backbone=config).fit(X, y), X)
+        for device in (DEVICE, "cpu")
+    ]
+    assert np.abs(found[0] - found[1]).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "exit_training", ["mixed", "distillation", "mixed+distillation", "detached"]
+)
+def test_all_exit_trainings_run(exit_training):
+    model, X, y = _texts()
+    model.set_params(exit_training=exit_training, max_epochs=1).fit(X, y)
+    assert np.isfinite(staged(model, X)).all()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"early_stopping": True, "validation_fraction": 0.2},
+        {"head_init": "regression"},
+        {"class_weight": "balanced"},
+        {"pooling": "mean"},
+    ],
+)
+def test_options_of_trainings_run(parameters):
+    model, X, y = _texts()
+    model.set_params(**parameters).fit(X, y)
+    assert is_on_gpu(model)
+    assert np.isfinite(staged(model, X)).all()
+
+
+def test_policies_are_tuned_and_searched(fits):
+    model, X, y = fits("texts")
+    tuned = TunedExitPolicyClassifierCV(FrozenEstimator(model)).fit(X, y)
+    assert len(tuned.predict(X)) == len(X)
+    search = GridSearchCV(
+        tiny_text_classifier(device=DEVICE, max_epochs=1), {"tau": [0.1, 0.9]}, cv=2
+    ).fit(X, y)
+    assert len(search.predict(X)) == len(X)
+
+
+# ------------------------------------------------------------------------ other processes
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_files_are_read_where_there_is_no_gpu(fits, name, tmp_path):
+    model, X, _ = fits(name)
+    with (tmp_path / "model.pickle").open("wb") as file:
+        pickle.dump((model.set_params(device="auto"), X, model.predict(X)), file)
+    model.save_pretrained(tmp_path / "folder")
+    code = """
+import pickle, sys, warnings
+import numpy as np, torch
+from pathlib import Path
+warnings.simplefilter("ignore")
+assert not torch.cuda.is_available()
+with open(sys.argv[1] + "/model.pickle", "rb") as file:
+    model, X, expected = pickle.load(file)
+loaded = type(model).from_pretrained(Path(sys.argv[1]) / "folder")
+for one in (model, loaded):
+    found = one.predict(X)
+    same = found == expected if isinstance(found, list) else np.array_equal(found, expected)
+    assert same, (found, expected)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_classifier_from_a_cpu_goes_to_the_gpu(fits):
+    _, X, y = fits("texts")
+    model = tiny_text_classifier(device="cpu").fit(X, y)
+    expected = staged(model, X)
+    np.testing.assert_allclose(staged(model.set_params(device=DEVICE), X), expected, atol=CLOSE)
+
+
+# ------------------------------------------------------------------------------------ serving
+
+
+@pytest.mark.parametrize("name", ["texts", "images", "both", "windows"])
+def test_requests_are_answered_as_predict_does(fits, name):
+    model, X, _ = fits(name)
+    model = spread_exits(model, X)
+    expected = model.predict_with_exits(X)
+    with AsyncPredictor(model) as server:
+        for _ in range(3):
+            found = ask_all(server, list(X))
+            np.testing.assert_array_equal([one.exit_layer for one in found], expected.exit_layer)
+            np.testing.assert_array_equal([one.label for one in found], expected.labels)
+
+
+def test_words_are_served(fits):
+    model, X, _ = fits("words")
+    with AsyncPredictor(model) as server:
+        assert [one.spans for one in ask_all(server, X)] == model.predict(X)
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def test_a_full_gpu_halves_its_batches(fits, monkeypatch):
+    model, X, _ = fits("texts")
+    expected = staged(model, X)
+    failed = []
+    original = BatchScheduler._make_room
+
+    def noted(self, *args):
+        failed.append(args)
+        return original(self, *args)
+
+    monkeypatch.setattr(BatchScheduler, "_make_room", noted)
+    if DEVICE != "cuda":
+        pytest.skip("fills the memory of a GPU")
+    model.set_params(predict_batch_size=len(X))
+    total = torch.cuda.mem_get_info()[1]
+    reserved = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((reserved + 4e6) / total)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = staged(model, X)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert failed
+    np.testing.assert_allclose(found, expected, atol=CLOSE)
+
+
+def test_what_was_captured_is_let_go(fits):
+    if DEVICE != "cuda":
+        pytest.skip("measures the memory of a GPU")
+    model, X, y = fits("texts")
+    sizes = []
+    for seed in range(4):
+        one = tiny_text_classifier(device=DEVICE, random_state=seed, max_epochs=1).fit(X, y)
+        for _ in range(20):
+            staged(one, X[:1])
+        del one
+        torch.cuda.synchronize()
+        sizes.append(torch.cuda.memory_allocated())
+    assert sizes[-1] <= sizes[1] + 2**20
+
+
+# --------------------------------------------------------------------------------- processes
+
+
+def test_a_launch_of_one_process_trains_on_its_gpu(tmp_path):
+    """nccl takes one process a GPU, so that one GPU can show no more."""
+    pytest.importorskip("accelerate")
+    script = tmp_path / "train.py"
+    script.write_text(
+        """
+import numpy as np, torch
+from sklearn_epee.distributed import data_parallel
+from tests.classifiers import tiny_text_classifier
+from sklearn_epee.datasets import make_supplement_notes
+
+X, y = make_supplement_notes(40, random_state=0)
+with data_parallel():
+    model = tiny_text_classifier(max_epochs=1).fit(list(X), y)
+print("backend", torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
+print("device", next(model.net_.module_.parameters()).device)
+assert np.isfinite(model.predict_proba(list(X))).all()
+"""
+    )
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node=1", str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    if DEVICE == "cuda":
+        assert "device cuda" in done.stdout
+
+
+def test_networks_are_exported_from_a_gpu(fits, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from sklearn_epee.onnx_runtime import OnnxExits  # noqa: PLC0415 - needs onnxruntime
+
+    model, X, _ = fits("texts")
+    model.export_onnx(tmp_path / "model")
+    assert is_on_gpu(model)
+    np.testing.assert_array_equal(OnnxExits(tmp_path / "model").predict(X), model.predict(X))
