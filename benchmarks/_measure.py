@@ -49,11 +49,28 @@ def interleaved(
     return seconds
 
 
+# A run of a warm-up that takes more than this share of the fastest so far was not slowed by chance.
+_NO_FASTER = 0.95
+_MAX_WARM_UPS = 24
+
+
 def warmed_up(run: Callable[[], Any]) -> None:
-    """Run something until later runs take as long as each other."""
-    # On a GPU the engine captures layers as graphs at first, and fills its pools of memory.
-    for _ in range(2 if torch.cuda.is_available() else 1):
+    """Run something until later runs take as long as each other.
+
+    On a GPU the engine captures layers as graphs once their shapes have come up often enough, and
+    fills its pools of memory; it is warm when three runs in a row are not faster than the fastest
+    before.
+    """
+    if not torch.cuda.is_available():
         run()
+        return
+    fastest, n_no_faster = float("inf"), 0
+    for _ in range(_MAX_WARM_UPS):
+        seconds = timed(run)
+        n_no_faster = n_no_faster + 1 if seconds > _NO_FASTER * fastest else 0
+        fastest = min(fastest, seconds)
+        if n_no_faster == 3:
+            return
 
 
 def timed(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -31,6 +31,8 @@ class FullDepth(nn.Module):
         self.pooling = network.pooling
         self.backbone = copy.deepcopy(network.backbone)
         self.backbone.to(device)
+        if torch.device(device).type == "cuda":
+            self.with_attention("sdpa")
         # Not the buffers: transformers keeps the frequencies of rotary positions exact.
         for parameter in self.backbone.parameters():
             parameter.data = parameter.data.to(dtype)
@@ -39,6 +41,15 @@ class FullDepth(nn.Module):
         self._after_last = type(network.adapter)(self.backbone).pool
         self._options = {"use_cache": False} if network.adapter.causal else {}
         self.eval()
+
+    def with_attention(self, name: str) -> FullDepth:
+        """Choose among the attentions of transformers, where the family has a choice.
+
+        "sdpa" is torch's own and the default of transformers. "eager", the plain products, is what
+        backbones are loaded with here, and the faster one on a CPU in bfloat16 (row "attention").
+        """
+        self.backbone.set_attn_implementation(name)
+        return self
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Logits (n, K) of a batch."""

@@ -24,10 +24,12 @@ from benchmarks._models import (
     engine_of,
     prepared,
     real_texts,
+    samples,
 )
 from benchmarks._onnx_rivals import check_export, onnx_logits, onnx_sessions, require_onnx
 from benchmarks._report import Line
 from benchmarks._rivals import FullDepth
+from benchmarks._rows_latency import PRECISIONS
 from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.prediction_batches import batches_by_length
 
@@ -272,7 +274,44 @@ def _onnx_line(family: str, n: int, rival: str, wanted: int, seconds: Seconds) -
     )
 
 
+# --------------------------------------------------------------------- transformers' attention
+
+
+def attentions(settings: Settings) -> Iterator[Line]:
+    """Compare the attentions of transformers at full depth: the rival is to have the faster."""
+    n = {"auto": 64, 1: 8}
+    for family in ("bert", "gpt2", "vit"):
+        for precision in PRECISIONS:
+            estimator = prepared(family, settings.device, precision)
+            make = functools.partial(
+                FullDepth, estimator, getattr(torch, precision), settings.device
+            )
+            rivals = {name: make().with_attention(name) for name in ("eager", "sdpa")}
+            for batch_size in ("auto", 1):
+                share = 1 if FAMILIES[family].kind == "text" else 4
+                n_samples = settings.enough(n[batch_size] // share, batch_size)
+                encoded = encode(estimator, samples(family, n_samples))
+                runs = {
+                    name: functools.partial(rival.proba, encoded, batch_size)
+                    for name, rival in rivals.items()
+                }
+                seconds = interleaved(runs, settings.repetitions)
+                ratio = quotient(seconds, "eager", "sdpa")
+                yield Line(
+                    f"{FAMILIES[family].title}, {precision}, batch {batch_size}",
+                    f'"eager" takes {ratio:.2f}x the time of "sdpa"',
+                    values={"ratio": ratio},
+                    seconds=seconds,
+                )
+
+
 ROWS = [
+    Row(
+        "attention",
+        "transformers at full depth by its plain attention against torch's",
+        attentions,
+        in_quick=False,
+    ),
     Row("onnxruntime", "Default predict at mean exit M/3 against onnxruntime", against_onnxruntime),
     Row("mixed-lengths", "Texts of mixed length against padding all to the longest", mixed_lengths),
     Row("papers-way", "Default predict against one sample at a time, padded", paper),

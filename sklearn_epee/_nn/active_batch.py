@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch_layout import BatchLayout, padded
+from .batch_layout import BatchLayout, stacked
 from .exit_rules import ExitState, joined_states
 
 
@@ -76,7 +76,7 @@ class ActiveBatch:
         return cls(
             parts[0].layer,
             np.concatenate([part.rows for part in parts]),
-            torch.cat([padded(part.hidden, width) for part in parts]),
+            stacked([part.hidden for part in parts], width),
             parts[0].layout.merge([part.layout for part in parts]),
             joined_states([part.state for part in parts], [len(part.rows) for part in parts]),
         )

@@ -94,8 +94,8 @@ class BatchLayout:
         mask = self.mask if width is None else self.mask[:, :width]
         windows = None if self.windows is None else self.windows[samples]
         return BatchLayout(
-            mask[index],
-            None if self.read is None else self.read[index],
+            mask.index_select(0, index),
+            None if self.read is None else self.read.index_select(0, index),
             None if windows is None or (windows == 1).all() else windows,
             self._context_of(samples, index),
         )
@@ -112,7 +112,7 @@ class BatchLayout:
         """Return the layouts of several batches as one, padded to the widest."""
         width = max(part.width for part in parts)
         reads = [part.read for part in parts if part.read is not None]
-        mask = torch.cat([padded(part.mask, width) for part in parts])
+        mask = stacked([part.mask for part in parts], width)
         windows = None
         if any(part.windows is not None for part in parts):
             windows = np.concatenate([
@@ -184,13 +184,15 @@ def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.i
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
-def padded(part: Tensor, width: int) -> Tensor:
-    """Return a tensor with its second dimension filled up with zeros."""
-    missing = width - part.shape[1]
-    if not missing:
-        return part
-    filler = part.new_zeros((part.shape[0], missing, *part.shape[2:]))
-    return torch.cat([part, filler], dim=1)
+def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Return tensors (n, t, ...) as one, their second dimension filled up with zeros."""
+    if all(part.shape[1] == width for part in parts):
+        return torch.cat(list(parts))
+    ends = np.cumsum([len(part) for part in parts])
+    whole = parts[0].new_zeros((int(ends[-1]), width, *parts[0].shape[2:]))
+    for part, end in zip(parts, ends, strict=True):
+        whole[end - len(part) : end, : part.shape[1]] = part
+    return whole
 
 
 def backbone_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

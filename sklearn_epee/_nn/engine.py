@@ -66,12 +66,13 @@ class Engine:
         self._dtype = dtype
         device = self._placed.device
         on_gpu, timed = device.type == "cuda", device.type == "cpu"
-        costs = RowCosts(timed, calls=0 if timed else calls_in_positions(device, dtype))
+        calls = calls_in_positions(device, dtype)
+        costs = RowCosts(timed, calls=0 if timed else calls)
         self._row_first = RowFirst(network.n_layers, costs)
         pads_length = network.adapter.kind == "text"
         # A layer that is run as a whole prepares its arguments on the CPU, which no graph records.
         self._graphs = (
-            LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device))
+            LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device), most=calls)
             if on_gpu and network.adapter.rows_apart
             else None
         )

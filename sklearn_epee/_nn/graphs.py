@@ -13,13 +13,12 @@ from torch import Tensor
 from .batch_layout import BatchLayout
 from .forks import ForkSafeLock
 
-# Positions up to which a layer of a GPU waits for its launches.
-SMALL_BATCH = 1024
 # The shortest length captured. Longer ones are rounded up to 24, 32, 48, 64, 96, ... positions, so
 # that few graphs serve all texts.
 _SHORTEST = 16
-# Positions of all graphs kept, each of which holds the output of its layer: 0.8 GB of BERT-base.
-_MAX_POSITIONS = 2**18
+# Positions of all shapes kept, each of which holds what its layers read and write: 0.8 GB of
+# BERT-base in float32.
+_MAX_POSITIONS = 2**17
 # Capturing a layer takes as long as running it some twenty times, so that only what comes up again
 # is captured; and only a graph that has not been used for so many runs makes room for another.
 _MET_BEFORE = 16
@@ -37,25 +36,57 @@ RunLayer = Callable[[int, Tensor, BatchLayout], Outputs]
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Captured:
-    """A layer at one shape: inputs to write to, what runs it, outputs to read from."""
+@dataclass(eq=False)
+class _Buffers:
+    """What the layers of one shape read and write: one graph runs at a time, so they share it.
+
+    Attributes
+    ----------
+    hidden, above : Tensor of shape (n, t, d)
+        What a layer reads, and its output.
+    layout : BatchLayout
+    last_used : int
+        In which run.
+    written : BatchLayout or None
+        What was copied into `layout` last.
+    """
 
     hidden: Tensor
+    above: Tensor
     layout: BatchLayout
-    replay: Callable[[], None]
-    outputs: Outputs
+    last_used: int
+    written: BatchLayout | None = None
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout, run: int) -> _Buffers:
+        """Return buffers of a shape for batches such as the given one."""
+        read = hidden.new_zeros((*shape, hidden.shape[-1]))
+        return cls(read, torch.zeros_like(read), _empty_layout(shape, layout), run)
 
     def write(self, hidden: Tensor, layout: BatchLayout) -> None:
-        """Set the inputs; what lies beyond them is masked."""
+        """Set what is read; what lies beyond it is masked."""
         n, t = layout.mask.shape
-        self.layout.mask.zero_()
+        self.hidden[:n, :t] = hidden
+        # A batch from which no sample exited has the layout of the layer below.
+        if layout is self.written:
+            return
+        if (n, t) != self.layout.mask.shape:
+            self.layout.mask.zero_()
         self.layout.mask[:n, :t] = layout.mask
         if self.layout.read is not None and layout.read is not None:
             self.layout.read[:n] = layout.read
         if self.layout.context is not None and layout.context is not None:
             self.layout.context[:n] = layout.context
-        self.hidden[:n, :t] = hidden
+        self.written = layout
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """A layer at one shape: buffers to write to, what runs it, outputs to read from."""
+
+    buffers: _Buffers
+    replay: Callable[[], None]
+    outputs: Outputs
 
     def read(self, n: int, t: int) -> Outputs:
         """Return copies of the outputs of n samples of t positions."""
@@ -78,6 +109,9 @@ class LayerGraphs:
         Whether masked positions may be added behind the others: texts, not images.
     capture : callable
         What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
+    most : int, default=1024
+        Positions up to which a layer waits for its launches; larger batches are run kernel by
+        kernel.
     met_before : int, default=16
         How many times a shape is run kernel by kernel before it is captured.
 
@@ -93,25 +127,26 @@ class LayerGraphs:
         run: RunLayer,
         pads_length: bool,
         capture: Capture,
+        most: int = 1024,
         met_before: int = _MET_BEFORE,
     ) -> None:
         self._run = run
         self._pads_length = pads_length
         self._capture = capture
+        self._most = most
         self.met_before = met_before
         self._met: Counter[tuple[int, ...]] = Counter()
         self._n_runs = 0
-        # The one used longest ago comes first.
-        self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
-        self._last_used: dict[tuple[int, ...], int] = {}
-        self._buffers: dict[tuple[int, ...], tuple[Tensor, BatchLayout]] = {}
+        self._graphs: dict[tuple[int, ...], _Captured] = {}
+        # Of each shape; the one used longest ago comes first.
+        self._buffers: OrderedDict[tuple[int, ...], _Buffers] = OrderedDict()
         self._lock = ForkSafeLock()
         self._works = True
         self._failures = 0
 
     def fits(self, layout: BatchLayout) -> bool:
         """Return whether a batch is small enough to be worth a graph: without windows."""
-        return self._works and layout.windows is None and layout.mask.numel() <= SMALL_BATCH
+        return self._works and layout.windows is None and layout.mask.numel() <= self._most
 
     def __call__(self, layer: int, hidden: Tensor, layout: BatchLayout) -> Outputs:
         """Run a layer; return outputs that later replays do not touch."""
@@ -119,7 +154,7 @@ class LayerGraphs:
             graph = self._graph(layer, hidden, layout) if self._works else None
             if graph is None:
                 return self._run(layer, hidden, layout)
-            graph.write(hidden, layout)
+            graph.buffers.write(hidden, layout)
             graph.replay()
             return graph.read(*layout.mask.shape)
 
@@ -134,8 +169,8 @@ class LayerGraphs:
             if captured is None:
                 return None
             self._graphs[key] = captured
-        self._graphs.move_to_end(key)
-        self._last_used[key] = self._n_runs
+        self._buffers.move_to_end(shape)
+        self._buffers[shape].last_used = self._n_runs
         return self._graphs[key]
 
     def _new_graph(
@@ -143,20 +178,23 @@ class LayerGraphs:
     ) -> _Captured | None:
         """Return a graph of a shape; None if it is not worth one yet, or does not work."""
         self._met[key] += 1
-        if self._met[key] <= self.met_before or not self._has_room():
+        if self._met[key] <= self.met_before or not self._has_room(key[1:]):
             return None
         return self._try_to_capture(key[0], key[1:], hidden, layout)
 
-    def _has_room(self) -> bool:
-        """Return whether another graph can be kept, forgetting one that is not used any more."""
-        if sum(n * t for _, n, t in self._graphs) < _MAX_POSITIONS:
+    def _has_room(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a graph of a shape can be kept, forgetting others that are not used."""
+        if shape in self._buffers:
             return True
-        oldest = next(iter(self._graphs))
-        if self._n_runs - self._last_used[oldest] < _LONG_UNUSED:
+        if sum(n * t for n, t in self._buffers) < _MAX_POSITIONS:
+            return True
+        oldest, buffers = next(iter(self._buffers.items()))
+        if self._n_runs - buffers.last_used < _LONG_UNUSED:
             return False
-        del self._graphs[oldest], self._last_used[oldest]
-        if not any(key[1:] == oldest[1:] for key in self._graphs):
-            del self._buffers[oldest[1:]]
+        # The layers of a shape share what they hold, so they go together.
+        for key in [key for key in self._graphs if key[1:] == oldest]:
+            del self._graphs[key]
+        del self._buffers[oldest]
         return True
 
     def _try_to_capture(
@@ -165,7 +203,7 @@ class LayerGraphs:
         """Return a graph that was compared with the plain run; None if that did not work."""
         try:
             captured = self._captured(layer, shape, hidden, layout)
-            captured.write(hidden, layout)
+            captured.buffers.write(hidden, layout)
             captured.replay()
             expected = self._run(layer, hidden, layout)
         except torch.OutOfMemoryError:
@@ -183,7 +221,6 @@ class LayerGraphs:
     def _give_up(self, reason: str) -> None:
         self._works = False
         self._graphs.clear()
-        self._last_used.clear()
         self._buffers.clear()
         warnings.warn(
             f"Layers cannot be captured as graphs here ({reason}); going on without: the same "
@@ -196,14 +233,16 @@ class LayerGraphs:
         self, layer: int, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout
     ) -> _Captured:
         if shape not in self._buffers:
-            # One graph runs at a time, so the layers share what they read.
-            self._buffers[shape] = (
-                hidden.new_zeros((*shape, hidden.shape[-1])),
-                _empty_layout(shape, layout),
-            )
-        inputs = self._buffers[shape]
-        replay, outputs = self._capture(lambda: self._run(layer, *inputs))
-        return _Captured(*inputs, replay, outputs)
+            self._buffers[shape] = _Buffers.of(shape, hidden, layout, self._n_runs)
+        buffers = self._buffers[shape]
+
+        def run() -> Outputs:
+            above, *others = self._run(layer, buffers.hidden, buffers.layout)
+            # The layer's own output is free again once it is copied: graphs hold none.
+            return buffers.above.copy_(above), *others
+
+        replay, outputs = self._capture(run)
+        return _Captured(buffers, replay, outputs)
 
 
 class CudaCapture:

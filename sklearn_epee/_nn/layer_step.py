@@ -116,10 +116,8 @@ class LayerStep:
             kept = self._kept(layout, remaining)
             index, width, layout = kept.rows, kept.layout.width, kept.layout
             rows, state = rows[remaining], None if state is None else state.take(kept.predicted)
-            hidden, (k, v) = hidden[:, :width][index], keys_values
-            # Two to three times as fast as indexing, of parts whose heads do not lie together.
-            k, v = (part[:, :, :width].index_select(0, index) for part in (k, v))
-            keys_values = k, v
+            hidden = hidden[:, :width][index]
+            keys_values = tuple(_rows_of_heads(part, width, index) for part in keys_values)
         above = self._rows(layer, hidden, keys_values, layout)
         return ActiveBatch(layer, rows, above, layout, state)
 
@@ -156,6 +154,15 @@ class _Kept(NamedTuple):
     predicted: Tensor
     rows: Tensor
     layout: BatchLayout
+
+
+def _rows_of_heads(part: Tensor, width: int, index: Tensor) -> Tensor:
+    """Return some rows of keys or values (n, heads, t, head_dim), as many positions as wanted."""
+    if part.device.type == "cpu":
+        # Two to three times as fast as indexing, where the heads do not lie together.
+        return part[:, :, :width].index_select(0, index)
+    # A GPU copies a row at once where its positions do.
+    return part.transpose(1, 2)[:, :width][index].transpose(1, 2)
 
 
 def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:

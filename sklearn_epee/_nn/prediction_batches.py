@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 # Positions (samples x padded length) of an automatic batch: enough rows for the matrix products to
 # run at full speed, few enough to stay in a processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
+# A GPU that computes bfloat16 in hardware waits for the calls of smaller ones: 2.3 instead of 1.6
+# times as fast as the full depth at a third of the layers (BERT-base, an H200).
+_AUTO_POSITIONS_BFLOAT16 = 65536
 # With this many positions an automatic batch may end before a text much shorter than its longest.
 _MIN_POSITIONS = 512
 _ALIKE = 0.8
@@ -82,6 +85,8 @@ def batch_limit(
     calls = calls_in_positions(device, dtype)
     if batch_size == "auto":
         positions = AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"])
+        if device.type == "cuda" and dtype == torch.bfloat16:
+            positions = _AUTO_POSITIONS_BFLOAT16
         return BatchLimit(positions=positions, calls=calls)
     return BatchLimit(samples=int(batch_size), calls=calls)
 

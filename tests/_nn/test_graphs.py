@@ -46,8 +46,11 @@ class StandIn:
         return replay, outputs
 
 
-def with_graphs(engine: Engine, capture: Callable, *, image: bool = False) -> Engine:
-    engine._graphs = LayerGraphs(engine._placed.run_layer, not image, capture, met_before=0)
+def with_graphs(
+    engine: Engine, capture: Callable, *, image: bool = False, most: int = 1024
+) -> Engine:
+    run = engine._placed.run_layer
+    engine._graphs = LayerGraphs(run, not image, capture, most=most, met_before=0)
     return engine
 
 
@@ -82,17 +85,16 @@ def test_few_graphs_serve_all_lengths_and_numbers_of_samples():
     assert capture.captures <= 4 * N_LAYERS
 
 
-def test_large_batches_are_launched_as_usual(monkeypatch):
-    monkeypatch.setattr(graphs_module, "SMALL_BATCH", 20)
+def test_large_batches_are_launched_as_usual():
     capture = StandIn()
-    engine = with_graphs(Engine(make_network("bert", "cls")), capture)
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture, most=20)
     engine.staged(make_samples("bert"), N_SAMPLES)
     assert not capture.captures
 
 
 @pytest.mark.parametrize("long_unused", [1, 1000])
 def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused):
-    monkeypatch.setattr(graphs_module, "_MAX_POSITIONS", 33)  # a third one has room at 32
+    monkeypatch.setattr(graphs_module, "_MAX_POSITIONS", 16)  # one shape
     monkeypatch.setattr(graphs_module, "_LONG_UNUSED", long_unused)
     capture = StandIn()
     engine = with_graphs(Engine(make_network("bert", "cls")), capture)
@@ -100,12 +102,12 @@ def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused
     for batch_size in (1, 2, 1):
         found = engine.staged(make_samples("bert"), batch_size)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert len(engine._graphs._graphs) == len(engine._graphs._last_used) == 3
-    assert len(engine._graphs._buffers) <= 3
+    assert len(engine._graphs._buffers) == 1
+    assert len(engine._graphs._graphs) <= N_LAYERS
     if long_unused == 1:
         assert capture.captures > 2 * N_LAYERS
     else:
-        assert capture.captures == 3  # the first three serve on
+        assert capture.captures == N_LAYERS  # the first ones serve on
 
 
 def test_what_comes_up_again_is_captured():

@@ -37,8 +37,9 @@ def test_batches_of_a_gpu_are_fewer_and_larger(dtype):
     on_gpu = list(batches_by_length(lengths, limit))
     assert sorted(np.concatenate(on_gpu)) == list(range(1000))
     assert len(on_gpu) < len(on_cpu) / 4
+    assert limit.positions == {torch.float32: 16384, torch.bfloat16: 65536}[dtype]
     for batch in on_gpu:
-        assert len(batch) * lengths[batch].max() <= AUTO_POSITIONS["cuda"]
+        assert len(batch) * lengths[batch].max() <= limit.positions
 
 
 def test_calls_cost_more_positions_the_faster_a_device_computes():
