@@ -1,10 +1,9 @@
-"""BERT-base on a GPU against transformers at full depth, in under a minute.
+"""BERT-base on a GPU against transformers at full depth, compiled and not, in about a minute.
 
 python -m benchmarks.gpu_check
 
 Prints the median milliseconds of interleaved rounds, one line per precision and batch size, with
-captured graphs and without, and the speed-up over transformers at mean exit M/3 and at the last
-layer.
+captured graphs and without, and the speed-up over transformers at mean exits M/3, M/2 and M.
 """
 
 from __future__ import annotations
@@ -23,48 +22,58 @@ from benchmarks._measure import interleaved, medians
 from benchmarks._models import encode, engine_of, prepared, samples
 from benchmarks._report import describe, machine
 from benchmarks._rivals import FullDepth
+from benchmarks._rows_compiled import MEANS, Compiled
+from benchmarks._rows_throughput import fraction
 
 # Batch size, samples, rounds.
-SETTINGS = ((1, 12, 3), (16, 512, 3), ("auto", 4096, 2))
-WARM_UPS = 3
+SETTINGS = (("auto", 8192, 3), (64, 1024, 3), (16, 512, 3), (1, 12, 3))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--seconds", type=float, default=45, help="begin nothing after this time")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well, bfloat16")
     args = parser.parse_args()
     began = time.perf_counter()
     print(describe(machine(args.device)), flush=True)
     estimator = prepared("bert", args.device, "float32")
-    for precision in ("float32", "bfloat16"):
+    for precision in ("bfloat16", "float32"):
         estimator.set_params(precision=precision)
-        rival = FullDepth(estimator, getattr(torch, precision), args.device)
+        plain = FullDepth(estimator, getattr(torch, precision), args.device)
+        rivals = {"transformers": plain}
+        if args.compiled and precision == "bfloat16":
+            rivals["compiled"] = Compiled(plain)
         for batch_size, n, rounds in SETTINGS:
             if time.perf_counter() - began > args.seconds:
                 print(f"{precision}, batch {batch_size}: not measured, out of time")
                 continue
-            found = medians(interleaved(competitors(estimator, rival, batch_size, n), rounds))
+            found = medians(interleaved(competitors(estimator, rivals, batch_size, n), rounds))
             print(line(f"{precision}, batch {batch_size}, {n} texts", found), flush=True)
 
 
 def competitors(
-    estimator: Any, rival: FullDepth, batch_size: int | str, n: int
+    estimator: Any, rivals: dict[str, FullDepth], batch_size: int | str, n: int
 ) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, warmed up: graphs are captured for shapes that come up again."""
+    """Return what is timed, by name."""
     encoded, n_layers = encode(estimator, samples("bert", n)), estimator.n_layers_
-    third = forced_exits(n, n_layers, n_layers / 3, encoded.lengths)
-    last = np.full(n, n_layers)
-    runs = {
-        "transformers": functools.partial(rival.proba, encoded, batch_size),
-        "mean exit M/3": functools.partial(dynamic, estimator, encoded, batch_size, third),
-        "M/3, no graphs": functools.partial(_plain, estimator, encoded, batch_size, third),
-        "exits at M": functools.partial(dynamic, estimator, encoded, batch_size, last),
+    exits = {
+        f"mean exit {fraction(share)}": forced_exits(n, n_layers, share * n_layers, encoded.lengths)
+        for share in MEANS
     }
-    for run in runs.values():
-        for _ in range(WARM_UPS):
-            run()
-    return runs
+    return {
+        **{
+            name: functools.partial(rival.proba, encoded, batch_size)
+            for name, rival in rivals.items()
+        },
+        **{
+            name: functools.partial(dynamic, estimator, encoded, batch_size, schedule)
+            for name, schedule in exits.items()
+        },
+        "M/3, no graphs": functools.partial(
+            _plain, estimator, encoded, batch_size, exits["mean exit M/3"]
+        ),
+    }
 
 
 def _plain(estimator: Any, encoded: Any, batch_size: int | str, schedule: np.ndarray) -> None:
@@ -81,9 +90,12 @@ def line(title: str, found: dict[str, float]) -> str:
     """Return milliseconds and speed-ups as a line of a table."""
     times = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in found.items())
     speedups = [
-        f"{found['transformers'] / found[name]:.2f}x" for name in ("mean exit M/3", "exits at M")
+        f"{found[rival] / found[f'mean exit {fraction(share)}']:.2f}x {rival} at {fraction(share)}"
+        for rival in ("transformers", "compiled")
+        if rival in found
+        for share in MEANS
     ]
-    return f"{title}: {times}; speed-up {speedups[0]} at mean exit M/3, {speedups[1]} at M"
+    return f"{title}: {times}; {', '.join(speedups)}"
 
 
 if __name__ == "__main__":
