@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from .forks import ForkSafeLock
 # The shortest length captured. Longer ones are rounded up to 24, 32, 48, 64, 96, ... positions, so
 # that few graphs serve all texts.
 _SHORTEST = 16
+# Larger batches keep a GPU busy, so that their graphs must not compute much that is masked.
+_SMALL = 1024
+_LEAST_FILLED = 0.6
 # Positions of all shapes kept, each of which holds what its layers read and write: 0.8 GB of
 # BERT-base in float32.
 _MAX_POSITIONS = 2**17
@@ -109,7 +113,7 @@ class LayerGraphs:
         Whether masked positions may be added behind the others: texts, not images.
     capture : callable
         What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
-    most : int, default=1024
+    most : int, default=`_SMALL`
         Positions up to which a layer waits for its launches; larger batches are run kernel by
         kernel.
     met_before : int, default=16
@@ -127,7 +131,7 @@ class LayerGraphs:
         run: RunLayer,
         pads_length: bool,
         capture: Capture,
-        most: int = 1024,
+        most: int = _SMALL,
         met_before: int = _MET_BEFORE,
     ) -> None:
         self._run = run
@@ -146,7 +150,18 @@ class LayerGraphs:
 
     def fits(self, layout: BatchLayout) -> bool:
         """Return whether a batch is small enough to be worth a graph: without windows."""
-        return self._works and layout.windows is None and layout.mask.numel() <= self._most
+        if not self._works or layout.windows is not None:
+            return False
+        positions = layout.mask.numel()
+        if positions <= _SMALL:
+            return True
+        n, t = self._shape(layout)
+        return positions <= self._most and positions >= _LEAST_FILLED * n * t
+
+    def _shape(self, layout: BatchLayout) -> tuple[int, int]:
+        """Return the shape of the graph that a batch is run by."""
+        n, t = layout.mask.shape
+        return _rounded_size(n), _rounded(t) if self._pads_length else t
 
     def __call__(self, layer: int, hidden: Tensor, layout: BatchLayout) -> Outputs:
         """Run a layer; return outputs that later replays do not touch."""
@@ -160,8 +175,7 @@ class LayerGraphs:
 
     def _graph(self, layer: int, hidden: Tensor, layout: BatchLayout) -> _Captured | None:
         """Return the graph that serves a batch, capturing it if the shape comes up again."""
-        n, t = layout.mask.shape
-        shape = (1 << (n - 1).bit_length(), _rounded(t) if self._pads_length else t)
+        shape = self._shape(layout)
         key = (layer, *shape)
         self._n_runs += 1
         if key not in self._graphs:
@@ -245,6 +259,12 @@ class LayerGraphs:
         return _Captured(buffers, replay, outputs)
 
 
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures: libraries keep a workspace for every stream they meet."""
+    return torch.cuda.Stream(device)
+
+
 class CudaCapture:
     """Captures CUDA graphs whose intermediate results share their memory.
 
@@ -256,8 +276,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        # Always the same: libraries keep a workspace for every stream they meet.
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _capture_stream(device)
 
     def __call__(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         """Record what a function launches; return what launches it again, and its outputs."""
@@ -291,6 +310,11 @@ def _empty_layout(shape: tuple[int, ...], like: BatchLayout) -> BatchLayout:
     context = None if context is None else context.new_zeros((shape[0], context.shape[1]))
     mask = torch.ones(shape, dtype=torch.bool, device=like.mask.device)
     return BatchLayout(mask, read, context=context)
+
+
+def _rounded_size(n: int) -> int:
+    """Return a number of samples rounded up to a power of two, or also one and a half of one."""
+    return _rounded(n) if n > _SHORTEST else 1 << (n - 1).bit_length()
 
 
 def _rounded(length: int) -> int:

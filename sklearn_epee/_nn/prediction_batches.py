@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 # Positions (samples x padded length) of an automatic batch: enough rows for the matrix products to
 # run at full speed, few enough to stay in a processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
-# A GPU that computes bfloat16 in hardware waits for the calls of smaller ones: 2.3 instead of 1.6
-# times as fast as the full depth at a third of the layers (BERT-base, an H200).
-_AUTO_POSITIONS_BFLOAT16 = 65536
+# A GPU is to compute this many times as long as the calls of a layer take.
+_AUTO_CALLS = 8
 # With this many positions an automatic batch may end before a text much shorter than its longest.
 _MIN_POSITIONS = 512
 _ALIKE = 0.8
@@ -22,6 +21,9 @@ _ALIKE = 0.8
 # launches of kernels: of the size of BERT-base, on an H100, a millisecond of a thread.
 _CALLS_ON_CPU = 64
 _CALLS_ON_GPU = {torch.float32: 1024, torch.bfloat16: 8192}
+# Products of bfloat16 of a multiprocessor in a second, over those of an H100's 132.
+_MULTIPROCESSORS = 132
+_BFLOAT16_RATES = {(8, 0): 0.4, (8, 6): 0.25, (8, 7): 0.25, (8, 9): 0.3}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def batch_limit(
     calls = calls_in_positions(device, dtype)
     if batch_size == "auto":
         positions = AUTO_POSITIONS.get(device.type, AUTO_POSITIONS["cuda"])
-        if device.type == "cuda" and dtype == torch.bfloat16:
-            positions = _AUTO_POSITIONS_BFLOAT16
+        if device.type == "cuda":
+            positions = max(positions, _AUTO_CALLS * calls)
         return BatchLimit(positions=positions, calls=calls)
     return BatchLimit(samples=int(batch_size), calls=calls)
 
@@ -95,7 +97,18 @@ def calls_in_positions(device: torch.device, dtype: torch.dtype) -> int:
     """Return how many positions a layer computes in the time that its calls take."""
     if device.type != "cuda":
         return _CALLS_ON_CPU
-    return _CALLS_ON_GPU.get(dtype, _CALLS_ON_GPU[torch.float32])
+    if dtype != torch.bfloat16:
+        return _CALLS_ON_GPU[torch.float32]
+    return int(_CALLS_ON_GPU[dtype] * _bfloat16_rate(device))
+
+
+def _bfloat16_rate(device: torch.device) -> float:
+    """Return how fast a GPU multiplies bfloat16 over an H100; 1 where there is no GPU to ask."""
+    if not torch.cuda.is_available():
+        return 1.0
+    found = torch.cuda.get_device_properties(device)
+    rate = _BFLOAT16_RATES.get((found.major, found.minor), 1.0)
+    return rate * found.multi_processor_count / _MULTIPROCESSORS
 
 
 def batches_by_length(

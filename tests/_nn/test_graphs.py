@@ -85,8 +85,9 @@ def test_few_graphs_serve_all_lengths_and_numbers_of_samples():
     assert capture.captures <= 4 * N_LAYERS
 
 
-def test_large_batches_are_launched_as_usual():
+def test_large_batches_are_launched_as_usual(monkeypatch):
     capture = StandIn()
+    monkeypatch.setattr(graphs_module, "_SMALL", 20)
     engine = with_graphs(Engine(make_network("bert", "cls")), capture, most=20)
     engine.staged(make_samples("bert"), N_SAMPLES)
     assert not capture.captures
@@ -122,10 +123,33 @@ def test_what_comes_up_again_is_captured():
         assert capture.captures == n_captures
 
 
+@pytest.mark.parametrize(("least", "is_captured"), [(0.3, True), (1.1, False)])
+def test_graphs_of_large_batches_are_to_be_filled(monkeypatch, least, is_captured):
+    monkeypatch.setattr(graphs_module, "_SMALL", 0)
+    monkeypatch.setattr(graphs_module, "_LEAST_FILLED", least)
+    capture, samples = StandIn(), make_samples("bert")
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture, most=10**6)
+    expected = Engine(make_network("bert", "cls")).staged(samples)
+    np.testing.assert_allclose(engine.staged(samples, 7), expected, atol=1e-5)
+    assert bool(capture.captures) is is_captured
+
+
+def test_batches_from_which_no_sample_exits_are_written_once():
+    """The next batch of the same shape is another, and so is one of a layer above."""
+    capture, samples = StandIn(), make_samples("bert")
+    engine = with_graphs(Engine(make_network("bert", "mean")), capture)
+    expected = Engine(make_network("bert", "mean")).staged(samples)
+    for batch_size in (N_SAMPLES, 5, 4, 5):
+        np.testing.assert_allclose(engine.staged(samples, batch_size), expected, atol=1e-5)
+
+
 def test_lengths_are_rounded_to_few():
     rounded = [graphs_module._rounded(length) for length in range(1, 1025)]
     assert all(length <= found for length, found in enumerate(rounded, 1))
     assert all(found <= max(16, 1.5 * length) for length, found in enumerate(rounded, 1))
+    sizes = [graphs_module._rounded_size(n) for n in range(1, 65)]
+    assert sorted(set(sizes)) == [1, 2, 4, 8, 16, 24, 32, 48, 64]
+    assert all(n <= found <= 2 * n for n, found in enumerate(sizes, 1))
     assert sorted(set(rounded)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
 
@@ -184,8 +208,7 @@ def test_threads_that_share_an_engine_do_not_mix_their_replays():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("family", "pooling"), ALL_NETWORKS)
-@pytest.mark.parametrize("batch_size", [1, 3, N_SAMPLES])
+@pytest.mark.parametrize(("family", "pooling", "batch_size"), REPLAYED)
 def test_a_gpu_predicts_as_a_cpu(family, pooling, batch_size):
     network, samples = make_network(family, pooling), make_samples(family)
     staged = Engine(network).staged(samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,22 @@ def test_calls_cost_more_positions_the_faster_a_device_computes():
         < calls_in_positions(gpu, torch.bfloat16)
     )
     assert batch_limit(8, cpu) == BatchLimit(samples=8)
+
+
+@pytest.mark.parametrize(
+    ("version", "multiprocessors", "low", "high"),
+    [((9, 0), 132, 8192, 8192), ((8, 0), 108, 2000, 3500), ((8, 9), 58, 800, 1500)],
+)
+def test_slower_gpus_wait_less_for_their_calls(monkeypatch, version, multiprocessors, low, high):
+    found = SimpleNamespace(
+        major=version[0], minor=version[1], multi_processor_count=multiprocessors
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+    gpu = torch.device("cuda")
+    assert low <= calls_in_positions(gpu, torch.bfloat16) <= high
+    assert calls_in_positions(gpu, torch.float32) == 1024
+    assert batch_limit("auto", gpu, torch.bfloat16).positions >= AUTO_POSITIONS["cuda"]
 
 
 def test_a_limit_counts_samples_positions_or_both():
