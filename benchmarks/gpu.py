@@ -213,7 +213,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of what is written")
+    add("--out", type=Path, help="folder of what is written")
     add("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
     add("--minutes", type=float, default=7.0, help="start nothing after these (default: 7)")
     add("--rows", nargs="+", default=list(ROWS), metavar="NAME", help="in this order")
@@ -221,7 +221,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help="small: to see whether it runs")
     add("--no-tests", action="store_true")
     add("--wheels", action="store_true", help="say what is missing here, and end")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.out is None and not given.wheels:
+        parser.error("--out is required, except with --wheels")
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -286,6 +286,10 @@ def test_the_gpu_command_says_what_a_bare_machine_lacks(monkeypatch, capsys, tmp
     monkeypatch.setattr(gpu, "requirements", lambda: ["numpy>=1", "nobody-has-this[extra]>=2"])
     assert gpu.main(["--out", str(tmp_path)]) == 1
     assert "nobody-has-this" in capsys.readouterr().out
+    assert gpu.main(["--wheels"]) == 1
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--out is required" in capsys.readouterr().err
 
 
 def test_the_gpu_command_keeps_what_interrupted_tests_said(tmp_path, monkeypatch):

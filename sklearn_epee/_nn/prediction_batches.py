@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 # Positions (samples x padded length) of an automatic batch: enough rows for the matrix products to
 # run at full speed, few enough to stay in a processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
-# A GPU is to compute this many times as long as the calls of a layer take.
+# A GPU is to compute this many times as long as the calls of a layer take (docs/performance.md).
 _AUTO_CALLS = 8
 # With this many positions an automatic batch may end before a text much shorter than its longest.
 _MIN_POSITIONS = 512
