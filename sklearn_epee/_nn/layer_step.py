@@ -117,7 +117,8 @@ class LayerStep:
             index, width, layout = kept.rows, kept.layout.width, kept.layout
             rows, state = rows[remaining], None if state is None else state.take(kept.predicted)
             hidden = hidden[:, :width][index]
-            keys_values = tuple(_rows_of_heads(part, width, index) for part in keys_values)
+            k, v = (_rows_of_heads(part, width, index) for part in keys_values)
+            keys_values = k, v
         above = self._rows(layer, hidden, keys_values, layout)
         return ActiveBatch(layer, rows, above, layout, state)
 
