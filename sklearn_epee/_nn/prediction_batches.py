@@ -21,9 +21,17 @@ _ALIKE = 0.8
 # launches of kernels: of the size of BERT-base, on an H100, a millisecond of a thread.
 _CALLS_ON_CPU = 64
 _CALLS_ON_GPU = {torch.float32: 1024, torch.bfloat16: 8192}
-# Products of bfloat16 of a multiprocessor in a second, over those of an H100's 132.
+# How many products of bfloat16 a multiprocessor makes in a second, over one of an H100, which has
+# 132: by compute capability, from vendors' figures. Those not named make at least as many.
 _MULTIPROCESSORS = 132
-_BFLOAT16_RATES = {(8, 0): 0.4, (8, 6): 0.25, (8, 7): 0.25, (8, 9): 0.3}
+_BFLOAT16_RATES = {
+    (8, 0): 0.4,
+    (8, 6): 0.25,
+    (8, 7): 0.25,
+    (8, 9): 0.3,
+    (12, 0): 0.25,
+    (12, 1): 0.25,
+}
 
 
 @dataclass(frozen=True)
