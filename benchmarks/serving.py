@@ -311,10 +311,11 @@ def on_loopback(rivals, capacity, arguments, table):
         model = Path(folder) / "model.joblib"
         for rival in rivals:
             joblib.dump(rival.estimator, model)
+            requests = [{"text": text} for text in rival.texts[:64]]
             with service(model, rival.estimator.tau, most, TIMEOUT) as url:
                 for share in arguments.loads_on_loopback:
                     arguments.rate = share * capacity
-                    found = asyncio.run(load.load_service(url, rival.texts[:64], arguments))
+                    found = asyncio.run(load.load_service(url, requests, arguments))
                     table.add("loopback", "poisson", share, rival.name, found)
 
 

@@ -1,8 +1,11 @@
 """Ask a service at random times, check every answer, and tell how long they took.
 
     python examples/service/load.py --texts texts.txt --rate 100 --seconds 10 --pattern bursts
+    python examples/service/load.py --requests cases.jsonl
 
-Every text is asked once before, by itself; each later answer has to be the same. Requests are sent
+A line of the second file is a request without its policy, in JSON, such as {"text": "A nodule.",
+"image": "scan.png"}: files of images are named by their paths, which begin at the file's folder.
+Everything is asked once before, by itself; each later answer has to be the same. Requests are sent
 when they are due, whether or not others were answered (an open loop), and their time counts from
 then: a service that falls behind cannot make the load wait for it.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import time
 from collections import Counter
@@ -111,26 +115,54 @@ def is_same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-async def load_service(url: str, texts: Sequence[str], arguments: Any) -> dict[str, Any]:
-    """Put a load on the service at a URL."""
+def requests_in(path: Path) -> list[dict[str, Any]]:
+    """Return the requests in a file, a JSON object a line, with the images that they name."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [_with_image(json.loads(line), path.parent) for line in lines]
+
+
+def _with_image(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if request.get("image") is None:
+        return request
+    return request | {"image": as_base64((folder / request["image"]).read_bytes())}
+
+
+def as_base64(file: bytes) -> str:
+    """Return the bytes of an image file as a request has them."""
+    return base64.b64encode(file).decode("ascii")
+
+
+async def load_service(
+    url: str, requests: Sequence[dict[str, Any]], arguments: Any
+) -> dict[str, Any]:
+    """Put a load on the service at a URL.
+
+    Parameters
+    ----------
+    url : str
+    requests : sequence of dict
+        What is sent, in turns, without a policy.
+    arguments : Namespace
+        With `rate`, `seconds`, `pattern` and `timeout`.
+    """
     import httpx  # noqa: PLC0415 - what is above is of use without it
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
 
-        async def answer(text: str, **policy: Any) -> Any:
-            return await client.post("/predict", json={"text": text, **policy})
+        async def answer(request: dict[str, Any], **policy: Any) -> Any:
+            return await client.post("/predict", json=request | policy)
 
         expected = []
-        for text in texts:
-            response = await answer(text, timeout=60)
+        for request in requests:
+            response = await answer(request, timeout=60)
             response.raise_for_status()
             expected.append(response.json())
 
         async def ask(number: int) -> str:
-            row = number % len(texts)
+            row = number % len(requests)
             try:
-                response = await answer(texts[row], timeout=arguments.timeout)
+                response = await answer(requests[row], timeout=arguments.timeout)
             except httpx.HTTPError:  # no connection, or none that lasted
                 return "failed"
             if response.status_code == 200:
@@ -144,14 +176,20 @@ async def load_service(url: str, texts: Sequence[str], arguments: Any) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--texts", type=Path, required=True, help="a file with a text a line")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--texts", type=Path, help="a file with a text a line")
+    given.add_argument("--requests", type=Path, help="a file with a JSON object a line")
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--pattern", choices=("poisson", "bursts"), default="poisson")
     parser.add_argument("--timeout", type=float, default=1.0)
     arguments = parser.parse_args()
-    texts = [line for line in arguments.texts.read_text("utf-8").splitlines() if line.strip()]
-    print(json.dumps(asyncio.run(load_service(arguments.url, texts, arguments)), indent=1))
+    if arguments.requests:
+        requests = requests_in(arguments.requests)
+    else:
+        lines = arguments.texts.read_text("utf-8").splitlines()
+        requests = [{"text": line} for line in lines if line.strip()]
+    print(json.dumps(asyncio.run(load_service(arguments.url, requests, arguments)), indent=1))
 
 
 if __name__ == "__main__":
