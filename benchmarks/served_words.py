@@ -48,8 +48,8 @@ def on_loopback(folder, rival, arrivals):
         async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
 
             async def ask(number):
-                row = number % len(rival.texts)
-                response = await client.post("/predict", json={"text": rival.texts[row]})
+                row = number % len(rival.samples)
+                response = await client.post("/predict", json={"text": rival.samples[row]})
                 if response.status_code != 200:
                     return "failed"
                 return "right" if rival.is_right(response.json(), row) else "wrong"

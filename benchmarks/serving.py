@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import io
 import os
 import socket
 import subprocess
@@ -41,6 +42,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks._models import NotMeasuredError, data_set, short_texts
 from benchmarks._report import machine
@@ -135,14 +137,15 @@ class Rival:
     ----------
     name : str
     estimator : estimator
-    texts : list of str
+    samples : list
+        Texts, or whatever it predicts.
     """
 
-    def __init__(self, name, estimator, texts):
+    def __init__(self, name, estimator, samples):
         self.name = name
-        self.texts = texts
+        self.samples = samples
         self.estimator = estimator
-        found = estimator.predict_with_exits(texts)
+        found = estimator.predict_with_exits(samples)
         self._expected = answers(found)
         near = [
             (np.abs(np.append(own, np.mean(own)) - estimator.tau) < CLOSE).any()
@@ -160,7 +163,7 @@ class Rival:
         if kind is AsyncPredictor:
             server.start()
         try:
-            for future in [server.submit(text) for text in self.texts[:8]]:
+            for future in [server.submit(sample) for sample in self.samples[:8]]:
                 future.result()
             yield server
         finally:
@@ -178,7 +181,7 @@ class Rival:
         """Return how many requests a second are answered that are all there at once."""
         with self.serving(n) as server:
             start = time.perf_counter()
-            futures = [server.submit(self.texts[i % len(self.texts)]) for i in range(n)]
+            futures = [server.submit(self.samples[i % len(self.samples)]) for i in range(n)]
             for future in futures:
                 future.result()
             return n / (time.perf_counter() - start)
@@ -188,9 +191,9 @@ class Rival:
         with self.serving(max_pending) as server:
 
             async def ask(number):
-                row = number % len(self.texts)
+                row = number % len(self.samples)
                 try:
-                    future = server.submit(self.texts[row], timeout=timeout)
+                    future = server.submit(self.samples[row], timeout=timeout)
                     found = await asyncio.wrap_future(future)
                 except QueueFullError:
                     return "refused"
@@ -201,6 +204,18 @@ class Rival:
                 return "right" if self.is_right(found, row) else "wrong"
 
             return asyncio.run(load.run_load(ask, arrivals, timeout))
+
+
+def request_of(sample):
+    """Return what the example is sent: a text, or a text with an image as a PNG file."""
+    if isinstance(sample, str):
+        return {"text": sample}
+    text, image = sample
+    if image is None:
+        return {"text": text}
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return {"text": text, "image": load.as_base64(file.getvalue())}
 
 
 def benchmark_texts(n):
@@ -259,6 +274,7 @@ class Table:
 
     def __init__(self, out, heading):
         self._out = out
+        self.n_not_right = 0
         columns = ("where", "arrivals", "load", "server", "p50", "p95", "p99", "goodput")
         self._lines = [*heading, "", _row((*columns, *self._NAMES)), _row(["---"] * 15)]
         print(*self._lines, sep="\n", flush=True)
@@ -267,6 +283,7 @@ class Table:
         """Add what one server did under one load."""
         times = [f"{1000 * found[name]:.0f} ms" for name in ("p50", "p95", "p99")]
         counts = [str(found[name]) for name in self._NAMES]
+        self.n_not_right += sum(found[name] for name in ("wrong", "failed", "lost"))
         cells = (where, pattern, f"{load_share:.0%}", server, *times, f"{found['goodput']:.0f}/s")
         self._lines.append(_row((*cells, *counts)))
         print(self._lines[-1], flush=True)
@@ -288,7 +305,7 @@ def in_process(rivals, capacity, arguments, table):
     """Measure all servers under all loads; return the ratios to full depth."""
     ratios = []
     for pattern in PATTERNS:
-        for share in (*arguments.loads, arguments.overload):
+        for share in filter(None, (*arguments.loads, arguments.overload)):
             timeout = TIMEOUT if share <= 1 else TIMEOUT_AT_OVERLOAD
             arrivals = load.arrival_times(share * capacity, arguments.seconds, pattern)
             found = {}
@@ -311,11 +328,12 @@ def on_loopback(rivals, capacity, arguments, table):
         model = Path(folder) / "model.joblib"
         for rival in rivals:
             joblib.dump(rival.estimator, model)
-            requests = [{"text": text} for text in rival.texts[:64]]
+            requests = [request_of(sample) for sample in rival.samples[:64]]
             with service(model, rival.estimator.tau, most, TIMEOUT) as url:
                 for share in arguments.loads_on_loopback:
                     arguments.rate = share * capacity
-                    found = asyncio.run(load.load_service(url, requests, arguments))
+                    asked = load.load_service(url, requests, arguments, rival.is_right)
+                    found = asyncio.run(asked)
                     table.add("loopback", "poisson", share, rival.name, found)
 
 

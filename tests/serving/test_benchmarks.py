@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import serving_order
-from benchmarks.serving import EARLY, FULL_DEPTH, OneAtATime, Rival, answer_of, answers
+from benchmarks import served_cases, serving_order
+from benchmarks.serving import (
+    EARLY,
+    FULL_DEPTH,
+    OneAtATime,
+    Rival,
+    Table,
+    answer_of,
+    answers,
+    request_of,
+)
+from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.exceptions import DeadlineExceededError
+from tests.classifiers import tiny_multimodal_classifier
+from tests.serving.conftest import spread_exits
 
 
 @pytest.mark.parametrize("order", serving_order.ORDERS)
@@ -51,6 +67,49 @@ def test_answers_for_words_are_checked_too(spread_words, sentences, way):
     future = server.submit(sentences[0])
     server.close()
     assert rival.is_right(future.result(0), 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # a part of the texts is read
+def test_answers_for_texts_with_images_are_checked_too():
+    X, y = make_case_reports(20, missing_fraction=0.5, random_state=0)
+    classifier = spread_exits(tiny_multimodal_classifier(max_epochs=1).fit(X, y), X)
+    rival = Rival(EARLY, classifier, X)
+    found = rival.measure(np.zeros(24), timeout=60, max_pending=64)
+    assert (found["right"], found["wrong"], found["lost"]) == (24, 0, 0)
+    answer = answers(classifier.predict_with_exits(X[:1]))[0]
+    assert rival.is_right(answer, 0)
+    assert not rival.is_right(answer | {"exit_layer": answer["exit_layer"] + 1}, 0)
+
+
+def test_cases_are_sent_with_their_images_as_files():
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert request_of("a nodule") == {"text": "a nodule"}
+    assert request_of(("a nodule", None)) == {"text": "a nodule"}
+    asked = request_of((None, pixels))
+    assert asked["text"] is None
+    with Image.open(io.BytesIO(base64.b64decode(asked["image"]))) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_the_command_of_served_cases_names_what_is_not_the_default():
+    parser = served_cases.options()
+    for given in ([], ["--n-train", "60", "--loads", "0.5", "0.9"], ["--seconds", "2.5"]):
+        found = served_cases.command_of(parser, parser.parse_args(given))
+        assert found == " ".join(["python -m benchmarks.served_cases", *given])
+    folder = parser.parse_args(["--text", "some/folder/minilm", "--out", "results"])
+    assert served_cases.command_of(parser, folder).endswith("served_cases --text minilm")
+
+
+@pytest.mark.parametrize("wrong", ["wrong", "failed", "lost"])
+def test_tables_count_what_is_not_right(wrong, tmp_path):
+    table = Table(tmp_path / "table.md", ["heading"])
+    counts = {"requests", "right", "late", "refused", "wrong", "failed", "lost"}
+    found = dict.fromkeys(counts, 0) | dict.fromkeys(("p50", "p95", "p99", "goodput"), 0.1)
+    table.add("in process", "poisson", 0.7, EARLY, found | {"right": 3, "late": 2})
+    assert table.n_not_right == 0
+    table.add("in process", "poisson", 0.7, EARLY, found | {wrong: 1})
+    assert table.n_not_right == 1
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 6
 
 
 def test_nothing_is_lost_or_wrong_under_a_load(spread, texts):
