@@ -399,25 +399,18 @@ class BodyLimit:
 
 
 class Answer(BaseModel):
-    """What is predicted of a text."""
+    """What is predicted of a sample; with several tasks or labels a list of each."""
 
     label: Any
-    proba: list[float]
+    proba: list[float] | list[list[float]]
     exit_layer: int
-    entropy: float
+    entropy: float | list[float]
     latency: float
 
     @classmethod
     def of(cls, found: Prediction) -> Self:
         """Return a prediction as JSON has it."""
-        label = found.label.item() if hasattr(found.label, "item") else found.label
-        return cls(
-            label=label,
-            proba=found.proba.tolist(),
-            exit_layer=found.exit_layer,
-            entropy=found.entropy,
-            latency=found.latency,
-        )
+        return cls(**{name: _plain(part) for name, part in vars(found).items()})
 
 
 Span = tuple[int, int, str]
@@ -442,9 +435,11 @@ class SentenceAnswer(BaseModel):
 
 
 def _plain(part: Any) -> Any:
-    """Return arrays, also those in a dict, as lists."""
+    """Return arrays, also those in a dict or list, as lists."""
     if isinstance(part, dict):
         return {name: _plain(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_plain(value) for value in part]
     return part.tolist() if hasattr(part, "tolist") else part
 
 
@@ -493,7 +488,7 @@ def make_app(
     image_limits: ImageLimits | None = None,
     **options: Any,
 ) -> FastAPI:
-    """Return the service over a fitted classifier of words, or of anything else with one task.
+    """Return the service over a fitted classifier.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pytest
 
-from tests.serving.conftest import word_classifier
+from tests.serving.conftest import text_classifier, word_classifier
 
 FOLDER = Path(__file__).parents[2] / "examples" / "service"
 
@@ -122,6 +122,28 @@ def test_predictions_and_policies(client, spread, texts):
         np.testing.assert_allclose(found["proba"], expected.proba[i], atol=1e-5)
     first = client.post("/predict", json={"text": texts[0], "patience": 1}).json()
     assert first["exit_layer"] == 1
+
+
+@pytest.mark.parametrize("kind", ["tasks", "labels"])
+def test_several_tasks_and_labels_come_as_lists(texts, labels, kind):
+    numbers = np.arange(len(texts))
+    columns = {"tasks": [labels, numbers % 3], "labels": [numbers % 2, numbers % 3 == 0]}[kind]
+    classifier = text_classifier(patience=2).fit(texts, np.column_stack(columns))
+    expected = classifier.predict_with_exits(texts[:3])
+    for client in running(classifier):
+        for row, text in enumerate(texts[:3]):
+            found = client.post("/predict", json={"text": text}).json()
+            assert found["label"] == expected.labels[row].tolist()
+            assert found["exit_layer"] == expected.exit_layer[row]
+            np.testing.assert_allclose(found["entropy"], expected.entropy[row], atol=1e-5)
+            proba = (
+                [task[row] for task in expected.proba] if kind == "tasks" else expected.proba[row]
+            )
+            assert len(found["proba"]) == 2
+            for one, other in zip(found["proba"], proba, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+        lines = client.get("/metrics").text.splitlines()
+        assert 'epee_requests_total{outcome="answered"} 3.0' in lines
 
 
 @pytest.mark.parametrize(
