@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent.parent
 # Needed to run the tests; not by the package itself.
 TESTING = ("pytest", "hypothesis", "accelerate")
 TEST_SECONDS = 150
-# The most important first: as many as there is time for. The first one compares all batch sizes with
-# the full depth, compiled and not.
+# The most important first: as many as there is time for. The first one compares all batch sizes
+# with the full depth, compiled and not.
 ROWS = (
     "compiled-bert",
     "latency-bert",
