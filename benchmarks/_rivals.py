@@ -46,7 +46,7 @@ class FullDepth(nn.Module):
         """Choose among the attentions of transformers, where the family has a choice.
 
         "sdpa" is torch's own and the default of transformers. "eager", the plain products, is what
-        backbones are loaded with here, and the faster one on a CPU in bfloat16 (row "attention").
+        backbones are loaded with here; on a CPU both take the same time (row "attention").
         """
         self.backbone.set_attn_implementation(name)
         return self
