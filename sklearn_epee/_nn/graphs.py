@@ -113,7 +113,7 @@ class LayerGraphs:
         Whether masked positions may be added behind the others: texts, not images.
     capture : callable
         What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
-    most : int, default=`_SMALL`
+    most : int, default=1024
         Positions up to which a layer waits for its launches; larger batches are run kernel by
         kernel.
     met_before : int, default=16
@@ -221,8 +221,10 @@ class LayerGraphs:
             captured.replay()
             expected = self._run(layer, hidden, layout)
         except torch.OutOfMemoryError:
+            self._forget_if_unused(shape)
             raise
         except RuntimeError as error:
+            self._forget_if_unused(shape)
             self._failures += 1
             if self._failures >= _MAX_FAILURES:
                 self._give_up(str(error).partition("\n")[0])
@@ -231,6 +233,11 @@ class LayerGraphs:
             return captured
         self._give_up("a graph gave other numbers than the layer")
         return None
+
+    def _forget_if_unused(self, shape: tuple[int, ...]) -> None:
+        """Let go what the layers of a shape share, if none of them was captured."""
+        if not any(key[1:] == shape for key in self._graphs):
+            self._buffers.pop(shape, None)
 
     def _give_up(self, reason: str) -> None:
         self._works = False
@@ -285,21 +292,20 @@ class CudaCapture:
 
     def _record(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         side, current = self._stream, torch.cuda.current_stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            # Libraries set themselves up at their first calls, which a graph must not record.
-            for _ in range(2):
-                function()
-        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile, but two captures disturb each other.
-        with (
-            _one_capture,
-            torch.cuda.graph(
+        # Other threads may use the GPU meanwhile, but not this stream: what they launched on it
+        # would become part of the graph.
+        with _one_capture:
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                # Libraries set themselves up at their first calls, which a graph must not record.
+                for _ in range(2):
+                    function()
+            current.wait_stream(side)
+            with torch.cuda.graph(
                 graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            ),
-        ):
-            outputs = function()
+            ):
+                outputs = function()
         return graph.replay, outputs
 
 

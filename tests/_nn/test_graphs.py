@@ -181,6 +181,21 @@ def test_a_capture_may_fail_twice(n_failures, gives_up):
     np.testing.assert_allclose(found, [expected] * 2, atol=1e-5)
 
 
+def fill_the_memory(function: Callable):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_full_memory_halves_the_batch_and_keeps_no_buffers():
+    network, samples = make_network("bert", "cls"), make_samples("bert")
+    expected = Engine(network).staged(samples)
+    engine = with_graphs(Engine(network), fill_the_memory)
+    with pytest.raises(MemoryError), pytest.warns(RuntimeWarning):
+        engine.staged(samples, 4)
+    assert not engine._graphs._buffers
+    engine._graphs._capture = StandIn()
+    np.testing.assert_allclose(engine.staged(samples, 4), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("capture", [break_down, give_something_else])
 def test_graphs_that_do_not_work_are_given_up_with_a_warning(capture):
     network, samples, rule = make_network("bert", "cls"), make_samples("bert"), exit_policy(0.5)
