@@ -72,7 +72,9 @@ class Engine:
         pads_length = network.adapter.kind == "text"
         # A layer that is run as a whole prepares its arguments on the CPU, which no graph records.
         self._graphs = (
-            LayerGraphs(self._placed.run_layer, pads_length, CudaCapture(device), most=calls)
+            LayerGraphs(
+                self._placed.run_layer, pads_length, CudaCapture(device), max_positions=calls
+            )
             if on_gpu and network.adapter.rows_apart
             else None
         )

@@ -18,11 +18,11 @@ from .forks import ForkSafeLock
 # that few graphs serve all texts.
 _SHORTEST = 16
 # Larger batches keep a GPU busy, so that their graphs must not compute much that is masked.
-_SMALL = 1024
-_LEAST_FILLED = 0.6
+_SMALL_BATCH = 1024
+_MIN_FILLED = 0.6
 # Positions of all shapes kept, each of which holds what its layers read and write: 0.8 GB of
 # BERT-base in float32.
-_MAX_POSITIONS = 2**17
+_MAX_POSITIONS_KEPT = 2**17
 # Capturing a layer takes as long as running it some twenty times, so that only what comes up again
 # is captured; and only a graph that has not been used for so many runs makes room for another.
 _MET_BEFORE = 16
@@ -113,7 +113,7 @@ class LayerGraphs:
         Whether masked positions may be added behind the others: texts, not images.
     capture : callable
         What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
-    most : int, default=1024
+    max_positions : int, default=1024
         Positions up to which a layer waits for its launches; larger batches are run kernel by
         kernel.
     met_before : int, default=16
@@ -131,13 +131,13 @@ class LayerGraphs:
         run: RunLayer,
         pads_length: bool,
         capture: Capture,
-        most: int = _SMALL,
+        max_positions: int = _SMALL_BATCH,
         met_before: int = _MET_BEFORE,
     ) -> None:
         self._run = run
         self._pads_length = pads_length
         self._capture = capture
-        self._most = most
+        self._max_positions = max_positions
         self.met_before = met_before
         self._met: Counter[tuple[int, ...]] = Counter()
         self._n_runs = 0
@@ -153,10 +153,10 @@ class LayerGraphs:
         if not self._works or layout.windows is not None:
             return False
         positions = layout.mask.numel()
-        if positions <= _SMALL:
+        if positions <= _SMALL_BATCH:
             return True
         n, t = self._shape(layout)
-        return positions <= self._most and positions >= _LEAST_FILLED * n * t
+        return positions <= self._max_positions and positions >= _MIN_FILLED * n * t
 
     def _shape(self, layout: BatchLayout) -> tuple[int, int]:
         """Return the shape of the graph that a batch is run by."""
@@ -200,7 +200,7 @@ class LayerGraphs:
         """Return whether a graph of a shape can be kept, forgetting others that are not used."""
         if shape in self._buffers:
             return True
-        if sum(n * t for n, t in self._buffers) < _MAX_POSITIONS:
+        if sum(n * t for n, t in self._buffers) < _MAX_POSITIONS_KEPT:
             return True
         oldest, buffers = next(iter(self._buffers.items()))
         if self._n_runs - buffers.last_used < _LONG_UNUSED:

@@ -47,10 +47,10 @@ class StandIn:
 
 
 def with_graphs(
-    engine: Engine, capture: Callable, *, image: bool = False, most: int = 1024
+    engine: Engine, capture: Callable, *, image: bool = False, max_positions: int = 1024
 ) -> Engine:
     run = engine._placed.run_layer
-    engine._graphs = LayerGraphs(run, not image, capture, most=most, met_before=0)
+    engine._graphs = LayerGraphs(run, not image, capture, max_positions=max_positions, met_before=0)
     return engine
 
 
@@ -87,15 +87,15 @@ def test_few_graphs_serve_all_lengths_and_numbers_of_samples():
 
 def test_large_batches_are_launched_as_usual(monkeypatch):
     capture = StandIn()
-    monkeypatch.setattr(graphs_module, "_SMALL", 20)
-    engine = with_graphs(Engine(make_network("bert", "cls")), capture, most=20)
+    monkeypatch.setattr(graphs_module, "_SMALL_BATCH", 20)
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture, max_positions=20)
     engine.staged(make_samples("bert"), N_SAMPLES)
     assert not capture.captures
 
 
 @pytest.mark.parametrize("long_unused", [1, 1000])
 def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused):
-    monkeypatch.setattr(graphs_module, "_MAX_POSITIONS", 16)  # one shape
+    monkeypatch.setattr(graphs_module, "_MAX_POSITIONS_KEPT", 16)  # one shape
     monkeypatch.setattr(graphs_module, "_LONG_UNUSED", long_unused)
     capture = StandIn()
     engine = with_graphs(Engine(make_network("bert", "cls")), capture)
@@ -125,10 +125,10 @@ def test_what_comes_up_again_is_captured():
 
 @pytest.mark.parametrize(("least", "is_captured"), [(0.3, True), (1.1, False)])
 def test_graphs_of_large_batches_are_to_be_filled(monkeypatch, least, is_captured):
-    monkeypatch.setattr(graphs_module, "_SMALL", 0)
-    monkeypatch.setattr(graphs_module, "_LEAST_FILLED", least)
+    monkeypatch.setattr(graphs_module, "_SMALL_BATCH", 0)
+    monkeypatch.setattr(graphs_module, "_MIN_FILLED", least)
     capture, samples = StandIn(), make_samples("bert")
-    engine = with_graphs(Engine(make_network("bert", "cls")), capture, most=10**6)
+    engine = with_graphs(Engine(make_network("bert", "cls")), capture, max_positions=10**6)
     expected = Engine(make_network("bert", "cls")).staged(samples)
     np.testing.assert_allclose(engine.staged(samples, 7), expected, atol=1e-5)
     assert bool(capture.captures) is is_captured
