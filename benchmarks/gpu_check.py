@@ -24,6 +24,7 @@ from benchmarks._report import describe, machine
 from benchmarks._rivals import FullDepth
 from benchmarks._rows_compiled import MEANS, Compiled
 from benchmarks._rows_throughput import fraction
+from sklearn_epee._nn import prediction_batches
 
 # Batch size, samples, rounds.
 SETTINGS = (("auto", 8192, 3), (64, 1024, 3), (16, 512, 3), (1, 12, 3))
@@ -33,9 +34,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--seconds", type=float, default=45, help="begin nothing after this time")
+    parser.add_argument("--positions", type=int, help='of batches "auto", instead of the default')
     parser.add_argument("--compiled", action="store_true", help="torch.compile as well, bfloat16")
     args = parser.parse_args()
     began = time.perf_counter()
+    if args.positions is not None:
+        prediction_batches.AUTO_POSITIONS[args.device] = args.positions
+        prediction_batches._AUTO_CALLS = 0
     print(describe(machine(args.device)), flush=True)
     estimator = prepared("bert", args.device, "float32")
     for precision in ("bfloat16", "float32"):

@@ -45,7 +45,7 @@ from sklearn_epee.exceptions import (
 from sklearn_epee.serving import AsyncPredictor, Prediction, SentencePrediction
 
 MAX_CHARACTERS = 100_000
-# Of a request without its image, in bytes: any character may be written as \\uXXXX, twice.
+# Of a request without its image, in bytes: JSON may write a character as two escapes of six bytes.
 MAX_TEXT_BYTES = 2 * 2**20
 # Pillow reads many more formats, and some of them by starting other programs.
 FORMATS = ("PNG", "JPEG")

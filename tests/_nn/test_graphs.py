@@ -134,13 +134,23 @@ def test_graphs_of_large_batches_are_to_be_filled(monkeypatch, least, is_capture
     assert bool(capture.captures) is is_captured
 
 
-def test_batches_from_which_no_sample_exits_are_written_once():
-    """The next batch of the same shape is another, and so is one of a layer above."""
-    capture, samples = StandIn(), make_samples("bert")
-    engine = with_graphs(Engine(make_network("bert", "mean")), capture)
+def test_each_batch_writes_its_own_layout_and_its_layers_share_it(monkeypatch):
+    samples, layouts = make_samples("bert"), []
+    engine = with_graphs(Engine(make_network("bert", "mean")), StandIn())
     expected = Engine(make_network("bert", "mean")).staged(samples)
-    for batch_size in (N_SAMPLES, 5, 4, 5):
+    write = graphs_module._Buffers.write
+
+    def noted(self, hidden, layout):
+        before = self.written
+        write(self, hidden, layout)
+        if self.written is not before:
+            layouts.append(layout)
+
+    monkeypatch.setattr(graphs_module._Buffers, "write", noted)
+    for batch_size, n_batches in ((N_SAMPLES, 1), (5, -(-N_SAMPLES // 5)), (N_SAMPLES, 1)):
+        layouts.clear()
         np.testing.assert_allclose(engine.staged(samples, batch_size), expected, atol=1e-5)
+        assert len(layouts) == n_batches
 
 
 def test_lengths_are_rounded_to_few():
