@@ -292,8 +292,9 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the calibration, and passed to the `fit` of `estimator`.
         **fit_params : dict
-            ``groups`` is passed to the splitter, the rest to the `fit` of `estimator`. With
-            metadata routing enabled, what goes where is as requested.
+            ``groups`` is passed to the splitter, and to the `fit` of `estimator` if this holds
+            samples out itself. The rest is passed to the `fit` of `estimator`. With metadata
+            routing enabled, what goes where is as requested.
 
         Returns
         -------

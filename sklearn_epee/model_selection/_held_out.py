@@ -14,9 +14,9 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from sklearn_epee._compat import num_samples
+from sklearn_epee._compat import BaseSearchCV, num_samples
 from sklearn_epee._exits.wrappers import exit_classifier
 
 from ._base import BaseExitPolicyClassifier
@@ -52,7 +52,10 @@ class BaseHeldOutClassifier(BaseExitPolicyClassifier):
         if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", **given)
             return routed.estimator.fit, routed.splitter.split
-        return given, {"groups": given.pop("groups", None)}
+        to_split = {"groups": given.get("groups")}
+        if self._is_fitted() or not holds_groups_out(self.estimator):
+            given.pop("groups", None)
+        return given, to_split
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return where metadata passed to `fit` goes.
@@ -103,3 +106,12 @@ class BaseHeldOutClassifier(BaseExitPolicyClassifier):
         if self._is_fitted():
             return self.estimator
         return clone(self.estimator).fit(X, target.y, **to_fit)
+
+
+def holds_groups_out(estimator: Any) -> bool:
+    """Return whether the `fit` of an estimator takes groups because it holds out samples itself."""
+    if isinstance(estimator, BaseHeldOutClassifier | BaseSearchCV):
+        return True
+    if not has_fit_parameter(estimator, "groups"):
+        return False
+    return bool(estimator.get_params(deep=False).get("validation_fraction", True))

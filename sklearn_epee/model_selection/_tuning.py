@@ -12,7 +12,7 @@ from sklearn import get_config
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.metadata_routing import process_routing
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_groups, check_weights
 from sklearn_epee._compat import num_samples
@@ -33,6 +33,7 @@ from ._guarantee_parameters import (
     guarantee_parameter,
     has_guarantee,
 )
+from ._held_out import holds_groups_out
 from ._risks import check_risk_groups
 from ._selection import SelectionCriterion
 from ._sentences import SentenceStaging, SentenceTarget, SentenceValidation, check_risk_of_words
@@ -137,7 +138,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             return process_routing(self, "fit", **params)
         params = dict(params)
         split = {"groups": params.get("groups")}
-        if not self._holds_groups_out():
+        if self._is_fitted() or not holds_groups_out(self.estimator):
             params.pop("groups", None)
         weights = params.get("sample_weight")
         return Bunch(
@@ -145,12 +146,6 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             splitter=Bunch(split=split),
             scorer=Bunch(score={} if weights is None else {"sample_weight": weights}),
         )
-
-    def _holds_groups_out(self) -> bool:
-        """Return whether `estimator` takes groups because it holds out samples itself."""
-        if not has_fit_parameter(self.estimator, "groups"):
-            return False
-        return bool(self.estimator.get_params(deep=False).get("validation_fraction", True))
 
     # ------------------------------------------------------------------ one pass a split
 

@@ -8,11 +8,12 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, GroupKFold
 
-from sklearn_epee import TunedExitPolicyClassifierCV
+from sklearn_epee import ExitCalibratedClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee.model_selection._risk_control import Groups, split_rows
 
-from .staged import NumericExits, blobs
+from .staged import MappedExits, NumericExits, blobs
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,55 @@ def test_groups_reach_an_estimator_that_holds_samples_out(fraction, data):
     lengths = [None if seen is None else len(seen) for seen in HoldsOut.seen]
     assert len(lengths) == 3
     assert lengths[-1] == (len(y) if fraction else None)
+
+
+class WatchedMapped(Watched, MappedExits):
+    """Records the same, and can be calibrated."""
+
+
+class HoldsOutMapped(HoldsOut, MappedExits):
+    """Takes groups itself, and can be calibrated."""
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_groups_reach_a_calibration_that_is_tuned(data):
+    X, y = data
+    groups = np.arange(len(y)) % 20
+    named = np.column_stack([np.arange(len(y)), X])
+    Watched.learned, Watched.predicted = [], []
+    calibrated = ExitCalibratedClassifier(WatchedMapped(), cv=2)
+    TunedExitPolicyClassifierCV(calibrated, cv=0.3, refit=False, random_state=0).fit(
+        named, y, groups=groups
+    )
+    assert len(Watched.predicted) == 3  # two splits of the calibration, one of the policy
+    for names in zip(Watched.learned, Watched.predicted, strict=True):
+        train, test = (part.astype(int) for part in names)
+        assert not set(groups[train]) & set(groups[test])
+
+
+def test_groups_reach_a_search_that_is_tuned(data):
+    X, y = data
+    groups = np.arange(len(y)) % 20
+    search = GridSearchCV(NumericExits(), {"tau": [0.1, 0.3]}, cv=GroupKFold(2))
+    tuned = TunedExitPolicyClassifierCV(search, cv=2).fit(X, y, groups=groups)
+    assert tuned.estimator_.n_splits_ == 2
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_groups_reach_an_estimator_that_is_calibrated(fraction, data):
+    X, y = data
+    HoldsOut.seen = []
+    groups = np.arange(len(y)) % 20
+    ExitCalibratedClassifier(HoldsOutMapped(fraction), cv=2).fit(X, y, groups=groups)
+    lengths = [None if seen is None else len(seen) for seen in HoldsOut.seen]
+    assert len(lengths) == 3
+    assert lengths[-1] == (len(y) if fraction else None)
+
+
+def test_a_fitted_estimator_that_held_samples_out_is_tuned_with_groups(data):
+    X, y = data
+    groups = np.arange(len(y)) % 20
+    fitted = HoldsOut(0.2).fit(X, y)
+    tuned = TunedExitPolicyClassifierCV(fitted, cv="prefit", refit=False)
+    expected = TunedExitPolicyClassifierCV(FrozenEstimator(fitted)).fit(X, y)
+    assert tuned.fit(X, y, groups=groups).best_score_ == expected.best_score_
