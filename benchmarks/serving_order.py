@@ -26,7 +26,7 @@ import torch
 
 from sklearn_epee._nn.active_batch import ActiveBatch
 from sklearn_epee._nn.batch_layout import BatchLayout
-from sklearn_epee._nn.layer_walk import LayerWalk, catch_up
+from sklearn_epee._nn.continuous_scheduler import ContinuousScheduler, catch_up
 from sklearn_epee._nn.prediction_batches import BatchLimit
 
 CALLS = 64
@@ -90,17 +90,17 @@ def traffic_of(n, load, n_layers, mean_exit, *, burst=1, seed=0):
 def latencies(traffic, choose):
     """Serve the traffic in an order of layers; return the time that each sample took."""
     step = TimedStep(traffic)
-    walk = LayerWalk(step, LIMIT, choose)
+    scheduler = ContinuousScheduler(step, LIMIT, choose)
     queue = deque(range(len(traffic.arrivals)))
     done = np.full(len(traffic.arrivals), np.nan)
-    while queue or walk.n_samples:
-        if not walk.n_samples:
+    while queue or scheduler.n_samples:
+        if not scheduler.n_samples:
             step.time = max(step.time, traffic.arrivals[queue[0]])
-        while queue and traffic.arrivals[queue[0]] <= step.time and walk.takes_more:
+        while queue and traffic.arrivals[queue[0]] <= step.time and scheduler.takes_more:
             row = np.array([queue.popleft()])
             part = Traffic(traffic.arrivals[row], traffic.lengths[row], row)
-            walk.enter(part, row)
-        exited = walk.advance()
+            scheduler.enter(part, row)
+        exited = scheduler.advance()
         done[exited] = step.time
     return done - traffic.arrivals
 

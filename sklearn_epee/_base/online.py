@@ -1,4 +1,4 @@
-"""A snapshot of a fitted classifier that predicts samples as they arrive, for `serving`."""
+"""Prediction of samples as they arrive, by a snapshot of a fitted classifier, for `serving`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._nn.continuous_scheduler import ContinuousScheduler
 from sklearn_epee._nn.engine import Engine
-from sklearn_epee._nn.layer_walk import LayerWalk
 from sklearn_epee._nn.row_policies import RowPolicyRule
 from sklearn_epee._nn.token_engine import TokenEngine
 from sklearn_epee._nn.tower_engine import TowerEngine
-from sklearn_epee._nn.tower_walk import TowerPolicies, TowerWalk
+from sklearn_epee._nn.tower_scheduler import TowerPolicies, TowerScheduler
 from sklearn_epee._nn.word_records import WordRecords
 
 from .classifier import BaseEPEEClassifier
@@ -27,36 +27,36 @@ from .word_predictions import ReadWords, WordExits
 _NOBODY = np.empty(0, np.intp)
 
 
-class OnlineWalk:
-    """Samples on their way through the layers of a classifier; not to be used by itself.
+class OnlineScheduler:
+    """Base class: runs samples through the layers of a classifier; new ones can enter in between.
 
-    Samples are known by their slots, which are used again.
+    A sample is identified by its slot, a number that is reused once the sample has left.
 
     Parameters
     ----------
-    walk : LayerWalk or TowerWalk
+    scheduler : ContinuousScheduler or TowerScheduler
     n_layers : int
         Number of layers M.
     """
 
-    def __init__(self, walk: LayerWalk | TowerWalk, n_layers: int) -> None:
-        self._walk = walk
+    def __init__(self, scheduler: ContinuousScheduler | TowerScheduler, n_layers: int) -> None:
+        self._scheduler = scheduler
         self.n_layers = n_layers
 
     @property
     def n_runs(self) -> int:
-        """Layers run so far, each of one batch."""
-        return self._walk.n_runs
+        """Number of layer runs so far, each of one batch."""
+        return self._scheduler.n_runs
 
     @property
     def n_samples_run(self) -> int:
-        """Samples in these batches, all together."""
-        return self._walk.n_samples_run
+        """Number of samples in these batches, summed over the runs."""
+        return self._scheduler.n_samples_run
 
     @property
     def takes_more(self) -> bool:
-        """Whether more samples should enter before the next layer is run."""
-        return self._walk.takes_more
+        """Whether there is room for more samples before the first layer."""
+        return self._scheduler.takes_more
 
     def enter(
         self,
@@ -64,7 +64,7 @@ class OnlineWalk:
         slots: NDArray[np.intp],
         policies: Sequence[tuple[float, int]],
     ) -> NDArray[np.intp]:
-        """Take validated samples in, all or none.
+        """Add validated samples; if this fails, none of them is added.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class OnlineWalk:
         Returns
         -------
         ndarray of int
-            Slots of the samples of which nothing is to be run: they have exited.
+            Slots of the samples that need no layer and therefore have exited already.
         """
         raise NotImplementedError
 
@@ -85,18 +85,18 @@ class OnlineWalk:
         Raises
         ------
         SampleTooLargeError
-            If the memory does not suffice for a single sample, which is to be dropped.
+            If a single sample does not fit in memory; the caller has to drop it.
         SampleFailedError
-            If a sample cannot be read, which is to be dropped.
+            If a sample cannot be read; the caller has to drop it.
         """
-        return self._walk.advance()
+        return self._scheduler.advance()
 
     def drop(self, slots: NDArray[np.intp]) -> None:
-        """Take samples out that are not to be run any further."""
-        self._walk.drop(slots)
+        """Remove samples that should not be run any further."""
+        self._scheduler.drop(slots)
 
     def predictions(self, samples: Sequence[Any], slots: NDArray[np.intp]) -> list[dict[str, Any]]:
-        """Return what is predicted of samples that exited, once.
+        """Return the predictions of samples that exited; call this once per sample.
 
         Parameters
         ----------
@@ -107,18 +107,18 @@ class OnlineWalk:
         Returns
         -------
         list of n dicts
-            Of samples label, proba, exit_layer and entropy; of sentences what `predict_with_exits`
-            returns of words.
+            For samples: label, proba, exit_layer and entropy. For sentences: the entries of
+            `predict_with_exits`.
         """
         raise NotImplementedError
 
 
-class SampleWalk(OnlineWalk):
-    """Samples that have a label each, or several.
+class SampleScheduler(OnlineScheduler):
+    """Scheduler of samples that have one label, or one per task.
 
     Parameters
     ----------
-    walk : LayerWalk or TowerWalk
+    scheduler : ContinuousScheduler or TowerScheduler
     rule : RowPolicyRule or TowerPolicies
     classifier : BaseEPEEClassifier
     state : FittedState
@@ -126,12 +126,12 @@ class SampleWalk(OnlineWalk):
 
     def __init__(
         self,
-        walk: LayerWalk | TowerWalk,
+        scheduler: ContinuousScheduler | TowerScheduler,
         rule: RowPolicyRule | TowerPolicies,
         classifier: BaseEPEEClassifier,
         state: FittedState,
     ) -> None:
-        super().__init__(walk, state.summary.n_layers)
+        super().__init__(scheduler, state.summary.n_layers)
         self._rule = rule
         self._classifier = classifier
         self._state = state
@@ -142,15 +142,15 @@ class SampleWalk(OnlineWalk):
         slots: NDArray[np.intp],
         policies: Sequence[tuple[float, int]],
     ) -> NDArray[np.intp]:
-        """Take validated samples in, all or none; see `OnlineWalk`."""
+        """Add validated samples; see `OnlineScheduler`."""
         encoded = self._state.trained.preprocessor.encode(list(samples))
         for slot, policy in zip(slots.tolist(), policies, strict=True):
             self._rule.set_policy(slot, *policy)
-        self._walk.enter(encoded, slots)
+        self._scheduler.enter(encoded, slots)
         return _NOBODY
 
-    def predictions(self, samples: Sequence[Any], slots: NDArray[np.intp]) -> list[dict[str, Any]]:  # noqa: ARG002 - the labels say nothing of the sample
-        """Return what is predicted of samples that exited; see `OnlineWalk`."""
+    def predictions(self, samples: Sequence[Any], slots: NDArray[np.intp]) -> list[dict[str, Any]]:  # noqa: ARG002 - labels do not depend on the input
+        """Return the predictions of samples that exited; see `OnlineScheduler`."""
         out, tasks = self._rule.out, self._state.tasks
         labels = self._classifier._labels(self._state, out.proba[slots])
         proba, entropy = tasks.proba(out.proba[slots]), tasks.entropies(out.entropy[slots])
@@ -165,12 +165,12 @@ class SampleWalk(OnlineWalk):
         ]
 
 
-class SentenceWalk(OnlineWalk):
-    """Sentences whose words have tags.
+class SentenceScheduler(OnlineScheduler):
+    """Scheduler of sentences, whose words have tags.
 
     Parameters
     ----------
-    walk : LayerWalk
+    scheduler : ContinuousScheduler
     records : WordRecords
     classifier : BaseEPEETokenClassifier
     state : FittedState
@@ -178,18 +178,18 @@ class SentenceWalk(OnlineWalk):
 
     def __init__(
         self,
-        walk: LayerWalk,
+        scheduler: ContinuousScheduler,
         records: WordRecords,
         classifier: BaseEPEETokenClassifier,
         state: FittedState,
     ) -> None:
-        super().__init__(walk, state.summary.n_layers)
-        # It is checked here, not where the first sentence has exited.
+        super().__init__(scheduler, state.summary.n_layers)
+        # Raise errors of the parameters now, not when the first sentence exits.
         classifier._to_predict(state, [])
         self._records = records
         self._classifier = classifier
         self._state = state
-        # Of the sentence of each slot, which of its words are read.
+        # By slot: which words of the sentence are read.
         self._is_read: dict[int, NDArray[np.bool_]] = {}
 
     def enter(
@@ -198,14 +198,14 @@ class SentenceWalk(OnlineWalk):
         slots: NDArray[np.intp],
         policies: Sequence[tuple[float, int]],
     ) -> NDArray[np.intp]:
-        """Take sentences in, all or none; those of which no word is read have exited."""
+        """Add sentences; those without any word that can be read exit at once."""
         words = [sentence.words for sentence in samples]
         encoded = self._state.trained.preprocessor.encode_to_predict(words)
         read = slots[encoded.rows]
         if len(read):
             self._records.admit(encoded, read, [policies[row] for row in encoded.rows])
             try:
-                self._walk.enter(encoded, read)
+                self._scheduler.enter(encoded, read)
             except BaseException:
                 self._records.release(read)
                 raise
@@ -214,14 +214,14 @@ class SentenceWalk(OnlineWalk):
         return np.setdiff1d(slots, read, assume_unique=True)
 
     def drop(self, slots: NDArray[np.intp]) -> None:
-        """Take sentences out that are not to be run any further."""
+        """Remove sentences that should not be run any further."""
         super().drop(slots)
         self._forget(slots)
 
     def predictions(
         self, samples: Sequence[Sentence], slots: NDArray[np.intp]
     ) -> list[dict[str, Any]]:
-        """Return what is predicted of sentences that exited; see `OnlineWalk`."""
+        """Return the predictions of sentences that exited; see `OnlineScheduler`."""
         parts = [self._is_read[slot] for slot in slots.tolist()]
         rows = np.flatnonzero([part.any() for part in parts])
         counts = np.array([len(part) for part in parts], np.int64)
@@ -231,7 +231,7 @@ class SentenceWalk(OnlineWalk):
         self._forget(slots)
         found = self._classifier._with_exits(self._state, list(samples), words)
         columns = found | {
-            # A layer for each sentence, where its words exit together.
+            # One layer per sentence if its words exit together.
             "exit_layer": [part if np.ndim(part) else int(part) for part in found.exit_layer],
             "rows_computed": found.rows_computed.tolist(),
             "rows_total": found.rows_total.tolist(),
@@ -244,9 +244,9 @@ class SentenceWalk(OnlineWalk):
 
 
 class OnlineModel:
-    """Checks samples of a classifier, and starts the walk that predicts them.
+    """Snapshot of a fitted classifier that validates samples and creates a scheduler for them.
 
-    A later `fit` or `set_params` of the classifier changes nothing here.
+    A later `fit` or `set_params` of the classifier has no effect on the snapshot.
 
     Parameters
     ----------
@@ -258,12 +258,12 @@ class OnlineModel:
     n_layers : int
         Number of layers M.
     of_words : bool
-        Whether it predicts words.
+        Whether the classifier predicts words.
 
     Raises
     ------
     TypeError
-        If it is another kind of classifier.
+        If the classifier is of another kind.
     """
 
     def __init__(self, classifier: Any) -> None:
@@ -275,40 +275,42 @@ class OnlineModel:
         self._policy = self._classifier._policy(self._state)
 
     def check(self, X: Any) -> Any:
-        """Return the one sample of X, validated.
+        """Return the only sample of X, validated.
 
         Raises
         ------
         TypeError, ValueError
-            If X is not as the classifier takes it, or holds another number of samples.
+            If X is not valid input of the classifier, or does not contain exactly one sample.
         """
         samples = self._classifier._check_samples(X, self._state.summary)
         if len(samples) != 1:
             raise ValueError(f"A request is for one sample; got {len(samples)}.")
         return samples[0]
 
-    def walk(self, tau: float, patience: int, capacity: int) -> OnlineWalk:
-        """Return a walk through the layers that samples can join at any time.
+    def scheduler(self, tau: float, patience: int, capacity: int) -> OnlineScheduler:
+        """Return a scheduler that samples can enter at any time.
 
         Parameters
         ----------
         tau : float
-            The largest that a sample may have.
+            The largest `tau` that any sample has.
         patience : int
-            The least that a sample may have.
+            The smallest `patience` that any sample has.
         capacity : int
-            Number of samples that are under way at most.
+            Maximum number of samples that have entered and not exited.
         """
         engine = self._state.engine(*self._classifier._setting())
         widest = replace(self._policy, tau=tau, patience=patience)
-        walk, recorded = engine.walk(widest, capacity, self._classifier._prediction_batch())
+        scheduler, recorded = engine.scheduler(
+            widest, capacity, self._classifier._prediction_batch()
+        )
         if self.of_words:
-            return SentenceWalk(walk, recorded, self._classifier, self._state)
-        return SampleWalk(walk, recorded, self._classifier, self._state)
+            return SentenceScheduler(scheduler, recorded, self._classifier, self._state)
+        return SampleScheduler(scheduler, recorded, self._classifier, self._state)
 
 
 def check_is_one_network(classifier: Any) -> None:
-    """Raise if a classifier is not one of a single network."""
+    """Raise if a classifier is not one of this package with a single network."""
     kinds = {BaseEPEEClassifier: (Engine, TowerEngine), BaseEPEETokenClassifier: (TokenEngine,)}
     if not any(
         isinstance(classifier, kind) and classifier._engine in engines

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler
 from .batching import EncodedSamples
+from .continuous_scheduler import ContinuousScheduler, catch_up
 from .exit_rules import ExitPolicy, ExitRule, Exits, RecordingRule, VisitedRule
 from .graphs import CudaCapture, LayerGraphs
 from .inference_network import InferenceNetwork
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import dynamic_rule
 from .layer_step import LayerStep
-from .layer_walk import LayerWalk, catch_up
 from .network import MultiExitNetwork
 from .prediction_batches import batch_limit, batches_by_length, calls_in_positions
 from .row_first import RowCosts, RowFirst
@@ -205,37 +205,37 @@ class Engine:
         with torch.inference_mode():
             BatchScheduler(self._step(rule), limit).run(samples, batches)
 
-    def walk(
+    def scheduler(
         self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
-    ) -> tuple[LayerWalk, RowPolicyRule]:
-        """Return a walk through the layers that samples can join at any time.
+    ) -> tuple[ContinuousScheduler, RowPolicyRule]:
+        """Return a scheduler that samples can enter at any time.
 
         Parameters
         ----------
         widest : ExitPolicy
-            The policy under which samples exit first, of those that they may have.
+            The policy with the largest `tau` and the smallest `patience` of all samples.
         capacity : int
-            Number of samples that are under way at most.
+            Maximum number of samples that have entered and not exited.
         batch_size : int or "auto"
 
         Returns
         -------
-        walk : LayerWalk
+        scheduler : ContinuousScheduler
         rule : RowPolicyRule
-            Has the policies of the samples, and their predictions in the end.
+            Takes the exit policy of each sample and records the predictions.
         """
         out = Exits.empty(capacity, self.n_columns, len(self._class_counts))
         rule = RowPolicyRule(dynamic_rule(widest, self.n_layers, out, self._class_counts), out)
-        return self.walk_by(rule, batch_size), rule
+        return self.scheduler_for(rule, batch_size), rule
 
-    def walk_by(self, rule: ExitRule, batch_size: int | str = "auto") -> LayerWalk:
-        """Return a walk through the layers under a rule; see `walk`.
+    def scheduler_for(self, rule: ExitRule, batch_size: int | str = "auto") -> ContinuousScheduler:
+        """Return a scheduler with an exit rule; see `scheduler`.
 
         Parameters
         ----------
         rule : ExitRule
-            Knows samples by numbers that are used again.
+            Identifies samples by slots, numbers that are reused.
         batch_size : int or "auto"
         """
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
-        return LayerWalk(self._step(rule), limit, partial(catch_up, most=self.n_layers))
+        return ContinuousScheduler(self._step(rule), limit, partial(catch_up, most=self.n_layers))

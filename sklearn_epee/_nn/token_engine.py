@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from .batch_scheduler import BatchScheduler, Step
+from .continuous_scheduler import ContinuousScheduler, catch_up
 from .exit_rules import DynamicRule, ExitPolicy, ExitRule, Exits
 from .inference_token_network import InferenceTokenNetwork
 from .int8_calibration import Int8Scales, find_scales
 from .joint_exit_rules import JointRule
 from .layer_step import LayerStep
-from .layer_walk import LayerWalk, catch_up
 from .prediction_batches import batch_limit, batches_by_length
 from .row_first import RowCosts, RowFirst
 from .row_policies import RowPolicyRule
@@ -185,25 +185,25 @@ class TokenEngine:
         if len(samples):
             out.sample_exit_layer[:] = np.maximum.reduceat(out.exit_layer, words.starts)
 
-    def walk(
+    def scheduler(
         self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
-    ) -> tuple[LayerWalk, WordRecords]:
-        """Return a walk through the layers that sentences can join at any time.
+    ) -> tuple[ContinuousScheduler, WordRecords]:
+        """Return a scheduler that sentences can enter at any time.
 
         Parameters
         ----------
         widest : ExitPolicy
-            The policy under which words exit first, of those that sentences may have. Its
-            `token_exit` says whether they exit together or one by one.
+            The policy with the largest `tau` and the smallest `patience` of all sentences. Its
+            `token_exit` says whether the words of a sentence exit together or one by one.
         capacity : int
-            Number of sentences that are under way at most.
+            Maximum number of sentences that have entered and not exited.
         batch_size : int or "auto"
 
         Returns
         -------
-        walk : LayerWalk
+        scheduler : ContinuousScheduler
         records : WordRecords
-            Has the policies of the sentences, and the predictions of their words in the end.
+            Takes the exit policy of each sentence and records the predictions of its words.
         """
         words, n_tasks = WordSlots(capacity), len(self._class_counts)
         out = Exits(
@@ -221,8 +221,8 @@ class TokenEngine:
             rule = RowPolicyRule(SentenceRule(*settings, words), out)
             step = LayerStep(self._placed, rule, self._row_first)
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
-        walk = LayerWalk(step, limit, partial(catch_up, most=self.n_layers))
-        return walk, WordRecords(rule, words, rows_computed)
+        scheduler = ContinuousScheduler(step, limit, partial(catch_up, most=self.n_layers))
+        return scheduler, WordRecords(rule, words, rows_computed)
 
     def _recorded(
         self, samples: EncodedSentences, first: int, last: int, batch_size: int | str

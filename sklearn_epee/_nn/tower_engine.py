@@ -23,7 +23,7 @@ from .network import MultiExitNetwork
 from .pairs import EncodedPairs, SamplesWithContext
 from .row_policies import RowPolicyRule
 from .tower_rules import FirstTowerRule, HandedOver, SecondTowerRule, Settling, TowerRule
-from .tower_walk import TowerPolicies, TowerWalk
+from .tower_scheduler import TowerPolicies, TowerScheduler
 from .two_towers import TwoTowerNetwork, state_of
 
 
@@ -200,10 +200,12 @@ class TowerEngine:
         own[without] = beginning[without, 0]
         return own
 
-    def walk(
+    def scheduler(
         self, widest: ExitPolicy, capacity: int, batch_size: int | str = "auto"
-    ) -> tuple[TowerWalk, TowerPolicies]:
-        """Return a walk through both towers that samples can join at any time; see `Engine.walk`.
+    ) -> tuple[TowerScheduler, TowerPolicies]:
+        """Return a scheduler of both towers that samples can enter at any time.
+
+        See `Engine.scheduler`.
 
         Parameters
         ----------
@@ -213,9 +215,9 @@ class TowerEngine:
 
         Returns
         -------
-        walk : TowerWalk
+        scheduler : TowerScheduler
         policies : TowerPolicies
-            Has the policies of the samples, and their predictions in the end.
+            Takes the exit policy of each sample and records the predictions.
         """
         out = Exits.empty(capacity, self.n_columns, len(self._counts))
         both, alone = (
@@ -225,14 +227,14 @@ class TowerEngine:
         numbers, border, handed = np.arange(capacity), self._border, self._no_hand_over(capacity)
         first_rule = FirstTowerRule(both, numbers, border, self._settling(capacity), handed)
         second_rule = SecondTowerRule(both, numbers, border, self.n_layers - border, handed)
-        walk = TowerWalk(
-            self._first.walk_by(first_rule, batch_size),
-            self._first.walk_by(TowerRule(alone, numbers, 0, border), batch_size),
-            self._second.walk_by(second_rule, batch_size),
+        scheduler = TowerScheduler(
+            self._first.scheduler_for(first_rule, batch_size),
+            self._first.scheduler_for(TowerRule(alone, numbers, 0, border), batch_size),
+            self._second.scheduler_for(second_rule, batch_size),
             handed,
             partial(self._contexts, handed),
         )
-        return walk, TowerPolicies(both, alone)
+        return scheduler, TowerPolicies(both, alone)
 
     # -------------------------------------------------------------------------- tower by tower
 

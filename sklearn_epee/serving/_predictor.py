@@ -17,7 +17,7 @@ from ._served import ServedModel
 from ._statistics import Health, ServingStatistics
 from ._worker import Worker
 
-# Each has a place for its prediction from the start.
+# Memory for the predictions of all pending requests is allocated at the start.
 _MAX_PENDING = 1_000_000
 
 
@@ -120,19 +120,20 @@ class AsyncPredictor:
         self._limits = Limits.of(self._served.policy, tau_range, patience_range, model.n_layers)
         self._timeout = _checked_timeout(timeout)
         capacity = _checked_capacity(max_pending)
-        walk = model.walk(*self._limits.widest, capacity)
+        scheduler = model.scheduler(*self._limits.widest, capacity)
         make = SentencePrediction if model.of_words else Prediction
-        self._worker = Worker(walk, make, capacity)
+        self._worker = Worker(scheduler, make, capacity)
         self._thread = threading.Thread(
             target=self._worker.run, name="sklearn_epee.serving", daemon=True
         )
-        # Without a close, the thread ends with the predictor or the interpreter.
+        # If `close` is never called, stop the thread when the predictor is garbage collected or the
+        # interpreter exits.
         self._at_end = weakref.finalize(self, _stop, self._worker, self._thread)
 
     # ------------------------------------------------------------------------- start and end
 
     def start(self) -> Self:
-        """Take requests from now on.
+        """Start the prediction thread and accept requests.
 
         Returns
         -------
@@ -158,21 +159,21 @@ class AsyncPredictor:
         self._worker.open()
         try:
             self._thread.start()
-        except RuntimeError:  # there is no room for another thread
+        except RuntimeError:  # the system cannot start another thread
             self._worker.abandon()
             raise
         return self
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Take no more requests, and wait for the thread to end.
+        """Accept no more requests, and wait for the thread to end.
 
         Parameters
         ----------
         drain : bool, default=True
-            Whether the requests that are held are still answered; else they fail with
+            Whether pending requests are still answered; otherwise they fail with
             :class:`~sklearn_epee.exceptions.ServerClosedError`.
         timeout : float or None, default=None
-            Seconds to drain for at most. None: as long as it takes.
+            Maximum time to drain in seconds. None: no limit.
 
         Examples
         --------
@@ -251,41 +252,40 @@ class AsyncPredictor:
         patience: int | None = None,
         timeout: float | None = None,
     ) -> Future[Any]:
-        """Ask for the prediction of one sample.
+        """Submit one sample for prediction.
 
         Parameters
         ----------
         sample : str, pair of str, list of str, array, PIL image or path
             One element of the `X` that the estimator's `predict` takes: a text or a pair of texts,
-            a sentence as a text or as a list of words, an image, or what the first step of a
-            pipeline reads. The steps of a pipeline before
-            the classifier run in the calling thread.
+            a sentence as a text or as a list of words, an image, or the input of the first step of
+            a pipeline. The steps of a pipeline before the classifier run in the calling thread.
         tau : float or None, default=None
             Entropy threshold, within `tau_range`. None: that of the estimator.
         patience : int or None, default=None
             Patience, within `patience_range`. None: that of the estimator.
         timeout : float or None, default=None
-            Seconds within which the request is to be answered. None: the predictor's `timeout`.
+            Seconds within which the request has to be answered. None: the predictor's `timeout`.
 
         Returns
         -------
-        concurrent.futures.Future of Prediction, or of SentencePrediction where words are predicted
-            ``cancel()`` takes the request out of the walk, before the next layer. Its result may be
-            a :class:`~sklearn_epee.exceptions.DeadlineExceededError`,
+        concurrent.futures.Future of Prediction, or of SentencePrediction for a token classifier
+            ``cancel()`` removes the request before the next layer is run. ``result()`` may raise a
+            :class:`~sklearn_epee.exceptions.DeadlineExceededError`,
             :class:`~sklearn_epee.exceptions.ServerClosedError` or
             :class:`~sklearn_epee.exceptions.WorkerFailedError`, or the error of a sample that
-            cannot be read. Callbacks run in the predicting thread, and should be short.
+            cannot be read. Callbacks run in the prediction thread and should be short.
 
         Raises
         ------
         TypeError, ValueError
-            If the sample or a value is not as described.
+            If the sample or a parameter is invalid.
         QueueFullError
-            If `max_pending` requests are held already.
+            If `max_pending` requests are pending already.
         ServerClosedError
             If the predictor was not started, or is closed.
         WorkerFailedError
-            If its thread failed.
+            If the prediction thread failed.
 
         Examples
         --------
@@ -301,7 +301,7 @@ class AsyncPredictor:
         """
         policy = self._limits.policy(tau, patience)
         given = _checked_timeout(timeout)
-        # At overload, the steps of a pipeline are not run in vain.
+        # If the queue is full, fail before the steps of a pipeline are run.
         self._worker.check_takes_requests()
         checked = self._served.check(sample)
         return self._worker.submit(checked, policy, self._timeout if given is None else given)
@@ -316,7 +316,7 @@ class AsyncPredictor:
     ) -> Any:
         """Return the prediction of one sample.
 
-        A task that is cancelled while it waits takes its request out of the walk.
+        If the awaiting task is cancelled, the request is removed before the next layer is run.
 
         Parameters
         ----------
@@ -329,20 +329,20 @@ class AsyncPredictor:
 
         Returns
         -------
-        Prediction, or SentencePrediction where words are predicted
+        Prediction, or SentencePrediction for a token classifier
 
         Raises
         ------
         TypeError, ValueError
-            If the sample or a value is not as described.
+            If the sample or a parameter is invalid.
         QueueFullError
-            If `max_pending` requests are held already.
+            If `max_pending` requests are pending already.
         DeadlineExceededError
             If there was no prediction in time.
         ServerClosedError
             If the predictor was not started, or is closed.
         WorkerFailedError
-            If its thread failed.
+            If the prediction thread failed.
 
         Examples
         --------
@@ -364,7 +364,7 @@ class AsyncPredictor:
     # ---------------------------------------------------------------------------------- state
 
     def health(self) -> Health:
-        """Return whether requests are taken, and why not.
+        """Return the status of the predictor, and the reason if it failed.
 
         Returns
         -------
@@ -383,7 +383,7 @@ class AsyncPredictor:
         return self._worker.health()
 
     def statistics(self) -> ServingStatistics:
-        """Return what was done so far: counts, exit layers, entropies, latencies.
+        """Return statistics so far: counts, exit layers, entropies, latencies.
 
         Returns
         -------

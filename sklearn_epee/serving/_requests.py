@@ -16,18 +16,18 @@ from sklearn_epee._exits.checks import check_patience, check_tau
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What is predicted of one sample.
+    """Prediction of one sample.
 
     Attributes
     ----------
     label : object
-        The label; with several tasks or labels per sample an array, as a row of `predict`.
+        The label; with several tasks or labels an array, like a row of `predict`.
     proba : ndarray of shape (n_classes,), float32, or list of such arrays
-        Class probabilities; with several tasks one array for each.
+        Class probabilities; with several tasks, one array per task.
     exit_layer : int
         Layer at which the sample exited, counted from 1.
     entropy : float, or ndarray of shape (n_tasks,)
-        Normalized entropy of the exit's own head, in [0, 1].
+        Normalized entropy of the head of the exit layer, in [0, 1].
     latency : float
         Seconds from the request to its prediction.
 
@@ -47,7 +47,7 @@ class Prediction:
 
     @property
     def last_exit_layer(self) -> int:
-        """The `exit_layer`, as of a `SentencePrediction`."""
+        """The `exit_layer`, for the same interface as `SentencePrediction`."""
         return self.exit_layer
 
     @property
@@ -58,23 +58,25 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class SentencePrediction:
-    """What is predicted of the words of one sentence.
+    """Prediction of the words of one sentence.
 
     Attributes
     ----------
     spans : list of (int, int, str), or dict of str to such lists
-        As `predict` returns them: in characters of a text, in words of a list of words. With
-        several layers of spans, a dict by their names.
+        As `predict` returns them: offsets in characters if the sample is a text, in words if it is
+        a list of words. With several layers of spans, a dict by layer name.
     tags : list of str, or dict of str to such lists
-        One a word, as `predict_tags` returns them.
+        One tag per word, as `predict_tags` returns them.
     proba : ndarray of shape (n_words, n_tags), float32, or dict of str to such arrays
+        Probabilities of the tags.
     exit_layer : int, or ndarray of shape (n_words,), int64
-        Layer at which the sentence exited, counted from 1; with ``token_exit="token"`` that of each
-        word.
+        Layer at which the sentence exited, counted from 1; with ``token_exit="token"`` the exit
+        layer of each word.
     entropy : ndarray of shape (n_words,) or (n_words, n_layers_of_spans), float32
-        Normalized entropy of the exit's own head, in [0, 1].
+        Normalized entropy of the head of the exit layer, in [0, 1].
     rows_computed, rows_total : int
-        Positions that the layers computed, summed over layers, and those of full depth.
+        Number of positions that were computed, summed over the layers; and that number at full
+        depth.
     latency : float
         Seconds from the request to its prediction.
 
@@ -116,27 +118,27 @@ class SentencePrediction:
         return float(np.mean(self.entropy)) if self.entropy.size else 0.0
 
 
-Found = Prediction | SentencePrediction
+AnyPrediction = Prediction | SentencePrediction
 
 
 @dataclass(eq=False)
 class Request:
-    """One sample that is to be predicted.
+    """A pending request for the prediction of one sample.
 
     Attributes
     ----------
     sample : object
-        Validated.
+        The validated sample.
     tau : float
     patience : int
     submitted : float
-        When it came, on the worker's clock.
+        Time of submission, on the worker's clock.
     deadline : float or None
-        When it is of no use any more.
+        Time by which it has to be answered.
     slot : int
-        Its number among those that are held.
+        Its number among the pending requests; reused once it is answered.
     entered : bool
-        Whether it is on its way through the layers.
+        Whether it has left the queue and entered the scheduler.
     future : Future of Prediction or SentencePrediction
     """
 
@@ -156,16 +158,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Limits:
-    """The policy of requests that ask for none, and how far others may go.
+    """The default exit policy, and the ranges within which requests may set another one.
 
     Attributes
     ----------
     tau : float
     patience : int
     taus, patiences : tuple of two numbers, or None
-        The least and the largest that a request may ask for. None: it may not.
+        Smallest and largest value that a request may set. None: requests may not set it.
     n_layers : int
-        Number of layers M; a patience above it is as good as M.
+        Number of layers M; a patience above M has the same effect as M.
     """
 
     tau: float
@@ -178,12 +180,12 @@ class Limits:
     def of(
         cls, policy: tuple[float, int], tau_range: Any, patience_range: Any, n_layers: int
     ) -> Limits:
-        """Check the ranges that a server is given.
+        """Return the limits of a predictor, with validated ranges.
 
         Raises
         ------
         TypeError, ValueError
-            If a range is not two valid numbers in ascending order.
+            If a range is not a pair of valid numbers in ascending order.
         """
 
         def patience_of(value: Any) -> int:
@@ -195,18 +197,18 @@ class Limits:
 
     @property
     def widest(self) -> tuple[float, int]:
-        """The largest tau and the least patience of all requests."""
+        """The largest tau and the smallest patience that any request can have."""
         tau = self.tau if self.taus is None else max(self.tau, self.taus[1])
         least = self.patience if self.patiences is None else min(self.patience, self.patiences[0])
         return tau, min(least, self.n_layers)
 
     def policy(self, tau: Any, patience: Any) -> tuple[float, int]:
-        """Return the policy of a request.
+        """Return the exit policy of a request.
 
         Raises
         ------
         TypeError, ValueError
-            If a value is not valid, or out of its range.
+            If a value is invalid or out of range.
         """
         if tau is not None:
             tau = check_tau(tau)
@@ -239,11 +241,11 @@ def _checked_range(name: str, given: Any, check: Callable[[Any], Any]) -> Any:
 def _check_within(name: str, value: float, limits: tuple[float, float] | None) -> None:
     if limits is None:
         raise ValueError(
-            f"{name}={value!r}: this server lets no request choose {name}; expected None, or a "
+            f"{name}={value!r}: requests cannot set {name} on this server; expected None, or a "
             f"server with {name}_range."
         )
     least, largest = limits
     if not least <= value <= largest:
         raise ValueError(
-            f"{name}={value!r} is out of the limits of this server; expected {least} to {largest}."
+            f"{name}={value!r} is out of the range of this server; expected {least} to {largest}."
         )

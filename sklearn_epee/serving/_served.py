@@ -1,4 +1,4 @@
-"""Find the classifier that predicts inside pipelines, searches and exit policies."""
+"""Find the classifier inside pipelines, search objects and exit policies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLICIES = (FixedExitPolicyClassifier, TunedExitPolicyClassifierCV)
 
 
 class ServedModel:
-    """A fitted estimator, as it is now.
+    """Snapshot of a fitted estimator for serving.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ class ServedModel:
     model : OnlineModel
         The classifier with early exits.
     policy : tuple of (float, int)
-        tau and patience, of the outermost wrapper that has them.
+        tau and patience of the outermost wrapper that has them.
 
     Raises
     ------
     TypeError
-        If the estimator is none that can be served, or a wrapper changes what is predicted.
+        If the estimator cannot be served, or a wrapper may change its predictions.
     sklearn.exceptions.NotFittedError
-        If it is not fitted.
+        If the estimator is not fitted.
     """
 
     def __init__(self, estimator: Any) -> None:
@@ -49,7 +49,7 @@ class ServedModel:
         check_is_fitted(classifier)
         own = own_policy(estimator)
         tau, patience = check_tau(own.tau), check_patience(own.patience, classifier.n_layers_)
-        # The thresholds of labels decide with the policy, so the model is to know it, too.
+        # How label thresholds are applied depends on the policy, so it is set on the model, too.
         model = copy.copy(classifier).set_params(tau=tau, patience=patience)
         self.model = OnlineModel(model)
         self.policy = tau, patience

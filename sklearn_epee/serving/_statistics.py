@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ._requests import Found
+from ._requests import AnyPrediction
 
-# Latencies that quantiles are taken of: those of the last predictions.
+# Number of last predictions whose latencies the quantiles are computed of.
 N_LATENCIES = 4096
 N_ENTROPY_BINS = 20
 STATUSES = ("new", "serving", "draining", "closed", "failed")
@@ -20,13 +20,13 @@ STATUSES = ("new", "serving", "draining", "closed", "failed")
 
 @dataclass(frozen=True)
 class Health:
-    """How a predictor is.
+    """Status of a predictor.
 
     Attributes
     ----------
     status : {"new", "serving", "draining", "closed", "failed"}
     reason : str or None
-        Why it failed.
+        Why the predictor failed.
 
     Examples
     --------
@@ -40,13 +40,13 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self.status == "serving"
 
 
 @dataclass(frozen=True)
 class ServingStatistics:
-    """What a predictor has done so far.
+    """Statistics of a predictor since its start.
 
     ``n_accepted`` is the sum of ``n_answered``, ``n_expired``, ``n_cancelled``, ``n_failed``,
     ``n_queued`` and ``n_running``.
@@ -54,32 +54,33 @@ class ServingStatistics:
     Attributes
     ----------
     n_accepted : int
-        Requests that were taken.
+        Accepted requests.
     n_answered : int
-        Those with a prediction.
+        Requests with a prediction.
     n_expired : int
-        Those whose deadline passed.
+        Requests whose deadline passed.
     n_cancelled : int
-        Those that were cancelled.
+        Requests that were cancelled.
     n_failed : int
-        Those with another error.
+        Requests that failed with another error.
     n_rejected : int
-        Requests that were not taken as the queue was full.
+        Requests that were rejected because the queue was full.
     n_queued : int
         Requests that wait for their first layer.
     n_running : int
-        Requests on their way through the layers.
+        Requests between two layers.
     n_layer_runs : int
-        Layers run, each of one batch.
+        Layer runs, each of one batch.
     n_samples_run : int
-        Samples in these batches, all together.
+        Samples in these batches, summed over the runs.
     exit_layers : ndarray of shape (n_layers,), int64
-        Predictions from each layer; of sentences, the layer at which the last word exited.
+        Histogram of the exit layers. A sentence counts at the layer at which its last word exited.
     entropies : ndarray of shape (20,), int64
-        Predictions whose normalized entropy, the mean one of several tasks or labels, or of the
-        words of a sentence, is in each of 20 even bins of [0, 1].
+        Histogram of the normalized entropies, in 20 equal bins of [0, 1]. With several tasks or
+        labels, and for the words of a sentence, their mean entropy counts.
     latency_quantiles : dict of float to float
-        Of the last 4,096 predictions in seconds, at 0.5, 0.95 and 0.99; NaN before the first one.
+        Quantiles 0.5, 0.95 and 0.99 of the latencies of the last 4,096 predictions in seconds; NaN
+        before the first one.
 
     Examples
     --------
@@ -112,7 +113,7 @@ class ServingStatistics:
 
 @dataclass
 class Counters:
-    """Counts what happens; may be called from any thread.
+    """Thread-safe counters behind `ServingStatistics`.
 
     Parameters
     ----------
@@ -131,12 +132,12 @@ class Counters:
         self.counts = dict.fromkeys(names, 0)
 
     def add(self, **numbers: int) -> None:
-        """Count up."""
+        """Increase some of the counts."""
         with self._lock:
             for name, number in numbers.items():
                 self.counts[name] += number
 
-    def add_predictions(self, predictions: Sequence[Found]) -> None:
+    def add_predictions(self, predictions: Sequence[AnyPrediction]) -> None:
         """Count predictions."""
         layers = np.array([found.last_exit_layer for found in predictions], np.intp)
         entropies = np.array([found.mean_entropy for found in predictions], np.float64)
@@ -148,14 +149,14 @@ class Counters:
             self._latencies.extend(found.latency for found in predictions)
 
     def snapshot(self, n_entered: int, n_runs: int, n_samples_run: int) -> ServingStatistics:
-        """Return what was counted so far.
+        """Return the statistics so far.
 
         Parameters
         ----------
         n_entered : int
-            Requests in the walk.
+            Number of requests in the scheduler.
         n_runs, n_samples_run : int
-            Layers that the walk has run, and samples in them.
+            Number of layer runs of the scheduler, and of samples in them.
         """
         with self._lock:
             latencies = np.array(self._latencies) if self._latencies else np.full(1, np.nan)

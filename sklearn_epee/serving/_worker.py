@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._nn.layer_walk import SampleFailedError, SampleTooLargeError
+from sklearn_epee._nn.continuous_scheduler import SampleFailedError, SampleTooLargeError
 from sklearn_epee.exceptions import (
     DeadlineExceededError,
     QueueFullError,
@@ -21,33 +21,33 @@ from sklearn_epee.exceptions import (
     WorkerFailedError,
 )
 
-from ._requests import Found, Request
+from ._requests import AnyPrediction, Request
 from ._statistics import Counters, Health, ServingStatistics
 
-# Samples that are encoded together.
+# Maximum number of samples that are encoded together.
 _CHUNK = 32
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class Walk(Protocol):
-    """What runs samples layer by layer; `OnlineWalk` does."""
+class Scheduler(Protocol):
+    """Interface of what runs samples layer by layer, such as `OnlineScheduler`."""
 
     n_layers: int
 
     @property
     def n_runs(self) -> int:
-        """Layers run so far."""
+        """Number of layer runs so far, each of one batch."""
         ...
 
     @property
     def n_samples_run(self) -> int:
-        """Samples in these runs."""
+        """Number of samples in these batches, summed over the runs."""
         ...
 
     @property
     def takes_more(self) -> bool:
-        """Whether more samples should enter before the next layer is run."""
+        """Whether there is room for more samples before the first layer."""
         ...
 
     def enter(
@@ -56,7 +56,7 @@ class Walk(Protocol):
         slots: NDArray[np.intp],
         policies: Sequence[tuple[float, int]],
     ) -> NDArray[np.intp]:
-        """Take samples in, all or none; return the slots of those of which nothing is to be run."""
+        """Add all samples or, on an error, none; return the slots of those that need no layer."""
         ...
 
     def advance(self) -> NDArray[np.intp]:
@@ -64,46 +64,46 @@ class Walk(Protocol):
         ...
 
     def drop(self, slots: NDArray[np.intp]) -> None:
-        """Take samples out."""
+        """Remove samples."""
         ...
 
     def predictions(self, samples: Sequence[Any], slots: NDArray[np.intp]) -> list[dict[str, Any]]:
-        """Return what is predicted of samples that exited, once."""
+        """Return the predictions of samples that exited; called once per sample."""
         ...
 
 
 class Worker:
-    """Holds the requests of a predictor and sets the result of each once.
+    """Manages the pending requests of a predictor and answers each of them once.
 
-    Every request has a slot from `submit` on until it is answered and out of the walk. Other
-    threads submit, cancel and ask; all else happens in the thread that calls `run`, between two
-    layers: cancelled and late requests are dropped, new ones enter, one layer of one batch is run,
-    and the samples that exited are answered.
+    A request has a slot from `submit` until it has been answered and has left the scheduler. Other
+    threads submit and cancel requests and read statistics. Everything else happens in the thread
+    that calls `run`, which repeats these steps: drop cancelled and late requests, let new ones
+    enter, run one layer of one batch, and answer the requests whose samples exited.
 
     Parameters
     ----------
-    walk : Walk
+    scheduler : Scheduler
     make : callable
-        Makes the result of a request, from what the walk predicts and ``latency``.
+        Returns the result of a request, given its prediction by the scheduler and ``latency``.
     capacity : int
-        Requests that are held at most.
+        Maximum number of pending requests.
     clock : callable, default=time.monotonic
         Returns the time in seconds.
     """
 
     def __init__(
         self,
-        walk: Walk,
-        make: Callable[..., Found],
+        scheduler: Scheduler,
+        make: Callable[..., AnyPrediction],
         capacity: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._walk = walk
+        self._scheduler = scheduler
         self._make = make
         self._clock = clock
-        self._counters = Counters(walk.n_layers)
+        self._counters = Counters(scheduler.n_layers)
         self._capacity = capacity
-        # What follows is guarded by this lock, of which the worker is told when something changed.
+        # Guards the attributes below; notifies the worker thread when they change.
         self._changed = threading.Condition()
         self._status = "new"
         self._reason: BaseException | None = None
@@ -116,14 +116,14 @@ class Worker:
 
     def submit(
         self, sample: Any, policy: tuple[float, int], timeout: float | None
-    ) -> Future[Found]:
-        """Take a validated sample in and return where its prediction is going to be.
+    ) -> Future[AnyPrediction]:
+        """Add a validated sample to the queue and return the future of its prediction.
 
         Raises
         ------
         ServerClosedError, WorkerFailedError, QueueFullError
         """
-        future: Future[Found] = Future()
+        future: Future[AnyPrediction] = Future()
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         with self._changed:
@@ -138,7 +138,7 @@ class Worker:
         return future
 
     def check_takes_requests(self) -> None:
-        """Raise what `submit` would, before work is spent on a sample."""
+        """Raise the error that `submit` would raise now, before time is spent on the sample."""
         with self._changed:
             self._check_takes_requests()
 
@@ -151,7 +151,7 @@ class Worker:
         if not self._free:
             self._counters.add(rejected=1)
             raise QueueFullError(
-                f"{self._capacity} requests wait already (max_pending); try again later."
+                f"{self._capacity} requests are pending already (max_pending); try again later."
             )
 
     def _note_if_cancelled(self, request: Request) -> None:
@@ -163,29 +163,29 @@ class Worker:
             self._changed.notify()
 
     def health(self) -> Health:
-        """Return how the worker is."""
+        """Return the status of the worker."""
         with self._changed:
             reason = None if self._reason is None else _description(self._reason)
             return Health(self._status, reason)
 
     def statistics(self) -> ServingStatistics:
-        """Return what was done so far."""
+        """Return statistics so far."""
         with self._changed:
             n_entered = sum(request.entered for request in self._held.values())
-            walk = self._walk
-            return self._counters.snapshot(n_entered, walk.n_runs, walk.n_samples_run)
+            scheduler = self._scheduler
+            return self._counters.snapshot(n_entered, scheduler.n_runs, scheduler.n_samples_run)
 
     def open(self) -> None:
-        """Take requests from now on."""
+        """Accept requests from now on."""
         with self._changed:
             if self._status != "new":
                 raise ServerClosedError(
-                    "A predictor is started once; make a new one for the same estimator."
+                    "A predictor can only be started once; create a new one for the same estimator."
                 )
             self._status = "serving"
 
     def stop(self, *, drain: bool) -> None:
-        """Take no more requests; with `drain` those that are held are still answered."""
+        """Accept no more requests; with `drain`, pending ones are still answered."""
         with self._changed:
             if self._status in ("failed", "closed"):
                 return
@@ -194,24 +194,24 @@ class Worker:
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Close, where there is no thread that could: all requests that are held fail."""
+        """Close the worker if its thread could not be started; all pending requests fail."""
         self.stop(drain=False)
         self._end()
 
     # ------------------------------------------------------------------- called by one thread only
 
     def run(self) -> None:
-        """Work until the predictor is closed; whatever happens, every request gets a result."""
+        """Process requests until the predictor is closed; every request gets a result or error."""
         try:
             while self._has_work():
                 self.turn()
-        except BaseException as error:  # noqa: BLE001 - all requests that wait fail with it
+        except BaseException as error:  # noqa: BLE001 - all pending requests fail with it
             with self._changed:
                 self._status, self._reason = "failed", error
         self._end()
 
     def _has_work(self) -> bool:
-        """Wait until there is something to do; return False once there never will be."""
+        """Wait for work; return False once there will be no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._held or self._status != "serving")
             if self._status == "draining":
@@ -219,12 +219,12 @@ class Worker:
             return self._status == "serving"
 
     def turn(self) -> None:
-        """Drop, admit, run one layer, set results."""
+        """Drop cancelled and late requests, admit new ones, run one layer, set results."""
         self._drop_cancelled()
         self._drop_late()
         self._admit()
         try:
-            done = self._walk.advance()
+            done = self._scheduler.advance()
         except SampleTooLargeError as error:
             self._fail(error.slots, error)
         except SampleFailedError as error:
@@ -233,7 +233,7 @@ class Worker:
             self._set_results(done)
 
     def _fail(self, slots: NDArray[np.intp], error: BaseException) -> None:
-        """Let the request fail whose sample cannot be read, or not fit into the memory."""
+        """Drop requests and set an error as their result."""
         with self._changed:
             requests = [self._held[slot] for slot in slots.tolist()]
         self._drop(requests)
@@ -243,7 +243,8 @@ class Worker:
     def _drop_cancelled(self) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, []
-        # Those that were answered meanwhile are held no more, and another may have their slot.
+        # Requests that were answered in the meantime are not pending any more; their slots may
+        # have been reused.
         held = [request for request in cancelled if self._held.get(request.slot) is request]
         self._drop(held)
         for request in held:
@@ -258,9 +259,10 @@ class Worker:
             self._refuse(request, _too_late(request), "expired")
 
     def _admit(self) -> None:
-        # Those that come meanwhile are for the next turn: some of them may have nothing to be run.
+        # Requests that arrive during this loop wait for the next turn, so that the loop ends even
+        # if none of the samples fills the scheduler (some need no layer).
         left = len(self._queue)
-        while left and self._walk.takes_more:
+        while left and self._scheduler.takes_more:
             with self._changed:
                 n = min(_CHUNK, left)
                 requests = [self._queue.popleft() for _ in range(n)]
@@ -270,12 +272,12 @@ class Worker:
             self._enter(requests)
 
     def _enter(self, requests: list[Request]) -> None:
-        """Let requests enter the walk; one that cannot be read fails by itself."""
+        """Add requests to the scheduler; if some cannot be read, only those fail."""
         slots = np.array([request.slot for request in requests], np.intp)
         samples = [request.sample for request in requests]
         policies = [(request.tau, request.patience) for request in requests]
         try:
-            done = self._walk.enter(samples, slots, policies)
+            done = self._scheduler.enter(samples, slots, policies)
         except Exception as error:  # noqa: BLE001 - the request of the sample fails with it
             if len(requests) > 1:
                 for request in requests:
@@ -292,9 +294,9 @@ class Worker:
             return
         with self._changed:
             requests = [self._held[slot] for slot in done.tolist()]
-        found = self._walk.predictions([request.sample for request in requests], done)
+        found = self._scheduler.predictions([request.sample for request in requests], done)
         now = self._clock()
-        # All that can fail is done while the requests are still held.
+        # Create the results while the requests are still pending: if this fails, they fail, too.
         results = [
             (request, self._make(**part, latency=now - request.submitted))
             for request, part in zip(requests, found, strict=True)
@@ -311,7 +313,7 @@ class Worker:
             _settle(request.future.set_result, result)
 
     def _end(self) -> None:
-        """Fail all requests that are still held."""
+        """Set an error for all requests that are still pending."""
         with self._changed:
             if self._reason is None:
                 self._status = "closed"
@@ -329,39 +331,42 @@ class Worker:
     # ---------------------------------------------------------------------------------- requests
 
     def _drop(self, dropped: Sequence[Request]) -> None:
-        """Take requests out of the queue and the walk, and forget them."""
+        """Remove requests from the queue and the scheduler."""
         entered = [request.slot for request in dropped if request.entered]
         if entered:
-            self._walk.drop(np.array(entered, np.intp))
+            self._scheduler.drop(np.array(entered, np.intp))
         self._release(dropped)
         if len(entered) < len(dropped):
-            gone = {id(request) for request in dropped}
+            removed = {id(request) for request in dropped}
             with self._changed:
-                self._queue = deque(r for r in self._queue if id(r) not in gone)
+                self._queue = deque(r for r in self._queue if id(r) not in removed)
 
     def _release(self, requests: Sequence[Request]) -> None:
-        """Free the slots of requests that are in the walk no more."""
+        """Free the slots of requests that have left the scheduler."""
         with self._changed:
             for request in requests:
                 del self._held[request.slot]
                 self._free.append(request.slot)
 
     def _refuse(self, request: Request, error: BaseException, why: str) -> None:
-        """Answer a request with an error, unless it was cancelled."""
+        """Set an error as the result of a request, unless it was cancelled."""
         if request.future.set_running_or_notify_cancel():
             self._counters.add(**{why: 1})
             _settle(request.future.set_exception, error)
 
     def _failure(self) -> WorkerFailedError:
         reason = "unknown" if self._reason is None else _description(self._reason)
-        return WorkerFailedError(f"The predictor's thread failed and answers no more: {reason}")
+        return WorkerFailedError(f"The prediction thread failed; nothing is predicted: {reason}")
 
 
 def _settle(settle: Callable[[Any], None], outcome: Any) -> None:
-    """Set the outcome of a future, whatever its callbacks do: others wait for theirs."""
+    """Set the outcome of a future; an error in one of its callbacks is only logged.
+
+    Other requests must still be answered.
+    """
     try:
         settle(outcome)
-    except BaseException:  # a future itself lets a callback raise what is no Exception
+    except BaseException:  # `Future` catches only subclasses of Exception in callbacks
         _LOGGER.exception("A callback of a request failed.")
 
 

@@ -1,4 +1,4 @@
-"""Sentences that join a walk at any time exit as in a call of the engine."""
+"""Sentences that enter a scheduler at any time exit as in a call of the engine."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def threshold(engine, sentences, joint_exit="all"):
 def run_apart(engine, sentences, rule, policies, seed=0):
     """Let sentences enter a few at a time, between layers; return their exits in their order."""
     rng = np.random.default_rng(seed)
-    walk, records = engine.walk(rule, capacity=2 * N, batch_size=4)
+    scheduler, records = engine.scheduler(rule, capacity=2 * N, batch_size=4)
     slots, done, start = rng.permutation(2 * N)[:N], [], 0
-    while start < N or walk.n_samples:
+    while start < N or scheduler.n_samples:
         end = min(N, start + int(rng.integers(0, 4)))
         if end > start:
             rows = list(range(start, end))
             records.admit(sentences.take(rows), slots[rows], [policies[row] for row in rows])
-            walk.enter(sentences.take(rows), slots[rows])
+            scheduler.enter(sentences.take(rows), slots[rows])
             start = end
-        done.extend(walk.advance().tolist())
+        done.extend(scheduler.advance().tolist())
     assert sorted(done) == sorted(slots.tolist())
     return records.exits(slots), records, slots
 
@@ -55,7 +55,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("family", ["bert", "gpt2", "deberta-v2"])
 @pytest.mark.parametrize("way", ["sentence", "token"])
 @pytest.mark.parametrize("joint_exit", ["all", "any", "mean"])
-def test_a_walk_predicts_as_a_call_does(family, way, joint_exit):
+def test_a_scheduler_predicts_as_a_call_does(family, way, joint_exit):
     engine, sentences = TokenEngine(make_word_network(family)), make_sentences(N)
     tau = threshold(engine, sentences, joint_exit)
     rule = word_policy(tau, 4, joint_exit=joint_exit, token_exit=way)
@@ -82,13 +82,13 @@ def test_sentences_have_policies_of_their_own(way, joint_exit):
 def test_rows_are_counted_anew_for_the_next_sentence_of_a_slot():
     engine, sentences = TokenEngine(make_word_network("bert")), make_sentences(N)
     rule = word_policy(0.0, token_exit="token")
-    walk, records = engine.walk(rule, capacity=1)
+    scheduler, records = engine.scheduler(rule, capacity=1)
     slot = np.array([0])
     for row in range(4):
         one = sentences.take([row])
         records.admit(one, slot, [(0.0, rule.patience)])
-        walk.enter(one, slot)
-        while walk.n_samples:
-            walk.advance()
+        scheduler.enter(one, slot)
+        while scheduler.n_samples:
+            scheduler.advance()
         assert_same(records.exits(slot), engine.dynamic(one, rule))
         records.release(slot)

@@ -20,16 +20,16 @@ class Gate:
     """Holds the worker before a layer until it is told to go on."""
 
     def __init__(self, monkeypatch, server):
-        self.walk = server._worker._walk
+        self.scheduler = server._worker._scheduler
         self.inside, self.open = threading.Event(), threading.Event()
-        advance = self.walk.advance
+        advance = self.scheduler.advance
 
         def held():
             self.inside.set()
             assert self.open.wait(WAIT)
             return advance()
 
-        monkeypatch.setattr(self.walk, "advance", held)
+        monkeypatch.setattr(self.scheduler, "advance", held)
 
     def wait(self):
         assert self.inside.wait(WAIT)

@@ -1,4 +1,4 @@
-"""Samples that enter a walk and leave it at any time, without a thread."""
+"""Let samples enter and leave a scheduler in random order, without a thread."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CAPACITY = 9
 def run_in_any_order(
     estimator: Any, samples: Sequence[Any], check: Callable[[dict[str, Any], int], None], seed: int
 ) -> Any:
-    """Let samples enter and be dropped at random; return the walk, which is empty by then.
+    """Let samples enter and be dropped at random; return the scheduler, which is empty by then.
 
     ``check`` gets what is predicted of a sample, and the number of the sample.
     """
     rng = np.random.default_rng(seed)
     served = ServedModel(estimator)
-    walk = served.model.walk(*served.policy, CAPACITY)
+    scheduler = served.model.scheduler(*served.policy, CAPACITY)
     free, held, n_found = list(range(CAPACITY)), {}, 0
 
     def forget(slots):
@@ -33,7 +33,7 @@ def run_in_any_order(
         if not len(slots):
             return 0
         rows = [held[slot] for slot in slots.tolist()]
-        found = walk.predictions([served.check(samples[row]) for row in rows], slots)
+        found = scheduler.predictions([served.check(samples[row]) for row in rows], slots)
         for one, row in zip(found, rows, strict=True):
             check(one, row)
         forget(slots)
@@ -47,12 +47,12 @@ def run_in_any_order(
             rows = rng.integers(0, len(samples), n)
             held.update(zip(slots.tolist(), rows.tolist(), strict=True))
             asked = [served.check(samples[row]) for row in rows]
-            n_found += note(walk.enter(asked, slots, [served.policy] * n))
+            n_found += note(scheduler.enter(asked, slots, [served.policy] * n))
         if held and rng.random() < 0.15:
             gone = rng.choice(list(held), int(rng.integers(1, len(held) + 1)), replace=False)
-            walk.drop(gone)
+            scheduler.drop(gone)
             forget(gone)
-        n_found += note(walk.advance())
+        n_found += note(scheduler.advance())
     assert not held
     assert n_found > 30
-    return walk
+    return scheduler

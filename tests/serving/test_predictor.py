@@ -64,7 +64,7 @@ def assert_equal(found, expected, rows=slice(None)):
 
 
 def same_as(expected):
-    """Return what compares one prediction of a walk with a row of `predict_with_exits`."""
+    """Return what compares one prediction of a scheduler with a row of `predict_with_exits`."""
 
     def check(found, row):
         assert found["label"] == expected.labels[row]
@@ -261,7 +261,7 @@ def test_bad_samples_are_refused_where_they_are_submitted(spread):
                 server.submit(sample)
         with pytest.raises(ValueError, match="timeout must"):
             server.submit("text", timeout=-1)
-        with pytest.raises(ValueError, match="lets no request choose tau"):
+        with pytest.raises(ValueError, match="cannot set tau"):
             server.submit("text", tau=0.5)
         assert server.submit("").result(WAIT).exit_layer >= 1
         assert server.statistics().n_accepted == 1
@@ -327,7 +327,7 @@ def test_timeouts_of_the_server_and_of_requests(monkeypatch, spread, texts):
         assert patient.result(WAIT).exit_layer >= 1
 
 
-def test_a_task_that_is_cancelled_leaves_the_walk(monkeypatch, spread, texts):
+def test_a_cancelled_task_leaves_the_scheduler(monkeypatch, spread, texts):
     server = AsyncPredictor(spread, max_pending=1)
     gate = Gate(monkeypatch, server)
 
@@ -405,7 +405,7 @@ def test_a_failing_network_tells_everybody_and_is_visible(monkeypatch, spread, t
     def fail():
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(server._worker._walk, "advance", fail)
+    monkeypatch.setattr(server._worker._scheduler, "advance", fail)
     with server:
         future = server.submit(texts[0])
         with pytest.raises(WorkerFailedError, match="the device is gone"):
@@ -456,7 +456,7 @@ def test_a_sample_without_room_by_itself_fails_by_itself(monkeypatch, spread, te
     long = " ".join(texts[:4])
     expected = spread.predict_with_exits(texts[:4])
     server = AsyncPredictor(spread)
-    step = server._worker._walk._walk._step
+    step = server._worker._scheduler._scheduler._step
     encoded = spread._fitted().trained.preprocessor.encode(texts[:4])
     advance, most = step.advance, encoded.lengths.max()
 

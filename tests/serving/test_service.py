@@ -191,12 +191,12 @@ def test_a_failed_worker_is_unhealthy(spread, monkeypatch):
     pytest.importorskip("httpx")
     from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
 
-    from sklearn_epee._nn.layer_walk import LayerWalk  # noqa: PLC0415
+    from sklearn_epee._nn.continuous_scheduler import ContinuousScheduler  # noqa: PLC0415
 
     def fail(_):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(LayerWalk, "advance", fail)
+    monkeypatch.setattr(ContinuousScheduler, "advance", fail)
     with TestClient(load("app").make_app(spread)) as client:
         assert client.post("/predict", json={"text": "a"}).status_code == 500
         response = client.get("/health")
@@ -206,19 +206,19 @@ def test_a_failed_worker_is_unhealthy(spread, monkeypatch):
 
 
 def test_a_text_too_long_for_the_memory_is_refused(client, monkeypatch, texts):
-    from sklearn_epee._nn.layer_walk import LayerWalk, SampleTooLargeError  # noqa: PLC0415
+    from sklearn_epee._nn.continuous_scheduler import ContinuousScheduler, SampleTooLargeError  # noqa: PLC0415
 
-    advance = LayerWalk.advance
+    advance = ContinuousScheduler.advance
 
-    def fail(walk):
-        if not walk.n_samples:
-            return advance(walk)
-        raise SampleTooLargeError("too long", next(iter(walk._waiting.values()))[0].rows[:1])
+    def fail(scheduler):
+        if not scheduler.n_samples:
+            return advance(scheduler)
+        raise SampleTooLargeError("too long", next(iter(scheduler._waiting.values()))[0].rows[:1])
 
-    monkeypatch.setattr(LayerWalk, "advance", fail)
+    monkeypatch.setattr(ContinuousScheduler, "advance", fail)
     response = client.post("/predict", json={"text": texts[0]})
     assert (response.status_code, response.json()["detail"]) == (413, "too long")
-    monkeypatch.setattr(LayerWalk, "advance", advance)
+    monkeypatch.setattr(ContinuousScheduler, "advance", advance)
     assert client.post("/predict", json={"text": texts[0]}).status_code == 200
     lines = client.get("/metrics").text.splitlines()
     assert 'epee_requests_total{outcome="SampleTooLargeError"} 1.0' in lines

@@ -73,10 +73,10 @@ def test_cases_join_and_leave_at_any_time(fitted, cases, seed, policy):
         assert found["exit_layer"] == expected.exit_layer[row]
         np.testing.assert_allclose(found["proba"], expected.proba[row], atol=1e-5, rtol=0)
 
-    walk = run_in_any_order(fitted, cases[0], check, seed)
-    assert walk._walk.n_samples == 0
-    assert not walk._walk._pairs
-    assert walk.n_samples_run > walk.n_runs > 0
+    scheduler = run_in_any_order(fitted, cases[0], check, seed)
+    assert scheduler._scheduler.n_samples == 0
+    assert not scheduler._scheduler._pairs
+    assert scheduler.n_samples_run > scheduler.n_runs > 0
 
 
 def test_requests_have_policies_of_their_own(fitted, cases):
@@ -102,18 +102,18 @@ def test_images_alone_meet_others_that_come_from_the_first_transformer(fitted, c
         [X[n] for n in np.flatnonzero(np.equal(second, which))] for which in (True, False)
     )
     served = ServedModel(fitted)
-    walk = served.model.walk(*served.policy, len(X))
+    scheduler = served.model.scheduler(*served.policy, len(X))
     # Those of the second cell alone wait there before anything was handed over.
     slots = np.arange(len(X))
     asked = [served.check(case) for case in [*alone, *others]]
     for rows in np.split(slots, [len(alone)]):
-        walk.enter([asked[row] for row in rows], rows, [served.policy] * len(rows))
+        scheduler.enter([asked[row] for row in rows], rows, [served.policy] * len(rows))
     expected = fitted.predict_with_exits([*alone, *others])
     left = 0
     while left < len(X):
-        done = walk.advance()
+        done = scheduler.advance()
         left += len(done)
-        found = walk.predictions([asked[row] for row in done], done) if len(done) else []
+        found = scheduler.predictions([asked[row] for row in done], done) if len(done) else []
         for one, row in zip(found, done, strict=True):
             assert one["label"] == expected.labels[row]
             assert one["exit_layer"] == expected.exit_layer[row]
@@ -192,4 +192,4 @@ def test_cancelled_cases_leave_either_tower(fitted, cases):
             if future not in cancelled and not future.cancelled():
                 future.result(WAIT)
         assert server.statistics().n_cancelled == len(cancelled)
-    assert server._worker._walk._walk.n_samples == 0
+    assert server._worker._scheduler._scheduler.n_samples == 0

@@ -142,10 +142,10 @@ def test_arrivals_and_departures_in_any_order(spread_words, sentences, seed):
         np.testing.assert_allclose(found["proba"], expected.proba[row], atol=1e-5)
         assert found["rows_computed"] == expected.rows_computed[row]
 
-    walk = run_in_any_order(spread_words, sentences, check, seed)
+    scheduler = run_in_any_order(spread_words, sentences, check, seed)
     # Nothing is left of those that came and went.
-    assert not walk._is_read
-    words = walk._records._words
+    assert not scheduler._is_read
+    words = scheduler._records._words
     assert words.n_numbers <= 2 * CAPACITY * max(map(len, sentences))
     assert sum(size * len(runs) for size, runs in words._free.items()) == words.n_numbers
 
@@ -215,7 +215,7 @@ def test_bad_sentences_are_refused_where_they_are_submitted(spread_words):
         ]:
             with pytest.raises((TypeError, ValueError), match=message):
                 server.submit(sample)
-        with pytest.raises(ValueError, match="lets no request choose patience"):
+        with pytest.raises(ValueError, match="cannot set patience"):
             server.submit("zinc", patience=1)
         assert server.statistics().n_accepted == 0
 
@@ -256,7 +256,7 @@ def test_cancelling_in_the_middle_changes_nothing_for_others(
         with pytest.raises(CancelledError):
             future.result(0)
     assert server.statistics().n_cancelled == len(cancelled)
-    assert not server._worker._walk._is_read
+    assert not server._worker._scheduler._is_read
 
 
 def test_timeouts_and_a_full_queue(monkeypatch, spread_words, sentences):
@@ -294,7 +294,7 @@ def test_a_failing_layer_tells_everybody(monkeypatch, spread_words, sentences):
     def fail(_):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(server._worker._walk._walk._step, "advance", fail)
+    monkeypatch.setattr(server._worker._scheduler._scheduler._step, "advance", fail)
     with server:
         futures = [server.submit(sentence) for sentence in sentences[:3]]
         for future in futures:
@@ -307,7 +307,7 @@ def test_without_room_batches_go_on_in_halves(monkeypatch, spread_words, sentenc
     """Words that were recorded before the memory ran out are recorded again."""
     expected = spread_words.set_params(token_exit=way).predict_with_exits(sentences)
     server = AsyncPredictor(spread_words)
-    step = server._worker._walk._walk._step
+    step = server._worker._scheduler._scheduler._step
     advance = step.advance
 
     def with_little_memory(active):
@@ -329,7 +329,7 @@ def test_without_room_batches_go_on_in_halves(monkeypatch, spread_words, sentenc
 def test_a_sentence_that_does_not_enter_fails_by_itself(monkeypatch, spread_words, sentences):
     expected = spread_words.predict_with_exits(sentences)
     server = AsyncPredictor(spread_words)
-    step = server._worker._walk._walk._step
+    step = server._worker._scheduler._scheduler._step
     start = step.start
 
     def failing(samples, rows):
@@ -347,5 +347,5 @@ def test_a_sentence_that_does_not_enter_fails_by_itself(monkeypatch, spread_word
         else:
             assert "too many words" in str(error)
     assert 0 < sum(error is not None for error in errors) < len(errors) - 10
-    words = server._worker._walk._records._words
+    words = server._worker._scheduler._records._words
     assert sum(size * len(runs) for size, runs in words._free.items()) == words.n_numbers

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, wait
 import numpy as np
 import pytest
 
-from sklearn_epee._nn.layer_walk import SampleTooLargeError
+from sklearn_epee._nn.continuous_scheduler import SampleTooLargeError
 from sklearn_epee.exceptions import (
     DeadlineExceededError,
     QueueFullError,
@@ -21,8 +21,8 @@ from sklearn_epee.serving._worker import Worker
 N_LAYERS = 4
 
 
-class Walk:
-    """Runs all samples, each its own exit layer, one layer further at a time; nothing of 0."""
+class Scheduler:
+    """Each sample is its own exit layer; `advance` runs all of them. Sample 0 needs no layer."""
 
     n_layers = N_LAYERS
 
@@ -80,8 +80,8 @@ class Bench:
 
     def __init__(self, capacity=8):
         self.now = 0.0
-        self.walk = Walk()
-        self.worker = Worker(self.walk, Prediction, capacity, lambda: self.now)
+        self.scheduler = Scheduler()
+        self.worker = Worker(self.scheduler, Prediction, capacity, lambda: self.now)
         self.worker.open()
 
     def submit(self, sample, timeout=None, policy=(0.1, 2)):
@@ -127,14 +127,14 @@ def test_requests_join_and_are_answered_as_they_exit(bench):
 def test_policies_belong_to_slots(bench):
     futures = [bench.submit(2, policy=(0.1 * i, i)) for i in (1, 2, 3)]
     bench.turn()
-    assert sorted(bench.walk.policies.values()) == [(0.1 * i, i) for i in (1, 2, 3)]
+    assert sorted(bench.scheduler.policies.values()) == [(0.1 * i, i) for i in (1, 2, 3)]
     bench.turn()
     assert all(future.done() for future in futures)
 
 
 def test_a_full_queue_refuses_and_takes_again(bench):
     futures = [bench.submit(1) for _ in range(8)]
-    with pytest.raises(QueueFullError, match="8 requests wait"):
+    with pytest.raises(QueueFullError, match="8 requests are pending"):
         bench.submit(1)
     bench.turn()
     assert all(future.done() for future in futures)
@@ -142,8 +142,8 @@ def test_a_full_queue_refuses_and_takes_again(bench):
     assert bench.worker.statistics().n_rejected == 1
 
 
-def test_what_the_walk_has_no_room_for_waits(bench):
-    bench.walk.room = 1
+def test_what_the_scheduler_has_no_room_for_waits(bench):
+    bench.scheduler.room = 1
     bench.submit(2)
     bench.turn()
     waiting = bench.submit(1)
@@ -157,16 +157,16 @@ def test_what_the_walk_has_no_room_for_waits(bench):
 def test_late_requests_fail_and_are_dropped(bench, entered):
     on_time = bench.submit(3, timeout=10)
     if not entered:
-        bench.walk.room = 0
+        bench.scheduler.room = 0
     late = bench.submit(3, timeout=2)
     bench.turn()
     bench.now = 2.0
-    bench.walk.room = 10
+    bench.scheduler.room = 10
     bench.turn()
     with pytest.raises(DeadlineExceededError, match="within timeout=2 seconds"):
         late.result(0)
     assert not on_time.done()
-    assert len(bench.walk.passed) == 1
+    assert len(bench.scheduler.passed) == 1
     bench.turn(2)
     assert on_time.result(0).label == 30
     assert bench.worker.statistics().n_expired == 1
@@ -174,7 +174,7 @@ def test_late_requests_fail_and_are_dropped(bench, entered):
 
 def test_a_prediction_that_comes_too_late_is_not_given(bench):
     late = bench.submit(1, timeout=1)
-    bench.walk.before_run = lambda: setattr(bench, "now", 1.5)
+    bench.scheduler.before_run = lambda: setattr(bench, "now", 1.5)
     bench.turn()
     with pytest.raises(DeadlineExceededError):
         late.result(0)
@@ -184,11 +184,11 @@ def test_a_prediction_that_comes_too_late_is_not_given(bench):
 @pytest.mark.parametrize("entered", [False, True])
 def test_cancelled_requests_free_their_slots(entered):
     bench = Bench(capacity=2)
-    bench.walk.room = 2 if entered else 0
+    bench.scheduler.room = 2 if entered else 0
     cancelled, other = bench.submit(3), bench.submit(2)
     bench.turn()
     assert cancelled.cancel()
-    bench.walk.room = 2
+    bench.scheduler.room = 2
     bench.turn()
     assert wait([cancelled], timeout=0).done
     new = bench.submit(1)
@@ -202,11 +202,11 @@ def test_cancelled_requests_free_their_slots(entered):
 
 def test_cancelling_during_the_last_layer_is_not_an_answer(bench):
     future = bench.submit(1)
-    bench.walk.before_run = future.cancel
+    bench.scheduler.before_run = future.cancel
     bench.turn()
     assert future.cancelled()
     # Another request has its slot by the time the worker reads of the cancellation.
-    bench.walk.before_run = lambda: None
+    bench.scheduler.before_run = lambda: None
     others = [bench.submit(2) for _ in range(8)]
     bench.turn(2)
     assert [other.result(0).label for other in others] == [20] * 8
@@ -235,13 +235,13 @@ def test_a_sample_that_cannot_be_read_fails_by_itself(bench):
 
 
 def test_a_failing_worker_tells_everybody_why(bench):
-    bench.walk.room = 1
+    bench.scheduler.room = 1
     futures = [bench.submit(2) for _ in range(3)]
 
     def fail():
         raise RuntimeError("the device is gone")
 
-    bench.walk.before_run = fail
+    bench.scheduler.before_run = fail
     bench.worker.run()
     for future in futures:
         with pytest.raises(WorkerFailedError, match="RuntimeError: the device is gone") as raised:
@@ -281,11 +281,11 @@ def test_a_worker_that_is_not_drained_tells_those_who_wait(bench):
 
 
 def test_requests_before_the_start_and_a_second_start_are_refused():
-    worker = Worker(Walk(), Prediction, 2)
+    worker = Worker(Scheduler(), Prediction, 2)
     with pytest.raises(ServerClosedError, match="not started"):
         worker.submit(1, (0.1, 2), None)
     worker.open()
-    with pytest.raises(ServerClosedError, match="started once"):
+    with pytest.raises(ServerClosedError, match="only be started once"):
         worker.open()
 
 
@@ -296,7 +296,7 @@ def test_a_draining_thread_ends_when_its_last_request_is_cancelled(bench):
         inside.set()
         assert gate.wait(30)
 
-    bench.walk.before_run = stand
+    bench.scheduler.before_run = stand
     future = bench.submit(4)
     thread = threading.Thread(target=bench.worker.run)
     thread.start()
@@ -354,14 +354,14 @@ def test_a_flood_of_samples_of_which_nothing_is_run_holds_nobody_up(bench):
 def test_a_sample_without_room_by_itself_fails_by_itself(bench):
     futures = [bench.submit(2) for _ in range(3)]
     bench.turn()
-    slot = max(bench.walk.passed)
+    slot = max(bench.scheduler.passed)
 
     def fail():
         raise SampleTooLargeError("a single sample", np.array([slot]))
 
-    bench.walk.before_run = fail
+    bench.scheduler.before_run = fail
     bench.turn()
-    bench.walk.before_run = lambda: None
+    bench.scheduler.before_run = lambda: None
     bench.turn()
     outcomes = sorted(type(future.exception(0)).__name__ for future in futures)
     assert outcomes == ["NoneType", "NoneType", "SampleTooLargeError"]
@@ -398,11 +398,11 @@ def test_nothing_is_lost_answered_twice_or_wrong_in_random_traffic(seed):
         elif action < 0.6 and futures:
             futures[int(rng.integers(len(futures)))][1].cancel()
         elif action < 0.7:
-            bench.walk.room = int(rng.integers(0, 6))
+            bench.scheduler.room = int(rng.integers(0, 6))
         else:
             bench.now += float(rng.random())
             bench.turn()
-    bench.walk.room = 12
+    bench.scheduler.room = 12
     bench.worker.stop(drain=True)
     bench.worker.run()
     assert len(n_done) == len(futures)
@@ -420,5 +420,5 @@ def test_nothing_is_lost_answered_twice_or_wrong_in_random_traffic(seed):
     assert outcomes["answered"] == statistics.n_answered
     assert outcomes["expired"] == statistics.n_expired
     assert outcomes["cancelled"] == statistics.n_cancelled
-    assert not bench.walk.passed
+    assert not bench.scheduler.passed
     assert min(outcomes.values()) > 0

@@ -1,4 +1,4 @@
-"""Continuous batching for two transformers: samples can join while others are under way."""
+"""Continuous batching for two towers: new samples can enter between two layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .continuous_scheduler import ContinuousScheduler, SampleFailedError
 from .exit_rules import Exits
-from .layer_walk import LayerWalk, SampleFailedError
 from .pairs import EncodedPairs, SamplesWithContext
 from .row_policies import RowPolicyRule
 from .tower_rules import HandedOver
@@ -19,12 +19,15 @@ _NOBODY = np.empty(0, np.intp)
 
 
 class TowerPolicies:
-    """The exit policies of samples, through both towers and, without a second cell, the first.
+    """Exit policies of samples that go through both towers or only through the first.
 
     Parameters
     ----------
-    both, alone : RowPolicyRule
-        Which record predictions in the same place.
+    both : RowPolicyRule
+        Covers the exits of both towers.
+    alone : RowPolicyRule
+        Covers the exits of the first tower, for samples without a second input. Records
+        predictions in the same arrays as `both`.
     """
 
     def __init__(self, both: RowPolicyRule, alone: RowPolicyRule) -> None:
@@ -32,38 +35,41 @@ class TowerPolicies:
 
     @property
     def out(self) -> Exits:
-        """Where predictions are recorded, by number."""
+        """The recorded predictions, by sample number."""
         return self._rules[0].out
 
     def set_policy(self, numbers: int | NDArray[np.intp], tau: float, patience: int) -> None:
-        """Let the samples that have these numbers next exit by a policy."""
+        """Set the exit policy of the samples that use these numbers next."""
         for rule in self._rules:
             rule.set_policy(numbers, tau, patience)
 
 
-class TowerWalk:
-    """Runs samples through two towers, one layer of one batch at a time, while others come in.
+class TowerScheduler:
+    """Run samples through two towers, one layer of one batch at a time.
 
-    It has the interface of `LayerWalk` and consists of three, which take turns: for samples with
-    both inputs in the first tower, for samples with the first input only, and for all samples in
-    the second tower. The second input of a sample is only encoded when the first tower hands the
-    sample over.
+    Has the interface of `ContinuousScheduler` and consists of three of them, which take turns. The
+    second input of a sample is only encoded when the first tower hands the sample over.
 
     Parameters
     ----------
-    first, alone, second : LayerWalk
+    first : ContinuousScheduler
+        Runs the first tower for samples that have both inputs.
+    alone : ContinuousScheduler
+        Runs the first tower for samples that have only the first input.
+    second : ContinuousScheduler
+        Runs the second tower.
     handed : HandedOver
-        Where the rule of `first` notes which samples go on.
+        Records which samples the first tower handed over; filled by the rule of `first`.
     contexts : callable
-        Takes the numbers of samples that enter the second tower and returns what its heads read
-        beside their layers.
+        Takes the numbers of samples that enter the second tower and returns their context: the
+        additional input of its heads.
     """
 
     def __init__(
         self,
-        first: LayerWalk,
-        alone: LayerWalk,
-        second: LayerWalk,
+        first: ContinuousScheduler,
+        alone: ContinuousScheduler,
+        second: ContinuousScheduler,
         handed: HandedOver,
         contexts: Callable[[NDArray[np.intp]], Tensor],
     ) -> None:
@@ -71,44 +77,45 @@ class TowerWalk:
         self._turns = deque([first, alone, second])
         self._handed = handed
         self._contexts = contexts
-        # Of each sample in the first tower that may go on: the pairs it is one of, and which.
+        # By slot, the input of each sample that the first tower may hand over: encoded pairs and
+        # the row of the sample in them.
         self._pairs: dict[int, tuple[EncodedPairs, int]] = {}
-        # Samples that the second tower could not take, which are still to be told of.
+        # By slot, errors of samples that could not enter the second tower; `advance` raises them.
         self._failed: dict[int, Exception] = {}
 
     @property
     def n_samples(self) -> int:
-        """Samples that have entered and not exited."""
-        return sum(walk.n_samples for walk in self._turns) + len(self._failed)
+        """Number of samples that have entered and not exited."""
+        return sum(scheduler.n_samples for scheduler in self._turns) + len(self._failed)
 
     @property
     def n_runs(self) -> int:
-        """Layers run so far, each of one batch."""
-        return sum(walk.n_runs for walk in self._turns)
+        """Number of layer runs so far, each of one batch."""
+        return sum(scheduler.n_runs for scheduler in self._turns)
 
     @property
     def n_samples_run(self) -> int:
-        """Samples in these batches, all together."""
-        return sum(walk.n_samples_run for walk in self._turns)
+        """Number of samples in these batches, summed over the runs."""
+        return sum(scheduler.n_samples_run for scheduler in self._turns)
 
     @property
     def takes_more(self) -> bool:
-        """Whether the samples before the first layer of each tower fill less than some batches."""
-        return all(walk.takes_more for walk in self._turns)
+        """Whether there is room for more samples before the first layer of each tower."""
+        return all(scheduler.takes_more for scheduler in self._turns)
 
     def enter(self, samples: EncodedPairs, slots: NDArray[np.intp]) -> None:
-        """Take samples in, all or none.
+        """Add samples; if this fails, none of them is added.
 
         Parameters
         ----------
         samples : EncodedPairs
         slots : ndarray of shape (n,)
-            Under which numbers the exit rules know them.
+            Number of each sample in the exit rules.
 
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sample.
+            If a single sample does not fit in memory.
         """
         has_first, has_second = samples.present.T
         self._handed.forget(slots)
@@ -123,7 +130,7 @@ class TowerWalk:
             self._pairs[int(slots[row])] = samples, row
 
     def advance(self) -> NDArray[np.intp]:
-        """Run one layer of one batch of the walk whose turn it is.
+        """Run one layer of one batch, by the scheduler whose turn it is.
 
         Returns
         -------
@@ -133,50 +140,51 @@ class TowerWalk:
         Raises
         ------
         SampleFailedError
-            If a sample could not enter the second tower, and has left the walk.
+            If a sample could not enter the second tower and was dropped.
         SampleTooLargeError
-            If the memory does not suffice for a single sample. The others are as they were.
+            If a single sample does not fit in memory. All other samples are unchanged.
         """
         if self._failed:
             slot, error = self._failed.popitem()
             raise SampleFailedError(np.array([slot], np.intp)) from error
-        walk = self._next_walk()
-        if walk is None:
+        scheduler = self._next_scheduler()
+        if scheduler is None:
             return _NOBODY
-        left = walk.advance()
-        if walk is not self._first:
+        left = scheduler.advance()
+        if scheduler is not self._first:
             return left
-        goes_on = self._handed.layers[left] > 0
-        going = {int(slot): self._pairs[int(slot)] for slot in left[goes_on]}
+        # For the first tower alone, samples that are handed over have exited, too.
+        continues = self._handed.layers[left] > 0
+        continuing = {int(slot): self._pairs[int(slot)] for slot in left[continues]}
         for slot in left.tolist():
             del self._pairs[slot]
-        self._hand_over(going)
-        return left[~goes_on]
+        self._hand_over(continuing)
+        return left[~continues]
 
     def drop(self, slots: NDArray[np.intp]) -> None:
-        """Take samples out that are not to be run any further."""
-        for walk in self._turns:
-            walk.drop(slots)
+        """Remove samples that should not be run any further."""
+        for scheduler in self._turns:
+            scheduler.drop(slots)
         for slot in slots.tolist():
             self._pairs.pop(slot, None)
             self._failed.pop(slot, None)
 
-    def _next_walk(self) -> LayerWalk | None:
-        """Return the next walk in turn that has samples, None if there is none."""
+    def _next_scheduler(self) -> ContinuousScheduler | None:
+        """Return the next scheduler in turn that has samples; None if all are empty."""
         for _ in range(len(self._turns)):
             self._turns.rotate(-1)
             if self._turns[-1].n_samples:
                 return self._turns[-1]
         return None
 
-    def _hand_over(self, going: dict[int, tuple[EncodedPairs, int]]) -> None:
-        """Let samples enter the second tower; one that cannot be read fails by itself."""
+    def _hand_over(self, continuing: dict[int, tuple[EncodedPairs, int]]) -> None:
+        """Add samples to the second tower; if some cannot be read, only those fail."""
         by_pairs: dict[int, list[int]] = {}
-        for slot, (samples, _) in going.items():
+        for slot, (samples, _) in continuing.items():
             by_pairs.setdefault(id(samples), []).append(slot)
         for slots in by_pairs.values():
-            samples = going[slots[0]][0]
-            rows = np.array([going[slot][1] for slot in slots], np.intp)
+            samples = continuing[slots[0]][0]
+            rows = np.array([continuing[slot][1] for slot in slots], np.intp)
             self._enter_or_fail(samples, rows, np.array(slots, np.intp))
 
     def _enter_or_fail(
@@ -193,18 +201,18 @@ class TowerWalk:
 
     @staticmethod
     def _enter_first(
-        walk: LayerWalk,
+        scheduler: ContinuousScheduler,
         samples: EncodedPairs,
         slots: NDArray[np.intp],
         selected: NDArray[np.bool_],
     ) -> None:
         if selected.any():
-            walk.enter(samples.first_of(np.flatnonzero(selected)), slots[selected])
+            scheduler.enter(samples.first_of(np.flatnonzero(selected)), slots[selected])
 
     def _enter_second(
         self, samples: EncodedPairs, rows: NDArray[np.intp], slots: NDArray[np.intp]
     ) -> None:
-        """Let some of the samples enter the second tower."""
+        """Add some of the samples to the second tower."""
         if len(rows):
             inputs = SamplesWithContext(samples.second_of(rows), self._contexts(slots), slots)
             self._second.enter(inputs, slots)

@@ -1,4 +1,4 @@
-"""Continuous batching: new samples enter while others are between layers."""
+"""Continuous batching: new samples can enter between two layers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .batch_scheduler import Step, check_can_be_halved, warn_out_of_memory
 from .batching import EncodedSamples
 from .prediction_batches import BatchLimit, batches_by_length
 
-# What may wait before the first layer, in full batches: of so many samples, those of alike lengths
-# fill batches.
+# How many full batches may wait before the first layer. Among so many samples there are enough of
+# similar length to fill batches with little padding.
 _ENTERED_BATCHES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Batches that wait at one layer and can be run together.
+    """Batches that wait at the same layer and can be run as one.
 
     Attributes
     ----------
     parts : list of ActiveBatch
     oldest : int
-        Layer runs of the walk before the first of its samples entered.
+        Number of layer runs that the scheduler had done when the oldest sample entered.
     """
 
     parts: list[ActiveBatch]
@@ -35,14 +35,14 @@ class Group:
 
     @property
     def layer(self) -> int:
-        """Layers passed."""
+        """Number of layers that have been run for these samples."""
         return self.parts[0].layer
 
 
 def groups_by_length(
     waiting: Sequence[ActiveBatch], limit: BatchLimit
 ) -> Iterator[list[ActiveBatch]]:
-    """Group batches of a layer so that padding costs less than runs of their own.
+    """Group batches at one layer so that the padding costs less than running them separately.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ Choice = Callable[[Sequence[Group], int], Group]
 
 
 class SampleTooLargeError(MemoryError):
-    """The memory does not suffice for one sample, which has left the walk.
+    """A single sample does not fit in memory; the scheduler has dropped it.
 
     Attributes
     ----------
     slots : ndarray of shape (1,)
-        That of the sample.
+        Slot of the sample.
     """
 
     def __init__(self, message: str, slots: NDArray[np.intp]) -> None:
@@ -88,12 +88,12 @@ class SampleTooLargeError(MemoryError):
 
 
 class SampleFailedError(RuntimeError):
-    """One sample cannot be run any further, and has left the walk; its cause says why.
+    """A sample cannot be run; the scheduler has dropped it. The reason is the `__cause__`.
 
     Attributes
     ----------
     slots : ndarray of shape (1,)
-        That of the sample.
+        Slot of the sample.
     """
 
     def __init__(self, slots: NDArray[np.intp]) -> None:
@@ -102,20 +102,22 @@ class SampleFailedError(RuntimeError):
 
 
 def catch_up(groups: Sequence[Group], now: int, most: int) -> Group:
-    """Return the group to run next: samples of low layers catch up with those that wait above.
+    """Return the group to run next: the one at the lowest layer.
 
-    Batches that meet are run as one, and most samples exit low. A sample that entered `most` runs
-    ago or earlier is overtaken no more: the oldest go first then.
-    `python -m benchmarks.serving_order` compares this order with others.
+    Samples at low layers catch up with those that wait at higher ones, and are merged with them;
+    most samples exit at low layers. To bound the waiting time, the oldest group goes first once
+    its oldest sample entered at least `most` runs ago. `python -m benchmarks.serving_order`
+    compares this order with others.
 
     Parameters
     ----------
     groups : sequence of Group
         At least one.
     now : int
-        Layers that the walk has run.
+        Number of layer runs so far.
     most : int
-        With 0 the oldest samples always go first.
+        Maximum age, in layer runs, at which a sample is still overtaken. With 0, the oldest
+        samples always go first.
 
     Returns
     -------
@@ -127,31 +129,32 @@ def catch_up(groups: Sequence[Group], now: int, most: int) -> Group:
     return min(groups, key=lambda group: (group.layer, group.oldest))
 
 
-class LayerWalk:
-    """Runs samples to their exits, one layer of one batch at a time, while others come in.
+class ContinuousScheduler:
+    """Run samples until they exit, one layer of one batch at a time; new ones can enter in between.
+
+    `BatchScheduler` does the same for a call whose samples are all known from the start.
 
     Parameters
     ----------
     step : Step
         Runs a batch through a layer.
     limit : BatchLimit
-        How large batches may be.
+        Maximum size of a batch.
     choose : callable
-        Takes the groups that wait and the number of layers run so far, and returns the one to run.
+        Takes the waiting groups and the number of layer runs so far, and returns the group to run.
 
     Attributes
     ----------
     n_samples : int
-        Samples that have entered and not exited.
+        Number of samples that have entered and not exited.
     n_runs : int
-        Layers run so far, each of one batch.
+        Number of layer runs so far, each of one batch.
     n_samples_run : int
-        Samples in these batches, all together.
+        Number of samples in these batches, summed over the runs.
 
     Notes
     -----
-    For one thread. Where the memory does not suffice for a batch, it goes on in halves, with one
-    warning.
+    Not thread-safe. A batch that does not fit in memory is split in halves; this warns once.
     """
 
     def __init__(self, step: Step, limit: BatchLimit, choose: Choice) -> None:
@@ -159,7 +162,7 @@ class LayerWalk:
         self._limit = limit
         self._choose = choose
         self._waiting: dict[int, list[ActiveBatch]] = {}
-        # Layer runs before the sample of a slot entered.
+        # Number of layer runs before the sample in each slot entered.
         self._entered = np.zeros(0, np.int64)
         self._warned = False
         self.n_runs = 0
@@ -167,12 +170,12 @@ class LayerWalk:
 
     @property
     def n_samples(self) -> int:
-        """Samples that have entered and not exited."""
+        """Number of samples that have entered and not exited."""
         return sum(len(part.rows) for parts in self._waiting.values() for part in parts)
 
     @property
     def takes_more(self) -> bool:
-        """Whether the samples before the first layer fill less than some batches."""
+        """Whether there is room for more samples before the first layer."""
         entered = self._waiting.get(0, [])
         if not entered:
             return True
@@ -180,31 +183,31 @@ class LayerWalk:
         return batches < _ENTERED_BATCHES
 
     def enter(self, samples: EncodedSamples, slots: NDArray[np.intp]) -> None:
-        """Take samples in.
+        """Add samples; if this fails, none of them is added.
 
         Parameters
         ----------
         samples : EncodedSamples
         slots : ndarray of shape (n,)
-            Under which numbers the exit rule knows them.
+            Number of each sample in the exit rule.
 
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sample.
+            If a single sample does not fit in memory.
         """
         if slots.max() >= len(self._entered):
             self._entered = np.resize(self._entered, 2 * int(slots.max()) + 1)
         self._entered[slots] = self.n_runs
         with torch.inference_mode():
             batches = batches_by_length(samples.lengths, self._limit, samples.windows)
-            # All or none of them enter.
+            # Embed all samples before the first one is added: either all enter or none.
             started = [part for rows in batches for part in self._started(samples, rows)]
         for active in started:
             self._put(replace(active, rows=slots[active.rows]))
 
     def _started(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> list[ActiveBatch]:
-        """Return samples, embedded, in several batches where the memory does not suffice."""
+        """Return embedded samples, in several batches if they do not fit in memory as one."""
         try:
             return [self._step.start(samples, rows)]
         except (RuntimeError, MemoryError) as error:
@@ -219,13 +222,12 @@ class LayerWalk:
         Returns
         -------
         ndarray of int
-            Slots of the samples that exited; their predictions are where the exit rule records
-            them.
+            Slots of the samples that exited. The exit rule records their predictions.
 
         Raises
         ------
         SampleTooLargeError
-            If the memory does not suffice for a single sample. The others are as they were.
+            If a single sample does not fit in memory. All other samples are unchanged.
         """
         groups = [group for layer in sorted(self._waiting) for group in self._groups(layer)]
         if not groups:
@@ -249,7 +251,7 @@ class LayerWalk:
         return np.empty(0, np.intp)
 
     def drop(self, slots: NDArray[np.intp]) -> None:
-        """Take samples out that are not to be run any further."""
+        """Remove samples that should not be run any further."""
         for layer, parts in list(self._waiting.items()):
             left = [_without(part, slots) for part in parts]
             self._keep(layer, [part for part in left if len(part.rows)])
@@ -259,7 +261,7 @@ class LayerWalk:
             yield Group(parts, min(int(self._entered[part.rows].min()) for part in parts))
 
     def _taken(self, group: Group) -> ActiveBatch:
-        """Take a group out, as one batch."""
+        """Remove a group from the waiting batches and return it as one batch."""
         taken = {id(part) for part in group.parts}
         left = [part for part in self._waiting[group.layer] if id(part) not in taken]
         self._keep(group.layer, left)
