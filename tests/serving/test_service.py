@@ -15,6 +15,8 @@ import pytest
 from tests.serving.conftest import text_classifier, word_classifier
 
 FOLDER = Path(__file__).parents[2] / "examples" / "service"
+# As uvicorn does it with --app-dir.
+sys.path.append(str(FOLDER))
 
 
 def load(name):
@@ -109,7 +111,7 @@ def test_models_from_folders_and_files(spread_words, spread, sentences, texts, t
     assert loaded.predict(texts[:5]).tolist() == spread.predict(texts[:5]).tolist()
     document = tmp_path / "words" / "sklearn_epee.json"
     document.write_text(json.dumps({"model": {"class": "os"}}))
-    with pytest.raises(ValueError, match="no class of sklearn_epee"):
+    with pytest.raises(ValueError, match="not a class of sklearn_epee"):
         load_estimator(str(tmp_path / "words"))
 
 

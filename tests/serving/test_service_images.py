@@ -23,12 +23,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn_epee import FixedExitPolicyClassifier
 from sklearn_epee._checks.image_paths import PathImage
 from sklearn_epee.datasets import make_case_reports
+from sklearn_epee.exceptions import DeadlineExceededError, QueueFullError
 from tests.classifiers import tiny_image_classifier, tiny_multimodal_classifier
 from tests.serving.conftest import spread_exits
 from tests.serving.test_service import load, running
 
 for needed in ("fastapi", "prometheus_client", "httpx"):
     pytest.importorskip(needed)
+# The folder of the service, which `test_service` adds to the path.
+from image_files import ImageLimits, decode_pixels, open_image  # noqa: E402
+from image_predictor import ImagePredictor  # noqa: E402
+from schemas import AcceptedInput, PredictionRequest  # noqa: E402
+
 # Tiny classifiers read a part of these texts.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -114,7 +120,7 @@ def test_texts_with_images_of_which_one_may_be_missing(client_of_cases, fitted_c
 
 
 @pytest.mark.parametrize("turn", [None, 1, 3, 6, 8])
-def test_photographs_are_turned_as_those_in_files(app, tmp_path, turn):
+def test_photographs_are_turned_as_those_in_files(tmp_path, turn):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     exif = Image.Exif()
     if turn:
@@ -123,40 +129,40 @@ def test_photographs_are_turned_as_those_in_files(app, tmp_path, turn):
         file = file_of(pixels, kind, exif=exif)
         (tmp_path / "photograph").write_bytes(file)
         expected = PathImage.of(tmp_path / "photograph", 0).pixels()
-        found = app.pixels_of(app.opened(file, app.ImageLimits()))
+        found = decode_pixels(open_image(file, ImageLimits()))
         np.testing.assert_array_equal(np.asarray(found), expected)
 
 
-def test_a_damaged_note_of_the_orientation_is_ignored_as_in_files(app, tmp_path):
+def test_a_damaged_note_of_the_orientation_is_ignored_as_in_files(tmp_path):
     file = file_of(np.zeros((4, 6), np.uint8), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")
     (tmp_path / "photograph").write_bytes(file)
     expected = PathImage.of(tmp_path / "photograph", 0).pixels()
-    found = app.pixels_of(app.opened(file, app.ImageLimits()))
+    found = decode_pixels(open_image(file, ImageLimits()))
     np.testing.assert_array_equal(np.asarray(found), expected[..., 0])
 
 
-def test_sixteen_bits_are_fractions_as_in_files(app, tmp_path):
+def test_sixteen_bits_are_fractions_as_in_files(tmp_path):
     file = file_of(np.arange(0, 60_000, 1000, dtype=np.uint16).reshape(6, 10))
     (tmp_path / "scan.png").write_bytes(file)
     expected = PathImage.of(tmp_path / "scan.png", 0).pixels()[..., 0]
-    found = app.pixels_of(app.opened(file, app.ImageLimits()))
+    found = decode_pixels(open_image(file, ImageLimits()))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)
 
 
-def test_what_classifiers_in_wrappers_read(app, spread_image, digits, fitted_cases, spread_words):
+def test_what_classifiers_in_wrappers_read(spread_image, digits, fitted_cases, spread_words):
     search = GridSearchCV(tiny_image_classifier(max_epochs=1), {"tau": [0.0, 0.5]}, cv=2)
     search.fit(*digits)
     fixed = FixedExitPolicyClassifier(FrozenEstimator(fitted_cases), tau=0.1, patience=2)
     images, both, texts = ("image",), ("text", "image"), ("text", "words")
-    for estimator, cells in (
+    for estimator, names in (
         (make_pipeline("passthrough", spread_image), images),
         (search, images),
         (FrozenEstimator(search), images),
         (fixed.fit(*make_case_reports(20, random_state=1)), both),
         (spread_words, texts),
     ):
-        assert app.Form.of(estimator).cells == cells
+        assert AcceptedInput.of(estimator).fields == names
 
 
 def test_the_load_generator_sends_the_images_that_a_file_of_requests_names(
@@ -193,9 +199,9 @@ DAMAGED = as_base64(file_of(NOISE)[:-40])
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "expected image, as this classifier reads it; got none"),
+        ({}, "this classifier expects image; got none"),
         ({"image": None}, "got none"),
-        ({"text": "a rash"}, "expected image, as this classifier reads it; got text"),
+        ({"text": "a rash"}, "this classifier expects image; got text"),
         ({"text": "a rash", "image": SMALL}, "got text and image"),
         ({"words": ["a", "rash"]}, "got words"),
         ({"images": SMALL}, "Extra inputs"),
@@ -223,7 +229,7 @@ def test_what_is_not_valid_is_refused(client, asked, message):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "expected text or image or both, as this classifier reads it; got none"),
+        ({}, "this classifier expects text or image or both; got none"),
         ({"words": ["a", "/etc/passwd"]}, "got words"),
         ({"text": " "}, "neither a text nor an image"),
         ({"text": "a rash", "image": as_base64(b"no image")}, "not a PNG or JPEG"),
@@ -259,7 +265,7 @@ def bomb(width, height):
 
 
 @pytest.mark.parametrize("side", [5001, 10_000, 40_000])
-def test_images_of_too_many_pixels_are_not_decoded(client, app, monkeypatch, side):
+def test_images_of_too_many_pixels_are_not_decoded(client, monkeypatch, side):
     def decode(_):
         raise AssertionError
 
@@ -269,7 +275,7 @@ def test_images_of_too_many_pixels_are_not_decoded(client, app, monkeypatch, sid
 
 
 def test_images_of_too_many_bytes_are_refused(app, spread_image):
-    limits = app.ImageLimits(n_bytes=100)
+    limits = ImageLimits(n_bytes=100)
     from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
 
     with TestClient(app.make_app(spread_image, image_limits=limits)) as client:
@@ -278,7 +284,7 @@ def test_images_of_too_many_bytes_are_refused(app, spread_image):
         assert client.post("/predict", json={"image": SMALL}).status_code == 200
 
 
-def test_requests_larger_than_any_valid_one_are_refused_as_they_come(client, spread, app):
+def test_requests_larger_than_any_valid_one_are_refused_as_they_come(client, spread):
     sent = []
 
     def endless():
@@ -298,7 +304,7 @@ def test_requests_larger_than_any_valid_one_are_refused_as_they_come(client, spr
 
 
 @pytest.fixture
-def slow(app):
+def slow():
     """An `ImagePredictor` over a predictor that answers when it is told to."""
     futures = []
 
@@ -307,39 +313,41 @@ def slow(app):
         futures[-1].asked = SimpleNamespace(sample=sample, **policy)
         return futures[-1]
 
-    limits = app.ImageLimits(n_pixels_held=100)
-    server, form = SimpleNamespace(submit=submit), app.Form(("image",))
-    made = app.ImagePredictor(server, form, limits, max_pending=2, timeout=60)
+    limits = ImageLimits(n_pixels_held=100)
+    server, accepted = SimpleNamespace(submit=submit), AcceptedInput(("image",))
+    made = ImagePredictor(server, accepted, limits, max_pending=2, timeout=60)
     yield made, futures
     made.close()
 
 
-def test_pixels_are_held_until_their_image_is_answered(app, slow):
+def test_pixels_are_held_until_their_image_is_answered(slow):
     images, futures = slow
-    question = app.Question(image=SMALL)
-    images._submit(question, time.monotonic())
-    with pytest.raises(app.QueueFullError, match="64 pixels are held"):
-        images._submit(question, time.monotonic())
+    request = PredictionRequest(image=SMALL)
+    images._submit(request, time.monotonic())
+    with pytest.raises(QueueFullError, match="64 pixels are held"):
+        images._submit(request, time.monotonic())
     futures[0].cancel()
-    images._submit(question, time.monotonic())
+    images._submit(request, time.monotonic())
     futures[1].set_result(None)
     for _ in range(2):
         with pytest.raises(ValueError, match="cannot be decoded"):
-            images._submit(app.Question(image=DAMAGED), time.monotonic())
-    images._submit(question, time.monotonic())
+            images._submit(PredictionRequest(image=DAMAGED), time.monotonic())
+    images._submit(request, time.monotonic())
     assert len(futures) == 3
 
 
-def test_the_time_in_which_an_image_waits_counts(app, slow):
+def test_the_time_in_which_an_image_waits_counts(slow):
     images, futures = slow
-    images._submit(app.Question(image=SMALL, timeout=10), time.monotonic() - 7)
+    images._submit(PredictionRequest(image=SMALL, timeout=10), time.monotonic() - 7)
     assert 0 < futures[0].asked.timeout < 3.01
     futures[0].cancel()
-    images._submit(app.Question(image=SMALL), time.monotonic() - 50)
+    images._submit(PredictionRequest(image=SMALL), time.monotonic() - 50)
     assert 0 < futures[1].asked.timeout < 10.01
     for timeout, taken in ((5, 7), (None, 70)):
-        with pytest.raises(app.DeadlineExceededError, match="not read within"):
-            images._submit(app.Question(image=SMALL, timeout=timeout), time.monotonic() - taken)
+        with pytest.raises(DeadlineExceededError, match="not read within"):
+            images._submit(
+                PredictionRequest(image=SMALL, timeout=timeout), time.monotonic() - taken
+            )
 
 
 def test_images_are_decoded_beside_the_event_loop(client, monkeypatch):
