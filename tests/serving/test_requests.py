@@ -36,11 +36,11 @@ def test_the_own_policy_may_be_out_of_the_limits():
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({"tau": 0.6}, ValueError, r"tau=0.6 is out of the limits .* 0.1 to 0.5"),
+        ({"tau": 0.6}, ValueError, r"tau=0.6 is out of the range .* 0.1 to 0.5"),
         ({"tau": 0.05}, ValueError, "tau=0.05"),
         ({"tau": math.nan}, ValueError, "tau must be"),
         ({"tau": "0.2"}, TypeError, "tau must be"),
-        ({"patience": 1}, ValueError, r"patience=1 is out of the limits .* 2 to 4"),
+        ({"patience": 1}, ValueError, r"patience=1 is out of the range .* 2 to 4"),
         ({"patience": 2.5}, TypeError, "patience must be"),
         ({"patience": 0}, ValueError, "patience must be"),
     ],
