@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from numbers import Integral
+from dataclasses import asdict
 from threading import Lock
 from typing import Any, Self
 
@@ -17,8 +16,8 @@ from sklearn_epee._compat import num_samples, safe_indexing
 from sklearn_epee._exits.wrappers import find_exits, staged_predictions
 from sklearn_epee.exceptions import ExitAlarmWarning
 
-from ._confidence import rate_interval
-from ._evidence import Evidence, rate_bets
+from ._audit_parameters import AuditParameters
+from ._disagreement import Alarm, DisagreementTests
 from ._policies import (
     Policy,
     disagreements,
@@ -27,12 +26,9 @@ from ._policies import (
     stricter_policies,
     with_other_policy,
 )
-from ._recent import Recent, fewest_trials, first_kept, most_allowed
-from ._state import check_share, parsed
+from ._state import parsed
 
 _SCHEMA = 2
-# Samples of the window that differ if the promise is just kept.
-_EXPECTED_IN_WINDOW = 50
 
 
 class ExitAudit:
@@ -172,15 +168,10 @@ class ExitAudit:
     n_steps: int
     window: int
     n_seen_: int
-    n_audited_: int
-    alarms_: list[dict[str, Any]]
+    _parameters: AuditParameters
     _policies: list[Policy]
-    _now: int
+    _tests: DisagreementTests
     _rng: np.random.Generator
-    _bets: NDArray[np.float64]
-    _evidence: Evidence
-    _disagreed: NDArray[np.int64]
-    _recent: Recent
     _lock: Lock
 
     def __init__(
@@ -196,45 +187,32 @@ class ExitAudit:
         window: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        self.max_disagreement = check_share("max_disagreement", max_disagreement)
-        self.confidence = check_share("confidence", confidence)
-        self.share = check_share("share", share, may_be_1=True)
-        self.alarm_at = self.max_disagreement
-        if alarm_at is not None:
-            self.alarm_at = check_share("alarm_at", alarm_at)
-        if self.alarm_at > self.max_disagreement:
-            raise ValueError(
-                f"alarm_at must not be above max_disagreement={self.max_disagreement}; got "
-                f"{alarm_at!r}."
-            )
-        if not isinstance(tighten, (bool, np.bool_)):
-            raise TypeError(f"tighten must be True or False; got {tighten!r}.")
-        if isinstance(n_steps, bool) or not isinstance(n_steps, Integral) or n_steps < 1:
-            raise ValueError(f"n_steps must be an integer >= 1; got {n_steps!r}.")
+        self._parameters = AuditParameters.checked(
+            max_disagreement=max_disagreement,
+            confidence=confidence,
+            share=share,
+            alarm_at=alarm_at,
+            tighten=tighten,
+            n_steps=n_steps,
+            window=window,
+        )
+        vars(self).update(asdict(self._parameters))
         self.estimator = estimator
-        self.tighten = bool(tighten)
-        self.n_steps = int(n_steps)
-        self.window = self._checked_window(window)
         self._policies = [policy_of(estimator)]
         if self.tighten:
             n_layers = n_layers_of(estimator)
             self._policies += stricter_policies(self._policies[0], self.n_steps, n_layers)
-            with_other_policy(estimator, self._policies[-1])  # raises where that cannot be done
+            with_other_policy(estimator, self._policies[-1])  # raises if this is not possible
+        self._tests = DisagreementTests(self._policies, self._parameters)
         self._rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-        self._bets = rate_bets(self.alarm_at)
-        self._evidence = Evidence.start((len(self._policies), self._bets.shape[-1]))
-        self._disagreed = np.zeros(len(self._policies), dtype=np.int64)
-        self._recent = Recent(self.window, self._disagreed.shape)
-        self._now = 0
-        self.n_seen_ = self.n_audited_ = 0
-        self.alarms_ = []
+        self.n_seen_ = 0
         self._set_policy()
         self._lock = Lock()
 
     # ------------------------------------------------------------------------- predictions
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict labels under the policy in force, and audit a share of the samples.
+        """Predict labels under the policy in use, and audit a share of the samples.
 
         Parameters
         ----------
@@ -265,7 +243,7 @@ class ExitAudit:
     def predict_with_exits(self, X: Any) -> Bunch:
         """Return labels, probabilities, exits and entropies, and audit a share of the samples.
 
-        Audited samples get the prediction of their exit, as all others do.
+        Audited samples also get the prediction of their exit, not that of full depth.
 
         Parameters
         ----------
@@ -274,7 +252,8 @@ class ExitAudit:
         Returns
         -------
         Bunch
-            As that of the classifier, and ``audited`` of shape (n_samples,), bool.
+            The entries of the classifier's `predict_with_exits`, and ``audited`` of shape
+            (n_samples,), bool.
 
         Warns
         -----
@@ -297,8 +276,8 @@ class ExitAudit:
             expected = self.tau_, self.patience_
         if (now := policy_of(estimator)) != expected:
             raise ValueError(
-                f"The audit is of tau={expected[0]!r}, patience={expected[1]!r}, but estimator "
-                f"exits by tau={now[0]!r}, patience={now[1]!r} now; make a new audit of it."
+                f"The audit is of tau={expected[0]!r}, patience={expected[1]!r}, but the estimator "
+                f"now has tau={now[0]!r}, patience={now[1]!r}; create a new audit for it."
             )
         inner = find_exits(estimator, X)
         found = Bunch(**inner.classifier.predict_with_exits(inner.X))
@@ -312,9 +291,9 @@ class ExitAudit:
     # ------------------------------------------------------------------- for other programs
 
     def draw(self, n_samples: int) -> NDArray[np.bool_]:
-        """Count samples as seen, and draw which of them are to be audited.
+        """Count samples as seen, and draw which of them should be audited.
 
-        For programs that predict by themselves and report to `update`.
+        For programs that make the predictions themselves and report them to `update`.
 
         Parameters
         ----------
@@ -345,7 +324,7 @@ class ExitAudit:
         Parameters
         ----------
         labels, full_depth_labels : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            What was predicted at the exits, and at full depth, in the order of time.
+            Predictions at the exits and at full depth, in chronological order.
 
         Returns
         -------
@@ -354,8 +333,8 @@ class ExitAudit:
         Raises
         ------
         ValueError
-            If the two differ in shape, or with ``tighten=True``, which has to know what other
-            policies predict.
+            If the two differ in shape, or with ``tighten=True``, which needs the predictions of
+            other policies, too.
 
         Examples
         --------
@@ -370,7 +349,7 @@ class ExitAudit:
         """
         if self.tighten:
             raise ValueError(
-                "update knows the predictions of one policy alone, but tighten=True compares "
+                "update only gets the predictions of one policy, but tighten=True compares "
                 "several; use predict or predict_with_exits, or tighten=False."
             )
         early, full = np.asarray(labels), np.asarray(full_depth_labels)
@@ -385,49 +364,57 @@ class ExitAudit:
         self._count(differs[:, np.newaxis])
         return self
 
-    # ------------------------------------------------------------------------- what is known
+    # ----------------------------------------------------------------------------- results
 
     @property
     def tau_(self) -> float:
-        """Threshold in force."""
-        return self._policies[self._now][0]
+        """Threshold in use."""
+        return self._policies[self._tests.in_use][0]
 
     @property
     def patience_(self) -> int | None:
-        """Patience in force."""
-        return self._policies[self._now][1]
+        """Patience in use."""
+        return self._policies[self._tests.in_use][1]
+
+    @property
+    def n_audited_(self) -> int:
+        """Number of audited samples."""
+        return self._tests.n_audited
 
     @property
     def n_disagreed_(self) -> int:
-        """Audited samples for which the policy in force differs from full depth."""
-        return int(self._disagreed[self._now])
+        """Number of audited samples for which the policy in use differs from full depth."""
+        return self._tests.n_disagreed
 
     @property
     def interval_(self) -> tuple[float, float]:
-        """Confidence interval for the disagreement under the policy in force."""
-        happened = np.array(float(self._disagreed[self._now]))
-        low, high = rate_interval(self.n_audited_, happened, self.confidence)
-        return float(low), float(high)
+        """Confidence interval for the disagreement under the policy in use."""
+        return self._tests.interval
 
     @property
     def evidence_(self) -> float:
-        """Evidence that the disagreement of the policy in force is above `alarm_at`."""
-        return float(self._evidence.now[self._now])
+        """Evidence that the disagreement of the policy in use is above `alarm_at`."""
+        return self._tests.evidence
 
     @property
     def alarm_(self) -> bool:
         """Whether there has been an alarm."""
         return bool(self.alarms_)
 
+    @property
+    def alarms_(self) -> list[dict[str, Any]]:
+        """All alarms so far."""
+        return self._tests.alarms
+
     def report(self) -> dict[str, Any]:
-        """Return all figures of the policy in force.
+        """Return all results for the policy in use.
 
         Returns
         -------
         dict
             Plain numbers, for a log: "n_seen", "n_audited", "n_disagreed", "disagreement" (NaN
-            before the first audit), "low", "high", "promise" ("kept" where the whole interval is at
-            most `max_disagreement`, "broken" where it is above, else "open"), "evidence", "alarm",
+            before the first audit), "low", "high", "promise" ("kept" if the whole interval is at
+            most `max_disagreement`, "broken" if it is above, else "open"), "evidence", "alarm",
             "tau" and "patience".
 
         Examples
@@ -466,7 +453,7 @@ class ExitAudit:
     # ------------------------------------------------------------------------------- state
 
     def to_json(self) -> str:
-        """Return parameters and state as JSON, the estimator left out.
+        """Return parameters and state as JSON, without the estimator.
 
         Returns
         -------
@@ -487,37 +474,24 @@ class ExitAudit:
             state = {
                 "kind": "ExitAudit",
                 "schema": _SCHEMA,
-                "parameters": {
-                    "max_disagreement": self.max_disagreement,
-                    "confidence": self.confidence,
-                    "share": self.share,
-                    "alarm_at": self.alarm_at,
-                    "tighten": self.tighten,
-                    "n_steps": self.n_steps,
-                    "window": self.window,
-                },
+                "parameters": asdict(self._parameters),
                 "policy": list(self._policies[0]),
                 "n_seen": self.n_seen_,
-                "n_audited": self.n_audited_,
-                "disagreed": self._disagreed.tolist(),
-                "evidence": self._evidence.to_dict(),
-                "recent": self._recent.to_hex(),
-                "in_force": self._now,
-                "alarms": self.alarms_,
+                **self._tests.to_dict(),
                 "random": self._rng.bit_generator.state,
             }
             return json.dumps(state)
 
     @classmethod
     def from_json(cls, text: str, estimator: Any) -> Self:
-        """Return an audit that continues where another one was written.
+        """Return an audit that continues from the state of another one.
 
         Parameters
         ----------
         text : str
-            What `to_json` returned.
+            Returned by `to_json`.
         estimator : estimator
-            With the policy that the audit began with.
+            With the policy that the audit started with.
 
         Returns
         -------
@@ -526,7 +500,7 @@ class ExitAudit:
         Raises
         ------
         ValueError
-            If the text is none of an audit, or the estimator has another policy.
+            If the text is not the state of an audit, or the estimator has another policy.
 
         Examples
         --------
@@ -545,21 +519,11 @@ class ExitAudit:
             tau, patience = state["policy"]
             if audit._policies[0] != (tau, patience):
                 raise ValueError(
-                    f"the audit is of tau={tau!r}, patience={patience!r}, but the estimator exits "
-                    f"by tau={audit._policies[0][0]!r}, patience={audit._policies[0][1]!r}"
+                    f"the audit is of tau={tau!r}, patience={patience!r}, but the estimator has "
+                    f"tau={audit._policies[0][0]!r}, patience={audit._policies[0][1]!r}"
                 )
-            evidence = Evidence.from_dict(state["evidence"])
-            disagreed = np.asarray(state["disagreed"], dtype=np.int64)
-            if evidence.in_play.shape != audit._evidence.in_play.shape or len(disagreed) != len(
-                audit._policies
-            ):
-                raise ValueError("its state does not fit its parameters")
-            audit._evidence, audit._disagreed = evidence, disagreed
-            if "recent" in state:  # from schema 2 on
-                audit._recent = Recent.from_hex(state["recent"], audit.window, disagreed.shape)
-            audit.n_seen_, audit.n_audited_ = int(state["n_seen"]), int(state["n_audited"])
-            audit._now = int(state["in_force"])
-            audit.alarms_ = list(state["alarms"])
+            audit._tests.restore(state)
+            audit.n_seen_ = int(state["n_seen"])
             audit._rng.bit_generator.state = state["random"]
             audit._set_policy()
         return audit
@@ -578,80 +542,32 @@ class ExitAudit:
             f"tighten={self.tighten})"
         )
 
-    # ----------------------------------------------------------------------------- the tests
-
-    def _checked_window(self, window: int | None) -> int:
-        if window is None:
-            window = math.ceil(_EXPECTED_IN_WINDOW / self.max_disagreement)
-        if isinstance(window, bool) or not isinstance(window, Integral):
-            raise TypeError(f"window must be an integer or None; got {window!r}.")
-        fewest = fewest_trials(self.max_disagreement, self.confidence)
-        if window < fewest:
-            raise ValueError(
-                f"window must be at least {fewest}: fewer samples cannot show a disagreement of at "
-                f"most {self.max_disagreement} with confidence {self.confidence}; got {window!r}."
-            )
-        return int(window)
+    # ----------------------------------------------------------------------------- audits
 
     def _count(self, differs: NDArray[np.bool_]) -> None:
-        """Count audited samples one after the other, (n_samples, n_candidates)."""
-        raised = []
+        """Count audited samples, (n_samples, n_policies); set the policy in use, and warn."""
         with self._lock:
-            for losses in differs:
-                factors = 1.0 + self._bets * (losses[:, np.newaxis] - self.alarm_at)
-                self._evidence = self._evidence.after(factors)
-                self._disagreed = self._disagreed + losses
-                self._recent.add(losses)
-                self.n_audited_ += 1
-                raised += self._new_alarms()
-            self._choose_policy()
-            messages = [self._message(*alarm) for alarm in raised]
+            before = self._tests.in_use
+            alarms = self._tests.add(differs, self.n_seen_)
+            if self._tests.in_use != before:
+                self._set_policy()
+            messages = [self._message(alarm) for alarm in alarms]
         for message in messages:
             warnings.warn(message, ExitAlarmWarning, stacklevel=4)
 
-    def _new_alarms(self) -> list[tuple[Policy, int, int]]:
-        """Record alarms about the first policy that had none, and about those that follow it.
-
-        Returns
-        -------
-        list of (policy, n_disagreed, n_audited)
-        """
-        alarmed = self._evidence.largest >= 1.0 / (1.0 - self.confidence)
-        new = []
-        while (i := len(self.alarms_)) < len(alarmed) and alarmed[i]:
-            tau, patience = self._policies[i]
-            self.alarms_.append(
-                {
-                    "n_seen": self.n_seen_,
-                    "n_audited": self.n_audited_,
-                    "tau": tau,
-                    "patience": patience,
-                }
-            )
-            new.append((self._policies[i], int(self._disagreed[i]), self.n_audited_))
-        return new
-
-    def _choose_policy(self) -> None:
-        """Go to the first policy without an alarm of which recent samples show no breach."""
-        allowed = most_allowed(self.window, self.max_disagreement, self.confidence)
-        strict_enough = int(first_kept(self._recent.counts, allowed))
-        now = min(max(len(self.alarms_), strict_enough), len(self._policies) - 1)
-        if now != self._now:
-            self._now = now
-            self._set_policy()
-
-    def _message(self, policy: Policy, n_disagreed: int, n_audited: int) -> str:
-        goes_on = "Tune the policy again, on recent samples, or lower tau."
+    def _message(self, alarm: Alarm) -> str:
+        advice = "Tune the policy again, on recent samples, or lower tau."
         if self.tighten:
-            goes_on = f"The policy is tau={self.tau_:.4g}, patience={self.patience_} from now on."
+            advice = f"The policy is tau={self.tau_:.4g}, patience={self.patience_} from now on."
+        (tau, patience), n_disagreed, n_audited = alarm
         return (
             f"The disagreement with full depth is above {self.alarm_at} (confidence "
             f"{self.confidence}): {n_disagreed} of {n_audited} audited samples differ under "
-            f"tau={policy[0]:.4g}, patience={policy[1]}, among them the more recent ones. "
-            f"{goes_on}"
+            f"tau={tau:.4g}, patience={patience}, among them the more recent ones. {advice}"
         )
 
     def _set_policy(self) -> None:
         self.estimator_ = self.estimator
-        if self._now:
-            self.estimator_ = with_other_policy(self.estimator, self._policies[self._now])
+        if self._tests.in_use:
+            policy = self._policies[self._tests.in_use]
+            self.estimator_ = with_other_policy(self.estimator, policy)

@@ -1,11 +1,11 @@
-"""A confidence sequence for how often something happens: intervals that all hold at once.
+"""A confidence sequence for the rate of an event: intervals that are valid simultaneously.
 
-For odds w, ``w**S / (1 - p + p * w)**n`` is the capital of a bettor who, before each of n trials,
-bets with the odds w against the rate p, where S trials happened. Its mean over fixed odds is not
-above 1 on average if the rate is p. The interval after n trials is all p against which less than
-1 / a has been won; with probability at least 1 - a it holds p after every n, however the time to
-look is chosen (Ville's inequality). As log(1 - p + p * w) is concave in p, the same is true of the
-mean of rates that change from trial to trial, even if they depend on the past.
+For odds w, ``w**S / (1 - p + p * w)**n`` is the capital of a bettor who bets with the odds w
+against the rate p before each of n trials, S of which were events. If the rate is p, the expected
+mean capital over fixed odds is at most 1. The interval after n trials contains all p against which
+the mean capital is less than 1 / a. With probability at least 1 - a, it contains p after every n,
+regardless of when one looks (Ville's inequality). Because log(1 - p + p * w) is concave in p, this
+also holds for the mean of rates that change from trial to trial, even if they depend on the past.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scipy.special import logsumexp
 
 Floats = NDArray[np.float64]
 
-# Logarithms of the odds: small ones are for many trials. None depends on the rate, or the interval
-# would not hold for the mean of rates that change.
+# Logarithms of the odds; small ones are suited to many trials. They must not depend on the rate, or
+# the interval would not be valid for the mean of rates that change.
 _LOG_ODDS = np.concatenate([-np.geomspace(0.01, 6.0, 14), np.geomspace(0.01, 6.0, 14)])
 _N_HALVINGS = 50
 
@@ -32,7 +32,7 @@ def log_capital(n: NDArray[np.int64] | int, happened: Floats, rate: Floats) -> F
     n : int, or ndarray of shape (...)
         Number of trials.
     happened : ndarray of shape (...)
-        How many of them happened.
+        Number of events among them.
     rate : ndarray of shape (...), in [0, 1]
 
     Returns
@@ -47,20 +47,20 @@ def log_capital(n: NDArray[np.int64] | int, happened: Floats, rate: Floats) -> F
 
 
 def rate_interval(n: int, happened: Floats, confidence: float) -> tuple[Floats, Floats]:
-    """Return the interval of rates that little has been won against.
+    """Return the confidence interval of a rate.
 
     Parameters
     ----------
     n : int
         Number of trials.
     happened : ndarray of shape (...)
-        How many of them happened.
+        Number of events among them.
     confidence : float in (0, 1)
 
     Returns
     -------
     lower, upper : ndarray of shape (...), float64
-        0 and 1 without trials.
+        0 and 1 if there are no trials.
     """
     happened = np.asarray(happened, dtype=np.float64)
     if not n:
@@ -74,6 +74,6 @@ def rate_interval(n: int, happened: Floats, confidence: float) -> tuple[Floats, 
             middle = (beyond + within) / 2
             lost = log_capital(n, happened, middle) >= needed
             beyond, within = np.where(lost, middle, beyond), np.where(lost, within, middle)
-        return beyond  # outside the interval or at its end
+        return beyond  # the bound or slightly outside, so that the interval is not too short
 
     return end(0.0), end(1.0)

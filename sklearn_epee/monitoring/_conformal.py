@@ -1,4 +1,4 @@
-"""Conformal p-values of a stream: how a sample ranks among all that came before it."""
+"""Conformal p-values of a stream: the rank of each sample among all earlier ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Bounds of the cells in which entropies are counted, narrow near 0, where most entropies of exits
-# are. They must not depend on the samples, or the p-values would not be independent.
+# Entropies are counted in bins ("cells"), which are narrow near 0, where most entropies of exits
+# are. The bounds must not depend on the samples, or the p-values would not be independent.
 N_ENTROPY_CELLS = 256
 _ENTROPY_BOUNDS = np.linspace(0.0, 1.0, N_ENTROPY_CELLS + 1)[1:-1] ** 3
 
@@ -20,17 +20,17 @@ def entropy_cells(entropies: Floats) -> Integers:
 
 
 def conformal_p(counts: Integers, cell: Integers, at_random: Floats) -> Floats:
-    """Return the share of the samples in higher cells, a random part of the same cell included.
+    """Return the share of samples in higher cells, plus a random part of those in the same cell.
 
-    If the new sample and those counted are exchangeable, the p-values of a stream are independent
-    and uniform on [0, 1], exactly, each new sample being counted after its p-value.
+    If all samples of a stream are exchangeable, and each one is added to the counts after its
+    p-value was computed, the p-values are independent and exactly uniform on [0, 1].
 
     Parameters
     ----------
     counts : ndarray of shape (..., n_cells), int
-        Samples so far, by cell.
+        Number of earlier samples in each cell.
     cell : ndarray of shape (...), int
-        Of the new sample.
+        Cell of the new sample.
     at_random : ndarray of shape (...), in [0, 1]
         Uniform random numbers that break ties.
 

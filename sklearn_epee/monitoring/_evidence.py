@@ -1,15 +1,15 @@
-"""Evidence that is valid at any time: bets against "all is well", from every starting time at once.
+"""Anytime-valid evidence against a null hypothesis: bets from every starting time at once.
 
-A bettor begins with a capital of 1 and before each observation stakes some of it against the null
-hypothesis. If the null holds, the capital does not grow on average, and the chance that it ever
-reaches 1 / a is at most a, however long it is watched (Ville's inequality). So the capital can be
-read after each observation, and an alarm at 1 / a has a false-alarm probability of at most a over
+A bettor starts with a capital of 1 and, before each observation, stakes some of it against the null
+hypothesis. If the hypothesis is true, the capital does not grow on average, and the probability
+that it ever reaches 1 / a is at most a (Ville's inequality). Therefore the capital can be inspected
+after each observation, and an alarm at 1 / a has a false-alarm probability of at most a over
 unlimited time.
 
-Bets that fit a change from now on lose money while nothing has changed. So the capital is spread
-over starting times: a part, held in reserve until then, begins at each of them. What is lost
-against a bettor who knew when to start is a factor of the part's size, which grows with the
-logarithm of time.
+Bets that suit a change lose capital as long as nothing changes. Therefore the capital is spread
+over starting times: at each of them, a part of the reserve enters the game. Compared with a bettor
+who knows the time of the change, the capital is multiplied by this part; this delays an alarm by a
+time that is proportional to the logarithm of the inverse of the part.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Parts of the capital that are in play from the start, and how many observations it takes until
-# the reserve begins to shrink noticeably.
+# Share of the capital that is in play from the start, and the number of observations after which
+# the reserve shrinks noticeably.
 _AT_START = 0.5
 _SLOW_START = 100.0
-# A capital beyond this says nothing more; a supermartingale that is capped is still one.
+# Avoids overflow. A supermartingale that is capped is still a supermartingale.
 _MAX_CAPITAL = 1e30
 
 
@@ -42,7 +42,7 @@ class Evidence:
     n : int
         Observations so far.
     largest : ndarray of shape (...), float64
-        The largest total so far.
+        The largest total capital so far.
     """
 
     in_play: Floats
@@ -56,7 +56,7 @@ class Evidence:
         Parameters
         ----------
         shape : tuple of int
-            The last one is the number of bets.
+            The last entry is the number of bets.
         """
         return cls(np.full(shape, _AT_START / shape[-1]), 0, np.ones(shape[:-1]))
 
@@ -66,8 +66,8 @@ class Evidence:
         Parameters
         ----------
         factors : ndarray of shape (..., n_bets), float64
-            What each bet makes of a capital of 1: at least 0, and at most 1 on average if the null
-            holds.
+            Factor by which each bet changes its capital: at least 0, and at most 1 on average if
+            the null hypothesis is true.
         """
         begins = (reserve(self.n) - reserve(self.n + 1)) / self.in_play.shape[-1]
         in_play = np.minimum((self.in_play + begins) * factors, _MAX_CAPITAL)
@@ -76,12 +76,12 @@ class Evidence:
 
     @property
     def now(self) -> Floats:
-        """Total capital, of shape (...)."""
+        """Total capital now, of shape (...)."""
         total: Floats = self.in_play.sum(axis=-1) + reserve(self.n)
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the state, as JSON can store it."""
         return {
             "in_play": self.in_play.tolist(),
             "n": self.n,
@@ -90,7 +90,7 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
-        """Return what `to_dict` was made of."""
+        """Return the object that `to_dict` was called on."""
         in_play = np.asarray(state["in_play"], dtype=np.float64)
         largest = np.asarray(state["largest"], dtype=np.float64)
         if in_play.ndim < 1 or in_play.shape[:-1] != largest.shape or not (in_play >= 0).all():
@@ -99,23 +99,25 @@ class Evidence:
 
 
 def reserve(n: int) -> float:
-    """Return the part of the capital that has not begun after n observations."""
+    """Return the part of the capital that is not in play after n observations."""
     return (1 - _AT_START) / (1 + math.log1p(n / _SLOW_START))
 
 
-# ------------------------------------------------------------------------------- what is bet on
+# ------------------------------------------------------------------------------------------ bets
 
 
-# Rates of losses that are bet on, in logarithmic steps from just above the null to 1.
+# Each stake is optimal for one alternative rate of losses. The rates are spaced logarithmically
+# from this share of the way between the null rate and 1.
 _N_RATES = 8
-_NEAREST = 0.1  # of the way
+_NEAREST = 0.1
 
 
 def rate_bets(rate: float | Floats) -> Floats:
-    """Return the stakes against "losses, 0 or 1, happen at this rate or less".
+    """Return the stakes against the null hypothesis that the rate of losses is at most `rate`.
 
-    The factor of a loss x is ``1 + stake * (x - rate)``. Each stake is the one whose capital grows
-    fastest if losses happen at one particular higher rate r, ``(r - rate) / (rate * (1 - rate))``.
+    A loss x, 0 or 1, multiplies the capital by ``1 + stake * (x - rate)``. For each of several
+    higher rates r, the stake is the one whose capital grows fastest if the rate is r:
+    ``(r - rate) / (rate * (1 - rate))``.
 
     Parameters
     ----------
@@ -131,13 +133,13 @@ def rate_bets(rate: float | Floats) -> Floats:
     return (rates - null) / (null * (1 - null))
 
 
-# Bets on p-values: that they are small, large, far from or near one half.
+# Bets that p-values are small or large (slants), far from or near one half (bends).
 _SLANTS = np.array([-0.95, -0.5, 0.5, 0.95, 0.0, 0.0, 0.0])
 _BENDS = np.array([0.0, 0.0, 0.0, 0.0, 0.9, 0.45, -0.45])
 
 
 def uniform_factors(p: Floats) -> Floats:
-    """Return the factors of bets against "p-values are uniform and independent".
+    """Return the factors of bets against the hypothesis that p-values are uniform and independent.
 
     Parameters
     ----------

@@ -128,14 +128,14 @@ class ExitMonitor:
         self._lock = Lock()
 
     def fit(self, exit_layer: ArrayLike, entropy: ArrayLike, n_layers: int) -> Self:
-        """Take samples of a time when all was well, and forget all others.
+        """Set the calibration samples; the samples of earlier calls are forgotten.
 
         Parameters
         ----------
         exit_layer : array-like of shape (n_samples,), int
             From 1 to `n_layers`, as `predict_with_exits` returns them.
         entropy : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            Normalized entropies of the exits; of several tasks or labels their mean counts.
+            Normalized entropies of the exits; with several tasks or labels, their mean counts.
         n_layers : int
             Number of layers.
 
@@ -176,7 +176,7 @@ class ExitMonitor:
         return self
 
     def update(self, exit_layer: ArrayLike, entropy: ArrayLike) -> Self:
-        """Take new samples, in the order of time.
+        """Add new samples, in chronological order.
 
         Parameters
         ----------
@@ -197,7 +197,7 @@ class ExitMonitor:
         Warns
         -----
         sklearn_epee.exceptions.ExitAlarmWarning
-            Once, where these samples raise the alarm.
+            Once, if these samples raise the alarm.
 
         Examples
         --------
@@ -229,11 +229,11 @@ class ExitMonitor:
                     self.alarm_at_, by = self.n_seen_, self.evidence_by_
         if by is not None:
             warnings.warn(
-                f"After {self.alarm_at_} samples the exits are not those of the "
-                f"{self.n_calibration_} calibration samples any more (false-alarm rate "
+                f"After {self.alarm_at_} samples, the exits differ from those of the "
+                f"{self.n_calibration_} calibration samples (false-alarm rate "
                 f"{self.false_alarm_rate}; evidence of the exit layers {by['exit_layer']:.3g}, of "
-                f"the entropies {by['entropy']:.3g}). What was promised on those samples need not "
-                "hold now.",
+                f"the entropies {by['entropy']:.3g}). Guarantees that were obtained on those "
+                "samples may no longer hold.",
                 ExitAlarmWarning,
                 stacklevel=2,
             )
@@ -247,7 +247,7 @@ class ExitMonitor:
 
     @property
     def evidence_by_(self) -> dict[str, float]:
-        """Evidence of each stream by itself, without the reserve."""
+        """Evidence of each stream separately, without the reserve."""
         self._fitted()
         parts = self._evidence.in_play.reshape(len(_STREAMS), -1).sum(axis=1) * len(_STREAMS)
         return dict(zip(_STREAMS, parts.tolist(), strict=True))
@@ -259,7 +259,7 @@ class ExitMonitor:
         return self.alarm_at_ is not None
 
     def report(self) -> dict[str, Any]:
-        """Return all figures.
+        """Return all results.
 
         Returns
         -------
@@ -317,12 +317,12 @@ class ExitMonitor:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return a monitor that continues where another one was written.
+        """Return a monitor that continues from the state of another one.
 
         Parameters
         ----------
         text : str
-            What `to_json` returned.
+            Returned by `to_json`.
 
         Returns
         -------
@@ -331,7 +331,7 @@ class ExitMonitor:
         Raises
         ------
         ValueError
-            If the text is none of a monitor.
+            If the text is not the state of a monitor.
 
         Examples
         --------
@@ -378,7 +378,7 @@ class ExitMonitor:
 
 
 def _cells(exit_layer: ArrayLike, entropy: ArrayLike, n_layers: int) -> NDArray[np.int64]:
-    """Return the cells of samples in both streams, (n_samples, 2), or refuse them."""
+    """Return the cells of validated samples in both streams, (n_samples, 2)."""
     layers, entropies = np.asarray(exit_layer), np.asarray(entropy)
     if layers.ndim != 1 or (layers.size and layers.dtype.kind not in "iu"):
         raise TypeError(
@@ -392,7 +392,7 @@ def _cells(exit_layer: ArrayLike, entropy: ArrayLike, n_layers: int) -> NDArray[
         )
     if entropies.dtype.kind not in "fiu" or len(entropies) != len(layers):
         raise ValueError(
-            f"entropy must hold a number for each of the {len(layers)} samples; got an array of "
+            f"entropy must contain a number for each of the {len(layers)} samples; got an array of "
             f"shape {entropies.shape} and dtype {entropies.dtype}."
         )
     means = entropies.reshape(len(layers), -1).mean(axis=1) if len(layers) else np.zeros(0)

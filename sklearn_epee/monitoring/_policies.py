@@ -1,4 +1,4 @@
-"""The policies of an audit: that of the estimator, and stricter ones for `tighten`."""
+"""Exit policies of an audit: that of the estimator, and stricter ones for `tighten`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Policy = tuple[float, int | None]
 
 
 def policy_of(estimator: Any) -> Policy:
-    """Return the policy by which an estimator exits, checked.
+    """Return the validated exit policy of an estimator.
 
     Raises
     ------
     TypeError
-        If it does not exit by tau and patience, predicts words, or holds a wrapper that may predict
-        otherwise than at the exits.
+        If the estimator does not exit by tau and patience, predicts words, or contains a wrapper
+        that may change the predictions.
     sklearn.exceptions.NotFittedError
-        If it is not fitted.
+        If the estimator is not fitted.
     """
     check_is_fitted(estimator)
     own = own_policy(estimator)
     if own.tau is None:
         raise TypeError(
             "estimator must exit by the parameters tau and patience; "
-            f"{type(estimator).__name__} exits by rules of its own, or not at all."
+            f"{type(estimator).__name__} exits by other rules, or not at all."
         )
     if any(predicts_words(link) for link in chain(estimator)):
         raise TypeError(
@@ -51,20 +51,20 @@ def policy_of(estimator: Any) -> Policy:
 
 
 def _check_predicts_exits(estimator: Any) -> None:
-    """Raise if something between an estimator and its exits decides on predictions, too."""
+    """Raise if a wrapper around the classifier with early exits may change its predictions."""
     for link in chain(estimator):
         if hasattr(link, "predict_with_exits"):
             return
         step = step_inwards(link)
         if step is not None and not step.is_transparent:
             raise TypeError(
-                f"estimator holds a {type(link).__name__}, which may predict otherwise than the "
-                "classifier with early exits inside; audit that classifier by itself."
+                f"estimator contains a {type(link).__name__}, which may change the predictions of "
+                "the classifier with early exits inside; audit that classifier instead."
             )
 
 
 def stricter_policies(policy: Policy, n_steps: int, n_layers: int) -> list[Policy]:
-    """Return policies of smaller tau in equal steps to 0, of more patience, and full depth."""
+    """Return stricter policies: tau in equal steps to 0, then more patience, then full depth."""
     tau, patience = policy
     steps = np.linspace(min(tau, 1.0), 0.0, n_steps + 1)[1:]
     more_patience = range(patience + 1, n_layers) if patience is not None else ()
@@ -76,12 +76,12 @@ def stricter_policies(policy: Policy, n_steps: int, n_layers: int) -> list[Polic
 
 
 def n_layers_of(estimator: Any) -> int:
-    """Return the number of layers of the classifier in a fitted estimator."""
+    """Return the number of layers of the classifier inside a fitted estimator."""
     return next(int(link.n_layers_) for link in chain(estimator) if hasattr(link, "n_layers_"))
 
 
 def with_other_policy(estimator: Any, policy: Policy) -> Any:
-    """Return a copy of an estimator with another policy, in place of those that it was given."""
+    """Return a copy of an estimator with another exit policy; wrappers that set one are removed."""
     step = step_inwards(estimator)
     if step is None:
         return with_policy(estimator, *policy)
@@ -90,7 +90,7 @@ def with_other_policy(estimator: Any, policy: Policy) -> Any:
 
 
 def disagreements(staged: StagedPredictions, policies: list[Policy]) -> NDArray[np.bool_]:
-    """Return whether samples differ from full depth under some policies, (n, n_policies)."""
+    """Return whether predictions under each policy differ from full depth, (n, n_policies)."""
     predictions, rows = staged.predictions, np.arange(staged.n_samples)
     columns = []
     for tau, patience in policies:

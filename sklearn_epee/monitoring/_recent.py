@@ -1,4 +1,4 @@
-"""Count disagreements among the last samples under several policies, and their limits."""
+"""Counts of disagreements among the last samples under several policies, and their limits."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class Recent:
 
     @classmethod
     def from_hex(cls, text: str, size: int, shape: tuple[int, ...]) -> Self:
-        """Return the object whose `to_hex` returned the text.
+        """Return the object that `to_hex` was called on.
 
         Raises
         ------
         ValueError
-            If the text holds another number of trials.
+            If the text contains another number of trials.
         """
         recent = cls(size, shape)
         packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
         if len(packed) != -(-recent._kept.size // 8):
-            raise ValueError("recent samples do not fit the window")
+            raise ValueError("the number of recent samples does not fit the window")
         bits = np.unpackbits(packed, count=recent._kept.size)
         recent._kept = bits.reshape(recent._kept.shape).astype(np.bool_)
         recent.counts = recent._kept.sum(axis=0, dtype=np.int64)
@@ -70,9 +70,9 @@ class Recent:
 
 
 def most_allowed(n: int, rate: float, confidence: float) -> int:
-    """Return the largest count of events in n trials that shows a rate of at most `rate`.
+    """Return the largest number of events in n trials that shows a rate of at most `rate`.
 
-    That is the largest count whose upper confidence bound (Clopper-Pearson) is at most `rate`, and
+    This is the largest count whose upper confidence bound (Clopper-Pearson) is at most `rate`, or
     -1 if there is none.
     """
     return int(binom.ppf(1 - confidence, n, rate)) - 1
@@ -84,10 +84,10 @@ def fewest_trials(rate: float, confidence: float) -> int:
 
 
 def first_kept(counts: NDArray[np.int64], allowed: int) -> NDArray[np.intp]:
-    """Return the index of the fastest policy that is within the limit with all stricter ones.
+    """Return the index of the fastest policy that, like all stricter ones, is within the limit.
 
-    The policies are tested from the strictest on, until the first one that is above the limit, so
-    no correction for the number of policies is needed (fixed-sequence testing).
+    Policies are tested from the strictest to the fastest until the first one above the limit, so no
+    correction for the number of policies is needed (fixed-sequence testing).
 
     Parameters
     ----------
@@ -95,15 +95,15 @@ def first_kept(counts: NDArray[np.int64], allowed: int) -> NDArray[np.intp]:
         Disagreements of each policy, from the fastest to the strictest. The strictest one, full
         depth, is returned if no other is within the limit.
     allowed : int
-        Largest count that is within the limit.
+        Largest count within the limit.
 
     Returns
     -------
     ndarray of shape (...), int
     """
-    broken = counts[..., :-1] > allowed
+    above = counts[..., :-1] > allowed
     n_policies = counts.shape[-1]
-    after_the_last_broken: NDArray[np.intp] = np.where(
-        broken, np.arange(1, n_policies), 0
+    after_last_above: NDArray[np.intp] = np.where(
+        above, np.arange(1, n_policies), 0
     ).max(axis=-1, initial=0)  # fmt: skip
-    return after_the_last_broken
+    return after_last_above

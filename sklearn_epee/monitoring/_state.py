@@ -1,4 +1,4 @@
-"""Shared by audits and monitors: validated numbers, and states as JSON."""
+"""Helpers of audits and monitors: validated numbers, and states as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def check_share(name: str, value: Any, *, may_be_1: bool = False) -> float:
-    """Return a share as a float.
+    """Return a number between 0 and 1 as a float.
 
     Raises
     ------
@@ -29,15 +29,15 @@ def check_share(name: str, value: Any, *, may_be_1: bool = False) -> float:
 
 @contextmanager
 def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
-    """Read the state of one kind; an error about it inside the block names the text.
+    """Parse a state; errors inside the `with` block are raised again as errors about the text.
 
     Parameters
     ----------
     text : str
     kind : str
-        Name of the class that wrote it.
+        Name of the class that wrote the state.
     schema : int
-        The newest that is known; older ones are read, too.
+        The newest known schema; older ones are read, too.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"text is not JSON: {error}.") from None
     if not isinstance(state, dict) or state.get("kind") != kind:
-        found = state.get("kind") if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"text is not a state of {kind}; got {found!r}.")
+        got = state.get("kind") if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"text is not a state of {kind}; got {got!r}.")
     if state.get("schema") not in range(1, schema + 1):
         raise ValueError(
             f"text was written with schema {state.get('schema')!r}; this version reads 1 to "
@@ -61,4 +61,4 @@ def parsed(text: Any, kind: str, schema: int) -> Iterator[dict[str, Any]]:
     try:
         yield state
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"text is not a state of {kind} that can be read: {error}.") from error
+        raise ValueError(f"text is not a valid state of {kind}: {error}.") from error

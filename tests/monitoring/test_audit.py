@@ -81,7 +81,7 @@ def test_wrapped_classifiers(estimator):
 def test_wrappers_that_may_predict_otherwise_are_refused():
     binary = Y != "cow"
     wrapped = FixedThresholdClassifier(NumericExits(tau=0.9), threshold=0.2, pos_label="ant")
-    with pytest.raises(TypeError, match="holds a FixedThresholdClassifier, which may predict"):
+    with pytest.raises(TypeError, match="contains a FixedThresholdClassifier, which may change"):
         ExitAudit(wrapped.fit(X[binary], Y[binary]), max_disagreement=0.1)
 
 
@@ -274,13 +274,13 @@ def broken(**changes):
         ("[]", "not a state of ExitAudit; got 'list'"),
         (broken(kind="ExitMonitor"), "not a state of ExitAudit; got 'ExitMonitor'"),
         (broken(schema=3), "written with schema 3; this version reads 1 to 2"),
-        (broken(recent="00"), "recent samples do not fit the window"),
-        (broken(recent="no"), "that can be read"),
+        (broken(recent="00"), "recent samples does not fit the window"),
+        (broken(recent="no"), "not a valid state"),
         (broken(policy=[0.1, None]), "audit is of tau=0.1, patience=None, but the estimator"),
         (broken(disagreed=[0, 0]), "does not fit its parameters"),
-        (broken(evidence={}), "that can be read"),
-        (broken(in_force=7), "that can be read"),
-        (broken(random={"bit_generator": "MT19937"}), "that can be read"),
+        (broken(evidence={}), "not a valid state"),
+        (broken(in_force=7), "not a valid state"),
+        (broken(random={"bit_generator": "MT19937"}), "not a valid state"),
     ],
 )
 def test_states_of_something_else_are_refused(text, message):
@@ -302,7 +302,7 @@ def test_states_of_something_else_are_refused(text, message):
         ({"window": 10.0}, "window must be an integer or None"),
         ({"window": 28}, "window must be at least 29: fewer samples cannot show"),
         ({"random_state": "seed"}, "seed"),
-        ({"estimator": LogisticRegression().fit(X[:99], Y[:99])}, "exits by rules of its own"),
+        ({"estimator": LogisticRegression().fit(X[:99], Y[:99])}, "exits by other rules"),
         ({"estimator": NumericExits()}, "not fitted"),
     ],
 )
@@ -316,7 +316,7 @@ def test_a_policy_that_is_changed_meanwhile_is_noticed():
     clf = NumericExits(tau=0.3).fit(X[:300], Y[:300])
     audit = ExitAudit(clf, max_disagreement=0.1)
     clf.set_params(tau=0.5)
-    with pytest.raises(ValueError, match=r"audit is of tau=0\.3.*exits by tau=0\.5"):
+    with pytest.raises(ValueError, match=r"audit is of tau=0\.3.*estimator has tau=0\.5"):
         audit.predict(X)
 
 

@@ -49,7 +49,7 @@ def test_nothing_changes_and_nothing_happens():
 )
 def test_changes_are_noticed_once_and_named(stream, layers, entropies):
     monitor = fitted()
-    with pytest.warns(ExitAlarmWarning, match="the exits are not those of the 600 calibration"):
+    with pytest.warns(ExitAlarmWarning, match="the exits differ from those of the 600 calibration"):
         monitor.update(layers, entropies)
     assert monitor.alarm_
     assert 0 < monitor.alarm_at_ < 400
@@ -142,7 +142,7 @@ def broken(**changes):
         (broken(kind="ExitAudit"), "not a state of ExitMonitor; got 'ExitAudit'"),
         (broken(counts=[[1, 2], [3]]), "does not fit its parameters"),
         (broken(counts=[[-1] * 6, [0] * 256]), "negative"),
-        (broken(n_layers="six"), "that can be read"),
+        (broken(n_layers="six"), "not a valid state"),
     ],
 )
 def test_states_of_something_else_are_refused(text, message):
