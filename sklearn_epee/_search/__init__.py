@@ -1,8 +1,8 @@
-"""Networks shared by the fits of one search: trained once, loaded when needed, run once.
+"""Networks and predictions shared by the fits of one search.
 
 A search over exit policies fits an estimator for every policy and fold. `NetworkReuse` trains the
-network of a fold for the first of them and fetches it for the others; `SharedPredictions` runs it
-over the samples of a fold once for all.
+network of a fold once, for the first policy, and loads it for the others. `SharedPredictions`
+predicts the samples of a fold once for all policies.
 """
 
 from .context import SearchContext

@@ -1,4 +1,4 @@
-"""Recognize clones of one search, and what they share."""
+"""Recognize the clones of one search, and give them the same seed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _CLONING_MODULES = frozenset({"sklearn.base", "sklearn_epee._base.estimator", __
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What the clones of one search share.
+    """State that the clones of one search share.
 
-    With ``random_state=None`` the candidates of a search share one draw, so that exit policies are
-    compared on the same network. The draw is made where a search clones the estimator that it was
-    given, before it clones that once more for every candidate; what is cloned from a candidate has
-    the candidate's draw. No other clone shares a draw with anything: neither clones made by hand,
-    nor those of an ensemble or of a cross-validation.
+    With ``random_state=None``, all candidates of a search have the same random seed, so that exit
+    policies are compared on the same network. The seed is drawn when a search clones its estimator,
+    before it clones the result for every candidate; clones of a candidate have the candidate's
+    seed. Other clones, such as those made by hand, by an ensemble or by a cross-validation, do not
+    share a seed.
 
     Parameters
     ----------
     folder : Path, default=None
         The temporary store of the process that made the first clone.
     seed : int, default=None
-        The draw that stands in for ``random_state=None`` in a search.
+        The seed used in place of ``random_state=None`` in a search.
     is_clone : bool, default=False
-        Whether the estimator is a clone that was not fitted yet, so that somebody else's code
-        fits it.
+        Whether the estimator is a clone that was not fitted yet, so that the code of a
+        meta-estimator will fit it, not the user's.
     """
 
     folder: Path | None = None
@@ -48,7 +48,7 @@ class SearchContext:
         return self.seed is not None
 
     def for_clone(self) -> SearchContext:
-        """Return the context of a clone of the estimator that has this one."""
+        """Return the context of a clone of the estimator that has this context."""
         seed = self.seed
         if seed is None and _is_cloned_by_a_search():
             seed = secrets.randbelow(MAX_SEED)
@@ -60,9 +60,9 @@ class SearchContext:
 
 
 def _is_cloned_by_a_search() -> bool:
-    """Return whether a method of a search asked for the clone that is being made.
+    """Return whether the clone that is being made was requested by a method of a search.
 
-    A search and an ensemble clone in the same way, so that only the caller tells them apart.
+    A search and an ensemble clone in the same way, so they can only be told apart by the caller.
     """
     frame: FrameType | None = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") in _CLONING_MODULES:

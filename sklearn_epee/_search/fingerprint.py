@@ -1,4 +1,4 @@
-"""Fingerprints of parameters and data: the same in every process, different for different code."""
+"""Fingerprints of parameters and data: equal in every process, different for different code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _INCIDENTAL = frozenset(
     {"__dict__", "__weakref__", "__module__", "__doc__", "__slotnames__", "__annotations__"}
     | {"__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
 )
-# Packages whose versions are part of every training key, so that a name of theirs says enough.
+# Packages whose versions are part of every training key, so that their objects can be identified by
+# name.
 VERSIONED_PACKAGES = ("numpy", "skorch", "tokenizers", "torch", "transformers")
 _KNOWN_BY_NAME = frozenset(
     {*VERSIONED_PACKAGES, "builtins", "sklearn_epee", *sys.stdlib_module_names} - {"__main__"}
@@ -42,7 +43,8 @@ def fingerprint(value: Any) -> str:
     Raises
     ------
     NoFingerprintError
-        If something in it cannot be pickled, or counts by a name that says nothing of its code.
+        If something in it cannot be pickled, or could only be identified by a name that stays the
+        same when its code changes.
     """
     return _Fingerprint(hash_name="sha1").hash(value)
 
@@ -52,11 +54,11 @@ class NoFingerprintError(ValueError):
 
 
 class _Fingerprint(NumpyHasher):
-    """joblib's hash, except that a user's classes and functions count with their code.
+    """joblib's hash, except that it includes the code of the user's classes and functions.
 
-    The name alone, which joblib takes, stands for something else once a notebook's cell or a
-    module has been edited. Code is what a function runs, its defaults, what it encloses and the
-    globals that it reads; of an installed package, the content of the module's file.
+    joblib only hashes their names, which stay the same when a notebook cell or a module is edited.
+    The code of a function includes its defaults, its closure and the globals that it reads. For
+    installed packages, the content of the module's file is hashed.
     """
 
     def __init__(self, hash_name: str) -> None:
@@ -69,8 +71,8 @@ class _Fingerprint(NumpyHasher):
         try:
             self._save(obj)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            # joblib takes a TypeError from inside a dict for keys without an order and goes on
-            # without what could not be pickled.
+            # joblib interprets a TypeError inside a dict as keys that cannot be sorted, and would
+            # skip what could not be pickled.
             raise NoFingerprintError(str(error)) from error
 
     def _save(self, obj: Any) -> None:
@@ -89,16 +91,16 @@ class _Fingerprint(NumpyHasher):
         elif isinstance(obj, MappingProxyType):
             super().save(("mapping", dict(obj)))
         elif isinstance(getattr(obj, "__wrapped__", None), FunctionType):
-            # A cache around a function, for example, which would count by the function's name.
+            # For example a cache around a function, which would be hashed by its name.
             super().save(("wrapped", type(obj), obj.__wrapped__))
         else:
             super().save(obj)
 
     def save_global(self, obj: Any, name: str | None = None, *rest: Any) -> None:
-        """Write the name of an object that is looked up where it is unpickled."""
+        """Write the name of an object that pickle stores by reference."""
         module = pickle.whichmodule(obj, name or obj.__qualname__)  # type: ignore[attr-defined]
         if _module_identity(module) is None:
-            raise NoFingerprintError(f"{obj!r} counts by its name only")
+            raise NoFingerprintError(f"{obj!r} can only be identified by its name")
         super().save_global(obj, name, *rest)
 
     def _save_definition(self, obj: Any) -> None:
@@ -118,11 +120,11 @@ class _Fingerprint(NumpyHasher):
 
 @functools.lru_cache(maxsize=4096)
 def _module_identity(name: str) -> tuple[str, bytes] | None:
-    """Return what stands for the code of a module; None if its definitions count by themselves.
+    """Return what identifies the code of a module, or None if each definition has to be hashed.
 
-    Modules of the standard library and of the packages whose versions are in the key count by
-    their name, and those of other installed packages by the content of their file, too. A user's
-    own modules are edited between two fits, so that each definition counts by itself.
+    Modules of the standard library and of packages whose versions are in the key are identified by
+    name, and modules of other installed packages by name and the content of their file. The user's
+    own modules may be edited between two fits, so each definition in them is hashed separately.
     """
     if name.partition(".")[0] in _KNOWN_BY_NAME:
         return name, b""
@@ -137,13 +139,13 @@ def _module_identity(name: str) -> tuple[str, bytes] | None:
 def _identity_of_module(module: ModuleType) -> tuple[str, bytes]:
     identity = _module_identity(module.__name__)
     if identity is None:
-        raise NoFingerprintError(f"{module!r} is used as a whole, and it may be edited")
+        raise NoFingerprintError(f"{module!r} is used as a whole, and may be edited")
     return identity
 
 
 def _is_installed(file: Path) -> bool:
     parents = file.resolve().parents
-    # An environment may see the packages of another one by a .pth file or by PYTHONPATH.
+    # A .pth file or PYTHONPATH can make the packages of another environment available.
     return any(
         folder in _installation_folders() or folder.name in _OF_INSTALLATIONS for folder in parents
     )
@@ -174,7 +176,7 @@ def _function_parts(function: FunctionType) -> tuple[Any, ...]:
 
 
 def _look_up(known: dict[str, Any], chain: tuple[str, ...]) -> Any:
-    """Return a global, or what is read of it where it is a module of the user's own."""
+    """Return the value of a global, or of its attribute if it is a module of the user."""
     value = known[chain[0]]
     for name in chain[1:]:
         if not isinstance(value, ModuleType) or _module_identity(value.__name__) is not None:
@@ -186,13 +188,13 @@ def _look_up(known: dict[str, Any], chain: tuple[str, ...]) -> Any:
 def _identity_of_import(name: str) -> tuple[str, bytes]:
     identity = _module_identity(name)
     if identity is None:
-        raise NoFingerprintError(f"the module {name!r}, imported where it is used, may be edited")
+        raise NoFingerprintError(f"the module {name!r}, imported inside a function, may be edited")
     return identity
 
 
 @functools.lru_cache(maxsize=4096)
 def _names_read(code: CodeType) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
-    """Return the modules that code imports, and the globals it reads with what it reads of them."""
+    """Return the modules that code imports, and the globals and their attributes that it reads."""
     imported: set[str] = set()
     chains: set[tuple[str, ...]] = set()
     chain: list[str] = []

@@ -1,8 +1,8 @@
-"""One trained network in a folder: weights as safetensors, the rest as one small pickle.
+"""One trained network in a folder: weights as safetensors, everything else as one small pickle.
 
-``weights.safetensors`` holds the weights under their names and, in its metadata, the checksums of
-both files. ``network.pickle`` holds the summary and then everything but the weights. A folder that
-was written whole is renamed into place and never changed.
+``weights.safetensors`` contains the weights by name and, in its metadata, the checksums of both
+files. ``network.pickle`` contains the summary, followed by everything except the weights. A folder
+is renamed into place when it is complete, and is never changed afterwards.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ Trained = TypeVar("Trained")
 
 WEIGHTS = "weights.safetensors"
 REST = "network.pickle"
-# Size and time of change of files whose content was compared with their checksums.
+# Device, inode, size and modification time of files whose checksums were verified.
 _verified: set[tuple[int, ...]] = set()
 
 
 class DamagedError(Exception):
-    """The content of a file is not what was written."""
+    """The content of a file does not match its checksum."""
 
 
 class LazyNetwork(Generic[Trained]):
-    """A trained network that is read when it is first needed, and what is known of it before.
+    """A trained network that is read when it is first needed, with a summary that is available now.
 
-    A search over exit policies fits an estimator for every policy and fold, and most of them are
-    asked for nothing but a score that is known already: their networks are never read.
+    A search over exit policies fits an estimator for every policy and fold. Most of these
+    estimators only have to return a score that is already known, so their networks are never read.
 
     Parameters
     ----------
     summary : object
-        What the owner wants to know of the network before it is read.
+        Facts about the network that are needed before it is read.
     read : callable
-        Returns the network; called once at most.
+        Returns the network; called at most once.
     """
 
     def __init__(self, summary: Any, read: Callable[[], Trained]) -> None:
@@ -54,7 +54,7 @@ class LazyNetwork(Generic[Trained]):
         self._lock = ForkSafeLock()
 
     def get(self) -> Trained:
-        """Return the network, reading it at the first call.
+        """Return the network; the first call reads it.
 
         Raises
         ------
@@ -77,7 +77,7 @@ def ready(summary: Any, trained: Trained) -> LazyNetwork[Trained]:
 
 
 class NetworkFiles:
-    """A network as the files that keep it.
+    """A network in the form of the files in which it is stored.
 
     Parameters
     ----------
@@ -86,7 +86,8 @@ class NetworkFiles:
 
     def __init__(self, network: LazyNetwork[Any]) -> None:
         rest = io.BytesIO()
-        # cloudpickle: also tokenizers and processors whose class a notebook or a script defines.
+        # cloudpickle also supports tokenizers and processors whose class is defined in a notebook
+        # or a script.
         cloudpickle.dump(network.summary, rest, protocol=5)
         pickler = _WithoutWeights(rest)
         pickler.dump(network.get())
@@ -95,7 +96,7 @@ class NetworkFiles:
 
     @property
     def size(self) -> int:
-        """Bytes of weights and pickle."""
+        """Number of bytes of weights and pickle."""
         weights = sum(weight.numel() * weight.element_size() for weight in self._weights.values())
         return len(self._rest) + weights
 
@@ -105,29 +106,29 @@ class NetworkFiles:
         Raises
         ------
         OSError
-            If the disk is full, for example; the folder holds a part then.
+            If the disk is full, for example; the folder is then incomplete.
         """
         checksums = {WEIGHTS: _weights_checksum(self._weights), REST: _checksum(self._rest)}
         (folder / REST).write_bytes(self._rest)
         try:
-            save_file(_apart(self._weights), folder / WEIGHTS, metadata=checksums)
+            save_file(_without_sharing(self._weights), folder / WEIGHTS, metadata=checksums)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
 
-def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights of which no two share their memory, as a file of safetensors must have."""
+def _without_sharing(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights that do not share memory with each other, as safetensors requires."""
     seen: set[int] = set()
-    apart = {}
+    separate = {}
     for name, weight in weights.items():
-        place = weight.data_ptr()
-        apart[name] = weight.clone() if place in seen else weight
-        seen.add(place)
-    return apart
+        address = weight.data_ptr()
+        separate[name] = weight.clone() if address in seen else weight
+        seen.add(address)
+    return separate
 
 
 def open_network(folder: Path) -> LazyNetwork[Any]:
-    """Open the network of a folder, which may be renamed or removed from then on.
+    """Open the network of a folder; the folder may be renamed or removed afterwards.
 
     Parameters
     ----------
@@ -140,9 +141,9 @@ def open_network(folder: Path) -> LazyNetwork[Any]:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the folder contains no network.
     DamagedError
-        If its content is not what was written.
+        If a file does not match its checksum.
     """
     rest = io.BytesIO((folder / REST).read_bytes())
     identity = _identity(folder)
@@ -159,19 +160,19 @@ def open_network(folder: Path) -> LazyNetwork[Any]:
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return the bytes that the network of a folder takes."""
+    """Return the number of bytes of the network in a folder."""
     return sum((folder / name).stat().st_size for name in (WEIGHTS, REST))
 
 
 class _WithoutWeights(cloudpickle.Pickler):
-    """Pickles everything but the weights of a network, in whose place its recipe stands."""
+    """Pickles everything except the network, which is replaced by its recipe; see `weights`."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
         self._network: RebuiltModule | None = None
 
     def persistent_id(self, obj: Any) -> dict[str, Any] | None:
-        """Return what stands for an object; None pickles it as usual."""
+        """Return the recipe of the network; None for other objects, which are pickled as usual."""
         if not isinstance(obj, RebuiltModule):
             return None
         if self._network is None:
@@ -193,14 +194,14 @@ class _WithWeights(pickle.Unpickler):
         self._network: RebuiltModule | None = None
 
     def persistent_load(self, recipe: dict[str, Any]) -> RebuiltModule:
-        """Return the network, the same one wherever it is met."""
+        """Return the network, the same object for every reference."""
         if self._network is None:
             self._network = assemble_network(recipe, self._weights)
         return self._network
 
 
 class _WeightsFile:
-    """Weights of a file that stays mapped, also after its name has gone."""
+    """Weights in a memory-mapped file, which can be read even if the file is removed."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -212,7 +213,7 @@ class _WeightsFile:
             raise DamagedError from error
 
     def read(self) -> dict[str, Tensor]:
-        """Return copies of the weights, compared with their checksum."""
+        """Return copies of the weights, verified by their checksum."""
         weights = {name: aligned_copy(self._file.get_tensor(name)) for name in self._file.keys()}  # noqa: SIM118
         if _weights_checksum(weights) != self.checksums.get(WEIGHTS):
             raise DamagedError

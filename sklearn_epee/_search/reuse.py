@@ -1,4 +1,4 @@
-"""One fit of a search: train its network, or fetch it if another fit has trained it."""
+"""Train the network of a fit, or load it if another fit of the search has trained it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Trained = TypeVar("Trained")
 
 
 class NetworkReuse:
-    """Draws the seed of one fit, and trains its network or fetches it.
+    """Draw the seed of one fit, and train its network or load it from the store.
 
     Parameters
     ----------
     context : SearchContext
-        What the estimator knows of the search that cloned it.
+        Describes the search that cloned the estimator.
     memory : "auto", str, path-like, joblib.Memory or None
         The estimator's parameter.
     random_state : int, RandomState instance or None
@@ -41,12 +41,12 @@ class NetworkReuse:
     Attributes
     ----------
     seed : int
-        The draw of this fit.
+        The random seed of this fit.
 
     Raises
     ------
     TypeError, ValueError
-        If ``memory`` is none of these.
+        If ``memory`` is invalid.
     """
 
     def __init__(self, context: SearchContext, memory: Any, random_state: Any) -> None:
@@ -55,12 +55,12 @@ class NetworkReuse:
         if random_state is None and _is_a_folder(memory):
             warnings.warn(
                 f"memory={_shown(memory)!r} keeps networks for later runs, but with "
-                "random_state=None every search and every fit draws anew and finds none of them, "
-                "while the folder grows. Pass an int as random_state.",
+                "random_state=None every search and every fit draws a new seed and finds none of "
+                "them, while the folder grows. Pass an int as random_state.",
                 UserWarning,
                 stacklevel=level_of_caller(),
             )
-        # Whether another fit can ask for the same network.
+        # Whether another fit can have the same seed, and so need the same network.
         self._can_recur = random_state is not None or context.in_search
         self.seed = _draw(context, random_state)
 
@@ -70,23 +70,23 @@ class NetworkReuse:
         shaping: Callable[[], dict[str, Any]] | None,
         is_complete: Callable[[LazyNetwork[Trained]], bool],
     ) -> tuple[LazyNetwork[Trained], SharedPredictions | None]:
-        """Return the network of this fit, and the predictions that it shares with others.
+        """Return the network of this fit, and the predictions that it shares with other fits.
 
         Parameters
         ----------
         train : callable
-            Makes the network, with `seed`.
+            Trains the network, with `seed`.
         shaping : callable or None
-            Returns everything beside the seed that shapes what is learned; called where it is
-            needed. None trains in any case.
+            Returns everything that affects the training, except the seed; only called if needed.
+            None: always train.
         is_complete : callable
-            Tells whether a training went on to its end, so that others may have its outcome.
+            Returns whether a training was not interrupted, so that other fits may use the network.
 
         Returns
         -------
         network : LazyNetwork
         shared : SharedPredictions or None
-            None for a network that no other candidate of a search can have.
+            None if no other candidate of a search can have the same network.
         """
         key = self._key(shaping)
         if self._store is None or key is None:
@@ -101,8 +101,8 @@ class NetworkReuse:
             return fingerprint({"versions": _versions(), "seed": self.seed, **shaping()})
         except NoFingerprintError as error:
             warnings.warn(
-                "A parameter holds something that cannot be fingerprinted, so the trained network "
-                f"is not kept and a search will train it again for every exit policy: {error}",
+                "A parameter cannot be fingerprinted, so the trained network is not kept and a "
+                f"search will train it again for every exit policy: {error}",
                 RuntimeWarning,
                 stacklevel=level_of_caller(),
             )
@@ -127,6 +127,6 @@ def _shown(memory: Any) -> str:
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    # Of Python, too, as code counts by its instructions.
+    # Includes the version of Python, because fingerprints contain bytecode.
     packages = map(version, VERSIONED_PACKAGES)
     return (__version__, platform.python_version(), *packages)

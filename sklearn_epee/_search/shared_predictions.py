@@ -19,30 +19,31 @@ from sklearn_epee.policy import apply_policy
 
 from .fingerprint import NoFingerprintError, fingerprint
 
-# Kept in each process. One set of samples may take a sixteenth of it, so that the folds of a
-# search find room side by side: about 100,000 samples at 6 layers and 3 classes.
+# Size of the cache in each process. One set of samples may take a sixteenth of it (about 100,000
+# samples with 6 layers and 3 classes), so that there is room for all folds of a search.
 MAX_BYTES = 128 * 2**20
 _MAX_ENTRY_BYTES = MAX_BYTES // 16
-# Pairs of a network and samples of which the first estimator that predicts is noted.
+# Maximum number of pairs (network, samples) whose first predicting estimator is remembered.
 _MAX_NOTED = 4096
 
 _numbers = itertools.count()
 
 
 class SharedPredictions:
-    """The part of one estimator in what the candidates of a search share of their predictions.
+    """Access of one estimator to the predictions that the candidates of a search share.
 
-    A search predicts the samples of a fold with one network under one policy after the other. The
-    first estimator runs its network. For the second one, one pass computes the probabilities of
-    every exit, and from then on a policy is array arithmetic (`sklearn_epee.policy`).
+    A search predicts the samples of a fold with the same network under many policies. The first
+    estimator that predicts runs its network as usual. For the second one, the probabilities of all
+    exits are computed in one pass and cached; from then on, a policy only takes array operations
+    (`sklearn_epee.policy`).
 
-    An estimator that is alone with its network, such as the one that a search leaves behind, runs
-    it at every prediction.
+    An estimator that no other one shares its network with, such as `best_estimator_` of a search,
+    runs the network for every prediction.
 
     Parameters
     ----------
     key : str
-        Fingerprint of what shaped the training of the network.
+        Fingerprint of everything that affects the training of the network.
     """
 
     def __init__(self, key: str) -> None:
@@ -59,14 +60,14 @@ class SharedPredictions:
         counts: Sequence[int],
         run: Callable[[], NDArray[np.float32]],
     ) -> Exits | None:
-        """Return where samples exit and with what, if another estimator predicted them before.
+        """Return exits and predictions of samples, if another estimator predicted them before.
 
         Parameters
         ----------
         samples : sequence
         policy : ExitPolicy
         setting : tuple of str
-            Device and precision, on which probabilities depend.
+            Device and precision, which affect the probabilities.
         n_layers : int
             Number of layers M.
         counts : sequence of int
@@ -77,7 +78,7 @@ class SharedPredictions:
         Returns
         -------
         Exits or None
-            None: to be predicted as usual.
+            None: predict as usual.
         """
         shape = (len(samples), n_layers, sum(counts))
         proba = self.probabilities(samples, setting, shape, run)
@@ -96,16 +97,16 @@ class SharedPredictions:
         ----------
         samples : sequence
         setting : tuple of str
-            Device and precision, on which probabilities depend.
+            Device and precision, which affect the probabilities.
         shape : tuple of int
-            Samples, layers and classes, of all tasks together.
+            Number of samples, of layers and of classes of all tasks.
         run : callable
-            Returns the probabilities, of that shape, in float32.
+            Returns the probabilities with this shape, in float32.
 
         Returns
         -------
         ndarray of shape (n, M, K), float32, or None
-            Not to be changed. None: to be predicted as usual.
+            Must not be modified. None: predict as usual.
         """
         if 4 * int(np.prod(shape)) > _MAX_ENTRY_BYTES:
             return None
@@ -123,7 +124,7 @@ class SharedPredictions:
 
 
 class _PredictionCache:
-    """Which estimator predicted first, and the probabilities used last, in one process."""
+    """Per-process cache: the first estimator that predicted, and recently used probabilities."""
 
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
@@ -131,7 +132,7 @@ class _PredictionCache:
         self._proba: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def first_estimator(self, key: str, number: int) -> int:
-        """Return the number of the estimator that predicted first, which may be this one."""
+        """Return the number of the estimator that predicted first; set it if there is none."""
         with self._lock:
             first = self._first_estimators.setdefault(key, number)
             self._first_estimators.move_to_end(key)
@@ -158,7 +159,7 @@ _cache = _PredictionCache()
 def exits_from(
     proba: NDArray[np.float32], policy: ExitPolicy, counts: Sequence[int] | None = None
 ) -> Exits:
-    """Let samples exit by a policy, from the probabilities of every exit.
+    """Return the exits of samples under a policy, from the probabilities of every exit.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def exits_from(
 
 
 def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
-    """Let samples with several labels exit; those lie side by side as tasks of two classes."""
+    """Return the exits of multilabel samples; each label is a task with two columns in `proba`."""
     found = apply_policy(
         proba[..., 1::2],
         policy.tau,

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download
 
 
 def source_identity(source: Any) -> Any:
-    """Return what a checkpoint, config, tokenizer or processor is, independent of where it lies.
+    """Return what identifies a checkpoint, config, tokenizer or processor, wherever it is stored.
 
     Parameters
     ----------
@@ -21,8 +21,8 @@ def source_identity(source: Any) -> Any:
     Returns
     -------
     object
-        Something that can be fingerprinted: the digest of a folder's files, the commit of a
-        checkpoint on the hub, or the content of an object.
+        An object for `fingerprint`: the digest of a folder's files, the commit of a checkpoint on
+        the hub, or the content of an object.
     """
     if source is None:
         return None
@@ -40,18 +40,18 @@ def _is_folder(source: str | os.PathLike[str]) -> bool:
     try:
         return Path(source).is_dir()
     except OSError:
-        # A name that is too long, for example: loading the backbone will say so.
+        # For example a name that is too long; loading the backbone raises an error.
         return False
 
 
 def _hub_identity(name: str) -> str:
-    """Return a hub id with the commit it stands for now, or alone if the hub is out of reach."""
+    """Return a hub id with its current commit, or the id alone if no commit can be found."""
     try:
-        # Asks the hub, so that a checkpoint that has moved on there is another one; without a
-        # network it is the commit that lies in the cache.
+        # Requests the current commit, so that a checkpoint with a new commit is a different one.
+        # Without a network, this returns the commit in the cache.
         config = hf_hub_download(name, "config.json")
     except (OSError, ValueError):
-        # Not a valid id, or nothing there: loading the backbone will say so.
+        # Not a valid id, or no such model; loading the backbone raises an error.
         return name
     # The hub's cache names a folder after each commit.
     return f"{name}@{Path(config).parent.name}"
@@ -68,7 +68,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file, read again only if it was changed since."""
+    """Return the SHA-256 of a file; cached until the file changes."""
     status = path.stat()
     return _file_digest(str(path), status.st_size, status.st_mtime_ns)
 

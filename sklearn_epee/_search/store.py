@@ -29,7 +29,7 @@ from .temporary_folder import has_owner, temporary_folder
 
 Trained = TypeVar("Trained")
 
-# The temporary store may fill this much, and never more than half of what the disk has free.
+# Maximum size of the temporary store; at most half of the free disk space is used.
 TEMPORARY_BYTES = 16 * 2**30
 _EXPECTED = "expected 'auto', a folder, a joblib.Memory or None"
 
@@ -38,16 +38,15 @@ _EXPECTED = "expected 'auto', a folder, a joblib.Memory or None"
 class NetworkStore:
     """A folder of trained networks, shared by processes.
 
-    Keeping a network is an optimization: what cannot be kept leads to a warning, and training
-    goes on.
+    The store is an optimization: if a network cannot be stored, there is only a warning.
 
     Parameters
     ----------
     folder : Path
-        Made when the first network is trained.
+        Created when the first network is trained.
     max_bytes : int, default=None
-        The networks used longest ago go when more than this is kept. None keeps all, as in a
-        folder of the user's own.
+        Maximum size; the least recently used networks are removed first. None: no limit, for a
+        folder that the user chose.
     """
 
     folder: Path
@@ -59,30 +58,31 @@ class NetworkStore:
         train: Callable[[], LazyNetwork[Trained]],
         worth_keeping: Callable[[LazyNetwork[Trained]], bool],
     ) -> LazyNetwork[Trained]:
-        """Return the network of a key, training it if it is not there.
+        """Return the network of a key; train and store it if it is not in the store.
 
-        Processes that ask for the same key wait for the one that trains.
+        If several processes need the same key, one trains and the others wait.
 
         Parameters
         ----------
         key : str
-            Fingerprint of everything that shapes the training.
+            Fingerprint of everything that affects the training.
         train : callable
-            Makes the network.
+            Trains the network.
         worth_keeping : callable
-            Tells whether a result may be kept (an interrupted training is not).
+            Returns whether a result may be stored (not if the training was interrupted).
 
         Returns
         -------
         LazyNetwork
-            What ``train`` returned, now or on an earlier call.
+            The result of ``train``, of this call or an earlier one.
 
         Raises
         ------
         ValueError
-            If a folder of the user's own is not there and cannot be made.
+            If a folder that the user chose does not exist and cannot be created.
         """
-        # Without a lock, as networks are renamed into place: also in a folder that is read-only.
+        # No lock is needed to read, because networks are renamed into place when they are complete.
+        # So this also works in a read-only folder.
         found = self._open(key)
         if found is not None:
             return found
@@ -101,10 +101,10 @@ class NetworkStore:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             if self.max_bytes is not None:
-                # The temporary store; a warning that nothing can be kept comes when it is tried.
+                # The temporary store: storing a network will warn.
                 return
             raise ValueError(
-                f"memory: the folder {str(self.folder)!r} for trained networks cannot be made "
+                f"memory: the folder {str(self.folder)!r} for trained networks cannot be created "
                 f"({error}); pass memory= a folder that can be written to, or None."
             ) from error
 
@@ -114,14 +114,14 @@ class NetworkStore:
         try:
             lock.acquire()
         except (OSError, NotImplementedError):
-            # No file can be made here, or the file system knows no locks: two processes that ask
-            # for one network may then both train it.
+            # The folder is read-only, or the file system does not support locks: several processes
+            # may then train the same network.
             yield
             return
         try:
             yield
         finally:
-            # The folder may have been removed meanwhile.
+            # The folder may have been removed in the meantime.
             with suppress(OSError):
                 lock.release()
 
@@ -141,9 +141,9 @@ class NetworkStore:
             shutil.rmtree(path, ignore_errors=True)
             return None
         except OSError:
-            # Not there, or not for us to read.
+            # There is no such network, or no permission to read it.
             return None
-        # Another process may have made room in the meantime, or the folder is read-only.
+        # Another process may have removed it to make room, or the folder is read-only.
         with suppress(OSError):
             _mark_as_used(path)
         return network
@@ -169,7 +169,7 @@ class NetworkStore:
         try:
             files.write(partial)
             _mark_as_used(partial)
-            # What another process left half removed is in the way of a new name.
+            # Another process may have removed only a part of it, which would block the renaming.
             shutil.rmtree(self._path(key), ignore_errors=True)
             # Renaming is atomic: a killed process leaves no half-written network under a key.
             partial.rename(self._path(key))
@@ -195,7 +195,7 @@ class NetworkStore:
         for path, size in kept:
             if total + needed <= allowed:
                 break
-            # Windows keeps files that are open.
+            # Windows does not remove files that are open.
             shutil.rmtree(path, ignore_errors=True)
             total -= 0 if path.exists() else size
         return True
@@ -210,33 +210,33 @@ class NetworkStore:
 
 def _mark_as_used(path: Path) -> None:
     weights = path / WEIGHTS
-    # The time of the last change stays: it tells whether a file has been verified.
+    # The modification time must not change: it is used to recognize verified files.
     os.utime(weights, ns=(time.time_ns(), weights.stat().st_mtime_ns))
 
 
 def store_for(memory: Any, folder: Path | None) -> NetworkStore | None:
-    """Return the store that the ``memory`` parameter stands for.
+    """Return the store of the ``memory`` parameter.
 
     Parameters
     ----------
     memory : "auto", str, path-like, joblib.Memory or None
     folder : Path or None
-        Temporary folder handed down from the process that cloned the estimator.
+        Temporary folder of the process that cloned the estimator.
 
     Returns
     -------
     NetworkStore or None
-        None trains every time.
+        None: every fit trains.
 
     Raises
     ------
     TypeError, ValueError
-        If ``memory`` is none of these.
+        If ``memory`` is invalid.
     """
     if memory is None:
         return None
     if isinstance(memory, str) and memory == "auto":
-        # An unfitted clone that was saved, or sent to another machine, outlives its folder.
+        # The folder may no longer exist, for example if an unfitted clone was pickled.
         if folder is None or not has_owner(folder):
             folder = temporary_folder()
         return None if folder is None else NetworkStore(folder, TEMPORARY_BYTES)

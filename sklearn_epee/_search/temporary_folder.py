@@ -1,8 +1,7 @@
-"""The temporary store of a process, made at the first clone and removed at exit.
+"""The temporary store of a process, created at the first clone and removed at exit.
 
-A process owns its folder by holding a lock on a file beside it. Locks end with their process, and
-unlike process numbers they mean the same in every container and on every machine that sees the
-file.
+A process owns its folder by holding a lock on a file beside it. A lock ends with its process and,
+unlike a process number, is valid across containers and machines that share the file system.
 """
 
 from __future__ import annotations
@@ -18,32 +17,32 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, which cleans its temporary folder by itself
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX = "sklearn-epee-"
-# Folders of this process, with the open files whose locks make them its own.
+# Folders of this process, with the file descriptors of their locks.
 _owned: dict[Path, int] = {}
 
 
 @functools.cache
 def temporary_folder() -> Path | None:
-    """Return the temporary store of this process, made at the first call.
+    """Return the temporary store of this process, created at the first call.
 
-    Folders of processes that were killed are removed here.
+    The first call also removes the folders of processes that were killed.
 
     Returns
     -------
     Path or None
-        None, with a warning, if no folder can be made.
+        None, with a warning, if no folder can be created.
     """
     try:
         _sweep()
         return _make_folder()
     except OSError as error:
         warnings.warn(
-            f"No temporary folder for trained networks can be made ({error}), so a search trains "
-            "again for every policy. Pass memory= a folder that can be written to.",
+            f"No temporary folder for trained networks can be created ({error}), so a search "
+            "trains again for every policy. Pass memory= a folder that can be written to.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -51,7 +50,7 @@ def temporary_folder() -> Path | None:
 
 
 def has_owner(folder: Path) -> bool:
-    """Return whether the process that made a temporary store is still there."""
+    """Return whether the process that created a temporary store is still running."""
     if folder in _owned:
         return True
     try:
@@ -59,7 +58,7 @@ def has_owner(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        # Somebody else's: leave it alone.
+        # It belongs to another user, so it must not be removed.
         return True
     try:
         return not _lock(descriptor)
@@ -69,7 +68,7 @@ def has_owner(folder: Path) -> bool:
 
 def _make_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"{_PREFIX}{secrets.token_hex(8)}"
-    # Locked before it is there, so that nobody finds it without an owner.
+    # Lock before the folder is created, so that no other process sees it without an owner.
     descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     _lock(descriptor)
     folder.mkdir(mode=0o700)
@@ -79,7 +78,7 @@ def _make_folder() -> Path:
 
 
 def _remove(folder: Path) -> None:
-    # A forked child inherits this handler, but the folder is its parent's.
+    # A forked child inherits this handler, but not the ownership of the folder.
     if folder in _owned:
         shutil.rmtree(folder, ignore_errors=True)
         _lock_file(folder).unlink(missing_ok=True)
@@ -87,7 +86,7 @@ def _remove(folder: Path) -> None:
 
 def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        # Without the file nothing tells whose folder it is.
+        # Without the lock file, it is unknown whether the folder has an owner.
         if folder.is_dir() and _lock_file(folder).exists() and not has_owner(folder):
             shutil.rmtree(folder, ignore_errors=True)
             _lock_file(folder).unlink(missing_ok=True)
@@ -98,7 +97,7 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _lock(descriptor: int) -> bool:
-    """Return whether the lock of an open file could be taken; False also if nothing can tell."""
+    """Try to lock an open file; return whether it succeeded. Always False without `fcntl`."""
     if fcntl is None:
         return False
     try:
@@ -108,11 +107,11 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _forget_the_parents_folder() -> None:
-    # The child shares the open file, and with it the lock: it must not give the lock back.
+def _forget_parents_folder() -> None:
+    # The child shares the open file and its lock, and must not release it.
     _owned.clear()
     temporary_folder.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_the_parents_folder)
+    os.register_at_fork(after_in_child=_forget_parents_folder)
