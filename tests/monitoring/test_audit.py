@@ -316,7 +316,7 @@ def test_a_policy_that_is_changed_meanwhile_is_noticed():
     clf = NumericExits(tau=0.3).fit(X[:300], Y[:300])
     audit = ExitAudit(clf, max_disagreement=0.1)
     clf.set_params(tau=0.5)
-    with pytest.raises(ValueError, match=r"audit is of tau=0\.3.*estimator has tau=0\.5"):
+    with pytest.raises(ValueError, match=r"audit is of tau=0\.3.*estimator now has tau=0\.5"):
         audit.predict(X)
 
 
