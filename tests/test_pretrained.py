@@ -377,7 +377,7 @@ def test_not_fitted_and_arguments_that_are_not_right(notes, tmp_path):
     with pytest.raises(ValueError, match="not fitted"):
         tiny_text_classifier().save_pretrained(tmp_path / "model")
     fitted = tiny_text_classifier().fit(*notes)
-    with pytest.raises(ValueError, match="X and y are given together"):
+    with pytest.raises(ValueError, match="Pass both X and y"):
         fitted.save_pretrained(tmp_path / "model", notes[0])
     with pytest.raises(ValueError, match=r"card_data has the key 'licence'.*'license'"):
         fitted.save_pretrained(tmp_path / "model", card_data={"licence": "mit"})

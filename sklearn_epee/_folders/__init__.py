@@ -1,6 +1,6 @@
-"""Fitted estimators as folders without pickle: weights, JSON and the tokenizer's own files.
+"""Save fitted estimators as folders without pickle: weights, JSON and tokenizer files.
 
-NumPy only. What needs torch is written and read by the estimators themselves, see
+NumPy only. The estimators themselves write and read everything that needs torch, see
 `sklearn_epee._base.fitted_folder`.
 """
 

@@ -1,4 +1,4 @@
-"""The model card, ``README.md``: measured results and the caller's statements."""
+"""The model card, ``README.md``: measured results and statements of the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEXTS = {
 }
 _METADATA = ("license", "language", "datasets", "tags", "base_model")
 _KNOWN = ("title", *_TEXTS, *_METADATA)
-# Fitted attributes of wrappers that a card lists, with what they are.
+# Fitted attributes of wrappers that a card lists, with their descriptions.
 _FACTS = {
     "best_score_": "score of the policy where it was chosen, optimistically biased",
     "best_speedup_": "speed-up ratio where the policy was chosen",
@@ -40,7 +40,7 @@ _PROMISED = ("confidence", "risk", "max_risk", "max_accuracy_drop", "per_class")
 
 
 def check_card_data(card_data: Mapping[str, Any] | None) -> None:
-    """Refuse what a model card does not know.
+    """Raise if `card_data` has unknown keys or values that are not strings.
 
     Raises
     ------
@@ -72,11 +72,11 @@ def model_card(
     estimator : estimator
         Fitted.
     left_out : dict of str to str
-        Parameters that are not in the folder.
+        Parameters that are not saved in the folder, with the types of their values.
     scores : dict of str to float or None
-        Measured on the samples that were given; None if there were none.
+        Measured on the user's samples; None if no samples were given.
     card_data : dict or None
-        What the caller says.
+        Statements of the user, see `PretrainedMixin.save_pretrained`.
     """
     data = dict(card_data or {})
     name = type(estimator).__name__
@@ -97,7 +97,7 @@ _BELOW = tuple(key for key in _TEXTS if key != "description")
 
 
 def _metadata(data: Mapping[str, Any]) -> str:
-    """Return what the hub reads; texts of JSON are texts of YAML."""
+    """Return the metadata for the hub as YAML; strings of JSON are valid YAML."""
     tags = data.get("tags", [])
     tags = [tags] if isinstance(tags, str) else list(tags)
     fields = {name: data[name] for name in _METADATA if name in data}
@@ -118,7 +118,7 @@ def _use(name: str) -> str:
 
 
 def _facts(estimator: Any) -> Iterator[str]:
-    """Yield what the estimators, from the outermost, say of themselves."""
+    """Yield facts about each estimator, from the outermost wrapper to the classifier."""
     while True:
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator

@@ -1,8 +1,9 @@
-"""A model's folder on disk: written whole or not at all, and read only where it is what it was.
+"""The folder of a model on disk: written completely or not at all, and verified when it is read.
 
-``manifest.json`` holds the version of the layout and, of every other file that is read, its size
-and checksum. What it does not name is not read, and refused unless it is a text or a picture for
-people. Checksums find damage; they do not say who wrote a folder.
+``manifest.json`` contains the version of the layout and the size and checksum of every other file
+that is read. Other files are never read; a folder with other files is refused, except for texts and
+pictures for people, such as the model card. Checksums detect damage, but do not prove who wrote a
+folder.
 """
 
 from __future__ import annotations
@@ -25,37 +26,37 @@ from .values import field, read_json, write_json
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
-# Version of the layout of folders. Older ones are brought up to it by `_UPGRADES`.
+# Version of the layout of folders. Documents of older versions are converted by `_UPGRADES`.
 SCHEMA = 1
 FORMAT = "sklearn_epee"
-# Called with the document of a version, returns that of the next one.
+# By version: converts a document to the next version.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-# Files that people or hubs add, and that are never read.
+# Files that people or the hub add, which are never read.
 _FOR_PEOPLE = re.compile(r"(README\.md|LICENSE(\.\w+)?|\.git\w*|.*\.(png|jpe?g|svg))$")
 _FOLDERS_NOT_READ = (".git", ".cache", "onnx")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}$", re.ASCII)
 _KINDS = (".json", ".safetensors")
 _MAX_FILES = 200
-# Of a JSON file, in bytes: vocabularies are the largest.
+# Maximum size of a JSON file in bytes; vocabularies are the largest ones.
 _MAX_TEXT_SIZE = 2**28
 _CHUNK = 2**20
 
 
 class FolderWriter:
-    """Collects the files of a model in a folder beside the one that they go to.
+    """Write the files of a model to a temporary folder; see `new_folder`.
 
     Parameters
     ----------
     folder : Path
-        Does not hold anything yet.
+        An empty folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """Return where a file is to be written, and make the folder it is in."""
+        """Return the path of a file to be written, and create its parent folder."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -65,7 +66,7 @@ class FolderWriter:
         self.path(name).write_bytes(write_json(document))
 
     def write_manifest(self) -> None:
-        """Write the manifest of all files that are there."""
+        """Write the manifest of all files in the folder."""
         names = sorted(
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
@@ -81,7 +82,7 @@ class FolderWriter:
 
 
 class FolderReader:
-    """The files of a model's folder, all of them compared with the manifest when it is opened.
+    """Read the files of a model's folder, after all of them were compared with the manifest.
 
     Parameters
     ----------
@@ -90,14 +91,14 @@ class FolderReader:
     Attributes
     ----------
     schema : int
-        Version of the layout that the folder was written in.
+        Version of the layout of the folder.
     names : list of str
-        Of the files.
+        Names of the files.
 
     Raises
     ------
     ModelFolderError
-        If the folder is not one of this package, or not as it was written.
+        If the folder was not written by this package, or was changed since.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +144,7 @@ class FolderReader:
             raise ModelFolderError(f"it holds {', '.join(unknown[:4])}, which {MANIFEST} lacks")
 
     def _names_there(self) -> Iterator[str]:
-        """Yield the names of all files, links as files, without following any."""
+        """Yield the names of all files, including links, which are not followed."""
         pending = [self._folder]
         count = 0
         while pending:
@@ -172,9 +173,10 @@ class FolderReader:
             raise ModelFolderError(f"{name} is not what was written (its checksum differs)")
 
     def _safe(self, name: str) -> Path:
-        """Return the path of a regular file in the folder, whose folders are not links either.
+        """Return the path of a regular file in the folder; raise if it or a parent is a link.
 
-        The hub's cache has links in place of files, to ``blobs`` beside ``snapshots``.
+        Only links of the hub's cache are allowed: there, files are links from ``snapshots`` to
+        ``blobs``.
         """
         path = self._folder / name
         in_cache = self._folder.parent.name == "snapshots"
@@ -196,13 +198,13 @@ class FolderReader:
         return path.read_bytes()
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, which is there and was compared with its checksum."""
+        """Return the path of a file of the manifest; its checksum was verified at opening."""
         if name not in self._files:
             raise ModelFolderError(f"there is no {name}")
         return self._safe(name)
 
     def bytes_of(self, name: str) -> bytes:
-        """Return the content of a small file, compared with its checksum once more."""
+        """Return the content of a small file, with its checksum verified once more."""
         self.path(name)
         content = self._read(name)
         if hashlib.sha256(content).hexdigest() != self._files[name]["sha256"]:
@@ -214,7 +216,7 @@ class FolderReader:
         return read_json(self.bytes_of(name), name)
 
     def document(self, name: str) -> dict[str, Any]:
-        """Return the document in a file, brought up to the layout of today."""
+        """Return the document in a file, converted to the current layout."""
         found = self.json_of(name)
         for version in range(self.schema, SCHEMA):
             found = _UPGRADES[version](found)
@@ -230,7 +232,7 @@ def _known_schema(manifest: Mapping[str, Any]) -> int:
             f"version {SCHEMA}; install a newer sklearn_epee"
         )
     if schema < 1:
-        raise ModelFolderError(f"version {schema} of the layout has never been")
+        raise ModelFolderError(f"version {schema} of the layout does not exist")
     return schema
 
 
@@ -244,22 +246,22 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def new_folder(folder: Path, overwrite: bool) -> Iterator[FolderWriter]:
-    """Collect files inside the block, and put them into a folder where it ends without an error.
+    """Write files to a temporary folder, which replaces `folder` if the block raises no error.
 
     Parameters
     ----------
     folder : Path
     overwrite : bool
-        Whether a model that is there is replaced.
+        Whether an existing model is replaced.
 
     Raises
     ------
     FileExistsError
-        If something else is there, or a model and it is not to be replaced.
+        If there are other files, or there is a model and `overwrite` is False.
     """
     check_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, so that it can be renamed.
+    # In the same parent folder, so that it can be renamed.
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield FolderWriter(draft)
@@ -269,7 +271,7 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[FolderWriter]:
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a path at which a model cannot be put.
+    """Raise if a model cannot be written to a path.
 
     Raises
     ------
@@ -292,14 +294,14 @@ def check_free(folder: Path, overwrite: bool) -> None:
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    # What mkdtemp makes is for the owner alone.
+    # mkdtemp only gives permissions to the owner; use the default permissions instead.
     umask = os.umask(0)
     os.umask(umask)
     draft.chmod(0o777 & ~umask)
     if not folder.exists():
         draft.rename(folder)
         return
-    # Without its manifest a folder is refused, whatever happens from here on.
+    # Remove the manifest first: if this is interrupted, the folder is recognized as incomplete.
     old = folder / MANIFEST
     named: list[str] = []
     if old.is_file():

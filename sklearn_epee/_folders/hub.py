@@ -11,19 +11,19 @@ from sklearn_epee.exceptions import ModelFolderError
 from .files import CARD, MANIFEST
 
 _HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?$", re.ASCII)
-# What a model may consist of: nothing else is downloaded.
+# Files of a model; nothing else is downloaded.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", CARD]
 
 
 def local_folder(
     source: str | os.PathLike[str], revision: str | None, token: str | bool | None
 ) -> Path:
-    """Return the folder of a model: that which is named, or the snapshot of a hub id.
+    """Return the folder of a model: `source` itself, or the downloaded snapshot of a hub id.
 
     Raises
     ------
     TypeError
-        If `source` is neither.
+        If `source` is neither a folder nor a hub id.
     ModelFolderError
         If there is no such folder and no such model on the hub, or the hub cannot be reached.
     """
@@ -43,7 +43,7 @@ def local_folder(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelFolderError(
-            f"there is no such folder, and the hub gives no model of this id: {reason}"
+            f"there is no such folder, and no model of this id on the hub: {reason}"
         ) from error
 
 
@@ -56,7 +56,7 @@ def upload(
     revision: str | None,
     commit_message: str,
 ) -> str:
-    """Upload a folder as one commit, in place of a model that is there; return the commit's URL."""
+    """Upload a folder as one commit that replaces any earlier model; return the commit's URL."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - takes a while
 
     api = HfApi(token=token)

@@ -20,7 +20,7 @@ DOCUMENT = "sklearn_epee.json"
 
 
 class PretrainedMixin:
-    """Saves a fitted estimator as a folder without pickle, and loads it; not to be used alone."""
+    """Mixin that saves a fitted estimator as a folder without pickle, and loads it."""
 
     def save_pretrained(
         self,
@@ -40,37 +40,38 @@ class PretrainedMixin:
         Parameters
         ----------
         folder : str or path-like
-            Where to; it is made if it does not exist.
+            Folder to write to; it is created if it does not exist.
         X : samples, default=None
-            To measure on for the model card (``README.md``), such as the test part of the data.
-            None: the card says that nothing was measured.
+            Samples to measure scores on for the model card (``README.md``), such as the test part
+            of the data. None: the card says that nothing was measured.
         y : array-like, default=None
             Labels of `X`, as `score` takes them.
         card_data : dict, default=None
-            What the model card is to say beside what is measured: "title", "description",
-            "intended_use", "limitations", "training_data" and "evaluation_data" (texts, printed as
-            they are), and "license", "language", "datasets", "tags" and "base_model" (a text or a
-            list of texts, for the hub's metadata).
+            Further content of the model card: "title", "description", "intended_use",
+            "limitations", "training_data" and "evaluation_data" (strings, printed unchanged), and
+            "license", "language", "datasets", "tags" and "base_model" (a string or a list of
+            strings, for the hub's metadata).
         overwrite : bool, default=False
-            Whether a model that is in the folder is replaced.
+            Whether an existing model in the folder is replaced.
 
         Raises
         ------
         NotFittedError
             If the estimator was not fitted.
         TypeError
-            If something that acts in predictions cannot be saved without pickle; it is named.
+            If a parameter that affects predictions cannot be saved without pickle; the message
+            names it.
         ValueError
-            If `card_data` is not as described, or only one of `X` and `y` is given.
+            If `card_data` is invalid, or only one of `X` and `y` is given.
         FileExistsError
-            If the folder holds a model and `overwrite` is False, or something else.
+            If the folder contains a model and `overwrite` is False, or contains other files.
         OSError
-            If the disk is full, for example; nothing is left behind.
+            If the disk is full, for example; no files are left behind.
 
         Warns
         -----
         UserWarning
-            If parameters that act in `fit` alone are left out, as `callbacks` or a scorer.
+            If parameters that only affect `fit` are left out, such as `callbacks` or a scorer.
 
         Examples
         --------
@@ -87,7 +88,7 @@ class PretrainedMixin:
         """
         check_card_data(card_data)
         if (X is None) != (y is None):
-            raise ValueError("X and y are given together, or neither of them.")
+            raise ValueError("Pass both X and y, or neither of them.")
         with new_folder(expanded_path(os.fspath(folder)), overwrite) as writer:
             document, saving = write_folder(self, writer)
             scores = None if X is None else self._scores_for_card(X, y)
@@ -107,31 +108,31 @@ class PretrainedMixin:
     ) -> Self:
         """Return a fitted estimator from a folder that `save_pretrained` wrote.
 
-        Nothing in the folder is executed, and nothing outside of it is read. Who wrote it is not
-        checked: a changed file is found by its checksum, a changed model is not.
+        No code in the folder is executed, and no files outside of it are read. Checksums detect
+        damaged files, but do not prove who wrote the folder.
 
         Parameters
         ----------
         folder_or_hub_id : str or path-like
             A folder, or the id of a model on the Hugging Face hub, which is downloaded once.
         revision : str, default=None
-            Of the model on the hub: a branch, tag or commit. A commit is the only one that cannot
-            change.
+            Branch, tag or commit of the model on the hub. Only a commit cannot change.
         token : str or bool, default=None
             For private models on the hub, as `huggingface_hub` takes it.
 
         Returns
         -------
         estimator
-            Fitted. What acts in `fit` alone may have its default, see `save_pretrained`.
+            Fitted. Parameters that only affect `fit` may have their defaults, see
+            `save_pretrained`.
 
         Raises
         ------
         ModelFolderError
-            If the folder is incomplete, changed, of a newer version or of something else. It is a
-            ValueError, and says which.
+            If the folder is incomplete, was changed, has a newer version, or contains something
+            else; the message gives the reason. It is a ValueError.
         TypeError
-            If `folder_or_hub_id` is neither.
+            If `folder_or_hub_id` is neither a folder nor a hub id.
 
         Examples
         --------
@@ -170,7 +171,7 @@ class PretrainedMixin:
         Parameters
         ----------
         repo_id : str
-            Name of the model, such as "user/model"; it is made if it does not exist.
+            Name of the model, such as "user/model"; it is created if it does not exist.
         X, y, card_data
             As in `save_pretrained`.
         private : bool, default=None
@@ -211,16 +212,16 @@ class PretrainedMixin:
             )
 
     def _parameter_to_document(self, name: str, value: Any) -> Any:  # noqa: ARG002 - others need it
-        """Return a parameter as a document holds it."""
+        """Return a parameter in the form in which it is saved."""
         return value
 
     def _scores_for_card(self, X: Any, y: Any) -> Mapping[str, float]:
-        """Return the figures of the card, measured on these samples."""
+        """Return the scores for the model card, measured on these samples."""
         raise NotImplementedError
 
 
 def _read(cls: Any, folder: Path) -> Any:
-    """Return the estimator in a folder, any failure to do so as a `ModelFolderError`."""
+    """Return the estimator in a folder; raise any failure as a `ModelFolderError`."""
     try:
         loading = Loading(FolderReader(folder))
         node = field(loading.reader.document(DOCUMENT), "model", dict, DOCUMENT)
@@ -231,7 +232,7 @@ def _read(cls: Any, folder: Path) -> Any:
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ModelFolderError(
-            f"no {cls.__name__} can be made of it ({type(error).__name__}: {reason})"
+            f"no {cls.__name__} can be created from it ({type(error).__name__}: {reason})"
         ) from error
 
 

@@ -1,7 +1,8 @@
-"""A fitted estimator as a tree of documents: wrappers around wrappers around one with a network.
+"""A fitted estimator as a tree of JSON documents: nested wrappers around a classifier.
 
-A node names its class, its parameters and what was learned. A wrapper has the node of the fitted
-estimator that it predicts with, and that of the estimator it was given, without what that learned.
+A node contains the class, the parameters and the fitted attributes of an estimator. The node of a
+wrapper also contains the node of its fitted `estimator_`, and that of its parameter `estimator`,
+without fitted attributes.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from .values import NotSerializableError, decode, encode
 from .values import field as field_of
 
 ARRAYS = "arrays.safetensors"
-# Parameters that act while an estimator is fitted, and never again.
+# Parameters that only affect `fit`.
 _ONLY_IN_FIT = frozenset({
     "callbacks", "memory", "random_state", "scoring", "objective", "risk", "cv", "policies",
     "n_jobs", "verbose",
 })  # fmt: skip
-# Parameters whose values name places on this machine.
+# Parameters whose values are paths on this machine.
 _OF_THIS_MACHINE = frozenset({"memory"})
-# Attributes that are nothing that was learned.
+# Attributes that are not set by `fit`.
 _NOT_LEARNED = ("_metadata_request",)
-# Stands for an object that the fitted estimator has: its tokenizer or image processor.
+# Stands for a parameter whose object the fitted estimator saves: its tokenizer or image processor.
 FITTED = ("fitted",)
 _DEEPEST = 8
 
 
 @dataclass
 class Saving:
-    """What a folder is written with, and the parameters that it cannot hold."""
+    """State while a folder is written: the writer, large arrays, parameters that are left out."""
 
     writer: FolderWriter
     left_out: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def store_array(self, array: NDArray[Any]) -> str:
-        """Keep a large array for the file of arrays, and return its name."""
+        """Add a large array to the file of arrays, and return its name."""
         name = str(len(self.arrays))
-        # A view in C order, in the byte order of this machine, is what safetensors writes.
+        # safetensors needs a contiguous array in C order.
         self.arrays[name] = np.array(array, order="C")
         return name
 
@@ -63,7 +64,7 @@ class Saving:
 
 
 class Loading:
-    """What a folder is read with.
+    """State while a folder is read: the reader, and the arrays that were loaded.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ class Loading:
 
 
 def name_of(estimator: Any) -> str:
-    """Return the name under which the class of an estimator is public.
+    """Return the public name of the class of an estimator.
 
     Raises
     ------
@@ -98,15 +99,15 @@ def name_of(estimator: Any) -> str:
     if _public_class(name) is not type(estimator):
         raise TypeError(
             f"{type(estimator).__module__}.{name} cannot be saved without pickle: only the "
-            "classifiers of sklearn_epee, with one another around them, can. Take a pipeline or a "
-            "search apart and save its classifier (best_estimator_, or the last step), or save "
-            "the whole with joblib, which is for people who trust each other."
+            "classifiers of sklearn_epee, and its wrappers around them, can. Of a pipeline or a "
+            "search, save the classifier inside (the last step, or best_estimator_), or save the "
+            "whole with joblib; load such files only if you trust their author."
         )
     return name
 
 
 def class_named(name: str) -> Any:
-    """Return the class of this package with a name that a folder gives."""
+    """Return the class of this package with a name that was read from a folder."""
     found = _public_class(name)
     if found is None:
         raise ModelFolderError(f"{name[:80]!r} is not a classifier of sklearn_epee")
@@ -114,7 +115,7 @@ def class_named(name: str) -> Any:
 
 
 def _public_class(name: str) -> Any:
-    # By name: this room is below those that the classes live in.
+    # Imported by name, because `_folders` is on a lower level than the classes.
     package = importlib.import_module("sklearn_epee")
     found = getattr(package, name, None) if name in package.__all__ else None
     return found if inspect.isclass(found) and hasattr(found, "save_pretrained") else None
@@ -124,12 +125,12 @@ def _public_class(name: str) -> Any:
 
 
 def write_node(estimator: Any, saving: Saving) -> dict[str, Any]:
-    """Return the document of a fitted estimator, its files written.
+    """Write the files of a fitted estimator, and return its document.
 
     Raises
     ------
     TypeError
-        If it, or something that acts in its predictions, cannot be saved without pickle.
+        If the estimator, or a parameter that affects predictions, cannot be saved without pickle.
     """
     if isinstance(estimator, FrozenEstimator):
         return {"frozen": write_node(estimator.estimator, saving)}
@@ -144,7 +145,7 @@ def write_node(estimator: Any, saving: Saving) -> dict[str, Any]:
 
 
 def _template(estimator: Any, saving: Saving) -> dict[str, Any]:
-    """Return the document of an estimator as it was given, without what it has learned."""
+    """Return the document of an estimator without its fitted attributes."""
     if isinstance(estimator, FrozenEstimator):
         return {"frozen": _template(estimator.estimator, saving)}
     node: dict[str, Any] = {"class": name_of(estimator)}
@@ -155,20 +156,21 @@ def _template(estimator: Any, saving: Saving) -> dict[str, Any]:
 
 
 def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False) -> dict[str, Any]:
-    """Return the parameters of an estimator that JSON can hold.
+    """Return the parameters of an estimator as JSON, except those that JSON cannot represent.
 
     Parameters
     ----------
     estimator : estimator
     saving : Saving
-        Notes what is left out.
+        Records the parameters that are left out.
     to_be_fitted : bool, default=False
-        Whether no prediction is made with the estimator, so that all of them act in `fit` alone.
+        Whether the estimator is only a template for `fit`, so that no parameter affects
+        predictions.
 
     Raises
     ------
     TypeError
-        If one that acts in predictions cannot be saved.
+        If a parameter that affects predictions cannot be saved.
     """
     parameters = {}
     for name, value in estimator.get_params(deep=False).items():
@@ -183,7 +185,7 @@ def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False)
             if name not in _ONLY_IN_FIT and not to_be_fitted:
                 raise TypeError(
                     f"{name} of {type(estimator).__name__} cannot be saved without pickle: it "
-                    f"holds {error}. Give it as numbers, texts, lists or arrays, or save with "
+                    f"contains {error}. Pass numbers, strings, lists or arrays, or save with "
                     "joblib."
                 ) from error
             saving.left_out[full_name] = type(value).__name__
@@ -192,7 +194,7 @@ def parameters_of(estimator: Any, saving: Saving, *, to_be_fitted: bool = False)
 
 def _for_document(estimator: Any, name: str, value: Any, to_be_fitted: bool) -> Any:
     if name in _OF_THIS_MACHINE and value not in (None, "auto"):
-        raise NotSerializableError("a place on this machine")
+        raise NotSerializableError("a path on this machine")
     parameter = estimator._parameter_to_document(name, value)
     if to_be_fitted and type(parameter) is tuple and parameter == FITTED:
         raise NotSerializableError("an object")
@@ -200,7 +202,7 @@ def _for_document(estimator: Any, name: str, value: Any, to_be_fitted: bool) -> 
 
 
 def _learned(estimator: Any, saving: Saving) -> dict[str, Any]:
-    """Return what a wrapper has learned beside its estimator."""
+    """Return the fitted attributes of a wrapper, without its `estimator_`."""
     known = {*estimator.get_params(deep=False), "estimator_", *_NOT_LEARNED}
     learned = {}
     for name, value in vars(estimator).items():
@@ -210,19 +212,19 @@ def _learned(estimator: Any, saving: Saving) -> dict[str, Any]:
             learned[name] = encode(value, saving.store_array)
         except NotSerializableError as error:
             raise TypeError(
-                f"{name} of {type(estimator).__name__} cannot be saved without pickle: it holds "
+                f"{name} of {type(estimator).__name__} cannot be saved without pickle: it contains "
                 f"{error}."
             ) from error
     return learned
 
 
 def warn_of_left_out(left_out: Mapping[str, str], stacklevel: int) -> None:
-    """Warn of parameters that are not in a folder, as they act in `fit` alone."""
+    """Warn about parameters that are left out because they only affect `fit`."""
     if left_out:
         listed = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
         warnings.warn(
-            f"Left out, as they act in fit alone and cannot be saved without pickle: {listed}. A "
-            "loaded estimator has their defaults.",
+            f"Left out, because they only affect fit and cannot be saved without pickle: {listed}. "
+            "A loaded estimator has their defaults.",
             UserWarning,
             stacklevel=stacklevel,
         )
@@ -237,7 +239,7 @@ def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
     Raises
     ------
     ModelFolderError
-        If it is not what `write_node` returns.
+        If it is not a valid document of `write_node`.
     """
     if depth > _DEEPEST:
         raise ModelFolderError("its estimators are nested too deeply")
@@ -247,7 +249,7 @@ def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
     if hasattr(cls, "_read_fitted"):
         return cls._read_fitted(parameters, field_of(node, "fitted", dict, "a node"), loading)
     estimator = cls(_read_template(node.get("given"), loading, depth + 1), **parameters)
-    # Checked as `fit` does.
+    # `fit` validates the parameters, too.
     estimator._validate_params()
     inner = read_node(node.get("estimator"), loading, depth + 1)
     estimator.estimator_ = inner
@@ -262,7 +264,7 @@ def read_node(node: Any, loading: Loading, depth: int = 0) -> Any:
 
 
 def _read_template(node: Any, loading: Loading, depth: int) -> Any:
-    """Return an estimator that is not fitted."""
+    """Return the unfitted estimator of a document."""
     if depth > _DEEPEST:
         raise ModelFolderError("its estimators are nested too deeply")
     if isinstance(node, dict) and "frozen" in node:
@@ -287,7 +289,7 @@ def _class_and_parameters(node: Any, loading: Loading) -> tuple[Any, dict[str, A
 
 
 def _check_agreement(wrapper: Any, inner: Any) -> None:
-    """Refuse a wrapper whose attributes are not those of what it wraps."""
+    """Raise if the attributes of a wrapper differ from those of its estimator."""
     while isinstance(inner, FrozenEstimator):
         inner = inner.estimator
     for name in ("classes_", "n_layers_"):
@@ -306,7 +308,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def write_folder(estimator: Any, writer: FolderWriter) -> tuple[dict[str, Any], Saving]:
-    """Write all files of a fitted estimator but the card and the manifest.
+    """Write all files of a fitted estimator, except the model card and the manifest.
 
     Returns
     -------
@@ -321,5 +323,5 @@ def write_folder(estimator: Any, writer: FolderWriter) -> tuple[dict[str, Any], 
 
 
 def expanded_path(folder: str | Path) -> Path:
-    """Return a folder that a caller names, the home folder written out."""
+    """Return the path of a folder, with ``~`` replaced by the home folder."""
     return Path(folder).expanduser()

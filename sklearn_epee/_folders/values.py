@@ -1,8 +1,8 @@
-"""Values as JSON and back, without loss: numbers, texts, containers and arrays, and nothing else.
+"""Lossless conversion of values to JSON and back: numbers, strings, containers and arrays only.
 
-JSON's own types stand for themselves. Everything else is an object with a "type": a tuple, a
-dictionary with any keys, an array with its data type, a number that JSON has no word for. What is
-read is checked: no type that is not listed here can come out of a file.
+Types that JSON has are written as they are. All others are objects with a "type": tuples,
+dictionaries with any keys, arrays with their data type, numbers that are not finite. Input is
+validated when it is read: it can only contain the types listed here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from sklearn_epee.exceptions import ModelFolderError
 
-# Data types of arrays; "O" holds plain values of Python.
+# Allowed data types of arrays; arrays of "O" contain plain Python values.
 _DTYPE = re.compile(r"[<>|]?(?:b1|[iu][1248]|f[248]|U\d{1,5})$|\|O$")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-# Of one array, in bytes: data types of texts can ask for more than the texts need.
+# Maximum size of one array in bytes. A fixed-width string data type can require much more memory
+# than the strings in the file.
 _MAX_ARRAY_SIZE = 2**28
-# Numbers of an array that are written into the document; larger arrays go into a file of their own.
+# Maximum number of elements of an array that is written into the document; larger arrays are
+# stored in a separate file.
 _MAX_WRITTEN = 4096
 
 # Takes an array and returns the name under which it is stored.
@@ -34,28 +36,29 @@ LoadArray = Callable[[str], NDArray[Any]]
 
 
 class NotSerializableError(TypeError):
-    """A value that JSON cannot hold; the message says which."""
+    """A value cannot be converted to JSON; the message describes it."""
 
 
 def encode(value: Any, store_array: StoreArray | None = None) -> Any:
-    """Return what JSON can hold of a value.
+    """Convert a value to types that JSON has.
 
     Parameters
     ----------
     value : object
         None, bool, int, float, str, path, list, tuple, dict, NumPy scalar or array, nested.
     store_array : callable, default=None
-        Keeps large arrays of numbers elsewhere and returns a name; None writes them out.
+        Stores a large numeric array elsewhere and returns a name for it. None: all arrays are
+        part of the result.
 
     Returns
     -------
     object
-        For `json.dumps`; `decode` makes the value of it again.
+        For `json.dumps`; `decode` converts it back.
 
     Raises
     ------
     NotSerializableError
-        If it, or something in it, is of another type.
+        If the value, or something in it, has another type.
 
     Examples
     --------
@@ -79,7 +82,7 @@ def _encode_float(value: float, _: StoreArray | None) -> Any:
 
 
 def _encode_scalar(value: np.generic, _: StoreArray | None) -> dict[str, Any]:
-    # As an array of no dimensions: a scalar of NumPy keeps its type.
+    # A zero-dimensional array keeps the data type of the scalar.
     return {"type": "scalar", "array": _encode_array(np.asarray(value), None)}
 
 
@@ -136,7 +139,7 @@ _ENCODERS: dict[type, Callable[[Any, StoreArray | None], Any]] = {
 
 
 def decode(encoded: Any, load_array: LoadArray | None = None) -> Any:
-    """Return the value that `encode` was given.
+    """Convert the output of `encode` back to the value.
 
     Parameters
     ----------
@@ -148,7 +151,7 @@ def decode(encoded: Any, load_array: LoadArray | None = None) -> Any:
     Raises
     ------
     ModelFolderError
-        If it is nothing that `encode` returns.
+        If it is not valid output of `encode`.
     """
     if encoded is None or isinstance(encoded, (bool, int, float, str)):
         return encoded
@@ -220,7 +223,7 @@ def _dtype(encoded: Any) -> np.dtype[Any]:
     return np.dtype(encoded)
 
 
-# What the elements of an array are in JSON, by the kind of its data type.
+# Types of the elements of an array in JSON, by the kind of its data type.
 _ELEMENTS: dict[str, tuple[type, ...]] = {
     "b": (bool,), "i": (int,), "u": (int,), "f": (float, int), "U": (str,),
     "O": (str, bool, int, float, type(None)),
@@ -249,27 +252,27 @@ _DECODERS: dict[str, Callable[[Mapping[str, Any], LoadArray | None], Any]] = {
 }
 
 
-# ---------------------------------------------------------------------------------- JSON itself
+# ----------------------------------------------------------------------------------- JSON files
 
 
 def write_json(document: Any) -> bytes:
-    """Return a document as bytes of UTF-8."""
+    """Return a document as JSON in UTF-8."""
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(content: bytes, name: str) -> dict[str, Any]:
-    """Return a document, which must be an object without repeated keys or numbers beyond JSON.
+    """Parse a document: a JSON object without duplicate keys, NaN or infinite numbers.
 
     Parameters
     ----------
     content : bytes
     name : str
-        Of the file, for messages.
+        Name of the file, for error messages.
 
     Raises
     ------
     ModelFolderError
-        If it is something else.
+        If the content is anything else.
     """
     try:
         found = json.loads(
@@ -294,11 +297,11 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-# -------------------------------------------------------------------------- what a document holds
+# -------------------------------------------------------------------------- fields of a document
 
 
 def list_of(value: Any) -> list[Any]:
-    """Return a list as it is, and refuse anything else."""
+    """Return a value that must be a list."""
     if not isinstance(value, list):
         raise ModelFolderError(f"{_shown(value)} stands where a list is expected")
     return value
@@ -307,15 +310,16 @@ def list_of(value: Any) -> list[Any]:
 def field(
     document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str = "a part"
 ) -> Any:
-    """Return a field of an object, which must be there and of a type; bool is not an int.
+    """Return a required field of an object, with its type checked; bool is not an int.
 
     Parameters
     ----------
     document : mapping
     name : str
     kind : type or tuple of types
+        Allowed types.
     where : str, default="a part"
-        What the object is, for messages.
+        Description of the object, for error messages.
 
     Raises
     ------
@@ -334,7 +338,7 @@ def field(
 def integer_field(
     document: Mapping[str, Any], name: str, low: int, high: int, where: str = "a part"
 ) -> int:
-    """Return a field that is an integer from `low` to `high`."""
+    """Return a required field that must be an integer from `low` to `high`."""
     value: int = field(document, name, int, where)
     if not low <= value <= high:
         raise ModelFolderError(f"{name!r} of {where} is {value}; expected {low} to {high}")

@@ -78,7 +78,7 @@ def test_another_layout_and_another_format(folder):
     change_manifest(folder, schema=99, sklearn_epee="7.0")
     refused(folder, r"written by sklearn_epee 7\.0 in version 99.*install a newer")
     change_manifest(folder, schema=0)
-    refused(folder, "has never been")
+    refused(folder, "does not exist")
     change_manifest(folder, schema="1")
     refused(folder, "expected int")
     change_manifest(folder, format="other", schema=1)
