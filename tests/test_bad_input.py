@@ -520,7 +520,7 @@ def test_callbacks_that_are_none(refused_text):
 
 def test_a_memory_that_cannot_be_written_to(refused_text, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    message = "memory: the folder '.*file.*' for trained networks cannot be made .* or None"
+    message = "memory: the folder '.*file.*' for trained networks cannot be created .* or None"
     refused_text.of_parameter(ValueError, message, memory=tmp_path / "file")
 
 

@@ -128,7 +128,7 @@ def test_a_read_only_folder_gives_what_is_there_and_says_what_it_cannot_keep(sto
 
 def test_a_folder_of_the_user_that_cannot_be_made_is_refused_before_the_training(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"memory: the folder .* cannot be made"):
+    with pytest.raises(ValueError, match=r"memory: the folder .* cannot be created"):
         fetch(NetworkStore(tmp_path / "file" / "store"), "key")
 
 
