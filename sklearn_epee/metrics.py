@@ -268,7 +268,7 @@ def exit_scores(
 
         For a token classifier there are `span_f1`, `span_precision`, `span_recall` and
         `span_macro_f1` (see :func:`span_scores`), with several layers of spans `span_f1_<layer>`,
-        `speedup`, and `mean_exit_layer`, over words.
+        `speedup`, and `mean_exit_layer`, over sentences, or over words if they exit one by one.
 
     Raises
     ------

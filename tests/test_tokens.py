@@ -207,7 +207,7 @@ BAD_Y = [
     ([["O", "B-X"], [(0, 1, "X")]], r"y\[1\] has the spans .*, but other samples have tags"),
     ([["O", "drug"], ["O"] * 3], r"y\[0\] has the tag 'drug' at word 1"),
     ([["O", "S-X"], ["O"] * 3], "BIOES"),
-    ([[(0, 1, "X"), (0, 2, "Y")], []], r"y\[0\] has the span .* overlaps"),
+    ([[(0, 1, "X"), (0, 2, "Y")], []], r"y\[0\] has the spans .* overlap"),
     ([[], [(1, 4, "X")]], r"y\[1\] has the span \(1, 4, 'X'\); expected 0 <= start < end <= 3"),
     ([[], [(2, 2, "X")]], r"y\[1\] has the span"),
     ([[], [(-1, 2, "X")]], r"y\[1\] has the span"),

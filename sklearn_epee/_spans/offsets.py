@@ -42,7 +42,8 @@ def spans_to_tags(
     >>> spans_to_tags([(10, 17, "Drug"), (0, 4, "Effect")], split_words(text))
     ['B-Effect', 'O', 'B-Drug', 'O']
     """
-    return spans_of_words_to_tags(_in_words(spans, words, row), len(words), scheme, row)
+    given = list(spans)
+    return spans_of_words_to_tags(_in_words(given, words, row), len(words), scheme, row, given)
 
 
 def _in_words(spans: Iterable[Span], words: Words, row: int) -> Iterable[Span]:

@@ -124,7 +124,11 @@ def _end_of_span(parts: list[tuple[str, str]], start: int, scheme: str) -> int:
 
 
 def spans_of_words_to_tags(
-    spans: Iterable[Span], n_words: int, scheme: str = "IOB2", row: int = 0
+    spans: Iterable[Span],
+    n_words: int,
+    scheme: str = "IOB2",
+    row: int = 0,
+    given: Sequence[Span] | None = None,
 ) -> list[str]:
     """Return a tag for each word: the inverse of `tags_to_spans`.
 
@@ -136,6 +140,8 @@ def spans_of_words_to_tags(
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
     row : int, default=0
         Number of the sample, for messages.
+    given : sequence of (int, int, str), default=None
+        The same spans as the user has given them, such as in characters, for messages.
 
     Returns
     -------
@@ -147,7 +153,9 @@ def spans_of_words_to_tags(
         If a span is none of these words, or two overlap.
     """
     tags = ["O"] * n_words
-    for start, end, label in spans:
+    spans = list(spans)
+    as_given = spans if given is None else given
+    for number, (start, end, label) in enumerate(spans):
         if not 0 <= start < end <= n_words:
             raise SampleLabelError(
                 row,
@@ -155,9 +163,10 @@ def spans_of_words_to_tags(
                 f"{n_words}, the number of its words.",
             )
         if any(tag != "O" for tag in tags[start:end]):
+            other = next(i for i, (a, b, _) in enumerate(spans) if a < end and start < b)
             raise SampleLabelError(
                 row,
-                f"has the span ({start}, {end}, {label!r}), which overlaps another one; tags hold "
+                f"has the spans {as_given[other]} and {as_given[number]}, which overlap; tags hold "
                 "spans apart, give those that overlap as several layers of spans.",
             )
         tags[start:end] = _tags_of_span(end - start, label, scheme)

@@ -140,9 +140,10 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     best_patience_ : int
         Chosen patience, from 1 to M.
     best_score_ : float
-        Score of the chosen policy.
+        Score of the chosen policy on the held-out samples, or, with a guarantee, on those of them
+        that were tested.
     best_speedup_ : float
-        Speed-up ratio of the chosen policy.
+        Speed-up ratio of the chosen policy on the same samples.
     full_depth_score_ : float
         Score of the policy that never exits early, on the same samples.
     class_report_ : dict of ndarray

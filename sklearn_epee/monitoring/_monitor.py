@@ -379,7 +379,7 @@ class ExitMonitor:
 
 def _cells(exit_layer: ArrayLike, entropy: ArrayLike, n_layers: int) -> NDArray[np.int64]:
     """Return the cells of validated samples in both streams, (n_samples, 2)."""
-    layers, entropies = np.asarray(exit_layer), np.asarray(entropy)
+    layers, entropies = _array("exit_layer", exit_layer), _array("entropy", entropy)
     if layers.ndim != 1 or (layers.size and layers.dtype.kind not in "iu"):
         raise TypeError(
             "exit_layer must be integers of shape (n_samples,); got an array of shape "
@@ -402,3 +402,15 @@ def _cells(exit_layer: ArrayLike, entropy: ArrayLike, n_layers: int) -> NDArray[
             f"entropy[{outside[0]}] must be between 0 and 1; got {entropies[outside[0]]}."
         )
     return np.column_stack([layers.astype(np.int64) - 1, entropy_cells(means)]).astype(np.int64)
+
+
+def _array(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Return values as an array, or raise if samples have different numbers of them."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must hold one number for each sample, or as many for each; got different "
+            "numbers. Of a classifier of words, give one number for each sentence, such as the "
+            "mean over its words."
+        ) from error

@@ -41,3 +41,9 @@ def test_of_overlapping_spans_the_first_and_longest_is_kept():
     kept, lost = fit_spans([(0, 7, "Drug"), (0, 15, "Cause"), (8, 29, "Effect")], WORDS)
     assert kept == [(0, 15, "Cause")]
     assert lost == [(0, 7, "Drug"), (8, 29, "Effect")]
+
+
+def test_spans_that_overlap_are_named_as_they_were_given():
+    spans = [(33, 51, "Subject"), (0, 7, "Drug"), (0, 15, "Cause")]
+    with pytest.raises(ValueError, match=r"y\[4\] has the spans \(0, 7, 'Drug'\) and \(0, 15, 'Ca"):
+        spans_to_tags(spans, WORDS, row=4)

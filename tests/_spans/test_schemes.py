@@ -97,7 +97,7 @@ def test_refusals_name_the_scheme_that_fits_and_the_sample():
         check_tags("O", 1, "IOB2", row=3)
     with pytest.raises(ValueError, match="scheme must be one of IOB2, BIOES, IO; got 'IOB1'"):
         check_scheme("IOB1")
-    with pytest.raises(ValueError, match=r"y\[2\] has the span \(1, 3, 'Y'\), which overlaps"):
+    with pytest.raises(ValueError, match=r"y\[2\] has the spans \(0, 2, 'X'\) and \(1, 3, 'Y'\)"):
         spans_of_words_to_tags([(0, 2, "X"), (1, 3, "Y")], 4, row=2)
     with pytest.raises(ValueError, match=r"y\[2\] .*the number of its words"):
         spans_of_words_to_tags([(0, 5, "X")], 4, row=2)

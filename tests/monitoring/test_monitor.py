@@ -111,6 +111,8 @@ def test_entropies_of_several_tasks_count_by_their_mean():
         ([1, 2], ["a", "b"], "entropy must contain a number"),
         ([1, 2], [0.1, np.nan], r"entropy\[1\] must be between 0 and 1; got nan"),
         ([1, 2], [1.1, 0.1], r"entropy\[0\] must be between 0 and 1"),
+        ([1, 2], [np.zeros(3), np.zeros(2)], "entropy must hold .*one number for each sentence"),
+        ([np.ones(3), np.ones(2)], [0.1, 0.1], "exit_layer must hold .*one number for each sen"),
     ],
 )
 def test_bad_samples_are_named_and_change_nothing(layers, entropies, message):
