@@ -30,7 +30,7 @@ from .training_data import TrainingData, prepare_training_data
 
 
 class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
-    """Shared by the estimators with a label, or several, for a sample; not to be used by itself."""
+    """Base class of the classifiers of whole samples, with one or several labels per sample."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **PARAMETER_CONSTRAINTS,
@@ -59,12 +59,12 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
             or a list, tuple or set of labels for each sample, which may be empty.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the loss; samples of weight 0 are left out. A learned vocabulary and the
-            channel statistics of images take no notice of weights above 0.
+            channel statistics of images do not depend on the size of weights above 0.
         groups : array-like of shape (n_samples,), default=None
-            Group of each sample, such as its patient or document. What `validation_fraction` holds
-            out are whole groups then, drawn at random so that the classes are in proportion as far
-            as the groups allow. Without a part held out they have no effect. A pipeline passes them
-            on as ``<step>__groups``, a search with metadata routing
+            Group of each sample, such as its patient or document. `validation_fraction` then holds
+            out whole groups, drawn at random so that the classes are in proportion as far as the
+            groups allow. Without held-out samples, groups have no effect. A pipeline passes them on
+            as ``<step>__groups``, a search with metadata routing
             (``set_fit_request(groups=True)``).
 
         Returns
@@ -75,10 +75,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         Raises
         ------
         ValueError
-            If a parameter, X, y or the backbone is not as described; the estimator is left as it
-            was.
+            If a parameter, X, y or the backbone is invalid; the estimator is left unchanged.
         TypeError
-            If X holds something that is not a sample.
+            If X contains something that is not a sample.
         MemoryError
             If the device runs out of memory; the message says what to change.
         KeyboardInterrupt
@@ -104,7 +103,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         groups: ArrayLike | None,
     ) -> TrainingData:
         refuse_tags(y, type(self).__name__)
-        # As many as there are, until it is known how many labels y holds.
+        # The number of labels of y is not known yet, so only the values are checked here.
         thresholds = as_array("label_thresholds", self.label_thresholds)
         check_label_thresholds(self.label_thresholds, thresholds.size)
         continued = self._continued()
@@ -125,7 +124,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         return data
 
     def _target_type(self, continued: FittedState | None) -> str:
-        """Return what y holds; "auto" goes on with what a continued network was trained on."""
+        """Return the type of y; with "auto", a warm start keeps the type of the fitted network."""
         if continued is None or self.target_type != "auto":
             return str(self.target_type)
         return "multilabel" if continued.tasks.multilabel else "tasks"
@@ -148,7 +147,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
     ) -> Self:
         """Return an estimator fitted with the heads of a folder that the paper's code wrote.
 
-        ``samples_for`` returns any samples of the form that the estimator is to read.
+        ``samples_for`` returns any samples in the form that the estimator reads.
         """
         if not Path(folder).is_dir():
             raise ValueError(f"folder={os.fspath(folder)!r} is not a folder.")
@@ -156,16 +155,16 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         pooling = "last" if adapter_class_for(config.model_type).causal else "cls"
         if params.get("pooling", pooling) not in ("auto", pooling):
             raise ValueError(
-                f"pooling={params['pooling']!r} is not what the heads of the paper's code were "
-                f"trained to read; expected {pooling!r}, which is set by itself."
+                f"pooling={params['pooling']!r} is not the pooling with which the heads of the "
+                f"paper's code were trained; expected {pooling!r}, which is the default here."
             )
         if params.get("head", "linear") != "linear":
             raise ValueError(
-                f"head={params['head']!r} is not what the heads of the paper's code are; expected "
+                f"head={params['head']!r} is not the kind of heads of the paper's code; expected "
                 "'linear'."
             )
         if "backbone" in params:
-            raise TypeError("backbone is the folder; it cannot be given beside it.")
+            raise TypeError("backbone cannot be given, because it is the folder.")
         estimator = cls(**{**params, "backbone": folder, "pooling": pooling})
         estimator._validate_params()
         check_parameters(estimator)
@@ -174,7 +173,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
 
     @property
     def pooling_(self) -> str:
-        """What the heads read: `pooling`, or what "auto" stood for."""
+        """The pooling of the heads: `pooling`, or the value that "auto" was resolved to."""
         pooling: str = self._trained("pooling_").net.module_.pooling
         return pooling
 
@@ -198,7 +197,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
 def _known_labels(
     continued: FittedState | None,
 ) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
-    """Return the labels of a network that is trained on, and which of them do not vary."""
+    """Return the labels of a continued network, and which of them are constant."""
     if continued is None or not continued.tasks.multilabel:
         return None
     constants = label_heads(continued.trained.net.module_)[0].constants

@@ -68,23 +68,23 @@ class BaseEPEE(
     BaseEstimator,
     metaclass=ABCMeta,
 ):
-    """Shared by all estimators, whatever their labels look like; not to be used by itself."""
+    """Base class of all estimators, for labels of any form."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = PARAMETER_CONSTRAINTS
 
-    # What the backbones read.
+    # Input of the backbones: "text" or "image".
     _kind: ClassVar[str]
 
-    # Parameters that name checkpoints, tokenizers or processors.
+    # Names of the parameters for checkpoints, tokenizers and image processors.
     _sources: ClassVar[tuple[str, ...]]
 
-    # Called with a network in inference mode and the data type of its layers, runs predictions.
+    # Runs predictions; called with a network in inference mode and the data type of its layers.
     _engine: ClassVar[Callable[..., Any]] = Engine
 
-    # A constructed estimator is part of no search; clones have a context of their own.
+    # Context of an estimator that is not part of a search; clones set their own.
     _search_context: SearchContext = SearchContext()
 
-    # ------------------------------------------------------------------ left to the estimators
+    # --------------------------------------------------------------- implemented by subclasses
 
     @abstractmethod
     def _check_samples(self, X: Any, fitted: Summary | None) -> Any:
@@ -94,12 +94,12 @@ class BaseEPEE(
         ----------
         X : samples
         fitted : Summary or None
-            What is known of the network that shall read them; None if one is to be made for them.
+            Summary of the network that will read the samples; None if it is not built yet.
         """
 
     @abstractmethod
     def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> BaseTrainingData:
-        """Validate labels, weights and groups of validated samples into what a fit learns from."""
+        """Validate labels, weights and groups; return training data with validated samples."""
 
     @abstractmethod
     def _build(
@@ -110,22 +110,22 @@ class BaseEPEE(
         Parameters
         ----------
         samples : samples
-            To learn from.
+            Training samples.
         n_classes : int or tuple of int
         watched : samples, default=()
-            Held out; nothing is learned from them, but the network is to read them.
+            Held-out samples, which the network must be able to read, too.
         """
 
     @abstractmethod
     def _training_defaults(self) -> TrainingDefaults:
-        """Return what "auto" stands for with this backbone."""
+        """Return the values of "auto" parameters for this backbone."""
 
     @abstractmethod
     def _policy(self, state: Any) -> Any:
-        """Return the exit policy that the parameters ask for now."""
+        """Return the exit policy of the current parameters."""
 
     def _transition_weight(self) -> float:
-        """Return the weight of transitions between tags; 0 where there are none."""
+        """Return the weight of transitions between tags; 0 for classifiers without tags."""
         return 0.0
 
     # ------------------------------------------------------------------------------- training
@@ -151,13 +151,14 @@ class BaseEPEE(
             reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
             seed, fit_or_fetch = shared_reuse(reuse, data, processes, self.device)
             tasks = FitTasks(
-                self, X, y, sample_weight, is_told=processes is None or processes.is_main
+                self, X, y, sample_weight, is_active=processes is None or processes.is_main
             )
             train = partial(self._train, data, seed, continued, tasks, processes)
             shaping = None if continued else partial(self._shaping, data)
             with callback_management_context(self):
                 if self.precision == "int8":
-                    # Kept beside the network that was trained, which serves other precisions, too.
+                    # The store has two entries: the trained network, which other precisions use,
+                    # too, and the network with 8-bit scales.
                     network, shared = fit_or_fetch(
                         lambda: self._rounded(
                             fit_or_fetch(train, shaping)[0], data, seed, processes
@@ -175,7 +176,7 @@ class BaseEPEE(
         return vars(self).get("_state") if self.warm_start else None
 
     def _shaping(self, data: BaseTrainingData) -> dict[str, Any]:
-        """Return everything beside the seed that shapes what is learned."""
+        """Return everything that affects the training, except the seed."""
         device = resolve_device(self.device)
         parameters = {
             name: value
@@ -189,7 +190,7 @@ class BaseEPEE(
             "sources": {name: source_identity(getattr(self, name)) for name in self._sources},
             "device": str(device),
             "dtype": str(training_dtype(self.precision, device)),
-            # The order of summation, and with it the last bits, depends on it.
+            # The order of summation depends on it, and so do the last bits of the weights.
             "threads": torch.get_num_threads(),
             "data": (data.samples, data.classes, data.labels, data.weights),
             "groups": data.groups if self.validation_fraction else None,
@@ -218,22 +219,22 @@ class BaseEPEE(
                 self._begin(network, data, train)
             else:
                 preprocessor = continued.trained.preprocessor
-                # A copy, so that a training that fails leaves the fitted network as it was.
+                # A copy, so that a failed training does not change the fitted network.
                 network = copy.deepcopy(continued.trained.net.module_)
             to_learn = data.labelled(preprocessor.encode_for_training, train)
             to_watch = data.labelled(preprocessor.encode, valid) if len(valid) else None
             self._adjust(network, data)
             plan = training_plan(self, self._training_defaults(), len(train), network, seed)
             if continued is not None:
-                # Heads that have learned begin with what they know.
+                # Keep the trained heads: do not initialize them from the data again.
                 plan = replace(plan, head_init="random")
 
             def midway(net: Any) -> dict[str, Any]:
                 network = as_lazy_network(preprocessor, net, plan.exit_weights)
                 return self._learned(FittedState(network, data.tasks, None, type(self)._engine))
 
-            told = tasks.epochs(plan.max_epochs, midway)
-            plan = replace(plan, callbacks=[*plan.callbacks, *told])
+            epoch_callbacks = tasks.epochs(plan.max_epochs, midway)
+            plan = replace(plan, callbacks=[*plan.callbacks, *epoch_callbacks])
             if processes is None:
                 net = train_network(network, to_learn, to_watch, plan)
             else:
@@ -244,16 +245,16 @@ class BaseEPEE(
     # ------------------------------------------------------------------------------ 8-bit numbers
 
     def calibrate_int8(self, X: Any) -> Self:
-        """Measure how the layers are rounded for ``precision="int8"``; return the estimator.
+        """Measure the 8-bit scales of the layers for ``precision="int8"``.
 
-        `fit` with ``precision="int8"`` does so on samples it has learned from. This is for an
-        estimator that was fitted with another precision, such as on a GPU.
+        `fit` with ``precision="int8"`` does this on training samples. This method is for an
+        estimator that was fitted with another precision, for example on a GPU.
 
         Parameters
         ----------
         X : samples
-            Of those that the estimator was fitted with, or others like them; 256 of them, drawn at
-            random, are used, and fewer if they are long. None of them is kept.
+            Training samples, or similar ones. 256 of them are drawn at random, fewer if they are
+            long. They are not stored.
 
         Returns
         -------
@@ -263,8 +264,8 @@ class BaseEPEE(
         Raises
         ------
         ValueError
-            If X is not as described or empty, the processor multiplies no 8-bit numbers, or the
-            layers of the backbone can only be run as a whole; the estimator is left as it was.
+            If X is invalid or empty, the processor has no 8-bit products, or the layers of the
+            backbone can only be run as a whole; the estimator is left unchanged.
         NotFittedError
             If the estimator was not fitted.
 
@@ -290,11 +291,11 @@ class BaseEPEE(
 
     @property
     def precision_report_(self) -> PrecisionReport:
-        """What ``precision="int8"`` rounds, and what it was measured to change."""
+        """Which products ``precision="int8"`` rounds, and how this changes predictions."""
         measured = self._trained("precision_report_").int8
         if measured is None:
             raise AttributeError(
-                f"{type(self).__name__!r} has no 'precision_report_': rounding to 8 bits was not "
+                f"{type(self).__name__!r} has no 'precision_report_': 8-bit scales were not "
                 "measured. Fit with precision='int8', or call calibrate_int8(X)."
             )
         return measured.report
@@ -306,7 +307,7 @@ class BaseEPEE(
         seed: int,
         processes: Processes | None,
     ) -> LazyNetwork[Trained]:
-        """Return a trained network with how it is rounded, measured on what it learned from."""
+        """Return a trained network with 8-bit scales that were measured on training samples."""
         learned, _ = data.held_out(self.validation_fraction, seed)
         samples = take(data.samples, learned)
         measure = partial(self._with_int8, network, data.tasks, samples, seed)
@@ -330,27 +331,27 @@ class BaseEPEE(
 
     @staticmethod
     def _encoded(preprocessor: Any, samples: Any) -> Iterator[Any]:
-        """Encode validated samples some thousands at a time."""
+        """Yield encoded samples, a few thousand at a time."""
         windows: Iterator[Any] = preprocessor.encode_in_windows(samples)
         return windows
 
     def _begin(self, network: Any, data: Any, train: NDArray[np.intp]) -> None:
-        """Set what a new network begins with, from the rows that it learns from."""
+        """Initialize a new network from the training rows."""
 
     def _adjust(self, network: Any, data: Any) -> None:
-        """Let a network know what it does not learn of the training data."""
+        """Set the parts of a network that depend on the training data but are not trained."""
 
     def _head_dropout(self) -> float:
         return float(given(self.dropout, self._training_defaults().dropout))
 
     def _adopt(self, state: FittedState) -> None:
-        """Take a finished training over: everything that is learned is set here."""
+        """Set all fitted attributes."""
         self._search_context = self._search_context.after_fit()
         self.__dict__.update(self._learned(state))
 
     @staticmethod
     def _learned(state: FittedState) -> dict[str, Any]:
-        """Return the attributes that a fit sets."""
+        """Return all fitted attributes."""
         return {
             "_state": state,
             "classes_": state.tasks.classes,
@@ -360,7 +361,7 @@ class BaseEPEE(
         }
 
     def _fitted(self) -> FittedState:
-        """Return the state that a prediction reads, once."""
+        """Return the fitted state; raise if the estimator is not fitted."""
         check_is_fitted(self)
         return self._state
 
@@ -390,16 +391,16 @@ class BaseEPEE(
     # -------------------------------------------------------------------- folders without pickle
 
     def _write_fitted(self, saving: Saving) -> dict[str, Any]:
-        """Write the files of what was learned, and return the document of all else."""
+        """Write the files of the fitted state, and return a document of everything else."""
         return write_state(self._fitted(), saving)
 
     def _parameter_to_document(self, name: str, value: Any) -> Any:
-        """Return a parameter as a document holds it."""
+        """Return a parameter in the form in which it is saved."""
         return parameter_to_document(self, name, value)
 
     @classmethod
     def _parameters_from_document(cls, parameters: dict[str, Any], reader: Any) -> dict[str, Any]:
-        """Return the parameters that `_parameter_to_document` returned."""
+        """Return parameters from the form in which they are saved."""
         return parameters_from_document(cls, parameters, reader)
 
     @classmethod
@@ -411,30 +412,30 @@ class BaseEPEE(
         return fitted
 
     def export_onnx(self, folder: str | os.PathLike[str], layer: int | None = None) -> None:
-        """Write the fitted network as graphs of ONNX: one for each layer with its head.
+        """Export the fitted network as ONNX graphs, one for each layer with its head.
 
-        :class:`sklearn_epee.onnx_runtime.OnnxExits`, or `OnnxTokenExits` where words are predicted,
-        runs them with onnxruntime and NumPy, and lets samples exit by the policy that the estimator
-        has now; labels and exits are the same, and probabilities within rounding. Needs
+        :class:`sklearn_epee.onnx_runtime.OnnxExits`, or `OnnxTokenExits` for token classifiers,
+        runs them with onnxruntime and NumPy, with the current exit policy of the estimator. Labels
+        and exits are the same, probabilities are equal up to rounding. Needs
         ``pip install 'sklearn_epee[onnx]'``.
 
         Parameters
         ----------
         folder : str or path-like
-            Empty, or it is made.
+            An empty folder, or one that does not exist yet.
         layer : int, default=None
-            Write one graph, up to the head of this layer, instead; from 1, or from -1 backwards.
-            It has no exits, and other software can run it, too.
+            Export a single graph instead, up to the head of this layer; counted from 1, or from -1
+            backwards. It has no exits, and other software can run it, too.
 
         Raises
         ------
         ImportError
-            If onnx or onnxruntime is missing, or onnxscript where torch needs it.
+            If onnx or onnxruntime is missing, or onnxscript if torch needs it.
         ValueError
-            If there is no graph of such a backbone or layer; the message says why. Every graph is
+            If such a backbone or layer cannot be exported; the message says why. Every graph is
             compared with the network on batches of other sizes.
         FileExistsError
-            If the folder holds something.
+            If the folder is not empty.
         NotFittedError
             If the estimator was not fitted.
 
@@ -465,13 +466,13 @@ class BaseEPEE(
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() | {VERSION_KEY: __version__}
         if "_state" in state:
-            # A fitted estimator is written to last, which a process's temporary folder does not.
+            # The temporary folder in it does not outlive the process; a fitted estimator may.
             state.pop("_search_context", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         warn_if_another_version(type(self), state)
-        # Parameters that came after the pickle was written act as they did then: not at all.
+        # Parameters that were added after the pickle was written get their defaults.
         defaults = {name: value.default for name, value in signature(type(self)).parameters.items()}
         state = {name: value for name, value in state.items() if name != VERSION_KEY}
         super().__setstate__(defaults | state)

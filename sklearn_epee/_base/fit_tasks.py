@@ -1,4 +1,4 @@
-"""Calls of scikit-learn's callbacks during a fit and its epochs (scikit-learn 1.9 and newer)."""
+"""Call scikit-learn's callbacks during a fit and its epochs (scikit-learn 1.9 and newer)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sklearn_epee._compat import begin_fit_task
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.training import ExitNet, StopTrainingError
 
-# The name of the callback by which skorch tells of the epochs.
+# Name of the skorch callback that calls scikit-learn's callbacks.
 NAME = "scikit_learn"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network in the middle of its training, where a trained net is expected."""
+    """A copy of a network during training, with the attributes of a trained net."""
 
     module_: MultiExitNetwork
     history_: Any
@@ -28,9 +28,9 @@ class Snapshot:
 
 
 class FitTasks:
-    """The tree of tasks of one fit: the fit itself, and below it its epochs.
+    """The task tree of one fit for scikit-learn's callbacks: the fit, and its epochs below it.
 
-    A network that a search has trained before is fetched: a fit without epochs.
+    If the network is loaded because the search has already trained it, the fit has no epochs.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class FitTasks:
     X : samples
     y : labels
     sample_weight : array-like or None
-        As given to `fit`; callbacks are handed all three.
-    is_told : bool, default=True
-        False tells nobody: callbacks report, and of several processes one does.
+        As given to `fit`; all three are passed to the callbacks.
+    is_active : bool, default=True
+        False: callbacks are not called. With several processes, only one calls them.
     """
 
     def __init__(
@@ -50,74 +50,74 @@ class FitTasks:
         y: Any,
         sample_weight: ArrayLike | None,
         *,
-        is_told: bool = True,
+        is_active: bool = True,
     ) -> None:
         self._estimator = estimator
-        self._is_told = is_told
-        self._told: dict[str, Any] = {"estimator": estimator, "X": X, "y": y}
+        self._is_active = is_active
+        self._arguments: dict[str, Any] = {"estimator": estimator, "X": X, "y": y}
         if sample_weight is not None:
-            self._told["metadata"] = {"sample_weight": sample_weight}
+            self._arguments["metadata"] = {"sample_weight": sample_weight}
         self._root: Any = None
 
     @property
     def has_callbacks(self) -> bool:
-        """Whether anybody listens: the estimator, or a meta-estimator that fits it."""
-        found = vars(self._estimator)
-        listens = bool(found.get("_skl_callbacks")) or "_parent_callback_ctx" in found
-        return listens and self._is_told
+        """Whether the estimator, or a meta-estimator that fits it, has callbacks."""
+        attributes = vars(self._estimator)
+        found = bool(attributes.get("_skl_callbacks")) or "_parent_callback_ctx" in attributes
+        return found and self._is_active
 
     def epochs(
         self, max_epochs: int, attributes: Callable[[Any], dict[str, Any]]
     ) -> list[tuple[str, Callback]]:
-        """Begin a fit that trains; return the skorch callbacks that tell of its epochs.
+        """Begin a fit that trains; return skorch callbacks that report its epochs.
 
         Parameters
         ----------
         max_epochs : int
         attributes : callable
-            Returns the fitted attributes of an estimator with the network of a `Snapshot`.
+            Takes a `Snapshot` and returns the fitted attributes of an estimator with its network.
         """
         if not self.has_callbacks:
             return []
         self._begin(max_epochs)
-        return [(NAME, _EpochTasks(self._root, self._told, attributes))]
+        return [(NAME, _EpochTasks(self._root, self._arguments, attributes))]
 
     def end(self, attributes: Callable[[], dict[str, Any]]) -> None:
-        """Call the callbacks at the end of the fit; at its beginning, too, if it was fetched."""
+        """Call the callbacks at the end of the fit, and at its beginning if that was not done."""
         if not self.has_callbacks:
             return
         if self._root is None:
             self._begin(0)
         if self._root is not None:
-            self._root.call_on_fit_task_end(**self._told, reconstruction_attributes=attributes)
+            self._root.call_on_fit_task_end(**self._arguments, reconstruction_attributes=attributes)
 
     def _begin(self, max_epochs: int) -> None:
         self._root = begin_fit_task(self._estimator, max_epochs)
         if self._root is not None:
-            self._root.call_on_fit_task_begin(**self._told)
+            self._root.call_on_fit_task_begin(**self._arguments)
 
 
 class _EpochTasks(Callback):
-    """Tells scikit-learn's callbacks of each epoch, and stops when one of them asks for it."""
+    """Calls scikit-learn's callbacks in each epoch, and stops training if one requests it."""
 
     def __init__(
-        self, root: Any, told: dict[str, Any], attributes: Callable[[Any], dict[str, Any]]
+        self, root: Any, arguments: dict[str, Any], attributes: Callable[[Any], dict[str, Any]]
     ) -> None:
         self.root = root
-        self.told = told
+        self.arguments = arguments
         self.attributes = attributes
 
     def on_epoch_begin(self, net: ExitNet, **_: Any) -> None:  # noqa: ARG002 - skorch's signature
         """Call the callbacks at the beginning of an epoch."""
         self.task_ = self.root.subcontext(task_name="epoch")
-        self.task_.call_on_fit_task_begin(**self.told)
+        self.task_.call_on_fit_task_begin(**self.arguments)
 
     def on_epoch_end(self, net: ExitNet, **_: Any) -> None:
-        """Call the callbacks at the end of an epoch, with the estimator as it would be after it."""
+        """Call the callbacks at the end of an epoch, with the fitted attributes so far."""
 
         def attributes() -> dict[str, Any]:
             snapshot = Snapshot(copy.deepcopy(net.module_), copy.deepcopy(net.history_))
             return self.attributes(snapshot)
 
-        if self.task_.call_on_fit_task_end(**self.told, reconstruction_attributes=attributes):
+        if self.task_.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes):
             raise StopTrainingError

@@ -21,23 +21,23 @@ from sklearn_epee._version import __version__
 
 from .precision_report import MeasuredInt8
 
-# The version of this package in the state of a pickled estimator.
+# Key of this package's version in the state of a pickled estimator.
 VERSION_KEY = "_sklearn_epee_version"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training: what the store keeps."""
+    """Result of a training, as it is kept in the store."""
 
     preprocessor: Any
     net: ExitNet
     int8: MeasuredInt8 | None = None
-    """How its layers are rounded to 8 bits, where that was measured."""
+    """8-bit scales of the layers and their report, if they were measured."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an estimator knows of its network without reading it from the store."""
+    """Facts about a trained network that are available without reading it from the store."""
 
     n_layers: int
     sample_form: Any
@@ -47,28 +47,28 @@ class Summary:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the training went on to its end."""
+        """Whether the training was completed."""
         return self.stopped_by in (None, "early stopping")
 
 
 class FittedState:
-    """Everything that a prediction reads of a fit.
+    """Everything that a prediction needs from a fit.
 
-    An estimator replaces it at once when it is fitted again, and every prediction reads it once:
-    a prediction during another thread's fit is made with one network and its own classes.
+    A new fit replaces this object as a whole, and every prediction reads it once. So a prediction
+    during a fit of another thread uses one network together with its own classes.
 
     Parameters
     ----------
     network : LazyNetwork of Trained
-    tasks : Tasks, or what stands for it
-        The classes, and what makes labels of probabilities.
+    tasks : Tasks or TagLayers
+        The classes; converts probabilities to labels.
     shared : SharedPredictions or None
         The predictions that the candidates of a search share.
     make_engine : callable, default=Engine
         Called with a network in inference mode and the data type of its layers.
     """
 
-    # Of fits that were pickled before there was a choice.
+    # For states that were pickled before `make_engine` existed.
     _make_engine: Callable[..., Any] = Engine
 
     def __init__(
@@ -86,7 +86,7 @@ class FittedState:
 
     @property
     def summary(self) -> Summary:
-        """What is known of the network without reading it."""
+        """Facts about the network that are available without reading it."""
         summary: Summary = self.network.summary
         return summary
 
@@ -96,18 +96,18 @@ class FittedState:
         return self.network.get()
 
     def engine(self, device: torch.device, dtype: torch.dtype) -> Any:
-        """Return the engine for a device and precision, made at the first call.
+        """Return the engine for a device and precision, created at the first call.
 
         Parameters
         ----------
         device : torch.device
         dtype : torch.dtype
-            ``torch.int8`` stands for products of 8-bit numbers where they were found good enough.
+            With ``torch.int8``, only matrix products that were found accurate enough use 8 bits.
 
         Raises
         ------
         ValueError
-            If the rounding to 8 bits was not measured.
+            If 8-bit scales were not measured.
         """
         key = (device, dtype)
         if key not in self._engines:
@@ -120,14 +120,14 @@ class FittedState:
             return self._make_engine(placed, dtype)
         if self.trained.int8 is None:
             raise ValueError(
-                "precision='int8' rounds with scales that are measured on training samples, and "
-                "this estimator has none. Fit it with precision='int8', or call "
-                "calibrate_int8(X) with training samples."
+                "precision='int8' needs scales that are measured on training samples, and this "
+                "estimator has none. Fit it with precision='int8', or call calibrate_int8(X) "
+                "with training samples."
             )
         return self._make_engine(placed, prediction_dtype("auto", device), self.trained.int8.scales)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Engines are made again where the estimator is loaded; what a search shares stays with it.
+        # Engines are created again after loading; shared predictions only exist within a search.
         return vars(self) | {"shared": None, "_engines": {}}
 
 
@@ -142,7 +142,7 @@ def as_lazy_network(
 
 
 def check_end(net: ExitNet, is_clone: bool) -> None:
-    """Warn that a training stopped before its end, or stop whoever asked for it.
+    """Warn if a training was interrupted or stopped early by an error; raise in a search.
 
     Parameters
     ----------
@@ -153,8 +153,8 @@ def check_end(net: ExitNet, is_clone: bool) -> None:
     Raises
     ------
     KeyboardInterrupt
-        If the training of a clone was interrupted: whoever fits it would go on, and take the
-        network for one that was trained to its end.
+        If the training of a clone was interrupted. Otherwise the search would continue and treat
+        the network as completely trained.
     """
     if net.stopped_by_ == "interrupt":
         if is_clone:

@@ -1,8 +1,8 @@
 """Save the fitted state of an estimator as a folder without pickle, and load it.
 
-Beside what `_folders` writes there is one folder per backbone, which transformers can read
-(``config.json``, ``model.safetensors``, the tokenizer's or image processor's own files), and
-``heads.safetensors`` with all other weights.
+In addition to the files of `_folders`, there is one folder per backbone, which transformers can
+read (``config.json``, ``model.safetensors``, and the files of the tokenizer or image processor),
+and ``heads.safetensors`` with all other weights.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def backbone_folders(preprocessor: Any) -> list[str]:
 
 
 def write_state(state: FittedState, saving: Saving) -> dict[str, Any]:
-    """Write the files of a fit, and return the document of all else."""
+    """Write the files of a fit, and return a document of everything else."""
     trained = state.trained
     network = trained.net.module_
     folders = backbone_folders(trained.preprocessor)
@@ -104,7 +104,7 @@ def _serializable_part(epoch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_serializable(value: Any) -> bool:
-    """Return whether a value of the history can be saved; callbacks may note anything."""
+    """Return whether a value of the history can be saved; callbacks may record any object."""
     try:
         encode(value)
     except TypeError:
@@ -125,15 +125,15 @@ def _tasks_document(tasks: Any) -> dict[str, Any]:
         return {"kind": kind, "classes": encode(tasks.classes)}
     except NotSerializableError as error:
         raise NotSerializableError(
-            f"classes_ holds {error}, which a folder cannot; fit with labels that are strings, "
-            "numbers or bools, such as y.astype(str), or keep the estimator with joblib.dump."
+            f"classes_ holds {error}, which cannot be saved without pickle; fit with labels that "
+            "are strings, numbers or bools, such as y.astype(str), or save with joblib.dump."
         ) from error
 
 
 def parameter_to_document(estimator: Any, name: str, value: Any) -> Any:
-    """Return a parameter of an estimator as a document holds it.
+    """Return a parameter of an estimator in the form in which it is saved.
 
-    Of a path it is the last part, which tells nothing of the machine.
+    Of a path, only the last part is saved, so that the file does not reveal the user's folders.
     """
     if isinstance(value, torch.device):
         return str(value)
@@ -152,7 +152,7 @@ def parameter_to_document(estimator: Any, name: str, value: Any) -> Any:
 def parameters_from_document(
     cls: Any, parameters: Mapping[str, Any], reader: Any
 ) -> dict[str, Any]:
-    """Return the parameters that an estimator is made with.
+    """Return the constructor parameters of an estimator from their saved form.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def parameters_from_document(
     parameters : dict
         As `parameter_to_document` returns them.
     reader : object or None
-        The fitted preprocessor, where there is one.
+        The fitted preprocessor; None for an estimator that is not fitted.
     """
     found = dict(parameters)
     for name in cls._sources:
@@ -179,12 +179,12 @@ def parameters_from_document(
 def read_state(
     cls: Any, parameters: Mapping[str, Any], document: Mapping[str, Any], loading: Loading
 ) -> tuple[Any, FittedState]:
-    """Return an estimator with its parameters, and the fit that a document and its files are.
+    """Return an estimator with its parameters, and its fitted state, from a document and files.
 
     Raises
     ------
     ModelFolderError, ValueError, TypeError
-        If they do not go together.
+        If the document and the files are invalid or do not match.
     """
     tasks = _read_tasks(field(document, "tasks", dict))
     folders = _folders_of(cls, field(document, "reader", dict))
@@ -210,10 +210,10 @@ def read_state(
 
 
 def _make_estimator(cls: Any, parameters: Mapping[str, Any], reader: Any) -> Any:
-    """Return an estimator of checked parameters."""
+    """Return an estimator with validated parameters."""
     estimator = cls(**parameters_from_document(cls, parameters, reader))
-    # What was trained on a GPU can be loaded where there is none, and what predicts in 8 bits where
-    # the processor does not: the prediction says so.
+    # A model trained on a GPU can be loaded on a machine without one, and a model with
+    # precision="int8" on a processor without 8-bit products. Errors are raised in prediction.
     check = copy.copy(estimator).set_params(device="cpu")
     check._validate_params()
     if check.precision == "int8":
@@ -256,7 +256,7 @@ def _kind_of_network(cls: Any, kind: str) -> str:
 
 
 def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
-    """Return the recipe of a network, each of its values of its type."""
+    """Return the recipe of a network, with the type and range of each value checked."""
     if not isinstance(recipe, dict):
         raise ModelFolderError("the recipe of its network is not a dictionary")
     if n_backbones == 2:
@@ -273,7 +273,7 @@ def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
     field(recipe, "pooling", str)
     _fraction_field(recipe, "dropout")
     integer_field(recipe, "context_size", 0, 2**24)
-    # Folders of before it was a parameter do not have it.
+    # Folders written before the parameter `head` existed do not have it.
     if (head := recipe.get("head", "linear")) not in HEAD_KINDS:
         raise ModelFolderError(f"heads of the kind {head!r:.40} are not known")
     return dict(recipe)
@@ -306,7 +306,7 @@ def _read_tasks(document: Mapping[str, Any]) -> Any:
 
 
 def _check_classes(classes: Any, labels: bool = False) -> None:
-    """Refuse classes that are not a sorted array; the names of labels may be in any order."""
+    """Raise if classes are not a sorted array; the names of labels may be in any order."""
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not len(classes):
         raise ModelFolderError("its classes are not an array")
     if labels:  # names of several types cannot be sorted

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from sklearn_epee._checks.tasks import strata
 
-# Draws of groups, of which the one is taken that comes nearest to the proportions.
+# Number of random draws of groups, of which the best stratified one is used.
 _DRAWS = 10
 
 Rows = NDArray[np.intp]
@@ -23,18 +23,18 @@ def hold_out(
     groups: NDArray[np.int64] | None = None,
     names: NDArray[Any] | None = None,
 ) -> tuple[Rows, Rows]:
-    """Return the rows to learn from and those held out, drawn in proportion.
+    """Split rows into training rows and held-out rows, stratified by class.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_tasks), int64
     fraction : float
-        Fraction held out.
+        Fraction to hold out.
     seed : int
     groups : ndarray of shape (n_samples,), int64, or None, default=None
         Numbers from 0; the samples of a group stay together.
     names : ndarray of shape (n_classes,) or None, default=None
-        Of the classes of one task, for messages.
+        Names of the classes of a single task, for error messages.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def hold_out(
     Raises
     ------
     ValueError
-        If a class would be lost for learning.
+        If a class would have no training sample.
     """
     rows = np.arange(len(labels))
     if not fraction:
@@ -60,7 +60,7 @@ def hold_out(
         reason = _alone(labels, names) or f"{error}."
         raise ValueError(_cannot_hold_out(fraction, len(rows), reason)) from error
     if not _all_classes_in(labels, train):
-        reason = "A class would have no sample left to learn from."
+        reason = "A class would have no training sample left."
         raise ValueError(_cannot_hold_out(fraction, len(rows), reason))
     return np.sort(train), np.sort(valid)
 
@@ -71,7 +71,7 @@ def hold_out_labels(
     seed: int,
     groups: NDArray[np.int64] | None = None,
 ) -> tuple[Rows, Rows]:
-    """Return the rows to learn from and those held out, in proportion to every label.
+    """Split rows into training rows and held-out rows, stratified by every label.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def hold_out_labels(
     else:
         counts = np.zeros((groups.max() + 1, has.shape[1]))
         np.add.at(counts, groups, has)
-        # A label of a single group is in one part or the other.
+        # A label that only one group has cannot be stratified.
         counts = counts[:, np.count_nonzero(counts, axis=0) > 1]
         sizes = np.bincount(groups).astype(np.float64)
         counts = np.column_stack([sizes, counts])
@@ -113,10 +113,10 @@ def hold_out_labels(
 def _in_proportion(
     has: NDArray[np.bool_], fraction: float, rng: np.random.RandomState
 ) -> NDArray[np.bool_]:
-    """Return which samples are held out, label by label from the rarest on.
+    """Return which samples are held out, by iterative stratification.
 
-    After Sechidis et al., "On the stratification of multi-label data" (2011): the samples of the
-    label of which fewest are left are dealt out first.
+    See Sechidis et al., "On the stratification of multi-label data" (2011): in every step, the
+    samples of the label with the fewest remaining samples are distributed.
     """
     held, placed = np.zeros(len(has), dtype=bool), np.zeros(len(has), dtype=bool)
     wanted, left, learned = fraction * has.sum(0), has.sum(0), has.sum(0)
@@ -124,14 +124,14 @@ def _in_proportion(
         label = int(np.where(left > 0, left, len(has) + 1).argmin())
         rows = rng.permutation(np.flatnonzero(has[:, label] & ~placed))
         more = wanted[label] - np.count_nonzero(has[:, label] & held)
-        # Rounded up or down by chance; one sample at least is left to learn from.
+        # Randomly rounded up or down, but at least one training sample remains.
         n_held = int(np.clip(np.floor(more + rng.rand()), 0, min(len(rows), learned[label] - 1)))
         held[rows[:n_held]], placed[rows] = True, True
         learned = learned - has[rows[:n_held]].sum(0)
         left = left - has[rows].sum(0)
     n_missing = int(np.ceil(fraction * len(has))) - np.count_nonzero(held)
     for row in rng.permutation(np.flatnonzero(~held)):
-        # First those without labels, then any that is not the last one of a label.
+        # First samples without labels, then any that is not the last training sample of a label.
         if n_missing > 0 and not placed[row]:
             held[row], n_missing = True, n_missing - 1
     for row in rng.permutation(np.flatnonzero(~held)):
@@ -143,12 +143,12 @@ def _in_proportion(
 def _groups_held_out(
     counts: NDArray[np.float64], groups: NDArray[np.int64], fraction: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Return which samples are held out, with their groups: the best of some draws."""
+    """Return which samples are held out, as whole groups: the best of several random draws."""
     wanted = fraction * counts.sum(0)
     if not (counts < counts.sum(0)).all(1).any():
         raise ValueError(
             f"validation_fraction={fraction} cannot hold out any of the {len(counts)} groups: "
-            "each holds all samples of a class, of which none would be left to learn from. "
+            "each contains all samples of a class, so no training sample of it would be left. "
             "Give more groups, or set validation_fraction=0 and early_stopping=False."
         )
     rng = np.random.RandomState(seed)
@@ -160,11 +160,11 @@ def _groups_held_out(
 def _draw(
     counts: NDArray[np.float64], wanted: NDArray[np.float64], order: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Return which groups are held out, where they are met in an order.
+    """Return which groups are held out if they are considered in a given order.
 
-    One is held out if that brings the number of samples held out of each class nearer to what is
-    wanted, and leaves samples of every class to learn from. Where every group is more than was
-    asked for, it is the one that is least so.
+    A group is held out if this brings the numbers of held-out samples per class closer to the
+    wanted ones and leaves training samples of every class. If every group is too large, the best
+    single group is held out.
     """
     held, found, total = np.zeros(len(counts), dtype=bool), np.zeros(len(wanted)), counts.sum(0)
     possible = [group for group in order if (counts[group] < total).all()]
@@ -178,7 +178,7 @@ def _draw(
 
 
 def _counts(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how many samples each group has of each class, the classes of all tasks in a row."""
+    """Return the number of samples of each class of all tasks in each group."""
     parts = []
     for column in labels.reshape(len(labels), -1).T:
         part = np.zeros((groups.max() + 1, column.max() + 1))
@@ -188,8 +188,8 @@ def _counts(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.
 
 
 def _distance(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    # Relative to what is wanted by a class, so that rare classes count; the square of a number of
-    # samples over their expectation, as in a chi-square test.
+    # The chi-square statistic: squared differences are divided by the wanted numbers, so that rare
+    # classes count.
     return float(((found - wanted) ** 2 / wanted).sum())
 
 
@@ -199,7 +199,7 @@ def _all_classes_in(labels: NDArray[np.int64], rows: Rows) -> bool:
 
 
 def _alone(labels: NDArray[np.int64], names: NDArray[Any] | None) -> str:
-    """Return that some classes have a single sample, if so and they have names."""
+    """Return a sentence about classes with a single sample; empty if there are none."""
     if names is None or labels.ndim > 1:
         return ""
     alone = names[np.bincount(labels, minlength=len(names)) == 1]

@@ -18,7 +18,7 @@ _ARRAYS = ("factor", "shift", "mean")
 
 
 def int8_document(measured: MeasuredInt8 | None, store_array: Any) -> Any:
-    """Return the document of what was measured; None where nothing was."""
+    """Return scales and report as a document; None if there are none."""
     if measured is None:
         return None
     scales = measured.scales
@@ -40,12 +40,12 @@ def _plain(scales: Int8Scales) -> dict[str, Any]:
 
 
 def read_int8(document: Any, network: Any, load_array: Any) -> MeasuredInt8 | None:
-    """Return what a document says was measured of a network.
+    """Return the scales and report of a document.
 
     Raises
     ------
     ModelFolderError
-        If it does not fit the network.
+        If they do not match the network.
     """
     if document is None:
         return None

@@ -1,4 +1,4 @@
-"""A fit shared by several processes: same data, one store, and a joint end on failure."""
+"""A fit in several processes: check that the data are equal, use one store, fail together."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FitOrFetch = Callable[[Train, Shaping], Found]
 
 @contextmanager
 def joined(processes: Processes | None) -> Iterator[None]:
-    """Let a fit inside the block fail in all processes if it does in one, and warn in one.
+    """If the block fails in one process, raise in all of them; show warnings in one process only.
 
     Parameters
     ----------
     processes : Processes or None
-        None: there is one process.
+        None: there is only one process.
     """
     if processes is None:
         yield
@@ -47,21 +47,22 @@ def shared_reuse(
     processes: Processes | None,
     device: str | torch.device,
 ) -> tuple[int, FitOrFetch]:
-    """Return the seed of a fit, and what trains its network or fetches it.
+    """Return the seed of a fit, and a function that trains its network or loads it.
 
     Parameters
     ----------
     reuse : NetworkReuse
     data : BaseTrainingData
     processes : Processes or None
-        None: there is one process. Of several, the main one draws, and looks into the store.
+        None: there is only one process. Otherwise the main process draws the seed and uses the
+        store.
     device : str or torch.device
         The estimator's parameter.
 
     Raises
     ------
     ValueError
-        If the device is not that of the launch, or the data differ between processes.
+        If the device differs from that of the launch, or the data differ between processes.
     """
     alone = partial(reuse.fit_or_fetch, is_complete=lambda network: network.summary.is_complete)
     if processes is None:
@@ -71,7 +72,7 @@ def shared_reuse(
 
 
 def _check_same_fit(processes: Processes, data: BaseTrainingData, device: torch.device) -> None:
-    """Refuse a device that is not that of the launch, and data that differ between processes."""
+    """Raise if the device differs from that of the launch, or data differ between processes."""
     if device != processes.device:
         raise ValueError(
             f"device is {str(device)!r} in process {processes.number} of the launch, which was "
@@ -79,9 +80,9 @@ def _check_same_fit(processes: Processes, data: BaseTrainingData, device: torch.
             "CPUs."
         )
     found = (data.samples, data.classes, data.labels, data.weights, data.groups)
-    told = processes.all_of((len(data.samples), fingerprint(found)))
-    if len(set(told)) > 1:
-        counts = ", ".join(str(n) for n, _ in told)
+    of_all = processes.all_of((len(data.samples), fingerprint(found)))
+    if len(set(of_all)) > 1:
+        counts = ", ".join(str(n) for n, _ in of_all)
         raise ValueError(
             "X, y, sample_weight or groups differ between the processes of data_parallel() "
             f"({counts} samples, process after process). Every process must be given all samples "
@@ -91,15 +92,15 @@ def _check_same_fit(processes: Processes, data: BaseTrainingData, device: torch.
 
 
 def _fit_or_fetch(processes: Processes, alone: FitOrFetch, train: Train, shaping: Shaping) -> Found:
-    """Return a network that all processes train, or that the main one has in its store.
+    """Load a network from the store of the main process, or train it in all processes.
 
     Parameters
     ----------
     processes : Processes
     alone : callable
-        Does so in a single process; called in the main one.
+        `NetworkReuse.fit_or_fetch`; only called in the main process.
     train : callable
-        Makes the network, in all processes at once.
+        Trains the network, in all processes at once.
     shaping : callable or None
         As `NetworkReuse.fit_or_fetch` takes it.
     """
@@ -114,7 +115,8 @@ def _fit_or_fetch(processes: Processes, alone: FitOrFetch, train: Train, shaping
         processes.from_main(lambda: None)
         return train()
 
-    # The sums of gradients, and with them the last bits, depend on the number of processes.
+    # The order in which gradients are summed, and so the last bits, depend on the number of
+    # processes.
     shaped = None if shaping is None else lambda: {**shaping(), "processes": processes.count}
     network, shared = alone(train_with_others, shaped)
     processes.from_main(lambda: shared if was_trained else (network, shared))
@@ -122,6 +124,6 @@ def _fit_or_fetch(processes: Processes, alone: FitOrFetch, train: Train, shaping
 
 
 def from_main_network(processes: Processes, make: Train) -> LazyNetwork[Trained]:
-    """Return a network that the main process makes, in all processes."""
+    """Create a network in the main process, and return it in all processes."""
     network: LazyNetwork[Trained] = processes.from_main(make)
     return network

@@ -20,15 +20,15 @@ from sklearn_epee._spans import transition_scores, valid_transitions
 from .tag_data import TagLayers
 
 FORMAT = "sklearn_epee.onnx"
-# Versions: 1 had one backbone whose samples are one row each and exit as wholes; 2 adds "kind",
-# "windows", "words", "towers", and of texts "long_texts" and "marks".
+# Version 1 supported one backbone with one row per sample. Version 2 adds "kind", "windows",
+# "words", "towers", and "long_texts" and "marks" in "texts".
 SCHEMA = 2
 
 Document = dict[str, Any]
 
 
 def classes_document(tasks: Any) -> Document:
-    """Return the classes of an estimator of samples, and of which tasks or labels they are."""
+    """Return the classes of a classifier of samples, by task or label."""
     several = isinstance(tasks.classes, list)
     classes = tasks.classes if several else [tasks.classes]
     return {
@@ -40,13 +40,13 @@ def classes_document(tasks: Any) -> Document:
 
 
 def tags_document(tags: TagLayers, transition_weight: float) -> Document:
-    """Return the tags of an estimator of words, and what makes spans of them.
+    """Return the tags of a token classifier, and how spans are decoded from them.
 
     Parameters
     ----------
     tags : TagLayers
     transition_weight : float
-        0: the tag of a word is its most probable one.
+        0: each word gets its most probable tag.
     """
     several = isinstance(tags.classes, dict)
     return {
@@ -65,9 +65,8 @@ def tags_document(tags: TagLayers, transition_weight: float) -> Document:
 def _transitions(tags: TagLayers, weight: float) -> list[Document]:
     if tags.transition_counts is None:
         raise ValueError(
-            f"transition_weight={weight:g} needs to know how often tags follow each other in "
-            "training, which this estimator did not count; fit it again, or set "
-            "transition_weight=0."
+            f"transition_weight={weight:g} needs the transitions between tags in the training "
+            "data, which this estimator did not count; fit it again, or set transition_weight=0."
         )
     found = []
     for name, names in tags.by_name.items():
@@ -80,7 +79,7 @@ def _transitions(tags: TagLayers, weight: float) -> list[Document]:
 
 
 def towers_document(network: TwoTowerNetwork, form: CaseForm) -> Document:
-    """Return which towers there are, and when samples go on from the first to the second."""
+    """Return both towers, and when samples go on from the first to the second."""
     return {
         "names": list(form.towers),
         "n_layers": [tower.n_layers for tower in network.towers],
@@ -104,12 +103,17 @@ def policy_document(policy: ExitPolicy) -> Document:
 
 
 def write_tokenizer(reader: Any, folder: Path) -> Document | None:
-    """Write a tokenizer's file, and return how texts are read; None where the caller does that.
+    """Write the file of a tokenizer, and return the settings with which texts are read.
 
     Parameters
     ----------
-    reader : TextTokenizer, or what reads other samples
+    reader : TextTokenizer or another preprocessor
     folder : Path
+
+    Returns
+    -------
+    dict or None
+        None if texts cannot be tokenized without transformers; the caller then passes arrays.
     """
     if not isinstance(reader, TextTokenizer):
         return None

@@ -39,11 +39,11 @@ from .onnx_document import (
 
 DOCUMENT = "exits.json"
 _PACKAGES = ("onnx", "onnxruntime")
-# Rows and positions of the batches that graphs are made with, and compared on; the last has a row
-# that is as long as they come, or nearly.
+# Rows and positions of the batches with which graphs are traced and compared. The last one is about
+# as long as the inputs can be.
 _LONGEST = 512
 _SIZES = ((5, 7), (4, 11), (1, 3), (2, _LONGEST))
-# Of each of these batches, how many rows are windows of one sample, where texts have windows.
+# For texts in windows: the number of windows of each sample in these batches.
 _WINDOWS = ((3, 2), (1, 2, 1), (1,), (1, 1))
 
 Batches = list[Mapping[str, Tensor]]
@@ -58,29 +58,29 @@ def export(
     *,
     transition_weight: float = 0.0,
 ) -> None:
-    """Write the graphs of a fit and their document into a folder.
+    """Write the graphs of a fitted estimator and their document into a folder.
 
     Parameters
     ----------
     name : str
-        Of the estimator's class.
+        Name of the estimator's class, for error messages.
     state : FittedState
     make_policy : callable
         Returns the exit policy of the estimator.
     folder : str or path-like
     layer : int or None
-        The only layer to export; None for all, with exits.
+        The only layer to export; None for all layers, with exits.
     transition_weight : float, default=0.0
-        Of an estimator of words.
+        Parameter of a token classifier.
 
     Raises
     ------
     ImportError
         If a package is missing.
     ValueError
-        If there are no graphs of such an estimator.
+        If such an estimator cannot be exported.
     FileExistsError
-        If the folder holds something.
+        If the folder is not empty.
     """
     _check_packages()
     network, reader = state.trained.net.module_, state.trained.preprocessor
@@ -114,7 +114,7 @@ def export(
 
 
 def _kind_document(network: Any, reader: Any, tasks: Any, transition_weight: float) -> Document:
-    """Return what there is to know of samples and classes."""
+    """Return the description of samples and classes."""
     kind = kind_of(network)
     document = {"kind": kind, "windows": _has_windows(reader)}
     if kind == "words":
@@ -126,19 +126,19 @@ def _kind_document(network: Any, reader: Any, tasks: Any, transition_weight: flo
 
 
 def _check_layer_of_towers(network: Any, layer: int | None) -> None:
-    """Refuse a layer that samples skip, each at a place of its own."""
+    """Raise for a layer of the first tower that some samples skip because they go on early."""
     if layer is None or not isinstance(network, TwoTowerNetwork) or not network.hands_over_early:
         return
     if layer <= network.n_first_layers:
         raise ValueError(
             f"layer={layer} is one of the first tower's {network.n_first_layers}, from which "
-            f"samples go on early (hand_over_after={network.hand_over_after}), so that not all "
+            f"samples go on early (hand_over_after={network.hand_over_after}), so not all samples "
             "have it; expected a layer of the second tower, or None."
         )
 
 
 def _write_graphs(network: Any, reader: Any, only_layer: int | None, place: Path) -> list[str]:
-    """Write the graphs of a network of one backbone or of two; return the names of the files."""
+    """Write the graphs of a network with one or two backbones; return the names of the files."""
     if isinstance(network, TwoTowerNetwork):
         readers: dict[str, Any] = {"text": reader.text, "image": reader.image}
         names: tuple[str, str] = reader.form.towers
@@ -162,7 +162,7 @@ def _families(network: Any) -> str:
 
 
 def _empty_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of an empty folder, made if it is not there."""
+    """Return the path of an empty folder, which is created if it does not exist."""
     place = Path(folder).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FileExistsError(
@@ -197,12 +197,12 @@ def _batches(network: MultiExitNetwork, reader: Any) -> Batches:
 
 
 def _members(windows: tuple[int, ...]) -> Tensor:
-    """Return which rows are the windows of each sample, (n, w)."""
+    """Return a matrix (n, w) that is 1 where a row is a window of a sample."""
     return torch.eye(len(windows)).repeat_interleave(torch.tensor(windows), dim=1)
 
 
 def _batch(network: MultiExitNetwork, reader: Any, n: int, t: int) -> Mapping[str, Tensor]:
-    """Return a batch of random samples of a size, the last of which are padded."""
+    """Return a batch of random samples of a size; all but the first text are padded."""
     generator = torch.Generator().manual_seed(n)
     if isinstance(reader, ImagePreprocessor):
         shape = (n, network.backbone.config.num_channels, *reader.size)

@@ -34,12 +34,12 @@ Probabilities = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
 class ExitPredictionMixin(ClassifierMixin):
-    """Predictions of an estimator whose fit left a `FittedState`.
+    """Public prediction methods of classifiers of samples.
 
-    Each reads the state once, so that another thread's `fit` does not change it halfway.
+    Each method reads the `FittedState` once, so that a `fit` in another thread has no effect on it.
     """
 
-    # What estimators without these parameters do.
+    # Defaults for estimators without these parameters.
     target_type: Any = "auto"
     label_thresholds: Any = None
 
@@ -209,7 +209,7 @@ class ExitPredictionMixin(ClassifierMixin):
         Raises
         ------
         ValueError
-            If X is not as described, or y or the weights do not fit it.
+            If X is not as described, or y or the weights do not match it.
         NotFittedError
             If the estimator was not fitted.
 
@@ -452,18 +452,18 @@ class ExitPredictionMixin(ClassifierMixin):
             raise AttributeError(f"{name!r} has no 'exit_weights_' before it is fitted.")
         return np.array(state.summary.exit_weights, dtype=np.float64)
 
-    # ------------------------------------------------------------------------ how samples are run
+    # ---------------------------------------------------------------------------- running samples
 
     def _extra_results(self, state: FittedState, samples: Any, exits: Exits) -> dict[str, Any]:  # noqa: ARG002
-        """Return what else `predict_with_exits` returns about samples that exited."""
+        """Return additional entries of `predict_with_exits`."""
         return {}
 
     def _exits(self, state: FittedState, X: Any) -> Exits:
-        """Let every sample exit by the exit policy."""
+        """Return exits and predictions of samples under the exit policy."""
         return self._exits_of(state, self._check_samples(X, state.summary))
 
     def _exits_of(self, state: FittedState, samples: Any) -> Exits:
-        """Let validated samples exit by the exit policy."""
+        """Return exits and predictions of validated samples under the exit policy."""
         policy, batch_size = self._policy(state), self._prediction_batch()
         device, dtype = self._setting()
         if state.shared is not None:
@@ -498,7 +498,7 @@ class ExitPredictionMixin(ClassifierMixin):
         return np.concatenate([engine.staged(window, batch_size) for window in windows])
 
     def _labels(self, state: FittedState, proba: NDArray[np.float32]) -> NDArray[Any]:
-        """Return the labels that are predicted with probabilities of all tasks side by side."""
+        """Return the predicted labels, given the probabilities of all tasks side by side."""
         found: NDArray[Any] = state.tasks.labels(
             proba, thresholds_for(self.label_thresholds, state.tasks)
         )
@@ -516,12 +516,12 @@ class ExitPredictionMixin(ClassifierMixin):
 
 
 def thresholds_for(label_thresholds: Any, tasks: Tasks) -> NDArray[np.float64] | None:
-    """Return the probability above which each label is predicted; None without several labels.
+    """Return the probability above which each label is predicted; None if not multilabel.
 
     Raises
     ------
     TypeError, ValueError
-        If thresholds are not valid, or there are some without several labels.
+        If thresholds are invalid, or given although samples do not have several labels.
     """
     if tasks.multilabel:
         return check_label_thresholds(label_thresholds, len(tasks.classes))

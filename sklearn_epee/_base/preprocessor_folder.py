@@ -26,7 +26,7 @@ _READERS_OF_TEXT = {"texts": TextTokenizer, "marked texts": MarkedTextTokenizer,
 _SCALES = ("uint8", "whole numbers", "fractions", "numbers")
 _PIXELS = ("uint8", "integer", "float")
 _MAX_WINDOWS = 2**20
-# Of rotary positions, for which a backbone sets no limit.
+# Maximum length for backbones with rotary positions, which have no limit of their own.
 _LONGEST = 2**24
 
 
@@ -44,14 +44,14 @@ def processor_of(reader: Any) -> Any:
 
 
 def write_preprocessor(reader: Any, saving: Saving, folders: list[str]) -> dict[str, Any]:
-    """Write the files of a preprocessor, and return the document of all else.
+    """Write the files of a preprocessor, and return a document of everything else.
 
     Parameters
     ----------
     reader : TextTokenizer, ImagePreprocessor or CaseReader
     saving : Saving
     folders : list of str
-        Of the backbones, in the order in which they run.
+        Folders of the backbones, in the order in which they run.
 
     Raises
     ------
@@ -110,11 +110,12 @@ def read_preprocessor(
     backbones: list[Any],
     network: Any,
 ) -> Any:
-    """Return the preprocessor of a document, which fits the backbones.
+    """Return the preprocessor of a document.
 
     Raises
     ------
     ModelFolderError
+        If the document is invalid or does not match the backbones.
     """
     if len(folders) == 2:
         return _read_cases(document, loading, dict(zip(folders, backbones, strict=True)), network)

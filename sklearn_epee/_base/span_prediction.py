@@ -25,9 +25,9 @@ TOKEN_EXITS = ("sentence", "token")
 
 
 class BaseEPEETokenClassifier(BaseEPEE):
-    """Public predictions of words; `EPEETokenClassifier` has the parameters and the training.
+    """Public prediction methods of `EPEETokenClassifier`.
 
-    Each reads the state once, so that another thread's `fit` does not change it halfway.
+    Each method reads the `FittedState` once, so that a `fit` in another thread has no effect on it.
     """
 
     transition_weight: float
@@ -210,7 +210,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return self._with_exits(state, sentences, self._word_exits(state, sentences))
 
     def _with_exits(self, state: FittedState, sentences: list[Sentence], exits: WordExits) -> Bunch:
-        """Return what is predicted of sentences, from where their words exited."""
+        """Return the entries of `predict_with_exits`, given the exits of all words."""
         found = self._to_predict(state, sentences)
         entropy = exits.entropy if isinstance(state.tasks.classes, dict) else exits.entropy[:, 0]
         return Bunch(
@@ -477,19 +477,19 @@ class BaseEPEETokenClassifier(BaseEPEE):
         for proba in self._layer_by_layer(state, sentences):
             yield found.proba(proba)
 
-    # ---------------------------------------------------------------------- how sentences are run
+    # -------------------------------------------------------------------------- running sentences
 
     def _read(self, X: Any) -> tuple[FittedState, list[Sentence]]:
-        """Return the state that a prediction reads, once, and validated sentences."""
+        """Return the fitted state and validated sentences."""
         state = self._fitted()
         return state, self._check_samples(X, state.summary)
 
     def _to_predict(self, state: FittedState, sentences: list[Sentence]) -> PredictedSentences:
-        """Return what makes tags and spans of the probabilities of sentences."""
+        """Return the decoder of the probabilities of sentences to tags and spans."""
         return PredictedSentences(sentences, state.tasks, self._transition_weight())
 
     def _word_exits(self, state: FittedState, sentences: list[Sentence]) -> WordExits:
-        """Let every word, or sentence, exit by the exit policy."""
+        """Return exits and predictions of all words under the exit policy."""
         policy, batch_size = self._policy(state), self._prediction_batch()
         engine = state.engine(*self._setting())
         parts = self._run(
@@ -557,7 +557,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
 
 
 def check_token_exit(token_exit: Any) -> str:
-    """Return who exits, or raise if it is neither "sentence" nor "token"."""
+    """Return the parameter `token_exit`; raise if it is neither "sentence" nor "token"."""
     if token_exit not in TOKEN_EXITS:
         raise ValueError(f"token_exit must be one of {TOKEN_EXITS}; got {token_exit!r}.")
     return str(token_exit)

@@ -1,8 +1,7 @@
-"""Tokenizers and image processors in files of their own, made again without looking anything up.
+"""Save tokenizers and image processors as data files, and load them without executing code.
 
-Of transformers' own files those are written that hold data alone; a tokenizer is made again from
-``tokenizer.json``, and an image processor by a class of transformers from its settings. No path or
-class that the files name is followed.
+A tokenizer is restored from ``tokenizer.json``, and an image processor from its settings by a class
+of transformers. Other paths or classes that the files name are never used.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ PROCESSOR = "preprocessor_config.json"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
                    "mask_token")  # fmt: skip
 _SIDES = ("left", "right")
-# What tokenizers must agree on, beside the vocabulary: marks, blanks, scripts, unknown characters.
+# Texts on which a tokenizer and its restored copy must agree: entity marks, blanks, other scripts,
+# unknown characters.
 _PROBES = (
     "",
     "A patient takes 5 mg.",
@@ -44,7 +44,7 @@ _PROBES = (
 def write_tokenizer(
     tokenizer: PreTrainedTokenizerBase, saving: Saving, folder: str, *, pairs: bool = False
 ) -> None:
-    """Write a tokenizer's own files into a folder of the model.
+    """Write the files of a tokenizer into a folder of the model.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def write_tokenizer(
     Raises
     ------
     TypeError
-        If it cannot be made again from them, as one that is written in Python.
+        If the tokenizer cannot be restored from the files, for example if it is written in Python.
     """
     if not tokenizer.is_fast:
         raise TypeError(
@@ -73,7 +73,7 @@ def write_tokenizer(
 
 
 def _settings_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what a tokenizer is beside its file, as transformers writes it."""
+    """Return the settings of a tokenizer that are not in its file, as transformers writes them."""
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": int(tokenizer.model_max_length),
@@ -90,7 +90,7 @@ def _settings_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _check_same(own: PreTrainedTokenizerBase, made: PreTrainedTokenizerBase, pairs: bool) -> None:
-    """Refuse a tokenizer that does something that its files do not say."""
+    """Raise if a tokenizer and its restored copy give different tokens."""
     samples: list[Any] = list(pairwise(_PROBES)) if pairs else list(_PROBES)
     for options in ({"truncation": False}, {"truncation": True, "max_length": 6}):
         rows = [
@@ -98,8 +98,8 @@ def _check_same(own: PreTrainedTokenizerBase, made: PreTrainedTokenizerBase, pai
         ]
         if rows[0] != rows[1]:
             raise TypeError(
-                f"tokenizer: a {type(own).__name__} tokenizes otherwise than its {TOKENIZER} says, "
-                "so that it cannot be saved without pickle. Save with joblib instead."
+                f"tokenizer: a {type(own).__name__} does not tokenize as its {TOKENIZER} does, so "
+                "it cannot be saved without pickle. Save with joblib instead."
             )
 
 
@@ -111,7 +111,7 @@ def read_tokenizer(loading: Loading, folder: str, vocab_size: int) -> PreTrained
     loading : Loading
     folder : str
     vocab_size : int
-        Number of embeddings; no token may have a number beyond.
+        Number of embeddings; the ids of all tokens must be below it.
 
     Raises
     ------
@@ -126,17 +126,17 @@ def read_tokenizer(loading: Loading, folder: str, vocab_size: int) -> PreTrained
             f"{folder}/{TOKENIZER} numbers its tokens up to {largest}, but the backbone embeds "
             f"{vocab_size}"
         )
-    # What its parts ask of each other shows when it is used.
+    # Some inconsistencies only cause errors when the tokenizer is used.
     with _refused():
         tokenize(tokenizer, list(_PROBES))
-        with suppress(Exception):  # not all take pairs; a panic is none of these
+        with suppress(Exception):  # not all take pairs; a Rust panic is not an Exception
             tokenize(tokenizer, list(pairwise(_PROBES)))
     return tokenizer
 
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Refuse the tokenizer with which the block fails."""
+    """Raise errors of the `with` block as a `ModelFolderError` about the tokenizer."""
     try:
         yield
     except BaseException as error:
@@ -154,7 +154,7 @@ def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTo
     backend.no_truncation()
     named = {name: value for name, value in settings.items() if name != "tokenizer_class"}
     for name in _SPECIAL_TOKENS:
-        # As the file knows it: whether blanks around a token belong to it, for example.
+        # Use the token's definition in the file, for example whether it includes blanks around it.
         if name in named and (number := backend.token_to_id(named[name])) is not None:
             known = backend.get_added_tokens_decoder().get(number)
             named[name] = known or AddedToken(named[name], special=True)
@@ -162,7 +162,7 @@ def _make_tokenizer(content: bytes, settings: Mapping[str, Any]) -> PreTrainedTo
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a tokenizer is made with, each of its type."""
+    """Return the settings of a tokenizer, with the type of each one checked."""
     expected: dict[str, Any] = {
         "tokenizer_class": lambda x: x == "PreTrainedTokenizerFast",
         "model_max_length": lambda x: type(x) is int and x >= 1,
@@ -185,17 +185,17 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_processor(processor: Any, saving: Saving, folder: str) -> str | None:
-    """Write the own file of an image processor, and return the name of its class.
+    """Write the file of an image processor, and return the name of its class.
 
     Returns
     -------
     str or None
-        None where there is no processor.
+        None if there is no processor.
 
     Raises
     ------
     TypeError
-        If it is not one of transformers.
+        If it is not an image processor of transformers.
     """
     if processor is None:
         return None
@@ -217,7 +217,7 @@ def _processor_class(name: str) -> Any:
 
 
 def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
-    """Return the image processor of a class of transformers in a folder of the model.
+    """Return the image processor in a folder of the model, given the name of its class.
 
     Raises
     ------
@@ -238,7 +238,7 @@ def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    """Refuse numbers that are not sides of images, and whatever is not a setting."""
+    """Raise if a setting contains numbers that are too large for the side of an image."""
     if isinstance(value, (dict, list)):
         for part in value.values() if isinstance(value, dict) else value:
             _check_numbers(name, part)

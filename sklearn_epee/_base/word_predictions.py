@@ -17,16 +17,16 @@ from .tag_data import TagLayers
 
 @dataclass(frozen=True)
 class ReadWords:
-    """Which words of some sentences a network reads; `EncodedWords` says it of its own.
+    """Which words of some sentences a network reads; `EncodedWords` has the same attributes.
 
     Attributes
     ----------
     rows : ndarray of shape (n,), int64
-        Numbers of the sentences of which a word is read.
+        Indices of the sentences with at least one word that is read.
     is_read : ndarray of shape (w,), bool
-        Of all words, sentence after sentence.
+        Whether each word is read, sentence after sentence.
     given_counts : ndarray of int64
-        Words of each sentence.
+        Number of words of each sentence.
     """
 
     rows: NDArray[np.int64]
@@ -36,9 +36,9 @@ class ReadWords:
 
 @dataclass(frozen=True)
 class WordExits:
-    """Where words exited and with which prediction, sentence after sentence.
+    """Exit layers and predictions of words, sentence after sentence.
 
-    Words that were not read are "O", at layer 1.
+    Words that were not read get the tag "O" at layer 1.
 
     Attributes
     ----------
@@ -46,9 +46,10 @@ class WordExits:
     exit_layer : ndarray of shape (w,), int64
     entropy : ndarray of shape (w, n_layers_of_spans), float32
     sentence_exit_layer : ndarray of shape (n,), int64
-        The layer of the last word to exit; 1 for a sentence of which no word was read.
+        Exit layer of the last word to exit; 1 for a sentence of which no word was read.
     rows_computed, rows_total : ndarrays of shape (n,), int64
-        Positions times layers that were computed of each sentence, and those of full depth.
+        Number of positions that were computed of each sentence, summed over the layers; and that
+        number at full depth.
     """
 
     proba: NDArray[np.float32]
@@ -62,7 +63,7 @@ class WordExits:
     def of_all_words(
         cls, encoded: EncodedWords | ReadWords, exits: Any, tasks: TagLayers
     ) -> WordExits:
-        """Return the predictions of all words, from the exits of those that were read."""
+        """Return the predictions of all words, given the exits of the words that were read."""
         n, n_words = len(encoded.given_counts), len(encoded.is_read)
         found = cls(
             np.tile(tasks.outside(), (n_words, 1)),
@@ -94,9 +95,9 @@ def of_all_words(
     tasks: TagLayers,
     n_layers: int | None = None,
 ) -> NDArray[np.float32]:
-    """Return probabilities (w, n_columns), or (n_layers, w, n_columns), of all words.
+    """Return the probabilities of all words, (w, n_columns) or (n_layers, w, n_columns).
 
-    `proba` holds those of words that were read; it is None where there are none.
+    `proba` contains the probabilities of the words that were read; None if there are none.
     """
     outside = tasks.outside()
     layers = () if n_layers is None else (n_layers,)
@@ -107,15 +108,15 @@ def of_all_words(
 
 
 class PredictedSentences:
-    """What is predicted of sentences, in the nesting and the units of the caller.
+    """Convert probabilities of words to tags and spans in the nesting and units of the caller.
 
     Parameters
     ----------
     sentences : sequence of Sentence
     tasks : TagLayers
     transition_weight : float, default=0.0
-        0: the tag of a word is its most probable one. Above 0: those of a sentence are the most
-        probable valid sequence, with transitions of that weight.
+        0: each word gets its most probable tag. Above 0: a sentence gets the most probable valid
+        sequence of tags, with transitions of this weight.
 
     Raises
     ------
@@ -128,8 +129,8 @@ class PredictedSentences:
     ) -> None:
         if transition_weight and tasks.transition_counts is None:
             raise ValueError(
-                f"transition_weight={transition_weight:g} needs to know how often tags follow each "
-                "other in training, which this estimator did not count: it was fitted by an "
+                f"transition_weight={transition_weight:g} needs the transitions between tags in "
+                "the training data, which this estimator did not count: it was fitted by an "
                 "earlier version. Fit it again, or set transition_weight=0."
             )
         self._sentences = sentences
@@ -139,15 +140,15 @@ class PredictedSentences:
         self._ends = np.cumsum(self._counts)
 
     def split(self, of_words: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the parts of the sentences, from what all words have one after the other."""
+        """Split an array over all words into one array per sentence."""
         return np.split(of_words, self._ends[:-1])
 
     def tags(self, proba: NDArray[np.float32]) -> list[Any]:
-        """Return the tags of each sentence, one a word; in dicts by layer if there are several."""
+        """Return the tags of each sentence, one per word; dicts by layer if there are several."""
         return self._tasks.nested(self._tags(proba))
 
     def spans(self, proba: NDArray[np.float32]) -> list[Any]:
-        """Return the spans of each sentence; in dicts by layer if there are several."""
+        """Return the spans of each sentence; dicts by layer if there are several."""
         scheme = self._tasks.scheme
         return self._tasks.nested({
             name: [
@@ -158,7 +159,7 @@ class PredictedSentences:
         })  # fmt: skip
 
     def proba(self, proba: NDArray[np.float32]) -> list[Any]:
-        """Return the probabilities of each sentence, (n_words, n_tags); or dicts by layer."""
+        """Return the probabilities of each sentence, (n_words, n_tags); dicts if several layers."""
         layers = self._tasks.proba(proba).items()
         return self._tasks.nested({name: self.split(part) for name, part in layers})
 

@@ -298,7 +298,7 @@ def test_classes_that_do_not_fit_are_refused(classes, message, folder):
 
 
 def test_parameters_that_do_not_fit_are_refused(folder):
-    with pytest.raises(ValueError, match="pooling='mean' is not what the heads"):
+    with pytest.raises(ValueError, match="pooling='mean' is not the pooling"):
         EPEEClassifier.from_paper_checkpoint(folder, pooling="mean")
     with pytest.raises(ValueError, match=r"head='bottleneck' is not .*; expected 'linear'"):
         EPEEClassifier.from_paper_checkpoint(folder, head="bottleneck")
