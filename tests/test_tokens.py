@@ -202,7 +202,7 @@ def test_what_is_no_sentence_is_refused(X, error, message, fitted):
 TWO = [["zinc", "rash"], ["no", "pain", "today"]]
 BAD_Y = [
     ([["O", "O"], ["O", "B-X"]], r"y\[1\] has 2 tag.s. for 3 words"),
-    ([["O", "O"], ["O", "I-X", "O"]], r"y\[1\] has the tag 'I-X' at word 1, which is part of no"),
+    ([["O", "O"], ["O", "I-X", "O"]], r"y\[1\] has the tag 'I-X' at word 1, which is not part of"),
     ([["B-X", "I-Y"], ["O"] * 3], r"y\[0\] has the tag 'I-Y' at word 1"),
     ([["O", "B-X"], [(0, 1, "X")]], r"y\[1\] has the spans .*, but other samples have tags"),
     ([["O", "drug"], ["O"] * 3], r"y\[0\] has the tag 'drug' at word 1"),

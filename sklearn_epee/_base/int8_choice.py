@@ -1,7 +1,7 @@
-"""Choose the products that run in 8 bits: those that save most time for the least change.
+"""Choose the matrix products that run in 8 bits: those that save most time for the least change.
 
-What rounding changes is measured layer by layer on a few samples, what it saves is known from the
-sizes of the products, and the choice is measured as a whole on all samples.
+The change due to rounding is measured layer by layer on a few samples; the time saved is computed
+from the sizes of the products. The final choice is measured as a whole on all samples.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from numpy.typing import NDArray
 from sklearn_epee._checks.tasks import split_columns
 from sklearn_epee._nn.int8_calibration import Int8Scales
 
-# Mean change of probabilities, and at each exit that of log probabilities as a share of their
-# variation between samples, above which more products are left as they are. A network is surer of
-# its training samples than of others: probabilities near 0 and 1 hardly change, their logarithms
-# do.
+# Limits of the mean change of probabilities, and of the change of log probabilities at each exit as
+# a share of their variation between samples. Above them, fewer products are rounded. Networks are
+# more confident on training samples than on others: there, probabilities near 0 and 1 hardly
+# change, but their logarithms do.
 MAX_CHANGE = 0.002
 MAX_LOG_CHANGE = 0.006
-# Where what is not rounded changes more by itself, being in bfloat16, this many times as much.
+# If bfloat16 alone, without any 8-bit product, changes log probabilities by more than the limit
+# divided by this, the limit is that change times this factor.
 _OF_REST = 1.15
-# Log probabilities that vary less than this, in nats, count as if they varied by it.
+# Lower bound of the variation of log probabilities, in nats.
 _LEAST_VARIATION = 1.0
-# What the room for changes is multiplied with where products change more than was expected.
+# If a choice exceeds the limits, the allowed change is multiplied by this factor and the next
+# choice is tried.
 _SMALLER_ROOM = 0.85
-# Gains, room and sums of squared errors are taken to be this at least.
+# Lower bound of gains, allowed changes and sums of squared errors, which are divisors.
 _LEAST = 1e-12
 
 
 class Group(NamedTuple):
-    """Products that read the same rows, of a layer and those that share its weights."""
+    """Matrix products with the same input, of one layer and of layers that share its weights."""
 
     tower: int
     layer: int
@@ -44,16 +46,16 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """What rounding changed, against float32.
+    """Difference between rounded and float32 predictions.
 
     Attributes
     ----------
     rounded : ndarray of shape (n, M, K), float32
-        Probabilities at all exits.
+        Probabilities at all exits, with rounding.
     mean, largest : float
-        Of the changes of probabilities.
+        Mean and largest change of probabilities.
     of_logs : ndarray of shape (M,)
-        Of log probabilities at each exit, as a share of their variation.
+        Change of log probabilities at each exit, as a share of their variation.
     """
 
     rounded: NDArray[np.float32]
@@ -62,23 +64,23 @@ class Change:
     of_logs: NDArray[np.float64]
 
     def is_within(self, limits: NDArray[np.float64] | float) -> bool:
-        """Return whether probabilities change little, and their logarithms within limits."""
+        """Return whether the changes of probabilities and of their logarithms are within limits."""
         return self.mean <= MAX_CHANGE and bool(np.all(self.of_logs <= limits))
 
 
 class RoundedTrial:
-    """Runs samples through a network with some products rounded, and compares.
+    """Runs samples through a network with some products rounded, and compares with float32.
 
     Parameters
     ----------
     engine : type
     placed : nn.Module
-        On a CPU, in float32.
+        The network, on a CPU, in float32.
     rest : torch.dtype
-        What is computed in where nothing is rounded.
+        Data type of products that are not rounded.
     parts : sequence of EncodedSamples
     counts : sequence of int
-        Classes of every task.
+        Number of classes of every task.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class RoundedTrial:
         return np.concatenate([engine.staged(part) for part in self._parts])
 
     def __call__(self, scales: Any) -> Change:
-        """Return what is changed where products are rounded as scales say."""
+        """Return the change if products are rounded with some scales."""
         rounded = self._staged(self._engine(self._placed, self._rest, scales))
         each = _changes(self.exact, rounded, self._counts)
         of_logs = _log_changes(self.exact, rounded, self._counts)
@@ -112,12 +114,12 @@ class RoundedTrial:
 
 
 def choose_rounded(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple[Any, Change]:
-    """Return scales that round no more than the limits allow, and what they change.
+    """Return scales whose change is within the limits, and that change.
 
     Parameters
     ----------
     scales : Int8Scales, or a tuple of two
-        That round all that may be rounded.
+        Scales of all products that can be rounded.
     trial, few : RoundedTrial
         On all samples, and on a few.
 
@@ -125,7 +127,7 @@ def choose_rounded(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple
     -------
     scales : Int8Scales, or a tuple of two
     change : Change
-        On all samples.
+        Measured on all samples.
     """
     change = trial(scales)
     if not change.is_within(MAX_LOG_CHANGE):
@@ -137,14 +139,14 @@ def _within_limits(scales: Any, trial: RoundedTrial, few: RoundedTrial) -> tuple
     towers = towers_of(scales)
     base = trial(only(scales, []))
     limits = np.maximum(MAX_LOG_CHANGE, _OF_REST * base.of_logs)
-    # Squared changes of products that are rounded apart add up, nearly.
+    # The allowed squared change: squared changes of independent products nearly add up.
     room = limits**2 - base.of_logs**2
     costs = _costs(scales, few, room)
     taken = {group: _part_of(room, cost).mean() for group, cost in costs.items()}
-    # Those first that take least of the room for what they save.
+    # Round products first that need the smallest share of the allowed change per time saved.
     order = sorted(costs, key=lambda group: (taken[group] / _gain(towers, group), group))
     kept: list[Group] = order
-    # What seemed to cost nothing fits into any room.
+    # Groups with a measured cost of 0 fit any `room`, so stop when it is nearly 0.
     while kept and room.max() > _LEAST:
         fitting = _fitting(costs, order, room)
         if fitting != kept:
@@ -165,7 +167,7 @@ def _part_of(room: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np
 def _fitting(
     costs: Mapping[Group, NDArray[np.float64]], order: Sequence[Group], room: NDArray[np.float64]
 ) -> list[Group]:
-    """Return the groups whose costs fit together at every exit, taken in an order."""
+    """Return the groups, chosen greedily in an order, whose total cost is allowed at every exit."""
     kept, total = [], np.zeros_like(room)
     for group in order:
         if np.all(total + costs[group] <= room):
@@ -177,11 +179,11 @@ def _fitting(
 def _costs(
     scales: Any, few: RoundedTrial, room: NDArray[np.float64]
 ) -> dict[Group, NDArray[np.float64]]:
-    """Return by how much each group changes log probabilities at the exits, squared, (M,).
+    """Return the squared change of log probabilities at the exits due to each group, (M,).
 
-    Measured layer by layer: within a layer the products share what comes of them as the squares of
-    their errors do. Where that is more than the layer's part of the room, they are measured one by
-    one.
+    The change is measured layer by layer, and divided among the products of a layer in proportion
+    to their squared errors. If it exceeds the layer's share of the allowed change, the products are
+    measured one by one.
     """
     towers = towers_of(scales)
     base = few(only(scales, [])).of_logs ** 2
@@ -215,18 +217,18 @@ def _gain(towers: Sequence[Int8Scales], group: Group) -> float:
 
 
 def towers_of(scales: Any) -> tuple[Int8Scales, ...]:
-    """Return the scales of each tower, of which there is mostly one."""
+    """Return the scales of each tower; usually there is only one."""
     return (scales,) if isinstance(scales, Int8Scales) else tuple(scales)
 
 
 def groups(scales: Any) -> list[Group]:
-    """Return the groups of products that are rounded."""
+    """Return all groups of products that are rounded."""
     towers = enumerate(towers_of(scales))
     return [Group(number, *group) for number, tower in towers for group in tower.rounded()]
 
 
 def only(scales: Any, kept: Collection[Group]) -> Any:
-    """Return scales that round no others than some groups."""
+    """Return scales that only round some groups."""
     found = [
         tower.only({group[1:] for group in kept if group.tower == number})
         for number, tower in enumerate(towers_of(scales))
@@ -238,13 +240,13 @@ def _like(scales: Any, towers: Sequence[Int8Scales]) -> Any:
     return towers[0] if isinstance(scales, Int8Scales) else tuple(towers)
 
 
-# ------------------------------------------------------------------------------------ what changes
+# ----------------------------------------------------------------------------------------- changes
 
 
 def _changes(
     exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Return by how much probabilities change, (n, M), on average over the tasks."""
+    """Return the change of probabilities, (n, M), averaged over the tasks."""
     each = split_columns(np.abs(exact - rounded), counts)
     changes: NDArray[np.float32] = np.mean([part.sum(axis=-1) / 2 for part in each], axis=0)
     return changes
@@ -253,9 +255,9 @@ def _changes(
 def _log_changes(
     exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return by how much log probabilities change at each exit, as a share of how they vary.
+    """Return the change of log probabilities at each exit, as a share of their variation.
 
-    Of shape (M,), on average over the tasks.
+    Of shape (M,), averaged over the tasks.
     """
     shares = []
     pairs = zip(split_columns(exact, counts), split_columns(rounded, counts), strict=True)
@@ -272,7 +274,7 @@ def _log_changes(
 
 
 def _centered_logs(proba: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return log probabilities, (n, M, K), less their mean over the classes."""
+    """Return log probabilities, (n, M, K), minus their mean over the classes."""
     logs = np.log(np.maximum(proba, np.finfo(np.float32).tiny, dtype=np.float64))
     centered: NDArray[np.float64] = logs - logs.mean(axis=-1, keepdims=True)
     return centered

@@ -26,7 +26,7 @@ def prepare_label_data(
     groups: ArrayLike | None = None,
     known: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
 ) -> TrainingData:
-    """Return validated training data, without samples of weight 0 or of which nothing is known.
+    """Return validated training data, without samples of weight 0 or without any known label.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ def prepare_label_data(
     y : array-like or sparse matrix of shape (n_samples, n_labels), or sequence of label lists
     sample_weight : array-like of shape (n_samples,) or None
     class_weight : "balanced", dict, list of dict or None
-        A dict holds weights of labels where they are there, by their names.
+        A dict contains, by label name, weights of samples that have the label.
     groups : array-like of shape (n_samples,) or None, default=None
     known : tuple of two ndarray of shape (n_labels,), default=None
-        Labels and `TrainingData.constants` of a network that is trained on.
+        Labels and `TrainingData.constants` of a network whose training is continued.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def prepare_label_data(
     Warns
     -----
     UserWarning
-        If labels are the same for all samples: they are predicted so.
+        If labels are the same for all samples; they are always predicted that way.
     """
     targets = check_label_targets(y, len(samples), None if known is None else known[0])
     weights = check_weights(sample_weight, len(samples))
@@ -64,7 +64,7 @@ def prepare_label_data(
     targets = LabelTargets(targets.classes, targets.codes[used], targets.named)
     constants = _constants(targets)
     if known is not None:
-        # What was learned before is learned further.
+        # Labels that were trained before are trained further.
         constants = np.where(constants == known[1], constants, 0)
     _warn_of_constants(targets, constants)
     entries = weights[:, np.newaxis] * _class_weights(class_weight, targets)
@@ -76,19 +76,19 @@ def prepare_label_data(
 
 
 def label_rates(labels: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return how often each label is there, by weight and smoothed, in (0, 1).
+    """Return the weighted and smoothed frequency of each label, in (0, 1).
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples, n_labels), int64
-        1, 0, or -1 where it is not known.
+        1, 0, or -1 if unknown.
     weights : ndarray of shape (n_samples, n_labels), float32
-        1 on average; 0 where a label is not known.
+        1 on average; 0 if a label is unknown.
 
     Returns
     -------
     ndarray of shape (n_labels,), float64
-        0.5 for a label without a weight.
+        0.5 for a label whose weights are all 0.
     """
     weight_with = np.where(labels == 1, weights, 0).sum(axis=0, dtype=np.float64)
     every = weights.sum(axis=0, dtype=np.float64)
@@ -97,10 +97,10 @@ def label_rates(labels: NDArray[np.int64], weights: NDArray[np.float32]) -> NDAr
 
 
 def _constants(targets: LabelTargets) -> NDArray[np.int64]:
-    """Return 1 for labels that all samples have, -1 for those of none, 0 for the others."""
-    is_there, is_lacking = (targets.codes == 1).any(axis=0), (targets.codes == 0).any(axis=0)
-    # A label of which nothing is known is one that no sample has.
-    constants = np.where(is_there & is_lacking, 0, np.where(is_there, 1, -1))
+    """Return 1 for labels that all samples have, -1 for labels that none has, 0 for the others."""
+    has_positive, has_negative = (targets.codes == 1).any(axis=0), (targets.codes == 0).any(axis=0)
+    # A label that is unknown for all samples counts as one that no sample has.
+    constants = np.where(has_positive & has_negative, 0, np.where(has_positive, 1, -1))
     if constants.all():
         raise ValueError(
             "y must hold a label that some samples have and others do not; all labels are the same "
@@ -117,7 +117,8 @@ def _warn_of_constants(targets: LabelTargets, constants: NDArray[np.int64]) -> N
     ]
     if parts:
         warnings.warn(
-            f"y holds labels that do not vary, {' and '.join(parts)}; they are predicted so.",
+            f"y holds labels that do not vary, {' and '.join(parts)}; they are always predicted "
+            "that way.",
             UserWarning,
             stacklevel=level_of_caller(),
         )
@@ -139,7 +140,7 @@ def _class_weights(class_weight: Any, targets: LabelTargets) -> Weights:
 
 
 def _for_labels(class_weight: Any, targets: LabelTargets) -> list[Any]:
-    """Return the weights of 0 and 1 of every label, as given."""
+    """Return the class weights of every label, as given: dicts with the weights of 0 and 1."""
     labels = targets.classes.tolist()
     if isinstance(class_weight, dict):
         if not targets.named:

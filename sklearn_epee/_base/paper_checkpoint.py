@@ -1,4 +1,4 @@
-"""Make the fitted state of an estimator from a checkpoint of the paper's own code."""
+"""Create the fitted state of an estimator from a checkpoint that the paper's code wrote."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from sklearn_epee._nn.training import untrained_net
 from .fitted import FittedState, as_lazy_network
 from .parameters import MANY_SAMPLES, training_plan
 
-# What transformers calls classes that were not named.
+# Default class names of transformers.
 _UNNAMED = re.compile(r"LABEL_\d+$")
 
 
 def paper_state(
     estimator: Any, config: PretrainedConfig, samples: Any, classes: ArrayLike | None
 ) -> FittedState:
-    """Return what a fit would leave that ended with the heads of the paper's checkpoint.
+    """Return a fitted state with the backbone and the heads of the paper's checkpoint.
 
     Parameters
     ----------
     estimator : BaseEPEEClassifier
-        Its `backbone` is the folder.
+        Its `backbone` is the folder of the checkpoint.
     config : PretrainedConfig
-        That of the folder.
+        Configuration in the folder.
     samples : samples
-        Any that have the form of those to come.
+        Any samples in the form that the estimator will read.
     classes : array-like of shape (n_classes,) or None
-        In the order of the checkpoint's logits; None: as the configuration names them.
+        In the order of the checkpoint's logits; None: the names in the configuration.
 
     Returns
     -------
@@ -47,9 +47,9 @@ def paper_state(
     Raises
     ------
     ValueError
-        If the folder's heads are not those of the paper's code, or do not fit the classes.
+        If the heads are not those of the paper's code, or do not match the classes.
     """
-    # What is drawn for new heads is overwritten, and must not move the caller's random state.
+    # New heads are initialized at random and overwritten; keep the caller's random state.
     with torch.random.fork_rng([]):
         preprocessor, draft = estimator._build(samples, 2)
         heads = read_paper_heads(estimator.backbone, draft.n_layers)
@@ -72,15 +72,15 @@ def _check_width(heads: PaperHeads, hidden_size: int, folder: str | os.PathLike[
         widths |= {*heads.pooler[0].shape, len(heads.pooler[1])}
     if widths != {hidden_size}:
         raise ValueError(
-            f"folder={os.fspath(folder)!r}: its heads read and make {sorted(widths)} features, "
-            f"where its backbone has hidden states of {hidden_size}."
+            f"folder={os.fspath(folder)!r}: its heads have {sorted(widths)} features, but its "
+            f"backbone has hidden states of {hidden_size}."
         )
 
 
 def _sorted_classes(
     classes: ArrayLike | None, config: PretrainedConfig, n_classes: int
 ) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the classes, sorted, and where each is among the logits."""
+    """Return the sorted classes and, for each, the index of its logit."""
     given = np.asarray(_named(config, n_classes) if classes is None else classes)
     source = "id2label in config.json" if classes is None else "classes"
     if given.ndim != 1 or len(given) != n_classes:
@@ -98,7 +98,7 @@ def _sorted_classes(
 
 
 def _named(config: PretrainedConfig, n_classes: int) -> list[Any]:
-    """Return the classes as the configuration names them; their numbers where it does not."""
+    """Return the class names of the configuration, or their numbers if it has none."""
     names = getattr(config, "id2label", None) or {}
     labels = [names[number] for number in sorted(names)]
     unnamed = all(_UNNAMED.match(str(label)) for label in labels)

@@ -1,4 +1,4 @@
-"""Measure on training samples how 8-bit rounding changes a trained network."""
+"""Measure how 8-bit rounding changes the predictions of a trained network on training samples."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from sklearn_epee._search.shared_predictions import exits_from
 from .int8_choice import RoundedTrial, choose_rounded, towers_of
 from .training_data import take
 
-# The thresholds at which changed exits are counted.
+# Values of tau at which changed exits are counted.
 TAUS = (0.02, 0.1, 0.3)
-# Samples that are measured, and positions of them, which images and long texts reach first.
+# Limits of the measured samples; images and long texts reach the limit of positions first.
 _MAX_SAMPLES, _MIN_SAMPLES = 256, 32
 _MAX_POSITIONS = 32768
-# Of them, those on which layers are tried one by one.
+# Number of samples on which layers are measured one by one.
 FEW = 64
 _CPU = torch.device("cpu")
-# What products are called in reports, in the order of a layer.
+# Names of products in reports, in their order within a layer.
 _NAMES = {
     "attention": "queries, keys and values",
     "out": "attention output",
@@ -41,37 +41,37 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """What ``precision="int8"`` rounds, and what that changed on training samples.
+    """Products that ``precision="int8"`` rounds, and the effect on predictions of training samples.
 
-    ``print(report)`` says it in words. All is measured against float32.
+    ``print(report)`` gives a summary. All changes are relative to float32.
 
     Attributes
     ----------
     layers : list of dict of str to str
-        Of each layer whether "attention" (queries, keys and values), "out" (the attention's output
-        map), "up" and "down" (into and out of the feed-forward) are products in "int8" or in
-        `rest`. Attention itself, norms and heads never are in int8.
+        For each layer, the precision of the matrix products "attention" (queries, keys and values),
+        "out" (output projection of the attention), "up" and "down" (into and out of the
+        feed-forward): "int8" or `rest`. Attention scores, norms and heads are never in int8.
     errors : list of dict of str to float
-        By how much the outcome of each product moved when it was rounded, as a share of the
-        distance of a row from the mean row. Above 0.025 a product is not rounded, and neither is
-        one so small that 8 bits save nothing.
+        For each layer, the change of the output of each product due to rounding, relative to the
+        distance of a row from the mean row. A product is not rounded if its error is above 0.025,
+        or if it is so small that 8 bits save no time.
     rest : str
-        Precision of what is not rounded, "bfloat16" or "float32".
+        Precision of everything that is not rounded, "bfloat16" or "float32".
     n_samples : int
-        Training samples, or of words their number, that were measured.
+        Number of training samples that were measured; for token classifiers, of words.
     mean_change, largest_change : float
-        Of the probabilities, as half the sum of the absolute differences of a task's classes, over
-        all samples and exits. Above a mean of 0.002 more products were left as they are: those that
-        save least time for what they change.
+        Mean and largest change of the probabilities over all samples and exits, as half the sum of
+        the absolute differences of a task's classes. If the mean was above 0.002, fewer products
+        were rounded; those that save least time for their change were left out first.
     changed_predictions : ndarray of shape (n_layers,)
         Share of the samples whose prediction changed, at each exit.
     changed_exits : dict of float to float
         Share of the samples that exit at another layer, at some values of `tau`.
     log_change : float
-        By how much log probabilities change, as a share of their variation between samples (or of
-        1, if they vary less), at the exit where they do most. Above 0.006, or 1.15 times what an
-        exit changes by if nothing is rounded to 8 bits, more products were left as they are. NaN in
-        reports made before it was measured; the mean over the exits in others of 0.1.0.
+        Change of log probabilities relative to their variation between samples (or to 1, if they
+        vary less), at the exit where it is largest. If it was above 0.006, or above 1.15 times the
+        change without 8-bit rounding, fewer products were rounded. NaN in reports that were created
+        before it was measured; the mean over the exits in other reports of version 0.1.0.
     """
 
     layers: list[dict[str, str]]
@@ -91,25 +91,24 @@ class PrecisionReport:
             f"{share:.2%} at tau={tau:g}" for tau, share in self.changed_exits.items()
         )
         rounded = (
-            f"{n_int8} of {n_all} groups of products are made of 8-bit numbers; all else in the "
-            f"layers is {self.rest}, the heads are float32."
+            f"{n_int8} of {n_all} groups of products are computed in 8 bits; everything else in "
+            f"the layers is {self.rest}, the heads are float32."
         )
         changed = (
             f"Measured on {self.n_samples} training samples against float32: probabilities change "
-            f"by {self.mean_change:.4f} on average and {self.largest_change:.4f} at most, their "
-            f"logarithms by {self.log_change:.2%} of their variation at the exit where most; "
-            f"{self.changed_predictions[-1]:.2%} of the predictions change at the last exit and "
-            f"{self.changed_predictions.max():.2%} at the exit where most do; exits change for "
-            f"{exits}."
+            f"by {self.mean_change:.4f} on average and {self.largest_change:.4f} at most, and "
+            f"their logarithms by at most {self.log_change:.2%} of their variation at an exit; "
+            f"{self.changed_predictions[-1]:.2%} of the predictions change at the last exit and at "
+            f"most {self.changed_predictions.max():.2%} at any exit; exits change for {exits}."
         )
         return "\n".join([rounded, changed, *self._kept_lines()])
 
     def _kept_lines(self) -> list[str]:
-        """Return a line for each layer in which something is not rounded."""
+        """Return a line for each layer with products that are not rounded."""
         lines = []
         for number, (layer, errors) in enumerate(zip(self.layers, self.errors, strict=True), 1):
             kept = [
-                f"{_NAMES[name]} (would move by {errors[name]:.1%})"
+                f"{_NAMES[name]} (would change by {errors[name]:.1%})"
                 for name, kind in layer.items()
                 if kind != "int8"
             ]
@@ -120,22 +119,22 @@ class PrecisionReport:
 
 @dataclass(frozen=True)
 class MeasuredInt8:
-    """How the layers of a network are rounded to 8 bits, and what that changes."""
+    """8-bit scales of the layers of a network, and a report on their effect."""
 
     scales: Any
-    """Int8Scales, or one for each of two towers."""
+    """Int8Scales, or a tuple with those of two towers."""
     report: PrecisionReport
 
 
 def some_samples(samples: Any, encode: Callable[[Any], Iterable[Any]], seed: int) -> Any:
-    """Return samples to measure on, drawn at random: 256, and fewer if they are long.
+    """Return random samples to measure on: 256, or fewer if they are long.
 
     Parameters
     ----------
     samples : sequence
         Validated, at least one.
     encode : callable
-        Returns encoded samples, part by part.
+        Yields encoded samples in parts.
     seed : int
 
     Returns
@@ -151,7 +150,7 @@ def some_samples(samples: Any, encode: Callable[[Any], Iterable[Any]], seed: int
 
 
 def _n_positions(part: Any) -> int:
-    """Return how many positions encoded samples have, in both towers where there are two."""
+    """Return the number of positions of encoded samples; with two towers, of both."""
     if not isinstance(part, EncodedPairs):
         return int(positions_of(part).sum())
     first, second = (np.flatnonzero(present) for present in part.present.T)
@@ -160,7 +159,7 @@ def _n_positions(part: Any) -> int:
 
 
 def check_packable(network: Any) -> None:
-    """Refuse a network, or one of two towers, whose layers can only be run as a whole."""
+    """Raise if the layers of a network, or of a tower, can only be run as a whole."""
     for tower in getattr(network, "towers", (network,)):
         check_packable_backbone(tower.adapter)
 
@@ -172,17 +171,17 @@ def measure_int8(
     tasks: Any,
     exit_weights: NDArray[np.float64],
 ) -> MeasuredInt8:
-    """Return how a network is rounded to 8 bits, and what that changes.
+    """Choose the 8-bit scales of a network, and measure their effect.
 
     Parameters
     ----------
     engine : type
-        Runs the network.
+        Class of the engine that runs the network.
     network : nn.Module
         Trained. Never modified.
     samples : tuple of sequences of EncodedSamples
-        Training samples, and a few of them, on which layers are tried one by one.
-    tasks : Tasks, or what stands for it
+        Training samples, and a few of them, on which layers are measured one by one.
+    tasks : Tasks or TagLayers
     exit_weights : ndarray of shape (M,)
 
     Returns
@@ -217,7 +216,7 @@ def measure_int8(
 def _changed_predictions(
     exact: NDArray[np.float32], rounded: NDArray[np.float32], counts: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return the share of samples predicted otherwise in a task, or a label, at each exit."""
+    """Return the share of samples whose prediction changes in any task or label, at each exit."""
     own = ~np.isnan(exact[..., 0])
     pairs = zip(split_columns(exact, counts), split_columns(rounded, counts), strict=True)
     differ = np.any([a.argmax(axis=-1) != b.argmax(axis=-1) for a, b in pairs], axis=0) & own
@@ -249,7 +248,7 @@ def _policy(tau: float, tasks: Any, exit_weights: NDArray[np.float64]) -> ExitPo
 
 
 def _kinds(scales: Any, rest: str) -> list[dict[str, str]]:
-    """Return in which precision the products of each layer are."""
+    """Return the precision of the products of each layer."""
     return [
         {name: rest if scale is None else "int8" for name, scale in layer._asdict().items()}
         for tower in towers_of(scales)

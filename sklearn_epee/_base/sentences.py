@@ -26,7 +26,7 @@ _LABELS = (
     "for each sample a list of tags, one a word, or a list of spans (start, end, label); or a dict "
     "of these by the name of their layer, or a frame with a column for each layer"
 )
-# The name of the layer of spans where there is only one.
+# Name of the layer of spans if there is only one.
 UNNAMED_LAYER = ""
 
 
@@ -38,7 +38,7 @@ class Sentence:
     ----------
     words : list of str
     places : list of (int, int)
-        Where each word is in the caller's units: characters of a text, or words of a list.
+        Start and end of each word in the caller's units: characters of a text, or words of a list.
     is_text : bool
     """
 
@@ -48,7 +48,7 @@ class Sentence:
 
 
 def as_sentences(X: Any) -> list[Sentence]:
-    """Return texts or lists of words as sentences.
+    """Validate texts or lists of words, and return them as sentences.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def as_sentences(X: Any) -> list[Sentence]:
     TypeError
         If an element is neither a text nor a list of words; the message says which.
     ValueError
-        If there are none, or texts and lists of words are mixed.
+        If X is empty, or mixes texts and lists of words.
     """
     rows = _rows_of(without_arrow(X), "X", _SENTENCES)
     if not rows:
@@ -120,14 +120,14 @@ def _word_list(words: Any, row: int) -> Sentence:
 
 @dataclass(frozen=True)
 class TaggedSentences:
-    """Tags of sentences, by the layer of spans.
+    """Tags of sentences, by layer of spans.
 
     Attributes
     ----------
     tags : dict of str to list of list of str
-        Of each layer the tags of every sentence, one a word.
+        For each layer, the tags of every sentence, one per word.
     n_misfits : int
-        Spans that the tags do not say.
+        Number of spans that tags cannot represent.
     """
 
     tags: dict[str, list[list[str]]]
@@ -137,7 +137,7 @@ class TaggedSentences:
 def as_tags(
     y: Any, sentences: Sequence[Sentence], scheme: str, *, skip_misfits: bool
 ) -> TaggedSentences:
-    """Return tags or spans as tags.
+    """Convert tags or spans to tags.
 
     Parameters
     ----------
@@ -145,9 +145,9 @@ def as_tags(
         Per sentence tags, spans, or a dict of these by layer.
     sentences : sequence of Sentence
     scheme : {"IOB2", "BIOES", "IO"}
-        Of tags given, and of those returned.
+        Scheme of the given and of the returned tags.
     skip_misfits : bool
-        Whether spans that tags cannot represent are left out and counted, or an error.
+        Whether spans that tags cannot represent are left out and counted; else they are an error.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def as_tags(
     Raises
     ------
     TypeError, ValueError
-        If y is not as described; the message gives the number of the sentence.
+        If y is invalid; the message contains the number of the sentence.
     """
     layers = _layers_of(y, len(sentences))
     tags, n_misfits = {}, 0
@@ -171,7 +171,7 @@ def as_tags(
 
 
 def _layers_of(y: Any, n_sentences: int) -> dict[str, list[Any]]:
-    """Return what y holds of every layer of spans, by its name."""
+    """Return the tags or spans of every layer, by layer name."""
     if y is None:
         raise ValueError(
             "EPEETokenClassifier requires y to be passed, but the target y is None; expected "
@@ -208,7 +208,7 @@ def _check_count(n_labels: int, n_sentences: int) -> None:
 def _tags_of_layer(
     rows: Sequence[Any], sentences: Sequence[Sentence], scheme: str, *, skip_misfits: bool
 ) -> tuple[list[list[str]], int]:
-    """Return the tags of one layer of spans, and how many spans they do not say."""
+    """Return the tags of one layer, and the number of spans that tags cannot represent."""
     found = [_as_list(row, number) for number, row in enumerate(rows)]
     if any(isinstance(row[0], str) for row in found if row):
         _check_no_spans(found)
@@ -230,7 +230,7 @@ def _tags_of_layer(
 
 
 def _check_no_spans(rows: Sequence[list[Any]]) -> None:
-    """Raise if some samples have spans, where others have tags."""
+    """Raise if some samples have spans although others have tags."""
     for number, row in enumerate(rows):
         if row and isinstance(row[0], (list, tuple)):
             raise SampleLabelError(
@@ -249,13 +249,13 @@ def _as_list(row: Any, number: int) -> list[Any]:
 
 
 def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -> list[str]:
-    """Return tags as they are; raise if some of them are part of no span."""
+    """Return tags unchanged; raise if a tag is not part of a span."""
     if sentence.is_text and len(row) != len(sentence.words):
         raise SampleLabelError(
             number,
-            f"has {len(row)} tags, but is a text of {len(sentence.words)} words, of which "
-            f"punctuation marks are some: {shown(sentence.words)}. Give X as lists of the words "
-            "that the tags are for.",
+            f"has {len(row)} tags, but is a text of {len(sentence.words)} words (punctuation "
+            f"marks count): {shown(sentence.words)}. Give X as lists of the words that the tags "
+            "are for.",
         )
     tags = check_tags(row, len(sentence.words), scheme, number)
     strict = convert_scheme(tags, scheme, scheme)
@@ -263,14 +263,14 @@ def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -
     if wrong:
         raise SampleLabelError(
             number,
-            f"has the tag {tags[wrong[0]]!r} at word {wrong[0]}, which is part of no span: in "
-            f"{scheme} {_BEGINS[scheme]}. Mend the tags, or give spans.",
+            f"has the tag {tags[wrong[0]]!r} at word {wrong[0]}, which is not part of a span: in "
+            f"{scheme} {_BEGINS[scheme]}. Correct the tags, or give spans.",
         )
     return tags
 
 
 _BEGINS = {
-    "IOB2": "a span begins with B-, and goes on with I- of the same label",
+    "IOB2": "a span begins with B-, and continues with I- of the same label",
     "BIOES": "a span is one S-, or a B-, any number of I-, and an E-, of the same label",
     "IO": "a span is a run of I- of the same label",
 }
@@ -279,7 +279,7 @@ _BEGINS = {
 def _spans(
     row: list[Any], number: int, *, skip_misfits: bool
 ) -> tuple[list[tuple[int, int, str]], int]:
-    """Return spans of one part each, and how many have several."""
+    """Return the spans with a single part, and the number of spans with several parts."""
     spans, n_parts = [], 0
     for span in row:
         *place, label = span if isinstance(span, (list, tuple)) and len(span) > 1 else (None,)
@@ -288,7 +288,7 @@ def _spans(
                 raise SampleLabelError(
                     number,
                     f"has the span {shown(span)} of several parts, which tags cannot represent; "
-                    "misfit_spans='warn' learns without it.",
+                    "misfit_spans='warn' leaves it out.",
                 )
             if len(place) == 1:
                 spans.append((int(place[0][0]), int(place[0][1]), label))
@@ -311,7 +311,7 @@ def _are_parts(place: Sequence[Any]) -> bool:
 
 
 def _check_inside(spans: Iterable[tuple[int, int, str]], sentence: Sentence, number: int) -> None:
-    """Raise if a span is empty, or not within the text."""
+    """Raise if a span is empty or not inside the text."""
     end_of_all = sentence.places[-1][1] if sentence.places else 0
     unit = "the last word ends at character" if sentence.is_text else "the number of words is"
     for start, end, label in spans:
@@ -324,16 +324,16 @@ def _check_inside(spans: Iterable[tuple[int, int, str]], sentence: Sentence, num
 
 
 def spans_in_units(tags: Sequence[str], sentence: Sentence, scheme: str) -> list[Any]:
-    """Return the spans that tags say, in characters of a text or in words of a list."""
+    """Decode tags to spans, in characters of a text or in words of a list."""
     return in_characters(tags_to_spans(tags, scheme), sentence.places)
 
 
 def true_spans(
     y: Any, sentences: Sequence[Sentence], names: Sequence[str], scheme: str
 ) -> dict[str, list[list[Any]]]:
-    """Return the spans of tags or spans, also those that tags cannot represent, by layer.
+    """Convert tags or spans to spans by layer; spans that tags cannot represent are kept.
 
-    Tags are read as seqeval's strict mode does: what is part of no span is none.
+    Tags are decoded as in the strict mode of seqeval: tags that are not part of a span are ignored.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ def true_spans(
         Per sentence tags, spans, or a dict of these by layer.
     sentences : sequence of Sentence
     names : sequence of str
-        The layers of spans that there must be.
+        Names of the expected layers of spans.
     scheme : {"IOB2", "BIOES", "IO"}
 
     Returns

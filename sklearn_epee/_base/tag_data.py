@@ -39,8 +39,8 @@ class TagLayers:
         The tags of each layer, sorted; "O" is one of them.
     scheme : {"IOB2", "BIOES", "IO"}
     transition_counts : dict of str to ndarray of shape (n_tags + 1, n_tags), or None
-        Of each layer how often tags follow each other in training. None for fits that were pickled
-        before they were counted.
+        For each layer, how often tags follow each other in the training data. None for estimators
+        that were pickled by a version that did not count them.
     """
 
     classes: NDArray[Any] | dict[str, NDArray[Any]]
@@ -49,7 +49,7 @@ class TagLayers:
 
     @property
     def by_name(self) -> dict[str, NDArray[Any]]:
-        """Tags of every layer, of which there may be one, without a name."""
+        """Tags of every layer; a single layer has the name `UNNAMED_LAYER`."""
         return self.classes if isinstance(self.classes, dict) else {UNNAMED_LAYER: self.classes}
 
     @property
@@ -59,7 +59,7 @@ class TagLayers:
 
     @property
     def n_classes(self) -> int | tuple[int, ...]:
-        """Number of tags, or those of several layers: what a network is made for."""
+        """Number of tags, or a tuple with the number of each layer: the outputs of a network."""
         return self.counts if isinstance(self.classes, dict) else self.counts[0]
 
     def outside(self) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ class TagLayers:
         return np.concatenate(parts).astype(np.float32)
 
     def tags(self, packed: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return the most probable tags of words of every layer, from (n_words, n_columns)."""
+        """Return the most probable tags of words by layer, from (n_words, n_columns)."""
         parts = split_columns(packed, self.counts)
         pairs = zip(self.by_name.items(), parts, strict=True)
         return {name: tags[part.argmax(axis=1)] for (name, tags), part in pairs}
@@ -85,7 +85,7 @@ class TagLayers:
         word_counts : ndarray of shape (n,), int64
             Number of words of each sentence.
         weight : float
-            Of the transitions.
+            Weight of the transitions.
 
         Returns
         -------
@@ -100,18 +100,18 @@ class TagLayers:
         return found
 
     def proba(self, packed: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Return the probabilities of every layer, from (n_words, n_columns)."""
+        """Return the probabilities by layer, from (n_words, n_columns)."""
         return dict(zip(self.by_name, split_columns(packed, self.counts), strict=True))
 
     def nested(self, layers: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """Return what every layer has of each sample as the caller gets it, sample by sample."""
+        """Return results by sample, from results by layer; dicts if there are several layers."""
         if not isinstance(self.classes, dict):
             return list(layers[UNNAMED_LAYER])
         rows = zip(*layers.values(), strict=True)
         return [dict(zip(layers, row, strict=True)) for row in rows]
 
     def same_as(self, other: TagLayers) -> bool:
-        """Return whether other tags are these."""
+        """Return whether other tags are the same."""
         return list(other.by_name) == list(self.by_name) and all(
             np.array_equal(tags, other.by_name[name]) for name, tags in self.by_name.items()
         )
@@ -144,7 +144,7 @@ class TagData:
 
     @property
     def classes(self) -> Any:
-        """The tags as the estimator has them in ``classes_``."""
+        """The tags, in the form of the estimator's ``classes_``."""
         return self.tasks.classes
 
     @property
@@ -152,9 +152,9 @@ class TagData:
         return np.array([len(sentence.words) for sentence in self.samples], dtype=np.int64)
 
     def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows to learn from and those held out, ascending.
+        """Return the training rows and the held-out rows, ascending.
 
-        Sentences with spans and those without are held out in proportion, where both can be.
+        Stratified by whether a sentence has spans, if there are enough of both kinds.
         """
         outside = self.tasks.outside().astype(bool)
         starts = np.cumsum([0, *self.tasks.counts[:-1]])
@@ -171,8 +171,8 @@ class TagData:
         encoded = encode([sentence.words for sentence in take(self.samples, rows)])
         if not len(encoded):
             raise ValueError(
-                f"X holds no word that can be read, in {len(rows)} sentence(s); expected words of "
-                "which the tokenizer makes tokens."
+                f"X holds no word that can be read, in {len(rows)} sentence(s); expected words "
+                "that the tokenizer converts to tokens."
             )
         words = rows_of_samples(self._word_counts, rows)[encoded.is_read]
         return LabelledWords(encoded, self.labels[words], self.weights[words])
@@ -199,7 +199,7 @@ def prepare_tag_data(
     groups : array-like of shape (n_samples,) or None
     scheme : {"IOB2", "BIOES", "IO"}
     misfit_spans : {"error", "warn"}
-        What is done about spans that tags cannot represent.
+        Whether spans that tags cannot represent are an error, or left out with a warning.
     class_weight : "balanced", dict or None
 
     Returns
@@ -209,7 +209,7 @@ def prepare_tag_data(
     Raises
     ------
     TypeError, ValueError
-        If y, a weight or a group is not as described, or there is no span in any layer.
+        If y, a weight or a group is invalid, or there is no span in any layer.
     """
     tagged = as_tags(y, samples, scheme, skip_misfits=misfit_spans == "warn")
     weights = check_weights(sample_weight, len(samples))
@@ -224,7 +224,7 @@ def prepare_tag_data(
     }
     _check_has_spans(words_of)
     of_words = np.repeat(weights[used], counts)
-    tag_weights = of_words / of_words.mean()  # how often a word's tag is counted
+    tag_weights = of_words / of_words.mean()  # for counting transitions, without class weights
     if class_weight is not None:
         wanted = _by_layer(class_weight, list(words_of))
         of_words = with_class_weights(of_words, wanted, list(words_of.values()))
@@ -242,8 +242,8 @@ def prepare_tag_data(
 def _warn_of_misfits(n_misfits: int) -> None:
     warnings.warn(
         f"{n_misfits} span(s) of y cannot be represented as tags of words: they overlap others of "
-        "their layer, have several parts, or do not start and end with a word. They are not "
-        "learned.",
+        "their layer, have several parts, or do not start and end with a word. They are left out "
+        "of the training.",
         UserWarning,
         stacklevel=level_of_caller(),
     )
@@ -258,7 +258,7 @@ def _check_has_spans(words_of: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _encoded(words_of: Mapping[str, NDArray[Any]]) -> tuple[Any, NDArray[np.int64]]:
-    """Return the tags that there are, and their numbers, of one layer or of several."""
+    """Return the tag classes and the class indices of all words, of one layer or several."""
     classes = {name: np.union1d(tags, [OUTSIDE]) for name, tags in words_of.items()}
     codes = [np.searchsorted(classes[name], tags) for name, tags in words_of.items()]
     labels = codes[0] if len(codes) == 1 else np.stack(codes, axis=1)
@@ -272,7 +272,7 @@ def _with_transitions(
     word_counts: NDArray[np.int64],
     weights: NDArray[np.floating[Any]],
 ) -> TagLayers:
-    """Return the layers with the transitions between their tags counted."""
+    """Return the layers with the counts of transitions between their tags."""
     columns = zip(tasks.by_name, tasks.counts, codes.reshape(len(codes), -1).T, strict=True)
     counted = {
         name: transition_counts(column, word_counts, n_tags, weights)
@@ -282,7 +282,7 @@ def _with_transitions(
 
 
 def _by_layer(class_weight: Any, names: list[str]) -> Any:
-    """Return the class weights as they are for tasks: a list of them where there are several."""
+    """Return the class weights in the form for tasks: a list if there are several layers."""
     if names == [UNNAMED_LAYER] or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, dict) or not set(class_weight) <= set(names):

@@ -1,4 +1,4 @@
-"""Load the backbone and the tokenizer that the parameters of a text estimator name."""
+"""Load the backbone and the tokenizer of a text classifier, given its parameters."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def text_backbone(
     max_length: int | None,
     texts: Sequence[str],
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
-    """Return a backbone, its tokenizer, and how many tokens it is given at most.
+    """Return a backbone, its tokenizer, and the maximum number of tokens of a row.
 
     Parameters
     ----------
     source : str, path-like, transformers config or None
-        None: a compact one with fresh weights.
+        None: a compact backbone with fresh weights.
     tokenizer : str, path-like, tokenizer object or None
-        None: the checkpoint's own, or one that is learned from the texts.
+        None: the tokenizer of the checkpoint, or one that is trained on the texts.
     max_length : int or None
-        Longest row in tokens; None: what the backbone reads, or the longest text.
+        Maximum number of tokens of a row; None: that of the backbone, or of the longest text.
     texts : sequence of str
         Training texts.
     """
@@ -72,11 +72,11 @@ def given_backbone(
     ----------
     source : str, path-like or transformers config
     tokenizer : str, path-like, tokenizer object or None
-        None: the checkpoint's own, or one that is learned from the texts.
+        None: the tokenizer of the checkpoint, or one that is trained on the texts.
     texts : sequence of str or of pairs of str
         Training texts.
-    adapted : callable, default: leaves it as it is
-        Returns the tokenizer with tokens added, for which the backbone gets embeddings.
+    adapted : callable, default: returns it unchanged
+        Returns the tokenizer with additional tokens, for which embeddings are added.
     """
     source = copy.deepcopy(source)
     config = load_config(source, "text")

@@ -22,7 +22,7 @@ ClassWeight = dict[Any, float] | list[Any] | str | None
 
 
 class BaseTrainingData(Protocol):
-    """What a fit needs of its training data, whatever their labels look like."""
+    """Interface of the training data of a fit, for labels of any form."""
 
     @property
     def samples(self) -> Any:
@@ -30,11 +30,11 @@ class BaseTrainingData(Protocol):
 
     @property
     def classes(self) -> Any:
-        """The classes as the estimator has them in ``classes_``."""
+        """The classes, in the form of the estimator's ``classes_``."""
 
     @property
     def labels(self) -> Any:
-        """The labels as numbers of classes."""
+        """The labels as class indices."""
 
     @property
     def weights(self) -> Any:
@@ -46,10 +46,10 @@ class BaseTrainingData(Protocol):
 
     @property
     def tasks(self) -> Any:
-        """The classes, and what makes labels of probabilities."""
+        """The classes, with methods that convert probabilities to labels."""
 
     def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows to learn from and those held out, ascending."""
+        """Return the training rows and the held-out rows, ascending."""
 
     def labelled(self, encode: Callable[[Any], Any], rows: Rows) -> LabelledSamples:
         """Return some of the samples, encoded for the training loop."""
@@ -59,9 +59,9 @@ class BaseTrainingData(Protocol):
 class TrainingData:
     """Validated training samples with class indices and weights, 1 on average.
 
-    Several tasks have a list of classes, and one column of labels each. Several labels have a
-    column each, too: 1, 0, or -1 where it is not known, and a weight for every label of a sample.
-    Groups are numbers from 0.
+    With several tasks, `classes` is a list, and `labels` has one column per task. With several
+    labels per sample, `labels` has one column per label (1, 0, or -1 if unknown), and `weights` has
+    the same shape. Groups are numbers from 0.
     """
 
     samples: Any
@@ -72,15 +72,15 @@ class TrainingData:
     """Number of each sample in the caller's X."""
     groups: NDArray[np.int64] | None = None
     constants: NDArray[np.int64] | None = None
-    """Of several labels: 1 and -1 for those that all samples or none have, 0 for the others."""
+    """With several labels: 1 for labels that all samples have, -1 for those of none, else 0."""
 
     @property
     def tasks(self) -> Tasks:
-        """The classes, and what makes labels of probabilities."""
+        """The classes, with methods that convert probabilities to labels."""
         return Tasks(self.classes, multilabel=self.constants is not None)
 
     def held_out(self, fraction: float, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows to learn from and those held out, in proportion, ascending."""
+        """Return the training rows and the held-out rows, stratified and ascending."""
         if self.constants is not None:
             return hold_out_labels(self.labels, fraction, seed, self.groups)
         names = None if isinstance(self.classes, list) else self.classes
@@ -114,7 +114,7 @@ def prepare_training_data(
     sample_weight : array-like of shape (n_samples,) or None
     class_weight : "balanced", dict, list of these or None
     estimator : type
-        Named in messages.
+        Its name is used in error messages.
     groups : array-like of shape (n_samples,) or None, default=None
 
     Returns
@@ -124,7 +124,7 @@ def prepare_training_data(
     Raises
     ------
     ValueError
-        If y, a group or a weight is not as described, or no task has two classes left.
+        If y, a group or a weight is invalid, or no task has at least two classes.
     """
     checked = check_any_labels(y, len(samples), estimator.__name__)
     weights = check_weights(sample_weight, len(samples))
@@ -155,7 +155,7 @@ def prepare_training_data(
 def with_class_weights(
     weights: NDArray[np.float64], class_weight: Any, tasks: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
-    """Return the weights multiplied by that of the class in every task."""
+    """Return the weights, multiplied by the weight of the class in every task."""
     for wanted, labels in zip(_for_each(class_weight, len(tasks)), tasks, strict=True):
         if wanted is not None:
             weights = weights * _weights_of_classes(wanted, labels)
@@ -193,7 +193,7 @@ def _for_each(class_weight: Any, n_tasks: int) -> list[Any]:
 
 
 def take(samples: Any, rows: Rows) -> Any:
-    """Return some of the samples, in an array or a list as they are."""
+    """Return some of the samples, as an array or a list like `samples`."""
     if isinstance(samples, np.ndarray):
         return samples[rows]
     return [samples[row] for row in rows]

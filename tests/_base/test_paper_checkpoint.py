@@ -304,7 +304,7 @@ def test_parameters_that_do_not_fit_are_refused(folder):
         EPEEClassifier.from_paper_checkpoint(folder, head="bottleneck")
     with pytest.raises(ValueError, match="patience"):
         EPEEClassifier.from_paper_checkpoint(folder, patience=0)
-    with pytest.raises(TypeError, match="backbone is the folder"):
+    with pytest.raises(TypeError, match="backbone cannot be given"):
         EPEEClassifier.from_paper_checkpoint(folder, backbone=folder)
     with pytest.raises(ValueError, match="is not a folder"):
         EPEEClassifier.from_paper_checkpoint(folder / "absent")
