@@ -236,7 +236,7 @@ def engine_of(estimator: Any) -> Engine:
     """
     engine = estimator._state.engine(*estimator._setting())
     if engine._graphs is not None:
-        engine._graphs.met_before = 0
+        engine._graphs.runs_before_capture = 0
     return engine
 
 

@@ -1,4 +1,4 @@
-"""A batch of samples on its way through the layers."""
+"""A batch of samples between two layers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .exit_rules import ExitState, joined_states
 
 @dataclass(frozen=True, eq=False)
 class ActiveBatch:
-    """Samples that have passed the same layers and go on together.
+    """Samples that have been run through the same layers and continue together.
 
     Parameters
     ----------
     layer : int
-        Layers passed.
+        Number of layers that have been run.
     rows : ndarray of shape (n,)
-        Numbers of the samples in the caller's order.
+        Indices of the samples in the caller's order.
     hidden : Tensor of shape (w, t, d)
-        Output of the last layer passed.
+        Output of the last layer that was run.
     layout : BatchLayout
         Which positions are real, and which of them the heads read.
     state : ExitState, default=None
-        What the exit rule remembers of them.
+        State of the exit rule for these samples.
     """
 
     layer: int
@@ -40,25 +40,25 @@ class ActiveBatch:
 
     @property
     def width(self) -> int:
-        """Positions per row, padding included."""
+        """Number of positions per row, including padding."""
         return self.layout.width
 
     @property
     def n_windows(self) -> int:
-        """Windows of all samples: rows of hidden states."""
+        """Number of windows of all samples, which are the rows of hidden states."""
         return self.layout.n_rows
 
     def above(self, hidden: Tensor, state: ExitState | None) -> ActiveBatch:
-        """Return the same samples one layer up."""
+        """Return the same samples after the next layer."""
         return ActiveBatch(self.layer + 1, self.rows, hidden, self.layout, state)
 
     def halves(self) -> tuple[ActiveBatch, ActiveBatch]:
-        """Return the first half of the samples and the others."""
+        """Return the two halves of the batch."""
         middle = len(self.rows) // 2
         return self.take(np.arange(middle)), self.take(np.arange(middle, len(self.rows)))
 
     def take(self, samples: NDArray[np.intp]) -> ActiveBatch:
-        """Return some of the samples, given by their numbers within the batch."""
+        """Return some of the samples, given by their indices within the batch."""
         index = torch.from_numpy(self.layout.rows_of(samples)).to(self.hidden.device)
         state = None
         if self.state is not None:
@@ -69,7 +69,7 @@ class ActiveBatch:
 
     @classmethod
     def merge(cls, parts: Sequence[ActiveBatch]) -> ActiveBatch:
-        """Return batches that have passed the same layers as one, padded to the widest."""
+        """Merge batches that are at the same layer into one, padded to the widest."""
         if len(parts) == 1:
             return parts[0]
         width = max(part.width for part in parts)

@@ -1,4 +1,4 @@
-"""Schedule prediction batches: underfilled ones wait to be merged, too large ones are halved."""
+"""Schedule prediction batches: small ones wait to be merged, too large ones are halved."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .prediction_batches import BatchLimit
 
 
 class Step(Protocol):
-    """What takes batches in and runs them; `LayerStep` does."""
+    """Interface of what embeds batches and runs layers, such as `LayerStep`."""
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
-        """Return some samples, embedded."""
+        """Return some samples as an embedded batch."""
         ...
 
     def advance(self, active: ActiveBatch) -> ActiveBatch | None:
@@ -30,21 +30,21 @@ class Step(Protocol):
 
 
 class BatchScheduler:
-    """Runs all samples of a call to their exits.
+    """Run all samples of a call until they exit.
 
-    A batch from which many samples have exited waits until others have passed the same layers, and
-    is merged with them: a layer costs little less for a few samples than for a full batch.
+    A batch from which many samples have exited waits until other batches have reached the same
+    layer, and is merged with them, because a layer takes hardly less time for a few samples than
+    for a full batch.
 
     Parameters
     ----------
     step : Step
     limit : BatchLimit
-        How large batches may be.
+        Maximum size of a batch.
 
     Notes
     -----
-    Where the memory does not suffice for a batch, it goes on in halves, and a warning says so once
-    per call.
+    A batch that does not fit in memory is split in halves; this warns once per call.
     """
 
     def __init__(self, step: Step, limit: BatchLimit) -> None:
@@ -54,19 +54,19 @@ class BatchScheduler:
         self._warned = False
 
     def run(self, samples: EncodedSamples, batches: Iterable[NDArray[np.intp]]) -> None:
-        """Run batches to their exits, each given by the numbers of its samples.
+        """Run batches until all samples exit; each batch is given by the indices of its samples.
 
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sample.
+            If a single sample does not fit in memory.
         """
         for rows in batches:
             self._enter(samples, rows)
         self._drain()
 
     def _enter(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> None:
-        """Take a batch in and run it until it is underfilled or done."""
+        """Embed a batch and run it until it is too small or done."""
         fitting = self._fitting(samples, rows)
         if fitting < len(rows):
             self._enter(samples, rows[:fitting])
@@ -80,14 +80,14 @@ class BatchScheduler:
         if active is not None:
             self._advance(active)
             return
-        # Outside the handler, so that the failed attempt's tensors are free by now.
+        # Outside the `except` block, so that the tensors of the failed attempt have been freed.
         n_windows = len(rows) if samples.windows is None else int(samples.windows[rows].sum())
         self._make_room(len(rows), n_windows)
         for part in np.array_split(rows, 2):
             self._enter(samples, part)
 
     def _fitting(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> int:
-        """Return how many of the first samples of a batch it may have; at least one."""
+        """Return the number of first samples of a batch that are within the limit; at least one."""
         most = self._limit.samples
         if most is None:
             return len(rows)
@@ -105,14 +105,14 @@ class BatchScheduler:
                     self._waiting.setdefault(layer + 1, []).append(active)
 
     def _advance(self, active: ActiveBatch | None) -> None:
-        """Run a batch until it is underfilled or done."""
+        """Run a batch until it is too small or done."""
         while active is not None:
             active = self._filled(active)
             if active is not None:
                 active = self._run_layer(active)
 
     def _filled(self, active: ActiveBatch) -> ActiveBatch | None:
-        """Return a batch, merged with waiting ones if it is underfilled; None if it has to wait."""
+        """Return a batch, merged with waiting ones if it is too small; None if it has to wait."""
         if active.layer == 0 or not self._limit.is_underfilled(active.n_windows, active.width):
             return active
         waiting = self._waiting.setdefault(active.layer, [])
@@ -162,27 +162,27 @@ class BatchScheduler:
 
 
 def _are_alike(width: int, other: int) -> bool:
-    """Return whether samples of two lengths waste little in one batch."""
+    """Return whether two lengths are so similar that padding to the longer one is negligible."""
     return max(width, other) <= 1.2 * min(width, other) + 2
 
 
 def check_can_be_halved(error: Exception, size: int) -> None:
-    """Raise an error again that half a batch would not avoid."""
+    """Return if halving the batch may avoid an error; raise it otherwise."""
     if not is_out_of_memory(error):
         raise error
     if size == 1:
         raise MemoryError(
-            "The memory does not suffice to predict a single sample. Set max_length or max_windows "
+            "Out of memory in the prediction of a single sample. Set max_length or max_windows "
             "(texts) or image_size (images) lower and fit again, or predict on a device with more "
             "memory."
         ) from error
 
 
 def warn_out_of_memory(size: int) -> None:
-    """Say that a batch goes on in halves."""
+    """Warn that a batch is split in halves."""
     warnings.warn(
-        f"The device ran out of memory with a prediction batch of {size} samples; going on with "
-        "halves. Set predict_batch_size lower to avoid this.",
+        f"The device ran out of memory with a prediction batch of {size} samples; continuing with "
+        "half batches. Set predict_batch_size lower to avoid this.",
         RuntimeWarning,
         stacklevel=2,
     )

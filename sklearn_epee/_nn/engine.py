@@ -31,9 +31,9 @@ class Engine:
     network : MultiExitNetwork
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
-        What the layers compute in; heads and entropies are float32.
+        Data type of the layers; heads and entropies are float32.
     scales : Int8Scales, default=None
-        On a CPU, which products of the layers are those of 8-bit numbers.
+        On a CPU: 8-bit scales of the layers' matrix products.
 
     Attributes
     ----------
@@ -45,12 +45,11 @@ class Engine:
     Notes
     -----
     A call splits the samples into batches of similar length (`batches_by_length`). A
-    `BatchScheduler` sends them through the layers, a `LayerStep` runs one layer, and an exit rule
-    says which samples exit there and records their predictions.
+    `BatchScheduler` runs them layer by layer; a `LayerStep` runs one layer of a batch, and an exit
+    rule decides which samples exit there and records their predictions.
 
-    On a CPU the layers run on copies of their weights that are laid out for the processor
-    (`fast_backbone`), in either precision. On a GPU small batches replay captured graphs
-    (`LayerGraphs`).
+    On a CPU, the layers run on copies of their weights in a layout for the processor
+    (`fast_backbone`). On a GPU, small batches replay captured CUDA graphs (`LayerGraphs`).
     """
 
     def __init__(
@@ -70,7 +69,8 @@ class Engine:
         costs = RowCosts(timed, calls=0 if timed else calls)
         self._row_first = RowFirst(network.n_layers, costs)
         pads_length = network.adapter.kind == "text"
-        # A layer that is run as a whole prepares its arguments on the CPU, which no graph records.
+        # Layers that can only be run as a whole prepare their arguments on the CPU, which a graph
+        # cannot record.
         self._graphs = (
             LayerGraphs(
                 self._placed.run_layer, pads_length, CudaCapture(device), max_positions=calls
@@ -87,14 +87,14 @@ class Engine:
 
     @staticmethod
     def find_scales(network: MultiExitNetwork, samples: EncodedSamples) -> Int8Scales:
-        """Return how a network's layers are rounded to 8 bits; see `int8_calibration.find_scales`.
+        """Return the 8-bit scales of a network's layers; see `int8_calibration.find_scales`.
 
         Parameters
         ----------
         network : MultiExitNetwork
             In evaluation mode, on a CPU, in float32.
         samples : EncodedSamples
-            Some that it was trained on.
+            Some of the training samples.
 
         Returns
         -------
@@ -108,7 +108,7 @@ class Engine:
     def dynamic(
         self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"
     ) -> Exits:
-        """Return where samples exit by a policy, and with which prediction.
+        """Return exit layers and predictions of samples under an exit policy.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class Engine:
     def staged(
         self, samples: EncodedSamples, batch_size: int | str = "auto"
     ) -> NDArray[np.float32]:
-        """Return the probabilities of every exit, from one pass.
+        """Return the probabilities of all exits, from one pass.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class Engine:
     def visited(
         self, samples: EncodedSamples, policy: ExitPolicy, batch_size: int | str = "auto"
     ) -> NDArray[np.float32]:
-        """Return the probabilities of the exits that samples visit under a policy.
+        """Return the probabilities of the exits that samples reach under an exit policy.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class Engine:
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sample.
+            If a single sample does not fit in memory.
         """
         limit = batch_limit(batch_size, self._placed.device, self._dtype)
         batches = batches_by_length(samples.lengths, limit, samples.windows)

@@ -1,4 +1,4 @@
-"""Replay layers as CUDA graphs where launching kernels takes longer than running them."""
+"""Replay layers as CUDA graphs if launching the kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -14,45 +14,48 @@ from torch import Tensor
 from .batch_layout import BatchLayout
 from .forks import ForkSafeLock
 
-# The shortest length captured. Longer ones are rounded up to 24, 32, 48, 64, 96, ... positions, so
-# that few graphs serve all texts.
+# The shortest length that is captured. Lengths are rounded up to 24, 32, 48, 64, 96, ... positions,
+# so that few graphs serve all texts.
 _SHORTEST = 16
-# Larger batches keep a GPU busy, so that their graphs must not compute much that is masked.
+# Batches with more positions keep a GPU busy, so their graphs are only used if at least this share
+# of the computed positions is needed.
 _SMALL_BATCH = 1024
 _MIN_FILLED = 0.6
-# Positions of all shapes kept, each of which holds what its layers read and write: 0.8 GB of
-# BERT-base in float32.
+# Maximum number of positions of all captured shapes, which share input and output buffers: 0.8 GB
+# for BERT-base in float32.
 _MAX_POSITIONS_KEPT = 2**17
-# Capturing a layer takes as long as running it some twenty times, so that only what comes up again
-# is captured; and only a graph that has not been used for so many runs makes room for another.
-_MET_BEFORE = 16
+# Capturing a layer takes as long as running it about twenty times, so a shape is only captured
+# after so many runs, and a graph is only discarded if it has not been used for so many runs.
+_RUNS_BEFORE_CAPTURE = 16
 _LONG_UNUSED = 4096
-# Captures that may fail, as one does when another thread synchronizes the device meanwhile.
+# Number of failed captures after which graphs are not used any more. A single capture may fail
+# because another thread synchronizes the device at the same time.
 _MAX_FAILURES = 3
 
 _one_capture = ForkSafeLock()
 
 Outputs = tuple[Tensor, ...]
-# Runs a layer: its number, hidden states (n, t, d) and their layout. The first output is
-# (n, t, ...), the others (n, ...).
+# Runs a layer, given its number, hidden states (n, t, d) and their layout. The first output has the
+# shape (n, t, ...), the others (n, ...).
 RunLayer = Callable[[int, Tensor, BatchLayout], Outputs]
-# Records what a function launches: returns what launches it again and the outputs it writes to.
+# Records the kernels that a function launches; returns a function that launches them again, and the
+# outputs that they write to.
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 
 
 @dataclass(eq=False)
 class _Buffers:
-    """What the layers of one shape read and write: one graph runs at a time, so they share it.
+    """Input and output buffers of all layers of one shape; only one graph runs at a time.
 
     Attributes
     ----------
     hidden, above : Tensor of shape (n, t, d)
-        What a layer reads, and its output.
+        Input and output of a layer.
     layout : BatchLayout
     last_used : int
-        In which run.
+        Number of the last run that used the buffers.
     written : BatchLayout or None
-        What was copied into `layout` last.
+        The layout that was copied into `layout` last.
     """
 
     hidden: Tensor
@@ -63,15 +66,15 @@ class _Buffers:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout, run: int) -> _Buffers:
-        """Return buffers of a shape for batches such as the given one."""
+        """Return buffers of a shape, with the data types and optional parts of a batch."""
         read = hidden.new_zeros((*shape, hidden.shape[-1]))
         return cls(read, torch.zeros_like(read), _empty_layout(shape, layout), run)
 
     def write(self, hidden: Tensor, layout: BatchLayout) -> None:
-        """Set what is read; what lies beyond it is masked."""
+        """Copy a batch into the input buffers; the remaining positions are masked."""
         n, t = layout.mask.shape
         self.hidden[:n, :t] = hidden
-        # A batch from which no sample exited has the layout of the layer below.
+        # If no sample exited, the layout is the same as at the layer before.
         if layout is self.written:
             return
         if (n, t) != self.layout.mask.shape:
@@ -86,7 +89,7 @@ class _Buffers:
 
 @dataclass(frozen=True, eq=False)
 class _Captured:
-    """A layer at one shape: buffers to write to, what runs it, outputs to read from."""
+    """A captured layer at one shape: input buffers, a function that runs it, outputs."""
 
     buffers: _Buffers
     replay: Callable[[], None]
@@ -99,31 +102,30 @@ class _Captured:
 
 
 class LayerGraphs:
-    """Runs layers on small batches by replaying captured graphs.
+    """Run layers on small batches by replaying captured CUDA graphs.
 
-    A layer of a transformer launches some twenty kernels. For a single text on a GPU the launches
-    take longer than the kernels; a captured graph launches them at once.
+    A transformer layer launches about twenty kernels. For a single text on a GPU, the launches take
+    longer than the kernels; a captured graph launches all of them at once.
 
     Parameters
     ----------
     run : callable
-        Runs a layer kernel by kernel. Rows must not depend on masked positions beyond the last
-        digits.
+        Runs a layer without a graph. Rows must not depend on masked positions, except for rounding.
     pads_length : bool
-        Whether masked positions may be added behind the others: texts, not images.
+        Whether masked positions may be appended: True for texts, False for images.
     capture : callable
-        What records a graph: a `CudaCapture`; tests on a CPU pass a stand-in.
+        Records a graph: a `CudaCapture`, or a replacement in tests on a CPU.
     max_positions : int, default=1024
-        Positions up to which a layer waits for its launches; larger batches are run kernel by
-        kernel.
-    met_before : int, default=16
-        How many times a shape is run kernel by kernel before it is captured.
+        Number of positions up to which the launches take longer than the kernels; larger batches
+        are run without graphs.
+    runs_before_capture : int, default=16
+        How many times a shape is run without a graph before it is captured.
 
     Notes
     -----
-    Every graph is compared with the plain run when it is captured. If graphs repeatedly cannot be
-    captured, or one gives something else, a warning says so once and layers are run kernel by
-    kernel: the same predictions, later. Threads take turns.
+    Every captured graph is compared with a run without it. If capturing fails repeatedly, or a
+    graph gives different results, this warns once, and layers are run without graphs from then on:
+    predictions are the same, but take longer. Thread-safe; only one thread runs at a time.
     """
 
     def __init__(
@@ -132,24 +134,24 @@ class LayerGraphs:
         pads_length: bool,
         capture: Capture,
         max_positions: int = _SMALL_BATCH,
-        met_before: int = _MET_BEFORE,
+        runs_before_capture: int = _RUNS_BEFORE_CAPTURE,
     ) -> None:
         self._run = run
         self._pads_length = pads_length
         self._capture = capture
         self._max_positions = max_positions
-        self.met_before = met_before
-        self._met: Counter[tuple[int, ...]] = Counter()
+        self.runs_before_capture = runs_before_capture
+        self._runs_of: Counter[tuple[int, ...]] = Counter()
         self._n_runs = 0
         self._graphs: dict[tuple[int, ...], _Captured] = {}
-        # Of each shape; the one used longest ago comes first.
+        # By shape, the least recently used one first.
         self._buffers: OrderedDict[tuple[int, ...], _Buffers] = OrderedDict()
         self._lock = ForkSafeLock()
         self._works = True
         self._failures = 0
 
     def fits(self, layout: BatchLayout) -> bool:
-        """Return whether a batch is small enough to be worth a graph: without windows."""
+        """Return whether a batch is small enough for a graph and has no windows."""
         if not self._works or layout.windows is not None:
             return False
         positions = layout.mask.numel()
@@ -159,12 +161,12 @@ class LayerGraphs:
         return positions <= self._max_positions and positions >= _MIN_FILLED * n * t
 
     def _shape(self, layout: BatchLayout) -> tuple[int, int]:
-        """Return the shape of the graph that a batch is run by."""
+        """Return the shape of the graph for a batch."""
         n, t = layout.mask.shape
         return _rounded_size(n), _rounded(t) if self._pads_length else t
 
     def __call__(self, layer: int, hidden: Tensor, layout: BatchLayout) -> Outputs:
-        """Run a layer; return outputs that later replays do not touch."""
+        """Run a layer; return copies of the outputs, which later replays do not overwrite."""
         with self._lock:
             graph = self._graph(layer, hidden, layout) if self._works else None
             if graph is None:
@@ -174,7 +176,7 @@ class LayerGraphs:
             return graph.read(*layout.mask.shape)
 
     def _graph(self, layer: int, hidden: Tensor, layout: BatchLayout) -> _Captured | None:
-        """Return the graph that serves a batch, capturing it if the shape comes up again."""
+        """Return the graph for a batch, which is captured if its shape occurred often enough."""
         shape = self._shape(layout)
         key = (layer, *shape)
         self._n_runs += 1
@@ -190,14 +192,14 @@ class LayerGraphs:
     def _new_graph(
         self, key: tuple[int, ...], hidden: Tensor, layout: BatchLayout
     ) -> _Captured | None:
-        """Return a graph of a shape; None if it is not worth one yet, or does not work."""
-        self._met[key] += 1
-        if self._met[key] <= self.met_before or not self._has_room(key[1:]):
+        """Capture a graph of a shape; None if it was not used often enough, or capturing fails."""
+        self._runs_of[key] += 1
+        if self._runs_of[key] <= self.runs_before_capture or not self._has_room(key[1:]):
             return None
         return self._try_to_capture(key[0], key[1:], hidden, layout)
 
     def _has_room(self, shape: tuple[int, ...]) -> bool:
-        """Return whether a graph of a shape can be kept, forgetting others that are not used."""
+        """Return whether a graph of a shape can be stored, after discarding an unused one."""
         if shape in self._buffers:
             return True
         if sum(n * t for n, t in self._buffers) < _MAX_POSITIONS_KEPT:
@@ -205,7 +207,7 @@ class LayerGraphs:
         oldest, buffers = next(iter(self._buffers.items()))
         if self._n_runs - buffers.last_used < _LONG_UNUSED:
             return False
-        # The layers of a shape share what they hold, so they go together.
+        # The layers of a shape share their buffers, so they are discarded together.
         for key in [key for key in self._graphs if key[1:] == oldest]:
             del self._graphs[key]
         del self._buffers[oldest]
@@ -214,7 +216,7 @@ class LayerGraphs:
     def _try_to_capture(
         self, layer: int, shape: tuple[int, ...], hidden: Tensor, layout: BatchLayout
     ) -> _Captured | None:
-        """Return a graph that was compared with the plain run; None if that did not work."""
+        """Capture a graph and compare it with a run without it; None if this fails."""
         try:
             captured = self._captured(layer, shape, hidden, layout)
             captured.buffers.write(hidden, layout)
@@ -231,11 +233,11 @@ class LayerGraphs:
             return None
         if _are_close(captured.read(*layout.mask.shape), expected):
             return captured
-        self._give_up("a graph gave other numbers than the layer")
+        self._give_up("a graph gave other results than the layer")
         return None
 
     def _forget_if_unused(self, shape: tuple[int, ...]) -> None:
-        """Let go what the layers of a shape share, if none of them was captured."""
+        """Free the buffers of a shape if none of its layers was captured."""
         if not any(key[1:] == shape for key in self._graphs):
             self._buffers.pop(shape, None)
 
@@ -244,8 +246,8 @@ class LayerGraphs:
         self._graphs.clear()
         self._buffers.clear()
         warnings.warn(
-            f"Layers cannot be captured as graphs here ({reason}); going on without: the same "
-            "predictions, but small batches take longer.",
+            f"Layers cannot be captured as CUDA graphs ({reason}) and are run without them: "
+            "predictions are the same, but small batches take longer.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -259,7 +261,7 @@ class LayerGraphs:
 
         def run() -> Outputs:
             above, *others = self._run(layer, buffers.hidden, buffers.layout)
-            # The layer's own output is free again once it is copied: graphs hold none.
+            # The output is copied, so that its own memory can be reused by other graphs.
             return buffers.above.copy_(above), *others
 
         replay, outputs = self._capture(run)
@@ -268,12 +270,12 @@ class LayerGraphs:
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of all captures: libraries keep a workspace for every stream they meet."""
+    """Return one stream for all captures: libraries allocate a workspace for every new stream."""
     return torch.cuda.Stream(device)
 
 
 class CudaCapture:
-    """Captures CUDA graphs whose intermediate results share their memory.
+    """Capture CUDA graphs whose intermediate results share memory.
 
     Parameters
     ----------
@@ -286,19 +288,19 @@ class CudaCapture:
         self._stream = _capture_stream(device)
 
     def __call__(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-        """Record what a function launches; return what launches it again, and its outputs."""
+        """Record the kernels of a function; return a function that replays them, and outputs."""
         with torch.cuda.device(self._device):
             return self._record(function)
 
     def _record(self, function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         side, current = self._stream, torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile, but not this stream: what they launched on it
-        # would become part of the graph.
+        # Other threads may use the GPU during a capture, but not this stream: their kernels would
+        # become part of the graph.
         with _one_capture:
             side.wait_stream(current)
             with torch.cuda.stream(side):
-                # Libraries set themselves up at their first calls, which a graph must not record.
+                # Libraries initialize themselves at the first calls, which must not be recorded.
                 for _ in range(2):
                     function()
             current.wait_stream(side)
@@ -310,7 +312,7 @@ class CudaCapture:
 
 
 def _empty_layout(shape: tuple[int, ...], like: BatchLayout) -> BatchLayout:
-    """Return a layout of a shape to write others to, which read as many positions as one does."""
+    """Return a layout of a shape, as a buffer for layouts with the same optional parts."""
     read = None if like.read is None else like.read.new_zeros((shape[0], like.read.shape[1]))
     context = like.context
     context = None if context is None else context.new_zeros((shape[0], context.shape[1]))
@@ -319,12 +321,12 @@ def _empty_layout(shape: tuple[int, ...], like: BatchLayout) -> BatchLayout:
 
 
 def _rounded_size(n: int) -> int:
-    """Return a number of samples rounded up to a power of two, or also one and a half of one."""
+    """Round a number of samples up to a power of two, or above 16 also to 1.5 times one."""
     return _rounded(n) if n > _SHORTEST else 1 << (n - 1).bit_length()
 
 
 def _rounded(length: int) -> int:
-    """Return a length rounded up to a power of two or one and a half of one."""
+    """Round a length up to a power of two or 1.5 times one."""
     power = max(_SHORTEST, 1 << (length - 1).bit_length())
     between = 3 * power // 4
     return between if length <= between and between > _SHORTEST else power

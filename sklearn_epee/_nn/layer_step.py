@@ -21,16 +21,16 @@ from .tasks import task_softmax
 
 
 class LayerStep:
-    """Runs batches through one layer at a time, under one exit rule.
+    """Run batches through one layer at a time, with an exit rule.
 
     Parameters
     ----------
     placed : InferenceNetwork
     rule : ExitRule
     row_first : RowFirst
-        What the engine has learned so far.
+        Measured costs and exit rates of the engine.
     graphs : LayerGraphs, default=None
-        Replays small batches.
+        Replays captured CUDA graphs for small batches.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LayerStep:
         self._graphs = graphs
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
-        """Return some samples, embedded."""
+        """Return some samples as an embedded batch."""
         return ActiveBatch(0, rows, *self._placed.embed(samples, rows))
 
     def advance(self, active: ActiveBatch) -> ActiveBatch | None:
@@ -78,14 +78,14 @@ class LayerStep:
     def _all_rows(
         self, active: ActiveBatch, keys_values: tuple[Tensor, Tensor]
     ) -> ActiveBatch | None:
-        """Compute all positions, then read the exit."""
+        """Compute all positions of the layer, then decide the exits."""
         layer = active.layer + 1
         hidden = self._rows(layer, active.hidden, keys_values, active.layout)
         logits = self._placed.exit_logits(layer, hidden, active.hidden, active.layout)
         return self._keep(active, hidden, logits)
 
     def _keep(self, active: ActiveBatch, hidden: Tensor, logits: Tensor) -> ActiveBatch | None:
-        """Return the samples that do not exit at a layer that was computed for all."""
+        """Decide the exits after a layer was computed; return the samples that remain."""
         remaining, state = self._decide(active, logits)
         if remaining is None:
             return active.above(hidden, state)
@@ -103,7 +103,7 @@ class LayerStep:
     def _row_then_rest(
         self, active: ActiveBatch, keys_values: tuple[Tensor, Tensor]
     ) -> ActiveBatch | None:
-        """Compute the rows that the exit reads, and all of them for the samples that remain."""
+        """Compute the rows that the head reads, decide, then all rows of the remaining samples."""
         layer, hidden, rows, layout = active.layer + 1, active.hidden, active.rows, active.layout
         started = perf_counter()
         read = self._placed.read_rows(layer, hidden, keys_values, layout)
@@ -133,7 +133,7 @@ class LayerStep:
     def _decide(
         self, active: ActiveBatch, logits: Tensor
     ) -> tuple[NDArray[np.intp] | None, ExitState | None]:
-        """Return the numbers of the samples that remain, None for all, and what is remembered."""
+        """Return the indices of the remaining samples (None: all), and the state of the rule."""
         layer, n = active.layer + 1, len(active.rows)
         proba = task_softmax(logits, self._placed.network.class_counts)
         decision = self._rule.decide(layer, proba, active.rows, active.state)
@@ -142,7 +142,7 @@ class LayerStep:
         return decision.remaining, decision.state
 
     def _kept(self, layout: BatchLayout, remaining: NDArray[np.intp]) -> _Kept:
-        """Return the samples that remain, where the batch is."""
+        """Return indices and layout of the remaining samples, on the device of the batch."""
         rows, predicted = layout.rows_of(remaining), layout.predicted(remaining)
         index = torch.from_numpy(rows).to(self._placed.device)
         items = index if predicted is rows else torch.from_numpy(predicted).to(self._placed.device)
@@ -150,7 +150,7 @@ class LayerStep:
 
 
 class _Kept(NamedTuple):
-    """Samples that remain: the numbers of what is predicted, those of rows, and the layout."""
+    """Remaining samples: indices of predictions (samples or words), of rows, and the layout."""
 
     predicted: Tensor
     rows: Tensor
@@ -158,16 +158,16 @@ class _Kept(NamedTuple):
 
 
 def _rows_of_heads(part: Tensor, width: int, index: Tensor) -> Tensor:
-    """Return some rows of keys or values (n, heads, t, head_dim), as many positions as wanted."""
+    """Return some rows and the first positions of keys or values, (n, heads, t, head_dim)."""
     if part.device.type == "cpu":
-        # Two to three times as fast as indexing, where the heads do not lie together.
+        # Two to three times as fast as indexing, because heads are not contiguous in memory.
         return part[:, :, :width].index_select(0, index)
-    # A GPU copies a row at once where its positions do.
+    # A GPU copies a whole row at once if its positions are contiguous in memory.
     return part.transpose(1, 2)[:, :width][index].transpose(1, 2)
 
 
 def _width(mask: Tensor, remaining: NDArray[np.intp]) -> int:
-    """Return the number of positions that a remaining row still fills."""
-    if mask.device.type != "cpu":  # reading it would wait for the queue
+    """Return the length of the longest remaining row."""
+    if mask.device.type != "cpu":  # reading the mask would synchronize with the GPU
         return mask.shape[1]
     return int(mask.numpy()[remaining].sum(axis=1).max())

@@ -1,8 +1,8 @@
 """Decide whether to compute the row that a head reads before the other rows of the layer.
 
-A head that reads a single position needs only that row of its layer. Computed first, the row
-decides which samples exit, and the other rows are computed for the remaining samples only. That
-pays where enough samples exit; what one row costs beside the others is learned from the clock.
+A head that reads a single position only needs that row of its layer. If it is computed first, the
+exits can be decided and the other rows are only computed for the remaining samples. This saves time
+if enough samples exit. The costs of a single row and of the other rows are measured.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from collections.abc import Hashable
 
 from .exit_rules import ExitRule
 
-# Rules whose exit rates are remembered.
+# Maximum number of rules whose exit rates are stored.
 _REMEMBERED_RULES = 64
-# Copying the hidden states of the remaining samples, as a share of a layer.
+# Time to copy the hidden states of the remaining samples, as a share of a layer.
 _COPYING = 0.03
 
 
 class RowCosts:
-    """What the row that a head reads costs beside the other rows of a layer.
+    """Measured time of the rows that heads read, and of the other rows of a layer.
 
     Parameters
     ----------
     timed : bool
-        Whether the clock shows what a call costs. On a GPU it does not, and the arithmetic stands
-        for it.
+        Whether times are measured. On a GPU calls return before they are finished, so the costs
+        are estimated by the number of rows instead.
     calls : int, default=0
-        Positions that take as long as the calls for a row; fewer are not worth a row of their own.
+        Number of positions that take as long as the overhead of separate calls for the rows; if
+        fewer are saved, rows are not computed first.
     """
 
     def __init__(self, timed: bool, calls: int = 0) -> None:
@@ -37,29 +38,29 @@ class RowCosts:
         self._rest: dict[int, float] = {}
 
     def note_row(self, n: int, seconds: float) -> None:
-        """Learn from computing one row of each of n samples."""
+        """Record the time of computing one row of each of n samples."""
         _note(self._row, n, seconds / n)
 
     def note_rest(self, positions: int, seconds: float) -> None:
-        """Learn from computing some positions."""
+        """Record the time of computing some positions."""
         _note(self._rest, positions, seconds / positions)
 
     def row_first_pays(self, n: int, t: int, rate: float, n_read: int = 1) -> bool:
-        """Return whether rows first cost less than all (n, t) positions at once.
+        """Return whether computing rows first takes less time than all (n, t) positions at once.
 
         Parameters
         ----------
         n, t : int
-            Samples and positions per sample.
+            Number of samples, and of positions per sample.
         rate : float
-            Share of the samples that are expected to exit.
+            Expected share of the samples that exit.
         n_read : int, default=1
-            Rows that a head reads.
+            Number of rows that a head reads.
         """
         return rate > self._share(n, t, n_read) and rate * n * t > self._calls
 
     def _share(self, n: int, t: int, n_read: int) -> float:
-        """Return the cost of the single rows, and of the copying that follows, over all rows."""
+        """Return the cost of the single rows and of copying, as a share of that of all rows."""
         row = self._row.get(n.bit_length())
         rest = self._rest.get((n * t).bit_length())
         if not self._timed or row is None or rest is None:
@@ -68,7 +69,7 @@ class RowCosts:
 
 
 class ExitRates:
-    """How often samples that reach a layer exit there, learned from those seen so far.
+    """Running estimate of the share of samples that exit at a layer they reach.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class ExitRates:
         Number of layers M.
     """
 
-    # As if this many samples had been seen before the first one, a sixth of them exiting.
+    # Prior: pseudo-counts of samples that reached a layer and of those that exited.
     _PRIOR_SAMPLES = 6.0
     _PRIOR_EXITS = 1.0
 
@@ -85,17 +86,17 @@ class ExitRates:
         self._exited = [self._PRIOR_EXITS] * (n_layers + 1)
 
     def note(self, layer: int, reached: int, exited: int) -> None:
-        """Learn from a batch of which some samples exited."""
+        """Record the exits of a batch."""
         self._reached[layer] += reached
         self._exited[layer] += exited
 
     def at(self, layer: int) -> float:
-        """Return the estimated probability that a sample exits at a layer it reaches."""
+        """Return the estimated probability that a sample exits at a layer that it reaches."""
         return self._exited[layer] / self._reached[layer]
 
 
 class RowFirst:
-    """What an engine has learned about costs and exits, for all its calls.
+    """Costs and exit rates that an engine has measured over all its calls.
 
     Parameters
     ----------
@@ -115,13 +116,13 @@ class RowFirst:
         self._rates: OrderedDict[Hashable, ExitRates] = OrderedDict()
 
     def choice(self, rule: ExitRule, n_read: int) -> RowFirstChoice:
-        """Return what chooses for one call.
+        """Return the object that decides in one call.
 
         Parameters
         ----------
         rule : ExitRule
         n_read : int
-            Rows of its layer that a head reads; 0 where it reads all of them.
+            Number of rows of its layer that a head reads; 0 if it reads all of them.
 
         Returns
         -------
@@ -138,16 +139,16 @@ class RowFirst:
 
 
 class RowFirstChoice:
-    """Chooses at every layer of one call, and learns from it.
+    """Decides at every layer of one call, and records costs and exits.
 
     Parameters
     ----------
     rule : ExitRule
     n_read : int
-        Rows of its layer that a head reads; 0 where it reads all of them.
+        Number of rows of its layer that a head reads; 0 if it reads all of them.
     costs : RowCosts
     rates : ExitRates or None
-        None for a rule under which nothing is to be learned.
+        None for a rule whose exit rates are not recorded.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class RowFirstChoice:
         self._rates = rates
 
     def pays(self, layer: int, n: int, t: int) -> bool:
-        """Return whether a layer should compute the head's row first for (n, t) positions."""
+        """Return whether to compute the head's rows first in a layer of (n, t) positions."""
         if not self._n_read or not self._rule.may_exit(layer):
             return False
         if layer == self._rule.last_layer:
@@ -168,16 +169,16 @@ class RowFirstChoice:
         return self.costs.row_first_pays(n, t, rate, self._n_read)
 
     def note_exits(self, layer: int, reached: int, exited: int) -> None:
-        """Learn from a batch of which some samples exited."""
+        """Record the exits of a batch."""
         if self._rates is not None:
             self._rates.note(layer, reached, exited)
 
 
 def _note(known: dict[int, float], size: int, seconds: float) -> None:
-    """Move what is known about sizes of a magnitude towards a new measurement."""
+    """Update the time for sizes of a magnitude with a new measurement."""
     before = known.get(size.bit_length())
     if before is None or seconds < before:
         known[size.bit_length()] = seconds
     else:
-        # Whatever disturbs a clock makes it late: one late measurement says little.
+        # Interference only makes measurements longer, so a single long one gets little weight.
         known[size.bit_length()] = before + 0.1 * min(seconds - before, before)

@@ -27,16 +27,16 @@ from .word_records import WordRecords
 
 
 class TokenEngine:
-    """Runs a trained network that predicts words.
+    """Runs a trained token classification network in prediction.
 
     Parameters
     ----------
     network : TokenExitNetwork
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
-        What the layers compute in; heads and entropies are float32.
+        Data type of the layers; heads and entropies are float32.
     scales : Int8Scales, default=None
-        On a CPU, which products of the layers are those of 8-bit numbers.
+        On a CPU: 8-bit scales of the layers' matrix products.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class TokenEngine:
 
     Notes
     -----
-    Batches, their merging and the layers are those of `Engine`. Sentences that exit whole are
-    samples of a `LayerStep`; word by word they go through a `TokenStep`, in which words that have
-    exited are read but no longer computed. No graphs are captured on a GPU.
+    Batches and their merging are the same as in `Engine`. If sentences exit as a whole, a
+    `LayerStep` runs the layers. If words exit one by one, a `TokenStep` does; words that have
+    exited are still attended to but no longer computed. No CUDA graphs are captured.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class TokenEngine:
 
     @staticmethod
     def find_scales(network: TokenExitNetwork, samples: EncodedSentences) -> Int8Scales:
-        """Return how a network's layers are rounded to 8 bits; see `Engine.find_scales`."""
+        """Return the 8-bit scales of a network's layers; see `Engine.find_scales`."""
         return find_scales(network.adapter, samples)
 
     def dynamic(
         self, samples: EncodedSentences, policy: ExitPolicy, batch_size: int | str = "auto"
     ) -> TokenExits:
-        """Return where words exit by a policy, and with which prediction.
+        """Return exit layers and predictions of words under an exit policy.
 
         Parameters
         ----------
         samples : EncodedSentences
         policy : ExitPolicy
-            Its `token_exit` says whether the words of a sentence exit together, by `joint_exit`
-            over all words and layers of spans, or each by itself, by `joint_exit` over its layers
-            of spans.
+            With ``token_exit="sentence"``, the words of a sentence exit together, by `joint_exit`
+            over all words and layers of spans; with ``"token"`` each word exits separately, by
+            `joint_exit` over its layers of spans.
         batch_size : int or "auto"
 
         Returns
@@ -124,7 +124,7 @@ class TokenEngine:
     def staged(
         self, samples: EncodedSentences, batch_size: int | str = "auto"
     ) -> NDArray[np.float32]:
-        """Return the probabilities of every exit, from one pass in which no word has exited.
+        """Return the probabilities of all exits, from one pass in which no word exits.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class TokenEngine:
     def run_sentences(
         self, samples: EncodedSentences, rule: ExitRule, batch_size: int | str = "auto"
     ) -> None:
-        """Run sentences that exit whole; the rule records the predictions of their words.
+        """Run sentences that exit as a whole; the rule records the predictions of their words.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class TokenEngine:
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sentence.
+            If a single sentence does not fit in memory.
         """
         self._run(samples, LayerStep(self._placed, rule, self._row_first), batch_size)
 
@@ -172,13 +172,13 @@ class TokenEngine:
         rule : DynamicRule
             Its samples are words. It records to ``out.words``.
         out : TokenExits
-            Where exits of sentences and rows are recorded.
+            Results; exit layers of sentences and computed rows are recorded here.
         batch_size : int or "auto"
 
         Raises
         ------
         MemoryError
-            If the memory does not suffice for a single sentence.
+            If a single sentence does not fit in memory.
         """
         words = WordNumbers.in_order(samples.word_counts)
         self._run(samples, TokenStep(self._placed, rule, words, out.rows_computed), batch_size)

@@ -1,4 +1,4 @@
-"""One layer for sentences whose words exit one by one; words that have exited do not change."""
+"""One layer for sentences whose words exit one by one; words that have exited stay unchanged."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from .word_numbers import WordNumbers
 
 
 class TokenStep:
-    """Runs batches through one layer at a time; the rows of words that have exited stay as is.
+    """Run batches through one layer at a time; hidden states of exited words stay unchanged.
 
-    A word that exits keeps the hidden states of its pieces. The layers above read them, through
-    their keys and values, and compute the rows of the words still open alone, and those of special
-    tokens as long as a word of the sentence is open. A sentence leaves with its last word.
+    When a word exits, the hidden states of its pieces are kept. Later layers use them for keys and
+    values, but only compute the rows of words that have not exited ("open" words), and those of
+    special tokens as long as a word of the sentence is open. A sentence leaves the batch when its
+    last word exits.
 
     Parameters
     ----------
@@ -31,9 +32,10 @@ class TokenStep:
     rule : ExitRule
         Its samples are words.
     words : WordNumbers
-        Under which numbers the rule knows the words of each sentence.
+        Numbers of the words of each sentence in the rule.
     rows_computed : ndarray of shape (n,), int64
-        Rows computed of each sentence are added here. Layers that are run as a whole compute all.
+        The number of rows that are computed of each sentence is added here. Backbones whose layers
+        can only be run as a whole compute all rows.
 
     References
     ----------
@@ -54,7 +56,7 @@ class TokenStep:
         self._apart = placed.network.adapter.rows_apart
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
-        """Return some sentences, embedded."""
+        """Return some sentences as an embedded batch."""
         return ActiveBatch(0, rows, *self._placed.embed(samples, rows))
 
     def advance(self, active: ActiveBatch) -> ActiveBatch | None:
@@ -67,12 +69,12 @@ class TokenStep:
         Returns
         -------
         ActiveBatch or None
-            The sentences of which a word is open; None if there is none.
+            The sentences with open words; None if there are none.
         """
         layer, layout = active.layer + 1, cast("WordLayout", active.layout)
         keys_values = self._placed.backbone.keys_values(layer, active.hidden)
         if layer == self._rule.last_layer and self._apart:
-            # Nobody reads the other rows any more.
+            # At the last layer, only the rows that the heads read are needed.
             read = self._placed.read_rows(layer, active.hidden, keys_values, layout)
             self._decide(active, self._placed.row_logits(layer, read, active.hidden, layout))
             self._count(active)
@@ -85,12 +87,12 @@ class TokenStep:
             active, self._placed.exit_logits(layer, hidden, active.hidden, layout)
         )
         kept = self._kept(active.above(hidden, decision.state), decision)
-        # Last: where the memory does not suffice, the layer is run again.
+        # Counted last: if memory runs out before, the layer is run again with half the batch.
         self._count(active)
         return kept
 
     def _decide(self, active: ActiveBatch, logits: Tensor) -> Decision:
-        """Return which of the open words stay open, and what is remembered of all of them."""
+        """Return which of the open words stay open, and the state of the rule for all of them."""
         layout = cast("WordLayout", active.layout)
         words = self._words.starts[active.rows][layout.rows] + layout.numbers
         proba = task_softmax(logits, self._placed.network.class_counts)
@@ -102,7 +104,7 @@ class TokenStep:
         self._rows_computed[active.rows] += computed.sum(axis=1)
 
     def _kept(self, above: ActiveBatch, decision: Decision) -> ActiveBatch | None:
-        """Return the sentences of which a word stays open."""
+        """Return the sentences that still have open words."""
         words = decision.remaining
         if words is None:
             return above

@@ -1,4 +1,4 @@
-"""Inference through two towers, the second for the samples that need it."""
+"""Inference through two towers; the second one only runs for the samples that need it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .two_towers import TwoTowerNetwork, state_of
 
 
 class TowerEngine:
-    """Runs a trained network of two towers in prediction.
+    """Runs a trained network with two towers in prediction.
 
     Parameters
     ----------
     network : TwoTowerNetwork
         In evaluation mode, on its device. Never modified, so threads may share it.
     dtype : torch.dtype, default=torch.float32
-        What the layers compute in; heads and entropies are float32.
+        Data type of the layers; heads and entropies are float32.
     scales : tuple of two Int8Scales, default=None
-        Of each tower, on a CPU, which products of its layers are those of 8-bit numbers.
+        On a CPU: 8-bit scales of each tower.
 
     Attributes
     ----------
@@ -48,14 +48,13 @@ class TowerEngine:
 
     Notes
     -----
-    One exit rule counts through the exits of both towers. A sample that it lets exit in the first
-    tower never meets the second: what that one would read is not even encoded. Each tower has an
-    `Engine`, with batches of its own; what is handed over are the state of the first tower and the
-    memory of the rule.
+    One exit rule covers the exits of both towers. For a sample that exits in the first tower, the
+    input of the second one is not even encoded. Each tower has an `Engine` with its own batches.
+    The state of the first tower and the state of the exit rule are handed over to the second.
 
-    Exits that a sample has not are NaN among staged probabilities, so that the array rules of
-    `sklearn_epee.policy` decide on them as this engine does: those of a missing cell, and those of
-    the first tower after an early hand-over.
+    Staged probabilities are NaN at exits that a sample does not have: those of a tower whose input
+    is missing, and those of the first tower after an early hand-over. With these NaNs, the array
+    functions of `sklearn_epee.policy` make the same decisions as this engine.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class TowerEngine:
     def find_scales(
         network: TwoTowerNetwork, samples: EncodedPairs
     ) -> tuple[Int8Scales, Int8Scales]:
-        """Return how the layers of each tower are rounded to 8 bits; see `Engine.find_scales`."""
+        """Return the 8-bit scales of the layers of each tower; see `Engine.find_scales`."""
         first, second = (np.flatnonzero(there) for there in samples.present.T)
         return (
             find_scales(network.first.adapter, samples.first_of(first)),
@@ -87,7 +86,7 @@ class TowerEngine:
     def dynamic(
         self, samples: EncodedPairs, policy: ExitPolicy, batch_size: int | str = "auto"
     ) -> Exits:
-        """Return where samples exit by a policy, and with which prediction.
+        """Return exit layers and predictions of samples under an exit policy.
 
         Parameters
         ----------
@@ -116,8 +115,8 @@ class TowerEngine:
         ----------
         samples : EncodedPairs
         layer : int
-            From 1 to M1 + M2. A sample that has no such exit is predicted by the last one before
-            it that it has, or else by its first.
+            From 1 to M1 + M2. For a sample without this exit, the last earlier exit that it has is
+            used, or else its first one.
         batch_size : int or "auto"
 
         Returns
@@ -134,7 +133,7 @@ class TowerEngine:
         return out[:, 0]
 
     def staged(self, samples: EncodedPairs, batch_size: int | str = "auto") -> NDArray[np.float32]:
-        """Return the probabilities of every exit, from one pass.
+        """Return the probabilities of all exits, from one pass.
 
         Parameters
         ----------
@@ -155,7 +154,7 @@ class TowerEngine:
     def visited(
         self, samples: EncodedPairs, policy: ExitPolicy, batch_size: int | str = "auto"
     ) -> NDArray[np.float32]:
-        """Return the probabilities of the exits that samples visit under a policy.
+        """Return the probabilities of the exits that samples reach under an exit policy.
 
         Parameters
         ----------
@@ -181,10 +180,10 @@ class TowerEngine:
     def _within_first(
         self, samples: EncodedPairs, layer: int, batch_size: int | str
     ) -> NDArray[np.float32]:
-        """Return the probabilities of an exit of the first tower, or of what is nearest to it."""
+        """Return the probabilities of an exit of the first tower, see `budgeted`."""
         has_first, has_second = samples.present.T
         n, early = len(samples), self._network.hands_over_early
-        # A sample that goes on early has its last exit below.
+        # The last exit of a sample that goes on early is below `layer`, so record all of them.
         out = np.full((n, layer if early else 1, self.n_columns), np.nan, np.float32)
         rule = RecordingRule(1 if early else layer, layer, out)
         if early:
@@ -241,12 +240,12 @@ class TowerEngine:
     def run(
         self, samples: EncodedPairs, rule: ExitRule, last: int, batch_size: int | str
     ) -> HandedOver:
-        """Run the samples that have a second cell to their exits, `last` at most.
+        """Run the samples that have a second input to their exits, up to exit `last`.
 
         Returns
         -------
         HandedOver
-            Which of them went on from the first tower, and from which layer.
+            Which samples the first tower handed over, and at which layer.
         """
         has_first, has_second = samples.present.T
         border = self._border
@@ -264,7 +263,7 @@ class TowerEngine:
         last: int,
         batch_size: int | str,
     ) -> HandedOver:
-        """Run samples through the first tower; return what those that go on take along."""
+        """Run samples through the first tower; return the states of those that go on."""
         handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(selected)
         if len(numbers):
             settling = self._settling(len(numbers))
@@ -273,7 +272,7 @@ class TowerEngine:
         return handed
 
     def _settling(self, n: int) -> Settling | None:
-        """Return what finds the samples that go on early, of n; None where none do."""
+        """Return the detector of early hand-overs for n samples; None if there are none."""
         if not self._network.hands_over_early:
             return None
         return Settling(self._network.hand_over_after or 0, self._counts, n)
@@ -286,7 +285,7 @@ class TowerEngine:
         last: int,
         batch_size: int | str,
     ) -> None:
-        """Run samples that end in the first tower."""
+        """Run samples that only go through the first tower."""
         numbers = np.flatnonzero(selected)
         if len(numbers):
             first_rule = TowerRule(rule, numbers, 0, last)
@@ -304,7 +303,7 @@ class TowerEngine:
 
     @torch.inference_mode()
     def _contexts(self, handed: HandedOver, numbers: NDArray[np.intp]) -> Tensor:
-        """Return what the heads of the second tower read beside their layers, on the CPU."""
+        """Return the contexts of samples, the additional input of the second tower's heads."""
         network = self._network
         states = torch.from_numpy(handed.states[numbers]).to(network.no_context.device)
         known = torch.from_numpy(handed.layers[numbers] > 0).unsqueeze(1)
@@ -313,7 +312,7 @@ class TowerEngine:
     def _available_exits(
         self, present: NDArray[np.bool_], handed_from: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Return which exits samples have, (n, M1 + M2), that went on from a layer, or did not."""
+        """Return which exits samples have, (n, M1 + M2); `handed_from` is 0 if not handed over."""
         own = np.repeat(present, (self._border, self.n_layers - self._border), axis=1)
         layers = np.arange(1, self.n_layers + 1)
         skipped = (layers > handed_from[:, np.newaxis]) & (layers <= self._border)
@@ -325,7 +324,7 @@ class TowerEngine:
 
 
 class _FirstEngine(Engine):
-    """Runs the first tower, keeping what its heads read of the samples that go on."""
+    """Engine of the first tower; keeps the pooled states of the samples that go on."""
 
     @staticmethod
     def _place(
@@ -338,14 +337,14 @@ class _FirstEngine(Engine):
 
 
 class _SecondEngine(Engine):
-    """Runs the second tower, in which the rule goes on where it was."""
+    """Engine of the second tower, in which the exit rule continues from its state in the first."""
 
     def _step(self, rule: ExitRule) -> LayerStep:
         return _SecondStep(self._placed, rule, self._row_first, self._graphs)
 
 
 class _PlacedFirst(InferenceNetwork):
-    """Returns, behind the logits of an exit, the states that its head read."""
+    """Network of the first tower; appends the pooled states to the logits of an exit."""
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return logits and states of an exit from its layer's output, (n, K + c) float32."""
@@ -353,7 +352,7 @@ class _PlacedFirst(InferenceNetwork):
         return self._with_states(layer, pooled, layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
-        """Return logits and states of an exit from the rows it reads, (n, K + c) float32."""
+        """Return logits and states of an exit from the rows that it reads, (n, K + c) float32."""
         pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
         return self._with_states(layer, pooled, layout)
 
@@ -379,7 +378,7 @@ class _SecondStep(LayerStep):
     """One layer of the second tower for a batch."""
 
     def start(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> ActiveBatch:
-        """Return some samples, embedded, with what the rule remembers of them."""
+        """Return some samples, embedded, with the state of the exit rule from the first tower."""
         active = super().start(samples, rows)
         if not isinstance(self._rule, SecondTowerRule) or not isinstance(
             samples, SamplesWithContext

@@ -50,7 +50,9 @@ def with_graphs(
     engine: Engine, capture: Callable, *, image: bool = False, max_positions: int = 1024
 ) -> Engine:
     run = engine._placed.run_layer
-    engine._graphs = LayerGraphs(run, not image, capture, max_positions=max_positions, met_before=0)
+    engine._graphs = LayerGraphs(
+        run, not image, capture, max_positions=max_positions, runs_before_capture=0
+    )
     return engine
 
 
@@ -114,7 +116,7 @@ def test_graphs_that_are_used_stay_and_others_make_room(monkeypatch, long_unused
 def test_what_comes_up_again_is_captured():
     capture = StandIn()
     engine = Engine(make_network("bert", "cls"))
-    engine._graphs = LayerGraphs(engine._placed.run_layer, True, capture, met_before=2)
+    engine._graphs = LayerGraphs(engine._placed.run_layer, True, capture, runs_before_capture=2)
     samples = make_samples("bert")
     expected = Engine(make_network("bert", "cls")).staged(samples)
     for n_captures in (0, 0, N_LAYERS, N_LAYERS):
@@ -238,7 +240,7 @@ def test_a_gpu_predicts_as_a_cpu(family, pooling, batch_size):
     network, samples = make_network(family, pooling), make_samples(family)
     staged = Engine(network).staged(samples)
     engine = Engine(network.to_inference_copy(torch.device("cuda", 0), torch.float32))
-    engine._graphs.met_before = 0
+    engine._graphs.runs_before_capture = 0
     for tau, patience in ((0.5, 4), (0.0, 2), (0.3, 3)):
         rule = exit_policy(tau, patience)
         for _ in range(2):  # the second time, graphs are there

@@ -306,7 +306,9 @@ def test_replayed_layers_read_the_context_of_their_samples():
     engine = TowerEngine(network)
     staged = engine.staged(pairs)
     for tower in (engine._first, engine._second):
-        tower._graphs = LayerGraphs(tower._placed.run_layer, False, StandIn(), met_before=0)
+        tower._graphs = LayerGraphs(
+            tower._placed.run_layer, False, StandIn(), runs_before_capture=0
+        )
     np.testing.assert_allclose(engine.staged(pairs, 7), staged, atol=CLOSE)
     rule = tower_policy(0.4, 5)
     assert_as_arrays(engine.dynamic(pairs, rule, 3), staged, rule)
