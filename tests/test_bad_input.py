@@ -503,7 +503,7 @@ def test_exit_loss_weights_that_do_not_fit(refused_text, weights, error, message
 @pytest.mark.parametrize("exit_training", ["distillation", "mixed+distillation"])
 def test_a_teacher_that_learns_nothing(refused_text, exit_training):
     message = (
-        rf"exit_training='{re.escape(exit_training)}' lets the exits learn from the last one, but "
+        rf"exit_training='{re.escape(exit_training)}' trains the exits to follow the last one, but "
         r"exit_loss_weights=\[1.0, 1.0, 0.0\]"
     )
     refused_text.of_parameter(

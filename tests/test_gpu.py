@@ -218,7 +218,7 @@ def test_int8_is_refused(fits):
     if DEVICE != "cuda":
         pytest.skip("a CPU may have such products")
     model, X, _ = fits("texts")
-    with pytest.raises(ValueError, match=r"no 8-bit products there.*device='cpu'"):
+    with pytest.raises(ValueError, match=r"only supported on CPUs.*device='cpu'"):
         model.set_params(precision="int8").predict(X)
 
 

@@ -13,7 +13,7 @@ _NO_NAME = "device={!r} is not a device name; expected 'auto', 'cpu', 'cuda', 'c
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the torch device that the ``device`` parameter names.
+    """Return the torch device of the ``device`` parameter.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ValueError(_NO_NAME.format(device)) from error
     _check_present(resolved)
     if resolved.type == "cuda" and resolved.index is None:
-        # Tensors name their GPU by number; so that the two compare equal.
+        # The devices of tensors have an index; with one, the two compare equal.
         return torch.device("cuda", torch.cuda.current_device())
     return resolved
 
@@ -65,9 +65,9 @@ def _check_present(device: torch.device) -> None:
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the data type of the forward and backward pass in training.
 
-    ``"auto"`` is bfloat16 where the hardware multiplies bfloat16 natively, float32 elsewhere;
-    ``"int8"``, which is for predictions alone, trains in the same. Weights, gradients of the
-    weights and the loss stay in float32 either way.
+    ``"auto"`` is bfloat16 if the hardware multiplies bfloat16 natively, else float32. ``"int8"`` is
+    only for predictions; training is the same as with ``"auto"``. Weights, their gradients and the
+    loss are always in float32.
     """
     if precision in ("auto", "int8"):
         return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
@@ -77,17 +77,17 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the data type of the backbone in prediction.
 
-    ``"auto"`` is bfloat16 on a CPU that multiplies it in hardware, where the result for a sample
-    does not depend on the other samples of its batch; float32 elsewhere. On a GPU the third digit
-    of a bfloat16 result changes with the batch size, and an exit must not depend on other samples.
+    ``"auto"`` is bfloat16 on a CPU that multiplies it in hardware, where the result of a sample
+    does not depend on the other samples of its batch; else float32. On a GPU, the third digit of a
+    bfloat16 result changes with the batch size, and an exit must not depend on other samples.
 
-    ``"int8"`` is ``torch.int8``, which stands for products of 8-bit numbers within layers that
-    otherwise compute in what "auto" is.
+    ``"int8"`` is ``torch.int8``, which stands for 8-bit matrix products within layers that
+    otherwise compute in the precision of ``"auto"``.
 
     Raises
     ------
     ValueError
-        If the device has no products of 8-bit numbers.
+        If 8-bit products are not supported on the device.
     """
     if precision == "int8":
         _check_int8(device)
@@ -98,9 +98,7 @@ def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _check_int8(device: torch.device) -> None:
-    reason = (
-        "this package makes no 8-bit products there" if device.type != "cpu" else why_not_int8()
-    )
+    reason = "8-bit products are only supported on CPUs" if device.type != "cpu" else why_not_int8()
     if reason:
         raise ValueError(
             f"precision='int8' cannot be used on device={str(device)!r}: {reason}. Expected "

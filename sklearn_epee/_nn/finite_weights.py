@@ -1,4 +1,4 @@
-"""Keep the last weights that gave a finite loss in a temporary file during training."""
+"""Save the last weights that gave a finite loss in a temporary file during training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import IO
 import torch
 from torch import nn
 
-# Weights are saved at the start of every epoch, and in longer epochs every so many steps.
+# Weights are saved at the start of every epoch, and after this number of steps in longer epochs.
 _SAVED_EVERY = 100
 
 
 class FiniteWeights:
-    """The last weights that were saved after they had given a finite loss, in a temporary file.
+    """The last saved weights that gave a finite loss, in a temporary file.
 
-    In memory they would add a quarter to what weights, gradients and moments take.
+    In memory, they would add a quarter to the size of weights, gradients and moments.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -24,14 +24,14 @@ class FiniteWeights:
         self._file = _temporary_file()
         self._wait = 0
         self.n_steps = 0
-        """Training steps that led to the saved weights."""
+        """Number of training steps before the weights were saved."""
 
     def start_epoch(self) -> None:
-        """Save the next good weights."""
+        """Save the weights at the next call of `offer`."""
         self._wait = 0
 
     def offer(self, n_steps: int) -> None:
-        """Save the weights that ``n_steps`` steps led to, if it is time to."""
+        """Save the current weights, after ``n_steps`` steps, if enough steps have passed."""
         if self._wait == 0:
             self._save()
             self.n_steps = n_steps
@@ -42,7 +42,7 @@ class FiniteWeights:
         try:
             self._write()
         except OSError:
-            # A full disk is no reason to end a training.
+            # If the disk is full, continue in memory instead of ending the training.
             self._file.close()
             self._file = io.BytesIO()
             self._write()
@@ -54,7 +54,7 @@ class FiniteWeights:
         self._file.flush()
 
     def restore(self) -> None:
-        """Put the saved weights back into the module."""
+        """Load the saved weights into the module."""
         self._file.seek(0)
         for weight in self._module.state_dict().values():
             raw = self._file.read(weight.numel() * weight.element_size())
@@ -69,5 +69,5 @@ class FiniteWeights:
 def _temporary_file() -> IO[bytes]:
     try:
         return tempfile.TemporaryFile()
-    except OSError:  # no folder to write to
+    except OSError:  # no writable folder
         return io.BytesIO()

@@ -17,7 +17,7 @@ from .backbones import BackboneAdapter
 
 
 def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Return the operations of an attention, from the shapes that the counter passes."""
+    """Return the number of operations of attention, given the shapes of its inputs."""
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -29,12 +29,12 @@ def layer_flops(adapter: BackboneAdapter, batch: Mapping[str, Tensor]) -> NDArra
     ----------
     adapter : BackboneAdapter
     batch : dict of str to Tensor
-        What the backbone reads.
+        Inputs of the backbone.
 
     Returns
     -------
     ndarray of shape (M + 1,), float64
-        Of the embedding and of every layer: matrix products, convolutions and attention.
+        Operations of the embedding and of every layer: matrix products, convolutions, attention.
     """
     counted = []
     known = {attention_on_cpu(): _attention_on_cpu}

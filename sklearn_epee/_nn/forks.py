@@ -1,4 +1,4 @@
-"""Safety after a fork: one torch thread, and locks that are free in the child process."""
+"""Safety after a fork: one torch thread, and locks that are released in the child process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 
 
 class ForkSafeLock:
-    """A lock that is free in a forked process, whoever held it in the parent.
+    """A lock that is released in a forked process, even if another thread of the parent held it.
 
-    A fork copies the thread that forks and no other. A plain lock that another thread held at that
-    moment stays locked in the child for ever.
+    A fork only copies the forking thread. A plain lock that another thread held at that moment
+    would stay locked in the child forever.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class ForkSafeLock:
 
     Notes
     -----
-    What the lock guards is copied as it was. Guard only what stays usable when a change stops
-    halfway, such as a cache.
+    The guarded data are copied in the state of that moment. Only guard data that stay usable if a
+    change is interrupted, such as a cache.
 
     Examples
     --------
@@ -44,7 +44,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def renew(self) -> None:
-        """Free the lock, unless the thread that calls holds it."""
+        """Release the lock, unless the calling thread holds it."""
         if self._depth and self._owner == threading.get_ident():
             return
         self._lock = self._make()
@@ -69,12 +69,12 @@ def _prepare_child() -> None:
     """Make the package usable in a process that was just forked."""
     for lock in list(_locks):
         lock.renew()
-    # torch's threads were not copied. A child that waits for them waits for ever; with one thread
-    # it works by itself. `torch.set_num_threads` raises the number again.
+    # torch's threads were not copied, and a child would wait for them forever. With a single thread
+    # it does not need them; `torch.set_num_threads` can increase the number again.
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # not available on Windows, which has no fork
     os.register_at_fork(after_in_child=_prepare_child)

@@ -13,18 +13,19 @@ from torch.nn import functional
 
 EXIT_TRAININGS = ("joint", "mixed", "distillation", "mixed+distillation", "detached")
 
-# Fraction of the optimizer steps in which a mixed training moves the last exit alone. Two equal
-# halves: both parts have a schedule to run through, and the whole costs no more than a joint one.
+# Fraction of the optimizer steps in which a mixed training only trains the last exit. With one half
+# both parts can run through a full schedule, and the total number of steps is that of a joint
+# training.
 _SHARE_OF_LAST_EXIT = 0.5
-# A student learns as much from its teacher as from the labels.
+# Weight of the teacher in distillation: as much as the labels.
 _TEACHER_SHARE = 0.5
-# Above 1, for a fine-tuned teacher is nearly always sure: what it holds likely besides the label is
-# all that it adds. At 2 the probabilities of a binary 0.99 become 0.91.
+# Above 1, because a fine-tuned teacher is nearly always certain, and only its probabilities of the
+# other classes add information to the label. At 2, a binary probability of 0.99 becomes 0.91.
 _TEMPERATURE = 2.0
 
 
 def is_mixed(exit_training: str) -> bool:
-    """Return whether the last exit is trained alone first."""
+    """Return whether only the last exit is trained at first."""
     return exit_training.startswith("mixed")
 
 
@@ -34,7 +35,7 @@ def is_distilled(exit_training: str) -> bool:
 
 
 def check_teacher(exit_training: str, exit_weights: NDArray[np.float64]) -> None:
-    """Refuse distillation from a last exit that has no weight in the loss.
+    """Raise for distillation from a last exit that has no weight in the loss.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def check_teacher(exit_training: str, exit_weights: NDArray[np.float64]) -> None
     """
     if is_distilled(exit_training) and not exit_weights[-1] > 0:
         raise ValueError(
-            f"exit_training={exit_training!r} lets the exits learn from the last one, but "
+            f"exit_training={exit_training!r} trains the exits to follow the last one, but "
             f"exit_loss_weights={exit_weights.tolist()} gives the last exit no weight; expected a "
             "last weight above 0."
         )
@@ -77,7 +78,7 @@ class JointExitLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
         """Return the loss of a batch from logits (n, M, K), labels (n,) and sample weights (n,).
 
-        For logits (n, 1, K), of a network that ran its last exit only, it is that exit's loss.
+        For logits (n, 1, K), of a network that only ran its last exit, it is the loss of that exit.
         """
         losses = _cross_entropies(logits, labels)
         return (sample_weights * self._mean_over_exits(losses)).mean()
@@ -89,7 +90,7 @@ class JointExitLoss(nn.Module):
 
 
 class DistillationExitLoss(JointExitLoss):
-    """Joint loss in which exits before the last learn from the labels and from the last exit.
+    """Joint loss in which all exits but the last learn from the labels and from the last exit.
 
     The loss of exit m < M is ``(1 - a) CE(y, p_m) + a T^2 KL(q_M || q_m)``, where q are
     probabilities at temperature T. The last exit learns from the labels only. Held-out samples are
@@ -144,7 +145,7 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 def _divergences(logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(q_M || q_m) of every sample at exits before the last, (n, M - 1) float32."""
     softened = functional.log_softmax(logits.float() / temperature, dim=-1)
-    # Detached: the last exit would otherwise move towards what shallow ones can follow.
+    # Detached, so that the last exit is not pulled towards the predictions of shallow ones.
     teacher = softened[:, -1:].detach()
     terms = functional.kl_div(
         softened[:, :-1], teacher.expand_as(softened[:, :-1]), reduction="none", log_target=True
@@ -155,7 +156,7 @@ def _divergences(logits: Tensor, temperature: float) -> Tensor:
 def steps_of_parts(exit_training: str, n_steps: int) -> tuple[int, ...]:
     """Return the number of optimizer steps of each part of a training.
 
-    Each part has a learning rate schedule of its own.
+    Each part has its own learning rate schedule.
 
     Parameters
     ----------
@@ -166,18 +167,17 @@ def steps_of_parts(exit_training: str, n_steps: int) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        One number, or two for a mixed training: the part of the last exit alone, then the part
-        of all exits.
+        One number, or two for a mixed training: for the last exit alone, then for all exits.
     """
     alone = int(_SHARE_OF_LAST_EXIT * n_steps) if is_mixed(exit_training) else 0
     return (alone, n_steps - alone) if alone else (n_steps,)
 
 
 class LastExitFirst(Callback):
-    """Train the last exit alone for some steps, then all exits, as in the mixed regime.
+    """Train only the last exit for some steps, then all exits (mixed training).
 
-    The heads of the other exits do not run in these steps. ``n_exits_trained`` in the history is
-    the number of exits at the end of each epoch; its ``train_loss`` is the loss of these exits.
+    In these steps, the other heads do not run. ``n_exits_trained`` in the history is the number of
+    trained exits at the end of each epoch; ``train_loss`` is the loss of these exits.
 
     Parameters
     ----------
@@ -194,24 +194,24 @@ class LastExitFirst(Callback):
         self.n_steps = n_steps
 
     def on_batch_begin(self, net: Any, training: bool = False, **_: Any) -> None:
-        """Choose which exits run."""
+        """Set which exits run."""
         if training:
             net.module_.last_exit_only = net.n_steps_ < self.n_steps
 
     def on_epoch_end(self, net: Any, **_: Any) -> None:
-        """Record the number of exits in training."""
+        """Record the number of trained exits."""
         trained = 1 if net.module_.last_exit_only else net.module_.n_layers
         net.history.record("n_exits_trained", trained)
 
 
 class StopOnceAllLearn(EarlyStopping):
-    """Early stopping that ignores the epochs in which the last exit is trained alone.
+    """Early stopping that ignores the epochs in which only the last exit is trained.
 
-    The held-out loss is that of all exits. In the first part of a mixed training it says nothing
-    about the exit in training, and its minimum there does not mark the best weights.
+    The held-out loss is that of all exits. In the first part of a mixed training it does not
+    measure the trained exit, so its minimum does not indicate the best weights.
     """
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Monitor an epoch that ended with all exits in training."""
+        """Monitor the loss of an epoch at whose end all exits are trained."""
         if not net.module_.last_exit_only:
             super().on_epoch_end(net, **kwargs)

@@ -47,7 +47,7 @@ from .tasks import as_binary, split_tasks, task_predictions, task_softmax
 
 _SEEDING = ForkSafeLock(reentrant=True)
 
-# Names of the callbacks that a training has of its own.
+# Names of the callbacks of this package and of skorch, which user callbacks must not have.
 _OWN_CALLBACKS = (
     "early_stopping", "epoch_timer", "head_init", "last_exit_first", "print_log", "progress",
     "schedule", "scikit_learn", "train_loss", "valid_acc", "valid_loss",
@@ -83,15 +83,15 @@ class TrainingMemoryError(MemoryError):
 
 
 class DivergedError(ValueError):
-    """The loss or its gradient became NaN or infinite before any good step was made."""
+    """The loss or its gradient was NaN or infinite at the first training step."""
 
 
 class StopTrainingError(Exception):
-    """A callback ends the training after this step; the network keeps what it has learned."""
+    """Raised by a callback to end the training after this step; the network keeps its weights."""
 
 
 class _NotFiniteError(Exception):
-    """Ends the training loop at a step whose loss or gradient is not finite."""
+    """Raised to end the training loop at a step whose loss or gradient is not finite."""
 
 
 class ExitNet(skorch.NeuralNetClassifier):
@@ -122,14 +122,14 @@ class ExitNet(skorch.NeuralNetClassifier):
         groups = parameter_groups(
             self.module_, plan.learning_rate, plan.head_learning_rate, plan.weight_decay
         )
-        # The fused step is several times faster than a loop over parameters, also on a CPU.
+        # The fused optimizer is several times faster than a loop over parameters, also on a CPU.
         self.optimizer_ = torch.optim.AdamW(groups, fused=plan.device.type in ("cpu", "cuda"))
         return self
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Load batches of similar length, shuffled in training."""
         if not isinstance(dataset, LabelledSamples):
-            # A batch that a scoring callback asks about without its cache.
+            # A scoring callback without a cache predicts a single batch.
             return super().get_iterator(dataset, training=training)
         plan = self._require_plan()
         load = partial(
@@ -146,7 +146,7 @@ class ExitNet(skorch.NeuralNetClassifier):
         return load(batch_sampler=order)
 
     def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Tensor:
-        """Run the network in the plan's precision, on texts of many windows part by part."""
+        """Run the network in the plan's precision; texts with many windows are run in parts."""
         inputs = {name: part for name, part in x.items() if name != SAMPLE_WEIGHT}
         parts = parts_of_batch(inputs, self._require_plan().batch_size)
         with _autocast(torch.device(self.device), self._require_plan().dtype):
@@ -171,23 +171,23 @@ class ExitNet(skorch.NeuralNetClassifier):
         return torch.stack([self.criterion_(*pair, weights) for pair in pairs]).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Run forward and backward; end the training at a loss or gradient that is not finite."""
+        """Run forward and backward pass; end the training if loss or gradient are not finite."""
         step = self._forward_and_backward(batch, **fit_params)
         norm = nn.utils.clip_grad_norm_(
             self.module_.parameters(), self._require_plan().max_grad_norm
         )
-        # The sum, so that a GPU is waited for once.
+        # Check the sum of both, to synchronize with a GPU only once.
         if not torch.isfinite(step["loss"].detach() + norm):
             raise _NotFiniteError
-        # The optimizer has not moved the weights yet.
+        # The optimizer has not changed the weights yet, so these weights gave a finite loss.
         self.good_weights_.offer(self.n_steps_)
         self.n_steps_ += 1
         return step
 
     def _forward_and_backward(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Compute the loss of a batch and its gradient, of many windows part by part.
+        """Compute the loss of a batch and its gradient; with many windows, in parts.
 
-        The losses of samples are averaged, so that those of the parts, weighted by their numbers of
+        The loss is a mean over samples, so the losses of the parts, weighted by their numbers of
         samples, add up to the loss of the batch, and so do their gradients.
         """
         inputs, labels = batch
@@ -208,9 +208,9 @@ class ExitNet(skorch.NeuralNetClassifier):
     def on_batch_end(
         self, net: ExitNet, batch: Any = None, training: bool = False, **kwargs: Any
     ) -> None:
-        """Record the number of labels: skorch counts rows, of which a long text has several.
+        """Record the number of labels as the batch size: skorch would record that of rows.
 
-        A row of words has several labels.
+        A long text has several rows for one label; a sentence has one row for several labels.
         """
         super().on_batch_end(net, batch=batch, training=training, **kwargs)
         if isinstance(batch[0], dict) and not {WINDOWS, WORD_ROWS}.isdisjoint(batch[0]):
@@ -220,7 +220,7 @@ class ExitNet(skorch.NeuralNetClassifier):
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Return loss and predictions of a held-out batch, and record its last-exit accuracy.
 
-        A sample counts as correct if it is so in every task, or in every label that is known.
+        A sample counts as correct if every task, or every known label, is correct.
         """
         step = self._forward(batch, **fit_params)
         labels = batch[1].to(step["y_pred"].device)
@@ -236,12 +236,12 @@ class ExitNet(skorch.NeuralNetClassifier):
         return step
 
     def on_epoch_begin(self, net: ExitNet, **kwargs: Any) -> None:
-        """Begin an epoch of the history, with weights that are to be saved once they are good."""
+        """Begin an epoch; the weights are saved once they have given a finite loss."""
         super().on_epoch_begin(net, **kwargs)
         self.good_weights_.start_epoch()
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> ExitNet:
-        """Train; after an interrupt or a loss that is not finite, keep what was learned so far."""
+        """Train; after an interrupt, or if the loss is not finite, keep the last good weights."""
         self.n_steps_ = 0
         self.failed_step_: int | None = None
         self.stopped_by_: str | None = None
@@ -263,14 +263,14 @@ class ExitNet(skorch.NeuralNetClassifier):
         try:
             super().fit_loop(*args, **kwargs)
         except KeyboardInterrupt:
-            # skorch's early stopping ends the loop in the way Ctrl-C does.
+            # skorch's early stopping raises KeyboardInterrupt, too.
             self.stopped_by_ = "early stopping" if self._stopped_early() else "interrupt"
         except StopTrainingError:
             self.stopped_by_ = "callback"
         except _NotFiniteError:
             self.failed_step_ = self.n_steps_ + 1
             return
-        # No loss was computed with the weights that the last step led to.
+        # No loss has been computed with the weights after the last step.
         if not_finite(self.module_.state_dict()):
             self.failed_step_ = self.n_steps_
 
@@ -281,9 +281,9 @@ class ExitNet(skorch.NeuralNetClassifier):
     def __getstate__(self) -> dict[str, Any]:
         if not getattr(self, "_trimmed_for_prediction", False):
             return super().__getstate__()
-        # `MultiExitNetwork` writes its weights as the CPU's, and nothing else is left that knows a
-        # device. skorch would pack the weights into a pickle of their own, one more copy, and warn
-        # where the device of the training is absent.
+        # `MultiExitNetwork` pickles its weights as CPU tensors, and nothing else depends on a
+        # device. skorch would create one more copy of the weights, and warn when loading if the
+        # training device does not exist.
         return vars(self) | {"device": "cpu"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -305,7 +305,7 @@ class ExitNet(skorch.NeuralNetClassifier):
 
     def _require_plan(self) -> TrainingPlan:
         if self.plan is None:
-            raise RuntimeError("This net was made without a training plan.")
+            raise RuntimeError("This net was created without a training plan.")
         return self.plan
 
 
@@ -347,7 +347,7 @@ def train_network(
         Held-out samples for the history and for early stopping.
     plan : TrainingPlan
     make : callable, default=ExitNet
-        Makes the net.
+        Creates the net.
 
     Returns
     -------
@@ -357,9 +357,9 @@ def train_network(
     Raises
     ------
     DivergedError
-        If the loss is not finite at the very first step.
+        If the loss is not finite at the first step.
     TrainingMemoryError
-        If the device, a CPU as well, runs out of memory.
+        If the device, including a CPU, runs out of memory.
     """
     steps_per_epoch = -(-len(train) // plan.batch_size)
     net = _make_net(network, valid, plan, steps_per_epoch, make)
@@ -374,13 +374,13 @@ def train_network(
 
 
 def untrained_net(network: MultiExitNetwork, plan: TrainingPlan) -> ExitNet:
-    """Return the net of a network that was trained elsewhere, as `train_network` leaves its own.
+    """Return the net of a network that was trained elsewhere, in the form of `train_network`.
 
     Parameters
     ----------
     network : MultiExitNetwork
     plan : TrainingPlan
-        What a training would have been; its device is that of the network afterwards.
+        Plan of a training; the network is moved to its device.
 
     Returns
     -------
@@ -424,7 +424,7 @@ def _make_net(
 
 @contextmanager
 def _set_up(network: MultiExitNetwork, plan: TrainingPlan) -> Iterator[None]:
-    """Set the options of the plan on the network inside the block."""
+    """Set the options of the plan on the network, within the block."""
     network.gradient_checkpointing = plan.gradient_checkpointing
     network.detached_heads = plan.exit_training == "detached"
     try:
@@ -461,9 +461,9 @@ def _callbacks(plan: TrainingPlan, steps_per_epoch: int) -> list[Any]:
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block and leave the caller's random state as it was."""
+    """Seed torch within the block, and restore the caller's random state afterwards."""
     devices = [device] if device.type == "cuda" else []
-    # torch has one random state for all threads.
+    # All threads share torch's random state, hence the lock.
     with _SEEDING, torch.random.fork_rng(devices):
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.manual_seed(seed)
@@ -473,7 +473,7 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             with warnings.catch_warnings():
-                # The gradients of attention: docs/versions.md says so.
+                # The gradient of attention is not deterministic, see docs/versions.md.
                 warnings.filterwarnings("ignore", ".*defaults to a non-deterministic algorithm")
                 yield
         finally:
@@ -495,12 +495,12 @@ def _check_progress(net: ExitNet) -> None:
 
 
 def _trim(net: ExitNet) -> ExitNet:
-    """Drop what only training needs; keep the history."""
+    """Remove everything that only training needs, except the history."""
     history = net.history_
     net.history_ = type(history)()
     net.trim_for_prediction()
     net.history_ = history
-    # User callbacks may hold anything; the fitted net does not keep them.
+    # User callbacks may hold large or unpicklable objects; the fitted net does not keep them.
     net.plan = TrainingPlan(**{**vars(net.plan), "callbacks": []})
     return net
 
@@ -523,7 +523,7 @@ def _silent(*_: Any) -> None:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, batch_size: int | str) -> Iterator[None]:
-    """Turn running out of memory inside the block into an error that says what to change.
+    """Replace an out-of-memory error of the block by one that says what to change.
 
     Raises
     ------
@@ -545,13 +545,12 @@ def explain_out_of_memory(device: torch.device, batch_size: int | str) -> Iterat
 
 
 def check_callbacks(callbacks: Sequence[Any] | None) -> None:
-    """Refuse callbacks that skorch could not call.
+    """Raise if skorch could not use some callbacks.
 
     Raises
     ------
     TypeError
-        If one is neither a skorch callback (or a class of them) nor a pair of a name and a
-        callback.
+        If one is neither a skorch callback (or its class) nor a pair of a name and a callback.
     ValueError
         If two have the same name.
     """

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-# About 1 / sqrt(width). With the customary 0.02 a ViT of width 128 needs many epochs before it
-# learns anything from a few hundred images. For texts 0.02 is the better one.
+# About 1 / sqrt(width). With the usual 0.02, a ViT of width 128 needs many epochs before it learns
+# anything from a few hundred images. For texts, 0.02 is better.
 SCRATCH_IMAGE_INITIALIZER_RANGE = 0.08
 
 
@@ -26,17 +26,18 @@ class TrainingDefaults:
     min_epochs, max_epochs : int
         Bounds of the number of epochs.
     n_steps : int
-        Optimizer steps to aim for between these bounds: small data sets are seen more often.
+        Target number of optimizer steps within these bounds: small data sets get more epochs.
     n_steps_per_class : int
-        Steps on top of that for every class: rare classes among many are learned late.
+        Additional steps per class: with many classes, rare ones are learned late.
     weight_decay : float
         Decoupled weight decay of AdamW.
     dropout : float
         Dropout in the heads.
     pooling : str
-        What a head reads where neither the family nor the checkpoint decides.
+        Pooling of the heads if neither the family nor the checkpoint determines it.
     shared_head_factor : float, default=1.0
-        How much faster a head learns that several labels share; rare ones are hardly learned else.
+        Factor of the learning rate of a head that several labels share; without it, rare labels are
+        hardly learned.
     """
 
     learning_rate: float
@@ -58,9 +59,9 @@ class TrainingDefaults:
     def head_rate(
         self, learning_rate: float | tuple[float, float], shared_by_labels: bool = False
     ) -> float:
-        """Return the learning rate of the heads beside that of the backbone.
+        """Return the learning rate of the heads, given that of the backbone.
 
-        They follow a rate that was set by hand, in the measured proportion.
+        If the user set the learning rate of the backbone, that of the heads changes in proportion.
         """
         factor = self.shared_head_factor if shared_by_labels else 1.0
         if isinstance(learning_rate, tuple):
@@ -76,7 +77,7 @@ class TrainingDefaults:
 
 @dataclass(frozen=True)
 class TowerDefaults(TrainingDefaults):
-    """Training parameters for two backbones, of texts and of images, that are trained together.
+    """Training parameters for a text and an image backbone that are trained together.
 
     Parameters
     ----------
@@ -95,9 +96,9 @@ class TowerDefaults(TrainingDefaults):
 
 
 def defaults_of_both(text: TrainingDefaults, image: TrainingDefaults) -> TowerDefaults:
-    """Return training parameters under which both backbones learn.
+    """Return training parameters that are suitable for both backbones.
 
-    Each has its learning rate; the slower learner decides how long the training is.
+    Each backbone has its own learning rate; the training is as long as the longer one of the two.
     """
     both = text, image
     return TowerDefaults(
