@@ -12,31 +12,31 @@ from torch.nn import functional
 
 from .backbones import AttentionBias, for_each_head, joined_scores_mask, near_keys
 
-# Bytes of attention scores made at a time; beyond the processor's caches they cost more.
+# Bytes of attention scores that are computed at a time; more would not fit the processor's caches.
 _SCORES_BYTES = 16 * 2**20
-# Bytes of a single sample's scores up to which they are made at once.
+# The scores of a single sample are computed at once up to this number of bytes.
 _SCORES_BYTES_OF_ONE = 4 * _SCORES_BYTES
-# Scores turned into float32 at a time: so few that they stay in the processor's caches, and that
-# their memory is not handed back to the system.
+# Number of scores that are converted to float32 at a time: few enough to stay in the processor's
+# caches, and for the allocator to reuse their memory.
 _FLOATS_TOGETHER = 2**19
 _FEW_SCORES = 2**16
-# Queries of a local attention go together in multiples of this.
+# Queries of local attention are grouped in multiples of this number.
 _NEIGHBORS = 64
-# Width of the widest vector a processor adds at once, in float32.
+# Width of the widest SIMD vector of float32.
 _KEYS_TOGETHER = 16
-# Multiplications up to which torch does not hand a bfloat16 product to oneDNN.
+# torch does not use oneDNN for bfloat16 products of up to this number of multiplications.
 _SMALL_PRODUCT = 16**3
 
 
 class Neighborhood(NamedTuple):
-    """What the queries of a local attention see, where they are all positions in order."""
+    """Keys that queries attend to in local attention, if the queries are all positions in order."""
 
     mask: Tensor
     """(n, t), bool: True at real positions."""
     window: int
-    """Positions see those at a distance below it."""
+    """Positions attend to positions at a distance below it."""
     is_causal: bool
-    """Whether they see earlier ones only."""
+    """Whether they only attend to earlier positions."""
 
     @property
     def _reach(self) -> int:
@@ -47,13 +47,13 @@ class Neighborhood(NamedTuple):
         return max(_NEIGHBORS, self._reach)
 
     def spares(self, length: int) -> bool:
-        """Return whether a sequence is so long that queries are better taken block by block."""
+        """Return whether a sequence is so long that computing it in blocks saves time."""
         return length > self._step + 2 * self._reach
 
     def blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield consecutive queries, the keys among which theirs are, and which of these they see.
+        """Yield blocks of queries, a range of keys for each, and a mask of allowed keys.
 
-        Keys begin at multiples of the width of the widest vectors, as in a sequence taken whole.
+        Keys begin at multiples of the SIMD width, so that sums are the same as without blocks.
         """
         length = self.mask.shape[1]
         for start in range(0, length, self._step):
@@ -66,23 +66,23 @@ class Neighborhood(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the queries of one call see of the keys, and where they stand."""
+    """Keys that the queries of one call attend to, and the positions of the queries."""
 
     allowed: Tensor | None = None
-    """Broadcasts to (n, heads, r, t), bool: True where a query sees a key; None for all."""
+    """Broadcasts to (n, heads, r, t), bool: True if a query attends to a key; None for all."""
     is_causal: bool = False
-    """Whether each query sees the keys up to its own."""
+    """Whether each query only attends to keys up to its own position."""
     bias: AttentionBias | None = None
     """Added to the scores."""
     positions: Tensor | None = None
-    """(n, r), where the queries stand, for the bias; None: at all positions, in order."""
+    """(n, r), positions of the queries, for the bias; None: all positions, in order."""
     neighborhood: Neighborhood | None = None
-    """Takes the place of all the others in a long sequence."""
+    """Used instead of all other fields in long sequences with local attention."""
     unseen: Tensor | None = None
-    """The place of `allowed` where scores are float32: what is added to them, 0 or -inf."""
+    """Used instead of `allowed` for float32 scores: added to them, 0 or -inf."""
 
     def part(self, samples: slice, queries: slice) -> Seen:
-        """Return the same for some queries of some samples; with a bias, for all their queries."""
+        """Return this object for some queries of some samples; with a bias, for all queries."""
         positions = None if self.positions is None else self.positions[samples]
         return self._replace(
             allowed=_part(self.allowed, samples, queries),
@@ -104,15 +104,15 @@ def _is_by_query(mask: Tensor) -> bool:
 
 
 def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-    """Return the softmax attention of queries that are scaled already, (n, heads, r, head_dim).
+    """Return the softmax attention of scaled queries, (n, heads, r, head_dim).
 
-    On a CPU a query's outcome in bfloat16 depends, to the bit, on its own sample alone: not on
-    how many queries, samples or masked keys stand beside it.
+    On a CPU, the bfloat16 result of a query is bitwise independent of the number of other queries,
+    samples and masked keys.
 
     Parameters
     ----------
     query : Tensor of shape (n, heads, r, head_dim)
-        Rotated already.
+        After the rotary embedding.
     k, v : Tensors of shape (n, n_key_heads, t, head_dim)
     seen : Seen
     """
@@ -128,7 +128,7 @@ def attend(query: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
             return _attend_in_one(query, k, v, seen.allowed, seen.is_causal)
         return _attend_in_parts(_attend_with_bias, query, k, v, seen)
     n_queries, n_keys = query.shape[2], k.shape[2]
-    # More keys, unseen, so that a softmax sums whole vectors whatever the padding.
+    # Add masked keys, so that the softmax always sums whole SIMD vectors, for any padding.
     more_keys = n_keys + -n_keys % _KEYS_TOGETHER
     more_queries = _enough_queries(query)
     unseen = _unseen(_as_mask(seen.allowed, seen.is_causal, k), n_keys, more_keys)
@@ -148,7 +148,7 @@ def _attend_in_parts(
     v: Tensor,
     seen: Seen,
 ) -> Tensor:
-    """Attend for a few samples at a time, so that their scores stay in the processor's caches."""
+    """Compute attention for a few samples at a time, so that scores stay in the caches."""
     n, heads, n_queries, _ = query.shape
     bytes_of_query = heads * k.shape[2] * query.element_size()
     together = n_queries
@@ -175,9 +175,9 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def _powers_of_two(n: int, most: int) -> Iterator[slice]:
-    """Yield parts of n samples, of sizes that come up again.
+    """Yield slices of n samples, of at most `most`, whose sizes are powers of two.
 
-    A product is compiled for each size.
+    oneDNN compiles a product for every size, so few different sizes are used.
     """
     start = 0
     while start < n:
@@ -194,7 +194,7 @@ def _as_mask(allowed: Tensor | None, is_causal: bool, k: Tensor) -> Tensor | Non
 
 
 def _unseen(allowed: Tensor | None, n_keys: int, more_keys: int) -> Tensor | None:
-    """Return what is added to float32 scores: -inf where a key is not seen; None for nothing."""
+    """Return the term added to float32 scores: -inf at masked keys; None if there are none."""
     if allowed is None:
         return _missing_keys(n_keys, more_keys) if more_keys > n_keys else None
     unseen = torch.full((*allowed.shape[:-1], more_keys), -torch.inf, device=allowed.device)
@@ -210,9 +210,9 @@ def _missing_keys(n_keys: int, more_keys: int) -> Tensor:
 
 
 def _enough_queries(query: Tensor) -> int:
-    """Return a number of queries that comes up again, as products are compiled for each.
+    """Round a number of queries up, because oneDNN compiles a product for every number.
 
-    So few that torch would not hand their product to oneDNN are made more as well.
+    The result is also large enough for torch to use oneDNN.
     """
     _, heads, n_queries, head_dim = query.shape
     least = _SMALL_PRODUCT // (heads * head_dim * _KEYS_TOGETHER) + 1
@@ -220,16 +220,16 @@ def _enough_queries(query: Tensor) -> int:
 
 
 def _padded(part: Tensor, missing: int) -> Tensor:
-    """Return one of (..., t, width) with zeros at so many more positions."""
+    """Append zeros at some more positions to a tensor (..., t, width)."""
     return functional.pad(part, (0, 0, 0, missing)) if missing else part
 
 
 def _attend_by_products(
     query: Tensor, k: Tensor, v: Tensor, seen: Seen, shape: tuple[int, int]
 ) -> Tensor:
-    """Attend by torch's products; of queries and keys only so many are real as ``shape`` says."""
-    # torch's own attention is half as fast in bfloat16, and sums in an order that depends on the
-    # padding.
+    """Compute attention with matrix products; ``shape`` is the number of real queries and keys."""
+    # torch's scaled_dot_product_attention is half as fast in bfloat16, and its order of summation
+    # depends on the padding.
     scores = torch.matmul(query, k.transpose(-1, -2))
     if seen.bias is not None:
         scores[:, :, : shape[0], : shape[1]] += seen.bias.of(query, k, seen.positions, *shape)
@@ -237,10 +237,10 @@ def _attend_by_products(
 
 
 def _softmax(scores: Tensor, unseen: Tensor | None) -> Tensor:
-    """Return the softmax of bfloat16 scores over the keys that are seen, in place of the scores.
+    """Compute the softmax of bfloat16 scores over the keys, in place.
 
-    torch's own takes twice as long on rows as short as these, but for a few scores more calls cost
-    more than they save. Outcomes are the same to the bit, as both compute in float32.
+    `torch.softmax` in bfloat16 takes twice as long on such short rows; but for few scores, the
+    overhead of additional calls is larger. Both give bitwise equal results, computed in float32.
     """
     n, heads, n_queries, n_keys = scores.shape
     if scores.numel() <= _FEW_SCORES and _rounds_like_float32():
@@ -261,7 +261,7 @@ def _softmax(scores: Tensor, unseen: Tensor | None) -> Tensor:
 
 @functools.cache
 def _rounds_like_float32() -> bool:
-    """Return whether torch's softmax in bfloat16 is, to the bit, that in float32, rounded."""
+    """Return whether torch's bfloat16 softmax is bitwise equal to the rounded float32 softmax."""
     generator = torch.Generator().manual_seed(0)
     lengths = (_KEYS_TOGETHER, 3 * _KEYS_TOGETHER, 8 * _KEYS_TOGETHER)
     for length in lengths:
@@ -288,8 +288,8 @@ def _attend_in_one(
     n_queries, n_keys = query.shape[2], k.shape[2]
     missing = min(_query_block(n_keys), n_keys) - n_queries
     if query.device.type == "cpu" and missing > 0:
-        # torch takes queries in blocks, and a few by themselves would be summed in another order
-        # than at the head of their block. Filled up, the outcome is the same to the bit.
+        # torch processes queries in blocks; an incomplete block would be summed in another order.
+        # With padding to a full block, the result is bitwise the same.
         query = functional.pad(query, (0, 0, 0, missing))
         if allowed is not None and allowed.ndim >= 2 and allowed.shape[-2] > 1:
             allowed = functional.pad(allowed, (0, 0, 0, missing), value=True)
@@ -300,7 +300,7 @@ def _attend_in_one(
 
 
 def _query_block(length: int) -> int:
-    """Return the number of queries torch's attention on a CPU takes at a time."""
+    """Return the number of queries that torch's attention on a CPU processes at a time."""
     if length < 192:
         return 32
     return 64 if length < 768 else 256

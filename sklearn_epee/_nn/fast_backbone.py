@@ -1,4 +1,4 @@
-"""A trained backbone on a CPU, run with packed weights instead of torch modules."""
+"""Run a trained backbone on a CPU with packed weights instead of its torch modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .packed_linear import Product, make_product, rounded
 
 
 class LayerwiseBackbone(Protocol):
-    """What the engine needs of a backbone; adapters have it."""
+    """Interface of a backbone for the engine; `BackboneAdapter` implements it."""
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the embedded batch, (n, t, d), and the mask of real positions, (n, t)."""
@@ -50,7 +50,7 @@ class LayerwiseBackbone(Protocol):
     def row_subset(  # noqa: PLR0917 - as the adapter's
         self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: RowSubset
     ) -> Tensor:
-        """Return the same at positions of which each sample may have another number, (R, d)."""
+        """Return the output at positions whose number may differ between samples, (R, d)."""
         ...
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
@@ -59,20 +59,20 @@ class LayerwiseBackbone(Protocol):
 
 
 class LayerScales(NamedTuple):
-    """How the rows that the products of a layer read are rounded to 8 bits; None: they are not."""
+    """8-bit scales of the inputs of a layer's products; None: the product is not in 8 bits."""
 
     attention: InputScale | None = None
-    """What queries, keys and values are made of."""
+    """Input of the query, key and value projections."""
     out: InputScale | None = None
-    """What the attention found."""
+    """Input of the attention's output projection."""
     up: InputScale | None = None
-    """What the feed-forward reads, with a gate or without."""
+    """Input of the feed-forward (and of its gate, if it has one)."""
     down: InputScale | None = None
-    """What its activation made."""
+    """Input of the last product of the feed-forward, after the activation."""
 
 
 class LayerReaders(NamedTuple):
-    """What is done to the rows that the products of a layer read; names as in `LayerScales`."""
+    """Functions applied to the inputs of a layer's products; names as in `LayerScales`."""
 
     attention: Callable[[Tensor], Tensor]
     out: Callable[[Tensor], Tensor]
@@ -81,36 +81,36 @@ class LayerReaders(NamedTuple):
 
 
 class LayerInput(NamedTuple):
-    """Positions that enter a layer, as its products take them."""
+    """Input of a layer at some positions, in the forms that its products need."""
 
     hidden: Tensor
     """(n, r, d)"""
     flat: Tensor
-    """All of them as rows, with rows nobody reads at the end."""
+    """All positions as rows of a matrix, with unused rows at the end."""
     rows: Tensor
-    """The same as the attention's products read them: normalized, rounded."""
+    """The same rows, normalized and rounded, as input of the attention's projections."""
 
 
 class FastLayer:
-    """One transformer layer as a handful of products.
+    """One transformer layer, computed with a few matrix products.
 
     Parameters
     ----------
     parts : LayerParts
-        The scale of the attention is in the query already.
+        The query projection includes the scale of the attention scores.
     n_heads, n_key_heads : int
-        Heads of the queries, and of keys and values.
+        Number of heads of the queries, and of keys and values.
     dtype : torch.dtype
-        What is computed in where nothing is rounded to 8 bits.
+        Data type of everything that is not in 8 bits.
     scales : LayerScales, default=LayerScales()
-        Says which products are those of 8-bit numbers.
+        8-bit scales; None in it for products that are not in 8 bits.
 
     Attributes
     ----------
     readers : LayerReaders
-        Round the rows, or leave them as they are.
+        Round the inputs of the products, or return them unchanged.
     out, down : Product
-        Those whose outcomes are added to what the layer read, and to what that became.
+        The two products whose results are added to the residual stream.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class FastLayer:
         self._n_key_heads = n_key_heads
         self._pre_norm = parts.pre_norm
         self._query = _product(parts.query, dtype, scales.attention)
-        # Apart, not as one product with a wide weight: each lands in memory of its own, in the
-        # order in which the attention reads it.
+        # Separate products instead of one with a wide weight, so that each result is contiguous in
+        # memory, in the order in which the attention reads it.
         self._key = _product(parts.key, dtype, scales.attention)
         self._value = _product(parts.value, dtype, scales.attention)
         self.out = _product(parts.out, dtype, scales.out)
-        # With a gate, the activation is the gate's.
+        # In a gated feed-forward, the activation is applied to the gate.
         inner = parts.up if parts.gate is None else parts.gate
         next_scale = scales.down if parts.gate is None else None
         self._activated = _product(inner, dtype, scales.up, parts.activation, next_scale)
@@ -145,7 +145,7 @@ class FastLayer:
         self._key_norm = _normalizer(parts.key_norm, dtype)
 
     def read(self, hidden: Tensor) -> LayerInput:
-        """Return what the products of the attention read of some positions, (n, r, d)."""
+        """Return the input of the attention's projections at some positions, (n, r, d)."""
         flat = _flat(hidden)
         return LayerInput(hidden, flat, self.readers.attention(self._normalized(flat)))
 
@@ -202,24 +202,24 @@ class FastLayer:
 
 
 class FastBackbone:
-    """A backbone whose layers all have the usual plan, on a CPU.
+    """A backbone on a CPU whose layers all have the standard structure (`LayerParts`).
 
     Parameters
     ----------
     adapter : BackboneAdapter
-        Of the trained model, in float32. Its embeddings and its last norm are used as they are;
-        the weights of its layers are copied.
+        Adapter of the trained model, in float32. Its embeddings and its final norm are used
+        unchanged; the weights of its layers are copied.
     layers : list of LayerParts
-        One a layer.
+        One per layer.
     dtype : torch.dtype
-        What the layers compute in, but for products of 8-bit numbers.
+        Data type of the layers, except for 8-bit products.
     scales : sequence of LayerScales, default=None
-        One a layer, of those that have such products.
+        One per layer.
 
     Attributes
     ----------
     layers : list of FastLayer
-        One a layer, and one object for layers that share their weights.
+        One per layer; layers that share their weights are the same object.
     """
 
     def __init__(
@@ -237,12 +237,13 @@ class FastBackbone:
         self.layers: list[FastLayer] = []
         heads = adapter.n_heads, adapter.n_key_heads
         for parts, of_layer in zip(layers, scales or [LayerScales()] * len(layers), strict=True):
-            # The norm is the model's own module, or was made for this layer alone.
+            # Layers are recognized by their norm: it is a module of the model, or was created for
+            # this layer only.
             key = id(parts.norm_2)
             if key not in shared:
                 shared[key] = FastLayer(parts, *heads, dtype, of_layer)
             self.layers.append(shared[key])
-        # What `keys_values` has read last: mostly `rows` follows, for the same positions.
+        # The last input of `keys_values`, because `rows` is usually called next for the same one.
         self._last: tuple[FastLayer, LayerInput] | None = None
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -257,7 +258,7 @@ class FastBackbone:
         rotary = None if rotary is None else rotary.at(None, length)
         of_layer = self.layers[layer - 1]
         read = of_layer.read(hidden)
-        # In one go, as threads may share the backbone.
+        # Assigned at once, because threads may share the backbone.
         self._last = of_layer, read
         return of_layer.keys_values(read, rotary)
 
@@ -279,7 +280,7 @@ class FastBackbone:
         return self.layers[layer - 1].rows(read, k, v, seen, rotary)
 
     def _read(self, layer: FastLayer, hidden: Tensor) -> LayerInput:
-        """Return what a layer reads, normalized and rounded once for keys, values and queries."""
+        """Return the input of a layer; that of the last `keys_values` call is reused."""
         last = self._last
         if last is None or last[0] is not layer or last[1].hidden is not hidden:
             return layer.read(hidden)
@@ -310,27 +311,27 @@ class FastBackbone:
 
 
 class _PositionTables:
-    """What an adapter makes of positions, kept for the next call.
+    """Cache of rotary angles and attention biases by position.
 
     Parameters
     ----------
     adapter : BackboneAdapter
     dtype : torch.dtype
-        What the tables are turned into.
+        Data type of the tables.
     """
 
-    # The shortest text for which tables are made, to serve longer ones too.
+    # Minimum length of a table, so that it can be reused for longer texts.
     _LEAST = 128
 
     def __init__(self, adapter: BackboneAdapter, dtype: torch.dtype) -> None:
         self._adapter = adapter
         self._dtype = dtype
-        # Two threads may make the same, of which one is kept.
+        # Two threads may compute the same table; one of them is kept.
         self._rotary: dict[Hashable, tuple[int, Rotary]] = {}
         self._bias: dict[int, AttentionBias | None] = {}
 
     def rotary(self, layer: int, length: int) -> Rotary | None:
-        """Return the angles of the positions of a sequence, or of more; None for none."""
+        """Return rotary angles for at least the positions of a sequence; None if there are none."""
         name = self._adapter.rotary(layer)
         if name is None:
             return None
@@ -342,7 +343,7 @@ class _PositionTables:
         return angles
 
     def bias(self, layer: int, length: int) -> AttentionBias | None:
-        """Return what is added to the scores of a sequence; None for nothing."""
+        """Return the term that is added to the attention scores; None if there is none."""
         known = self._bias.get(layer)
         if known is None and layer in self._bias:
             return None
@@ -355,7 +356,7 @@ class _PositionTables:
         return length == made_for if self._adapter.kind == "image" else length <= made_for
 
     def _enough(self, length: int) -> int:
-        """Return a number of positions that serves sequences a little longer as well."""
+        """Return a number of positions that is sufficient for somewhat longer sequences, too."""
         if self._adapter.kind == "image":
             return length
         return max(self._LEAST, 1 << (length - 1).bit_length())
@@ -364,7 +365,7 @@ class _PositionTables:
 def fast_backbone(
     adapter: BackboneAdapter, dtype: torch.dtype, scales: Sequence[LayerScales] | None = None
 ) -> FastBackbone | None:
-    """Return a backbone taken apart into products; None where a layer is built to another plan.
+    """Return a fast version of a backbone; None if a layer does not have the standard structure.
 
     Parameters
     ----------
@@ -372,7 +373,7 @@ def fast_backbone(
         On a CPU, in float32, in evaluation mode.
     dtype : torch.dtype
     scales : sequence of LayerScales, default=None
-        One a layer: which products are those of 8-bit numbers.
+        8-bit scales, one per layer.
 
     Returns
     -------
@@ -383,20 +384,20 @@ def fast_backbone(
 
 
 def usual_layers(adapter: BackboneAdapter) -> list[LayerParts] | None:
-    """Return the parts of all layers of a backbone; None where a layer is built to another plan."""
+    """Return the parts of all layers; None if a layer does not have the standard structure."""
     parts = [adapter.layer_parts(layer) for layer in range(1, adapter.n_layers + 1)]
     usual = [part for part in parts if part is not None]
     return usual if len(usual) == len(parts) else None
 
 
 def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
-    """Return the rows of the positions of ``hidden``, cut into heads."""
+    """Return the rows of the positions of ``hidden``, split into heads."""
     n, t, _ = hidden.shape
     return rows[: n * t].view(n, t, n_heads, -1).transpose(1, 2)
 
 
 def _flat(hidden: Tensor) -> Tensor:
-    """Return all positions as rows, with rows nobody reads at the end, (r, d).
+    """Return all positions as rows, with unused rows at the end, (r, d).
 
     As many as `rounded` says, so that the products have few sizes.
     """

@@ -1,4 +1,4 @@
-"""The heads of a trained network on a CPU, with packed weights for wide layers."""
+"""Heads of a trained network on a CPU, with packed weights for wide layers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from .tasks import TaskHeads, task_logits
 
 
 class PackedHead:
-    """The classifier after one layer, for one task, in float32: its wide layers and a linear map.
+    """The head of one task in float32, with packed weights for its wide layers.
 
-    A few rows through a wide layer take as long as reading its weight, which torch's own product
-    does twice as slowly. What follows a bottleneck takes in its last map, which spares a product.
+    For a few rows, a wide layer takes as long as reading its weight, for which torch's own product
+    takes twice as long. The last layer of a bottleneck is merged into the next one, which saves a
+    product.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class PackedHead:
 
 
 class NarrowRows:
-    """A bottleneck up to its narrow layer, in float32.
+    """The first half of a bottleneck, up to its narrow layer, in float32.
 
     Parameters
     ----------
@@ -63,13 +64,13 @@ class NarrowRows:
         self._down = make_product(down, torch.float32, functional.gelu)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return what the narrow layer makes of rows, (r, width / 4)."""
+        """Return the output of the narrow layer, (r, width / 4)."""
         return self._down.activated(self._norm(rows))
 
 
 @torch.no_grad()
 def behind_bottleneck(bottleneck: Bottleneck, affine: LinearWeights) -> LinearWeights:
-    """Return an affine map of what comes out of a bottleneck as one of rows beside narrow rows.
+    """Merge the last layer of a bottleneck into the linear layer that follows it.
 
     ``W (x + U h + u) + b`` is ``[W, W U] [x, h] + (W u + b)``.
 
@@ -77,12 +78,13 @@ def behind_bottleneck(bottleneck: Bottleneck, affine: LinearWeights) -> LinearWe
     ----------
     bottleneck : Bottleneck
     affine : LinearWeights
-        Of rows x that a bottleneck has mapped.
+        The linear layer after the bottleneck.
 
     Returns
     -------
     LinearWeights
-        Of rows x with the narrow rows h, see `NarrowRows`, behind each.
+        Layer whose input is the bottleneck's input x, concatenated with its narrow output h, see
+        `NarrowRows`.
     """
     weight, up = affine.weight.double(), bottleneck.up
     bias = weight @ up.bias.double()
@@ -93,7 +95,7 @@ def behind_bottleneck(bottleneck: Bottleneck, affine: LinearWeights) -> LinearWe
 
 
 def fast_head(head: nn.Module) -> Head:
-    """Return what computes the logits of a head from pooled rows in float32.
+    """Return a fast version of a head: a function from pooled rows to logits, in float32.
 
     Parameters
     ----------
@@ -103,13 +105,13 @@ def fast_head(head: nn.Module) -> Head:
     Returns
     -------
     callable
-        The head itself where there is nothing to gain.
+        The head itself if it cannot be made faster.
     """
     if isinstance(head, TaskHeads):
         return functools.partial(task_logits, [fast_head(part) for part in head.tasks])
     if isinstance(head, LabelHead):
         return functools.partial(_logits_of_labels, fast_head(head.head), head.constants)
-    # A head of a class of its own may compute something else.
+    # A subclass may compute something else.
     if type(head) is ExitHead and _is_wide(head) and can_pack(torch.float32):
         return PackedHead(head)
     return head

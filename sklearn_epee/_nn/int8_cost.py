@@ -1,7 +1,7 @@
-"""Estimate the time that 8-bit products save, from their sizes and not from a clock.
+"""Estimate the time that 8-bit products save, from their sizes instead of measurements.
 
-A product takes a time that grows with its work, and one for the call; rows that are rounded first
-take a time of their own. In small products of few rows the calls cost more than 8 bits save.
+The time of a product is modeled as a part proportional to its operations plus a constant; rounding
+the input adds to it. In small products of few rows, the constants are larger than the savings.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 from .backbones import LayerParts, LinearWeights
 
-# Microseconds on two cores that multiply bytes and bfloat16 numbers by AVX-512, fitted to products
-# of 4 to 2,048 rows with 384 to 3,072 columns. Only what they are to each other matters.
+# Microseconds on two cores with AVX-512 instructions for bytes and bfloat16, fitted to products of
+# 4 to 2,048 rows with 384 to 3,072 columns. Only their ratios matter.
 _PER_MFLOP = {"bfloat16": 2.6, "int8": 1.35}
 _PER_PRODUCT = {"bfloat16": 16.0, "int8": 22.0}
 _PER_ROUNDING, _PER_ROUNDED_NUMBER = 8.5, 0.0002
-# Rows of a full batch.
+# Number of rows of a full batch.
 _FULL = 2048
 
 
 def layer_products(parts: LayerParts) -> dict[str, list[LinearWeights]]:
-    """Return the products of a layer by what they read; names as in `LayerScales`."""
+    """Return the products of a layer, grouped by their input; names as in `LayerScales`."""
     ups = [parts.up] if parts.gate is None else [parts.gate, parts.up]
     return {
         "attention": [parts.query, parts.key, parts.value],
@@ -31,21 +31,21 @@ def layer_products(parts: LayerParts) -> dict[str, list[LinearWeights]]:
 
 
 def layer_gains(parts: LayerParts, n_positions: float, rounds_down: bool) -> dict[str, float]:
-    """Return which share of the time of a layer's products 8 bits save, product by product.
+    """Return the share of the time of a layer's products that 8 bits save, for each group.
 
     Parameters
     ----------
     parts : LayerParts
     n_positions : float
-        Of a sample, on average.
+        Mean number of positions of a sample.
     rounds_down : bool
-        Whether what the last product reads is rounded by the product that makes it.
+        Whether the input of the last product is rounded by the product before it.
 
     Returns
     -------
     dict of str to float
-        The mean of the shares for a sample by itself and for a full batch. Below 0 where rounding
-        costs more than it saves.
+        The mean of the shares for a single sample and for a full batch. Below 0 if rounding takes
+        more time than it saves.
     """
     groups = layer_products(parts)
     gains = dict.fromkeys(groups, 0.0)

@@ -1,7 +1,7 @@
 """Linear layers with 8-bit inputs and weights, on CPUs with 8-bit products.
 
-A row is rounded column by column, with scales that were fixed beforehand (`int8_calibration`): what
-becomes of it does not depend on the rows beside it.
+Inputs are rounded column by column, with scales that are fixed in advance (`int8_calibration`), so
+the result of a row does not depend on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ from sklearn_epee._compat import cpu_capabilities, int8_linear
 from .backbones import LinearWeights
 from .packed_linear import fused_activation
 
-# Rounded rows are 0 to 255, weights -127 to 127.
+# Range of rounded inputs: 0 to 255; of weights: -127 to 127.
 MOST = 255
 _MAX_INT8 = 127
-# From half of this to as much again, float32 numbers are whole; its own last byte is 0.
+# Between 2**23 and 2**24, float32 numbers are integers; the last byte of this number is 0.
 _WHOLE = 1.5 * 2**23
-# Numbers that are rounded at a time, so that they stay in the processor's caches and that their
-# memory is not handed back to the system.
+# Number of values that are rounded at a time: few enough to stay in the processor's caches, and for
+# the allocator to reuse their memory.
 _NUMBERS_TOGETHER = 2**18
-# What a processor must be able to do, by torch's names: multiply bytes and add up in 32 bits. One
-# without adds up pairs of products in 16 bits, which overflow.
+# Required instructions, by torch's names: they multiply bytes and accumulate in 32 bits. Without
+# them, pairs of products are accumulated in 16 bits, which overflow.
 _INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 @dataclass(frozen=True)
 class InputScale:
-    """How the rows that a product reads are rounded: q = x * factor + shift, rounded, 0 to 255.
+    """8-bit scale of the input of a product: q = round(x * factor + shift), from 0 to 255.
 
     Parameters
     ----------
-    factor, shift, mean : ndarray of shape (in,), float32
-        The mean is that of the rows that the scale was made from: what a rounded weight gets wrong
-        of it goes into the bias.
+    factor, shift : ndarray of shape (in,), float32
+    mean : ndarray of shape (in,), float32
+        Mean input on the calibration samples; the error that rounding the weight causes for it is
+        corrected in the bias.
     is_common : bool
-        Whether all columns have one factor and one whole shift, so that the product which makes the
-        rows can round them itself.
+        Whether all columns have the same factor and the same integer shift, so that the previous
+        product can round its own output.
     """
 
     factor: NDArray[np.float32]
@@ -56,12 +57,12 @@ class InputScale:
 
     @property
     def whole_shift(self) -> Tensor:
-        """The shift as rows are rounded with it: a whole number, (in,), float32."""
+        """The shift, rounded to integers, (in,), float32."""
         return torch.from_numpy(self.shift).round()
 
 
 class RowRounder:
-    """Rounds the rows of a matrix to unsigned bytes, as an `InputScale` says.
+    """Round the rows of a matrix to unsigned bytes with an `InputScale`.
 
     Parameters
     ----------
@@ -84,34 +85,34 @@ class RowRounder:
         return rounded
 
     def _whole(self, rows: Tensor) -> Tensor:
-        """Return the rows rounded in the lowest bytes of int32."""
-        # Adding rounds, and leaves the whole number in the last bits: half as many passes over the
-        # rows as rounding and converting take.
+        """Return the rounded rows in the lowest bytes of int32."""
+        # Adding a large number rounds to an integer, which is then in the lowest bits. This takes
+        # half as many passes over the rows as rounding and converting.
         shifted = torch.addcmul(self._shift, rows.float(), self._factor)
         return shifted.clamp_(_WHOLE, _WHOLE + MOST).view(torch.int32)
 
 
 class RoundedWeight:
-    """The weight and bias of an affine map, for rows that are rounded as a scale says.
+    """Rounded weight and bias of a linear layer, for inputs that are rounded with a scale.
 
     Parameters
     ----------
     affine : LinearWeights
     scale : InputScale
-        Of the rows.
+        Scale of the inputs.
 
     Attributes
     ----------
     weight : Tensor of shape (out, in), int8
     scales : Tensor of shape (out,), float32
-        ``q @ (weight * scales).T + bias`` is the outcome for rounded rows q.
+        ``q @ (weight * scales).T + bias`` is the result for rounded rows q.
     bias : Tensor of shape (out,), float32
     """
 
     def __init__(self, affine: LinearWeights, scale: InputScale) -> None:
         factor, mean = map(torch.from_numpy, (scale.factor, scale.mean))
         shift = scale.whole_shift
-        # Of rounded rows, whose columns are stretched by the factors.
+        # The weight for rounded rows, whose columns are multiplied by the factors.
         exact = affine.weight.detach().float() / factor
         scales = exact.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         self.scales = scales / _MAX_INT8
@@ -124,27 +125,27 @@ class RoundedWeight:
             self.bias += affine.bias.detach().float()
 
     def __call__(self, rounded: Tensor) -> Tensor:
-        """Return the outcome for rounded rows (r, in), float32, as plain torch computes it."""
+        """Return the result for rounded rows (r, in), float32, computed with plain torch."""
         return (rounded.float() @ self.weight.float().T) * self.scales + self.bias
 
 
 class Int8Product:
-    """An affine map of rounded rows, by oneDNN's product of 8-bit numbers.
+    """A linear layer for rounded inputs, computed by oneDNN's 8-bit product.
 
-    Sums are exact, so that a row's outcome does not depend on the rows beside it.
+    Sums of integers are exact, so the result of a row does not depend on other rows.
 
     Parameters
     ----------
     affine : LinearWeights
     scale : InputScale
-        How the rows were rounded.
+        Scale of the inputs.
     dtype : torch.dtype
-        Of the outcome.
+        Data type of the result.
     activation : callable, default=None
-        For `activated`; the common ones are applied within the product.
+        For `activated`; common ones are fused with the product.
     rounded_for : InputScale, default=None
-        Of the product that reads what `activated` returns. If it `is_common` and the activation is
-        applied within this product, so is the rounding.
+        Scale of the next product, which reads the output of `activated`. If it `is_common` and the
+        activation is fused, this product also rounds its output.
 
     Attributes
     ----------
@@ -209,8 +210,8 @@ def why_not_int8() -> str:
     capabilities = cpu_capabilities()
     if not any(capabilities.get(name) for name in _INSTRUCTIONS):
         return (
-            "its processor has no instructions that multiply 8-bit numbers and add up in 32 bits "
-            "(AVX-512 VNNI, AVX-VNNI or AMX)"
+            "its processor has no instructions that multiply 8-bit numbers and accumulate in 32 "
+            "bits (AVX-512 VNNI, AVX-VNNI or AMX)"
         )
     problem = _fault()
     return (
@@ -219,7 +220,7 @@ def why_not_int8() -> str:
 
 
 def _fault() -> str:
-    """Return what is wrong with 8-bit products here; an empty string if nothing is."""
+    """Return what is wrong with 8-bit products on this machine; an empty string if they work."""
     generator = torch.Generator().manual_seed(0)
     n_in, n_out = 256, 320
     rows = torch.randint(0, MOST + 1, (96, n_in), generator=generator).to(torch.uint8)
@@ -243,18 +244,18 @@ def _fault() -> str:
                 for n in (1, 2, 7, 33)
             ]
         except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
-            # Another processor, or a release of torch that names its operators otherwise.
+            # Another processor, or a version of torch whose operators have other names.
             return str(error).partition("\n")[0] or type(error).__name__
         plain = RoundedWeight(affine, scale)(rows)
         rounded = (functional.gelu(plain) * 40 + 20).round().clamp(0, MOST)
     if not all(_is_close(*pair) for pair in ((found[0], plain), (found[2], plain + others))):
-        return "they give other numbers"
+        return "they give wrong results"
     if (found[1].float() - rounded).abs().max() > 1:
-        return "they round to other numbers"
+        return "they round wrongly"
     if not all(
         torch.equal(a, b[: len(a)]) for few in parts for a, b in zip(few, found, strict=True)
     ):
-        return "a row depends on the rows beside it"
+        return "the result of a row depends on other rows"
     return ""
 
 

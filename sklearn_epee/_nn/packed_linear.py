@@ -1,4 +1,4 @@
-"""Linear layers with weights packed once for the processor, on CPUs where this is faster."""
+"""Linear layers with weights that are packed for the processor, on CPUs where this is faster."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sklearn_epee._compat import mkldnn_linear
 
 from .backbones import LinearWeights
 
-# What oneDNN can apply while a product is still in the processor's registers: its name and its
-# variant of GELU.
+# Activations that oneDNN can fuse with a product, by its names for them and for variants of GELU.
 _FUSED: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
     ("gelu", "none"): functional.gelu,
     ("gelu", "tanh"): functools.partial(functional.gelu, approximate="tanh"),
@@ -26,14 +25,14 @@ _FUSED: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
 
 
 class Product(Protocol):
-    """An affine map of the rows of a matrix."""
+    """Interface of a linear layer, applied to the rows of a matrix."""
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the rows (r, in), mapped to (r, out)."""
         ...
 
     def activated(self, rows: Tensor) -> Tensor:
-        """Return the rows, mapped and through the activation the product was made with."""
+        """Return the rows, mapped and with the activation of the product applied."""
         ...
 
     def added(self, rows: Tensor, other: Tensor) -> Tensor:
@@ -42,7 +41,7 @@ class Product(Protocol):
 
 
 class PlainProduct:
-    """An affine map as torch computes it.
+    """A linear layer as torch computes it.
 
     Parameters
     ----------
@@ -77,24 +76,24 @@ class PlainProduct:
 
 
 class PackedLinear:
-    """An affine map with its weight in oneDNN's own layout.
+    """A linear layer with its weight in oneDNN's own layout.
 
-    In float32 this is two to three times as fast as torch's own product where MKL does not know
-    the processor, and in bfloat16 it spares torch from laying the weight out again at every call,
-    which is what small batches spend their time on. A row's outcome does not depend, to the bit,
-    on the rows beside it.
+    In float32, this is two to three times as fast as torch's own product on processors that MKL
+    does not support well. In bfloat16, torch would convert the layout of the weight at every call,
+    which takes most of the time for small batches. The result of a row is bitwise independent of
+    other rows.
 
     Parameters
     ----------
     affine : LinearWeights
     dtype : torch.dtype
     activation : callable or None
-        For `activated`; the common ones are applied within the product.
+        For `activated`; common ones are fused with the product.
 
     Notes
     -----
-    The operators are those that torch.compile uses on a CPU; `can_pack` says whether they are
-    there and right.
+    Uses the operators that torch.compile uses on a CPU; `can_pack` checks that they are available
+    and correct.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class PackedLinear:
 
     def _multiply(self, rows: Tensor, activation: str, variant: str) -> Tensor:
         if len(rows) == 1:
-            # A matrix of one row takes another kernel, which sums in another order.
+            # For a single row, another kernel would be used, with another order of summation.
             return self._multiply(rows.repeat(2, 1), activation, variant)[:1]
         return self._linear(rows, self._weight, self._bias, activation, [], variant)
 
@@ -138,14 +137,14 @@ class PackedLinear:
 def make_product(
     affine: LinearWeights, dtype: torch.dtype, activation: Callable[[Tensor], Tensor] | None = None
 ) -> Product:
-    """Return the fastest product this device has for an affine map.
+    """Return the fastest available product for a linear layer.
 
     Parameters
     ----------
     affine : LinearWeights
         On its device.
     dtype : torch.dtype
-        What the rows come in.
+        Data type of the rows.
     activation : callable, default=None
         For `Product.activated`.
 
@@ -158,41 +157,41 @@ def make_product(
 
 
 def rounded(n: int) -> int:
-    """Return a number of rows rounded up to one of a hundred, by a few per cent at most.
+    """Round a number of rows up by a few per cent, to one of about a hundred sizes.
 
-    oneDNN compiles a product for every number of rows it meets and keeps the latest thousand;
-    batches from which samples exit have more sizes than that.
+    oneDNN compiles a product for every number of rows and caches the last thousand; batches from
+    which samples exit have more different sizes than that.
     """
     step = 4 if n <= 64 else 16 if n <= 512 else 64
     return n + -n % step
 
 
 def filled_up(rows: Tensor) -> Tensor:
-    """Return rows (r, d) with zeros below them, which nobody reads, as many as `rounded` says."""
+    """Append rows of zeros to rows (r, d), up to the number `rounded`; their results are unused."""
     missing = rounded(rows.shape[0]) - rows.shape[0]
     return functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether packed products work here: present, right, and independent of neighbors.
+    """Return whether packed products are available, correct, and independent of other rows.
 
     Parameters
     ----------
     dtype : torch.dtype
-        Of the rows and weights.
+        Data type of rows and weights.
 
     Warns
     -----
     RuntimeWarning
-        Once, where torch was built with oneDNN and they do not.
+        Once, if torch was built with oneDNN and they do not work.
     """
     reason = _why_not_packed(dtype)
     if reason and torch.backends.mkldnn.is_available():
         warnings.warn(
             f"oneDNN's packed products cannot be used in {dtype} by torch {torch.__version__} on "
-            f"this processor ({reason}); torch's plain products take their place. Predictions on "
-            "the CPU take longer, up to three times as long.",
+            f"this processor ({reason}); torch's plain products are used instead. Predictions on "
+            "the CPU take up to three times as long.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -200,7 +199,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def _why_not_packed(dtype: torch.dtype) -> str:
-    """Return what is wrong with packed products here; an empty string if nothing is."""
+    """Return what is wrong with packed products on this machine; an empty string if they work."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(96, 256, generator=generator).to(dtype)
     weight = torch.randn(1024, 256, generator=generator).mul_(0.05).to(dtype)
@@ -215,14 +214,14 @@ def _why_not_packed(dtype: torch.dtype) -> str:
                 for n in (1, 2, 7, 33)
             ]
         except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
-            # Another processor, or a release of torch that names its operators otherwise.
+            # Another processor, or a version of torch whose operators have other names.
             return str(error).partition("\n")[0] or type(error).__name__
         plain = PlainProduct(affine, dtype, functional.gelu)
         expected = plain.activated(rows)
         if not (_is_close(found, expected) and _is_close(summed, plain.added(rows, found))):
-            return "they give other numbers"
+            return "they give wrong results"
     if not all(torch.equal(a, found[0]) and torch.equal(b, summed[0]) for a, b in parts):
-        return "a row depends on the rows beside it"
+        return "the result of a row depends on other rows"
     return ""
 
 
@@ -232,7 +231,7 @@ def _is_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def fused_activation(activation: Callable[[Tensor], Tensor] | None) -> tuple[str, str] | None:
-    """Return oneDNN's name and variant of an activation, known by what it does; None for others."""
+    """Return oneDNN's name and variant of an activation, recognized by its values; else None."""
     if activation is None:
         return None
     grid = torch.linspace(-8, 8, 257)

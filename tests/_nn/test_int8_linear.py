@@ -188,7 +188,7 @@ class OwnOperators:
 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [(lambda _: 1.0, "other numbers"), (lambda n: 1e-6 * n, "beside it"), (lambda _: 0.0, "")],
+    [(lambda _: 1.0, "wrong results"), (lambda n: 1e-6 * n, "other rows"), (lambda _: 0.0, "")],
     ids=["wrong", "neighbors", "right"],
 )
 def test_operators_are_tried_before_they_are_used(monkeypatch, wrong, reason):
