@@ -1,4 +1,4 @@
-"""Initialize heads as logistic regressions on what they read of the untrained backbone."""
+"""Initialize heads as logistic regressions on the pooled states of the untrained backbone."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .tasks import TaskHeads
 
 HEAD_INITS = ("random", "regression")
 
-# A regression on so many samples is as good a start as one on all of them.
+# Maximum number of samples of a regression; more do not improve the initialization.
 MAX_SAMPLES = 4000
-# Inverse strength of the regularization: logits stay small, and all samples go on teaching.
+# Inverse strength of the regularization: with small logits, all samples still have gradients.
 _C = 0.1
-# Standard deviation of what a regression reads, averaged over directions; small enough that the
+# Standard deviation of the regression's features, averaged over directions; small enough that the
 # tanh of a dense layer is nearly linear.
 _SPREAD = 0.5
 
 
 class RegressionHeadInit(Callback):
-    """Lets every head begin as the logistic regression on what it reads of the backbone.
+    """Initialize every head as a logistic regression on the pooled states of its layer.
 
-    A bottleneck begins as no map at all, a dense layer as the principal directions of what is read,
-    and the map to the classes as the regression on its tanh.
+    A bottleneck is initialized as the identity, a dense layer with the principal components of its
+    input, and the last linear layer with the regression on the dense layer's output.
 
     References
     ----------
@@ -39,7 +39,7 @@ class RegressionHeadInit(Callback):
     """
 
     def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
-        """Read training samples once, and set the heads."""
+        """Run training samples through the backbone once, and initialize the heads."""
         plan = net._require_plan()
         rows = np.random.default_rng(plan.seed).permutation(len(X))[:MAX_SAMPLES]
         states, labels = _states(net, X, rows, plan.batch_size)
@@ -52,7 +52,7 @@ class RegressionHeadInit(Callback):
 def _states(
     net: Any, samples: LabelledSamples, rows: NDArray[np.intp], batch_size: int
 ) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
-    """Return what the heads read of some samples, (n, ...) each, and the labels."""
+    """Return the pooled states of some samples at every layer, (n, ...), and the labels."""
     network = net.module_.eval()
     order = np.argsort(positions_of(samples.samples)[rows], kind="stable")
     parts: list[list[NDArray[Any]]] = [[] for _ in network.heads]
@@ -71,16 +71,17 @@ def _states(
 def start_head(
     head: nn.Module, read: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[Any]
 ) -> None:
-    """Set the weights of the head of one exit to a regression on rows that it reads.
+    """Initialize the head of one exit as a regression on its pooled states.
 
-    Classes, and labels, that rows do not tell apart keep the start that they have.
+    Classes and labels that do not vary in the samples keep their random initialization.
 
     Parameters
     ----------
     head : ExitHead, TaskHeads or LabelHead
-    read : ndarray of shape (n, n_features) or, where each task reads for itself, (n, T, n_features)
+    read : ndarray of shape (n, n_features) or, if each task pools separately, (n, T, n_features)
+        Pooled states.
     labels : ndarray of shape (n,) or, with tasks or labels, (n, T), int64
-        Classes; of labels 1, 0, or -1 where it is not known.
+        Classes; for labels 1, 0, or -1 if unknown.
     weights : ndarray of shape (n,) or, with labels, (n, T)
     """
     if isinstance(head, TaskHeads):
@@ -124,11 +125,11 @@ def _regression(
 
 
 class _Inputs:
-    """What the last map of a head reads of rows, centered and scaled, and how to set that map.
+    """Features of the regression for one head, and a method to set the head's last layer.
 
-    With a dense layer, which is set to the principal directions of the rows, it is the layer's
-    output; else the rows, whose center and scale become part of the map. A bottleneck in front is
-    set to leave rows as they are.
+    With a dense layer, which is initialized with the principal components of the pooled states, the
+    features are its output. Otherwise they are the centered and scaled states; center and scale
+    become part of the last layer. A bottleneck is initialized as the identity.
     """
 
     def __init__(self, head: Any, read: NDArray[Any]) -> None:
@@ -152,7 +153,7 @@ class _Inputs:
         variances, directions = np.linalg.eigh(np.atleast_2d(covariance))
         n = min(len(variances), dense.out_features)
         size = np.sqrt(variances[-n:].clip(0).mean())
-        # The largest come last.
+        # `eigh` returns the largest eigenvalues last.
         weight = directions[:, : -n - 1 : -1].T * (_SPREAD / max(size, 1e-12))
         dense.weight[:n] = torch.from_numpy(weight)
         dense.bias[:n] = torch.from_numpy(-weight @ self._center)
@@ -160,7 +161,7 @@ class _Inputs:
     def set_out(
         self, columns: NDArray[Any], coefficients: NDArray[Any], constants: NDArray[Any]
     ) -> None:
-        """Set the rows of the last map that belong to some columns of the logits."""
+        """Set the weights of the last layer for some columns of the logits."""
         if self._head.dense is None:
             coefficients = coefficients * self._scale
             constants = constants - coefficients @ self._center

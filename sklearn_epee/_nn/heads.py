@@ -17,23 +17,23 @@ from .batch_layout import BatchLayout
 from .pooling import attended_mean_over_samples
 from .tasks import Classes, TaskHeads, class_counts
 
-# What an estimator may ask for.
+# Values of the estimators' parameter `head`.
 HEADS = ("linear", "bottleneck")
-# Of the width of what is read.
+# Width of the narrow layer, relative to the input.
 _BOTTLENECK_SHARE = 0.25
-# Logit of a label that is constant: its sigmoid is 1, and that of its opposite 0, in float32.
+# Logit of a constant label: in float32, the sigmoid of it is 1, and that of its negative is 0.
 _CERTAIN = 1e4
 
 
 class Bottleneck(nn.Module):
     """A residual map through a narrow layer: ``x + up(gelu(down(norm(x))))``.
 
-    As the adapters of Houlsby et al., arXiv 1902.00751, here in front of a classifier.
+    Like the adapters of Houlsby et al., arXiv 1902.00751, but before a classifier.
 
     Parameters
     ----------
     width : int
-        Of the rows; the narrow layer has a quarter of it.
+        Width of the rows; the narrow layer has a quarter of it.
     """
 
     def __init__(self, width: int) -> None:
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def begin_as_identity(self) -> None:
-        """Let the map begin as none: rows come out as they are."""
+        """Initialize the map as the identity."""
         self.up.weight.zero_()
         self.up.bias.zero_()
 
@@ -60,21 +60,20 @@ class ExitHead(nn.Module):
     Parameters
     ----------
     in_features : int
-        Width of what the head reads: the hidden size, or twice that for ``"cls+mean"`` and
+        Width of the pooled state: the hidden size, or twice that for ``"cls+mean"`` and
         ``"entity"``.
     n_classes : int
         Number of classes K.
     dense_size : int or None
-        Width of the dense + tanh stage; None leaves it out (families whose final LayerNorm
-        already prepares the pooled row).
+        Width of the dense layer + tanh; None: there is none, for families that end in a LayerNorm.
     dropout : float
-        Dropout probability in front of the last linear map.
+        Dropout probability before the last linear layer.
     attends : bool, default=False
-        Whether the head weighs the positions it reads by a query of its own.
+        Whether the head has a query for attention pooling.
     context_size : int, default=0
-        Width of what the head reads beside its layer.
+        Width of the additional input (context).
     kind : {"linear", "bottleneck"}, default="linear"
-        "bottleneck": a `Bottleneck` maps what is read first, context included.
+        "bottleneck": a `Bottleneck` is applied to the input first, including the context.
     """
 
     def __init__(
@@ -89,20 +88,20 @@ class ExitHead(nn.Module):
         kind: str = "linear",
     ) -> None:
         super().__init__()
-        # With a query of zeros all positions weigh the same: attention begins as the mean.
+        # With a query of zeros, all positions have the same weight: the pooling starts as the mean.
         query = torch.zeros(in_features, dtype=torch.float32)
         self.query = nn.Parameter(query) if attends else None
-        # float32 whatever torch's default is.
+        # float32 even if torch's default data type is another one.
         linear = functools.partial(nn.Linear, dtype=torch.float32)
         width = in_features + context_size
         self.dense = linear(width, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out = linear(dense_size or width, n_classes)
-        # Last, so that all else is drawn as without.
+        # Created last, so that the other layers get the same random weights as without it.
         self.bottleneck = Bottleneck(width) if kind == "bottleneck" else None
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows, the context behind each, to logits (n, n_classes), in float32."""
+        """Map pooled rows, concatenated with their context, to logits (n, n_classes), float32."""
         if self.bottleneck is not None:
             pooled = self.bottleneck(pooled)
         if self.dense is not None:
@@ -115,14 +114,14 @@ class ExitHead(nn.Module):
         From hidden states (w, t, d) of n samples to (n, d), in float32.
         """
         if self.query is None:
-            raise RuntimeError("This head was made without a query.")
+            raise RuntimeError("This head has no query.")
         return attended_mean_over_samples(hidden, layout, self.query)
 
 
 class LabelHead(nn.Module):
-    """The head of several labels after one layer: a sigmoid for each, over what all share.
+    """The multilabel head after one layer: a sigmoid per label, with shared layers before it.
 
-    The logits of a label are those of a task with the classes 0 and 1: 0, and what the head says.
+    The logits of a label are those of a task with the classes 0 and 1: 0 and the head's logit.
 
     Parameters
     ----------
@@ -134,8 +133,8 @@ class LabelHead(nn.Module):
     ----------
     head : ExitHead
     constants : Tensor of shape (n_labels,), float32
-        -1 or 1 for a label that no sample or every sample has, whatever the head says; 0 for a
-        label that is learned. A buffer.
+        1 for a label that is always predicted, -1 for one that never is, because all training
+        samples or none have it; 0 for a learned label. A buffer.
     """
 
     constants: Tensor
@@ -150,49 +149,50 @@ class LabelHead(nn.Module):
         return label_logits(self.head(pooled), self.constants)
 
     def attend(self, hidden: Tensor, layout: Any) -> Tensor:
-        """Return the row that the query of the labels reads, (n, in_features)."""
+        """Return the attention pooling with the query of the labels, (n, in_features)."""
         head: Any = self.head
         read: Tensor = head.attend(hidden, layout)
         return read
 
 
 def label_logits(learned: Tensor, constants: Tensor) -> Tensor:
-    """Return the logits of all labels as pairs, (n, 2 n_labels), from those of the head.
+    """Return the logits of all labels as pairs, (n, 2 n_labels).
 
     Parameters
     ----------
     learned : Tensor of shape (n, n_labels)
+        Logits of the head.
     constants : Tensor of shape (n_labels,)
-        Those of `LabelHead`.
+        See `LabelHead`.
     """
     logits = torch.where(constants == 0, learned, _CERTAIN * constants)
     return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(-2)
 
 
 def fix_labels(network: nn.Module, constants: Tensor) -> None:
-    """Let all exits predict some labels as constants.
+    """Set the labels that all exits predict as constants.
 
     Parameters
     ----------
     network : Module
         With `LabelHead` modules.
     constants : Tensor of shape (n_labels,)
-        As those of `LabelHead`.
+        See `LabelHead`.
     """
     for head in label_heads(network):
         head.constants.copy_(constants)
 
 
 def begin_at_rates(network: nn.Module, rates: NDArray[np.float64]) -> None:
-    """Let the heads of several labels begin with how often each label is there.
+    """Initialize the biases of multilabel heads with the frequencies of the labels.
 
-    Rare labels are then predicted rarely from the first step on, and do not take most of a short
-    training to get there (Lin et al., arXiv 1708.02002, begin so for the same reason).
+    Rare labels then have small probabilities from the first step on. Without this, a short training
+    would spend most of its steps on it (see also Lin et al., arXiv 1708.02002).
 
     Parameters
     ----------
     network : Module
-        With `LabelHead` modules that have not learned yet.
+        With `LabelHead` modules that have not been trained yet.
     rates : ndarray of shape (n_labels,), float64
         In (0, 1).
     """
@@ -204,7 +204,7 @@ def begin_at_rates(network: nn.Module, rates: NDArray[np.float64]) -> None:
 
 
 def label_heads(network: nn.Module) -> list[LabelHead]:
-    """Return the heads of several labels in a network, in the order of its exits."""
+    """Return the multilabel heads of a network, in the order of its exits."""
     return [module for module in network.modules() if isinstance(module, LabelHead)]
 
 
@@ -218,14 +218,14 @@ def make_head(
     context_size: int = 0,
     kind: str = "linear",
 ) -> nn.Module:
-    """Return the head of one exit, for one task, for several, or for several labels.
+    """Return the head of one exit, for one task, several tasks, or several labels.
 
     Parameters
     ----------
     n_classes : int, tuple of int or LabelCount
-        Several tasks have an `ExitHead` each; several labels share one.
+        Each task has its own `ExitHead`; labels share one.
     in_features, dense_size, dropout, attends, context_size, kind
-        Those of `ExitHead`.
+        See `ExitHead`.
 
     Returns
     -------

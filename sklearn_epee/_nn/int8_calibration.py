@@ -1,9 +1,9 @@
 """Calibrate 8-bit rounding: find scales for the inputs of a backbone's products on samples.
 
-One pass over some training samples notes the range of every column. For every product several ways
-to share the difficulty between rows and weights are tried on rows of that pass, and the one that
-changes the outcome least is kept; a product that changes too much even so, or that 8 bits do not
-make faster, is left as it is.
+One pass over some training samples records the range of every input column. For every product,
+several ways to distribute the range between inputs and weights (as in SmoothQuant) are tried on
+recorded rows, and the one with the smallest error is kept. A product is not rounded if its error is
+still too large, or if 8 bits do not make it faster.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from .int8_linear import MOST, InputScale, RoundedWeight, RowRounder
 from .packed_linear import PlainProduct, Product, fused_activation
 from .prediction_batches import batch_limit, batches_by_length
 
-# Products whose outcome moves by more than this, as a share of a row's distance from the mean row,
-# stay as they are. The row is the outcome, or what it is added to and the outcome together.
+# Largest error of a rounded product: the change of an output row, relative to the distance of the
+# row from the mean row. For products that are added to the residual stream, the row is that sum.
 MAX_ERROR = 0.025
-# Rows of which each product is tried.
+# Number of rows on which each product is tried.
 _ROWS = 256
-# How much of a column's range is put into its weights: s = range ** share / weight ** (1 - share).
-# None: all columns are rounded alike.
+# How much of a column's range is moved to its weights: s = range ** share / weight ** (1 - share).
+# None: all columns have the same scale.
 _SHARES = (0.5, 0.75, 0.9, 1.0, None)
-# Products that save no more than this share of their layer's time stay as they are.
+# A product is only rounded if it saves more than this share of its layer's time.
 LEAST_GAIN = 0.0
-# Of the root mean square of all rows' distances from their mean, what a row's counts as at least.
+# Lower bound of a row's distance from the mean row, relative to the root mean square of all rows.
 _LEAST_DISTANCE = 0.01
-# Rounded values are put around the middle, with some room for rows beyond those seen.
+# Recorded values are mapped to this middle plus or minus this reach, which leaves some room for
+# larger values in other rows.
 _MIDDLE, _REACH = 127.5, 122.0
 
 
 @dataclass(frozen=True)
 class Int8Scales:
-    """Which products of a backbone are made of 8-bit numbers, and how their rows are rounded.
+    """8-bit scales of the products of a backbone.
 
     Attributes
     ----------
     layers : tuple of LayerScales
-        One a layer.
+        One per layer.
     errors : tuple of dict of str to float
-        Of each layer by how much each product's outcome moved on the samples, as a share of the
-        distance of a row from the mean row; names as in `LayerScales`. One object for layers that
-        share their weights.
+        For each layer, the error of each product on the samples, see `MAX_ERROR`; names as in
+        `LayerScales`. Layers that share their weights have the same dict object.
     gains : tuple of dict of str to float
-        Of each layer which share of its products' time each saves (`int8_cost`). Empty once it is
-        decided what is rounded.
+        For each layer, the share of its products' time that each product saves (`int8_cost`).
+        Empty after the products to round have been chosen.
     """
 
     layers: tuple[LayerScales, ...]
@@ -63,13 +63,13 @@ class Int8Scales:
 
     @property
     def n_rounded(self) -> int:
-        """How many groups of products are rounded."""
+        """Number of groups of products that are rounded."""
         return sum(scale is not None for layer in self.layers for scale in layer)
 
     def rounded(self) -> list[tuple[int, str]]:
-        """Return the groups that are rounded, as numbers of layers, from 0, and names.
+        """Return the groups that are rounded, as pairs of a layer (from 0) and a name.
 
-        Layers that share their weights are one: the first of them.
+        Of layers that share their weights, only the first is listed.
         """
         return [
             (number, name)
@@ -80,7 +80,7 @@ class Int8Scales:
         ]
 
     def only(self, groups: Collection[tuple[int, str]]) -> Int8Scales:
-        """Return the same with no others rounded than some of the groups that `rounded` returns."""
+        """Return scales that only round some of the groups that `rounded` returns."""
         layers = [
             layer._replace(**{
                 name: None for name in layer._fields if (self._first(number), name) not in groups
@@ -90,25 +90,25 @@ class Int8Scales:
         return replace(self, layers=tuple(layers))
 
     def gain(self, number: int, name: str) -> float:
-        """Return the time that rounding a group of `rounded` saves, in layers that all run.
+        """Return the time that rounding a group of `rounded` saves, in units of a layer's time.
 
-        Of the layers that share its weights, each counts by the share of the exits at or above it.
+        Each layer that shares its weights is weighted by the share of the exits at or above it.
         """
         n = len(self.layers)
         shares = (1 - later / n for later in range(n) if self._first(later) == number)
         return self.gains[number][name] * sum(shares)
 
     def _first(self, number: int) -> int:
-        """Return the number of the first layer that has the weights of one."""
+        """Return the first layer that has the same weights as a layer."""
         return next(i for i, errors in enumerate(self.errors) if errors is self.errors[number])
 
 
 class NotPackableError(ValueError):
-    """The layers of a backbone are not built so that their products can be exchanged."""
+    """The layers of a backbone cannot be split into matrix products."""
 
 
 def check_packable_backbone(adapter: BackboneAdapter) -> None:
-    """Refuse a backbone whose layers can only be run as a whole.
+    """Raise if the layers of a backbone can only be run as a whole.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def check_packable_backbone(adapter: BackboneAdapter) -> None:
     """
     if usual_layers(adapter) is None:
         raise NotPackableError(
-            "precision='int8' needs layers whose products are known one by one; those of the "
+            "precision='int8' needs layers that can be split into matrix products; those of the "
             f"backbone family {adapter.model.config.model_type!r} can only be run as a whole. "
             "Expected 'auto', 'float32' or 'bfloat16'."
         )
@@ -124,14 +124,14 @@ def check_packable_backbone(adapter: BackboneAdapter) -> None:
 
 @torch.inference_mode()
 def find_scales(adapter: BackboneAdapter, samples: EncodedSamples) -> Int8Scales:
-    """Return how the rows of a backbone's products are rounded, from some samples.
+    """Return the 8-bit scales of a backbone, measured on some samples.
 
     Parameters
     ----------
     adapter : BackboneAdapter
-        Of the trained model: on a CPU, in float32, in evaluation mode. Unchanged.
+        Adapter of the trained model: on a CPU, in float32, in evaluation mode. Not modified.
     samples : EncodedSamples
-        Training samples. Without any, as a second tower may have it, nothing is rounded.
+        Training samples. If there are none (possible for a second tower), nothing is rounded.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def find_scales(adapter: BackboneAdapter, samples: EncodedSamples) -> Int8Scales
 def _layer_scales(
     parts: LayerParts, seen: Mapping[str, _Recorder], n_positions: float
 ) -> tuple[LayerScales, dict[str, float], dict[str, float]]:
-    """Return how the rows of a layer are rounded, how far its products move, what they gain."""
+    """Return scales, errors and gains of the products of a layer."""
     found = {
         name: _best(seen[name], affines, within=name == "down" and parts.gate is None)
         for name, affines in layer_products(parts).items()
@@ -177,15 +177,15 @@ def _layer_scales(
 def _best(
     seen: _Recorder, affines: Sequence[LinearWeights], within: bool
 ) -> tuple[float, InputScale]:
-    """Return how the rows of some products are best rounded, and by how much the products move.
+    """Return the smallest error of some products with a common input, and the scale that gives it.
 
-    With ``within``, the product that makes the rows can round them.
+    With ``within``, the product that computes the input can round it.
     """
     trial = _Trial(seen.rows, affines, None if seen.sums is None else seen.sums.rows)
     if within:
         common = _common_scale(seen)
         error = trial.error(common)
-        # Costs nothing, so that another way need not be better.
+        # This scale takes no additional time, so others are not tried.
         if error <= MAX_ERROR:
             return error, common
     tried = [(trial.error(scale), scale) for scale in _candidates(seen, affines)]
@@ -193,9 +193,9 @@ def _best(
 
 
 def _candidates(seen: _Recorder, affines: Sequence[LinearWeights]) -> Iterator[InputScale]:
-    """Yield ways to round rows column by column."""
+    """Yield scales with different distributions of the range between inputs and weights."""
     reach = (seen.high - seen.low).div(2)
-    # A column that never changes takes no room.
+    # A constant column needs no range; avoid a division by 0.
     reach = reach.clamp_min(1e-4 * float(reach.max()) + 1e-8)
     middle = (seen.high + seen.low).div(2)
     weight = torch.stack([affine.weight.abs().amax(dim=0) for affine in affines]).amax(dim=0)
@@ -211,7 +211,7 @@ def _candidates(seen: _Recorder, affines: Sequence[LinearWeights]) -> Iterator[I
 
 
 def _common_scale(seen: _Recorder) -> InputScale:
-    """Return the way to round all columns alike, in which zero is a whole number."""
+    """Return a scale that is the same for all columns and maps 0 to an integer."""
     low, high = min(0.0, float(seen.low.min())), max(0.0, float(seen.high.max()))
     factor = MOST / max(high - low, 1e-8)
     alike = np.full(len(seen.mean), factor, np.float32)
@@ -220,15 +220,15 @@ def _common_scale(seen: _Recorder) -> InputScale:
 
 
 class _Trial:
-    """Products of some rows, to which those of rounded rows are compared.
+    """Compare products of rounded rows with exact ones.
 
     Parameters
     ----------
     rows : Tensor of shape (r, in), float32
     affines : sequence of LinearWeights
-        That read the rows.
+        Linear layers that read the rows.
     sums : Tensor of shape (r, out), float32, default=None
-        What the rows of the one product become where they are added to others.
+        For a product that is added to the residual stream: the sums.
     """
 
     def __init__(
@@ -241,13 +241,13 @@ class _Trial:
         self._distances = [_distances(exact if sums is None else sums) for exact in self._exact]
 
     def error(self, scale: InputScale) -> float:
-        """Return by how much the products move: the one that moves most.
+        """Return the largest error of the products.
 
-        As a share of the distance of a row from the mean row, root mean square over the rows: in
-        trained networks a few rows are a hundred times as large as the rest, and the sum over all
-        would be theirs.
+        The error is relative to the distance of each row from the mean row, root mean square over
+        the rows: in trained networks a few rows are a hundred times as large as the others, and
+        would dominate a sum over all rows.
         """
-        # What a product rounds within itself has not been rounded to bfloat16 before.
+        # If a product rounds its own output, it has not been rounded to bfloat16 before.
         dtype = torch.float32 if scale.is_common else torch.bfloat16
         rounded = RowRounder(scale)(self._rows.to(dtype))
         errors = []
@@ -261,24 +261,24 @@ class _Trial:
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """Return how far rows lie from their mean."""
+    """Return the distances of rows from their mean, with a lower bound."""
     apart = (rows - rows.mean(dim=0) if len(rows) > 1 else rows).norm(dim=1)
-    # A row that happens to lie at the mean is no measure.
+    # The distance of a row that happens to be near the mean is no suitable denominator.
     return apart.maximum(_LEAST_DISTANCE * apart.square().mean().sqrt() + 1e-12)
 
 
-# ------------------------------------------------------------------------- what the products read
+# ------------------------------------------------------------------- recording inputs of products
 
 
 class _Recorder:
-    """Notes the range and the mean of the columns that it is shown, and keeps some rows.
+    """Record range and mean of the columns of rows, and keep a random part of the rows.
 
     Attributes
     ----------
     low, high, mean : Tensor of shape (in,), float32
     rows : Tensor of shape (r, in), float32
     sums : _Recorder or None
-        Shown what becomes of the same rows where the product's outcome is added to others.
+        Records the sums, for a product that is added to the residual stream.
     """
 
     def __init__(self, real: Callable[[], Tensor], every: int) -> None:
@@ -291,7 +291,7 @@ class _Recorder:
         self.sums: _Recorder | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Note the rows, and return them as they are."""
+        """Record rows, and return them unchanged."""
         real = self._real()
         seen = rows[: len(real)][real].float()
         low, high, total = seen.amin(dim=0), seen.amax(dim=0), seen.sum(dim=0)
@@ -302,7 +302,8 @@ class _Recorder:
         self.high: Tensor = high
         self._total = total
         self.mean: Tensor = total / (self._n_rows + len(seen))
-        # At random: every so-many-th row might be the same position of each sample.
+        # Rows are chosen at random: with a fixed step they might be the same position of every
+        # sample.
         n_kept = -(-len(seen) // self._every)
         self._kept.append(seen[torch.randperm(len(seen), generator=self._generator)[:n_kept]])
         self._n_rows += len(seen)
@@ -314,7 +315,7 @@ class _Recorder:
 
 
 class _NotedSum:
-    """A product whose sums with other rows are shown to a recorder."""
+    """A product whose sums with other rows are recorded."""
 
     def __init__(self, product: Product, recorder: _Recorder) -> None:
         self._product = product
@@ -336,7 +337,7 @@ class _NotedSum:
 def _record(
     adapter: BackboneAdapter, samples: EncodedSamples
 ) -> list[tuple[FastLayer, dict[str, _Recorder]]]:
-    """Run samples through all layers; return each with what its products read."""
+    """Run samples through all layers; return each layer with the recorders of its products."""
     fast = fast_backbone(adapter, torch.float32)
     if fast is None:
         raise NotPackableError
@@ -348,7 +349,7 @@ def _record(
             new = {name: _Recorder(lambda: real, every) for name in LayerReaders._fields}
             recorders[id(layer)] = new
             layer.readers = LayerReaders(**new)
-            # They keep the same rows as those before them: all draw them alike.
+            # Recorders keep the same rows, because their random generators have the same seed.
             new["out"].sums, new["down"].sums = (_Recorder(lambda: real, every) for _ in range(2))
             layer.out = _NotedSum(layer.out, new["out"].sums)
             layer.down = _NotedSum(layer.down, new["down"].sums)

@@ -21,7 +21,7 @@ from .heads import ExitHead, LabelHead, label_heads, make_head
 from .pooling import check_pooling, last_real_positions, mean_over_samples
 from .tasks import Classes, TaskHeads, class_counts
 
-# Where torch lets tensors begin, in bytes.
+# Alignment of torch's tensors in bytes.
 _ALIGNMENT = 64
 # The dense layer of a head, of one task or of several.
 _DENSE = re.compile(r"heads\.(?:\w+\.)*dense\.weight$")
@@ -33,17 +33,17 @@ RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
 
 
 class RebuiltModule(nn.Module):
-    """A module that is copied and pickled as a recipe and weights."""
+    """A module that is copied and pickled as a recipe (constructor arguments) and weights."""
 
     def recipe(self) -> dict[str, Any]:
-        """Return what `assemble_network` needs beside the weights to make this module again."""
+        """Return everything that `assemble_network` needs to rebuild the module, except weights."""
         raise NotImplementedError
 
     def __reduce__(
         self,
     ) -> tuple[Callable[..., RebuiltModule], tuple[dict[str, Any], dict[str, RawWeight]]]:
-        # Configuration and raw weights, not module objects: loads under another version of
-        # transformers, without the device it was trained on, and each weight is stored once.
+        # Configuration and raw weights instead of module objects: they can be loaded with another
+        # version of transformers and without the training device, and each weight is stored once.
         weights = {name: _to_bytes(part) for name, part in self.state_dict().items()}
         return _unpickle_network, (self.recipe(), weights)
 
@@ -61,16 +61,16 @@ class MultiExitNetwork(RebuiltModule):
     backbone : PreTrainedModel
         Base model of a known family, without heads.
     n_classes : int, tuple of int or LabelCount
-        Number of classes K, or those of several tasks, whose logits lie side by side; or of labels,
-        each a task with the classes 0 and 1.
+        Number of classes K; a tuple for several tasks, whose logits are concatenated; or the number
+        of labels, each a task with the classes 0 and 1.
     pooling : {"cls", "mean", "cls+mean", "last", "attention", "entity"}
-        What a head reads of the hidden states (n, t, d).
+        How the hidden states (n, t, d) are pooled for a head.
     dropout : float
         Dropout probability of the heads.
     has_dense : bool or None, default=None
-        Whether heads begin with a dense + tanh; None: where the family does not end in a norm.
+        Whether heads start with a dense layer + tanh; None: if the family does not end in a norm.
     context_size : int, default=0
-        Width of what the heads read beside their layer: the `context` of a batch's layout.
+        Width of the additional input of the heads: the `context` of a batch's layout.
     head : {"linear", "bottleneck"}, default="linear"
         The `kind` of the heads.
 
@@ -79,15 +79,15 @@ class MultiExitNetwork(RebuiltModule):
     backbone : PreTrainedModel
     heads : nn.ModuleList of ExitHead, of TaskHeads or of LabelHead
     n_features : int
-        Width of what a head reads of its layer.
+        Width of the pooled state of a layer.
     adapter : BackboneAdapter
         Runs the backbone layer by layer.
     gradient_checkpointing : bool
-        Whether `forward` keeps only what enters each layer; set for the time of a training.
+        Whether `forward` only keeps the input of each layer; set during training.
     last_exit_only : bool
-        Whether `forward` in training mode runs the last head alone, as (n, 1, K); set likewise.
+        Whether `forward` in training mode only runs the last head, (n, 1, K); set during training.
     detached_heads : bool
-        Whether the backbone learns from the last head alone; set likewise.
+        Whether the backbone only learns from the last head; set during training.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class MultiExitNetwork(RebuiltModule):
         self._adapter = adapter_for(backbone)
         check_pooling(pooling, self._adapter)
         width = self._adapter.hidden_size
-        # Pre-norm families end in a LayerNorm of their own; the others get a dense + tanh pooler.
+        # Pre-norm families end in a LayerNorm; heads of the others get a dense layer + tanh.
         if has_dense is None:
             has_dense = self._adapter.kind == "text" and not self._adapter.causal
         dense = width if has_dense else None
@@ -152,7 +152,7 @@ class MultiExitNetwork(RebuiltModule):
 
     @property
     def n_rows_read(self) -> int:
-        """Rows of layer m that its head reads; 0 where it reads all of them."""
+        """Number of rows of a layer that its head reads; 0 if it reads all of them."""
         if self.pooling in ("mean", "attention"):
             return 0
         return 2 if self.pooling == "entity" else 1
@@ -160,14 +160,14 @@ class MultiExitNetwork(RebuiltModule):
     def embed(
         self, batch: Mapping[str, Tensor], embed: Embed | None = None
     ) -> tuple[Tensor, BatchLayout]:
-        """Return what the first layer reads of a batch, and its layout.
+        """Return the input of the first layer for a batch, and the layout of the batch.
 
         Parameters
         ----------
         batch : dict of str to Tensor
-            What the backbone reads; with pooling ``"entity"`` also ``"entity_positions"``, (n, 2).
+            Inputs of the backbone; with pooling ``"entity"`` also ``"entity_positions"``, (n, 2).
         embed : callable, default=None
-            The backbone's; None takes the adapter's.
+            Embeds the batch; None: `embed` of the adapter.
 
         Returns
         -------
@@ -206,10 +206,10 @@ class MultiExitNetwork(RebuiltModule):
         hidden : Tensor of shape (n, t, d)
             Output of the layer.
         below : Tensor of shape (n, t, d)
-            Output of the layer below; read only with pooling ``"cls+mean"``.
+            Output of the layer below; only used with pooling ``"cls+mean"``.
         layout : BatchLayout
         pool : callable, default=None
-            Makes hidden states ready for a head; None takes the adapter's.
+            Prepares hidden states for a head; None: `pool` of the adapter.
 
         Returns
         -------
@@ -225,12 +225,11 @@ class MultiExitNetwork(RebuiltModule):
         layout: BatchLayout,
         pool: Pool | None = None,
     ) -> Tensor:
-        """Return what the head of a layer reads of it; parameters are those of `exit_logits`.
+        """Return the pooled state of a layer for its head; parameters as in `exit_logits`.
 
         Returns
         -------
-        Tensor of shape (n, n_features) or, where each of several tasks reads for itself, (n, T, \
-n_features)
+        Tensor of shape (n, n_features) or, if each task pools separately, (n, T, n_features)
         """
         pool = pool or self._adapter.pool
         if self.pooling == "mean":
@@ -243,17 +242,17 @@ n_features)
     def pooled_rows(
         self, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
     ) -> Tensor:
-        """Return what a head reads, from the few positions it reads.
+        """Return the pooled state for a head, given only the positions that it reads.
 
         Parameters
         ----------
         rows : Tensor of shape (n, r, d)
-            Output of the layer at the positions that are read.
+            Output of the layer at these positions.
         below : Tensor of shape (n, t, d)
-            Output of the layer below; read only with pooling ``"cls+mean"``.
+            Output of the layer below; only used with pooling ``"cls+mean"``.
         layout : BatchLayout
         pool : callable, default=None
-            Makes hidden states ready for a head; None takes the adapter's.
+            Prepares hidden states for a head; None: `pool` of the adapter.
 
         Returns
         -------
@@ -269,7 +268,7 @@ n_features)
     def classify(
         self, layer: int, pooled: Tensor, layout: BatchLayout, head: Head | None = None
     ) -> Tensor:
-        """Return the logits of one exit, (n, K) float32, from what its head reads of the layer.
+        """Return the logits of one exit, (n, K) float32, from the pooled state of its layer.
 
         Parameters
         ----------
@@ -279,7 +278,7 @@ n_features)
             As `pooled` returns it.
         layout : BatchLayout
         head : callable, default=None
-            Computes the same as the layer's head; None takes that one.
+            Equivalent replacement of the layer's head; None: the head itself.
         """
         if layout.context is not None:
             pooled = pooled.float()
@@ -292,22 +291,22 @@ n_features)
             return (head or self.heads[layer - 1])(pooled.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Return the logits of every exit, (n, M, K) float32, with gradients."""
+        """Return the logits of all exits, (n, M, K) float32, with gradients."""
         logits = [self.classify(*read) for read in self.layers_read(batch)]
         return torch.stack(logits, dim=1)
 
     def layers_read(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor, BatchLayout]]:
-        """Yield layer, what its head reads of it and the layout, with gradients, in training.
+        """Yield number, pooled state and layout of every layer, with gradients, for training.
 
         Parameters
         ----------
         batch : dict of str to Tensor
-            What `embed` takes.
+            As `embed` takes it.
 
         Yields
         ------
         tuple
-            What `classify` takes, for every layer whose head is to run.
+            Arguments of `classify`, for every layer whose head runs.
         """
         hidden, layout = self.embed(batch)
         first = self.n_layers if self.last_exit_only and self.training else 1
@@ -319,28 +318,28 @@ n_features)
 
     def _pool_for_training(self, layer: int) -> Pool:
         if self.detached_heads and layer < self.n_layers:
-            # After the pooling, which can be a normalization of the backbone's.
+            # Detached after the pooling, which may include a norm of the backbone.
             return lambda hidden: self._adapter.pool(hidden).detach()
         return self._adapter.pool
 
     def _run_layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
         if not (self.gradient_checkpointing and torch.is_grad_enabled()):
             return self._adapter.layer(layer, hidden, mask)
-        # Only the layer's input is kept; the backward pass runs the layer again, with the same
+        # Only the input of the layer is kept; the backward pass runs the layer again, with the same
         # dropout.
         above: Tensor = checkpoint(self._adapter.layer, layer, hidden, mask, use_reentrant=False)
         return above
 
     @torch.no_grad()
     def set_heads(self, heads: PaperHeads, order: NDArray[np.intp]) -> None:
-        """Copy the weights of other heads, of one task, into these.
+        """Copy the weights of other heads, of one task, to the heads of this network.
 
         Parameters
         ----------
         heads : PaperHeads
-            With a pooler where the heads of this network have a dense layer; each gets a copy.
+            With a pooler if the heads of this network have a dense layer; each gets a copy of it.
         order : ndarray of shape (K,)
-            Their classes in the order of this network's.
+            Indices of their classes, in the order of this network's classes.
         """
         rows = torch.from_numpy(order)
         for head, weight, bias in zip(self.heads, heads.weights, heads.biases, strict=True):
@@ -357,11 +356,11 @@ n_features)
         Parameters
         ----------
         matrix : ndarray of shape (M, K, K)
-            With several labels z has one logit for each.
+            With several labels, z has one logit per label.
         shift : ndarray of shape (M, K)
         """
         if len(self.class_counts) > 1 and not label_heads(self):
-            raise ValueError("Logits of several tasks cannot be mapped together.")
+            raise ValueError("The logits of several tasks cannot be mapped together.")
         device = next(self.heads.parameters()).device
         matrices, shifts = (torch.as_tensor(part, device=device) for part in (matrix, shift))
         heads = [head.head if isinstance(head, LabelHead) else head for head in self.heads]
@@ -371,9 +370,9 @@ n_features)
             bias.copy_(linear @ bias.double() + constant)
 
     def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> MultiExitNetwork:
-        """Return this network in evaluation mode on a device, the backbone in ``dtype``.
+        """Return a copy in evaluation mode on a device, with the backbone in ``dtype``.
 
-        Heads stay in float32. The network itself is returned if nothing is to be changed.
+        Heads stay in float32. If nothing has to be changed, the network itself is returned.
         """
         weight = next(self.parameters())
         self._check_finite()
@@ -384,7 +383,8 @@ n_features)
         exact = {name: part for name, part in copy.backbone.named_buffers() if "inv_freq" in name}
         nn.Module.to(copy.backbone, dtype=dtype)
         for name, part in exact.items():
-            # Rounded, the frequencies of rotary positions would say little of far ones.
+            # Keep the frequencies of rotary positions in float32: rounding them would give wrong
+            # angles at high positions.
             module, _, buffer = name.rpartition(".")
             setattr(copy.backbone.get_submodule(module), buffer, part)
         return copy.eval()
@@ -403,13 +403,13 @@ n_features)
             raise ValueError(
                 "This network cannot predict: weights are NaN or infinite in "
                 f"{', '.join(sorted(spoilt)[:4])}{' and others' if len(spoilt) > 4 else ''}. "
-                "Fit it again, or put finite weights there."
+                "Fit it again, or set finite weights."
             )
 
     def recipe(self) -> dict[str, Any]:
-        """Return what `assemble_network` needs beside the weights to make this network again."""
+        """Return everything that `assemble_network` needs to rebuild it, except the weights."""
         config = self.backbone.config.to_dict()
-        # The folder a checkpoint was read from says nothing about the network.
+        # The folder of the checkpoint is not part of the network.
         config.pop("_name_or_path", None)
         recipe = {
             "config": config,
@@ -419,21 +419,22 @@ n_features)
             "context_size": self.context_size,
             "head": self.head,
         }
-        # Networks of other classes are made again by their own `from_recipe`.
+        # Subclasses are rebuilt by their own `from_recipe`.
         return recipe if type(self) is MultiExitNetwork else recipe | {"network": type(self)}
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any], names: Collection[str]) -> MultiExitNetwork:
-        """Return a network without weights: those of the backbone and the heads are to come.
+        """Return a network without weights, to be loaded later.
 
         Parameters
         ----------
         recipe : dict
         names : collection of str
-            Of the weights that will come.
+            Names of the weights that will be loaded.
         """
         backbone = empty_backbone(config_from_dict(recipe["config"]))
-        # Heads drawn anew would be overwritten, and would move the caller's random state.
+        # On the meta device, heads are not initialized, which would change the caller's random
+        # state.
         with torch.device("meta"):
             has_dense = any(_DENSE.match(name) for name in names)
             return cls(
@@ -442,7 +443,7 @@ n_features)
                 recipe["pooling"],
                 recipe["dropout"],
                 has_dense,
-                # Older recipes name no head, and heads of words have no context.
+                # Older recipes have no "head", and token classification heads have no context.
                 **{name: recipe[name] for name in ("context_size", "head") if recipe.get(name)},
             )
 
@@ -453,14 +454,14 @@ def rebuild_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Multi
 
 
 def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> MultiExitNetwork:
-    """Make a network around tensors, which become its weights.
+    """Create a network that uses given tensors as its weights.
 
     Parameters
     ----------
     recipe : dict
-        What `MultiExitNetwork.recipe` returns.
+        As `MultiExitNetwork.recipe` returns it.
     weights : dict of str to Tensor
-        Those of the state dict.
+        A state dict.
 
     Returns
     -------
@@ -470,19 +471,19 @@ def assemble_network(recipe: dict[str, Any], weights: dict[str, Tensor]) -> Mult
     cls: type[MultiExitNetwork] = recipe.get("network", MultiExitNetwork)
     network = cls.from_recipe(recipe, weights)
     network.load_state_dict(weights, assign=True)
-    # Buffers that a state dict does not carry are on the CPU.
+    # Buffers that are not in the state dict are on the CPU.
     return network.to(next(iter(weights.values())).device).eval()
 
 
 def _to_bytes(weight: Tensor) -> RawWeight:
-    """Return a weight as what every version of pickle and NumPy writes without a copy."""
+    """Return a weight as data type, shape and bytes, which pickle writes without a copy."""
     content = raw_bytes(weight.detach().cpu().contiguous())
     return str(weight.dtype).removeprefix("torch."), tuple(weight.shape), content
 
 
 def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
-    # joblib can map a file into memory for reading only, and the order in which a product sums can
-    # depend on where its weights lie.
+    # joblib can memory-map a file read-only, and the order of summation in a product can depend on
+    # the alignment of its weights.
     if content.flags.writeable and content.ctypes.data % _ALIGNMENT == 0:
         raw = torch.from_numpy(content)
     else:
@@ -491,10 +492,10 @@ def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) 
 
 
 def aligned_copy(weight: Tensor) -> Tensor:
-    """Return a copy of a tensor of the CPU that begins where torch lets its own tensors begin.
+    """Return a copy of a CPU tensor with the alignment of torch's own tensors.
 
-    NumPy copies, as torch would start the threads of its pool, for which a process that is forked
-    later would wait for ever.
+    The copy is made by NumPy: torch would start its thread pool, for which a process that is forked
+    later would wait forever.
     """
     copy = torch.empty(weight.shape, dtype=weight.dtype)
     np.copyto(raw_bytes(copy), raw_bytes(weight))
@@ -502,7 +503,7 @@ def aligned_copy(weight: Tensor) -> Tensor:
 
 
 def raw_bytes(weight: Tensor) -> NDArray[np.uint8]:
-    """Return the bytes of a contiguous tensor of the CPU, without a copy."""
+    """Return the bytes of a contiguous CPU tensor, without a copy."""
     flat: NDArray[np.uint8] = weight.detach().reshape(-1).view(torch.uint8).numpy()
     return flat
 
@@ -512,14 +513,14 @@ def _unpickle_network(recipe: dict[str, Any], weights: dict[str, RawWeight]) -> 
 
 
 def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
-    """Return the transformers configuration that a dictionary of it describes."""
+    """Return a transformers configuration from its dictionary."""
     return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
 
 
 def parameter_groups(
     network: MultiExitNetwork, learning_rate: float, head_learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for AdamW: heads apart, no decay on biases and normalization."""
+    """Return parameter groups for AdamW: separate learning rates, no decay of biases and norms."""
     groups = []
     for parameters, rate in network.learned(learning_rate, head_learning_rate):
         decayed, plain = _split_by_decay(parameters)
