@@ -1,7 +1,7 @@
-"""Save the parts of a network in a folder, and rebuild it from a folder that is not trusted.
+"""Save the parts of a network in a folder, and rebuild it from an untrusted folder.
 
-Every size is compared with the weights that are there before anything is allocated: a configuration
-that asks for more than the files hold is refused.
+Before memory is allocated, all sizes are compared with the weights in the files, so that a
+configuration cannot request more memory than the files need.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _KINDS: dict[str, Any] = {
     "words": TokenExitNetwork,
     "towers": TwoTowerNetwork,
 }
-# Numbers of configurations: sizes of vocabularies are the largest.
+# Largest numbers in a configuration; sizes of vocabularies are the largest ones.
 _MAX_INT = 2**24
 _MAX_FLOAT = 10**12
-# Options that say how many modules there are.
+# Parts of the names of options that are numbers of modules.
 _COUNTS = ("layer", "group", "expert", "depth", "block", "stage", "num_labels", "num_hidden")
 _FORBIDDEN = ("auto_map", "quantization_config", "trust_remote_code")
 _TOWERS = ("first", "second")
@@ -39,19 +39,19 @@ _TOWERS = ("first", "second")
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a weight is: the prefix of its name in the network, and the file's."""
+    """The file of some weights, and the prefix of their names in the network."""
 
     prefix: str
     file: str
 
 
 def kind_of(network: Any) -> str:
-    """Return the name of a network's class in documents."""
+    """Return the name of a network's class, as it is saved in documents."""
     return next(name for name, cls in _KINDS.items() if type(network) is cls)
 
 
 def recipe_document(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a recipe that a document holds: not configurations, classes, labels."""
+    """Return the parts of a recipe that are saved in a document; others are saved elsewhere."""
     elsewhere = ("config", "network", "n_classes", "towers")
     document = {name: value for name, value in recipe.items() if name not in elsewhere}
     if "towers" in recipe:
@@ -63,14 +63,14 @@ def recipe_document(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def places(folders: list[str], heads: str) -> list[TensorPlace]:
-    """Return where the weights of a network are, the backbones' first.
+    """Return the files of the weights of a network, those of the backbones first.
 
     Parameters
     ----------
     folders : list of str
-        Of the backbones, in the order of the towers.
+        Folders of the backbones, in the order of the towers.
     heads : str
-        Name of the file that has all other weights.
+        Name of the file with all other weights.
     """
     prefixes = ["backbone."] if len(folders) == 1 else [f"{tower}.backbone." for tower in _TOWERS]
     backbones = zip(prefixes, folders, strict=True)
@@ -82,7 +82,7 @@ def places(folders: list[str], heads: str) -> list[TensorPlace]:
 def split_weights(
     network: torch.nn.Module, where: list[TensorPlace]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the name of every file and its weights, on the CPU, no two of which share memory.
+    """Yield the name of every file and its weights, on the CPU and without shared memory.
 
     Raises
     ------
@@ -105,17 +105,17 @@ def split_weights(
 
 
 def write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write weights as transformers would."""
+    """Write weights in the same format as transformers."""
     save_file(weights, path, metadata={"format": "pt"})
 
 
 class WeightFiles:
-    """Weights in files, of which names, shapes and types are known before they are read.
+    """Weights in files; names, shapes and types are known before the weights are read.
 
     Parameters
     ----------
     paths : dict of str to Path
-        Of each file, by its name in messages.
+        Paths of the files by their names.
     where : list of TensorPlace
 
     Attributes
@@ -133,24 +133,24 @@ class WeightFiles:
         ]
 
     def read(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights, once they are known to be those of a network.
+        """Return the weights, after checking that they are those of a network.
 
         Parameters
         ----------
         expected : dict of str to Tensor
-            Without memory.
+            State dict of the network on the meta device.
 
         Raises
         ------
         ModelFolderError
-            If one is missing, unknown, of another shape or type, or not finite.
+            If a weight is missing, unknown, has another shape or type, or is not finite.
         """
         if set(self.names) != set(expected) or len(self.names) != len(expected):
             different = sorted(set(self.names) ^ set(expected))
             raise ModelFolderError(
                 f"its weights are not those of its configuration: {', '.join(different[:4])}"
                 f"{' and others' if len(different) > 4 else ''} on one side only. They may have "
-                "been written under a version of transformers that names them otherwise"
+                "been written by a version of transformers with other names"
             )
         weights: dict[str, Tensor] = {}
         for place, file in self._files.items():
@@ -180,14 +180,14 @@ _TYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool, "I32": t
 
 
 def checked_config(document: Mapping[str, Any], kind: str, n_weights: int) -> dict[str, Any]:
-    """Return the dictionary of a configuration from a file, once its numbers are known to be sane.
+    """Return the dictionary of a configuration from a file, after checking its numbers.
 
     Parameters
     ----------
     document : dict
     kind : {"text", "image"}
     n_weights : int
-        Number of weights there are: no layer is without one.
+        Number of weights in the files, an upper bound of the number of layers.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _max_number(name: str, value: float, max_count: int) -> int:
-    """Return the largest sane value of an option of a configuration."""
+    """Return the largest allowed value of an option of a configuration."""
     if isinstance(value, float):
         return _MAX_FLOAT
     return max_count if any(word in name for word in _COUNTS) else _MAX_INT
@@ -234,7 +234,7 @@ def make_network(
     n_classes: Any,
     files: WeightFiles,
 ) -> Any:
-    """Return a network of which recipe, configurations and weights come from a folder.
+    """Return a network from a recipe, configurations and weights that were read from a folder.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def make_network(
     document : dict
         As `recipe_document` returns it.
     configs : list of dict
-        Of the backbones, see `checked_config`.
+        Configurations of the backbones, see `checked_config`.
     n_classes : int, tuple of int or LabelCount
     files : WeightFiles
 
@@ -265,7 +265,7 @@ def make_network(
         recipe = {**document, "towers": towers}
     else:
         recipe = _recipe(document, configs[0], n_classes, kind == "words")
-    # Without memory first, the integers of position ids included.
+    # First on the meta device, which allocates no memory, also not for position ids.
     with torch.device("meta"):
         expected = cls.from_recipe(recipe, files.names).state_dict()
     weights = files.read(expected)
@@ -284,7 +284,7 @@ def _recipe(
 def config_for_file(config: Any) -> dict[str, Any]:
     """Return all values of a configuration, for ``config.json``."""
     values = config.to_dict()
-    # The folder a checkpoint was read from says nothing about the network.
+    # The folder of the checkpoint is not part of the network.
     values.pop("_name_or_path", None)
     return values
 

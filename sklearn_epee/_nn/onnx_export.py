@@ -1,9 +1,9 @@
 """Export a torch module as an ONNX graph, and check it on other batch sizes.
 
-torch has two exporters. The one that traces is quick and writes down what was computed for one
-batch; torch calls it outdated. The one that is built on `torch.export` needs the package onnxscript
-and takes many times as long. The first is taken as long as torch has it, the second afterwards.
-Every file is run on batches of other sizes and compared with the module, whoever wrote it.
+torch has two exporters. The older one traces the operations of one batch; it is fast, but
+deprecated. The one based on `torch.export` needs the package onnxscript and takes many times as
+long. The first one is used as long as torch has it. With either of them, every graph is compared
+with the module on batches of other sizes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class CannotExportError(ValueError):
-    """A network of which no graphs can be made; the message says why."""
+    """A network cannot be exported; the message says why."""
 
 
 @functools.cache
 def exporter() -> str:
-    """Return which of torch's exporters writes graphs, "traced" or "exported".
+    """Return which of torch's exporters is used, "traced" or "exported".
 
     Raises
     ------
     ImportError
-        If torch has no exporter that traces, and onnxscript is missing.
+        If torch has no tracing exporter, and onnxscript is missing.
     """
     if _traces():
         return "traced"
@@ -53,12 +53,12 @@ def exporter() -> str:
 
 
 def _traces() -> bool:
-    """Return whether torch still has the exporter that traces, by trying it."""
+    """Return whether torch still has the tracing exporter, by trying it."""
     try:
         with _quiet():
             memory: Any = io.BytesIO()
             torch.onnx.export(nn.Identity(), (torch.ones(1),), memory, dynamo=False)
-    except Exception:  # noqa: BLE001 - however torch says that it is gone
+    except Exception:  # noqa: BLE001 - it is unknown which error a future torch will raise
         return False
     return True
 
@@ -71,27 +71,27 @@ def write_graph(
     axes: Axes,
     file: Path,
 ) -> None:
-    """Write a module as a graph, and compare the two.
+    """Write a module as a graph, and compare the graph with the module.
 
     Parameters
     ----------
     part : Module
-        Takes the values of a batch in their order, and returns a tensor or a tuple of them.
+        Takes the values of a batch in their order, and returns a tensor or a tuple of tensors.
     batches : sequence of dict of str to Tensor
-        Of different sizes; the first is what the exporter sees.
+        Of different sizes; the graph is exported with the first one.
     outputs : list of str
-        Names of what the module returns.
+        Names of the outputs.
     axes : dict of str to dict of int to str
-        Of inputs and outputs, which axes differ between batches, and their names.
+        For inputs and outputs, the dynamic axes and their names.
     file : Path
-        Where to.
+        Path of the graph.
 
     Raises
     ------
     ImportError
         If a package is missing.
     CannotExportError
-        If there is no graph of the module, or it does not compute what the module does.
+        If the module cannot be exported, or the graph gives other results.
     """
     which = exporter()
     names, example = list(batches[0]), tuple(batches[0].values())
@@ -135,7 +135,7 @@ def _write_exported(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch says of its exporters from the user: what may go wrong is compared."""
+    """Hide warnings and output of the exporters; errors are found by comparing the results."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -175,7 +175,7 @@ def _compare_output(own: Any, theirs: Any, mask: Tensor | None, name: str) -> No
     if not difference.max(initial=0.0) <= _TOLERANCE * scale:
         raise CannotExportError(
             f"{name} differs from the network by up to {difference.max():.2g} on other sizes than "
-            "those it was made with"
+            "those of the exported batch"
         )
 
 
@@ -187,18 +187,18 @@ def check_logits(
     at: int | None,
     name: str,
 ) -> None:
-    """Compare the logits of a module that stands for a network with those of the network.
+    """Compare the logits of an exportable module with those of the network.
 
     Parameters
     ----------
     part : Module
     batches : sequence of dict of str to Tensor
     expected : sequence of Tensor
-        What the network says of each batch.
+        Logits of the network for each batch.
     at : int or None
-        Which of the module's outputs the logits are; None: it returns nothing else.
+        Index of the logits in the module's outputs; None: they are the only output.
     name : str
-        For messages.
+        Name of the graph, for error messages.
 
     Raises
     ------

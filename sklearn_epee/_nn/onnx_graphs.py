@@ -1,7 +1,7 @@
 """Export a network as ONNX graphs: one for the embedding, and one per layer with its head.
 
-What a graph cannot follow to batches of other sizes is computed otherwise here, to the same result:
-masks, positions that heads read, and the windows of long texts.
+Operations that an exported graph would fix to the size of one batch are replaced here by equivalent
+ones: masks, positions that heads read, and the windows of long texts.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .pooling import last_real_positions
 from .token_network import TokenExitNetwork
 from .two_towers import state_of
 
-# Of each sample of a batch, which of its rows are its windows: 1 where they are, (n, w).
+# Matrix (n, w) that is 1 where a row of the batch is a window of a sample.
 MEMBERS = "members"
-# What heads read beside their layer.
+# Inputs that only the heads read.
 _OF_HEADS = (ENTITY_POSITIONS, MEMBERS, CONTEXT)
 
 
 class _Layout(BatchLayout):
-    """A layout that is computed in a way that a graph follows to other batch sizes.
+    """A layout whose computations can be exported for other batch sizes.
 
     Parameters
     ----------
     mask, read, context
-        Those of `BatchLayout`.
+        See `BatchLayout`.
     members : Tensor of shape (n, w), float32, default=None
         1 where a row is a window of a sample, 0 elsewhere. None: each sample is a row.
     """
@@ -56,7 +56,7 @@ class _Layout(BatchLayout):
         context: Tensor | None = None,
         members: Tensor | None = None,
     ) -> None:
-        # Which windows there are is known to the graph alone.
+        # Not None, to mark that there are windows; their numbers are only known in the graph.
         windows = None if members is None else np.empty(0, np.int64)
         super().__init__(mask, read, windows, context)
         object.__setattr__(self, "members", members)
@@ -87,19 +87,19 @@ class _Layout(BatchLayout):
 
 
 class _BiasByPosition:
-    """A bias that is looked up position by position, which a graph follows to other lengths."""
+    """An attention bias that is looked up by position, which can be exported for other lengths."""
 
     def __init__(self, bias: AttentionBias) -> None:
         self._bias = bias
 
     def of(self, query: Tensor, k: Tensor, _: Tensor | None, n_queries: int, n_keys: int) -> Tensor:
-        """Return what is added to the scores; see `AttentionBias.of`."""
+        """Return the term that is added to the scores; see `AttentionBias.of`."""
         positions = torch.arange(k.shape[2], device=k.device).unsqueeze(0)
         return self._bias.of(query, k, positions, n_queries, n_keys)
 
 
 class _Once:
-    """A function of the size of images alone, called once, as those of a graph are all of one."""
+    """Cache for a function that only depends on the size of images, which is fixed in a graph."""
 
     def __init__(self, compute: Callable[..., Tensor]) -> None:
         self._compute = compute
@@ -112,10 +112,10 @@ class _Once:
 
 
 def _with_constant_positions(model: Any) -> Any:
-    """Return a model of images that shares all weights, with positions as a constant.
+    """Return an image model with the same weights whose position embeddings are a constant.
 
-    ONNX lacks some of the ways in which families interpolate them to the size of the images, and
-    transformers interpolates whenever a graph is traced.
+    transformers interpolates them to the size of the images when a graph is traced, and ONNX does
+    not support all modes of interpolation.
     """
     embeddings: Any = getattr(model, "embeddings", None)
     if not hasattr(embeddings, "interpolate_pos_encoding"):
@@ -127,9 +127,10 @@ def _with_constant_positions(model: Any) -> Any:
 
 
 class Backbone(nn.Module):
-    """A network whose adapter does not look at values, and its exits.
+    """A network whose computations do not depend on the values of its inputs, with its exits.
 
-    Embed a batch before a graph is made: what images of its size have in common is kept.
+    A batch has to be embedded before the export, so that position embeddings for images of its size
+    are cached.
 
     Parameters
     ----------
@@ -166,9 +167,9 @@ class Backbone(nn.Module):
         return None if bias is None else _BiasByPosition(bias)
 
     def axes(self, batch: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
-        """Return which axes of what graphs read and return differ between batches."""
+        """Return the dynamic axes of inputs and outputs."""
         rows = {0: "w" if MEMBERS in batch else "n"}
-        # Images have all their positions.
+        # The number of positions of images is fixed.
         sequence = rows if self.network.adapter.kind == "image" else rows | {1: "t"}
         of_words = isinstance(self.network, TokenExitNetwork)
         return {
@@ -184,9 +185,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def logits_of_network(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits of all exits as the network itself computes them, (n, M, K).
+        """Return the logits of all exits as computed by the network itself, (n, M, K).
 
-        Of a network of words those of all tokens, (n, t, M, K).
+        For token classification, the logits of all tokens, (n, t, M, K).
         """
         given = {name: part for name, part in batch.items() if name != MEMBERS}
         if MEMBERS in batch:
@@ -213,7 +214,7 @@ class Backbone(nn.Module):
     def exit(
         self, layer: int, hidden: Tensor, below: Tensor, mask: Tensor, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the logits of a layer's head, and the state that it read."""
+        """Return the logits of a layer's head, and the pooled state."""
         network = self.network
         if isinstance(network, TokenExitNetwork):
             rows = self.adapter.pool(hidden)
@@ -230,12 +231,12 @@ class Backbone(nn.Module):
 
 
 class Part(nn.Module):
-    """A graph: what it reads comes in the order of names.
+    """Base class of exported modules, whose inputs are positional.
 
     Parameters
     ----------
     names : iterable of str
-        Of the inputs.
+        Names of the inputs, in their order.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -257,7 +258,7 @@ class _Embedding(Part):
 
 
 class _Layer(Part):
-    """A layer with its head; of a tower that hands over, also the state that the head read."""
+    """A layer with its head; also returns the pooled state if the tower hands samples over."""
 
     def __init__(
         self, backbone: Backbone, layer: int, names: Iterable[str], hands_over: bool = False
@@ -276,15 +277,15 @@ class _Layer(Part):
 
 
 class FixedLayer(Part):
-    """All that leads from what a backbone reads to the logits of a layer.
+    """The complete network from its inputs to the logits of one layer.
 
     Parameters
     ----------
     backbone : Backbone
     layer : int
-        From 1.
+        Layer, counted from 1.
     names : iterable of str
-        Of the inputs.
+        Names of the inputs.
     """
 
     def __init__(self, backbone: Backbone, layer: int, names: Iterable[str]) -> None:
@@ -311,15 +312,13 @@ def write_stages(
     network : MultiExitNetwork
         In evaluation mode, on the CPU, in float32.
     batches : list of dict of str to Tensor
-        What the graphs read, of different sizes; graphs are made with the first and compared on
-        all.
+        Inputs of different sizes; graphs are exported with the first one and compared on all.
     folder : Path
-        A folder.
 
     Raises
     ------
     CannotExportError
-        If there is no graph of the network, or one does not compute what the network does.
+        If the network cannot be exported, or a graph gives other results.
     """
     return write_tower(Backbone(network), batches, folder)
 
@@ -327,7 +326,7 @@ def write_stages(
 def write_layer(
     network: MultiExitNetwork, layer: int, batches: list[Mapping[str, Tensor]], folder: Path
 ) -> list[str]:
-    """Write one graph from what the backbone reads to the logits of a layer; as `write_stages`."""
+    """Write one graph from the inputs to the logits of a layer; see `write_stages`."""
     backbone = Backbone(network)
     part = FixedLayer(backbone, layer, batches[0])
     expected = [backbone.logits_of_network(batch)[..., layer - 1, :] for batch in batches]
@@ -343,17 +342,17 @@ def write_tower(
     prefix: str = "",
     hands_over: bool = False,
 ) -> list[str]:
-    """Write the graphs of one backbone and its exits, their names after a prefix.
+    """Write the graphs of one backbone and its exits; their names start with a prefix.
 
     Parameters
     ----------
     backbone : Backbone
     batches, folder
-        Those of `write_stages`.
+        As in `write_stages`.
     prefix : str, default=""
-        Before the names of the files.
+        Prefix of the names of the files.
     hands_over : bool, default=False
-        Whether layers return, behind the logits, the state that the head read.
+        Whether layers also return the pooled state, after the logits.
 
     Returns
     -------
@@ -380,12 +379,12 @@ def write_tower(
 
 @torch.no_grad()
 def _state(embedding: _Embedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the first layer reads of a batch."""
+    """Return the inputs of the first layer for a batch."""
     hidden = embedding(*_some(batch, heads=False).values())
     mask = batch.get("attention_mask", torch.ones(hidden.shape[:2], dtype=torch.long))
     return {"hidden": hidden, "attention_mask": mask, **_some(batch, heads=True)}
 
 
 def _some(batch: Mapping[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
-    """Return what the heads read of a batch beside their layers, or what the embedding reads."""
+    """Return the inputs of a batch that only the heads read, or those of the embedding."""
     return {name: part for name, part in batch.items() if (name in _OF_HEADS) == heads}

@@ -1,4 +1,4 @@
-"""Export a network of two towers as ONNX graphs."""
+"""Export a network with two towers as ONNX graphs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batches = list[Mapping[str, Tensor]]
 
 
 class _HandOver(nn.Module):
-    """What the heads of the second tower read of the states that the first ended in."""
+    """Computes the context of the second tower's heads from the last states of the first tower."""
 
     def __init__(self, network: TwoTowerNetwork) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class _HandOver(nn.Module):
 
 
 class _FixedTowers(Part):
-    """All that leads from what both towers read to the logits of a layer of the second.
+    """The complete network from the inputs of both towers to the logits of a layer of the second.
 
-    A sample without a first cell does without its state; one without a second cell has the logits
-    of the last exit of the first tower.
+    Without a first input, the learned replacement of its state is used. Without a second input, the
+    logits are those of the last exit of the first tower.
     """
 
     def __init__(
@@ -80,22 +80,22 @@ class _FixedTowers(Part):
 def write_tower_stages(
     network: TwoTowerNetwork, names: tuple[str, str], batches: tuple[Batches, Batches], folder: Path
 ) -> list[str]:
-    """Write the graphs of both towers, and what is handed over; return the names of the files.
+    """Write the graphs of both towers and of the hand-over; return the names of the files.
 
     Parameters
     ----------
     network : TwoTowerNetwork
         In evaluation mode, on the CPU, in float32.
     names : tuple of str
-        Of the towers, in the order in which they run; before the names of their files.
+        Names of the towers, in the order in which they run; prefixes of the names of their files.
     batches : tuple of lists of dict of str to Tensor
-        What each tower reads, as `write_stages` takes it.
+        Inputs of each tower, as in `write_stages`.
     folder : Path
 
     Raises
     ------
     CannotExportError
-        As `write_stages`.
+        As in `write_stages`.
     """
     first, second = (Backbone(tower) for tower in network.towers)
     files = write_tower(first, batches[0], folder, f"{names[0]}_", hands_over=True)
@@ -123,9 +123,9 @@ def write_tower_layer(
 ) -> list[str]:
     """Write one graph up to a layer, counted through both towers; return the names of the files.
 
-    Parameters are those of `write_tower_stages`. The graph of a layer of the first tower reads what
-    that one reads. That of a layer of the second reads what both read, and `present`, (n, 2) bool,
-    which of the two a sample has.
+    Parameters as in `write_tower_stages`. The graph of a layer of the first tower has the inputs of
+    this tower. That of a layer of the second has the inputs of both, and `present`, (n, 2) bool:
+    which of the two inputs each sample has.
     """
     if layer <= network.n_first_layers:
         return write_layer(network.first, layer, batches[0], folder)
@@ -158,7 +158,7 @@ def _of_network(
     second: Mapping[str, Tensor],
     joined: Mapping[str, Tensor],
 ) -> Tensor:
-    """Return the logits of a layer as the network itself computes them."""
+    """Return the logits of a layer as computed by the network itself."""
     given = {f"{FIRST}{name}": part for name, part in first.items()}
     given |= {f"{SECOND}{name}": part for name, part in second.items()}
     logits: Tensor = network(**given, **{PRESENT: joined[PRESENT]})
@@ -166,6 +166,6 @@ def _of_network(
 
 
 def _some_present(n: int) -> Tensor:
-    """Return which cells samples have: both, the second, the first, and so on."""
+    """Return which inputs samples have: both, only the second, only the first, and so on."""
     rows = torch.tensor([[True, True], [False, True], [True, False]])
     return rows[torch.arange(n) % 3]

@@ -16,14 +16,14 @@ from .network import MultiExitNetwork, RebuiltModule
 from .pairs import FIRST, PRESENT, SECOND, inputs_of_tower
 from .tasks import task_predictions
 
-# How often a context is left out in training, as if the first cell were missing.
+# Probability with which a context is left out in training, as if the first input were missing.
 CONTEXT_DROPOUT = 0.1
-# Of the towers' weights.
+# Prefixes of the names of the towers' weights.
 _PREFIXES = ("first.", "second.")
 
 
 def _of_both(name: str) -> Any:
-    """Return a property that is an attribute of both towers."""
+    """Return a property that reads and writes an attribute of both towers."""
 
     def read(self: TwoTowerNetwork) -> Any:
         return getattr(self.second, name)
@@ -36,36 +36,38 @@ def _of_both(name: str) -> Any:
 
 
 class TwoTowerNetwork(RebuiltModule):
-    """A first tower with exits of its own, and a second one whose exits know what it came to.
+    """Two towers in sequence; the heads of the second also read the last state of the first.
 
-    A tower is a backbone with a head after every layer. The heads of the second read, beside their
-    own layer, the state that the first tower ended in: what its last head read, or a learned vector
-    where the first cell of a sample is missing. Exits count through both: 1 to M1, M1 + 1 to
-    M1 + M2.
+    A tower is a backbone with a head after every layer. The heads of the second tower have an
+    additional input, the context: the pooled state of the last layer that the first tower ran, or a
+    learned vector if the first input of a sample is missing. Exits are numbered through both
+    towers: 1 to M1, M1 + 1 to M1 + M2.
 
     Parameters
     ----------
     first, second : MultiExitNetwork
-        The second one has the context size `first.n_features`, and as many classes.
+        The second one has the context size `first.n_features`, and the same number of classes.
     hand_over_after : int or None, default=None
-        A sample goes on to the second tower once so many exits of the first in a row predict the
-        same (in all tasks), if it did not exit; None: from the last one. What the fused heads read
-        depends on it, so that it is part of the network and not of the exit policy.
+        A sample that did not exit goes on to the second tower once this number of consecutive exits
+        of the first predict the same classes (in all tasks); None: after the last one. The input of
+        the second tower's heads depends on it, so it is part of the network, not of the exit
+        policy.
     context_dropout : float, default=0.1
-        How often a context is replaced in training by the learned vector, so that it is learned
-        without missing cells, and the second tower does not lean on the first alone.
+        Probability with which a context is replaced by the learned vector in training, so that this
+        vector is trained without missing inputs, and the second tower does not only rely on the
+        first.
 
     Attributes
     ----------
     first, second : MultiExitNetwork
     n_classes, class_counts
-        Those of both towers.
+        The same for both towers.
 
     Notes
     -----
-    With an early hand-over a tower that has made up its mind, without being sure, runs no further:
-    that saves layers of the first tower, and costs what they would have found. It pays where the
-    first tower is not much cheaper than the second.
+    With an early hand-over, the first tower stops when its predictions are stable, even if they are
+    not certain. This saves layers of the first tower, but loses what they would have contributed.
+    It is useful if the first tower is not much cheaper than the second.
     """
 
     gradient_checkpointing = _of_both("gradient_checkpointing")
@@ -83,8 +85,8 @@ class TwoTowerNetwork(RebuiltModule):
         if second.context_size != first.n_features or second.class_counts != first.class_counts:
             raise ValueError(
                 f"The second tower has the context size {second.context_size} and the classes "
-                f"{second.class_counts}; expected {first.n_features} and {first.class_counts}, as "
-                "the first tower has them."
+                f"{second.class_counts}; expected {first.n_features} and {first.class_counts}, "
+                "those of the first tower."
             )
         self.first = first
         self.second = second
@@ -114,29 +116,29 @@ class TwoTowerNetwork(RebuiltModule):
 
     @property
     def pooling(self) -> tuple[str, str]:
-        """What the heads of each tower read."""
+        """The pooling of the heads of each tower."""
         return self.first.pooling, self.second.pooling
 
     @property
     def head(self) -> str:
-        """What kind the heads of both towers are."""
+        """The kind of the heads of both towers."""
         return self.second.head
 
     @property
     def hands_over_early(self) -> bool:
-        """Whether a sample may go on before the last layer of the first tower."""
+        """Whether samples can be handed over before the last layer of the first tower."""
         return self.hand_over_after is not None and self.hand_over_after < self.first.n_layers
 
     def contexts(self, states: Tensor) -> Tensor:
-        """Return what the second tower reads of states that the first ended in, (n, c) float32."""
+        """Return the contexts for the second tower from states of the first, (n, c) float32."""
         return self.context_norm(states.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Return the logits of every exit, (n, M1 + M2, K) float32, with gradients.
+        """Return the logits of all exits, (n, M1 + M2, K) float32, with gradients.
 
-        Exits that a sample has not do not learn: those of a missing first cell are 0, and those of
-        a missing second cell repeat the last exit of the first tower, without gradients. If the
-        last exit alone is trained, (n, 1, K) are those of the last one that each sample has.
+        Exits that a sample does not have get no gradients: without the first input, their logits
+        are 0; without the second, they repeat those of the last exit of the first tower. If only
+        the last exit is trained, (n, 1, K) are the logits of the last exit that each sample has.
         """
         firsts, seconds = (present.nonzero().squeeze(1) for present in batch[PRESENT].unbind(1))
         n = len(batch[PRESENT])
@@ -157,7 +159,7 @@ class TwoTowerNetwork(RebuiltModule):
         return late if only_last else torch.cat([early, late], dim=1)
 
     def _run_first(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits of the first tower's exits, and the states that samples end in."""
+        """Return the logits of the first tower's exits, and the last state of each sample."""
         every_logits, states = [], []
         for layer, pooled, layout in self.first.layers_read(batch):
             every_logits.append(self.first.classify(layer, pooled, layout))
@@ -179,7 +181,7 @@ class TwoTowerNetwork(RebuiltModule):
     ) -> list[tuple[Iterator[tuple[str, nn.Parameter]], float]]:
         """Return the named parameters of backbones and heads, each with its learning rate.
 
-        The backbones have one learning rate, or one each.
+        `learning_rate` is one number for both backbones, or a pair.
         """
         rates = learning_rate if isinstance(learning_rate, tuple) else (learning_rate,) * 2
         parts = []
@@ -203,18 +205,18 @@ class TwoTowerNetwork(RebuiltModule):
     def exit_costs(
         self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
     ) -> NDArray[np.float64]:
-        """Return the share of the work of both towers that a sample with both cells takes.
+        """Return the cost of each exit for a sample with both inputs, as a share of full depth.
 
         Parameters
         ----------
         first, second : dict of str to Tensor
-            What each backbone reads of a sample of usual size.
+            Inputs of each backbone for a sample of typical size.
 
         Returns
         -------
         ndarray of shape (M1 + M2,), float64
-            Up to and with each exit, embedding and heads included; the last is 1. Multiplications
-            are counted, and every head up to the exit as run.
+            Floating point operations up to and including each exit, with embeddings and all heads
+            up to it; the last value is 1.
         """
         parts = []
         for tower, batch in zip(self.towers, (first, second), strict=True):
@@ -228,15 +230,15 @@ class TwoTowerNetwork(RebuiltModule):
         return costs
 
     def to_inference_copy(self, device: torch.device, dtype: torch.dtype) -> TwoTowerNetwork:
-        """Return this network in evaluation mode on a device, the backbones in ``dtype``.
+        """Return a copy in evaluation mode on a device, with the backbones in ``dtype``.
 
-        All else stays in float32. What needs no change is shared with the network.
+        Everything else stays in float32. Parts that need no change are shared with this network.
         """
         own = {name: part for name, part in self.state_dict().items() if not _in_a_tower(name)}
         if spoilt := not_finite(own):
             raise ValueError(
                 "This network cannot predict: weights are NaN or infinite in "
-                f"{', '.join(sorted(spoilt))}. Fit it again, or put finite weights there."
+                f"{', '.join(sorted(spoilt))}. Fit it again, or set finite weights."
             )
         first, second = (tower.to_inference_copy(device, dtype) for tower in self.towers)
         placed = self.no_context.device == device and not self.training
@@ -247,7 +249,7 @@ class TwoTowerNetwork(RebuiltModule):
         return copy.to(device).eval()
 
     def recipe(self) -> dict[str, Any]:
-        """Return what `assemble_network` needs beside the weights to make this network again."""
+        """Return everything that `assemble_network` needs to rebuild it, except the weights."""
         return {
             "network": type(self),
             "towers": [tower.recipe() for tower in self.towers],
@@ -257,13 +259,13 @@ class TwoTowerNetwork(RebuiltModule):
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any], names: Collection[str]) -> TwoTowerNetwork:
-        """Return a network without weights, which are to come.
+        """Return a network without weights, to be loaded later.
 
         Parameters
         ----------
         recipe : dict
         names : collection of str
-            Of the weights that will come.
+            Names of the weights that will be loaded.
         """
         towers = [
             _tower_from(part, prefix, names)
@@ -276,7 +278,7 @@ class TwoTowerNetwork(RebuiltModule):
 def join_towers(
     first: MultiExitNetwork, second: MultiExitNetwork, context_dropout: float
 ) -> TwoTowerNetwork:
-    """Return one network of two, in which the second one's new heads read the first one's state.
+    """Join two networks to one; the second gets new heads with the context of the first.
 
     Parameters
     ----------
@@ -307,30 +309,30 @@ def _in_a_tower(name: str) -> bool:
 
 
 def state_of(pooled: Tensor) -> Tensor:
-    """Return what is handed over of what a head read, (n, c) float32.
+    """Return the state that is handed over, (n, c) float32, from the pooled state of a layer.
 
-    Where each of several tasks reads for itself, (n, T, c), it is their mean.
+    If each task pools separately, (n, T, c), it is the mean over the tasks.
     """
     pooled = pooled.float()
     return pooled.mean(dim=1) if pooled.ndim == 3 else pooled
 
 
 def hand_over_layers(logits: Tensor, counts: tuple[int, ...], after: int) -> Tensor:
-    """Return the layer of the first tower from which samples go on, if they do not exit.
+    """Return the layer of the first tower at which samples are handed over if they do not exit.
 
     Parameters
     ----------
     logits : Tensor of shape (n, M1, K)
-        Of the first tower's exits, or their probabilities.
+        Logits or probabilities of the first tower's exits.
     counts : tuple of int
-        Classes of every task.
+        Number of classes of every task.
     after : int
-        So many exits in a row have to predict the same in all tasks.
+        Number of consecutive exits that have to predict the same classes in all tasks.
 
     Returns
     -------
     Tensor of shape (n,), int64
-        From 1 to M1; M1 for samples on which so many never agree.
+        From 1 to M1; M1 if the exits never agree long enough.
     """
     predictions = task_predictions(logits, counts)
     n, n_layers = predictions.shape[:2]
