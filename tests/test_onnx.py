@@ -184,7 +184,7 @@ def test_graphs_read_images_without_a_processor(digits, tmp_path):
     pixels = fitted._preprocessor.transform(pixels_of(digits[0])).numpy()
     model = exported(fitted, tmp_path)
     agree(fitted, model.predict_with_exits({"pixel_values": pixels}), digits[0])
-    with pytest.raises(ValueError, match="X must be a dict of the arrays"):
+    with pytest.raises(ValueError, match="X must be a dict of the input arrays"):
         model.predict(digits[0])
 
 
@@ -288,9 +288,9 @@ def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):
         model.predict([])
     with pytest.raises(ValueError, match=r"X has no input_ids, which layer.onnx reads"):
         model.predict({"attention_mask": np.ones((1, 3), int)})
-    with pytest.raises(ValueError, match="X must hold arrays of one length"):
+    with pytest.raises(ValueError, match="X must hold arrays of the same length"):
         model.predict({"input_ids": np.ones((1, 3), int), "attention_mask": np.ones((2, 3), int)})
-    with pytest.raises(ValueError, match="holds no classifier of words; open it by OnnxExits"):
+    with pytest.raises(ValueError, match="holds no token classifier; open it with OnnxExits"):
         OnnxTokenExits(tmp_path / "model")
     left = {"input_ids": np.ones((1, 3), int), "attention_mask": np.array([[0, 1, 1]])}
     with pytest.raises(ValueError, match="attention_mask must be 1 at the first positions"):

@@ -127,7 +127,7 @@ def test_one_graph_of_a_layer_of_the_first_tower_reads_that_alone(cases, tmp_pat
     given = prepared(fitted, X)
     found = model.predict_proba([given[row] for row in with_text])
     assert_allclose(found, fitted.predict_proba_at_layer(X, 1)[with_text], atol=1e-4)
-    with pytest.raises(ValueError, match=r"has no text, and the exported layer 1"):
+    with pytest.raises(ValueError, match=r"has no text, but the exported layer 1"):
         model.predict(given)
     fitted.set_params(hand_over_after=1).fit(X, y)
     with pytest.raises(ValueError, match="layer=1 is one of the first tower's 2"):

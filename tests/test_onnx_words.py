@@ -149,7 +149,7 @@ def test_words_as_arrays(fitted, tmp_path):
     agree(fitted, model.predict_with_exits(arrays | {"word_starts": starts}), WORDS)
     with pytest.raises(ValueError, match="X has no word_starts"):
         model.predict(arrays)
-    with pytest.raises(ValueError, match="holds a classifier of words; open it by OnnxTokenExits"):
+    with pytest.raises(ValueError, match="holds a token classifier; open it with OnnxTokenExits"):
         OnnxExits(tmp_path)
 
 

@@ -1,7 +1,8 @@
-"""Run the output of `export_onnx`, with early exits, using only onnxruntime and NumPy.
+"""Run the output of `export_onnx` with early exits; needs only onnxruntime and NumPy.
 
-This folder imports nothing else of the package: copied beside a model it runs without scikit-learn,
-torch and transformers. Texts need ``tokenizers`` as well, or are given as token ids.
+This folder imports nothing else of the package: it can be copied next to a model and runs without
+scikit-learn, torch and transformers. Texts also need ``tokenizers``, unless they are given as token
+ids.
 
     from sklearn_epee.onnx_runtime import OnnxExits
 

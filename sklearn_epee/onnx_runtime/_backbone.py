@@ -10,75 +10,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._folder import Batch, Folder
-from ._rule import Exited, Floats, Rule, Visited
+from ._forward_pass import ForwardPass
+from ._rule import Exited, Floats, Rule, RuleState
 from ._samples import Samples, batches_of
-from ._walk import Walk
 
-__all__ = ["HandsOver", "OneBackbone", "at_the_layer", "run_layers"]
+__all__ = ["HandOverTarget", "OneBackbone", "at_the_layer", "run_layers"]
 
 
-class HandsOver(Protocol):
-    """Takes samples that go on elsewhere."""
+class HandOverTarget(Protocol):
+    """Interface of what takes over samples of a batch that continue in another tower."""
 
-    def goes_on(self, walk: Walk, proba: list[Floats]) -> NDArray[np.bool_]:
-        """Return which samples of a walk go on elsewhere, if they do not exit."""
+    def selects(self, forward: ForwardPass, proba: list[Floats]) -> NDArray[np.bool_]:
+        """Return which samples are handed over if they do not exit."""
         ...
 
-    def note(self, walk: Walk, going: NDArray[np.intp], state: Floats, visited: Visited) -> None:
-        """Note that some of the samples of a walk go on elsewhere."""
+    def add(
+        self, forward: ForwardPass, chosen: NDArray[np.intp], states: Floats, rule_state: RuleState
+    ) -> None:
+        """Take over the chosen samples, given by their indices in the forward pass."""
         ...
 
 
 def run_layers(
-    walk: Walk,
+    forward: ForwardPass,
     rule: Rule,
-    visited: Visited,
+    rule_state: RuleState,
     last: int,
     *,
     n_before: int = 0,
-    hands_over: HandsOver | None = None,
+    hand_over: HandOverTarget | None = None,
 ) -> Iterator[Exited]:
-    """Run a batch to its exits, and yield them by numbers within the batch.
+    """Run a batch until all samples exit; yield them by their indices within the batch.
 
     Parameters
     ----------
-    walk : Walk
+    forward : ForwardPass
     rule : Rule
-    visited : Visited
-        What is remembered of its samples so far.
+    rule_state : RuleState
+        State of the rule for the samples.
     last : int
-        Where all that are left exit.
+        The exit at which all remaining samples exit.
     n_before : int, default=0
-        Exits before the first layer of this backbone.
-    hands_over : HandsOver, default=None
-        Takes samples that do not exit; None: there is no elsewhere.
+        Number of exits before the first layer of this backbone.
+    hand_over : HandOverTarget, default=None
+        Takes over samples that continue in another tower. None: there is no other tower.
     """
-    while len(walk.samples):
-        logits, *states = walk.advance()
-        layer = walk.layer + n_before
+    while len(forward.samples):
+        logits, *states = forward.advance()
+        layer = forward.layer + n_before
         proba = rule.probabilities(logits)
-        visited.see(layer, proba)
+        rule_state.update(layer, proba)
         entropies = rule.entropies(proba)
         leaves = np.ones(len(logits), bool)
         if layer < last:
-            leaves = rule.exits(entropies, visited.agreeing)
+            leaves = rule.exits(entropies, rule_state.agreeing)
         if leaves.any():
-            combined = [part[leaves] for part in visited.combined(proba)]
-            yield Exited(walk.samples[leaves], layer, combined, entropies[leaves])
-        if hands_over is not None:
-            goes = hands_over.goes_on(walk, proba) & ~leaves
-            hands_over.note(walk, np.flatnonzero(goes), states[0], visited)
-            leaves |= goes
+            combined = [part[leaves] for part in rule_state.combined(proba)]
+            yield Exited(forward.samples[leaves], layer, combined, entropies[leaves])
+        if hand_over is not None:
+            handed = hand_over.selects(forward, proba) & ~leaves
+            hand_over.add(forward, np.flatnonzero(handed), states[0], rule_state)
+            leaves |= handed
         if leaves.all():
             return
         if leaves.any():
             kept = np.flatnonzero(~leaves)
-            visited = visited.take(kept)
-            walk.keep(kept)
+            rule_state = rule_state.take(kept)
+            forward.keep(kept)
 
 
 def at_the_layer(folder: Folder, rule: Rule, batch: Batch) -> Exited:
-    """Return all samples of a batch, which exit at the one layer that was exported."""
+    """Return all samples of a batch, which exit at the only exported layer."""
     (logits,) = folder.run("layer.onnx", batch)
     proba = rule.probabilities(logits)
     layer = int(folder.document["layer"])
@@ -86,7 +88,7 @@ def at_the_layer(folder: Folder, rule: Rule, batch: Batch) -> Exited:
 
 
 class OneBackbone:
-    """Runs samples that one backbone reads.
+    """Runs samples through a single backbone.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ class OneBackbone:
         self._rule = rule
 
     def exits_of(self, samples: Samples, batch_size: int) -> Iterator[Exited]:
-        """Yield samples as they exit, by their numbers."""
+        """Yield samples as they exit, by their indices."""
         for numbers in batches_of(samples, batch_size):
             for exited in self._exits_of(samples.batch(numbers)):
                 yield replace(exited, rows=numbers[exited.rows])
@@ -108,6 +110,6 @@ class OneBackbone:
         if self._folder.document["layer"] is not None:
             yield at_the_layer(self._folder, self._rule, batch)
             return
-        walk = Walk(self._folder, batch)
+        forward = ForwardPass(self._folder, batch)
         n_layers = self._folder.document["n_layers"]
-        yield from run_layers(walk, self._rule, Visited(self._rule), n_layers)
+        yield from run_layers(forward, self._rule, RuleState(self._rule), n_layers)

@@ -17,13 +17,13 @@ Batch = dict[str, NDArray[Any]]
 
 _DOCUMENT = "exits.json"
 _FORMAT = "sklearn_epee.onnx"
-# Version 1 knew one kind of samples, each of one row.
+# Version 1 had no "kind" and no "windows".
 _SCHEMAS = (1, 2)
 _BEFORE_2 = {"kind": "exits", "windows": False}
 
 
 class Folder:
-    """What a folder holds.
+    """The document and the graphs of an export.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class Folder:
     ----------
     path : Path
     document : dict
-        What `export_onnx` wrote about the graphs.
+        Description of the graphs, written by `export_onnx`.
 
     Raises
     ------
     ImportError
         If onnxruntime is missing.
     ValueError
-        If the folder holds no export, or one of a newer version.
+        If the folder contains no export, or one of a newer version.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Folder:
         return [np.array(c["values"], dtype=c["dtype"]) for c in self.document["classes"]]
 
     def run(self, name: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the outputs of a graph, which takes what it reads of some values.
+        """Run a graph with its inputs among some values, and return its outputs.
 
         Raises
         ------
         ValueError
-            If something is not there that it reads.
+            If an input is missing.
         """
         graph = self._graphs[name]
         read = [part.name for part in graph.get_inputs()]
@@ -83,7 +83,7 @@ class Folder:
         return outputs
 
     def reads(self, name: str) -> list[str]:
-        """Return the names of what a graph reads."""
+        """Return the names of the inputs of a graph."""
         return [part.name for part in self._graphs[name].get_inputs()]
 
 
@@ -92,7 +92,7 @@ def _onnxruntime() -> Any:
         import onnxruntime  # noqa: PLC0415 - an optional package
     except ImportError as error:
         raise ImportError(
-            "Graphs of ONNX need onnxruntime: pip install onnxruntime, or 'sklearn_epee[onnx]'."
+            "ONNX graphs need onnxruntime: pip install onnxruntime, or 'sklearn_epee[onnx]'."
         ) from error
     return onnxruntime
 

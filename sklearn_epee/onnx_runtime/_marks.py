@@ -26,14 +26,14 @@ def read_marked(texts: Sequence[Any], reader: TextReader, n_before: int = 0) -> 
     ----------
     texts : sequence of str
     reader : TextReader
-        Which does not truncate.
+        A reader that does not truncate.
     n_before : int, default=0
-        Texts before these, for messages.
+        Number of texts before these, for error messages.
 
     Raises
     ------
     ValueError
-        If an entity is not marked, or both do not fit into a row; the message says of which text.
+        If an entity is not marked, or both do not fit into a row; the message names the text.
     """
     rows, positions = [], []
     longest = reader.settings["max_length"]
@@ -50,7 +50,7 @@ def read_marked(texts: Sequence[Any], reader: TextReader, n_before: int = 0) -> 
 
 
 def _tokens(text: str, which: str, encoding: Any) -> Pieces:
-    """Return the tokens of each piece of an entity: its first one, and the one behind it."""
+    """Return the first token and the end of each part of an entity."""
     opened: int | None = None
     pieces: Pieces = []
     for mark in _MARK.finditer(text):
@@ -67,13 +67,13 @@ def _tokens(text: str, which: str, encoding: Any) -> Pieces:
     for start, stop in pieces:
         first, last = encoding.char_to_token(start), encoding.char_to_token(stop - 1)
         if first is None or last is None:
-            raise ValueError(f"has a mark of which the tokenizer makes no token ([E{which}])")
+            raise ValueError(f"has a mark that the tokenizer drops ([E{which}])")
         found.append((first, last + 1))
     return found
 
 
 def _kept(pieces: Pieces, encoding: Any, longest: int) -> NDArray[np.intp]:
-    """Return the positions that are kept of a text: both entities, and what is near them."""
+    """Return the positions that are kept of a text: both entities, and the tokens near them."""
     n = len(encoding.ids)
     if n <= longest:
         return np.arange(n)
@@ -84,7 +84,7 @@ def _kept(pieces: Pieces, encoding: Any, longest: int) -> NDArray[np.intp]:
         needed[start:stop] = True
     if needed.sum() > room:
         raise ValueError(
-            f"does not fit: its two entities have {needed.sum()} tokens, of which there is room "
+            f"does not fit: its two entities have {needed.sum()} tokens, but there is only room "
             f"for {room}"
         )
     places = np.flatnonzero(needed)

@@ -1,4 +1,4 @@
-"""The exit rule: exits and predictions as in `sklearn_epee.policy`."""
+"""The exit rule: same exits and predictions as `sklearn_epee.policy`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Exited", "Rule", "Visited"]
+__all__ = ["Exited", "Rule", "RuleState"]
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Exited:
-    """Samples, or words, that exit together.
+    """Samples or words that exit at the same layer of a batch.
 
     Attributes
     ----------
     rows : ndarray of shape (n,)
-        Their numbers.
+        Their indices.
     layer : int
-        From 1.
+        Exit layer, counted from 1.
     proba : list of ndarray of shape (n, K)
-        Of every task.
+        Probabilities of every task.
     entropy : ndarray of shape (n, T)
     """
 
@@ -73,10 +73,10 @@ class Rule:
         return np.stack([_entropy(part) for part in proba], axis=1)
 
     def predictions(self, proba: list[Floats]) -> NDArray[Any]:
-        """Return what is predicted of every task, (n, T)."""
+        """Return the predicted class of every task, (n, T)."""
         if self.label_thresholds is None:
             return np.stack([part.argmax(axis=1) for part in proba], axis=1)
-        # In float64: NumPy would round the limits to float32 before it compares.
+        # In float64, because NumPy would round the thresholds to float32 for the comparison.
         above = [
             p[:, 1].astype(np.float64) > limit
             for p, limit in zip(proba, self.label_thresholds, strict=True)
@@ -84,7 +84,7 @@ class Rule:
         return np.stack(above, axis=1)
 
     def exits(self, entropies: NDArray[Any], agreeing: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which samples exit, (n,), from (n, T)."""
+        """Return which samples exit, (n,), given entropies and agreeing exits, (n, T)."""
         entropies = entropies.astype(np.float64)
         if self.label_thresholds is not None:
             name = {"all": "max", "any": "min", "mean": "mean"}[self.joint_exit]
@@ -100,7 +100,7 @@ class Rule:
     def sentences_exit(
         self, entropies: NDArray[Any], agreeing: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Return which sentences exit, (n,), of which each has so many words, in their order."""
+        """Return which sentences exit, (n,); `counts` are their numbers of words."""
         starts = np.cumsum(counts) - counts
         if self.joint_exit != "mean":
             each = self.exits(entropies, agreeing)
@@ -113,12 +113,12 @@ class Rule:
         return sure | agreed
 
     def weight(self, layer: int) -> float:
-        """Return how much an exit counts where the visited ones are combined."""
+        """Return the weight of an exit in the ensemble of all exits that a sample reached."""
         return self.exit_weights[layer - 1] if self.exit_ensemble == "weighted" else 1.0
 
 
-class Visited:
-    """What is remembered of the samples that have not exited.
+class RuleState:
+    """State of the rule for samples that have not exited: last predictions, sums over exits.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ class Visited:
         self.agreeing = np.empty((0, 0), np.int64)
         self._totals: list[Floats] = []
 
-    def see(self, layer: int, proba: list[Floats]) -> None:
-        """Take the probabilities of the next layer in."""
+    def update(self, layer: int, proba: list[Floats]) -> None:
+        """Update the state with the probabilities of the next layer."""
         predicted = self._rule.predictions(proba)
         weight = np.float32(self._rule.weight(layer))
         if self._predicted is None:
@@ -148,15 +148,15 @@ class Visited:
         self._predicted = predicted
 
     def combined(self, proba: list[Floats]) -> list[Floats]:
-        """Return what is predicted where a sample exits here."""
+        """Return the probabilities of samples that exit here."""
         if self._rule.exit_ensemble is None:
             return proba
         pairs = zip(proba, self._totals, strict=True)
         return [_normalized(own, total) for own, total in pairs]
 
-    def take(self, rows: NDArray[np.intp]) -> Visited:
-        """Return what is remembered of some samples."""
-        some = Visited(self._rule)
+    def take(self, rows: NDArray[np.intp]) -> RuleState:
+        """Return the state of some samples."""
+        some = RuleState(self._rule)
         if self._predicted is not None:
             some._predicted = self._predicted[rows]
             some.agreeing = self.agreeing[rows]
@@ -164,8 +164,8 @@ class Visited:
         return some
 
     @classmethod
-    def join(cls, rule: Rule, parts: list[Visited]) -> Visited:
-        """Return what is remembered of several batches as one."""
+    def join(cls, rule: Rule, parts: list[RuleState]) -> RuleState:
+        """Return the states of several batches as one."""
         joined = cls(rule)
         predicted = [part._predicted for part in parts if part._predicted is not None]
         if predicted:
@@ -192,7 +192,7 @@ def _entropy(proba: Floats) -> Floats:
 
 
 def _normalized(own: Floats, total: Floats) -> Floats:
-    """Return summed probabilities as probabilities; where nothing was summed, the exit's own."""
+    """Normalize sums of probabilities; if all weights were 0, return those of the exit itself."""
     sums = total.sum(axis=1, keepdims=True)
     combined: Floats = np.where(sums > 0, total / np.where(sums > 0, sums, 1), own)
     return combined

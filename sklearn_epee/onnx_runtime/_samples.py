@@ -12,39 +12,39 @@ from ._folder import Batch
 
 __all__ = ["Samples", "batches_of", "compacted", "rows_of"]
 
-# What has a value for every token.
+# Inputs with a value for every token.
 _PER_TOKEN = (
     "input_ids", "attention_mask", "token_type_ids", "hidden", "piece_words", "word_starts",
 )  # fmt: skip
 
 
 class Samples:
-    """What graphs read of samples: of each one row, or several, its windows.
+    """Inputs of the graphs: one row per sample, or several rows, its windows.
 
     Parameters
     ----------
     arrays : mapping of str to ndarray
         With a row for each window, sample after sample.
     windows : ndarray of shape (n,), int64, default=None
-        How many rows each sample has; None: one each.
+        Number of rows of each sample; None: one each.
 
     Raises
     ------
     ValueError
-        If the arrays do not fit each other, or padding is not at the end.
+        If the arrays have different lengths, or padding is not at the end.
     """
 
     def __init__(self, arrays: Mapping[str, Any], windows: NDArray[np.int64] | None = None) -> None:
         self.arrays: Batch = {name: np.asarray(part) for name, part in arrays.items()}
         lengths = {name: len(part) for name, part in self.arrays.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"X must hold arrays of one length; got {lengths}.")
+            raise ValueError(f"X must hold arrays of the same length; got {lengths}.")
         self.n_rows = next(iter(lengths.values()))
         self.windows = windows
         if windows is not None and (windows.min(initial=1) < 1 or windows.sum() != self.n_rows):
             raise ValueError(
-                f"windows must hold how many of the {self.n_rows} rows each sample has, at least "
-                f"1; got {windows.tolist()}."
+                f"windows must be the number of rows of each sample, at least 1 and in total "
+                f"{self.n_rows}; got {windows.tolist()}."
             )
         mask = self.arrays.get("attention_mask")
         if mask is not None and (mask[:, 1:] > mask[:, :-1]).any():
@@ -56,7 +56,7 @@ class Samples:
     def batch(self, numbers: NDArray[np.intp]) -> Batch:
         """Return some samples, padded to the longest of them.
 
-        Of samples with windows there is ``members`` as well, (n, w) float32: 1 where a row is a
+        For samples with windows, it also contains ``members``, (n, w) float32: 1 where a row is a
         window of a sample.
         """
         if self.windows is None:
@@ -68,7 +68,7 @@ class Samples:
 
 
 def batches_of(samples: Samples, batch_size: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the numbers of samples of similar length, as many as have so many rows."""
+    """Yield indices of samples of similar length, with at most `batch_size` rows; at least one."""
     mask = samples.arrays.get("attention_mask")
     lengths = np.zeros(samples.n_rows) if mask is None else mask.sum(axis=1)
     counts = np.ones(len(samples), np.int64) if samples.windows is None else samples.windows
@@ -85,7 +85,7 @@ def batches_of(samples: Samples, batch_size: int) -> Iterator[NDArray[np.intp]]:
 
 
 def rows_of(counts: NDArray[np.int64], numbers: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the rows of some samples, each of which has so many, sample after sample."""
+    """Return the rows of some samples, given the number of rows of every sample."""
     starts = (np.cumsum(counts) - counts)[numbers]
     some = counts[numbers]
     before = np.cumsum(some) - some

@@ -21,7 +21,7 @@ __all__ = ["OnnxExits"]
 
 
 class OnnxExits:
-    """A classifier with early exits, as graphs of ONNX: one for each layer with its head.
+    """A classifier with early exits that runs ONNX graphs, one for each layer with its head.
 
     Parameters
     ----------
@@ -35,8 +35,7 @@ class OnnxExits:
     Attributes
     ----------
     n_layers : int
-        Layers that can be run, of both towers where there are two; 1 for an export of a fixed
-        layer.
+        Number of exits, of both towers if there are two; 1 for an export of a fixed layer.
     classes : ndarray, or list of such arrays
         As `classes_` of the estimator.
 
@@ -45,7 +44,7 @@ class OnnxExits:
     ImportError
         If onnxruntime is missing.
     ValueError
-        If the folder holds no export, one of a newer version, or one of a classifier of words.
+        If the folder contains no export, one of a newer version, or one of a token classifier.
 
     See Also
     --------
@@ -69,7 +68,7 @@ class OnnxExits:
         self._document = document = self._folder.document
         if document["kind"] == "words":
             raise ValueError(
-                f"{str(folder)!r} holds a classifier of words; open it by OnnxTokenExits."
+                f"{str(folder)!r} holds a token classifier; open it with OnnxTokenExits."
             )
         self._rule = Rule.of(document)
         self._towers: TwoTowers | None = None
@@ -84,37 +83,37 @@ class OnnxExits:
     # ---------------------------------------------------------------------------- predictions
 
     def predict(self, X: Any, batch_size: int = 32) -> NDArray[Any]:
-        """Predict labels under the exit policy that was exported.
+        """Predict labels with the exported exit policy.
 
         Parameters
         ----------
         X : list of str or of pairs, or dict of str to ndarray
-            Texts, with marks around two entities where relations are predicted, or pairs of texts;
-            of two towers pairs of a text and pixels (channels, height,
-            width), either of which may be None. Or what the graphs read: ``input_ids`` and
-            ``attention_mask`` (n, t), with ``token_type_ids`` or ``entity_positions`` where the
-            graphs have them; ``pixel_values`` (n, channels, height, width) float32, prepared as in
-            training; ``windows`` (n,), how many of the rows each sample has, where long texts are
-            read in windows; ``present`` (n, 2), whether there is a text and an image, where there
-            are two towers and something is missing.
+            Texts (with marks around two entities if the classifier uses them), or pairs of texts;
+            with two towers, pairs of a text and pixels (channels, height, width), either of which
+            may be None. Or the inputs of the graphs: ``input_ids`` and ``attention_mask`` (n, t),
+            with ``token_type_ids`` or ``entity_positions`` if the graphs have these inputs;
+            ``pixel_values`` (n, channels, height, width) float32, prepared as in training;
+            ``windows`` (n,), the number of rows of each sample if long texts are read in windows;
+            ``present`` (n, 2), whether there is a text and an image, if there are two towers and
+            some inputs are missing.
         batch_size : int, default=32
-            Rows that are run together: of texts in windows, windows.
+            Maximum number of rows that are run together; texts in windows have several rows.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            For several labels an indicator.
+            With several labels per sample, an indicator matrix.
 
         Raises
         ------
         TypeError, ValueError
-            If X is not as described.
+            If X is invalid.
         """
         labels: NDArray[Any] = self.predict_with_exits(X, batch_size)["labels"]
         return labels
 
     def predict_proba(self, X: Any, batch_size: int = 32) -> Any:
-        """Predict class probabilities under the exit policy; arguments are those of `predict`.
+        """Predict class probabilities with the exported exit policy; parameters as in `predict`.
 
         Returns
         -------
@@ -123,13 +122,13 @@ class OnnxExits:
         return self.predict_with_exits(X, batch_size)["proba"]
 
     def predict_with_exits(self, X: Any, batch_size: int = 32) -> dict[str, Any]:
-        """Return labels, probabilities, exit layers and entropies; called as `predict`.
+        """Return labels, probabilities, exit layers and entropies; parameters as in `predict`.
 
         Returns
         -------
         dict
             ``labels``, ``proba``, ``exit_layer`` (n,) int64 and ``entropy``, as the estimator's
-            `predict_with_exits` returns them; of two towers ``towers`` (n, 2) bool as well.
+            `predict_with_exits` returns them; with two towers, also ``towers`` (n, 2) bool.
         """
         parts = [self._found(samples, batch_size) for samples in self._samples(X)]
         proba = [np.concatenate(task) for task in zip(*(part[0] for part in parts), strict=True)]
@@ -181,13 +180,13 @@ class OnnxExits:
     # ---------------------------------------------------------------------------------- input
 
     def _samples(self, X: Any) -> Iterator[Samples | Cases]:
-        """Yield samples as the graphs read them, some at a time."""
+        """Yield the inputs of the graphs, for some samples at a time."""
         if isinstance(X, Mapping):
             yield self._of_arrays(X)
             return
         if self._document["texts"] is None:
             raise ValueError(
-                "X must be a dict of the arrays that the graphs read, such as pixel_values; got "
+                "X must be a dict of the input arrays of the graphs, such as pixel_values; got "
                 f"{type(X).__name__}."
             )
         marks = bool(self._document["texts"].get("marks"))
@@ -221,11 +220,11 @@ class OnnxExits:
 
 
 def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return the labels of tasks as an estimator does: as objects where their types differ."""
+    """Return the labels of tasks in one array, as the estimator does; objects if types differ."""
     kinds = {"n" if column.dtype.kind in "iuf" else column.dtype.kind for column in columns}
     dtype = np.result_type(*columns) if len(kinds) == 1 else np.dtype(object)
     found = np.empty((len(columns[0]), len(columns)), dtype)
     for number, column in enumerate(columns):
-        # Objects are Python's own.
+        # Python objects instead of NumPy scalars.
         found[:, number] = column.tolist() if dtype.kind == "O" else column
     return found

@@ -13,7 +13,7 @@ from ._samples import Samples
 
 __all__ = ["TextReader", "chunks", "padded"]
 
-# Texts that are held as tokens at a time.
+# Number of texts that are tokenized at a time.
 _CHUNK = 1024
 
 
@@ -30,19 +30,19 @@ def chunks(X: Sequence[Any]) -> Iterator[Sequence[Any]]:
     if isinstance(X, (str, bytes)):
         raise TypeError("X must hold texts; got a single one. Wrap it in a list.")
     if not len(X):
-        raise ValueError("X holds no samples; expected one at least.")
+        raise ValueError("X holds no samples; expected at least one.")
     for start in range(0, len(X), _CHUNK):
         yield X[start : start + _CHUNK]
 
 
 class TextReader:
-    """Reads texts as the estimator does that was exported.
+    """Tokenizes texts in the same way as the exported estimator.
 
     Parameters
     ----------
     folder : Folder
     truncates : bool, default=True
-        Whether the tokenizer truncates texts; long texts that are read in windows are not.
+        Whether the tokenizer truncates texts; it does not if long texts are read in windows.
 
     Raises
     ------
@@ -55,8 +55,8 @@ class TextReader:
             from tokenizers import Tokenizer  # noqa: PLC0415 - only texts need it
         except ImportError as error:
             raise ImportError(
-                "Texts need the package tokenizers: pip install tokenizers. Token ids as "
-                "arrays do not."
+                "Texts need the package tokenizers: pip install tokenizers. Arrays of token ids "
+                "do not."
             ) from error
         self.settings: Mapping[str, Any] = folder.document["texts"]
         self._long_texts: Mapping[str, Any] | None = self.settings.get("long_texts")
@@ -69,13 +69,13 @@ class TextReader:
             )
 
     def encodings(self, texts: Sequence[Any]) -> list[Any]:
-        """Return what the tokenizer makes of texts, or of pairs of texts."""
+        """Return the encodings of texts or of pairs of texts."""
         samples = [text if isinstance(text, str) else tuple(text) for text in texts]
         found: list[Any] = self._tokenizer.encode_batch(samples)
         return found
 
     def read(self, texts: Sequence[Any]) -> Samples:
-        """Return texts, or pairs of texts, as samples."""
+        """Encode texts, or pairs of texts."""
         encoded = self.encodings(texts)
         ids = [part.ids or [self.settings["filler_id"]] for part in encoded]
         windows = None
@@ -91,7 +91,7 @@ class TextReader:
         return Samples(arrays, windows)
 
     def _windows(self, row: list[int], long_texts: Mapping[str, Any]) -> list[list[int]]:
-        """Return a row as its windows, or as its first and last tokens where it is too long."""
+        """Split a row that is too long into windows, or shorten it to its first and last tokens."""
         longest = self.settings["max_length"]
         if len(row) <= longest:
             return [row]

@@ -18,7 +18,7 @@ __all__ = ["Sentence", "Sentences", "Tags", "read_sentences"]
 
 Span = tuple[int, int, str]
 
-# Stands for every character that belongs to the one before it.
+# Replaces every character that belongs to the one before it.
 _MARK = "\u0301"
 # Numbers, letters with digits behind them, and any other character.
 _WORD = re.compile(
@@ -30,7 +30,7 @@ _LOG_OF_ZERO = -1e6
 
 @dataclass(frozen=True)
 class Sentence:
-    """The words of a text, or of a list, and where each is: in characters, or in words."""
+    """The words of a text or of a list, and the place of each, in characters or in words."""
 
     words: list[str]
     places: list[tuple[int, int]]
@@ -59,13 +59,14 @@ class Sentences:
     Attributes
     ----------
     samples : Samples
-        Those of which a word is read, with ``word_starts`` and ``piece_words``, (n, t).
+        Sentences with at least one word that is read, with ``word_starts`` and ``piece_words``,
+        (n, t).
     rows : ndarray of shape (n,)
-        Their numbers among all sentences.
+        Their indices among all sentences.
     sentences : list of Sentence
-        All of them.
+        All sentences.
     is_read : ndarray of bool
-        Which words are read, of all sentences one after the other.
+        Whether each word is read, sentence after sentence.
     """
 
     samples: Samples
@@ -75,11 +76,11 @@ class Sentences:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Any]) -> Sentences:
-        """Return what the caller encoded, all words of which are read."""
+        """Return sentences that the caller encoded; all their words are read."""
         samples = Samples(arrays)
         for name in ("word_starts", "piece_words"):
             if name not in samples.arrays:
-                raise ValueError(f"X has no {name}, which says where the words are.")
+                raise ValueError(f"X has no {name}, which is needed to find the words.")
         counts = samples.arrays["word_starts"].sum(axis=1)
         sentences = [Sentence.of([""] * n) for n in counts]
         return cls(
@@ -88,7 +89,7 @@ class Sentences:
 
 
 def read_sentences(given: Sequence[Any], reader: TextReader) -> Sentences:
-    """Return texts or lists of words, encoded."""
+    """Encode texts or lists of words."""
     sentences = [Sentence.of(one) for one in given]
     encoded = reader.encodings([" ".join(sentence.words) for sentence in sentences])
     pieces = [
@@ -111,7 +112,7 @@ def read_sentences(given: Sequence[Any], reader: TextReader) -> Sentences:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The pieces that are kept of a sentence: words that are read are numbered, from 0."""
+    """The pieces of a sentence that are kept; words that are read are numbered from 0."""
 
     ids: list[int]
     owners: NDArray[np.int64]
@@ -120,7 +121,7 @@ class _Pieces:
 
 
 def _pieces(words: Sequence[str], encoding: Any, settings: Mapping[str, Any]) -> _Pieces:
-    """Return which word each piece belongs to, told by the last of its characters."""
+    """Assign each piece to a word, by the last character of the piece."""
     lengths = np.array([len(word) for word in words], np.int64)
     stops = np.cumsum(lengths + 1) - 1
     special = np.array([part is None for part in encoding.sequence_ids], np.bool_)
@@ -130,7 +131,7 @@ def _pieces(words: Sequence[str], encoding: Any, settings: Mapping[str, Any]) ->
     in_word = ~special & (offsets[:, 1] > offsets[:, 0])
     if len(words):
         in_word &= last < stops[owners]
-    # The piece of a blank belongs to the word behind it.
+    # A piece that ends with a blank belongs to the next word.
     owners = np.where(in_word, owners, np.minimum(owners + 1, len(words) - 1))
     owners = np.where(special, -1, owners)
     starts = np.zeros(len(owners), np.bool_)
@@ -141,7 +142,7 @@ def _pieces(words: Sequence[str], encoding: Any, settings: Mapping[str, Any]) ->
 
 
 def _kept(special: NDArray[np.bool_], settings: Mapping[str, Any]) -> NDArray[np.intp]:
-    """Return the positions that are kept: all special tokens, and what has room."""
+    """Return the positions that are kept: all special tokens, and as much text as fits."""
     of_text = np.flatnonzero(~special)
     room = settings["max_length"] - int(special.sum())
     if len(of_text) > room:
@@ -172,8 +173,8 @@ class Tags:
     names : ndarray of shape (K,), str
     scheme : {"IOB2", "BIOES", "IO"}
     transitions : dict, default=None
-        What a tag scores behind another, and which may end a sentence; None: the tag of a word is
-        its most probable one.
+        Scores of tags after other tags, and which tags may end a sentence. None: each word gets its
+        most probable tag.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Tags:
     def _best_sequence(
         self, proba: NDArray[np.float32], scores: NDArray[np.float64]
     ) -> NDArray[np.intp]:
-        """Return the valid sequence of tags that is most probable, by the Viterbi algorithm."""
+        """Return the most probable valid sequence of tags, by the Viterbi algorithm."""
         likely = np.full(proba.shape, _LOG_OF_ZERO)
         np.log(proba, out=likely, where=proba > 0)
         best, came_from = likely[0] + scores[-1], []
@@ -215,7 +216,7 @@ class Tags:
         return np.array(tags[::-1], np.intp)
 
     def spans(self, tags: Sequence[str], places: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return the spans that the tags of words say, in the places of the words."""
+        """Decode tags of words to spans, in the units of the words' places."""
         parts = [(tag[:1], tag[2:] or "_") for tag in tags]
         spans: list[Span] = []
         start = 0
@@ -227,7 +228,7 @@ class Tags:
         return spans
 
     def _stop_of_span(self, parts: list[tuple[str, str]], start: int) -> int:
-        """Return the word behind the span that starts at a word; 0 if none does."""
+        """Return the end of the span that starts at a word; 0 if none does."""
         prefix, label = parts[start]
         if prefix not in self._begins:
             return 0

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._folder import Batch, Folder
-from ._rule import Floats, Rule, Visited
+from ._forward_pass import ForwardPass
+from ._rule import Floats, Rule, RuleState
 from ._samples import Samples, batches_of, rows_of
 from ._texts import TextReader, chunks
-from ._walk import Walk
 from ._words import Sentences, Tags, read_sentences
 
 __all__ = ["OnnxTokenExits"]
 
-# Numbers of words in a batch, the layer they exit at, their probabilities and entropies.
+# Indices of words in a batch, their exit layer, probabilities and entropies.
 _Predicted = tuple[NDArray[np.intp], int, list[Floats], Floats]
 
 
 class OnnxTokenExits:
-    """A classifier of words with early exits, as graphs of ONNX.
+    """A token classifier with early exits that runs ONNX graphs.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class OnnxTokenExits:
     Attributes
     ----------
     n_layers : int
-        Layers that can be run; 1 for an export of a fixed layer.
+        Number of exits; 1 for an export of a fixed layer.
     classes : ndarray, or dict of str to such arrays
         As `classes_` of the estimator.
 
@@ -46,12 +46,12 @@ class OnnxTokenExits:
     ImportError
         If onnxruntime is missing.
     ValueError
-        If the folder holds no export, one of a newer version, or one of another estimator.
+        If the folder contains no export, one of a newer version, or one of another estimator.
 
     Notes
     -----
-    With ``token_exit="token"`` words that have exited keep their hidden states, as in the
-    estimator, but the graphs compute them all the same: only whole sentences save time.
+    With ``token_exit="token"``, words that have exited keep their hidden states, as in the
+    estimator, but the graphs still compute them: time is only saved when whole sentences exit.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class OnnxTokenExits:
         self._folder = Folder(folder, providers, n_threads)
         document = self._folder.document
         if document["kind"] != "words":
-            raise ValueError(f"{str(folder)!r} holds no classifier of words; open it by OnnxExits.")
+            raise ValueError(f"{str(folder)!r} holds no token classifier; open it with OnnxExits.")
         self._rule = Rule.of(document)
         self.n_layers = int(document["n_layers"])
         words = document["words"]
@@ -89,50 +89,50 @@ class OnnxTokenExits:
     # ---------------------------------------------------------------------------- predictions
 
     def predict(self, X: Any, batch_size: int = 32) -> list[Any]:
-        """Predict spans under the exit policy that was exported.
+        """Predict spans with the exported exit policy.
 
         Parameters
         ----------
         X : list of str or of lists of str, or dict of str to ndarray
-            Texts, or lists of words; or what the graphs read: ``input_ids`` and ``attention_mask``
-            (n, t), with ``word_starts`` (n, t) bool, where a word has its first token, and
-            ``piece_words`` (n, t), the number of the word in its text that a token belongs to, or
+            Texts or lists of words; or the inputs of the graphs: ``input_ids`` and
+            ``attention_mask`` (n, t), ``word_starts`` (n, t) bool, True at the first token of each
+            word, and ``piece_words`` (n, t), the index of the word of each token in its text, or
             -1.
         batch_size : int, default=32
 
         Returns
         -------
         list of length n_samples
-            Of each sample the spans ``(start, end, label)``: in characters of a text, in words
+            For each sample the spans ``(start, end, label)``: in characters of a text, in words
             otherwise. With several layers of spans, a dict of these by layer.
         """
         spans: list[Any] = self.predict_with_exits(X, batch_size)["spans"]
         return spans
 
     def predict_tags(self, X: Any, batch_size: int = 32) -> list[Any]:
-        """Predict tags under the exit policy that was exported; arguments are those of `predict`.
+        """Predict tags with the exported exit policy; parameters as in `predict`.
 
         Returns
         -------
         list of length n_samples
-            Of each sample the tags, one a word; or a dict of these by layer of spans.
+            For each sample the tags, one per word; or a dict of these by layer of spans.
         """
         tags: list[Any] = self.predict_with_exits(X, batch_size)["tags"]
         return tags
 
     def predict_proba(self, X: Any, batch_size: int = 32) -> list[Any]:
-        """Predict the probabilities of tags; arguments are those of `predict`.
+        """Predict the probabilities of tags; parameters as in `predict`.
 
         Returns
         -------
         list of ndarray of shape (n_words, n_tags), float32
-            Of each sample; or a dict of these by layer of spans.
+            One array per sample; or a dict of arrays by layer of spans.
         """
         proba: list[Any] = self.predict_with_exits(X, batch_size)["proba"]
         return proba
 
     def predict_with_exits(self, X: Any, batch_size: int = 32) -> dict[str, Any]:
-        """Return spans, tags, probabilities, exit layers and entropies; called as `predict`.
+        """Return spans, tags, probabilities, exit layers and entropies; parameters as in `predict`.
 
         Returns
         -------
@@ -155,15 +155,15 @@ class OnnxTokenExits:
     def _read(self, some: Sequence[Any]) -> Sentences:
         if self._folder.document["texts"] is None:
             raise ValueError(
-                "X must be a dict of the arrays that the graphs read, as no tokenizer could be "
-                f"exported; got {type(some).__name__}."
+                "X must be a dict of the input arrays of the graphs, because the tokenizer could "
+                f"not be exported; got {type(some).__name__}."
             )
         if self._reader is None:
             self._reader = TextReader(self._folder, truncates=False)
         return read_sentences(some, self._reader)
 
     def _found(self, read: Sentences, batch_size: int) -> dict[str, list[Any]]:
-        """Return what is predicted of some sentences, sentence by sentence."""
+        """Return the predictions of some sentences, sentence by sentence."""
         words = _Words.outside(len(read.is_read), self._outside)
         places = np.flatnonzero(read.is_read)
         if len(read.samples):
@@ -191,17 +191,17 @@ class OnnxTokenExits:
         }
 
     def _nested(self, layers: list[list[Any]]) -> list[Any]:
-        """Return what every layer of spans has of each sample, sample by sample."""
+        """Return results by sample, from results by layer of spans."""
         if self._names is None:
             return layers[0]
         return [dict(zip(self._names, row, strict=True)) for row in zip(*layers, strict=True)]
 
-    # ------------------------------------------------------------------------------- the way
+    # ---------------------------------------------------------------------------- running
 
     def _run(
         self, samples: Samples, places: NDArray[np.intp], words: _Words, batch_size: int
     ) -> None:
-        """Write what is predicted of the words that are read, which have some places."""
+        """Predict the words that are read, and write the predictions to their places."""
         counts = samples.arrays["word_starts"].sum(axis=1)
         run = self._whole if self._rule.token_exit == "sentence" else self._word_by_word
         for numbers in batches_of(samples, batch_size):
@@ -220,75 +220,74 @@ class OnnxTokenExits:
         words.write(own, layer, proba, self._rule.entropies(proba))
 
     def _whole(self, batch: Batch) -> Iterator[_Predicted]:
-        """Yield words by their numbers in the batch, sentences exiting whole."""
-        walk, visited = Walk(self._folder, batch), Visited(self._rule)
+        """Yield words by their indices in the batch; sentences exit as a whole."""
+        forward, rule_state = ForwardPass(self._folder, batch), RuleState(self._rule)
         starts = batch["word_starts"]
         numbers = np.arange(np.count_nonzero(starts))
-        while len(walk.samples):
-            (logits,) = walk.advance()
+        while len(forward.samples):
+            (logits,) = forward.advance()
             width = logits.shape[1]
             counts = starts.sum(axis=1)
             proba = self._rule.probabilities(logits[starts[:, :width]])
-            visited.see(walk.layer, proba)
+            rule_state.update(forward.layer, proba)
             entropies = self._rule.entropies(proba)
             exits = np.ones(len(counts), bool)
-            if walk.layer < self.n_layers:
-                exits = self._rule.sentences_exit(entropies, visited.agreeing, counts)
+            if forward.layer < self.n_layers:
+                exits = self._rule.sentences_exit(entropies, rule_state.agreeing, counts)
             leaves = np.repeat(exits, counts)
             if leaves.any():
-                yield numbers[leaves], walk.layer, [p[leaves] for p in proba], entropies[leaves]
-                visited, numbers = visited.take(np.flatnonzero(~leaves)), numbers[~leaves]
+                yield numbers[leaves], forward.layer, [p[leaves] for p in proba], entropies[leaves]
+                rule_state, numbers = rule_state.take(np.flatnonzero(~leaves)), numbers[~leaves]
                 starts = starts[~exits]
-                walk.keep(np.flatnonzero(~exits))
+                forward.keep(np.flatnonzero(~exits))
 
     def _word_by_word(self, batch: Batch) -> Iterator[_Predicted]:
-        """Yield words by their numbers in the batch, each exiting by itself.
+        """Yield words by their indices in the batch; each word exits separately.
 
-        The hidden states of the pieces of a word that has exited stay as they are, and are read by
-        the layers above.
+        The hidden states of a word that has exited stay unchanged, and later layers attend to them.
         """
-        walk, visited = Walk(self._folder, batch), Visited(self._rule)
+        forward, rule_state = ForwardPass(self._folder, batch), RuleState(self._rule)
         starts, owners = batch["word_starts"], batch["piece_words"]
         numbers = np.arange(np.count_nonzero(starts))
         frozen = np.zeros(starts.shape, bool)
-        while len(walk.samples):
-            below = walk.hidden
-            (logits,) = walk.advance()
+        while len(forward.samples):
+            below = forward.hidden
+            (logits,) = forward.advance()
             width = logits.shape[1]
             starts, owners, frozen = starts[:, :width], owners[:, :width], frozen[:, :width]
-            walk.hidden = np.where(frozen[..., np.newaxis], below, walk.hidden)
+            forward.hidden = np.where(frozen[..., np.newaxis], below, forward.hidden)
             proba = self._rule.probabilities(logits[starts])
-            visited.see(walk.layer, proba)
+            rule_state.update(forward.layer, proba)
             entropies = self._rule.entropies(proba)
             exits = np.ones(len(entropies), bool)
-            if walk.layer < self.n_layers:
-                exits = self._rule.exits(entropies, visited.agreeing)
+            if forward.layer < self.n_layers:
+                exits = self._rule.exits(entropies, rule_state.agreeing)
             if not exits.any():
                 continue
-            yield numbers[exits], walk.layer, [p[exits] for p in proba], entropies[exits]
-            visited, numbers = visited.take(np.flatnonzero(~exits)), numbers[~exits]
+            yield numbers[exits], forward.layer, [p[exits] for p in proba], entropies[exits]
+            rule_state, numbers = rule_state.take(np.flatnonzero(~exits)), numbers[~exits]
             frozen = frozen | _pieces_of(starts, owners, exits)
             starts = starts.copy()
             starts[starts] = ~exits
             kept = np.flatnonzero(starts.any(axis=1))
             starts, owners, frozen = starts[kept], owners[kept], frozen[kept]
-            walk.keep(kept)
+            forward.keep(kept)
 
 
 def _pieces_of(
     starts: NDArray[np.bool_], owners: NDArray[np.int64], exits: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Return the positions that belong to words that exit, of those that start somewhere."""
+    """Return a mask of the positions of all pieces of the words that exit, (n, t)."""
     rows, positions = np.nonzero(starts)
     exiting = np.zeros((len(starts), int(owners.max(initial=-1)) + 2), bool)
     exiting[rows[exits], owners[rows, positions][exits] + 1] = True
-    # Positions of no word are never among them.
+    # Index 0 stands for positions without a word, which are never True.
     found: NDArray[np.bool_] = np.take_along_axis(exiting, owners + 1, axis=1)
     return found
 
 
 class _Words:
-    """What is predicted of words, sentence after sentence."""
+    """Predictions of words, sentence after sentence."""
 
     def __init__(self, proba: list[Floats], exit_layer: NDArray[np.int64], entropy: Floats) -> None:
         self.proba = proba
@@ -297,7 +296,7 @@ class _Words:
 
     @classmethod
     def outside(cls, n: int, outside: list[Floats]) -> _Words:
-        """Return the predictions of words that are not read."""
+        """Return the predictions "O" at layer 1, for words that are not read."""
         return cls(
             [np.tile(part, (n, 1)) for part in outside],
             np.ones(n, np.int64),
@@ -307,7 +306,7 @@ class _Words:
     def write(
         self, places: NDArray[np.intp], layer: int, proba: list[Floats], entropy: Floats
     ) -> None:
-        """Write what is predicted of some words."""
+        """Write the predictions of some words."""
         self.exit_layer[places], self.entropy[places] = layer, entropy
         for out, part in zip(self.proba, proba, strict=True):
             out[places] = part

@@ -1,4 +1,4 @@
-"""Run a batch through the layers of one backbone."""
+"""Layer-by-layer forward pass of a batch through one backbone."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 from ._folder import Batch, Folder
 from ._samples import compacted, rows_of
 
-__all__ = ["Walk"]
+__all__ = ["ForwardPass"]
 
-# What layers read beside the hidden states.
+# Inputs of the layers in addition to the hidden states.
 _OF_LAYERS = ("attention_mask", "entity_positions")
 
 
-class Walk:
-    """Runs a batch layer by layer, and goes on with the samples that are kept.
+class ForwardPass:
+    """Run a batch layer by layer; between two layers, samples can be removed.
 
     Parameters
     ----------
     folder : Folder
     batch : dict of str to ndarray
-        What the embedding reads, and what the layers read beside the hidden states.
+        Inputs of the embedding, and additional inputs of the layers.
     prefix : str, default=""
-        Before the names of the graphs.
+        Prefix of the names of the graphs.
 
     Attributes
     ----------
     layer : int
-        Layers passed.
+        Number of layers that have been run.
     samples : ndarray of shape (n,)
-        Numbers within the batch of the samples that are still there.
+        Indices within the batch of the remaining samples.
     hidden : ndarray of shape (w, t, d)
     """
 
@@ -51,7 +51,7 @@ class Walk:
 
     @property
     def hidden(self) -> NDArray[Any]:
-        """The output of the last layer passed."""
+        """Output of the last layer that was run."""
         return self._rows["hidden"]
 
     @hidden.setter
@@ -59,7 +59,7 @@ class Walk:
         self._rows["hidden"] = hidden
 
     def advance(self) -> list[NDArray[Any]]:
-        """Run the next layer, and return its outputs behind the hidden states: the logits first."""
+        """Run the next layer; return its outputs except the hidden states, the logits first."""
         self.layer += 1
         beside = {"members": self._members, "context": self._context}
         values = self._rows | {name: part for name, part in beside.items() if part is not None}
@@ -67,7 +67,7 @@ class Walk:
         return outputs
 
     def keep(self, kept: NDArray[np.intp]) -> None:
-        """Go on with some of the samples alone."""
+        """Continue with some of the samples only."""
         self.samples = self.samples[kept]
         rows = kept
         if self._members is not None:
