@@ -15,9 +15,9 @@ MAX_INTENSITY = 0.2  # of a standard deviation, for contrast and for brightness
 
 
 def jitter(pixels: Tensor) -> Tensor:
-    """Return images that are rotated, scaled, shifted and toned a little, at random.
+    """Rotate, scale and shift images and change their brightness and contrast at random, a little.
 
-    No mirroring: a mirrored letter, or a heart on the right, is another thing.
+    Images are not mirrored, because this can change their class: letters, or the side of an organ.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def jitter(pixels: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n, c, h, w), float32
-        Drawn with torch's global generator.
+        Random numbers come from torch's global generator.
     """
     grid = functional.affine_grid(
         _transformations(len(pixels), pixels.shape[-1] / pixels.shape[-2]),
@@ -40,11 +40,11 @@ def jitter(pixels: Tensor) -> Tensor:
 
 
 def _transformations(n: int, aspect: float) -> Tensor:
-    """Return random matrices (n, 2, 3), in coordinates in which every side runs from -1 to 1."""
+    """Return random affine matrices (n, 2, 3), in coordinates from -1 to 1 along each side."""
     angle = _uniform(n) * math.radians(MAX_ROTATION)
     scale = 1 + _uniform(n) * MAX_SCALING
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    # A rotation is one only in pixels: the sides' ratio undoes and redoes the stretching.
+    # Coordinates are scaled by the sides; the aspect ratio makes the map a rotation in pixels.
     linear = torch.stack([cosine, -sine / aspect, sine * aspect, cosine], dim=1).view(n, 2, 2)
     return torch.cat([linear, _uniform(n, 2, 1) * 2 * MAX_SHIFT], dim=2)
 

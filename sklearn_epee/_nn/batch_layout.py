@@ -1,4 +1,4 @@
-"""Which rows of a batch belong to which sample, and which positions the heads read."""
+"""Layout of a batch: which rows belong to which sample, and which positions the heads read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Of each text of a batch, the positions of its entities' opening marks, (n, 2).
+# Keys of a batch. For each text, the positions of its entities' opening marks, (n, 2).
 ENTITY_POSITIONS = "entity_positions"
-# Of each text of a batch, how many of the rows are its windows, (n,).
+# Number of windows of each text, (n,).
 WINDOWS = "windows"
-# Of each word of a batch, text after text, its row and the position of its first piece, (w,).
+# For each word, text after text, its row and the position of its first piece, (w,).
 WORD_ROWS = "word_rows"
 WORD_POSITIONS = "word_positions"
-# Of each position of a batch, the number of its word in its text, (n, t); -1 where it has none.
+# For each position, the index of its word in its text, (n, t); -1 if it belongs to no word.
 PIECE_WORDS = "piece_words"
-# Of each sample of a batch, what its heads read beside their own layer, (n, c).
+# For each sample, the additional input of its heads, (n, c).
 CONTEXT = "context"
 _LAYOUT_INPUTS = frozenset({
     ENTITY_POSITIONS, WINDOWS, WORD_ROWS, WORD_POSITIONS, PIECE_WORDS, CONTEXT,
@@ -29,20 +29,20 @@ _LAYOUT_INPUTS = frozenset({
 
 @dataclass(frozen=True, eq=False)
 class BatchLayout:
-    """Which positions of a batch are real, which of them the heads read, and whose they are.
+    """Which positions of a batch are real, which the heads read, and to which sample they belong.
 
-    A sample is one row of hidden states, or several: its windows, one after the other.
+    A sample has one row of hidden states, or several consecutive ones: its windows.
 
     Parameters
     ----------
     mask : Tensor of shape (w, t), bool
-        True at real positions; each row's come first.
+        True at real positions, which are the first ones of each row.
     read : Tensor of shape (w, r), int64, default=None
-        Positions that the heads read, in their order; None for heads that read all of them.
+        Positions that the heads read, in this order; None for heads that read all positions.
     windows : ndarray of shape (n,), int64, default=None
-        How many of the w rows each of the n samples has. None: one each.
+        Number of rows of each of the n samples. None: one each.
     context : Tensor of shape (n, c), float32, default=None
-        What the heads of every layer read beside it: the state that another backbone ended in.
+        Additional input of the heads of all layers: the last state of another backbone.
     """
 
     mask: Tensor
@@ -52,12 +52,12 @@ class BatchLayout:
 
     @property
     def width(self) -> int:
-        """Positions per row, padding included."""
+        """Number of positions per row, including padding."""
         return self.mask.shape[1]
 
     @property
     def n_rows(self) -> int:
-        """Rows of all samples."""
+        """Number of rows of all samples."""
         return self.mask.shape[0]
 
     def rows_read(self, hidden: Tensor) -> Tensor:
@@ -68,13 +68,13 @@ class BatchLayout:
         return hidden[samples, self.read]
 
     def rows_of(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the numbers of the rows of some samples, sample after sample."""
+        """Return the indices of the rows of some samples, sample after sample."""
         if self.windows is None:
             return samples
         return rows_of_samples(self.windows, samples)
 
     def predicted(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the numbers of what is predicted of some samples: the samples themselves."""
+        """Return the indices of the predictions of some samples: here, the samples themselves."""
         return samples
 
     def take(
@@ -85,11 +85,11 @@ class BatchLayout:
         Parameters
         ----------
         samples : ndarray of int
-            Their numbers.
+            Their indices.
         index : Tensor of int64
-            The numbers of their rows, `rows_of`, where the batch is.
+            The indices of their rows, `rows_of`, on the device of the batch.
         width : int, default=None
-            Positions to keep; None keeps all.
+            Number of positions to keep; None keeps all.
         """
         mask = self.mask if width is None else self.mask[:, :width]
         windows = None if self.windows is None else self.windows[samples]
@@ -109,7 +109,7 @@ class BatchLayout:
 
     @classmethod
     def merge(cls, parts: Sequence[BatchLayout]) -> BatchLayout:
-        """Return the layouts of several batches as one, padded to the widest."""
+        """Merge the layouts of several batches into one, padded to the widest."""
         width = max(part.width for part in parts)
         reads = [part.read for part in parts if part.read is not None]
         mask = stacked([part.mask for part in parts], width)
@@ -131,7 +131,7 @@ class BatchLayout:
 
     @cached_property
     def _owners(self) -> Tensor:
-        """The number of the sample that each row is a window of, (w,)."""
+        """Index of the sample that each row belongs to, (w,)."""
         windows = np.ones(self.n_rows, np.int64) if self.windows is None else self.windows
         owners = np.repeat(np.arange(len(windows)), windows)
         return torch.from_numpy(owners).to(self.mask.device)
@@ -140,7 +140,7 @@ class BatchLayout:
         """Return the sums over each sample's windows, (w, ...) -> (n, ...)."""
         if self.windows is None:
             return rows
-        # In the order of the windows: a sum depends on no other sample of the batch.
+        # Summed in the order of the windows, so that a sum does not depend on other samples.
         return rows.new_zeros((len(self.windows), *rows.shape[1:])).index_add(0, self._owners, rows)
 
     def averaged(self, rows: Tensor) -> Tensor:
@@ -161,14 +161,14 @@ class BatchLayout:
 
 
 def rows_of_samples(windows: NDArray[np.int64], samples: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the numbers of the rows of some samples, each of which has so many windows.
+    """Return the indices of the rows of some samples, given the number of windows of all samples.
 
     Parameters
     ----------
     windows : ndarray of shape (n,), int64
-        Windows of each sample, which lie one after the other.
+        Number of windows of each sample; windows of a sample are consecutive rows.
     samples : ndarray of int
-        Numbers of samples, in any order.
+        Indices of samples, in any order.
 
     Returns
     -------
@@ -179,13 +179,13 @@ def rows_of_samples(windows: NDArray[np.int64], samples: NDArray[np.intp]) -> ND
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Return consecutive numbers from each of some starts, so many of each, range after range."""
+    """Return concatenated ranges, given their starts and lengths."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
-    """Return tensors (n, t, ...) as one, their second dimension filled up with zeros."""
+    """Concatenate tensors (n, t, ...), with the second dimension padded with zeros."""
     if all(part.shape[1] == width for part in parts):
         return torch.cat(list(parts))
     ends = np.cumsum([len(part) for part in parts])
@@ -196,5 +196,5 @@ def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
 
 
 def backbone_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a backbone reads of a batch: all but what describes its layout."""
+    """Return the inputs of the backbone in a batch: everything except the layout."""
     return {name: part for name, part in batch.items() if name not in _LAYOUT_INPUTS}

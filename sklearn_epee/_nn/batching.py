@@ -14,19 +14,20 @@ from torch.utils.data import Dataset, Sampler
 
 from .batch_layout import ENTITY_POSITIONS, WINDOWS, rows_of_samples
 
-# Sorting by length inside pools of this many batches keeps padding low and batches random.
+# Samples are sorted by length within pools of this many batches: this reduces padding, but keeps
+# batches random.
 POOL_BATCHES = 32
 
 
 class EncodedSamples(Protocol):
-    """Samples turned into the numbers a backbone reads, without padding.
+    """Interface of encoded samples (token ids or pixels), without padding.
 
     Attributes
     ----------
     lengths : ndarray of shape (n,), int64
-        Positions of each sample; of a long text, those of its longest window.
+        Number of positions of each sample; for a long text, of its longest window.
     windows : ndarray of shape (n,), int64, or None
-        Windows of each sample; None where none has several.
+        Number of windows of each sample; None if all have one.
     """
 
     lengths: NDArray[np.int64]
@@ -47,20 +48,20 @@ class EncodedTexts:
     Parameters
     ----------
     ids : ndarray of shape (total length,), int32
-        Token ids of all rows one after the other, special tokens included.
+        Concatenated token ids of all rows, including special tokens.
     lengths : ndarray of shape (w,), int64
         Number of tokens of each row, at least 1.
     segments : ndarray of shape (total length,), int8, or None
-        Segment ids where the backbone reads them.
+        Segment ids, if the backbone reads them.
     pad_id : int
-        Fills the end of shorter rows; masked everywhere.
+        Token id of padding, which is always masked.
     windows : ndarray of shape (n,), int64, or None, default=None
-        How many of the rows, its windows, each text has. None: one each.
+        Number of rows (windows) of each text. None: one each.
     entity_positions : ndarray of shape (n, 2), int64, or None, default=None
-        Where the opening marks of both entities of each text are.
+        Positions of the opening marks of both entities of each text.
     """
 
-    def __init__(  # noqa: PLR0917 - what rows are made of
+    def __init__(  # noqa: PLR0917 - the parts of rows
         self,
         ids: NDArray[np.int32],
         lengths: NDArray[np.int64],
@@ -90,8 +91,8 @@ class EncodedTexts:
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
         """Return the tensors of some texts, padded on the right to the longest of them.
 
-        Where a text has several windows, the tensors have a row for each window, text after text,
-        and ``"windows"`` says how many each text has.
+        If some texts have several windows, the tensors have one row per window, text after text,
+        and ``"windows"`` contains the number of windows of each text.
         """
         samples, windows = rows, None
         if self.windows is not None:
@@ -113,17 +114,17 @@ class EncodedTexts:
 
 
 class EncodedImages:
-    """Images as the caller gave them, turned into pixel tensors batch by batch.
+    """Images that are converted to pixel tensors batch by batch.
 
     Parameters
     ----------
     images : ndarray of shape (n, h, w, c) or list of ndarrays of shape (h, w, c)
         uint8 or float32.
     transform : callable
-        Turns some images into a tensor (n, c, h, w) of normalized pixels. Called for every batch
-        anew: prepared at a backbone's size, a data set can be a thousand times its own size.
+        Converts some images to a tensor (n, c, h, w) of normalized pixels. Called for every batch,
+        because a data set prepared at a backbone's size can be a thousand times as large.
     n_positions : int
-        Positions the backbone makes of one image.
+        Number of positions of an image in the backbone.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class EncodedImages:
 
 # Key of the sample weights in a training batch.
 SAMPLE_WEIGHT = "sample_weight"
-# Key of the places, among the labels of a batch, of those whose inputs a process reads.
+# Key of the indices, within the labels of a batch, of those whose inputs a process reads.
 PLACES = "places"
 
 
@@ -180,8 +181,8 @@ class LabelledSamples(Dataset):
     def collate(self, rows: list[int]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the training batch of some row numbers: inputs with their weights, and labels.
 
-        Weights lie beside the inputs, under `SAMPLE_WEIGHT`, as skorch has it: what scores a batch
-        reads its second part as the labels.
+        Weights are among the inputs, under `SAMPLE_WEIGHT`: skorch's scoring uses the second part
+        of a batch as the labels.
         """
         index = np.asarray(rows)
         numbers = self.label_numbers(index)
@@ -196,20 +197,19 @@ class LabelledSamples(Dataset):
         Parameters
         ----------
         rows : list of int
-            Of a batch that is split over processes.
+            Rows of a batch that is split over processes.
         number : int
-            Of the process, from 0.
+            Number of the process, from 0.
         count : int
             Number of processes.
 
         Returns
         -------
         inputs : dict of str to Tensor
-            Of the rows of this process, with `PLACES`, where the labels of these rows are among
-            those of the batch. A process for which there is no row reads the first one, at places
-            of -1.
+            Inputs of the rows of this process, with `PLACES`, the indices of their labels within
+            the batch. A process without any row reads the first one, with indices of -1.
         labels : Tensor
-            Of the whole batch.
+            Labels of the whole batch.
         """
         index = np.asarray(rows)
         own = np.arange(len(rows))[number::count]
@@ -222,11 +222,11 @@ class LabelledSamples(Dataset):
         return inputs | {PLACES: torch.from_numpy(places)}, labels
 
     def label_counts(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return the number of labels, or of rows of labels, of each of some samples."""
+        """Return the number of rows of labels of each of some samples."""
         return np.ones(len(index), dtype=np.int64)
 
     def label_numbers(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return where the labels of some samples are, sample after sample."""
+        """Return the indices of the labels of some samples, sample after sample."""
         return index
 
 
@@ -241,10 +241,10 @@ class LengthGroupedSampler(Sampler[list[int]]):
     lengths : ndarray of shape (n,)
         Length of each sample in positions.
     batch_size : int
-        Largest number of samples per batch. Batch sizes differ by one sample at most: a last
-        batch of two or three samples would make a step of its own, at the full learning rate.
+        Maximum number of samples per batch. Batch sizes differ by at most one: a last batch of two
+        or three samples would otherwise get a step with the full learning rate.
     rng : numpy.random.Generator
-        Source of the order; consumed once per epoch.
+        Used once per epoch.
     """
 
     def __init__(
@@ -273,26 +273,26 @@ class LengthGroupedSampler(Sampler[list[int]]):
 
 
 def positions_of(samples: EncodedSamples) -> NDArray[np.int64]:
-    """Return the positions that each sample takes in a batch: those of all its windows."""
+    """Return the number of positions of each sample in a batch, over all its windows."""
     return samples.lengths if samples.windows is None else samples.lengths * samples.windows
 
 
 def parts_of_batch(
     inputs: Mapping[str, Tensor], most: int
 ) -> list[tuple[dict[str, Tensor], slice]]:
-    """Cut a training batch of long texts into parts that fit into the memory of short ones.
+    """Split a training batch of long texts into parts that need as much memory as short texts.
 
     Parameters
     ----------
     inputs : mapping of str to Tensor
     most : int
-        Windows of a part; a single text may have more.
+        Maximum number of windows of a part; a single text may have more.
 
     Returns
     -------
     list of (dict, slice)
-        Inputs of consecutive samples, and which these are. A single part where no text has several
-        windows.
+        Inputs of consecutive samples, and the slice of these samples. A single part if no text has
+        several windows.
     """
     if WINDOWS not in inputs:
         return [(dict(inputs), slice(None))]
@@ -312,7 +312,7 @@ def parts_of_batch(
 
 
 def _consecutive(windows: NDArray[np.int64], most: int) -> Iterator[slice]:
-    """Yield consecutive samples, as many as have so many windows; at least one."""
+    """Yield slices of consecutive samples with at most `most` windows; at least one sample."""
     start = total = 0
     for i, n in enumerate(windows.tolist()):
         if i > start and total + n > most:
@@ -323,7 +323,7 @@ def _consecutive(windows: NDArray[np.int64], most: int) -> Iterator[slice]:
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[Any], fill: int) -> Tensor:
-    """Write values into the True places of a mask, row by row; the rest is ``fill``."""
+    """Return a tensor with values at the True positions of a mask, and ``fill`` elsewhere."""
     padded = np.full(mask.shape, fill, dtype=np.int64)
     padded[mask] = values
     return torch.from_numpy(padded)

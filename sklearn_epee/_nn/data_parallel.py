@@ -18,25 +18,25 @@ from .batching import PLACES, LabelledSamples
 from .network import MultiExitNetwork
 from .training import ExitNet, StopTrainingError, TrainingPlan, train_network
 
-# Gradients are added so many numbers at a time (32 MiB), so that no second copy of all is made.
+# Number of gradient values that are summed at a time (32 MiB), to avoid a second copy of all.
 _BUCKET = 2**23
-# What ends a training after an epoch, in the order of what is stronger.
+# Exceptions that end a training after an epoch; the last one takes precedence.
 _STOPS = (StopTrainingError, KeyboardInterrupt)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# Of the plan, what may differ between processes.
+# Fields of the plan that may differ between processes.
 _OWN = ("device", "callbacks", "exit_weights", "verbose")
 
 
 class _InterruptedError(Exception):
-    """The training was interrupted in the middle of an epoch, in this process alone maybe."""
+    """The training was interrupted in the middle of an epoch, possibly only in this process."""
 
 
 class DataParallelNet(ExitNet):
-    """The net of one of several processes that train a network together.
+    """The skorch net of one of several processes that train a network together.
 
-    Each reads and computes its share of every batch. Losses, predictions and gradients are added
-    over the processes before anything is made of them, so that the optimizer, the history,
-    callbacks and early stopping see in every process what they would see in a single one.
+    Each process computes its share of every batch. Losses, predictions and gradients are summed
+    over the processes before they are used, so that optimizer, history, callbacks and early
+    stopping get the same values in every process as in a single one.
 
     Parameters
     ----------
@@ -54,19 +54,19 @@ class DataParallelNet(ExitNet):
     def fit_loop(self, *args: Any, **kwargs: Any) -> DataParallelNet:
         """Train from the weights of the main process."""
         if not self.processes.is_main:
-            # Masks of dropout and changes of images are independent of those of other shares.
+            # Dropout masks and image augmentation must differ between processes.
             torch.manual_seed(self._require_plan().seed + self.processes.number)
         self.processes.share_weights(self.module_)
         super().fit_loop(*args, **kwargs)
         return self
 
     def run_single_epoch(self, iterator: Any, *args: Any, **kwargs: Any) -> None:
-        """Go through the batches of an epoch, of which this process reads its share."""
+        """Run an epoch with this process's share of every batch."""
         shares = None if iterator is None else self._shares(iterator)
         try:
             super().run_single_epoch(shares, *args, **kwargs)
         except KeyboardInterrupt as error:
-            # Others may be a step further: no network is left that all have.
+            # Other processes may have done one more step, so there is no common network.
             raise _InterruptedError from error
 
     def _shares(self, batches: DataLoader) -> DataLoader:
@@ -81,7 +81,7 @@ class DataParallelNet(ExitNet):
         )
 
     def _forward_and_backward(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Compute the loss of a batch and its gradient, from the shares of all processes."""
+        """Compute loss and gradient of a whole batch, from the shares of all processes."""
         own, places = _own_batch(batch)
         step = super()._forward_and_backward(own, **fit_params)
         return self._whole_step(step, places, len(batch[1]), with_gradients=True)
@@ -94,10 +94,11 @@ class DataParallelNet(ExitNet):
     def _whole_step(
         self, step: dict[str, Tensor], places: Tensor, n: int, *, with_gradients: bool
     ) -> dict[str, Tensor]:
-        """Return loss and predictions of a whole batch of n labels, from those of a share."""
+        """Return loss and predictions of a whole batch of n labels, by summing over processes."""
         loss, y_pred = step["loss"].detach(), step["y_pred"].detach()
         is_own = places >= 0
-        # Losses are means over labels: weighted by the numbers of labels, they add up to the mean.
+        # The losses are means over labels; weighted by the numbers of labels, they add up to the
+        # mean over the whole batch.
         share = int(is_own.sum()) / n
         everywhere = y_pred.new_zeros(n, *y_pred.shape[1:])
         everywhere[places[is_own].to(y_pred.device)] = y_pred[is_own.to(y_pred.device)]
@@ -111,13 +112,13 @@ class DataParallelNet(ExitNet):
     def on_batch_end(
         self, net: ExitNet, batch: Any = None, training: bool = False, **kwargs: Any
     ) -> None:
-        """Record the number of labels of the whole batch: skorch counts the rows of the share."""
+        """Record the number of labels of the whole batch; skorch would record that of the share."""
         super().on_batch_end(net, batch=batch, training=training, **kwargs)
         prefix = "train" if training else "valid"
         self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Call the callbacks; at the end of an epoch, all processes stop if one is to."""
+        """Call the callbacks; if one ends the training after an epoch, all processes stop."""
         if method_name != "on_epoch_end":
             super().notify(method_name, **cb_kwargs)
             return
@@ -131,11 +132,11 @@ class DataParallelNet(ExitNet):
 
 
 def _own_batch(batch: Any) -> tuple[tuple[dict[str, Tensor], Tensor], Tensor]:
-    """Return the batch of a share, as a single process would have it, and its places."""
+    """Return the share of a batch in the form of a normal batch, and the indices of its labels."""
     inputs, labels = batch
     inputs = dict(inputs)
     places = inputs.pop(PLACES)
-    # A share without samples computes what counts for nothing, with any label.
+    # The result of a share without samples is not used, so its labels are arbitrary.
     return (inputs, labels[places.clamp(min=0)]), places
 
 
@@ -149,7 +150,7 @@ def add_gradients(processes: Processes, module: nn.Module, share: float, beside:
     share : float
         Weight of the gradients of this process.
     beside : Tensor of shape (k,)
-        Something else to add.
+        Further values to sum.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def add_gradients(processes: Processes, module: nn.Module, share: float, beside:
     parameters = [part for part in module.parameters() if part.requires_grad]
     has_gradient = beside.new_tensor([part.grad is not None for part in parameters])
     (known,) = processes.sums([torch.cat([beside, has_gradient])])
-    # What no process has a gradient of, such as a head that is not in training, gets none.
+    # Parameters without a gradient in all processes, such as a head that is not trained, get none.
     counts = known[len(beside) :].tolist()
     buckets = list(_buckets([part for part, n in zip(parameters, counts, strict=True) if n]))
     totals = processes.sums(_flat_gradients(bucket) * share for bucket in buckets)
@@ -171,7 +172,7 @@ def add_gradients(processes: Processes, module: nn.Module, share: float, beside:
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Yield consecutive parameters of so many numbers in all; at least one."""
+    """Yield consecutive parameters with at most `_BUCKET` values; at least one parameter."""
     bucket: list[nn.Parameter] = []
     size = 0
     for part in parameters:
@@ -196,7 +197,7 @@ def train_together(
     plan: TrainingPlan,
     processes: Processes,
 ) -> ExitNet:
-    """Train a network in place by several processes, as `train_network` does by one.
+    """Train a network in place with several processes; see `train_network`.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def train_together(
     train, valid : LabelledSamples
         All samples, in every process.
     plan : TrainingPlan
-        With the size of whole batches.
+        Its batch size is that of whole batches.
     processes : Processes
 
     Returns
@@ -215,16 +216,16 @@ def train_together(
     Raises
     ------
     ValueError
-        If the network has batch normalization, or the plan is not that of the other processes.
+        If the network has batch normalization, or the plans of the processes differ.
     DivergedError, TrainingMemoryError
-        As `train_network`.
+        As in `train_network`.
     """
     _refuse_batch_norm(network)
     _check_same_plan(plan, processes)
     own = plan
     if not processes.is_main:
         callbacks = [item for item in plan.callbacks if not _only_reports(item)]
-        # What the heads begin with is measured once; weights come from the main process.
+        # Heads are only initialized in the main process, which shares its weights.
         own = replace(plan, verbose=0, head_init="random", callbacks=callbacks)
     try:
         net = train_network(
@@ -237,13 +238,13 @@ def train_together(
 
 
 def _without_launch(net: DataParallelNet, plan: TrainingPlan) -> ExitNet:
-    """Return a trained net as one process leaves it, with the history of the main process."""
-    told = net.processes.from_main(
+    """Return a trained net as a plain `ExitNet`, with the history of the main process."""
+    of_main = net.processes.from_main(
         lambda: {name: getattr(net, name) for name in ("history_", "stopped_by_")}
     )
     plain = ExitNet.__new__(ExitNet)
     state = {name: value for name, value in vars(net).items() if name != "processes"}
-    plain.__dict__.update({**state, **told, "plan": replace(plan, callbacks=[])})
+    plain.__dict__.update({**state, **of_main, "plan": replace(plan, callbacks=[])})
     return plain
 
 
@@ -251,27 +252,27 @@ def _refuse_batch_norm(network: nn.Module) -> None:
     found = [name for name, part in network.named_modules() if isinstance(part, _BATCH_NORMS)]
     if found:
         raise ValueError(
-            f"backbone normalizes over the samples of a batch ({found[0]}), of which each process "
-            "of data_parallel() has a share only, so that it would learn something else than in "
-            "one process. Fit it outside data_parallel(), or choose another backbone."
+            f"backbone has batch normalization ({found[0]}), but each process of data_parallel() "
+            "only has a share of a batch, so the result would differ from that of one process. "
+            "Fit it outside data_parallel(), or choose another backbone."
         )
 
 
 def _check_same_plan(plan: TrainingPlan, processes: Processes) -> None:
-    """Refuse trainings that differ between processes, such as in what "auto" stands for."""
+    """Raise if plans differ between processes, for example in the values of "auto"."""
     names = [one.name for one in fields(plan) if one.name not in _OWN]
     plans = processes.all_of({name: str(getattr(plan, name)) for name in names})
     for name in names:
         if len({each[name] for each in plans}) > 1:
             raise ValueError(
-                f"The processes of data_parallel() come to different trainings: {name} is "
+                f"The processes of data_parallel() have different training parameters: {name} is "
                 f"{', '.join(each[name] for each in plans)} (process after process). Set the "
-                "parameter that decides it (dtype: precision) to the same value in all."
+                "parameter (for dtype: precision) to the same value in all processes."
             )
 
 
 def _only_reports(item: Any) -> bool:
-    """Return whether a callback of skorch writes or prints, and does nothing else."""
+    """Return whether a callback is one of skorch's that only log or print."""
     callback = item[1] if isinstance(item, tuple) else item
     kinds = (callback if isinstance(callback, type) else type(callback)).__mro__
     return any(

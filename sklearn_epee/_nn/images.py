@@ -23,34 +23,34 @@ from .backbones import damaged_json, timm_processor_settings
 from .batching import EncodedImages
 
 MAX_SCRATCH_SIDE = 224
-# Pixels; what is larger is a mistake that would end in a lack of memory.
+# In pixels; larger sides are mistakes that would end in running out of memory.
 MAX_SIDE = 2**14
 _MAX_PATCH = 16
-# Pixels that are prepared at a time: as many as 83 images of 224 x 224.
+# Number of pixels that are prepared at a time: those of 83 images of 224 x 224.
 _MAX_PIXELS = 2**22
-# Processors that transformers has for torchvision only, and those that do the same with Pillow.
+# Processors that transformers only has for torchvision, and equivalent ones that use Pillow.
 _WITHOUT_PIL = {"DINOv3ViTImageProcessor": "ViTImageProcessor"}
 
 
 class ImagePreprocessor:
-    """Turn images into the pixels that a backbone reads.
+    """Convert images to the pixels that a backbone reads.
 
     Parameters
     ----------
     size : tuple of int
-        Height and width the backbone reads, in pixels.
+        Height and width of the backbone's input, in pixels.
     form : ImageForm
         Channels of the training images, and how their pixels were scaled.
     backbone_channels : int
-        Channels the backbone reads; grey images are repeated to fill them.
+        Number of channels of the backbone's input; grey images are repeated.
     n_positions : int
-        Positions the backbone makes of one image.
+        Number of positions of an image in the backbone.
     mean, std : ndarray of shape (n_channels,) or None
         Statistics of the training images; None with a processor.
     processor : image processor of transformers or None
-        Prepares the images if given.
+        Prepares the images, if given.
     augments : bool, default=False
-        Whether training images are changed a little each time they are seen.
+        Whether training images are augmented at random.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class ImagePreprocessor:
 
     @property
     def sample_form(self) -> ImageForm:
-        """What samples must have in common with those of the training."""
+        """Properties that samples must share with the training samples."""
         return self.form
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments, beside the processor, that make this object again."""
+        """Constructor arguments of this object, except the processor."""
         return {
             "size": self.size,
             "form": self.form,
@@ -97,7 +97,7 @@ class ImagePreprocessor:
         return EncodedImages(images, self.transform, self._n_positions)
 
     def encode_in_windows(self, images: Images) -> Iterator[EncodedImages]:
-        """Yield validated images, all at once, as the engine prepares them batch by batch.
+        """Yield all images at once, because pixels are only prepared batch by batch.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class ImagePreprocessor:
         yield self.encode(images)
 
     def encode_for_training(self, images: Images) -> EncodedImages:
-        """Return training images, augmented anew each time they are seen if so configured."""
+        """Return training images, which are augmented at random if so configured."""
         transform = self._transform_and_jitter if self._augments else self.transform
         return EncodedImages(images, transform, self._n_positions)
 
@@ -151,18 +151,18 @@ class ImagePreprocessor:
         expected = (len(given), self._backbone_channels, height, width)
         if pixels.shape != expected:
             raise ValueError(
-                f"image_processor: a {type(self.processor).__name__} makes pixels of shape "
-                f"{pixels.shape} where {expected} was expected (images, channels, height, width)."
+                f"image_processor: a {type(self.processor).__name__} returns pixels of shape "
+                f"{pixels.shape}; expected {expected} (images, channels, height, width)."
             )
         return torch.from_numpy(pixels)
 
     def check(self, images: Images) -> None:
-        """Prepare one training image, to find out before the training whether that works.
+        """Prepare one training image, to detect errors before the training.
 
         Raises
         ------
         ValueError
-            If the processor fails, or makes pixels of another shape or that are not finite.
+            If the processor fails, or returns pixels of another shape or that are not finite.
         """
         if not torch.isfinite(self.transform(images[:1])).all():
             raise ValueError("image_processor: the prepared pixels contain NaN or infinity.")
@@ -210,7 +210,8 @@ def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
 
 def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and standard deviation of each channel over all training pixels, float32."""
-    # Differences from one pixel: of a constant channel they are 0, and an offset costs no digits.
+    # Use differences from one pixel: they are exactly 0 for a constant channel, and an offset does
+    # not reduce the precision.
     pivot = scaled(np.asarray(images[0]))[0, 0].astype(np.float64)
     total, squares, count = np.zeros_like(pivot), np.zeros_like(pivot), 0
     for image in images:
@@ -223,21 +224,21 @@ def channel_statistics(images: Images) -> tuple[NDArray[np.float32], NDArray[np.
     mean = pivot + total / count
     variance = np.maximum(squares / count - (total / count) ** 2, 0)
     std = np.sqrt(variance).astype(np.float32)
-    # A constant channel carries nothing; dividing by 1 leaves it at zero. What float32 makes of a
-    # constant is compared with the values themselves, as images may be given in any unit.
+    # A constant channel contains no information; dividing it by 1 leaves it at zero. Whether a
+    # variance is only due to rounding is decided relative to the values, which may have any unit.
     varies = (variance > 1e-14 * (mean**2 + variance)) & (std > 0)
     return mean.astype(np.float32), np.where(varies, std, np.float32(1))
 
 
 def load_image_processor(source: Any, *, argument: str) -> Any:
-    """Return the image processor of a folder or hub id; an object is returned as it is.
+    """Return the image processor of a folder or hub id; an object is returned unchanged.
 
     Raises
     ------
     TypeError
-        If it is none of these.
+        If `source` is none of these.
     ValueError
-        If there is none to be found.
+        If no processor is found.
     """
     if callable(source):
         return source
@@ -261,7 +262,7 @@ def load_image_processor(source: Any, *, argument: str) -> Any:
 
 def _load_pil_processor(source: str) -> Any:
     if (settings := timm_processor_settings(source)) is not None:
-        # timm's own transforms, and the wrapper of them, need torchvision.
+        # timm's own transforms need torchvision.
         return transformers.CLIPImageProcessorPil(**settings)
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
@@ -271,12 +272,12 @@ def _load_pil_processor(source: str) -> Any:
         name = _WITHOUT_PIL.get(name, name)
         if not hasattr(transformers, f"{name}Pil"):
             raise
-        # transformers 5.17 asks for torchvision even for the processors that work without it.
+        # transformers 5.17 requires torchvision even for processors that work without it.
         return getattr(transformers, f"{name}Pil").from_pretrained(source)
 
 
 def processor_size(processor: Any) -> tuple[int, int] | None:
-    """Return height and width of what a processor produces, None if it does not say."""
+    """Return height and width of a processor's output; None if its settings do not specify it."""
     cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
     size = cropped or getattr(processor, "size", None) or {}
     for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
@@ -288,7 +289,7 @@ def processor_size(processor: Any) -> tuple[int, int] | None:
 
 
 def common_size(images: Images) -> tuple[int, int]:
-    """Return the size of training images, their median size where they differ."""
+    """Return the size of training images, or their median size if they differ."""
     shapes = np.array(sorted({image.shape[:2] for image in images}))
     if len(shapes) > 1:
         shapes = np.array([image.shape[:2] for image in images])
@@ -298,10 +299,10 @@ def common_size(images: Images) -> tuple[int, int]:
 
 
 def suitable_patch(size: tuple[int, int]) -> int:
-    """Return the patch side for about 4 x 4 patches, more where they would pass 16 pixels.
+    """Return the patch size for about 4 x 4 patches, but at most 16 pixels.
 
     8 x 8 pixels give 2 and 28 x 28 give 7 (16 patches each), 224 x 224 give 16 (196 patches). A
-    side near that which divides height and width is preferred, so that nothing is resized.
+    similar size that divides height and width is preferred, so that images are not resized.
     """
     wanted = min(max(1, min(size) // 4), _MAX_PATCH)
     fitting = [
@@ -366,13 +367,13 @@ def _is_side(side: Any) -> bool:
 
 
 def count_positions(config: PretrainedConfig, size: tuple[int, int]) -> int:
-    """Return the positions that a backbone makes of an image: its patches and a class token."""
+    """Return the number of positions of an image in a backbone: its patches and a class token."""
     patch = as_size(config.patch_size)
     return (size[0] // patch[0]) * (size[1] // patch[1]) + 1
 
 
 def _parts(images: Sequence[Any] | NDArray[Any]) -> Iterator[Sequence[Any] | NDArray[Any]]:
-    """Yield consecutive images, with so many pixels at most, one at least."""
+    """Yield consecutive images with at most `_MAX_PIXELS` pixels; at least one image."""
     start = total = 0
     for end, image in enumerate(images):
         n_pixels = image.shape[0] * image.shape[1]
@@ -384,7 +385,7 @@ def _parts(images: Sequence[Any] | NDArray[Any]) -> Iterator[Sequence[Any] | NDA
 
 
 def _by_shape(images: Sequence[NDArray[Any]]) -> list[Tensor]:
-    """Return runs of equally shaped images as tensors (n, c, h, w)."""
+    """Return consecutive images of the same shape as tensors (n, c, h, w)."""
     groups: list[list[NDArray[Any]]] = []
     for image in images:
         if groups and groups[-1][0].shape == image.shape and groups[-1][0].dtype == image.dtype:

@@ -1,4 +1,4 @@
-"""A trained network on its device and in its precision; moves inputs there."""
+"""A trained network on its device and in its precision, with inputs moved to it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .network import MultiExitNetwork
 
 
 class InferenceNetwork:
-    """A network as the engine runs it.
+    """A network in the form in which the engine runs it.
 
     Parameters
     ----------
     network : MultiExitNetwork
         In evaluation mode, on its device. Never modified.
     dtype : torch.dtype
-        What the layers compute in; heads are float32.
+        Data type of the layers; heads are float32.
     scales : Int8Scales, default=None
-        On a CPU, which products of the layers are those of 8-bit numbers.
+        On a CPU: 8-bit scales of the layers' matrix products.
 
     Attributes
     ----------
     device : torch.device
     network : MultiExitNetwork
-        Its heads are run, on a CPU with copies of the weights of their dense layers.
+        Runs the heads; on a CPU, with packed copies of the weights of wide layers.
     backbone : LayerwiseBackbone
-        Its layers are run. On a CPU, with copies of the weights laid out for the processor.
+        Runs the layers; on a CPU, with packed copies of the weights.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class InferenceNetwork:
             layers = None if scales is None else scales.layers
             fast = fast_backbone(network.adapter, dtype, layers)
         if fast is None:
-            # On a CPU only packed products give, in bfloat16, what does not depend on the batch.
+            # Float32 on a CPU: in bfloat16, only results of packed products do not depend on the
+            # batch.
             network = network.to_inference_copy(self.device, torch.float32 if on_cpu else dtype)
         self.network = network
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
@@ -54,17 +55,17 @@ class InferenceNetwork:
 
     @property
     def n_rows_read(self) -> int:
-        """Rows of a layer that can be computed for its head alone; 0 where it needs all of them."""
+        """Number of rows that can be computed for a head alone; 0 if it needs all rows."""
         return self.network.n_rows_read if self.network.adapter.rows_apart else 0
 
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, BatchLayout]:
-        """Return what the first layer reads of some samples.
+        """Return the input of the first layer for some samples.
 
         Parameters
         ----------
         samples : EncodedSamples
         rows : ndarray of shape (n,)
-            Numbers of the samples.
+            Indices of the samples.
 
         Returns
         -------
@@ -72,7 +73,7 @@ class InferenceNetwork:
         layout : BatchLayout
         """
         batch = {
-            # How many windows samples have is read on the CPU.
+            # The numbers of windows are used on the CPU.
             name: part if name == WINDOWS else self._place(name, part)
             for name, part in samples.batch(rows).items()
         }
@@ -83,7 +84,7 @@ class InferenceNetwork:
         is_input = part.is_floating_point() and name != CONTEXT
         dtype = self._input_dtype if is_input else part.dtype
         if self.device.type == "cuda":
-            # Pixels of grey images may be one channel seen three times, which cannot be pinned.
+            # The pixels of grey images may be an expanded view, which cannot be pinned.
             part = part.contiguous().pin_memory()
         return part.to(self.device, dtype, non_blocking=True)
 
@@ -125,7 +126,7 @@ class InferenceNetwork:
         return self._classify(layer, pooled, layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
-        """Return the logits of an exit from the rows it reads, (n, K) float32."""
+        """Return the logits of an exit from the rows that its head reads, (n, K) float32."""
         pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
         return self._classify(layer, pooled, layout)
 

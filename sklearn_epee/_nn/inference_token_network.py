@@ -17,20 +17,20 @@ from .word_layout import WordLayout
 
 
 class InferenceTokenNetwork(InferenceNetwork):
-    """A network whose heads read the first piece of every word, as the engine runs it.
+    """A token classification network in the form in which the engine runs it.
 
-    Its layouts are `WordLayout`, and its logits have a row for each of their words.
+    Its layouts are `WordLayout`, and its logits have one row per word.
     """
 
     network: TokenExitNetwork
 
     @property
     def n_rows_read(self) -> int:
-        """Whether the rows of first pieces can be computed alone: 1 or 0."""
+        """1 if the rows of first pieces can be computed alone, else 0."""
         return int(self.network.adapter.rows_apart)
 
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
-        """Return what the first layer reads of some sentences; see `InferenceNetwork.embed`."""
+        """Return the input of the first layer for some sentences; see `InferenceNetwork.embed`."""
         batch = samples.batch(rows)
         inputs = {name: self._place(name, part) for name, part in backbone_inputs(batch).items()}
         hidden, mask = self.backbone.embed(inputs)
@@ -41,7 +41,7 @@ class InferenceTokenNetwork(InferenceNetwork):
     ) -> Tensor:
         """Return a layer's output at open positions, and its input at all others, (n, t, d)."""
         words = cast("WordLayout", layout)
-        # Leaving padding out saves nothing in a layer that can only be run as a whole.
+        # If a layer can only be run as a whole, leaving out padding saves no time.
         computed = words.open if self.n_rows_read else words.open | ~words.real
         if computed.all():
             return super().rows(layer, hidden, keys_values, layout)

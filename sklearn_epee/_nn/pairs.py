@@ -13,21 +13,21 @@ from torch import Tensor
 from .batch_layout import CONTEXT
 from .batching import EncodedSamples, positions_of
 
-# Of each sample of a training batch, whether it has what the first and the second tower read.
+# Key of a training batch: whether each sample has the input of the first and of the second tower.
 PRESENT = "present"
-# What stands before the names of a tower's inputs in a training batch.
+# Prefixes of the names of the towers' inputs in a training batch.
 FIRST, SECOND = "first__", "second__"
 
 
 class DeferredSamples:
-    """Samples that are encoded when they are needed: those that never are cost nothing.
+    """Samples that are only encoded when they are needed.
 
     Parameters
     ----------
     n : int
-        How many there are.
+        Number of samples.
     encode : callable
-        Returns some of them, given by their numbers, encoded.
+        Takes indices of samples and returns them encoded.
     """
 
     def __init__(self, n: int, encode: Callable[[NDArray[np.intp]], EncodedSamples]) -> None:
@@ -43,7 +43,7 @@ class DeferredSamples:
 
 
 class SampleSubset:
-    """Some of the samples, in an order.
+    """Some of the samples, in a given order.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class SampleSubset:
 
 
 class SamplesWithContext:
-    """Samples with what heads are to read beside their layers.
+    """Samples with contexts, the additional input of the second tower's heads.
 
     Parameters
     ----------
@@ -94,17 +94,16 @@ class SamplesWithContext:
 
 
 class EncodedPairs:
-    """Samples of two cells, a text and an image, of which either may be missing.
+    """Samples with two inputs ("cells"), a text and an image, either of which may be missing.
 
     Parameters
     ----------
     first : EncodedSamples
-        What the first tower reads of all samples. What stands where a cell is missing is never
-        asked for.
+        Inputs of the first tower for all samples; those of missing cells are never used.
     second : EncodedSamples or DeferredSamples
-        The same for the second tower.
+        Inputs of the second tower.
     present : ndarray of shape (n, 2), bool
-        Which cells there are, at least one of each sample.
+        Which inputs each sample has; at least one.
     """
 
     windows = None
@@ -129,7 +128,7 @@ class EncodedPairs:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Positions of each sample in both towers."""
+        """Number of positions of each sample, summed over both towers."""
         every = np.arange(len(self))
         halves = (self.first_of(every), self.second_of(every))
         both = np.stack([positions_of(half) for half in halves], axis=1)
@@ -137,20 +136,20 @@ class EncodedPairs:
         return total
 
     def first_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
-        """Return what the first tower reads of some samples, which have it."""
+        """Return the first tower's inputs of some samples, which must have them."""
         return SampleSubset(self.first, numbers)
 
     def second_of(self, numbers: NDArray[np.intp]) -> EncodedSamples:
-        """Return what the second tower reads of some samples, which have it."""
+        """Return the second tower's inputs of some samples, which must have them."""
         if isinstance(self.second, DeferredSamples):
             return self.second.of(numbers)
         return SampleSubset(self.second, numbers)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Return the input tensors of some samples for both towers, as a training reads them.
+        """Return the input tensors of some samples for both towers, for training.
 
-        Names begin with `FIRST` or `SECOND`, `PRESENT` says which rows count: those of missing
-        cells are 0. Where a tower has nothing to read its inputs are left out.
+        Names start with `FIRST` or `SECOND`. Rows of missing inputs, see `PRESENT`, are 0. If no
+        sample has the input of a tower, its tensors are left out.
         """
         present = self.present[rows]
         tensors = {PRESENT: torch.from_numpy(present)}
@@ -176,7 +175,7 @@ def _spread(part: Tensor, present: NDArray[np.bool_]) -> Tensor:
 
 
 def inputs_of_tower(batch: Mapping[str, Tensor], prefix: str, rows: Tensor) -> dict[str, Tensor]:
-    """Return what one tower reads of some rows of a training batch."""
+    """Return the inputs of one tower for some rows of a training batch."""
     return {
         name.removeprefix(prefix): part[rows]
         for name, part in batch.items()

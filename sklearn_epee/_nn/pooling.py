@@ -10,14 +10,14 @@ from .batch_layout import BatchLayout
 
 
 def check_pooling(pooling: str, adapter: BackboneAdapter) -> None:
-    """Refuse a pooling that makes no sense for a family.
+    """Raise if a pooling is not suitable for a family.
 
     Raises
     ------
     ValueError
-        ``"cls"`` with a causal decoder, whose position 0 sees only itself, or with a family
-        without a class token; ``"entity"`` with a causal decoder, in which the mark before an
-        entity does not see the entity; ``"last"`` or ``"entity"`` with images.
+        For ``"cls"`` with a causal decoder, whose position 0 only attends to itself, or with a
+        family without a class token; for ``"entity"`` with a causal decoder, in which the mark
+        before an entity does not attend to the entity; for ``"last"`` or ``"entity"`` with images.
     """
     if adapter.causal and pooling in ("cls", "cls+mean"):
         raise ValueError(
@@ -59,7 +59,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 def mean_over_samples(hidden: Tensor, layout: BatchLayout) -> Tensor:
     """Return the mean over the real positions of each sample, in float32.
 
-    From (w, t, d) to (n, d). The positions of all windows of a sample count alike.
+    From (w, t, d) to (n, d). The positions of all windows of a sample have the same weight.
     """
     weights = layout.mask.unsqueeze(-1).float()
     totals, counts = (hidden.float() * weights).sum(1), weights.sum(1)
@@ -75,7 +75,7 @@ def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
     ----------
     hidden : Tensor of shape (n, t, d)
     mask : Tensor of shape (n, t), bool
-        True at real positions; the others weigh exactly 0.
+        True at real positions; the others have weight 0.
     query : Tensor of shape (d,), float32
 
     Returns
@@ -84,31 +84,31 @@ def attended_mean(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
 
     References
     ----------
-    Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one row of
-    attention and the score of a plain product, scaled as in transformers.
+    Lin et al., "A structured self-attentive sentence embedding", arXiv 1703.03130, with one
+    attention row and scaled dot products as scores.
     """
     return attended_mean_over_samples(hidden, BatchLayout(mask), query)
 
 
 def attended_mean_over_samples(hidden: Tensor, layout: BatchLayout, query: Tensor) -> Tensor:
-    """Return `attended_mean` over the positions of all windows of each sample, as if in one row.
+    """Return `attended_mean` over the positions of all windows of each sample.
 
     From hidden states (w, t, d) of n samples to (n, d), in float32.
     """
     hidden = hidden.float()
-    # Sums of products, not a matrix product: autocast leaves them in float32, and a sample's sum
-    # does not depend on how many share its batch.
+    # Not a matrix product, so that autocast keeps float32, and the result of a sample does not
+    # depend on the batch size.
     scores = (hidden * query).sum(-1) * query.shape[0] ** -0.5
     scores = scores.masked_fill(~layout.mask, torch.finfo(scores.dtype).min)
     means = (hidden * torch.softmax(scores, dim=1).unsqueeze(-1)).sum(1)
     if layout.windows is None:
         return means
-    # A window weighs what its positions weigh together in a softmax over those of all windows.
+    # The weight of a window is the sum of its positions' weights in a softmax over all windows.
     shares = layout.shares(torch.logsumexp(scores, dim=1))
     return layout.summed(means * shares.unsqueeze(1))
 
 
 def last_real_positions(mask: Tensor) -> Tensor:
-    """Return the index of the last real token of each row, under either padding side."""
+    """Return the index of the last real token of each row, for padding on either side."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return (mask.long() * positions).argmax(dim=1)

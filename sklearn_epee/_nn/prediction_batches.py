@@ -9,20 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Positions (samples x padded length) of an automatic batch: enough rows for the matrix products to
-# run at full speed, few enough to stay in a processor's caches.
+# Positions (samples x padded length) of an automatic batch: enough rows for matrix products to run
+# at full speed, few enough to stay in the processor's caches.
 AUTO_POSITIONS = {"cpu": 2048, "cuda": 16384}
-# A GPU is to compute this many times as long as the calls of a layer take (docs/performance.md).
+# On a GPU, the computation of a layer should take at least this many times as long as the overhead
+# of its calls (docs/performance.md).
 _AUTO_CALLS = 8
-# With this many positions an automatic batch may end before a text much shorter than its longest.
+# From this number of positions on, an automatic batch ends at the first text that is shorter than
+# this share of its longest one.
 _MIN_POSITIONS = 512
 _ALIKE = 0.8
-# Positions that a layer computes in the time that its calls take by themselves. On a GPU these are
-# launches of kernels: of the size of BERT-base, on an H100, a millisecond of a thread.
+# Number of positions that a layer computes in the time of the overhead of its calls. On a GPU, this
+# is the time of kernel launches: about a millisecond for a layer of BERT-base and an H100.
 _CALLS_ON_CPU = 64
 _CALLS_ON_GPU = {torch.float32: 1024, torch.bfloat16: 8192}
-# How many products of bfloat16 a multiprocessor makes in a second, over one of an H100, which has
-# 132: by compute capability, from vendors' figures. Those not named make at least as many.
+# bfloat16 throughput of a multiprocessor relative to that of an H100, which has 132 of them, by
+# compute capability, from vendors' figures. Others have at least the same throughput.
 _MULTIPROCESSORS = 132
 _BFLOAT16_RATES = {
     (8, 0): 0.4,
@@ -36,17 +38,17 @@ _BFLOAT16_RATES = {
 
 @dataclass(frozen=True)
 class BatchLimit:
-    """How large a prediction batch may be.
+    """Maximum size of a prediction batch.
 
     Parameters
     ----------
     samples : int, default=None
-        At most this many samples; of long texts, windows.
+        Maximum number of samples; for long texts, of windows.
     positions : int, default=None
-        At most this many positions, padding included; a single sample may have more.
+        Maximum number of positions, including padding; a single sample may have more.
     calls : int, default=64
-        Positions that take as long as the calls of a layer by themselves: so much padding is worth
-        a batch less.
+        Number of positions that take as long as the overhead of a layer's calls; up to this amount
+        of padding, merging two batches saves time.
     """
 
     samples: int | None = None
@@ -54,7 +56,7 @@ class BatchLimit:
     calls: int = _CALLS_ON_CPU
 
     def size(self, length: int) -> int:
-        """Return the number of samples, or windows, of a length that fit."""
+        """Return the maximum number of samples, or windows, of a length."""
         sizes = []
         if self.samples is not None:
             sizes.append(self.samples)
@@ -63,7 +65,7 @@ class BatchLimit:
         return max(1, min(sizes))
 
     def is_underfilled(self, n: int, length: int) -> bool:
-        """Return whether a batch fills less than half of what it may."""
+        """Return whether a batch has at most half of the maximum size."""
         return 2 * n <= self.size(length)
 
     def at_most(self, samples: int) -> BatchLimit:
@@ -78,15 +80,15 @@ def batch_limit(
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     dtype: torch.dtype = torch.float32,
 ) -> BatchLimit:
-    """Return what the ``predict_batch_size`` parameter means on a device.
+    """Return the batch limit of the ``predict_batch_size`` parameter on a device.
 
     Parameters
     ----------
     batch_size : int or "auto"
-        Samples per batch; ``"auto"`` sizes batches by positions instead.
+        Samples per batch; ``"auto"`` limits positions instead.
     device : torch.device
     dtype : torch.dtype
-        What the layers compute in.
+        Data type of the layers.
 
     Returns
     -------
@@ -102,7 +104,7 @@ def batch_limit(
 
 
 def calls_in_positions(device: torch.device, dtype: torch.dtype) -> int:
-    """Return how many positions a layer computes in the time that its calls take."""
+    """Return the number of positions that a layer computes in the time of its call overhead."""
     if device.type != "cuda":
         return _CALLS_ON_CPU
     if dtype != torch.bfloat16:
@@ -111,7 +113,7 @@ def calls_in_positions(device: torch.device, dtype: torch.dtype) -> int:
 
 
 def _bfloat16_rate(device: torch.device) -> float:
-    """Return how fast a GPU multiplies bfloat16 over an H100; 1 where there is no GPU to ask."""
+    """Return the bfloat16 throughput of a GPU relative to an H100; 1 if there is no GPU."""
     if not torch.cuda.is_available():
         return 1.0
     found = torch.cuda.get_device_properties(device)
@@ -129,11 +131,11 @@ def batches_by_length(
     Parameters
     ----------
     lengths : ndarray of shape (n,)
-        Length of each sample in positions; of several windows, that of the longest.
+        Length of each sample in positions; with several windows, of the longest one.
     limit : BatchLimit, int or "auto"
-        As `batch_limit` takes it, for a CPU.
+        An integer or "auto" is resolved by `batch_limit`, for a CPU.
     windows : ndarray of shape (n,), default=None
-        Windows of each sample, all of which go into its batch and count there. None: one each.
+        Number of windows of each sample, all of which are in the same batch. None: one each.
 
     Yields
     ------
@@ -146,13 +148,13 @@ def batches_by_length(
         before = np.arange(len(order) + 1)
     else:
         order = np.lexsort((-windows, -lengths))
-        # Windows of the samples before each.
+        # Number of windows of all samples before each sample.
         before = np.concatenate([[0], np.cumsum(windows[order])])
     least = max(_MIN_POSITIONS, 2 * limit.calls)
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        # A limit may be any integer, of more digits than an array's numbers have.
+        # A limit set by the user may exceed the range of int64.
         most = int(before[start]) + min(limit.size(longest), int(before[-1]))
         wanted = before[start] + -(-least // longest)
         end = int(np.searchsorted(before, most, side="right")) - 1

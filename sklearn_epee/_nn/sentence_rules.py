@@ -15,18 +15,18 @@ from .word_numbers import WordNumbers
 
 
 class SentenceRule(JointRule):
-    """A sentence exits where all of its words may, or some, or their mean.
+    """Exit rule for sentences whose words exit together.
 
-    The words of a sentence, and the layers of spans of a word, decide together as several tasks
-    do; the policy's `joint_exit` says how. Samples of `decide` are sentences; probabilities,
-    states and what is recorded have one row for each of their words.
+    The criteria of all words of a sentence, and of all layers of spans of a word, are combined like
+    those of several tasks, by the policy's `joint_exit`: all, any, or their mean. Samples of
+    `decide` are sentences; probabilities, states and recorded predictions have one row per word.
 
     Parameters
     ----------
     policy, n_layers, out, counts
-        Those of `JointRule`, with `out` for words.
+        As in `JointRule`, with `out` for words.
     words : WordNumbers
-        Where in `out` the words of each sentence are.
+        Numbers of the words of each sentence in `out`.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class SentenceRule(JointRule):
         words: WordNumbers,
     ) -> None:
         super().__init__(policy, n_layers, out, counts)
-        # The first pieces of words are most of a sentence: a layer computes them first only where
-        # nobody needs the others, and there is nothing to be learned of how often that is.
+        # Exit rates are not recorded: most tokens are first pieces of words, so computing them
+        # before the others only saves time at the last layer, where it is always done.
         self.rates_key = None
         self._words = words
 
@@ -81,14 +81,14 @@ class SentenceRule(JointRule):
 
 
 class SentenceRecordingRule(RecordingRule):
-    """No sentence exits before the last recorded layer; records what is predicted of words.
+    """Record the predictions of words at some layers; no sentence exits before the last of them.
 
     Parameters
     ----------
     first, last, out
-        Those of `RecordingRule`, with `out` for words.
+        As in `RecordingRule`, with `out` for words.
     words : WordNumbers
-        Where in `out` the words of each sentence are.
+        Numbers of the words of each sentence in `out`.
     """
 
     def __init__(self, first: int, last: int, out: NDArray[np.float32], words: WordNumbers) -> None:
@@ -103,14 +103,14 @@ class SentenceRecordingRule(RecordingRule):
 
 
 def _all_words(is_true: Tensor, of_word: Tensor, n: int) -> Tensor:
-    """Return whether something is true of all words of each of n sentences."""
+    """Return for each of n sentences whether something is true for all of its words."""
     missing = torch.zeros(n, dtype=torch.int32, device=is_true.device)
     return missing.index_add(0, of_word, (~is_true).int()) == 0
 
 
 def _means(entropy: Tensor, of_word: Tensor, n: int) -> Tensor:
     """Return the mean entropy of the words of each of n sentences, (W, T) -> (n,)."""
-    # Summed in the order of the words: a mean depends on no other sentence of the batch.
+    # Summed in the order of the words, so that a mean does not depend on other sentences.
     totals = entropy.new_zeros(n).index_add(0, of_word, entropy.sum(dim=1))
     counts = torch.bincount(of_word, minlength=n) * entropy.shape[1]
     return totals / counts

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from sklearn_epee._checks.multilabel import LabelCount
 
-# Number of classes, those of several tasks, or of several labels per sample.
+# Number of classes, of several tasks a tuple, or of labels.
 Classes = int | tuple[int, ...] | LabelCount
 
 
 def class_counts(n_classes: Classes) -> tuple[int, ...]:
-    """Return the number of classes of every task, of which there may be one.
+    """Return the number of classes of every task; with one task, a tuple of length 1.
 
-    Each of several labels is a task with the classes 0 and 1.
+    With several labels per sample, each label is a task with the classes 0 and 1.
     """
     if isinstance(n_classes, LabelCount):
         return (2,) * n_classes.n_labels
@@ -25,7 +25,7 @@ def class_counts(n_classes: Classes) -> tuple[int, ...]:
 
 
 def split_tasks(packed: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
-    """Return a view per task, (..., K_t), of what lies side by side, (..., sum of K_t)."""
+    """Split a tensor of concatenated tasks, (..., sum of K_t), into views (..., K_t)."""
     return (packed,) if len(counts) == 1 else packed.split(list(counts), dim=-1)
 
 
@@ -36,7 +36,7 @@ def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
     ----------
     logits : Tensor of shape (..., sum of K_t)
     counts : sequence of int
-        Classes of every task.
+        Number of classes of every task.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def as_pairs(packed: Tensor) -> Tensor:
-    """Return tasks of two classes, which lie side by side, as (..., T, 2)."""
+    """Reshape concatenated tasks of two classes each, (..., 2 T), to (..., T, 2)."""
     return packed.unflatten(-1, (-1, 2))
 
 
@@ -79,7 +79,7 @@ class TaskHeads(nn.Module):
         return task_logits(list(heads), pooled)
 
     def attend(self, hidden: Tensor, layout: Any) -> Tensor:
-        """Return the rows that the tasks' own queries read, (n, T, in_features)."""
+        """Return the attention pooling with the query of each task, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
         return torch.stack([head.attend(hidden, layout) for head in heads], dim=1)
 
@@ -92,22 +92,22 @@ def task_logits(heads: Sequence[Callable[[Tensor], Tensor]], pooled: Tensor) -> 
     heads : sequence of callable
         One per task.
     pooled : Tensor
-        The tasks share a row, (n, in_features), or read one each, (n, T, in_features).
+        One row for all tasks, (n, in_features), or one per task, (n, T, in_features).
     """
     rows = pooled.unbind(1) if pooled.ndim == 3 else [pooled] * len(heads)
     return torch.cat([head(row) for head, row in zip(heads, rows, strict=True)], dim=1)
 
 
 def as_binary(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a batch in which every label of every sample is a sample with the classes 0 and 1.
+    """Reshape a multilabel batch so that every label of every sample is a binary sample.
 
     Parameters
     ----------
     logits : Tensor of shape (n, M, 2 K)
     labels : Tensor of shape (n, K), int64
-        1, 0, or -1 where it is not known.
+        1, 0, or -1 if unknown.
     weights : Tensor of shape (n, K)
-        0 where the label is not known.
+        0 if the label is unknown.
 
     Returns
     -------

@@ -23,26 +23,26 @@ from .pairs import DeferredSamples, EncodedPairs, SampleSubset
 from .texts import TextTokenizer, token_counts
 
 TOWERS = ("text", "image")
-# Texts of which the one of median length stands for all.
+# Number of texts among which the one of median length is taken as typical.
 _MAX_MEASURED = 200
-# Samples of a prediction that are held encoded at a time.
+# Number of samples of a prediction that are encoded at a time.
 _WINDOW = 2**14
 
 
 @dataclass(frozen=True)
 class CaseForm:
-    """What is known of the samples and of the towers that read them.
+    """Properties of the samples and of the towers that read them.
 
     Parameters
     ----------
     images : ImageForm
-        What images must have in common with those of the training.
+        Properties that images must share with the training images.
     towers : tuple of str
         "text" and "image", in the order in which they run.
     n_first_layers : int
-        Layers of the one that runs first.
+        Number of layers of the first tower.
     exit_costs : tuple of float
-        Share of all work up to each exit.
+        Cost up to each exit, as a share of full depth.
     """
 
     images: ImageForm
@@ -51,12 +51,12 @@ class CaseForm:
     exit_costs: tuple[float, ...]
 
     def in_order(self, columns: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return columns in the order of `TOWERS` in that in which the towers run."""
+        """Reorder columns from the order of `TOWERS` to that in which the towers run."""
         return columns[:, [TOWERS.index(name) for name in self.towers]]
 
 
 class CaseReader:
-    """Turn texts with images into what the towers read.
+    """Encode texts with images for the two towers.
 
     Parameters
     ----------
@@ -72,19 +72,19 @@ class CaseReader:
 
     @property
     def sample_form(self) -> CaseForm:
-        """What is known of samples and towers without reading the network."""
+        """Properties of samples and towers, which are available without the network."""
         return self.form
 
     def encode(self, cases: Sequence[Case]) -> EncodedPairs:
-        """Return cases as both towers read them, warning once if texts had to be truncated."""
+        """Encode cases for both towers; warn once if texts are truncated."""
         return self._encode(cases, self.text.encode, self.image.encode)
 
     def encode_for_training(self, cases: Sequence[Case]) -> EncodedPairs:
-        """Return training cases, their images augmented anew each time, if configured so."""
+        """Encode training cases; images are augmented at random if so configured."""
         return self._encode(cases, self.text.encode_for_training, self.image.encode_for_training)
 
     def encode_in_windows(self, cases: Sequence[Case]) -> Iterator[EncodedPairs]:
-        """Yield cases, some thousands at a time, so that memory stays bounded."""
+        """Yield encoded cases, a few thousand at a time, so that memory stays bounded."""
         for start in range(0, len(cases), _WINDOW):
             with numbered_from(start):
                 window = cases[start : start + _WINDOW]
@@ -93,7 +93,7 @@ class CaseReader:
             yield pairs
 
     def _with_texts_deferred(self, cases: Sequence[Case]) -> EncodedPairs:
-        """Return cases whose texts, which the second tower reads, are encoded when needed."""
+        """Encode cases; texts are for the second tower and only encoded when needed."""
         present = present_cells(cases)
         images = self._images(cases, present, self.image.encode)
 
@@ -131,7 +131,7 @@ def _spread(
     present: NDArray[np.bool_],
     filler: Any,
 ) -> SampleSubset:
-    """Return encoded samples at the rows that have them; what is at the others is never read."""
+    """Return encoded inputs at the rows that have them; other rows are fillers, never used."""
     try:
         encoded = encode(found or [filler])
     except SampleError as error:
@@ -142,14 +142,14 @@ def _spread(
 def typical_batches(
     text: TextTokenizer, image: ImagePreprocessor, texts: list[str], images: list[Any]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return a batch of a text of median length, and one of an image.
+    """Return a batch with a text of median length, and one with an image.
 
     Parameters
     ----------
     text : TextTokenizer
     image : ImagePreprocessor
     texts, images : list
-        Of the training.
+        Training texts and images.
     """
     some = texts[:: -(-len(texts) // _MAX_MEASURED)]
     by_length = np.argsort(token_counts(text.tokenizer, some), kind="stable")
@@ -163,7 +163,7 @@ def typical_batches(
 def cheaper_tower(
     networks: dict[str, MultiExitNetwork], batches: dict[str, dict[str, Tensor]]
 ) -> str:
-    """Return the name of the tower that takes less work for a typical sample."""
+    """Return the name of the tower that takes fewer operations for a typical sample."""
     with torch.no_grad():
         work = {name: layer_flops(networks[name].adapter, batches[name]).sum() for name in TOWERS}
     return min(TOWERS, key=lambda name: work[name])

@@ -14,15 +14,15 @@ from .exit_rules import Exits
 
 
 class EncodedSentences(EncodedSamples, Protocol):
-    """Encoded sentences whose words are predicted; `EncodedWords` are.
+    """Interface of encoded sentences for token classification, such as `EncodedWords`.
 
-    A batch has ``"word_rows"``, ``"word_positions"`` and ``"piece_words"`` beside what the
-    backbone reads.
+    A batch has ``"word_rows"``, ``"word_positions"`` and ``"piece_words"`` in addition to the
+    inputs of the backbone.
 
     Attributes
     ----------
     word_counts : ndarray of shape (n,), int64
-        Words of each sentence, at least one.
+        Number of words of each sentence, at least one.
     """
 
     word_counts: NDArray[np.int64]
@@ -30,9 +30,7 @@ class EncodedSentences(EncodedSamples, Protocol):
 
 @dataclass(frozen=True)
 class TokenExits:
-    """Where words exited and with which prediction, in the caller's order.
-
-    Words lie sentence after sentence, W in all.
+    """Exit layers and predictions of W words, sentence after sentence, in the caller's order.
 
     Attributes
     ----------
@@ -40,16 +38,16 @@ class TokenExits:
         With several layers of spans, K is the sum of their classes.
     exit_layer : ndarray of shape (W,), int64
     entropy : ndarray of shape (W, T), float32
-        Normalized entropy of the exit's own head, one column per layer of spans.
+        Normalized entropy of the head of the exit layer, one column per layer of spans.
     word_counts : ndarray of shape (n,), int64
-        Words of each sentence.
+        Number of words of each sentence.
     sample_exit_layer : ndarray of shape (n,), int64
         Layer at which the last word of each sentence exited.
     rows_computed : ndarray of shape (n,), int64
-        Positions of each sentence that its layers computed, special tokens included, summed over
-        the layers.
+        Number of positions that were computed of each sentence, including special tokens, summed
+        over the layers.
     rows_total : ndarray of shape (n,), int64
-        The same at full depth: positions times M.
+        The same at full depth: number of positions times M.
     """
 
     proba: NDArray[np.float32]
@@ -64,7 +62,7 @@ class TokenExits:
     def empty(
         cls, samples: EncodedSentences, n_layers: int, n_columns: int, n_tasks: int
     ) -> TokenExits:
-        """Return arrays for the predictions of some sentences, to be filled."""
+        """Return uninitialized arrays for the predictions of some sentences."""
         n_words = int(samples.word_counts.sum())
         return cls(
             np.empty((n_words, n_columns), np.float32),
@@ -86,7 +84,7 @@ class TokenExits:
 
     @property
     def words(self) -> Exits:
-        """What is predicted of words, for an exit rule to fill."""
+        """The arrays of the words, as an exit rule records to them."""
         return Exits(self.proba, self.exit_layer, self.entropy)
 
     @property

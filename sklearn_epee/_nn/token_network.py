@@ -1,4 +1,4 @@
-"""The multi-exit network for words: a head for every word after every layer."""
+"""The multi-exit network for token classification: heads predict every word after every layer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TokenExitNetwork(MultiExitNetwork):
     backbone : PreTrainedModel
         Base model of a known family, without heads.
     n_classes : int or tuple of int
-        Number of tags K, or those of several layers of spans, whose logits lie side by side.
+        Number of tags K; with several layers of spans a tuple, whose logits are concatenated.
     pooling : str, default="word"
-        There is one only.
+        The only supported value.
     dropout : float, default=0.0
         Dropout probability of the heads.
     has_dense : bool or None, default=False
-        Whether heads begin with a dense + tanh.
+        Whether heads start with a dense layer + tanh.
     head : {"linear", "bottleneck"}, default="linear"
         As `MultiExitNetwork` takes it.
     """
@@ -46,7 +46,7 @@ class TokenExitNetwork(MultiExitNetwork):
 
     @property
     def n_rows_read(self) -> int:
-        """0, as for heads that read all rows of layer m: words can be anywhere."""
+        """0, as for heads that read all rows of a layer, because words can be at any position."""
         return 0
 
     def word_logits(  # noqa: PLR0917
@@ -67,11 +67,11 @@ class TokenExitNetwork(MultiExitNetwork):
         hidden : Tensor of shape (n, t, d)
             Output of the layer.
         word_rows, word_positions : Tensors of shape (w,), int64
-            Of each word, its row of the batch and the position of its first piece.
+            Row of each word in the batch, and the position of its first piece.
         pool : callable, default=None
-            Makes hidden states ready for a head; None takes the adapter's.
+            Prepares hidden states for a head; None: `pool` of the adapter.
         head : callable, default=None
-            Computes the same as the layer's head; None takes that one.
+            Equivalent replacement of the layer's head; None: the head itself.
 
         Returns
         -------
@@ -82,9 +82,9 @@ class TokenExitNetwork(MultiExitNetwork):
         return self._classify(layer, pool(words).squeeze(1), head)
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Return the logits of every exit for every word, (w, M, sum of K), with gradients.
+        """Return the logits of all exits for every word, (w, M, sum of K), with gradients.
 
-        The batch has, beside what the backbone reads, ``"word_rows"`` and ``"word_positions"``.
+        The batch has ``"word_rows"`` and ``"word_positions"`` in addition to the backbone's inputs.
         """
         hidden, layout = self.embed(batch)
         places = batch[WORD_ROWS], batch[WORD_POSITIONS]
@@ -98,5 +98,5 @@ class TokenExitNetwork(MultiExitNetwork):
         return torch.stack(logits, dim=1)
 
     def exit_logits(self, *_: Any, **__: Any) -> Tensor:
-        """Raise: an exit of this network has no logits for a whole text."""
-        raise RuntimeError("The heads of this network read words; ask for word_logits.")
+        """Raise an error, because the heads of this network have no logits for a whole text."""
+        raise RuntimeError("The heads of this network read words; use word_logits.")

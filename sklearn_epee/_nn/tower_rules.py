@@ -16,21 +16,21 @@ from .tasks import task_predictions
 
 
 class HandedOver:
-    """What samples take along from the first tower: its last state, and what the rule remembers.
+    """Samples that were handed over to the second tower, with their state and the rule's state.
 
     Parameters
     ----------
     n : int
-        Number of samples, those that are never handed over included.
+        Number of samples, including those that are never handed over.
     width : int
-        Of the states.
+        Width of the states.
 
     Attributes
     ----------
     layers : ndarray of shape (n,), int64
-        From which layer a sample went on; 0 if it did not.
+        Layer at which a sample was handed over; 0 if it was not.
     states : ndarray of shape (n, width), float32
-        What the last head of the first tower that ran read of it.
+        Pooled state of the last layer of the first tower that was run.
     """
 
     def __init__(self, n: int, width: int) -> None:
@@ -39,7 +39,7 @@ class HandedOver:
         self._remembered: dict[str, NDArray[Any]] = {}
 
     def note(self, numbers: NDArray[np.intp], layer: int, state: ExitState | None) -> None:
-        """Note that samples go on, with what the rule remembers of them."""
+        """Record that samples are handed over, with the rule's state for them."""
         self.layers[numbers] = layer
         for name, part in _parts(state).items():
             values = part.cpu().numpy()
@@ -49,13 +49,13 @@ class HandedOver:
             self._remembered[name][numbers] = values
 
     def forget(self, numbers: NDArray[np.intp]) -> None:
-        """Forget samples, whose numbers are used again."""
+        """Reset samples whose numbers are reused."""
         self.layers[numbers] = 0
         for values in self._remembered.values():
             values[numbers] = 0
 
     def remembered(self, numbers: NDArray[np.intp], device: torch.device) -> ExitState | None:
-        """Return what the rule remembers of samples; of those that had no first tower, nothing."""
+        """Return the rule's state for samples; zeros for those that had no first input."""
         if not self._remembered:
             return None
         parts: dict[str, Any] = {
@@ -73,23 +73,23 @@ def _parts(state: ExitState | None) -> dict[str, Tensor]:
 
 
 class TowerRule:
-    """An exit rule over the exits of both towers, as one tower sees it.
+    """The part of an exit rule over both towers that concerns one of them.
 
     Parameters
     ----------
     rule : ExitRule
-        Counts exits through both towers, and samples as the caller does.
+        Covers the exits of both towers; uses the caller's numbers of the samples.
     numbers : ndarray of shape (n,)
         The caller's numbers of the samples that run through this tower.
     n_before : int
-        Exits before the first one of this tower.
+        Number of exits before the first one of this tower.
     last_layer : int
-        Layer of this tower at which all remaining samples end.
+        Layer of this tower at which all remaining samples exit.
 
     Attributes
     ----------
     last_layer, rates_key
-        Those of `ExitRule`.
+        See `ExitRule`.
     numbers : ndarray of shape (n,)
     """
 
@@ -120,19 +120,19 @@ class TowerRule:
 
 
 class FirstTowerRule(TowerRule):
-    """Samples exit by a rule or are handed over: at the last layer, or once the tower settles.
+    """Samples exit by a rule, or are handed over at the last layer or when predictions are stable.
 
     Parameters
     ----------
     rule : ExitRule
-        Under which no sample has to exit in the first tower.
+        Does not force samples to exit in the first tower.
     numbers : ndarray of shape (n,)
     last_layer : int
         Number of layers M1 of the tower.
     settles : Settling or None
-        What finds the samples that go on early; None: there are none.
+        Finds the samples that are handed over early; None: there are none.
     handed : HandedOver
-        Where to.
+        Records the samples that are handed over.
     """
 
     def __init__(
@@ -159,42 +159,42 @@ class FirstTowerRule(TowerRule):
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None
     ) -> Decision:
-        """Record the predictions of samples that exit, and note those that are handed over."""
+        """Record the predictions of samples that exit, and the samples that are handed over."""
         decision = Decision(None, state)
         if super().reads(layer):
             decision = super().decide(layer, proba, rows, state)
-        goes_on = np.full(len(rows), layer == self.last_layer)
+        is_handed = np.full(len(rows), layer == self.last_layer)
         if self._settles is not None:
-            goes_on |= self._settles.at(layer, proba, rows)
+            is_handed |= self._settles.at(layer, proba, rows)
         remaining = decision.remaining
         if remaining is None:
-            if not goes_on.any():
+            if not is_handed.any():
                 return decision
             remaining = np.arange(len(rows))
-        going = remaining[goes_on[remaining]]
-        if len(going):
-            index = torch.from_numpy(going).to(proba.device)
+        handed = remaining[is_handed[remaining]]
+        if len(handed):
+            index = torch.from_numpy(handed).to(proba.device)
             kept = None if decision.state is None else decision.state.take(index)
-            self._handed.note(self.numbers[rows[going]], layer, kept)
-        return Decision(remaining[~goes_on[remaining]], decision.state)
+            self._handed.note(self.numbers[rows[handed]], layer, kept)
+        return Decision(remaining[~is_handed[remaining]], decision.state)
 
     def keep_states(self, layer: int, rows: NDArray[np.intp], states: Tensor) -> None:
-        """Keep the states of those samples of a batch that are handed over at a layer."""
+        """Store the states of the samples of a batch that are handed over at a layer."""
         numbers = self.numbers[rows]
-        going = np.flatnonzero(self._handed.layers[numbers] == layer)
-        if len(going):
-            self._handed.states[numbers[going]] = states.cpu().numpy()[going]
+        handed = np.flatnonzero(self._handed.layers[numbers] == layer)
+        if len(handed):
+            self._handed.states[numbers[handed]] = states.cpu().numpy()[handed]
 
 
 class Settling:
-    """Finds the samples on which so many exits in a row have agreed.
+    """Finds samples for which a number of consecutive exits predict the same classes.
 
     Parameters
     ----------
     after : int
-        So many exits have to predict the same in all tasks.
+        Number of consecutive exits that have to agree in all tasks.
     counts : tuple of int
-        Classes of every task.
+        Number of classes of every task.
     n : int
         Number of samples of the call.
     """
@@ -206,7 +206,7 @@ class Settling:
         self._agreeing = np.zeros(n, np.int64)
 
     def at(self, layer: int, proba: Tensor, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return where so many exits agree, after those of one more layer."""
+        """Update with the probabilities of a layer; return for which samples enough exits agree."""
         predicted = task_predictions(proba, self._counts).cpu().numpy()
         same = (predicted == self._predicted[rows]).all(axis=1) & (layer > 1)
         self._agreeing[rows] = np.where(same, self._agreeing[rows] + 1, 1)
@@ -216,14 +216,14 @@ class Settling:
 
 
 class SecondTowerRule(TowerRule):
-    """The rule goes on where it was in the first tower.
+    """The rule in the second tower, where it continues from its state in the first.
 
     Parameters
     ----------
     rule, numbers, n_before, last_layer
-        Those of `TowerRule`.
+        See `TowerRule`.
     handed : HandedOver
-        What the first tower left of the samples.
+        States of the samples from the first tower.
     """
 
     def __init__(

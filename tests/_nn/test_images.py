@@ -118,7 +118,7 @@ def fails(images, **kwargs):
         (lambda **_: {"pixel_values": "a"}, "cannot prepare the images: ValueError"),
         (
             lambda **_: {"pixel_values": np.ones((1, 3, 9, 8))},
-            r"makes pixels of shape \(1, 3, 9, 8\) where \(1, 3, 8, 8\) was expected",
+            r"returns pixels of shape \(1, 3, 9, 8\); expected \(1, 3, 8, 8\)",
         ),
         (
             lambda **_: {"pixel_values": np.full((1, 3, 8, 8), np.nan)},

@@ -296,7 +296,7 @@ def test_states_follow_their_samples_through_halved_batches(monkeypatch, tower):
         return keys_values(layer, hidden)
 
     monkeypatch.setattr(placed.backbone, "keys_values", limited)
-    with pytest.warns(RuntimeWarning, match="halves"):
+    with pytest.warns(RuntimeWarning, match="half batches"):
         found = engine.dynamic(pairs, rule, N_SAMPLES)
     assert_as(found, expected)
 
