@@ -76,6 +76,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         same class: with 1 it exits at layer 1, and None stands for the number of layers M, so that
         only the entropy decides. PABEE, PCEE-BERT, ElasticBERT and the paper's own code count
         agreements from 0: their patience p is ``patience=p + 1`` here. Can be changed after `fit`.
+    min_exit_layer : int, default=1
+        The first layer at which samples may exit. Layers below it run for every sample, and their
+        predictions only count for `patience`. With 1 samples may exit at any layer; with the number
+        of layers or more they all run through the whole network. A higher value can be safer where
+        the first layers are confidently wrong. Can be changed after `fit`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
         Which probabilities are predicted: those of the layer at which a sample exits (None), the
         mean over all exits up to this layer, or their mean weighted by `exit_weights_`, the weights
@@ -343,6 +348,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         augment: bool | str = "auto",
         tau: float = 0.1,
         patience: int | None = None,
+        min_exit_layer: int = 1,
         exit_ensemble: str | None = None,
         joint_exit: str = "all",
         target_type: str = "auto",
@@ -380,6 +386,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self.augment = augment
         self.tau = tau
         self.patience = patience
+        self.min_exit_layer = min_exit_layer
         self.exit_ensemble = exit_ensemble
         self.joint_exit = joint_exit
         self.target_type = target_type

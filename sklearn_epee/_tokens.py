@@ -71,6 +71,11 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         A word may also exit once this many consecutive layers, the current one included, predict
         the same tag: with 1 it exits at layer 1, and None stands for the number of layers M, so
         that the entropy alone decides. Can be changed after `fit`.
+    min_exit_layer : int, default=1
+        The first layer at which words may exit. Layers below it run for every sentence, and their
+        predictions only count for `patience`. With 1 words may exit at any layer; with the number
+        of layers or more they all run through the whole network. A higher value can be safer where
+        the first layers are confidently wrong. Can be changed after `fit`.
     token_exit : {"sentence", "token"}, default="sentence"
         Whether words exit together. "sentence": all words of a sentence exit at one layer, the
         first at which `joint_exit` lets them; later layers do not run for the sentence. "token":
@@ -305,6 +310,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         misfit_spans: str = "error",
         tau: float = 0.1,
         patience: int | None = None,
+        min_exit_layer: int = 1,
         token_exit: str = "sentence",
         joint_exit: str = "all",
         transition_weight: float = 0.0,
@@ -339,6 +345,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         self.misfit_spans = misfit_spans
         self.tau = tau
         self.patience = patience
+        self.min_exit_layer = min_exit_layer
         self.token_exit = token_exit
         self.joint_exit = joint_exit
         self.transition_weight = transition_weight

@@ -152,13 +152,15 @@ def exit_layers(
     tau: float,
     patience: int | None = None,
     *,
+    min_exit_layer: int = 1,
     joint_exit: str = "all",
     multilabel: bool = False,
     label_thresholds: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Return the exit layer of each sample.
 
-    It is the first layer m with H_m < `tau` or P_m >= `patience`, and M if there is none.
+    It is the first layer m >= `min_exit_layer` with H_m < `tau` or P_m >= `patience`, and M if
+    there is none.
     The comparison with `tau` is strict, so ``tau=0`` applies the patience rule alone, and
     ``patience=M`` the entropy rule alone.
 
@@ -176,6 +178,9 @@ def exit_layers(
     patience : int >= 1, default=None
         Number of layers in a row that must agree, the first of them included; PABEE's
         patience plus 1. None means M. A patience above M never fires.
+    min_exit_layer : int, default=1
+        The first layer at which samples may exit. Counters run from layer 1 all the same. Above M
+        all samples exit at the last layer.
     joint_exit : {"all", "any", "mean"}, default="all"
         Which layer several tasks exit at: the first at which every task t may exit, having
         H_tm < `tau` or P_tm >= `patience`; the first at which some task may; or the first at
@@ -217,6 +222,8 @@ def exit_layers(
     array([3, 2])
     >>> exit_layers(proba, tau=0.0, patience=2)
     array([2, 3])
+    >>> exit_layers(proba, tau=0.1, min_exit_layer=3)
+    array([3, 3])
 
     Two tasks exit together:
 
@@ -236,7 +243,9 @@ def exit_layers(
     array([2])
     """
     threshold = check_tau(tau)
-    staged = _staged(proba, multilabel, label_thresholds, joint_exit=joint_exit)
+    staged = _staged(
+        proba, multilabel, label_thresholds, joint_exit=joint_exit, min_exit_layer=min_exit_layer
+    )
     return staged.exit_layers(threshold, check_patience(patience, staged.n_layers))
 
 
@@ -247,6 +256,7 @@ def apply_policy(
     exit_ensemble: str | None = None,
     exit_loss_weights: Any = "ascending",
     *,
+    min_exit_layer: int = 1,
     joint_exit: str = "all",
     multilabel: bool = False,
     label_thresholds: ArrayLike | None = None,
@@ -273,6 +283,8 @@ def apply_policy(
         relative inference cost; "descending" by M + 1 - m; "uniform" by 1. An array holds finite
         weights >= 0, not all zero. Where all visited exits have weight 0 the exit's own
         probabilities are returned.
+    min_exit_layer : int, default=1
+        The first layer at which samples may exit, see :func:`exit_layers`.
     joint_exit : {"all", "any", "mean"}, default="all"
         How several tasks, or several labels, exit together, see :func:`exit_layers`.
     multilabel : bool, default=False
@@ -311,8 +323,15 @@ def apply_policy(
     array([[1, 0, 1]])
     """
     threshold = check_tau(tau)
-    ensemble = exit_ensemble, exit_loss_weights
-    staged = _staged(proba, multilabel, label_thresholds, *ensemble, joint_exit=joint_exit)
+    staged = _staged(
+        proba,
+        multilabel,
+        label_thresholds,
+        exit_ensemble,
+        exit_loss_weights,
+        joint_exit=joint_exit,
+        min_exit_layer=min_exit_layer,
+    )
     exits = staged.exit_layers(threshold, check_patience(patience, staged.n_layers))
     predicted, rows = staged.proba_at(exits), np.arange(len(exits))
     if multilabel:
@@ -334,6 +353,7 @@ def _staged(
     exit_loss_weights: Any = "ascending",
     *,
     joint_exit: str,
+    min_exit_layer: int,
 ) -> StagedPredictions:
     """Return staged predictions of tasks, or of several labels."""
     if not isinstance(multilabel, (bool, np.bool_)):
@@ -342,13 +362,15 @@ def _staged(
         )
     combined = exit_ensemble, exit_loss_weights, joint_exit
     if multilabel:
-        return StagedPredictions.from_labels(proba, *combined, label_thresholds)
+        return StagedPredictions.from_labels(
+            proba, *combined, label_thresholds, min_exit_layer=min_exit_layer
+        )
     if label_thresholds is not None:
         raise ValueError(
             "label_thresholds are for several labels, which need multilabel=True; got "
             f"label_thresholds={label_thresholds!r:.100} and multilabel=False."
         )
-    return StagedPredictions.from_proba(_as_tasks(proba), *combined)
+    return StagedPredictions.from_proba(_as_tasks(proba), *combined, min_exit_layer=min_exit_layer)
 
 
 def _as_tasks(proba: Any) -> Sequence[ArrayLike]:

@@ -94,6 +94,7 @@ def policy_document(policy: ExitPolicy) -> Document:
     return {
         "tau": float(policy.tau),
         "patience": int(policy.patience),
+        "min_exit_layer": int(policy.min_exit_layer),
         "exit_ensemble": policy.exit_ensemble,
         "exit_weights": np.asarray(policy.exit_weights).tolist(),
         "joint_exit": policy.joint_exit,

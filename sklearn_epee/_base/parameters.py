@@ -15,6 +15,7 @@ from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_exit_loss_weights,
     check_joint_exit,
+    check_min_exit_layer,
     check_patience,
     check_tau,
 )
@@ -37,6 +38,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     # The exit policy can be changed after `fit`: it has checks of its own.
     "tau": "no_validation",
     "patience": "no_validation",
+    "min_exit_layer": "no_validation",
     "exit_ensemble": "no_validation",
     "joint_exit": "no_validation",
     "pooling": [StrOptions({"auto", "cls", "mean", "cls+mean", "last", "attention"})],
@@ -68,8 +70,8 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
 # Parameters that act after training, or do not change what is learned. All others are part of
 # the key under which a trained network is kept.
 NOT_SHAPING = frozenset({
-    "tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "label_thresholds",
-    "transition_weight",
+    "tau", "patience", "min_exit_layer", "exit_ensemble", "joint_exit", "token_exit",
+    "label_thresholds", "transition_weight",
     "predict_batch_size", "memory", "verbose", "device", "precision", "random_state", "warm_start",
 })  # fmt: skip
 
@@ -85,6 +87,7 @@ def check_parameters(estimator: Any) -> None:
     """
     check_tau(estimator.tau)
     check_patience(estimator.patience)
+    check_min_exit_layer(estimator.min_exit_layer)
     check_exit_ensemble(getattr(estimator, "exit_ensemble", None))
     check_joint_exit(estimator.joint_exit)
     prediction_dtype(estimator.precision, resolve_device(estimator.device))

@@ -22,6 +22,7 @@ from sklearn_epee._exits.checks import (
     check_exit_ensemble,
     check_joint_exit,
     check_label_thresholds,
+    check_min_exit_layer,
     check_patience,
     check_tau,
 )
@@ -508,6 +509,7 @@ class ExitPredictionMixin(ClassifierMixin):
         return ExitPolicy(
             tau=check_tau(self.tau),
             patience=check_patience(self.patience, state.summary.n_layers),
+            min_exit_layer=check_min_exit_layer(self.min_exit_layer),
             exit_ensemble=check_exit_ensemble(self.exit_ensemble),
             exit_weights=state.summary.exit_weights,
             joint_exit=check_joint_exit(self.joint_exit),

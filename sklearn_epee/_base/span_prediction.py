@@ -11,7 +11,12 @@ from sklearn.utils import Bunch
 
 from sklearn_epee._checks.messages import shown
 from sklearn_epee._checks.parameters import check_layer
-from sklearn_epee._exits.checks import check_joint_exit, check_patience, check_tau
+from sklearn_epee._exits.checks import (
+    check_joint_exit,
+    check_min_exit_layer,
+    check_patience,
+    check_tau,
+)
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.word_batches import EncodedWords
 from sklearn_epee._spans import check_transition_weight, span_f1_score
@@ -549,6 +554,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return ExitPolicy(
             tau=check_tau(self.tau),
             patience=check_patience(self.patience, fitted.n_layers),
+            min_exit_layer=check_min_exit_layer(self.min_exit_layer),
             exit_ensemble=None,
             exit_weights=fitted.exit_weights,
             joint_exit=check_joint_exit(self.joint_exit),

@@ -152,6 +152,41 @@ def check_patience(patience: Any, n_layers: int | None = None) -> int | None:
     return int(patience)
 
 
+def check_min_exit_layer(min_exit_layer: Any) -> int:
+    """Return the first layer at which samples may exit, as an int.
+
+    Parameters
+    ----------
+    min_exit_layer : int >= 1
+        NumPy integers are accepted; booleans and floats are not. Above the number of layers, all
+        samples exit at the last layer.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is below 1.
+
+    Examples
+    --------
+    >>> from sklearn_epee._exits.checks import check_min_exit_layer
+    >>> check_min_exit_layer(3)
+    3
+    """
+    if isinstance(min_exit_layer, bool) or not isinstance(min_exit_layer, Integral):
+        raise TypeError(
+            "min_exit_layer must be an integer >= 1; "
+            f"got {min_exit_layer!r} of type {type(min_exit_layer).__name__}."
+        )
+    if min_exit_layer < 1:
+        raise ValueError(
+            f"min_exit_layer must be an integer >= 1; got {min_exit_layer!r}. "
+            "Layers are counted from 1."
+        )
+    return int(min_exit_layer)
+
+
 def check_exit_ensemble(exit_ensemble: Any) -> str | None:
     """Return the name of the way in which visited exits are combined.
 

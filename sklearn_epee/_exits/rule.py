@@ -218,27 +218,51 @@ def may_exit(
 
 
 def first_exits(
-    allowed: NDArray[np.bool_], last: NDArray[np.int64] | None = None
+    allowed: NDArray[np.bool_],
+    last: NDArray[np.int64] | None = None,
+    min_exit_layer: int = 1,
 ) -> NDArray[np.int64]:
     """Return the first layer at which each sample may exit, its last one if there is none.
 
     Parameters
     ----------
     allowed : ndarray of shape (n_samples, n_layers), bool
-        Where a sample may exit. The last layer is set to True in place.
+        Where a sample may exit. It is changed in place: False below `min_exit_layer`, and True at
+        the last layer.
     last : ndarray of shape (n_samples,), int64, default=None
         The last layer of each sample; None stands for M.
+    min_exit_layer : int, default=1
+        The first layer at which samples may exit.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
         From 1 to M.
     """
+    allowed[:, : min_exit_layer - 1] = False
     if last is None:
         allowed[:, -1] = True
     else:
         allowed[np.arange(len(allowed)), last - 1] = True
     return allowed.argmax(axis=1).astype(np.int64) + 1
+
+
+def infinite_below(entropies: NDArray[np.float64], min_exit_layer: int) -> NDArray[np.float64]:
+    """Return entropies that no tau is above at the layers below the first possible exit.
+
+    Parameters
+    ----------
+    entropies : ndarray of shape (n_samples, n_layers), float64
+    min_exit_layer : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_layers), float64
+    """
+    if min_exit_layer == 1:
+        return entropies
+    layers = np.arange(1, entropies.shape[1] + 1)
+    return np.where(layers < min_exit_layer, np.inf, entropies)
 
 
 def combine_visited(

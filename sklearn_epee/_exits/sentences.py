@@ -22,7 +22,8 @@ def sentence_exit_layers(
     Parameters
     ----------
     words : StagedPredictions of W words
-        Sentence after sentence; its `joint_exit` says how they decide together.
+        Sentence after sentence; its `joint_exit` says how they decide together, and its
+        `min_exit_layer` from which layer on.
     word_counts : ndarray of shape (n_sentences,), int64
         Words of each sentence, W in all.
     tau : float
@@ -63,6 +64,7 @@ def sentence_exit_layers(
             for part in (words.entropies, words.counters)
         )
         exits[of_count] = first_exits(
-            may_exit(entropies, counters, tau, patience, words.joint_exit)
+            may_exit(entropies, counters, tau, patience, words.joint_exit),
+            min_exit_layer=words.min_exit_layer,
         )
     return exits

@@ -18,11 +18,13 @@ from .checks import (
     check_exit_loss_weights,
     check_joint_exit,
     check_label_thresholds,
+    check_min_exit_layer,
 )
 from .missing_exits import available_exit_counters, exit_shares, fill, last_exits, read_tasks
 from .rule import (
     combine_visited,
     first_exits,
+    infinite_below,
     joint_counters,
     joint_entropies,
     label_entropies,
@@ -70,6 +72,8 @@ class StagedPredictions:
     exit_shares : ndarray of shape (n_samples, n_layers), float64, or None
         Share that each exit takes of the work of all that a sample has, see `available_exits`; None
         where it is that of the layers, the same for all samples.
+    min_exit_layer : int
+        The first layer at which samples may exit.
     """
 
     head_proba: list[NDArray[np.floating]]
@@ -81,6 +85,7 @@ class StagedPredictions:
     label_thresholds: Floats | None = None
     own: NDArray[np.bool_] | None = None
     exit_shares: Floats | None = None
+    min_exit_layer: int = 1
 
     @classmethod
     def from_proba(
@@ -89,6 +94,8 @@ class StagedPredictions:
         exit_ensemble: str | None = None,
         exit_loss_weights: Any = "ascending",
         joint_exit: str = "all",
+        *,
+        min_exit_layer: int = 1,
     ) -> Self:
         """Read staged probabilities.
 
@@ -97,7 +104,7 @@ class StagedPredictions:
         tasks : sequence of array-like of shape (n_samples, n_layers, n_classes)
             One array per task, of the same samples and layers. NaN in all classes where a sample
             does not have an exit.
-        exit_ensemble, exit_loss_weights, joint_exit
+        exit_ensemble, exit_loss_weights, joint_exit, min_exit_layer
             See :func:`sklearn_epee.policy.apply_policy`.
 
         Raises
@@ -123,6 +130,7 @@ class StagedPredictions:
             check_joint_exit(joint_exit),
             own=own,
             exit_shares=None if own is None else exit_shares(own),
+            min_exit_layer=check_min_exit_layer(min_exit_layer),
         )
 
     @classmethod
@@ -133,13 +141,15 @@ class StagedPredictions:
         exit_loss_weights: Any = "ascending",
         joint_exit: str = "all",
         label_thresholds: Any = None,
+        *,
+        min_exit_layer: int = 1,
     ) -> Self:
         """Read staged probabilities of several labels.
 
         Parameters
         ----------
         proba : array-like of shape (n_samples, n_layers, n_labels)
-        exit_ensemble, exit_loss_weights, joint_exit, label_thresholds
+        exit_ensemble, exit_loss_weights, joint_exit, label_thresholds, min_exit_layer
             See :func:`sklearn_epee.policy.apply_policy`.
 
         Raises
@@ -161,6 +171,7 @@ class StagedPredictions:
             np.tile(thresholds, (len(checked), 1)),
             own,
             None if own is None else exit_shares(own),
+            check_min_exit_layer(min_exit_layer),
         )
 
     @property
@@ -208,8 +219,8 @@ class StagedPredictions:
 
     @cached_property
     def joint_entropies(self) -> Floats:
-        """Entropies that are compared with tau, (n_samples, n_layers)."""
-        return joint_entropies(self.entropies, self.joint_exit)
+        """Entropies that are compared with tau, (n_samples, n_layers); inf where no exit may be."""
+        return self._from_min_exit(joint_entropies(self.entropies, self.joint_exit))
 
     @property
     def depends_on_patience(self) -> bool:
@@ -237,7 +248,11 @@ class StagedPredictions:
         if not self.depends_on_patience:
             return self.joint_entropies
         numbers = np.where(self.counters >= patience, _BELOW_ANY_TAU, self.entropies)
-        return joint_entropies(numbers, self.joint_exit)
+        return self._from_min_exit(joint_entropies(numbers, self.joint_exit))
+
+    def _from_min_exit(self, entropies: Floats) -> Floats:
+        """Return entropies (n_samples, n_layers), infinite below the first possible exit."""
+        return infinite_below(entropies, self.min_exit_layer)
 
     def exit_layers(self, tau: float, patience: int) -> Integers:
         """Return the exit layer of each sample, from 1 to M.
@@ -252,12 +267,12 @@ class StagedPredictions:
         ndarray of shape (n_samples,), int64
         """
         allowed = may_exit(self.entropies, self.counters, tau, patience, self.joint_exit)
-        return first_exits(allowed, self._last_exits)
+        return first_exits(allowed, self._last_exits, self.min_exit_layer)
 
     def patience_exits(self, patience: int) -> Integers:
         """Return the exit layer of each sample by the patience rule alone, as with ``tau=0``."""
         allowed = joint_counters(self.counters, self.joint_exit) >= patience
-        return first_exits(allowed, self._last_exits)
+        return first_exits(allowed, self._last_exits, self.min_exit_layer)
 
     @cached_property
     def _last_exits(self) -> Integers | None:

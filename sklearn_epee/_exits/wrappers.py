@@ -74,6 +74,8 @@ class OwnPolicy(NamedTuple):
     joint_exit : {"all", "any", "mean"}
     label_thresholds : None, float or array-like
         Above which probability each of several labels is predicted; None is 0.5.
+    min_exit_layer : int
+        The first layer at which samples may exit.
     """
 
     tau: float | None
@@ -82,6 +84,7 @@ class OwnPolicy(NamedTuple):
     exit_loss_weights: Any
     joint_exit: str
     label_thresholds: Any = None
+    min_exit_layer: int = 1
 
 
 # ------------------------------------------------------------------------------- one step
@@ -389,13 +392,18 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
     classes = found.classifier.classes_
     if is_multilabel(found.classifier):
         proba = np.stack(layers, axis=1)
-        staged = StagedPredictions.from_labels(proba, *combined, own.label_thresholds)
+        staged = StagedPredictions.from_labels(
+            proba, *combined, own.label_thresholds, min_exit_layer=own.min_exit_layer
+        )
         tasks = Tasks(np.asarray(classes), multilabel=True)
     elif isinstance(layers[0], list):
-        staged = StagedPredictions.from_proba(stack_tasks(layers), *combined)
+        staged = StagedPredictions.from_proba(
+            stack_tasks(layers), *combined, min_exit_layer=own.min_exit_layer
+        )
         tasks = Tasks(classes)
     else:
-        staged = StagedPredictions.from_proba([np.stack(layers, axis=1)], *combined)
+        proba = np.stack(layers, axis=1)
+        staged = StagedPredictions.from_proba([proba], *combined, min_exit_layer=own.min_exit_layer)
         tasks = Tasks(np.asarray(classes))
     costs, towers = exit_costs(found.classifier), tower_layers(found.classifier)
     if costs is not None or towers is not None:
@@ -505,6 +513,7 @@ def own_policy(estimator: Any) -> OwnPolicy:
         exit_loss_weights=first("exit_weights_", first("exit_loss_weights", "ascending")),
         joint_exit=first("joint_exit", "all"),
         label_thresholds=first("label_thresholds", None),
+        min_exit_layer=first("min_exit_layer", 1),
     )
 
 

@@ -136,7 +136,10 @@ def _facts(estimator: Any) -> Iterator[str]:
         estimator = estimator.estimator_
     yield f"{name}: {_shown(estimator.n_layers_)} exits, heads: {_shown(parameters['head'])}"
     yield f"classes: {_shown(estimator.classes_)}"
-    acting = ("tau", "patience", "exit_ensemble", "joint_exit", "token_exit", "label_thresholds")
+    acting = (
+        "tau", "patience", "min_exit_layer", "exit_ensemble", "joint_exit", "token_exit",
+        "label_thresholds",
+    )  # fmt: skip
     yield "exit policy: " + ", ".join(
         f"{key}={_shown(parameters[key])}" for key in acting if key in parameters
     )

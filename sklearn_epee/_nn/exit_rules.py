@@ -37,6 +37,8 @@ class ExitPolicy:
     label_thresholds : ndarray of shape (K,) or None, default=None
         Probabilities above which labels are predicted, if samples have several labels: then the
         patience counts how long the whole set of them has stayed the same.
+    min_exit_layer : int, default=1
+        The first layer at which samples may exit, unless it is above the last layer.
     """
 
     tau: float
@@ -46,6 +48,7 @@ class ExitPolicy:
     joint_exit: str = "all"
     token_exit: str = "sentence"
     label_thresholds: NDArray[np.float64] | None = None
+    min_exit_layer: int = 1
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ class DynamicRule:
     def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
         self.last_layer = n_layers
         limits = policy.label_thresholds
-        rates_key = (policy.tau, policy.patience, policy.joint_exit)
+        rates_key = (policy.tau, policy.patience, policy.min_exit_layer, policy.joint_exit)
         self.rates_key: Hashable | None = (*rates_key, None if limits is None else tuple(limits))
         self._policy = policy
         self._out = out
@@ -329,14 +332,15 @@ class DynamicRule:
 
     def reads(self, layer: int) -> bool:
         """Return whether the head of a layer is needed."""
-        policy = self._policy
-        exits_early = policy.tau > 0 or policy.patience < self.last_layer
-        return exits_early or policy.exit_ensemble is not None or layer == self.last_layer
+        # Below the first layer at which samples may exit, predictions count for patience alone.
+        return self._remembers or self.may_exit(layer)
 
     def may_exit(self, layer: int) -> bool:
         """Return whether a sample can exit at a layer."""
+        if layer == self.last_layer:
+            return True
         policy = self._policy
-        return layer == self.last_layer or policy.tau > 0 or policy.patience <= layer
+        return layer >= policy.min_exit_layer and (policy.tau > 0 or policy.patience <= layer)
 
     def decide(
         self, layer: int, proba: Tensor, rows: NDArray[np.intp], state: ExitState | None

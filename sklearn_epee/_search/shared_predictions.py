@@ -181,6 +181,7 @@ def exits_from(
         policy.patience,
         policy.exit_ensemble,
         policy.exit_weights,
+        min_exit_layer=policy.min_exit_layer,
         joint_exit=policy.joint_exit,
     )
     joined: Any = found.proba if tasks is None else np.concatenate(found.proba, axis=1)
@@ -195,6 +196,7 @@ def _exits_of_labels(proba: NDArray[np.float32], policy: ExitPolicy) -> Exits:
         policy.patience,
         policy.exit_ensemble,
         policy.exit_weights,
+        min_exit_layer=policy.min_exit_layer,
         joint_exit=policy.joint_exit,
         multilabel=True,
         label_thresholds=policy.label_thresholds,

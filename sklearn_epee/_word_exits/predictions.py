@@ -70,9 +70,9 @@ def sentence_predictions(estimator: Any, X: Any, *, with_tags: bool = False) -> 
     owners = np.repeat(np.arange(len(counts)), counts)
     read_counts = np.bincount(owners[read], minlength=len(counts))
     tokens = _token_counts(classifier, found.X)
-    joint = own_policy(estimator).joint_exit
+    own = own_policy(estimator)
     return SentencePredictions(
-        StagedSentences.from_words(words, read_counts, tokens, joint),
+        StagedSentences.from_words(words, read_counts, tokens, own.joint_exit, own.min_exit_layer),
         list(classifier.staged_predict(found.X)),
         list(classifier.staged_predict_tags(found.X)) if with_tags else None,
     )

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_epee._exits.checks import check_joint_exit
-from sklearn_epee._exits.rule import first_exits
+from sklearn_epee._exits.checks import check_joint_exit, check_min_exit_layer
+from sklearn_epee._exits.rule import first_exits, infinite_below
 from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
 
 # What marks a layer at which the patience rule lets a word exit: below any tau, 0 included.
@@ -37,6 +37,8 @@ class StagedSentences:
     n_tokens : ndarray of shape (n_samples,), int64
         Positions that a layer computes of each sentence.
     joint_exit : {"all", "any", "mean"}
+    min_exit_layer : int
+        The first layer at which sentences with words may exit.
     """
 
     entropies: Floats
@@ -44,6 +46,7 @@ class StagedSentences:
     word_counts: Integers
     n_tokens: Integers
     joint_exit: str = "all"
+    min_exit_layer: int = 1
 
     # Layers cost alike: the share of an exit is that of its layers.
     exit_shares: ClassVar[None] = None
@@ -55,20 +58,27 @@ class StagedSentences:
         word_counts: Integers,
         n_tokens: Integers,
         joint_exit: str = "all",
+        min_exit_layer: int = 1,
     ) -> Self:
         """Return sentences, from the staged predictions of their words.
 
         Raises
         ------
         ValueError
-            If the counts do not add up to the words, or `joint_exit` is another one.
+            If the counts do not add up to the words, or another argument is not as described.
         """
         if word_counts.sum() != words.n_samples:
             raise ValueError(
                 f"word_counts adds up to {word_counts.sum()} words; there are {words.n_samples}."
             )
-        joint = check_joint_exit(joint_exit)
-        return cls(words.entropies, words.counters, word_counts, n_tokens, joint)
+        return cls(
+            words.entropies,
+            words.counters,
+            word_counts,
+            n_tokens,
+            check_joint_exit(joint_exit),
+            check_min_exit_layer(min_exit_layer),
+        )
 
     @property
     def n_samples(self) -> int:
@@ -90,7 +100,10 @@ class StagedSentences:
 
     @cached_property
     def joint_entropies(self) -> Floats:
-        """Entropies that are compared with tau, (n_samples, n_layers); inf without words."""
+        """Entropies that are compared with tau, (n_samples, n_layers).
+
+        Infinite without words, and below the first layer at which sentences may exit.
+        """
         return self._joined(self.entropies)
 
     def entropies_with(self, patience: int) -> Floats:
@@ -103,6 +116,10 @@ class StagedSentences:
         return self._joined(np.where(self.counters >= patience, _BELOW_ANY_TAU, self.entropies))
 
     def _joined(self, entropies: Floats) -> Floats:
+        return infinite_below(self._over_sentences(entropies), self.min_exit_layer)
+
+    def _over_sentences(self, entropies: Floats) -> Floats:
+        """Return one entropy for each sentence and layer, from those of its words."""
         if self.joint_exit == "mean":
             sums = self._over_words(np.add, entropies.mean(axis=2), np.inf)
             return sums / np.maximum(self.word_counts, 1)[:, np.newaxis]
@@ -129,11 +146,16 @@ class StagedSentences:
     def exit_layers(self, tau: float, patience: int) -> Integers:
         """Return the exit layer of each sentence, from 1 to M."""
         is_sure = self.entropies_with(patience) < tau
-        return first_exits(is_sure | (self._joint_counters >= patience))
+        return self._first_exits(is_sure | (self._joint_counters >= patience))
 
     def patience_exits(self, patience: int) -> Integers:
         """Return the exit layer of each sentence by the patience rule alone, as with ``tau=0``."""
-        return first_exits(self._joint_counters >= patience)
+        return self._first_exits(self._joint_counters >= patience)
+
+    def _first_exits(self, allowed: NDArray[np.bool_]) -> Integers:
+        exits = first_exits(allowed, min_exit_layer=self.min_exit_layer)
+        exits[self.word_counts == 0] = 1  # there is nothing to run
+        return exits
 
     def layer_weights(self, weights: Floats | None = None) -> Floats:
         """Return how much a layer of each sentence costs, its positions, times its weight."""

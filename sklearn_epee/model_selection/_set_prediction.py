@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn_epee._checks.tasks import as_target, check_any_labels
 from sklearn_epee._compat import num_samples
 from sklearn_epee._exits.wrappers import (
+    OwnPolicy,
     check_labels_known,
     check_predicts_samples,
     is_multilabel,
@@ -26,6 +27,9 @@ from sklearn_epee._exits.wrappers import (
 )
 
 from ._nested_sets import NestedSets, smallest_calibration
+
+# tau, patience and min_exit_layer.
+PolicyTuple = tuple[float | None, int | None, int]
 
 _VALID_FOR = ("any_policy", "policy")
 _MAX_NAMED = 5
@@ -144,7 +148,7 @@ class SetPredictionMixin:
             rng=rng,
         )
         _warn_of_full_sets(sets, np.asarray(tasks.classes), per_class=bool(per_class))
-        held_for = (policy.tau, policy.patience) if valid_for == "policy" else None
+        held_for = _policy_tuple(policy) if valid_for == "policy" else None
         # In plain words, for folders without pickle.
         self.prediction_sets_ = {**asdict(sets), "policy": held_for}
         return self
@@ -248,7 +252,7 @@ class SetPredictionMixin:
             proba = np.where(staged.own[..., np.newaxis], proba, np.nan)
         yield from learned.staged(proba, allow_empty=bool(allow_empty))
 
-    def _for_policy(self) -> tuple[NestedSets, tuple[float | None, int | None] | None]:
+    def _for_policy(self) -> tuple[NestedSets, PolicyTuple | None]:
         """Return what was learned, and the policy it holds for, if that is the present one."""
         own = own_policy(self._with_policy())
         found = dict(self.__dict__.get("prediction_sets_", {}))
@@ -257,14 +261,25 @@ class SetPredictionMixin:
                 f"This {type(self).__name__} has no prediction sets yet; call 'conformalize' with "
                 "held-out samples before 'predict_set'."
             )
-        policy, now = found.pop("policy"), (own.tau, own.patience)
+        policy, now = found.pop("policy"), _policy_tuple(own)
+        if policy is not None:
+            policy = (*policy, 1)[:3]  # those of earlier versions have no first layer
         if policy not in (None, now):
             raise ValueError(
-                f"The prediction sets hold for tau={policy[0]!r}, patience={policy[1]!r}, "
-                f"but the policy is tau={now[0]!r}, patience={now[1]!r} now. "
+                f"The prediction sets hold for {_policy_text(policy)}, but the policy is "
+                f"{_policy_text(now)} now. "
                 "Conformalize again, or with valid_for='any_policy'."
             )
         return NestedSets(**found), policy
+
+
+def _policy_tuple(policy: OwnPolicy) -> PolicyTuple:
+    return policy.tau, policy.patience, policy.min_exit_layer
+
+
+def _policy_text(policy: PolicyTuple) -> str:
+    tau, patience, min_exit_layer = policy
+    return f"tau={tau!r}, patience={patience!r}, min_exit_layer={min_exit_layer!r}"
 
 
 def _check_coverage(coverage: Any) -> float:

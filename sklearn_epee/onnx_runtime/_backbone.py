@@ -63,7 +63,7 @@ def run_layers(
         entropies = rule.entropies(proba)
         leaves = np.ones(len(logits), bool)
         if layer < last:
-            leaves = rule.exits(entropies, rule_state.agreeing)
+            leaves = rule.exits(layer, entropies, rule_state.agreeing)
         if leaves.any():
             combined = [part[leaves] for part in rule_state.combined(proba)]
             yield Exited(forward.samples[leaves], layer, combined, entropies[leaves])

@@ -47,6 +47,7 @@ class Rule:
     joint_exit: str
     label_thresholds: tuple[float, ...] | None
     token_exit: str
+    min_exit_layer: int = 1
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -62,6 +63,7 @@ class Rule:
             policy["joint_exit"],
             None if limits is None else tuple(limits),
             policy.get("token_exit", "sentence"),
+            policy.get("min_exit_layer", 1),  # exports of earlier versions have none
         )
 
     def probabilities(self, logits: Floats) -> list[Floats]:
@@ -83,8 +85,12 @@ class Rule:
         ]
         return np.stack(above, axis=1)
 
-    def exits(self, entropies: NDArray[Any], agreeing: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which samples exit, (n,), given entropies and agreeing exits, (n, T)."""
+    def exits(
+        self, layer: int, entropies: NDArray[Any], agreeing: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return which samples exit at a layer, (n,), given entropies and agreeing exits, (n, T)."""
+        if layer < self.min_exit_layer:
+            return np.zeros(len(entropies), bool)
         entropies = entropies.astype(np.float64)
         if self.label_thresholds is not None:
             name = {"all": "max", "any": "min", "mean": "mean"}[self.joint_exit]
@@ -98,12 +104,18 @@ class Rule:
         return joined
 
     def sentences_exit(
-        self, entropies: NDArray[Any], agreeing: NDArray[np.int64], counts: NDArray[np.int64]
+        self,
+        layer: int,
+        entropies: NDArray[Any],
+        agreeing: NDArray[np.int64],
+        counts: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        """Return which sentences exit, (n,); `counts` are their numbers of words."""
+        """Return which sentences exit at a layer, (n,); `counts` are their numbers of words."""
+        if layer < self.min_exit_layer:
+            return np.zeros(len(counts), bool)
         starts = np.cumsum(counts) - counts
         if self.joint_exit != "mean":
-            each = self.exits(entropies, agreeing)
+            each = self.exits(layer, entropies, agreeing)
             together = np.logical_and if self.joint_exit == "all" else np.logical_or
             exits: NDArray[np.bool_] = together.reduceat(each, starts)
             return exits

@@ -233,7 +233,9 @@ class OnnxTokenExits:
             entropies = self._rule.entropies(proba)
             exits = np.ones(len(counts), bool)
             if forward.layer < self.n_layers:
-                exits = self._rule.sentences_exit(entropies, rule_state.agreeing, counts)
+                exits = self._rule.sentences_exit(
+                    forward.layer, entropies, rule_state.agreeing, counts
+                )
             leaves = np.repeat(exits, counts)
             if leaves.any():
                 yield numbers[leaves], forward.layer, [p[leaves] for p in proba], entropies[leaves]
@@ -261,7 +263,7 @@ class OnnxTokenExits:
             entropies = self._rule.entropies(proba)
             exits = np.ones(len(entropies), bool)
             if forward.layer < self.n_layers:
-                exits = self._rule.exits(entropies, rule_state.agreeing)
+                exits = self._rule.exits(forward.layer, entropies, rule_state.agreeing)
             if not exits.any():
                 continue
             yield numbers[exits], forward.layer, [p[exits] for p in proba], entropies[exits]

@@ -174,6 +174,7 @@ class ExitPolicyHeatmapDisplay:
         labels: ArrayLike | None = None,
         taus: ArrayLike = TAUS,
         patiences: ArrayLike | None = None,
+        min_exit_layer: int = 1,
         exit_ensemble: str | None = None,
         exit_loss_weights: Any = "ascending",
         scoring: str | Callable[..., float] = "accuracy",
@@ -195,6 +196,8 @@ class ExitPolicyHeatmapDisplay:
             Entropy thresholds.
         patiences : array-like of int, default=None
             Patience values. None takes all, 1 to M.
+        min_exit_layer : int, default=1
+            The first layer at which samples may exit.
         exit_ensemble : {None, "mean", "weighted"}, default=None
             How visited exits combine, see :func:`sklearn_epee.policy.apply_policy`.
         exit_loss_weights : str or array-like, default="ascending"
@@ -229,7 +232,12 @@ class ExitPolicyHeatmapDisplay:
         True
         """
         samples = samples_from_arrays(
-            y_true, staged_proba, labels, exit_ensemble, exit_loss_weights
+            y_true,
+            staged_proba,
+            labels,
+            exit_ensemble,
+            exit_loss_weights,
+            min_exit_layer=min_exit_layer,
         )
         return cls._of(samples, taus, patiences, scoring=scoring, name=name).plot(ax)
 

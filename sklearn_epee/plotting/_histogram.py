@@ -149,6 +149,7 @@ class ExitHistogramDisplay:
         *,
         tau: float,
         patience: int | None = None,
+        min_exit_layer: int = 1,
         labels: ArrayLike | None = None,
         name: str | None = None,
         ax: Axes | None = None,
@@ -166,6 +167,8 @@ class ExitHistogramDisplay:
             Entropy threshold, see :func:`sklearn_epee.policy.exit_layers`.
         patience : int, default=None
             Number of layers in a row that must agree. None means M.
+        min_exit_layer : int, default=1
+            The first layer at which samples may exit.
         labels : array-like of shape (n_classes,), default=None
             The class of each column. None: the sorted labels in `y_true`.
         name : str, default=None
@@ -195,9 +198,8 @@ class ExitHistogramDisplay:
         >>> display.shares.shape
         (2, 4)
         """
-        return cls._of(samples_from_arrays(y_true, staged_proba, labels), tau, patience, name).plot(
-            ax
-        )
+        samples = samples_from_arrays(y_true, staged_proba, labels, min_exit_layer=min_exit_layer)
+        return cls._of(samples, tau, patience, name).plot(ax)
 
     @classmethod
     def _of(

@@ -97,6 +97,8 @@ def samples_from_arrays(
     labels: ArrayLike | None,
     exit_ensemble: str | None = None,
     exit_loss_weights: Any = "ascending",
+    *,
+    min_exit_layer: int = 1,
 ) -> DisplaySamples:
     """Return the samples that true labels and staged probabilities stand for.
 
@@ -108,6 +110,7 @@ def samples_from_arrays(
         The class of each column; None: the sorted labels in `y_true`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
     exit_loss_weights : str or array-like, default="ascending"
+    min_exit_layer : int, default=1
 
     Returns
     -------
@@ -127,7 +130,9 @@ def samples_from_arrays(
             "sklearn_epee.policy.stack_layers of what staged_predict_proba yields."
         )
     classes = _check_classes(truth, labels, proba.shape[2])
-    staged = StagedPredictions.from_proba([proba], exit_ensemble, exit_loss_weights)
+    staged = StagedPredictions.from_proba(
+        [proba], exit_ensemble, exit_loss_weights, min_exit_layer=min_exit_layer
+    )
     return DisplaySamples(staged, _codes(truth, classes), classes)
 
 

@@ -184,6 +184,7 @@ class ExitTradeoffDisplay:
         labels: ArrayLike | None = None,
         tau: float | None = None,
         patience: int | None = None,
+        min_exit_layer: int = 1,
         exit_ensemble: str | None = None,
         exit_loss_weights: Any = "ascending",
         scoring: str | Callable[..., float] = "accuracy",
@@ -205,6 +206,8 @@ class ExitTradeoffDisplay:
             Entropy threshold of the policy to be marked. None marks no policy.
         patience : int, default=None
             Patience of the policy to be marked. None means M. Read only where `tau` is given.
+        min_exit_layer : int, default=1
+            The first layer at which samples may exit, under all policies.
         exit_ensemble : {None, "mean", "weighted"}, default=None
             How visited exits combine, see :func:`sklearn_epee.policy.apply_policy`.
         exit_loss_weights : str or array-like, default="ascending"
@@ -239,7 +242,12 @@ class ExitTradeoffDisplay:
         np.int64(4)
         """
         samples = samples_from_arrays(
-            y_true, staged_proba, labels, exit_ensemble, exit_loss_weights
+            y_true,
+            staged_proba,
+            labels,
+            exit_ensemble,
+            exit_loss_weights,
+            min_exit_layer=min_exit_layer,
         )
         if tau is None and patience is not None:
             raise ValueError(
