@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee._exits.sentences import sentence_exit_layers
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.sweep import PolicySpace
-from sklearn_epee._nn.heads import ExitHead
+from sklearn_epee._exits.tables import pareto_front, policy_table
+from sklearn_epee._nn.exit_rules import DynamicRule, ExitPolicy, Exits
 from sklearn_epee._word_exits import StagedSentences
 from sklearn_epee.datasets import make_case_reports
-from sklearn_epee.metrics import exit_scores
+from sklearn_epee.metrics import exit_scores, span_f1_scorer
 from sklearn_epee.policy import apply_policy, exit_layers, normalized_entropy, patience_counters
 from sklearn_epee.serving import AsyncPredictor
 
@@ -153,24 +155,17 @@ def test_several_labels(texts, labels):
     assert_array_equal(clf.predict_exit_layer(texts), own)
 
 
-def test_heads_below_are_not_run_unless_patience_needs_them(classifier, texts, monkeypatch):
-    heads = list(classifier.net_.module_.heads)
-    run = set()
+def test_heads_below_are_only_read_for_patience_and_ensembles():
+    def read(tau=0.1, patience=N_LAYERS, exit_ensemble=None):
+        policy = ExitPolicy(tau, patience, exit_ensemble, np.ones(N_LAYERS), min_exit_layer=4)
+        rule = DynamicRule(policy, N_LAYERS, Exits.empty(1, 2))
+        return [layer for layer in range(1, N_LAYERS + 1) if rule.reads(layer)]
 
-    def forward(head, *args, **options):
-        run.add(heads.index(head))
-        return own(head, *args, **options)
-
-    own = ExitHead.forward
-    monkeypatch.setattr(ExitHead, "forward", forward)
-    classifier = copy.copy(classifier).set_params(memory=None, tau=0.0, min_exit_layer=4)
-    classifier.set_params(tau=1e-9, patience=None).predict(texts)
-    without = set(run)
-    run.clear()
-    classifier.set_params(patience=2).predict(texts)
-    assert run
-    assert without <= set(range(3, N_LAYERS))
-    assert {0, 1, 2} <= run
+    everything = list(range(1, N_LAYERS + 1))
+    assert read() == [4, 5, 6]
+    assert read(tau=0.0) == [6]
+    assert read(patience=2) == everything
+    assert read(exit_ensemble="mean") == everything
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +272,111 @@ def test_bad_values_are_refused(classifier, texts, labels, value):
         copy.copy(classifier).set_params(min_exit_layer=value).predict(texts)
     with pytest.raises((TypeError, ValueError), match="min_exit_layer must be an integer >= 1"):
         exit_layers(np.full((2, 3, 2), 0.5), 0.1, min_exit_layer=value)
+
+
+def best_by_hand(proba, y, layers, min_speedup):
+    """Search all policies of the layers one by one; scores are accuracies."""
+    n_layers = proba.shape[1]
+    found = []
+    entropies = np.unique(normalized_entropy(proba).astype(np.float64))
+    taus = [0.0, *(entropies[:-1] + entropies[1:]) / 2, 2.0]
+    rows = np.arange(len(y))
+    for first in layers:
+        for patience in range(1, n_layers + 1):
+            for tau in taus:
+                exits = exit_layers(proba, tau, patience, min_exit_layer=first)
+                ratio = 1 - exits.mean() / n_layers
+                score = np.mean(proba[rows, exits - 1].argmax(axis=1) == y)
+                if ratio >= min_speedup:
+                    found.append((score, ratio))
+    return max(found)
+
+
+def test_the_tuner_chooses_among_first_layers(classifier, texts, labels):
+    y = np.searchsorted(classifier.classes_, labels)
+    proba = staged_of(classifier, texts)
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(classifier),
+        policies={"min_exit_layer": [1, 3, 40]},
+        min_speedup=0.2,
+        objective="max_score",
+        store_cv_results=True,
+    ).fit(texts, labels)
+    score, ratio = best_by_hand(proba, y, [1, 3, N_LAYERS], 0.2)
+    assert (tuned.best_score_, tuned.best_speedup_) == pytest.approx((score, ratio))
+    assert set(tuned.cv_results_["min_exit_layer"]) == {1, 3, N_LAYERS}
+    for first in (1, 3):
+        rows = tuned.cv_results_["min_exit_layer"] == first
+        assert tuned.cv_results_["speedup"][rows].max() == pytest.approx(1 - first / N_LAYERS)
+    assert tuned.estimator_.min_exit_layer == tuned.best_min_exit_layer_
+    assert exit_scores(tuned, texts, labels)["speedup"] == pytest.approx(ratio)
+    assert classifier.min_exit_layer == 1  # it stays as it was
+
+
+def test_of_equal_policies_the_most_cautious_is_chosen():
+    proba = np.tile([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]], (4, 1, 1))
+    tables = [
+        policy_table(
+            PolicySpace(StagedPredictions.from_proba([proba], min_exit_layer=first)),
+            lambda sweep: np.ones(len(sweep.taus)),
+            3,
+            np.array([0.1]),
+        )
+        for first in (1, 2)
+    ]
+    assert pareto_front(tables)["min_exit_layer"].tolist() == [2]
+
+
+def test_the_tuner_with_a_guarantee_takes_one_first_layer(classifier, texts, labels):
+    def tuned(layers):
+        return TunedExitPolicyClassifierCV(
+            FrozenEstimator(classifier),
+            policies={"min_exit_layer": layers},
+            risk="disagreement",
+            max_risk=0.9,
+            confidence=0.5,
+            random_state=0,
+        )
+
+    with pytest.raises(ValueError, match="must hold a single layer"):
+        tuned([1, 2]).fit(texts, labels)
+    found = tuned([3]).fit(texts, labels)
+    assert found.certified_
+    assert found.best_min_exit_layer_ == 3
+    assert found.candidates_["speedup"].max() <= 0.5
+    assert found.predict_exit_layer(texts).min() >= 3
+
+
+@pytest.mark.parametrize("token_exit", ["sentence", "token"])
+def test_the_tuner_of_words_chooses_among_first_layers(token_exit):
+    words, tags = tagged_sentences()
+    fitted = tiny_token_classifier(max_epochs=1, token_exit=token_exit).fit(words, tags)
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(fitted),
+        policies={"tau": [0.0, 0.3, 2.0], "patience": [1, 3], "min_exit_layer": [1, 2]},
+        store_cv_results=True,
+        scoring=span_f1_scorer(),
+    ).fit(words, tags)
+    table = tuned.cv_results_
+    n_layers = fitted.n_layers_
+    fastest = (table["tau"] == 2.0) & (table["patience"] == 3)
+    by_layer = dict(zip(table["min_exit_layer"][fastest], table["speedup"][fastest], strict=True))
+    assert by_layer == pytest.approx({1: 1 - 1 / n_layers, 2: 1 - 2 / n_layers})
+    assert tuned.estimator_.min_exit_layer == tuned.best_min_exit_layer_
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (2, "must be 'all' or a list of integers"),
+        ([], "must be 'all' or a list of integers"),
+        ([0], "min_exit_layer must be an integer >= 1"),
+        ([None], "min_exit_layer must be an integer >= 1"),
+    ],
+)
+def test_bad_first_layers_of_the_tuner(classifier, texts, labels, layers, message):
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(classifier), policies={"min_exit_layer": layers}
+    )
+    with pytest.raises((TypeError, ValueError), match=message):
+        tuned.fit(texts, labels)

@@ -29,6 +29,9 @@ class StagedExits(Protocol):
     def n_layers(self) -> int: ...
 
     @property
+    def min_exit_layer(self) -> int: ...
+
+    @property
     def depends_on_patience(self) -> bool: ...
 
     @property
@@ -154,6 +157,11 @@ class PolicySpace:
     def n_layers(self) -> int:
         """Number of layers M, and of patience values that differ."""
         return self.staged.n_layers
+
+    @property
+    def min_exit_layer(self) -> int:
+        """The first layer at which samples may exit, from 1 to M."""
+        return min(self.staged.min_exit_layer, self.n_layers)
 
     def sweep(self, patience: int, taus: Floats | None = None) -> Sweep:
         """Return the moves of the samples through the thresholds of one patience.

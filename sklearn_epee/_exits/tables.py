@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_each, check_patience, check_tau
+from .checks import check_each, check_min_exit_layer, check_patience, check_tau
 from .policy_scores import PolicyScore
 from .staged import Floats
 from .sweep import PolicySpace
@@ -27,7 +27,7 @@ _N_TAUS_WHEN_COSTLY = 100
 
 @dataclass(frozen=True)
 class PolicyGrid:
-    """Which patience values and thresholds are to be compared.
+    """Which patience values, thresholds and first layers are to be compared.
 
     Attributes
     ----------
@@ -35,21 +35,29 @@ class PolicyGrid:
         Ascending, from 1 to M.
     taus : ndarray of float, int or None
         Ascending thresholds; at most so many quantiles; or all thresholds that matter.
+    min_exit_layers : ndarray of int, or None
+        Ascending, from 1 to M; None: that of the samples.
     """
 
     patiences: NDArray[np.int64]
     taus: Floats | int | None
+    min_exit_layers: NDArray[np.int64] | None = None
 
     @classmethod
     def from_parameter(cls, policies: Any, n_layers: int) -> PolicyGrid:
         """Return the grid that the parameter `policies` of the tuned classifier stands for."""
         if not isinstance(policies, Mapping):
             policies = {"tau": policies}
-        unknown = sorted(set(policies) - {"tau", "patience"})
+        unknown = sorted(set(policies) - {"tau", "patience", "min_exit_layer"})
         if unknown:
-            raise ValueError(f"policies may have the keys 'tau' and 'patience'; got {unknown}.")
-        patiences = _offered_patiences(policies.get("patience", "all"), n_layers)
-        return cls(patiences, _offered_taus(policies.get("tau", "all")))
+            raise ValueError(
+                f"policies may have the keys 'tau', 'patience' and 'min_exit_layer'; got {unknown}."
+            )
+        patiences = _offered_layers(policies, "patience", check_patience, n_layers)
+        first = None
+        if "min_exit_layer" in policies:
+            first = _offered_layers(policies, "min_exit_layer", check_min_exit_layer, n_layers)
+        return cls(patiences, _offered_taus(policies.get("tau", "all")), first)
 
     def thresholds(self, space: PolicySpace, most: int | None = None) -> Floats | None:
         """Return the thresholds for these samples; `most` replaces "all" by so many quantiles."""
@@ -57,19 +65,24 @@ class PolicyGrid:
         return space.quantile_taus(taus) if isinstance(taus, int) else taus
 
 
-def _offered_patiences(patience: Any, n_layers: int) -> NDArray[np.int64]:
-    if isinstance(patience, str) and patience == "all":
+def _offered_layers(
+    policies: Mapping[str, Any], name: str, check: Callable[[Any], Any], n_layers: int
+) -> NDArray[np.int64]:
+    """Return the patience values, or first layers, from 1 to M that a parameter names."""
+    values = policies.get(name, "all")
+    if isinstance(values, str) and values == "all":
         return np.arange(1, n_layers + 1)
-    if not _is_list(patience):
+    if not _is_list(values):
         raise ValueError(
-            f"policies['patience'] must be 'all' or a list of integers >= 1; got {patience!r}."
+            f"policies[{name!r}] must be 'all' or a list of integers >= 1; got {values!r}."
         )
-    # A patience above the number of layers never fires, as that of the number of layers.
-    return check_each(
-        "policies['patience']",
-        patience,
-        lambda value: min(check_patience(value, n_layers), n_layers),
-    )
+
+    def checked(value: Any) -> int:
+        number = check(value)
+        # None, and what is above the number of layers, stand for the number of layers.
+        return n_layers if number is None else min(number, n_layers)
+
+    return check_each(f"policies[{name!r}]", values, checked)
 
 
 def _offered_taus(tau: Any) -> Floats | int | None:
@@ -111,7 +124,7 @@ def policy_tables(
     Yields
     ------
     dict of ndarray
-        Columns "tau", "patience", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "score" and "speedup".
     """
     taus = offered.thresholds(space, None if score.is_cheap else _N_TAUS_WHEN_COSTLY)
     for patience in offered.patiences:
@@ -140,12 +153,13 @@ def policy_table(
     Returns
     -------
     dict of ndarray
-        Columns "tau", "patience", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "score" and "speedup".
     """
     sweep = space.sweep(patience, taus)
     return {
         "tau": sweep.taus,
         "patience": np.full(len(sweep.taus), patience),
+        "min_exit_layer": np.full(len(sweep.taus), space.min_exit_layer),
         "score": score(sweep),
         "speedup": space.speedups(sweep, weights),
     }
@@ -165,7 +179,8 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
     dict of ndarray
         From the slowest policy to the fastest, which is from the highest value to the lowest. Of
         policies that tie in both the most cautious is kept: the one with the largest patience, then
-        with the smallest tau. A value of NaN is on no front.
+        with the largest `min_exit_layer`, then with the smallest tau. A value of NaN is on no
+        front.
     """
     return _front_of(concatenate(_front_of(table, value) for table in tables), value)
 
@@ -173,7 +188,8 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
 def _front_of(table: Table, value: str) -> Table:
     table = take(table, np.flatnonzero(~np.isnan(table[value])))
     values, speedups = (np.round(table[name], _DIGITS) for name in (value, "speedup"))
-    order = np.lexsort((table["tau"], -table["patience"], -values, -speedups))
+    first = table.get("min_exit_layer", table["patience"])  # some tables have none
+    order = np.lexsort((table["tau"], -first, -table["patience"], -values, -speedups))
     ranked = values[order]
     is_best = np.ones(len(order), dtype=bool)
     is_best[1:] = ranked[1:] > np.maximum.accumulate(ranked)[:-1]

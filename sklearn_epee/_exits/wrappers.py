@@ -517,7 +517,9 @@ def own_policy(estimator: Any) -> OwnPolicy:
     )
 
 
-def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
+def with_policy(
+    estimator: Any, tau: float, patience: int | None, min_exit_layer: int | None = None
+) -> Any:
     """Return a copy of a fitted estimator that exits by another policy.
 
     What was learned is shared with `estimator`, which keeps its own policy.
@@ -527,6 +529,8 @@ def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
     estimator : estimator
     tau : float
     patience : int or None
+    min_exit_layer : int or None, default=None
+        None: as it is.
 
     Returns
     -------
@@ -534,7 +538,10 @@ def with_policy(estimator: Any, tau: float, patience: int | None) -> Any:
     """
 
     def changed(classifier: Any) -> Any:
-        return copy.copy(classifier).set_params(tau=tau, patience=patience)
+        changes = {"tau": tau, "patience": patience}
+        if min_exit_layer is not None and hasattr(classifier, "min_exit_layer"):
+            changes["min_exit_layer"] = min_exit_layer
+        return copy.copy(classifier).set_params(**changes)
 
     return with_classifier(estimator, changed)
 

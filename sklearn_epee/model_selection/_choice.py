@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -91,15 +91,30 @@ class ScoredSamples:
         """Score one policy."""
         return float(self.score(self.space.sweep(patience, np.array([tau])))[0])
 
-    def tables(self, offered: PolicyGrid) -> list[Table]:
-        """Return the evaluated policies, one table per patience."""
-        return list(policy_tables(self.space, self.score, offered, self.sample_weight))
+    def exiting_from(self, min_exit_layer: int) -> ScoredSamples:
+        """Return the samples with another first layer at which they may exit."""
+        if min_exit_layer == self.space.min_exit_layer:
+            return self
+        staged: Any = replace(self.validation.staged, min_exit_layer=min_exit_layer)
+        return replace(self, validation=replace(self.validation, staged=staged))
 
-    def by_class(self, tau: float, patience: int) -> ClassReport:
+    def tables(self, offered: PolicyGrid) -> list[Table]:
+        """Return the evaluated policies, one table per first layer and patience."""
+        layers = offered.min_exit_layers
+        each = [self] if layers is None else [self.exiting_from(int(layer)) for layer in layers]
+        return [
+            table
+            for samples in each
+            for table in policy_tables(samples.space, samples.score, offered, samples.sample_weight)
+        ]
+
+    def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
         """Return what a policy does to each class of these samples."""
-        if isinstance(self.validation, SentenceValidation):
-            return self.validation.class_report(tau, patience, self.sample_weight)
-        return ClassReport.of(self.validation, tau, patience, self.sample_weight)
+        validation = self.exiting_from(policy["min_exit_layer"]).validation
+        tau, patience = policy["tau"], policy["patience"]
+        if isinstance(validation, SentenceValidation):
+            return validation.class_report(tau, patience, self.sample_weight)
+        return ClassReport.of(validation, tau, patience, self.sample_weight)
 
     def take(self, rows: Integers) -> ScoredSamples:
         """Return some of the samples, each with the same weight."""
@@ -113,7 +128,7 @@ class Choice:
     Attributes
     ----------
     policy : dict
-        Its "tau", "patience", "score" and "speedup".
+        Its "tau", "patience", "min_exit_layer", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
     samples : ScoredSamples, or ScoredRuns
@@ -135,7 +150,7 @@ class Choice:
 
     def by_class(self) -> ClassReport:
         """Return what the policy does to each class of these samples."""
-        return self.samples.by_class(self.policy["tau"], self.policy["patience"])
+        return self.samples.by_class(self.policy)
 
 
 def choose(
@@ -261,7 +276,9 @@ class Guarantee:
         table = take(certification.candidates, certified)
         policies = zip(table["tau"], table["patience"], strict=True)
         table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
-        columns = {name: table[name] for name in ("tau", "patience", "score", "speedup")}
+        table["min_exit_layer"] = np.full(len(certified), tested.space.min_exit_layer)
+        names = ("tau", "patience", "min_exit_layer", "score", "speedup")
+        columns = {name: table[name] for name in names}
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
         row = policy.pop("row")
@@ -296,7 +313,13 @@ class Guarantee:
             raise ValueError(f"min_speedup={criterion.min_speedup} cannot be promised. {message}")
         warnings.warn(message, UserWarning, stacklevel=5)
         score = tested.full_depth_score
-        policy = {"tau": 0.0, "patience": tested.space.n_layers, "score": score, "speedup": 0.0}
+        policy = {
+            "tau": 0.0,
+            "patience": tested.space.n_layers,
+            "min_exit_layer": tested.space.min_exit_layer,
+            "score": score,
+            "speedup": 0.0,
+        }
         losses = self.risk.losses[certification.tested, -1]
         members = self.groups.take(certification.tested).members
         risks = [losses[member].mean() if member.any() else np.nan for member in members]

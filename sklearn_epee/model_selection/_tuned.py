@@ -113,9 +113,10 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         see Notes.
     policies : "all", int or dict, default="all"
         The policies to choose from: "all"; an int, the maximum number of quantiles of tau with each
-        patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds) and
-        "patience" ("all" or integers). If words exit one by one, a dict with thresholds is
-        required.
+        patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds),
+        "patience" ("all" or integers) and "min_exit_layer" ("all" or integers; without this key,
+        that of `estimator`). The time grows with the number of first layers. With `confidence` or
+        `guarantee` there can be one. If words exit one by one, a dict with thresholds is required.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
         share held out in a single stratified split. With ``groups`` in `fit`, splits keep groups
@@ -139,6 +140,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         Chosen threshold, halfway between the two entropies next to it.
     best_patience_ : int
         Chosen patience, from 1 to M.
+    best_min_exit_layer_ : int
+        Chosen first layer at which samples may exit, from 1 to M; that of `estimator` if `policies`
+        names none.
     best_score_ : float
         Score of the chosen policy on the held-out samples, or, with a guarantee, on those of them
         that were tested.
@@ -152,9 +156,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         "the class loses no recall"; with several tasks also "task". Can be converted to a data
         frame.
     pareto_front_ : dict of ndarray
-        "tau", "patience", "score" and "speedup" of the Pareto-optimal policies, for which no other
-        policy is better in score or speed-up and at least as good in the other, from the slowest to
-        the fastest. Can be converted to a data frame.
+        "tau", "patience", "min_exit_layer", "score" and "speedup" of the Pareto-optimal policies,
+        for which no other policy is better in score or speed-up and at least as good in the other,
+        from the slowest to the fastest. Can be converted to a data frame.
     cv_results_ : dict of ndarray
         The same columns for all policies. Only with ``store_cv_results=True``.
     certified_ : bool
@@ -467,8 +471,10 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         if fitted is None:
             fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
         tau, patience = choice.policy["tau"], choice.policy["patience"]
-        self._adopt(with_policy(fitted, tau, patience))
+        min_exit_layer = choice.policy["min_exit_layer"]
+        self._adopt(with_policy(fitted, tau, patience, min_exit_layer))
         self.best_tau_, self.best_patience_ = tau, patience
+        self.best_min_exit_layer_ = min_exit_layer
         self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
         self.full_depth_score_ = choice.full_depth_score
         report = choice.by_class()

@@ -232,6 +232,8 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     ) -> tuple[Choice, dict[str, Any]]:
         """Return the chosen policy, and the attributes about all policies."""
         offered = PolicyGrid.from_parameter(self.policies, samples.n_layers)
+        if isinstance(samples, ScoredSamples) and has_guarantee(self):
+            samples = self._with_one_first_layer(samples, offered)
         tables = samples.tables(offered)
         front = pareto_front(tables)
         found: dict[str, Any] = {"pareto_front_": front}
@@ -256,6 +258,19 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         certification = guarantee.certify(samples, offered, rng)
         choice = guarantee.choose(samples, certification, self._criterion())
         return choice, found | guarantee.attributes(certification, choice)
+
+    @staticmethod
+    def _with_one_first_layer(samples: ScoredSamples, offered: PolicyGrid) -> ScoredSamples:
+        """Return the samples with the only `min_exit_layer` of the candidates to be tested."""
+        layers = offered.min_exit_layers
+        if layers is None:
+            return samples
+        if len(layers) > 1:
+            raise ValueError(
+                "policies['min_exit_layer'] must hold a single layer where policies are tested "
+                f"(confidence or guarantee); got {layers.tolist()}."
+            )
+        return samples.exiting_from(int(layers[0]))
 
     def _groups(
         self, given: FitInputs, validation: Validation | SentenceValidation

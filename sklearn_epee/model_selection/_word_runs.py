@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_epee._compat import safe_indexing
-from sklearn_epee._exits.checks import check_patience
+from sklearn_epee._exits.checks import check_min_exit_layer, check_patience
 from sklearn_epee._exits.policy_scores import PolicyScore
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.tables import PolicyGrid, Table
@@ -37,8 +37,8 @@ class WordRuns:
 
     Attributes
     ----------
-    policies : list of (float, int)
-        Tau and patience.
+    policies : list of (float, int, int)
+        Tau, patience and the first layer at which words may exit.
     n_layers : int
     rows : ndarray of shape (n_samples,), int
         Which of the given samples they are.
@@ -49,7 +49,7 @@ class WordRuns:
     right_words : ndarray of shape (n_samples, n_policies + 1), int64, or None
     """
 
-    policies: list[tuple[float, int]]
+    policies: list[tuple[float, int, int]]
     n_layers: int
     rows: NDArray[np.intp]
     counts: SpanCounts
@@ -81,10 +81,11 @@ class WordStaging:
         """Return what is predicted under every policy, and how X is read."""
         found = innermost(estimator, X)
         n_layers = int(found.classifier.n_layers_)
-        policies = grid_of(self.policies, n_layers)
+        first = check_min_exit_layer(getattr(found.classifier, "min_exit_layer", 1))
+        policies = grid_of(self.policies, n_layers, first)
         results = [
-            with_policy(found.classifier, tau, patience).predict_with_exits(found.X)
-            for tau, patience in policies
+            with_policy(found.classifier, *policy).predict_with_exits(found.X)
+            for policy in policies
         ]
         scheme = str(getattr(found.classifier, "scheme", "IOB2"))
         return [results, found.X, scheme, policies, n_layers]
@@ -132,16 +133,29 @@ def check_named(policies: Any) -> None:
         )
 
 
-def grid_of(policies: Any, n_layers: int) -> list[tuple[float, int]]:
-    """Return the named policies, each that does something else once, and full depth at last."""
+def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple[float, int, int]]:
+    """Return the named policies, each that does something else once, and full depth at last.
+
+    Parameters
+    ----------
+    policies : str, int or mapping
+        The parameter of the tuner.
+    n_layers : int
+    min_exit_layer : int, default=1
+        That of the classifier, where `policies` names none.
+    """
     grid = PolicyGrid.from_parameter(policies, n_layers)
+    own = np.array([min(min_exit_layer, n_layers)])
+    layers = own if grid.min_exit_layers is None else grid.min_exit_layers
     found = [
-        (0.0 if patience == 1 else float(tau), int(patience))  # with 1 no entropy is asked for
+        # With a patience of 1 no entropy is asked for.
+        (0.0 if patience == 1 else float(tau), int(patience), int(layer))
+        for layer in layers
         for patience in grid.patiences
         for tau in np.atleast_1d(np.asarray(grid.taus))
     ]
-    full = 0.0, check_patience(None, n_layers)
-    return [policy for policy in dict.fromkeys(found) if policy != full] + [full]
+    full = 0.0, check_patience(None, n_layers), int(layers[0])
+    return [policy for policy in dict.fromkeys(found) if policy[:2] != full[:2]] + [full]
 
 
 @dataclass(frozen=True)
@@ -173,14 +187,16 @@ class ScoredRuns:
 
     @cached_property
     def table(self) -> Table:
-        """Columns "tau", "patience", "score" and "speedup" of the policies."""
+        """Columns "tau", "patience", "min_exit_layer", "score" and "speedup" of the policies."""
         runs = self.runs
         score: PolicyScore = word_score(self.scoring, runs.counts, runs.right_words, self._shares)
         computed = runs.total(runs.computed * self._shares[:, np.newaxis])
-        tau, patience = (np.array(column) for column in zip(*runs.policies, strict=True))
+        names = ("tau", "patience", "min_exit_layer")
+        columns = zip(names, zip(*runs.policies, strict=True), strict=True)
+        policies = {name: np.array(column) for name, column in columns}
         scores = score(runs)  # type: ignore[arg-type] # all that it asks for are totals
         speedup = 1.0 - computed / max(computed[-1], np.finfo(float).tiny)
-        return {"tau": tau, "patience": patience, "score": scores, "speedup": speedup}
+        return policies | {"score": scores, "speedup": speedup}
 
     @property
     def full_depth_score(self) -> float:
@@ -192,11 +208,12 @@ class ScoredRuns:
         del offered
         return [self.table]
 
-    def by_class(self, tau: float, patience: int) -> ClassReport:
+    def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
         """Return what a policy does to the spans of each label."""
-        policy = self.runs.policies.index((tau, patience))
+        named = policy["tau"], policy["patience"], policy["min_exit_layer"]
+        run = self.runs.policies.index(named)
         full = np.maximum(self.runs.computed[:, -1], 1)
-        exits = self.n_layers * self.runs.computed[:, policy] / full
-        right = self.runs.counts.right[:, policy]
+        exits = self.n_layers * self.runs.computed[:, run] / full
+        right = self.runs.counts.right[:, run]
         weights = None if self.weights is None else self._shares
         return span_report(self.runs.counts, right, exits, weights)
