@@ -194,6 +194,14 @@ def _epee(network: Network) -> Iterator[Variant]:
         yield Variant({"patience": patience}, network.dev, network.test, patience)
 
 
+def _epee_from(network: Network) -> Iterator[Variant]:
+    """Yield EPEE with every first layer at which samples may exit."""
+    for first in range(1, network.n_layers):
+        later = (replace(s, min_exit_layer=first) for s in (network.dev, network.test))
+        for variant in _epee(replace(network, **dict(zip(("dev", "test"), later, strict=True)))):
+            yield replace(variant, parameters={"min_exit_layer": first, **variant.parameters})
+
+
 def _epee_mean(network: Network) -> Iterator[Variant]:
     dev, test = (replace(s, exit_ensemble="mean") for s in (network.dev, network.test))
     yield from _epee(replace(network, dev=dev, test=test))
@@ -436,6 +444,7 @@ RULES = {
              _entropy),
         Rule("patience", "Patience only", "PABEE, arXiv 2006.04152", _patience),
         Rule("epee", "EPEE", "arXiv 2503.02053", _epee),
+        Rule("epee_from", "EPEE, no exit before a layer (`min_exit_layer`)", "", _epee_from),
         Rule("epee_mean", "EPEE, mean of the visited exits", "arXiv 2503.02053", _epee_mean),
         Rule("epee_calibrated", "EPEE, a temperature for each exit", "arXiv 2503.02053, 1706.04599",
              _epee_calibrated),

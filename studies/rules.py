@@ -36,6 +36,8 @@ from studies.span_rules import SPAN_RULES, SpanNetwork, sums_of
 
 # Settings of each rule, shared evenly by its variants.
 N_SETTINGS = 400
+# ... of which each has at least so many.
+MIN_SETTINGS = 8
 # Speed-up ratios that areas are taken over.
 RANGE = (0.25, 0.75)
 GRID = np.linspace(*RANGE, 51)
@@ -54,14 +56,14 @@ def apply(rule: Rule, network: AnyNetwork, n_settings: int = N_SETTINGS) -> Appl
     rule : Rule
     network : Network or SpanNetwork
     n_settings : int
-        At most so many, unless there are more variants.
+        At most so many, unless variants would have fewer than `MIN_SETTINGS`.
 
     Returns
     -------
     Applied
     """
     variants = list(rule.variants(network))
-    per_variant = max(2, n_settings // len(variants))
+    per_variant = max(MIN_SETTINGS, n_settings // len(variants))
     offered = [
         PolicySpace(v.dev).quantile_taus(per_variant) if v.thresholds is None else v.thresholds
         for v in variants

@@ -305,6 +305,18 @@ def _epee(network: SpanNetwork) -> Variants:
             yield SpanVariant({"patience": patience, "joint_exit": joint}, *pair, patience)
 
 
+def _epee_from(network: SpanNetwork) -> Variants:
+    """Yield EPEE with every first layer at which sentences may exit."""
+    for variant in _epee(network):
+        for first in range(1, network.n_layers):
+            yield replace(
+                variant,
+                parameters={"min_exit_layer": first, **variant.parameters},
+                dev=replace(variant.dev, min_exit_layer=first),
+                test=replace(variant.test, min_exit_layer=first),
+            )
+
+
 def _pcee(network: SpanNetwork) -> Variants:
     for joint in JOINT_EXITS:
         dev, test = (part.by_words(joint).joint_entropies for part in (network.dev, network.test))
@@ -407,6 +419,7 @@ SPAN_RULES: dict[str, Rule] = {
         "entropy": _entropy,
         "patience": _patience,
         "epee": _epee,
+        "epee_from": _epee_from,
         "pcee": _pcee,
         "beem": _beem,
         "voting": _voting,

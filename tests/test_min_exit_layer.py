@@ -299,6 +299,7 @@ def test_the_tuner_chooses_among_first_layers(classifier, texts, labels):
         FrozenEstimator(classifier),
         policies={"min_exit_layer": [1, 3, 40]},
         min_speedup=0.2,
+        scoring="accuracy",
         objective="max_score",
         store_cv_results=True,
     ).fit(texts, labels)
@@ -380,3 +381,12 @@ def test_bad_first_layers_of_the_tuner(classifier, texts, labels, layers, messag
     )
     with pytest.raises((TypeError, ValueError), match=message):
         tuned.fit(texts, labels)
+
+
+def test_a_tuner_refuses_policies_before_it_trains(texts, labels, tmp_path):
+    trainings = Trainings(tmp_path / "trainings")
+    clf = EPEEClassifier(tiny_config("bert"), callbacks=[trainings], memory=None)
+    for policies in ({"tua": [0.1]}, {"min_exit_layer": 2}, {"tau": -1}, 0):
+        with pytest.raises((TypeError, ValueError), match="polic"):
+            TunedExitPolicyClassifierCV(clf, policies=policies).fit(texts, labels)
+    assert trainings.count == 0

@@ -25,9 +25,10 @@ class EarlyExitClassifier(Protocol):
     It has the constructor parameters `tau` and `patience`, shown by `get_params`. Both act on
     prediction alone: ``set_params(tau=..., patience=...)`` after `fit` takes effect at the next
     prediction, and ``copy.copy`` of a fitted classifier gives one that shares what was learned and
-    has a policy of its own. If it has the parameters `exit_ensemble`, `exit_loss_weights` or
-    `joint_exit`, they have the meaning that they have in :func:`sklearn_epee.policy.apply_policy`.
-    An attribute `exit_weights_` of numbers takes the place of `exit_loss_weights`.
+    has a policy of its own. If it has the parameters `min_exit_layer`, `exit_ensemble`,
+    `exit_loss_weights` or `joint_exit`, they have the meaning that they have in
+    :func:`sklearn_epee.policy.apply_policy`. An attribute `exit_weights_` of numbers takes the
+    place of `exit_loss_weights`.
 
     Attributes
     ----------

@@ -59,6 +59,10 @@ class PolicyGrid:
             first = _offered_layers(policies, "min_exit_layer", check_min_exit_layer, n_layers)
         return cls(patiences, _offered_taus(policies.get("tau", "all")), first)
 
+    def only_min_exit_layer(self, default: int) -> int:
+        """Return the single first layer, or a default where there is none."""
+        return default if self.min_exit_layers is None else int(self.min_exit_layers[0])
+
     def thresholds(self, space: PolicySpace, most: int | None = None) -> Floats | None:
         """Return the thresholds for these samples; `most` replaces "all" by so many quantiles."""
         taus = most if self.taus is None else self.taus

@@ -91,9 +91,14 @@ class ScoredSamples:
         """Score one policy."""
         return float(self.score(self.space.sweep(patience, np.array([tau])))[0])
 
+    @property
+    def min_exit_layer(self) -> int:
+        """The first layer at which the samples may exit, from 1 to M."""
+        return self.space.min_exit_layer
+
     def exiting_from(self, min_exit_layer: int) -> ScoredSamples:
         """Return the samples with another first layer at which they may exit."""
-        if min_exit_layer == self.space.min_exit_layer:
+        if min_exit_layer == self.min_exit_layer:
             return self
         staged: Any = replace(self.validation.staged, min_exit_layer=min_exit_layer)
         return replace(self, validation=replace(self.validation, staged=staged))
@@ -276,7 +281,7 @@ class Guarantee:
         table = take(certification.candidates, certified)
         policies = zip(table["tau"], table["patience"], strict=True)
         table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
-        table["min_exit_layer"] = np.full(len(certified), tested.space.min_exit_layer)
+        table["min_exit_layer"] = np.full(len(certified), tested.min_exit_layer)
         names = ("tau", "patience", "min_exit_layer", "score", "speedup")
         columns = {name: table[name] for name in names}
         full_depth = tested.full_depth_score
@@ -316,7 +321,7 @@ class Guarantee:
         policy = {
             "tau": 0.0,
             "patience": tested.space.n_layers,
-            "min_exit_layer": tested.space.min_exit_layer,
+            "min_exit_layer": tested.min_exit_layer,
             "score": score,
             "speedup": 0.0,
         }

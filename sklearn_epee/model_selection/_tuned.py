@@ -21,7 +21,7 @@ from ._guarantee_parameters import check_guarantee
 from ._risks import LossFunction
 from ._selection import Objective
 from ._staging import is_own_splitter
-from ._tuning import BaseTunedExitPolicy
+from ._tuning import BaseTunedExitPolicy, check_policies
 
 # Attributes that depend on parameters.
 _CONDITIONAL_ATTRIBUTES = (
@@ -464,6 +464,7 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         """
         self._validate_params()
         check_has_exits(self.estimator)
+        check_policies(self)
         check_guarantee(self, risk_groups)
         given = self._checked(X, y, risk_groups, params)
         validation, fitted = self._stage(given)

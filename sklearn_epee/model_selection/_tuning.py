@@ -64,6 +64,30 @@ class FitInputs:
     together: Integers | None
 
 
+def check_policies(tuned: Any) -> None:
+    """Refuse `policies` that no fit could use, before anything is trained.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not as documented, or do not fit the estimator or the guarantee.
+    """
+    PolicyGrid.from_parameter(tuned.policies, n_layers=1)  # however many there are
+    if not isinstance(tuned.policies, Mapping) or "min_exit_layer" not in tuned.policies:
+        return
+    classifier, layers = given_classifier(tuned.estimator), tuned.policies["min_exit_layer"]
+    if not hasattr(classifier, "min_exit_layer"):
+        raise ValueError(
+            f"policies has the key 'min_exit_layer', but {type(classifier).__name__} has no "
+            "parameter min_exit_layer."
+        )
+    if has_guarantee(tuned) and (isinstance(layers, str) or len(set(layers)) > 1):
+        raise ValueError(
+            "policies['min_exit_layer'] must hold a single layer where policies are tested "
+            f"(confidence or guarantee); got {layers!r}."
+        )
+
+
 class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     """The steps of `fit`; `TunedExitPolicyClassifierCV` has the parameters."""
 
@@ -233,7 +257,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         """Return the chosen policy, and the attributes about all policies."""
         offered = PolicyGrid.from_parameter(self.policies, samples.n_layers)
         if isinstance(samples, ScoredSamples) and has_guarantee(self):
-            samples = self._with_one_first_layer(samples, offered)
+            samples = samples.exiting_from(offered.only_min_exit_layer(samples.min_exit_layer))
         tables = samples.tables(offered)
         front = pareto_front(tables)
         found: dict[str, Any] = {"pareto_front_": front}
@@ -258,19 +282,6 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         certification = guarantee.certify(samples, offered, rng)
         choice = guarantee.choose(samples, certification, self._criterion())
         return choice, found | guarantee.attributes(certification, choice)
-
-    @staticmethod
-    def _with_one_first_layer(samples: ScoredSamples, offered: PolicyGrid) -> ScoredSamples:
-        """Return the samples with the only `min_exit_layer` of the candidates to be tested."""
-        layers = offered.min_exit_layers
-        if layers is None:
-            return samples
-        if len(layers) > 1:
-            raise ValueError(
-                "policies['min_exit_layer'] must hold a single layer where policies are tested "
-                f"(confidence or guarantee); got {layers.tolist()}."
-            )
-        return samples.exiting_from(int(layers[0]))
 
     def _groups(
         self, given: FitInputs, validation: Validation | SentenceValidation
