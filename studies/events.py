@@ -92,7 +92,12 @@ def scores_of(bunch: Any, spans: Sequence[Any]) -> dict[str, float]:
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
     """Train the network; keep what every exit and every policy of the grid does."""
-    model, cost = fitted(token_classifier(job, folder.backbone), parts.train)
+    return run_with(job, parts, folder)
+
+
+def run_with(job: Job, parts: Parts, folder: Folder, **parameters: Any) -> dict[str, Any]:
+    """Do the same with other parameters of the classifier than the package's defaults."""
+    model, cost = fitted(token_classifier(job, folder.backbone, **parameters), parts.train)
     # A pass counts tokens with other policies.
     staged = {name: Staged.of(model, parts.bunches[name]) for name in ("dev", "test")}
     words = {name: _joined(found) for name, found in staged.items()}
