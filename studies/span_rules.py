@@ -308,7 +308,7 @@ def _epee(network: SpanNetwork) -> Variants:
 def _epee_from(network: SpanNetwork) -> Variants:
     """Yield EPEE with every first layer at which sentences may exit."""
     for variant in _epee(network):
-        for first in range(1, network.n_layers):
+        for first in range(1, max(2, network.n_layers)):
             yield replace(
                 variant,
                 parameters={"min_exit_layer": first, **variant.parameters},

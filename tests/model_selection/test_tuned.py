@@ -115,7 +115,9 @@ def test_the_front_and_the_table(data, fitted):
     X, y = data
     model = tuned(fitted, store_cv_results=True).fit(X, y)
     table, front = pd.DataFrame(model.cv_results_), pd.DataFrame(model.pareto_front_)
-    assert list(table) == list(front) == ["tau", "patience", "score", "speedup"]
+    assert list(table) == list(front) == [
+        "tau", "patience", "min_exit_layer", "score", "speedup",
+    ]  # fmt: skip
     assert (table.groupby("patience")["speedup"].diff().dropna() > 0).all()
     assert (front["speedup"].diff().dropna() > 0).all()
     assert (front["score"].diff().dropna() < 0).all()
