@@ -22,8 +22,8 @@ OWN = {
 
 # A classifier of words has labels and exits of its own kind.
 OWN_OF_WORDS = {
-    "tau", "patience", "min_exit_layer", "joint_exit", "max_length", "class_weight", "validation_fraction",
-    "callbacks", "classes_",
+    "tau", "patience", "min_exit_layer", "joint_exit", "max_length", "class_weight",
+    "validation_fraction", "callbacks", "classes_",
 }  # fmt: skip
 
 

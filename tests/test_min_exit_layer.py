@@ -20,6 +20,7 @@ from sklearn_epee._nn.exit_rules import DynamicRule, ExitPolicy, Exits
 from sklearn_epee._word_exits import StagedSentences
 from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.metrics import exit_scores, span_f1_scorer
+from sklearn_epee.monitoring import ExitAudit
 from sklearn_epee.policy import apply_policy, exit_layers, normalized_entropy, patience_counters
 from sklearn_epee.serving import AsyncPredictor
 
@@ -390,3 +391,16 @@ def test_a_tuner_refuses_policies_before_it_trains(texts, labels, tmp_path):
         with pytest.raises((TypeError, ValueError), match="polic"):
             TunedExitPolicyClassifierCV(clf, policies=policies).fit(texts, labels)
     assert trainings.count == 0
+
+
+def test_an_audit_refuses_an_estimator_with_another_first_layer(classifier, texts):
+    clf = copy.copy(classifier).set_params(tau=2.0, min_exit_layer=2)
+    audit = ExitAudit(clf, max_disagreement=0.9, share=1.0, random_state=0)
+    state = audit.to_json()
+    assert_array_equal(audit.predict_with_exits(texts).exit_layer, 2)
+    assert ExitAudit.from_json(state, clf).n_audited_ == 0
+    clf.set_params(min_exit_layer=1)
+    with pytest.raises(ValueError, match="audit is of min_exit_layer=2, but the estimator now has"):
+        audit.predict(texts)
+    with pytest.raises(ValueError, match="audit is of min_exit_layer=2, but the estimator has"):
+        ExitAudit.from_json(state, clf)

@@ -21,6 +21,7 @@ from ._disagreement import Alarm, DisagreementTests
 from ._policies import (
     Policy,
     disagreements,
+    min_exit_layer_of,
     n_layers_of,
     policy_of,
     stricter_policies,
@@ -199,6 +200,7 @@ class ExitAudit:
         vars(self).update(asdict(self._parameters))
         self.estimator = estimator
         self._policies = [policy_of(estimator)]
+        self._min_exit_layer = min_exit_layer_of(estimator)
         if self.tighten:
             n_layers = n_layers_of(estimator)
             self._policies += stricter_policies(self._policies[0], self.n_steps, n_layers)
@@ -278,6 +280,11 @@ class ExitAudit:
             raise ValueError(
                 f"The audit is of tau={expected[0]!r}, patience={expected[1]!r}, but the estimator "
                 f"now has tau={now[0]!r}, patience={now[1]!r}; create a new audit for it."
+            )
+        if (first := min_exit_layer_of(estimator)) != self._min_exit_layer:
+            raise ValueError(
+                f"The audit is of min_exit_layer={self._min_exit_layer}, but the estimator now has "
+                f"min_exit_layer={first}; create a new audit for it."
             )
         inner = find_exits(estimator, X)
         found = Bunch(**inner.classifier.predict_with_exits(inner.X))
@@ -476,6 +483,7 @@ class ExitAudit:
                 "schema": _SCHEMA,
                 "parameters": asdict(self._parameters),
                 "policy": list(self._policies[0]),
+                "min_exit_layer": self._min_exit_layer,
                 "n_seen": self.n_seen_,
                 **self._tests.to_dict(),
                 "random": self._rng.bit_generator.state,
@@ -522,6 +530,12 @@ class ExitAudit:
                     f"the audit is of tau={tau!r}, patience={patience!r}, but the estimator has "
                     f"tau={audit._policies[0][0]!r}, patience={audit._policies[0][1]!r}"
                 )
+            first = state.get("min_exit_layer", 1)  # states of 0.1.0 have none
+            if audit._min_exit_layer != first:
+                raise ValueError(
+                    f"the audit is of min_exit_layer={first}, but the estimator has "
+                    f"min_exit_layer={audit._min_exit_layer}"
+                )
             audit._tests.restore(state)
             audit.n_seen_ = int(state["n_seen"])
             audit._rng.bit_generator.state = state["random"]
@@ -532,7 +546,7 @@ class ExitAudit:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"_min_exit_layer": 1} | state)  # pickles of 0.1.0 have none
         self._lock = Lock()
 
     def __repr__(self) -> str:

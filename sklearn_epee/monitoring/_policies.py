@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_epee._exits.checks import check_patience, check_tau
+from sklearn_epee._exits.checks import check_min_exit_layer, check_patience, check_tau
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.wrappers import (
     chain,
@@ -48,6 +48,11 @@ def policy_of(estimator: Any) -> Policy:
         )
     _check_predicts_exits(estimator)
     return check_tau(own.tau), check_patience(own.patience)
+
+
+def min_exit_layer_of(estimator: Any) -> int:
+    """Return the first layer at which samples of an estimator may exit, checked."""
+    return check_min_exit_layer(own_policy(estimator).min_exit_layer)
 
 
 def _check_predicts_exits(estimator: Any) -> None:

@@ -83,7 +83,11 @@ def test_tables_hold_the_offered_policies():
 @pytest.mark.parametrize(
     ("policies", "error", "message"),
     [
-        ({"taus": [0.1]}, ValueError, r"keys 'tau', 'patience' and 'min_exit_layer'; got \['taus'\]"),
+        (
+            {"taus": [0.1]},
+            ValueError,
+            r"keys 'tau', 'patience' and 'min_exit_layer'; got \['taus'\]",
+        ),
         ({"tau": "some"}, ValueError, r"policies\['tau'\] must be 'all'"),
         ({"tau": []}, ValueError, r"policies\['tau'\] must be 'all'"),
         ({"tau": 0}, ValueError, r"policies\['tau'\] must be 'all'"),

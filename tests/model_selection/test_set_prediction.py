@@ -83,7 +83,10 @@ def test_another_policy_needs_no_other_sets_unless_they_are_for_one():
     assert clf.predict_set(X[NEW]).shape == (300, 3)
     with pytest.raises(ValueError, match="valid_for='policy' hold for the exits that the policy"):
         next(clf.staged_predict_set(X[NEW]))
-    with pytest.raises(ValueError, match=r"hold for tau=0\.3, patience=3, min_exit_layer=1, but the policy is tau=0"):
+    with pytest.raises(
+        ValueError,
+        match=r"hold for tau=0\.3, patience=3, min_exit_layer=1, but the policy is tau=0",
+    ):
         clf.set_params(tau=0.0).predict_set(X[NEW])
 
 
