@@ -88,7 +88,7 @@ class Rule:
     def exits(
         self, layer: int, entropies: NDArray[Any], agreeing: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Return which samples exit at a layer, (n,), given entropies and agreeing exits, (n, T)."""
+        """Return which samples exit at a layer, (n,), from entropies and agreeing exits, (n, T)."""
         if layer < self.min_exit_layer:
             return np.zeros(len(entropies), bool)
         entropies = entropies.astype(np.float64)
