@@ -51,6 +51,7 @@ from .classifiers import (
     tiny_text_classifier,
     tiny_training,
 )
+from .tagged import tiny_token_classifier
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*longer than max_length", "ignore:y holds labels that do not vary"
@@ -207,6 +208,20 @@ def test_words_and_their_tags(tmp_path):
     assert loaded.predict_tags(X) == words.predict_tags(X)
     assert same(loaded.predict_proba(X), words.predict_proba(X))
     assert "span_f1" in (tmp_path / "words" / "README.md").read_text()
+
+
+def test_policies_around_words_with_several_layers_of_spans(tmp_path):
+    X = [["zinc", "rash"], ["no", "pain"]] * 4
+    y = [{"drug": ["B-X", "O"], "effect": ["O", "B-Y"]}, {"drug": ["O"] * 2, "effect": ["O"] * 2}]
+    words = FrozenEstimator(tiny_token_classifier().fit(X, y * 4))
+    tuned = TunedExitPolicyClassifierCV(words, min_speedup=0.3).fit(X, y * 4)
+    fixed = FixedExitPolicyClassifier(words, tau=0.2, patience=2).fit(X, y * 4)
+    for policy in (tuned, fixed):
+        folder = tmp_path / type(policy).__name__
+        policy.save_pretrained(folder)
+        loaded = type(policy).from_pretrained(folder)
+        assert list(loaded.classes_) == ["drug", "effect"]
+        assert loaded.predict(X) == policy.predict(X)
 
 
 @pytest.mark.slow
