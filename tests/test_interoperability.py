@@ -11,9 +11,10 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import cross_val_score, learning_curve, validation_curve
 from sklearn.pipeline import make_pipeline
 
-from sklearn_epee import EntityMarker
+from sklearn_epee import EntityMarker, TunedExitPolicyClassifierCV, exit_scores
 
 from .classifiers import tiny_multimodal_classifier, tiny_text_classifier
+from .tagged import tiny_token_classifier
 from .trainings import Trainings
 
 
@@ -45,6 +46,39 @@ def test_arrow_labels_and_pairs(pa, notes):
     assert_array_equal(fitted.classes_, np.unique(labels))
     rows = list(zip(texts, texts[::-1], strict=True))
     assert_array_equal(fitted.predict_proba(pairs), fitted.predict_proba(rows))
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_arrow_tables_of_several_labels_and_tasks(pa, notes, batches):
+    texts, labels = notes
+    make = pa.RecordBatch.from_pydict if batches else pa.table
+    frame = pd.DataFrame({name: (labels == name).astype(int) for name in np.unique(labels)})
+    several = tiny_text_classifier(max_epochs=1).fit(texts, make(frame.to_dict("list")))
+    assert several.multilabel_
+    assert several.classes_.tolist() == list(frame)
+    again = make(frame[list(frame)[::-1]].to_dict("list"))  # read by name
+    assert exit_scores(several, texts, again) == exit_scores(several, texts, frame)
+    several = tiny_text_classifier(max_epochs=1)
+    tuned = TunedExitPolicyClassifierCV(several, cv=2, min_speedup=0.3)
+    assert (
+        tuned.fit(texts, again).best_score_
+        == tuned.fit(texts, frame[list(again.column_names)]).best_score_
+    )
+    tasks = pd.DataFrame({"status": labels, "long": [len(text) > 40 for text in texts]})
+    both = tiny_text_classifier(max_epochs=1).fit(texts, make(tasks.to_dict("list")))
+    assert [classes.tolist() for classes in both.classes_] == [sorted(set(labels)), [False, True]]
+    assert both.score(texts, make(tasks.to_dict("list"))) == both.score(texts, tasks)
+
+
+def test_arrow_tags_and_layers_of_tags(pa):
+    X = [["zinc", "rash"], ["no", "pain"]] * 4
+    drug, effect = ([["B-X", "O"], ["O", "O"]] * 4, [["O", "B-Y"], ["O", "B-Y"]] * 4)
+    one = tiny_token_classifier().fit(pa.array(X), pa.array(drug))
+    assert one.score(pa.array(X), pa.array(drug)) == one.score(X, drug)
+    two = tiny_token_classifier().fit(X, pa.table({"drug": drug, "effect": effect}))
+    assert set(two.classes_) == {"drug", "effect"}
+    layers = [{"drug": a, "effect": b} for a, b in zip(drug, effect, strict=True)]
+    assert two.score(X, pa.table({"drug": drug, "effect": effect})) == two.score(X, layers)
 
 
 def test_a_null_in_an_arrow_column_is_refused_by_its_row(pa, text_classifier, texts):

@@ -177,6 +177,7 @@ def _layers_of(y: Any, n_sentences: int) -> dict[str, list[Any]]:
             "EPEETokenClassifier requires y to be passed, but the target y is None; expected "
             f"{_LABELS}."
         )
+    y = without_arrow(y)
     if hasattr(y, "columns"):
         layers = {str(name): _rows_of(y[name], f"y[{name!r}]", _LABELS) for name in y.columns}
         _check_count(len(y), n_sentences)

@@ -22,8 +22,21 @@ def without_arrow(X: Any) -> Any:
     ImportError
         If X is a table and pandas is not installed.
     """
-    if type(X).__module__.partition(".")[0] != "pyarrow":
+    if not _is_arrow(X) or not hasattr(X, "to_pylist"):
         return X
-    if hasattr(X, "to_pylist") and not hasattr(X, "column_names") and not hasattr(X, "schema"):
-        return X.to_pylist()
-    return X.to_pandas() if hasattr(X, "to_pandas") else X
+    return X.to_pandas() if hasattr(X, "schema") else X.to_pylist()
+
+
+def without_arrow_table(y: Any) -> Any:
+    """Return a pyarrow table as a data frame, anything else as it is.
+
+    Raises
+    ------
+    ImportError
+        If y is a table and pandas is not installed.
+    """
+    return y.to_pandas() if _is_arrow(y) and hasattr(y, "schema") else y
+
+
+def _is_arrow(X: Any) -> bool:
+    return type(X).__module__.partition(".")[0] == "pyarrow"

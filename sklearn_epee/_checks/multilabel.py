@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from .arrow import without_arrow_table
 from .labels import check_count
 from .messages import shown
 from .missing import is_missing
@@ -74,6 +75,7 @@ def holds_labels(y: Any, target_type: str = "auto") -> bool:
         return target_type == "multilabel"
     if y is None:
         return False
+    y = without_arrow_table(y)
     return issparse(y) or _are_label_lists(y) or _is_indicator(y)
 
 
@@ -102,6 +104,7 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
         If values are not 0 or 1, labels are missing in a list or not among `classes`, a frame has
         other columns, there is no label at all, or y is not as long as the samples.
     """
+    y = without_arrow_table(y)
     rows = _nested_rows(y)
     # What is fitted already says whether other numbers than 0 and 1 are labels.
     if rows is not None and (

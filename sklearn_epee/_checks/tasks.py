@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
+from .arrow import without_arrow_table
 from .labels import check_labels
 from .multilabel import LabelCount, check_label_targets, frame_columns, labels_above
 
@@ -211,6 +212,7 @@ def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Ar
         raise TypeError(
             f"{name} takes no sparse y; give the labels as an array, y.toarray() for example."
         )
+    y = without_arrow_table(y)
     if not has_tasks(y):
         return check_labels(y, n_samples, name)
     checked = []
@@ -230,6 +232,7 @@ def as_target(labels: Array | list[Array]) -> Array:
 
 def task_columns(y: Any) -> list[Array]:
     """Return the labels of every task, of which there may be one, in types of their own."""
+    y = without_arrow_table(y)
     return _columns(y) if has_tasks(y) else [np.asarray(y)]
 
 
@@ -325,6 +328,7 @@ def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
 
     Refuses another number of tasks, and strings where numbers are predicted.
     """
+    y_true = without_arrow_table(y_true)
     columns = _columns(y_true) if has_tasks(y_true) else []
     shape = (len(columns[0]), len(columns)) if columns else np.shape(y_true)
     if shape != y_pred.shape:

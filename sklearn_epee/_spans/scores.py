@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_epee._checks.arrow import without_arrow
 from sklearn_epee._checks.messages import SampleError, shown
 
 from .offsets import in_characters
@@ -245,6 +246,7 @@ def spans_as_predicted(X: Any, y: Any, scheme: str = "IOB2") -> list[Any]:
 
 def layers_by_sample(y: Any) -> Any:
     """Return tags or spans by sample, also those of a frame with a column for each layer."""
+    y = without_arrow(y)
     if not hasattr(y, "columns"):
         return y
     columns = [list(y[name]) for name in y.columns]

@@ -20,6 +20,7 @@ from sklearn.model_selection import (
 )
 from sklearn.utils.parallel import Parallel, delayed
 
+from sklearn_epee._checks.arrow import without_arrow_table
 from sklearn_epee._checks.labels import check_groups
 from sklearn_epee._checks.multilabel import check_label_targets, holds_labels
 from sklearn_epee._checks.tasks import (
@@ -78,6 +79,7 @@ class Target:
         TypeError, ValueError
             If `y` does not hold classes, tasks or labels, one for each sample.
         """
+        y = without_arrow_table(y)
         known = known_tasks(estimator) if fitted else None
         multilabel = takes_labels(estimator, y) if known is None else known.multilabel
         if not multilabel:
