@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_epee._exits.staged import Integers, StagedPredictions
-from sklearn_epee._exits.wrappers import innermost, own_policy, predicts_words
+from sklearn_epee._exits.wrappers import innermost, own_policy, predicts_words, with_policy
 
 from .staged import StagedSentences
 
@@ -121,6 +120,6 @@ def unread_words(tasks: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
 
 def _token_counts(classifier: Any, X: Any) -> Integers:
     """Return how many positions a layer computes of each sentence, from a pass of one layer."""
-    shallow = copy.copy(classifier).set_params(tau=0.0, patience=1)
+    shallow = with_policy(classifier, tau=0.0, patience=1, min_exit_layer=1)
     rows = np.asarray(shallow.predict_with_exits(X).rows_total, dtype=np.int64)
     return rows // int(classifier.n_layers_)
