@@ -25,6 +25,7 @@ from sklearn_epee._exits.wrappers import (
     predicts_words,
 )
 from sklearn_epee._word_exits import check_word_scoring
+from sklearn_epee.metrics import exit_scores, speedup_score
 
 from ._base import BaseExitPolicyClassifier
 from ._choice import Choice, Guarantee, ScoredSamples, choose
@@ -135,6 +136,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         classifier = given_classifier(self.estimator)
         if not predicts_words(classifier):
             name = type(self).__name__
+            _check_scorer(self.scoring)
             target = Target.of(y, n_samples, self.estimator, name, fitted=self._is_fitted())
             check_risk_for(target, self)
             return target, ClassStaging(target.multilabel)
@@ -293,3 +295,19 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             return given.target.y, validation.classes
         groups = given.risk_groups
         return groups, None if groups is None else np.unique(groups)
+
+
+def _check_scorer(scoring: Any) -> None:
+    """Raise if a callable is a metric and no scorer, or returns other figures than one score."""
+    module = str(getattr(scoring, "__module__", ""))
+    if module.startswith("sklearn.metrics.") and not module.startswith("sklearn.metrics._scorer"):
+        raise ValueError(
+            f"scoring={scoring!r} looks like a metric, which compares labels; expected a scorer, "
+            f"such as make_scorer({getattr(scoring, '__name__', 'metric')})."
+        )
+    function = getattr(scoring, "func", scoring)  # of a partial
+    if function in (exit_scores, speedup_score):
+        raise ValueError(
+            f"scoring={function.__name__} is for searches and cross_validate; expected one score "
+            "of predictions, such as 'f1_macro'. min_speedup bounds the speed-up."
+        )

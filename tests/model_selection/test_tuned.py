@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -532,6 +533,9 @@ def test_a_refusal_leaves_everything_as_it_was(data, fitted):
         ({"objective": "fastest"}, "The 'objective' parameter"),
         ({"scoring": "acuracy"}, "The 'scoring' parameter"),
         ({"scoring": None}, "The 'scoring' parameter"),
+        ({"scoring": f1_score}, r"looks like a metric, .* such as make_scorer\(f1_score\)"),
+        ({"scoring": exit_scores}, "scoring=exit_scores is for searches"),
+        ({"scoring": partial(exit_scores, negative_class="bee")}, "scoring=exit_scores is for"),
         ({"policies": "some"}, "The 'policies' parameter"),
         ({"policies": 0}, "The 'policies' parameter"),
         ({"policies": {"tau": "x"}}, r"policies\['tau'\] must be 'all'"),
