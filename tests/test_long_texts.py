@@ -106,7 +106,7 @@ def test_head_tail_reads_both_ends(family):
     encoder, _ = model._build([long_text(9)], 2)
     whole = tokenizer([long_text(100)])["input_ids"][0]
     n_special = tokenizer.num_special_tokens_to_add()
-    with pytest.warns(UserWarning, match="between their first and last tokens is not read") as seen:
+    with pytest.warns(UserWarning, match="between their first and last ones are not read") as seen:
         (row,) = read_rows(encoder, long_text(100))
     assert len(seen) == 1
     assert len(row) == 21
@@ -359,7 +359,7 @@ def test_pickles_from_before_there_were_windows_truncate_as_they_did(notes, text
     loaded = pickle.loads(pickle.dumps(text_classifier))
     assert loaded.get_params()["long_texts"] == "truncate"
     np.testing.assert_array_equal(loaded.predict_proba(notes[0]), expected)
-    with pytest.warns(UserWarning, match="longer than max_length=128 tokens; what comes after"):
+    with pytest.warns(UserWarning, match="longer than max_length=128 tokens; the rest is not read"):
         loaded.predict([long_text(300)])
 
 

@@ -144,13 +144,13 @@ def test_long_texts_are_read_around_both_entities(entity_marks):
     filler = " ".join(["the dose of"] * 40)
     short = "[E1] zinc [/E1] raises [E2] iron [/E2]"
     model = make(pooling="entity", entity_marks=entity_marks, max_length=24).fit(TEXTS, LABELS)
-    with pytest.warns(UserWarning, match="1 of 1 texts.*far from both entities"):
+    with pytest.warns(UserWarning, match="1 of 1 texts.*farthest from both entities"):
         encoded = model._preprocessor.encode([f"{filler} {short} {filler}"])
     batch = encoded.batch(np.arange(1))
     row = model._preprocessor.tokenizer.decode(batch["input_ids"][0].tolist()).lower()
     assert encoded.lengths.tolist() == [24]
     assert short.lower().replace(" ", "") in row.replace(" ", "")
-    with pytest.warns(UserWarning, match="far from both"):
+    with pytest.warns(UserWarning, match="farthest from both"):
         apart = model._preprocessor.encode([f"[E2] zinc [/E2] {filler} [E1] iron [/E1]"])
     assert apart.lengths.tolist() == [24]
     last, first = apart.batch(np.arange(1))["entity_positions"][0].tolist()

@@ -1,8 +1,8 @@
 """Shorten long pairs of texts before a tokenizer truncates them.
 
-A tokenizer keeps everything that it truncates: of both texts all parts, and of these every
-combination, so that memory grows with the product of the lengths. Here each text is first reduced
-to a little more than can be kept of it, which leaves the truncated pair as it was.
+A tokenizer stores the truncated parts of both texts as overflowing encodings, in all combinations,
+so memory grows with the product of the lengths. Here each text is first shortened to a little more
+than can be kept of it, which does not change the truncated pair.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-# Tokens by which the longer text of a pair stays the longer one: on it depends which of the two
-# loses the odd token.
+# Number of tokens by which the longer text of a pair stays longer, because this decides which of
+# the two texts loses an odd token.
 _LONGER = 16
 
 Pair = tuple[str, str]
@@ -22,14 +22,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Tokenized:
-    """A text with its token ids and the characters that each token stands for."""
+    """A text with its token ids and the character range of each token."""
 
     text: str
     ids: list[int]
     offsets: list[tuple[int, int]]
 
     def shortened(self, n_tokens: int, from_left: bool) -> str:
-        """Return the part of the text that has the first, or last, tokens."""
+        """Return the part of the text with the first (or last) tokens."""
         if n_tokens >= len(self.ids):
             return self.text
         if from_left:
@@ -50,16 +50,16 @@ def shorten_pairs(
     pairs : sequence of pairs of str
         All of them longer than `max_length`.
     tokenizer : PreTrainedTokenizerBase
-        One written in Python keeps nothing that it truncates; pairs are then returned as they are.
+        Tokenizers written in Python do not store truncated parts; pairs are returned unchanged.
     max_length : int
-        Tokens of a truncated pair, special tokens included.
+        Number of tokens of a truncated pair, including special tokens.
     tokenize : callable
         Runs the tokenizer on a list of texts.
 
     Returns
     -------
     list of pairs of str
-        Which the tokenizer truncates to the same tokens.
+        The tokenizer truncates them to the same tokens.
     """
     if not tokenizer.is_fast:
         return list(pairs)
@@ -80,7 +80,7 @@ def shorten_pairs(
 
     whole = _in_pairs(tokenized([text for pair in pairs for text in pair]))
     shortened, open_, spare = list(pairs), list(range(len(pairs))), 1
-    # A word that is split may have other tokens; then more of the text is kept.
+    # If a word is split at the end, its tokens may differ; then more of the text is kept.
     while open_:
         tried = [_shorten(*whole[i], room + spare, from_left) for i in open_]
         found = _in_pairs(tokenized([text for pair in tried for text in pair]))
@@ -111,7 +111,7 @@ def _truncates_alike(
     room: int,
     from_left: bool,
 ) -> bool:
-    """Return whether both texts have the tokens that can be kept, and the same one is longer."""
+    """Return whether both texts keep the tokens that are read, and the same one is longer."""
     read = slice(-room, None) if from_left else slice(room)
     same = all(
         a.text == b.text or (a.ids[read] == b.ids[read] and len(b.ids) > room)

@@ -1,4 +1,4 @@
-"""Texts longer than a backbone reads: in windows, or as their first and last tokens."""
+"""Texts longer than the maximum length: read in windows, or as their first and last tokens."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-# Words of which every tokenizer makes at least one token.
+# Words that every tokenizer should convert to at least one token.
 _PROBES = ("a", "the", "1", "patient")
 
 
 class TextSpan(NamedTuple):
-    """Where the tokens of a text lie in its row, between the special tokens around it."""
+    """Range of the tokens of a text in its row, between the special tokens."""
 
     start: int
     stop: int
 
 
-# Parts of a row: of these the row of a window is joined.
+# Slices of a row that are concatenated to the row of a window.
 Parts = list[slice]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Reads a long text as consecutive windows, each with the special tokens of a whole text.
+    """Reads a long text in consecutive windows, each with the special tokens of a whole text.
 
     Parameters
     ----------
     length : int
-        Tokens of a window, special tokens included.
+        Number of tokens of a window, including special tokens.
     stride : int or None
-        Tokens of the text from the start of a window to that of the next. None: as many as a
-        window holds, so that every token is read once.
+        Number of text tokens from the start of a window to that of the next. None: the number of
+        text tokens of a window, so that every token is read once.
     most : int
-        Windows per text; what comes after them is not read.
+        Maximum number of windows per text; the rest is not read.
     """
 
     length: int
@@ -43,7 +43,7 @@ class Windows:
     most: int
 
     def parts(self, span: TextSpan, n_row: int, from_left: bool) -> tuple[list[Parts], bool]:
-        """Return the parts of a long row that each window is joined of.
+        """Return the slices of a long row that form each window.
 
         Parameters
         ----------
@@ -51,13 +51,13 @@ class Windows:
         n_row : int
             Length of the row.
         from_left : bool
-            Whether a text that is too long loses its first tokens instead of its last.
+            Whether a text that is too long loses its first tokens instead of its last ones.
 
         Returns
         -------
         windows : list of lists of slices
         truncated : bool
-            Whether some tokens are in no window.
+            Whether some tokens are not in any window.
         """
         room = self.length - span.start - (n_row - span.stop)
         stride = self.stride or room
@@ -73,10 +73,10 @@ class Windows:
         return windows, truncated
 
     def unread(self) -> str:
-        """Return the warning's words for texts that were truncated."""
+        """Return the end of the warning about truncated texts."""
         return (
             f"longer than max_windows={self.most} windows of window_length={self.length} tokens; "
-            "what comes after is not read."
+            "the rest is not read."
         )
 
 
@@ -87,7 +87,7 @@ class HeadTail:
     Parameters
     ----------
     length : int
-        Tokens of a row, special tokens included.
+        Number of tokens of a row, including special tokens.
 
     References
     ----------
@@ -97,17 +97,17 @@ class HeadTail:
     length: int
 
     def parts(self, span: TextSpan, n_row: int, from_left: bool) -> tuple[list[Parts], bool]:  # noqa: ARG002 - both ends are kept
-        """Return the parts of a long row that are kept, and that some are not."""
+        """Return the slices of a long row that are kept, and True, because it is truncated."""
         room = self.length - span.start - (n_row - span.stop)
         head = room - room // 2
         kept = [slice(0, span.start + head), slice(span.stop - room // 2, n_row)]
         return [kept], True
 
     def unread(self) -> str:
-        """Return the warning's words for texts that were truncated."""
+        """Return the end of the warning about truncated texts."""
         return (
-            f"longer than max_length={self.length} tokens; what lies between their first and last "
-            "tokens is not read."
+            f"longer than max_length={self.length} tokens; the tokens between their first and last "
+            "ones are not read."
         )
 
 
@@ -115,14 +115,14 @@ LongTexts = Windows | HeadTail
 
 
 def joined(row: list[int], parts: Parts) -> list[int]:
-    """Return the tokens of some parts of a row."""
+    """Return the concatenated slices of a row."""
     return [token for part in parts for token in row[part]]
 
 
 def special_tokens_around(
     tokenizer: PreTrainedTokenizerBase, tokenize: Callable[..., dict[str, Any]]
 ) -> tuple[int, int]:
-    """Return how many special tokens a tokenizer puts before and after a text.
+    """Return the numbers of special tokens that a tokenizer adds before and after a text.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def special_tokens_around(
     Raises
     ------
     ValueError
-        If it does something else with the tokens of a text than to put others around them.
+        If the tokenizer changes the tokens of a text in another way.
     """
     for word in _PROBES:
         plain, whole = (
@@ -162,7 +162,7 @@ def _first_place(part: list[int], whole: list[int]) -> int | None:
 
 
 def check_long_texts(estimator: Any, reads_pairs: bool) -> None:
-    """Refuse parameters about long texts that do not go together.
+    """Raise if parameters for long texts are not compatible with each other.
 
     Parameters
     ----------
@@ -184,8 +184,8 @@ def check_long_texts(estimator: Any, reads_pairs: bool) -> None:
         )
     if estimator.pooling == "entity":
         raise ValueError(
-            f"long_texts={how!r} does not go with pooling='entity': the marks of a pair may lie in "
-            "different windows; expected long_texts='truncate', which reads around both marks."
+            f"long_texts={how!r} cannot be used with pooling='entity', because the marks of a pair "
+            "may be in different windows; expected long_texts='truncate', which keeps both marks."
         )
     window, longest = estimator.window_length, estimator.max_length
     if how == "windows" and None not in (window, longest) and window > longest:
@@ -202,22 +202,22 @@ def long_texts_of(
     max_windows: int,
     n_special: int,
 ) -> LongTexts | None:
-    """Return what the parameters of an estimator say about long texts.
+    """Return how long texts are read, given the parameters of an estimator.
 
     Parameters
     ----------
     how : {"truncate", "windows", "head_tail"}
     length : int
-        Longest row in tokens, special tokens included.
+        Maximum number of tokens of a row, including special tokens.
     stride : int or None
     max_windows : int
     n_special : int
-        Special tokens of a row.
+        Number of special tokens of a row.
 
     Returns
     -------
     Windows, HeadTail or None
-        None: truncated.
+        None: truncated by the tokenizer.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def long_texts_of(
     if stride is not None and stride > room:
         raise ValueError(
             f"window_stride={stride} leaves tokens between two windows unread: a window of "
-            f"{length} tokens holds {room} of the text, beside {n_special} special tokens; "
-            f"expected at most {room}, or None."
+            f"{length} tokens contains {room} of the text and {n_special} special tokens; expected "
+            f"at most {room}, or None."
         )
     return Windows(length, None if stride is None else int(stride), int(max_windows))

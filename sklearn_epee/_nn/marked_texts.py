@@ -24,47 +24,48 @@ from sklearn_epee._checks.texts import Text
 from .batching import EncodedTexts
 from .texts import TextTokenizer, call_tokenizer, chunks_of_texts
 
-# The form of samples whose entities are marked.
+# `sample_form` of texts with marked entities.
 MARKED = "marked"
 
 Pieces = list[tuple[int, int]]
 
 
 class MarkedTextTokenizer(TextTokenizer):
-    """Turn texts with two marked entities into token ids, and say where their opening marks are.
+    """Convert texts with two marked entities to token ids and positions of the opening marks.
 
-    The tokens of the marks are found by their characters, whatever a tokenizer makes of them. Of a
-    text that is too long both entities are kept, and as much as fits around and between them.
+    The tokens of the marks are found by their characters, so marks need not be single tokens. Of a
+    text that is too long, both entities are kept, and as many tokens around and between them as
+    fit.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        One that knows of which characters its tokens are made.
+        A fast tokenizer, which knows the characters of its tokens.
     max_length : int
-        Longest row in tokens, special tokens included.
+        Maximum number of tokens of a row, including special tokens.
 
     Raises
     ------
     ValueError
-        If the tokenizer does not know the characters of its tokens.
+        If the tokenizer is not a fast one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if not tokenizer.is_fast:
             raise ValueError(
                 "pooling='entity' finds the marks by the characters of their tokens, which "
-                f"{type(tokenizer).__name__}, a tokenizer written in Python, does not tell; "
+                f"{type(tokenizer).__name__}, a tokenizer written in Python, does not provide; "
                 "expected a fast tokenizer (a tokenizer.json), or another pooling."
             )
         super().__init__(tokenizer, max_length, n_segments=0, reads_pairs=False)
 
     @property
     def sample_form(self) -> str:  # type: ignore[override]
-        """Samples must carry marks."""
+        """Property that samples must share with the training samples: marks."""
         return MARKED
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
-        """Return the token ids with the positions of the marks, and how many were truncated."""
+        """Return token ids with the positions of the marks, and the number of truncated texts."""
         ids: list[NDArray[np.int32]] = []
         lengths: list[int] = []
         positions: list[list[int]] = []
@@ -87,7 +88,7 @@ class MarkedTextTokenizer(TextTokenizer):
         return encoded, n_truncated
 
     def _row(self, number: int, text: str, encoding: Encoding) -> tuple[list[int], list[int]]:
-        """Return the token ids of a text, and the positions of both opening marks among them."""
+        """Return the token ids of a text, and the positions of both opening marks."""
         entities = marked_entities(text)
         if isinstance(entities, str):
             raise SampleError(number, f"{entities}: {shown(text)}.")
@@ -118,18 +119,18 @@ class MarkedTextTokenizer(TextTokenizer):
 
     def _unread(self) -> str:
         return (
-            f"longer than max_length={self.max_length} tokens; what is far from both entities is "
-            "not read."
+            f"longer than max_length={self.max_length} tokens; the tokens farthest from both "
+            "entities are not read."
         )
 
 
 def _tokens_of(number: int, text: str, entity: MarkedEntity, encoding: Encoding) -> Pieces:
-    """Return the tokens of each piece of an entity, marks included: the first, and past the last.
+    """Return the token range (start, stop) of each part of an entity, including its marks.
 
     Raises
     ------
     SampleError
-        If the tokenizer made nothing of a mark.
+        If the tokenizer drops a mark.
     """
     pieces = []
     for start, stop in entity.pieces:
@@ -137,8 +138,8 @@ def _tokens_of(number: int, text: str, entity: MarkedEntity, encoding: Encoding)
         if first is None or last is None:
             raise SampleError(
                 number,
-                f"has the mark {text[start : start + 4]!r}, of which this tokenizer makes no "
-                "token; use another tokenizer, or entity_marks='tokens'.",
+                f"has the mark {text[start : start + 4]!r}, which this tokenizer drops; use "
+                "another tokenizer, or entity_marks='tokens'.",
             )
         pieces.append((first, last + 1))
     return pieces
@@ -147,14 +148,14 @@ def _tokens_of(number: int, text: str, entity: MarkedEntity, encoding: Encoding)
 def with_mark_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any]
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer to which the marks of some texts are single tokens.
+    """Return a copy of a tokenizer in which the marks of some texts are single tokens.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        Stays as it is: it may be the user's.
+        Not modified, because it may be the user's.
     texts : sequence of str
-        Texts that carry marks.
+        Texts with marks.
 
     Returns
     -------
@@ -171,6 +172,6 @@ def with_mark_tokens(
             f"entity_marks='tokens' finds no marks; expected texts with {EXPECTED_MARKS}."
         )
     tokenizer = copy.deepcopy(tokenizer)
-    # The blank before a mark would be a token of its own to some tokenizers.
+    # Without `lstrip`, some tokenizers would make the blank before a mark a separate token.
     tokenizer.add_tokens([AddedToken(mark, lstrip=True, normalized=False) for mark in marks])
     return tokenizer

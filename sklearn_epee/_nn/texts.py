@@ -33,37 +33,38 @@ from .long_texts import LongTexts, TextSpan, Windows, joined, special_tokens_aro
 
 MAX_SCRATCH_LENGTH = 512
 SCRATCH_VOCABULARY = 8000
-# Number of characters that there can be.
+# Number of Unicode code points.
 _UNICODE = 0x110000
-# What one call of a tokenizer is given: it keeps some hundred bytes for every token.
+# Limits of one call of a tokenizer, which needs a few hundred bytes per token.
 _CHUNK_TEXTS = 4096
 _CHUNK_CHARACTERS = 2**21
-# A long pair makes up to nine rows while it is truncated, so that fewer share a call.
+# Lower limit for truncation, where a long pair needs the memory of up to nine rows.
 _CHUNK_CHARACTERS_TRUNCATED = 2**19
-# Texts of a prediction that are held as tokens at a time; sorted by length, they fill batches well.
+# Limits of the texts of a prediction that are encoded at a time; they are sorted by length, so that
+# batches need little padding.
 _WINDOW = 4 * _CHUNK_TEXTS
 _WINDOW_CHARACTERS = 2**25
-# A tokenizer keeps its truncation setting inside and cannot be used by two threads at once.
+# Truncation is part of a tokenizer's state, so two threads cannot use one at the same time.
 _tokenizer_lock = ForkSafeLock()
 
 
 class TextTokenizer:
-    """Turn texts into token ids, as many as a backbone can read.
+    """Convert texts to token ids, up to the maximum length of a backbone.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
     max_length : int
-        Longest row in tokens, special tokens included; longer texts are truncated.
+        Maximum number of tokens of a row, including special tokens; longer texts are truncated.
     n_segments : int
-        Segment ids the backbone knows; below 2 none are made.
+        Number of segment ids of the backbone; below 2, there are no segment ids.
     reads_pairs : bool
         Whether samples are pairs of texts.
     long_texts : Windows, HeadTail or None, default=None
-        How texts longer than `max_length` are read; None truncates them as the tokenizer does.
+        How texts longer than `max_length` are read; None: truncated by the tokenizer.
     """
 
-    # Of tokenizers that were pickled before there was a choice.
+    # For objects that were pickled before `long_texts` existed.
     long_texts: LongTexts | None = None
 
     def __init__(
@@ -84,12 +85,12 @@ class TextTokenizer:
 
     @property
     def sample_form(self) -> bool:
-        """What samples must have in common with those of the training: being pairs or not."""
+        """Property that samples must share with the training samples: whether they are pairs."""
         return self.reads_pairs
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments, beside the tokenizer, that make this object again."""
+        """Constructor arguments of this object, except the tokenizer."""
         return {
             "max_length": self.max_length,
             "n_segments": 2 if self._with_segments else 0,
@@ -98,7 +99,7 @@ class TextTokenizer:
         }
 
     def encode(self, texts: Sequence[Text]) -> EncodedTexts:
-        """Return the token ids of texts, warning once if some had to be truncated.
+        """Return the token ids of texts; warn once if some are truncated.
 
         Parameters
         ----------
@@ -113,7 +114,7 @@ class TextTokenizer:
         return encoded
 
     def encode_in_windows(self, texts: Sequence[Text]) -> Iterator[EncodedTexts]:
-        """Yield the token ids of texts, some thousands at a time, so that memory stays bounded.
+        """Yield the token ids of texts, a few thousand at a time, so that memory stays bounded.
 
         Parameters
         ----------
@@ -122,7 +123,7 @@ class TextTokenizer:
         Yields
         ------
         EncodedTexts
-            Of the next texts in order.
+            Consecutive texts, in order.
         """
         total = n_before = 0
         for window in windows_of_texts(texts):
@@ -134,7 +135,7 @@ class TextTokenizer:
         self._warn_if_truncated(total, len(texts))
 
     def _encode(self, texts: Sequence[Text]) -> tuple[EncodedTexts, int]:
-        """Return the token ids, and how many texts had to be truncated."""
+        """Return the token ids, and the number of truncated texts."""
         ids, segments, lengths, windows, n_truncated = [], [], [], [], 0
         for chunk in chunks_of_texts(texts):
             rows, n_windows, n_long = self._encode_chunk(chunk)
@@ -159,17 +160,17 @@ class TextTokenizer:
             warnings.warn(message, UserWarning, stacklevel=level_of_caller())
 
     def _unread(self) -> str:
-        """Return the warning's words for texts that were truncated."""
+        """Return the end of the warning about truncated texts."""
         if self.long_texts is not None:
             return self.long_texts.unread()
-        return f"longer than max_length={self.max_length} tokens; what comes after is not read."
+        return f"longer than max_length={self.max_length} tokens; the rest is not read."
 
     def encode_for_training(self, texts: Sequence[Text]) -> EncodedTexts:
-        """Return the token ids of training texts; nothing about them is random."""
+        """Return the token ids of training texts; the same as `encode`."""
         return self.encode(texts)
 
     def _encode_chunk(self, chunk: Sequence[Text]) -> tuple[dict[str, Any], NDArray[np.int64], int]:
-        """Return the rows of some texts, how many rows each has, and how many were truncated."""
+        """Return the rows of some texts, the number of rows of each, and of truncated texts."""
         rows = self._tokenize(chunk, truncation=False)
         lengths = [len(row) for row in rows["input_ids"]]
         n_rows = np.ones(len(chunk), dtype=np.int64)
@@ -182,7 +183,7 @@ class TextTokenizer:
             for name, values in truncated.items():
                 for i, value in zip(long, values, strict=True):
                     rows[name][i] = value
-        # A tokenizer without special tokens makes nothing of an empty text.
+        # A tokenizer without special tokens returns no tokens for an empty text.
         filler = next(
             (
                 token
@@ -199,7 +200,7 @@ class TextTokenizer:
     def _long_read(
         self, rows: dict[str, Any], long_texts: LongTexts
     ) -> tuple[dict[str, Any], NDArray[np.int64], int]:
-        """Return rows of which none is too long, how many a text has, and how many lost tokens."""
+        """Split or shorten long rows; return rows, their number per text, and truncated texts."""
         before, after = special_tokens_around(self.tokenizer, tokenize)
         from_left = self.tokenizer.truncation_side == "left"
         read: list[list[int]] = []
@@ -216,7 +217,7 @@ class TextTokenizer:
         return {"input_ids": read}, n_rows, n_truncated
 
     def _truncated(self, texts: list[Text], lengths: list[int]) -> dict[str, list[list[int]]]:
-        """Return the truncated rows of texts that are too long."""
+        """Return truncated rows of texts that are too long."""
         far_too_long = [i for i, n in enumerate(lengths) if n > 2 * self.max_length]
         if self.reads_pairs and far_too_long:
             pairs: Any = [texts[i] for i in far_too_long]
@@ -243,14 +244,14 @@ class TextTokenizer:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
 ) -> dict[str, Any]:
-    """Return what a tokenizer makes of texts or pairs, without padding; safe in several threads."""
+    """Tokenize texts or pairs without padding; thread-safe."""
     return dict(call_tokenizer(tokenizer, texts, **options))
 
 
 def call_tokenizer(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], **options: Any
 ) -> BatchEncoding:
-    """Return the same as `tokenize`, with the `encodings` that a fast tokenizer made."""
+    """Return the same as `tokenize`, including the `encodings` of a fast tokenizer."""
     first: list[str]
     second: list[str] | None
     if texts and isinstance(texts[0], tuple):
@@ -265,7 +266,7 @@ def call_tokenizer(
 
 @contextmanager
 def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Put back the truncation and padding that a call sets: the tokenizer may be the user's."""
+    """Restore truncation and padding after a call, because the tokenizer may be the user's."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
@@ -281,7 +282,7 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
-    """Return the number of tokens of texts, not truncated, special tokens included."""
+    """Return the number of tokens of texts without truncation, including special tokens."""
     counts: list[int] = []
     for chunk in chunks_of_texts(texts):
         rows = tokenize(tokenizer, chunk, truncation=False, return_token_type_ids=False)
@@ -290,14 +291,14 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> l
 
 
 def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder or hub id; a tokenizer object is returned as it is.
+    """Return the tokenizer of a folder or hub id; a tokenizer object is returned unchanged.
 
     Raises
     ------
     TypeError
-        If it is none of these.
+        If `source` is none of these.
     ValueError
-        If there is none to be found.
+        If no tokenizer is found.
     """
     if isinstance(source, PreTrainedTokenizerBase):
         return source
@@ -323,7 +324,7 @@ def load_tokenizer(source: Any, *, argument: str) -> PreTrainedTokenizerBase:
 
 
 def _forget_folder(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Leave out where a tokenizer was read from: a saved estimator says nothing of the machine."""
+    """Remove the folder of a tokenizer, so that a saved estimator does not contain local paths."""
     folder = tokenizer.name_or_path
     tokenizer.name_or_path = ""
     tokenizer.init_kwargs = {
@@ -342,7 +343,7 @@ def _check_longest(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
-    # Where the files are missing, transformers makes a tokenizer that knows no word at all.
+    # If files are missing, transformers creates a tokenizer without any words.
     known = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
     if not known - set(tokenizer.all_special_tokens):
         raise ValueError("there is no vocabulary.")
@@ -351,13 +352,13 @@ def _check_not_empty(tokenizer: PreTrainedTokenizerBase) -> None:
 def learn_wordpiece(
     texts: Sequence[Text], vocab_size: int = SCRATCH_VOCABULARY, pad_id: int = 0
 ) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with a lower-case WordPiece vocabulary learned from training texts.
+    """Train a tokenizer with a lower-case WordPiece vocabulary.
 
     Parameters
     ----------
     texts : sequence of str or of pairs of str
     vocab_size : int, default=8000
-        Largest number of entries, special tokens included.
+        Maximum number of entries, including special tokens.
     pad_id : int, default=0
         Id of the padding token, 0 to 4.
 
@@ -392,11 +393,11 @@ def _wordpiece(vocab: dict[str, int]) -> Tokenizer:
 
 
 def _learn_pieces(texts: Sequence[Text], vocab_size: int, special: list[str]) -> dict[str, int]:
-    """Return WordPiece entries whose ids depend on nothing but the texts.
+    """Return WordPiece entries with ids that only depend on the texts.
 
-    The trainer numbers the characters inside words in the order of a hash map that is seeded anew
-    each time, and breaks ties between pairs by these numbers. So a first pass without merges finds
-    the characters, and the second is told to number them before everything else.
+    The trainer numbers the characters inside words in the order of a hash map with a random seed,
+    and breaks ties between pairs by these numbers. Therefore a first pass without merges finds the
+    characters, and in the second pass they are given as the first entries, in a fixed order.
     """
     alphabet = None
     pieces = _train_pieces(texts, 0, special, alphabet)
@@ -414,8 +415,8 @@ def _train_pieces(
     if alphabet is not None:
         bounds = {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
     if vocab_size > _UNICODE:
-        # The trainer takes memory for all that it may learn, and ends the process if there is not
-        # enough. It cannot learn more entries than there are characters.
+        # The trainer allocates memory for `vocab_size` entries, and aborts the process if there is
+        # not enough. It cannot learn more entries than the texts have characters.
         vocab_size = min(vocab_size, _UNICODE + 2 * sum(map(len, _parts(texts))))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False, **bounds
@@ -454,20 +455,20 @@ def choose_max_length(
     texts: Sequence[Text],
     argument: str = "max_length",
 ) -> int:
-    """Return the longest row in tokens that an estimator reads.
+    """Return the maximum number of tokens of a row.
 
     Parameters
     ----------
     max_length : int or None
-        As the user set it. None: all the backbone's positions, or, for a backbone yet to be
-        made, the longest training text.
+        The user's parameter. None: all positions of the backbone or, for a new backbone, the length
+        of the longest training text.
     tokenizer : PreTrainedTokenizerBase
     positions : int or None
-        Longest row the backbone has positions for; None for a backbone that is yet to be made.
+        Number of positions of the backbone; None for a new backbone.
     texts : sequence of str or of pairs of str
         Training texts.
     argument : str, default="max_length"
-        Named in messages.
+        Name of the parameter, for error messages.
 
     Returns
     -------
@@ -476,7 +477,7 @@ def choose_max_length(
     Raises
     ------
     ValueError
-        If it is beyond the backbone's positions or leaves no room for a token.
+        If it exceeds the backbone's positions or leaves no room for a token.
     """
     if max_length is None:
         if positions is None:
@@ -500,25 +501,25 @@ def required_vocabulary(
     config: PretrainedConfig,
     checkpoint: str | os.PathLike[str] | None,
 ) -> int:
-    """Return how many embeddings a backbone must have for a tokenizer.
+    """Return the number of embeddings that a backbone needs for a tokenizer.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
     config : PretrainedConfig
-        Of the backbone.
+        Configuration of the backbone.
     checkpoint : str, path-like or None
-        Where the backbone's weights are from; None where they are drawn anew.
+        Source of the backbone's weights; None if they are random.
 
     Returns
     -------
     int
-        The configured number, or more if the tokenizer is the checkpoint's own with tokens added.
+        The configured number, or more if the tokenizer is that of the checkpoint with added tokens.
 
     Raises
     ------
     ValueError
-        If the tokenizer has more entries than the backbone embeds, for another reason.
+        If the tokenizer has more entries than the backbone for another reason.
     """
     if len(tokenizer) <= config.vocab_size:
         return int(config.vocab_size)
@@ -559,7 +560,7 @@ def _parts(texts: Sequence[Text]) -> Iterator[str]:
 def chunks_of_texts(
     texts: Sequence[Any], characters: int | None = None, most: int = _CHUNK_TEXTS
 ) -> Iterator[Sequence[Any]]:
-    """Yield consecutive texts, pairs or lists of words, as many as one call of a tokenizer gets."""
+    """Yield consecutive texts, pairs or lists of words, within the limits of a tokenizer call."""
     characters = _CHUNK_CHARACTERS if characters is None else characters
     start = total = 0
     for end, text in enumerate(texts):
@@ -572,7 +573,7 @@ def chunks_of_texts(
 
 
 def windows_of_texts(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield consecutive texts, as many as are held as tokens at a time."""
+    """Yield consecutive texts, as many as are encoded at a time."""
     yield from chunks_of_texts(texts, _WINDOW_CHARACTERS, _WINDOW)
 
 
