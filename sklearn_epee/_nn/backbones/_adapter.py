@@ -40,11 +40,10 @@ FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 class BackboneAdapter(ABC):
-    """Computes a transformer family layer by layer and row by row.
+    """Runs the models of a transformer family layer by layer and row by row.
 
-    An adapter holds a reference to a transformers base model and computes with that model's
-    own modules. It owns no weights and no closures over modules, so that it can be copied and
-    pickled together with the model.
+    An adapter has a reference to a transformers base model and uses the model's own modules. It has
+    no weights or closures of its own, so it can be copied and pickled together with the model.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ class BackboneAdapter(ABC):
     Raises
     ------
     ValueError
-        If the model's configuration asks for something the adapter does not compute.
+        If the model's configuration has an option that the adapter does not support.
 
     Notes
     -----
@@ -99,17 +98,17 @@ class BackboneAdapter(ABC):
     config_options: ClassVar[Mapping[str, Any]] = {}
     """Values of the configuration that keep unused parts out of the base model."""
     tower_of: ClassVar[str | None] = None
-    """Name of the transformers class that configures the whole model of which this is a part."""
+    """Name of the transformers configuration class of the whole model, if this is a part of it."""
     has_class_token: bool = True
-    """Whether position 0 stands for the whole sample."""
+    """Whether position 0 represents the whole sample."""
     auto_class: ClassVar[str] = "AutoModel"
-    """Name of the transformers class that makes the base model of a configuration."""
+    """Name of the transformers class that creates the base model from a configuration."""
     attention: ClassVar[str] = "eager"
-    """Name of the attention that the model's own layers compute; most adapters have their own."""
+    """Attention implementation of the model's own layers; most adapters compute their own."""
     needed_sizes: ClassVar[tuple[str, ...]] = ()
-    """Sizes that a configuration must have; those of the kind where there are none."""
+    """Sizes that a configuration must have; if empty, those of the kind (text or image)."""
     head_keys: ClassVar[tuple[str, ...]] = ()
-    """Patterns of checkpoint keys that belong to task heads of the family, which are not loaded."""
+    """Patterns of checkpoint keys of the family's task heads, which are not loaded."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.check_config(model.config)
@@ -118,7 +117,7 @@ class BackboneAdapter(ABC):
 
     @classmethod
     def check_config(cls, config: PretrainedConfig) -> None:
-        """Refuse a configuration with an option that this adapter does not compute.
+        """Raise if a configuration has an option that this adapter does not support.
 
         Parameters
         ----------
@@ -128,7 +127,7 @@ class BackboneAdapter(ABC):
         Raises
         ------
         ValueError
-            If it is a decoder with cross attention, for example, or its positions are relative.
+            For example if it is a decoder with cross attention, or has relative positions.
         """
         unsupported = {"add_cross_attention": False, "position_embedding_type": "absolute"}
         if not cls.causal:
@@ -143,7 +142,7 @@ class BackboneAdapter(ABC):
 
     @classmethod
     def check_rotary(cls, parameters: Mapping[str, Any] | None) -> None:
-        """Refuse rotary positions whose angles depend on how long a sequence is.
+        """Raise for rotary positions whose angles depend on the length of a sequence.
 
         Parameters
         ----------
@@ -153,7 +152,7 @@ class BackboneAdapter(ABC):
         Raises
         ------
         ValueError
-            If there are none, or their type is another than those with fixed angles.
+            If there are none, or their type does not have fixed angles.
         """
         kind = (parameters or {}).get("rope_type")
         if kind not in FIXED_ROTARY:
@@ -174,7 +173,7 @@ class BackboneAdapter(ABC):
 
     @property
     def n_heads(self) -> int:
-        """Number of attention heads, as of queries."""
+        """Number of attention heads of the queries."""
         return int(self.model.config.num_attention_heads)
 
     @property
@@ -184,27 +183,27 @@ class BackboneAdapter(ABC):
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence in tokens that the positions allow; None for images."""
+        """Maximum length of a sequence in tokens; None for images."""
         return None
 
-    def set_image_size(self, size: tuple[int, int]) -> None:  # noqa: B027 - most need not know
-        """Note, in the model's configuration, what size of images will be read.
+    def set_image_size(self, size: tuple[int, int]) -> None:  # noqa: B027 - most do not need it
+        """Set the size of the images in the model's configuration.
 
         Parameters
         ----------
         size : tuple of int
-            Height and width in pixels. Of concern to families whose layers know where a patch is.
+            Height and width in pixels. Only needed by families whose layers use the patch grid.
         """
 
     @abstractmethod
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the embedded positions of a batch, which the first layer reads.
+        """Return the embedded positions of a batch, the input of the first layer.
 
         Parameters
         ----------
         batch : mapping of str to Tensor
-            Texts: `input_ids` and `attention_mask`, (n, t) integers, and where the family has them
-            `token_type_ids`. Images: `pixel_values`, (n, c, h, w) floats.
+            Texts: `input_ids` and `attention_mask`, (n, t) integers, and `token_type_ids` if the
+            family has them. Images: `pixel_values`, (n, c, h, w) floats.
 
         Returns
         -------
@@ -216,8 +215,8 @@ class BackboneAdapter(ABC):
         Raises
         ------
         ValueError
-            If the sequence is longer than the positions allow, or the image's size or number of
-            channels does not fit.
+            If the sequence is too long, or the image has another size or number of channels than
+            the backbone supports.
         """
 
     @abstractmethod
@@ -230,14 +229,14 @@ class BackboneAdapter(ABC):
 
     @abstractmethod
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
-        """Return a block's output from what it attended: projection, feed-forward, norms."""
+        """Return a block's output, given its attention: output projection, feed-forward, norms."""
 
     @abstractmethod
     def _parts(self, block: Any) -> LayerParts | None:
-        """Return the parts of a block; None where it has another structure."""
+        """Return the parts of a block; None if it has another structure."""
 
     def _attention_input(self, block: Any, hidden: Tensor) -> Tensor:  # noqa: ARG002 - pre-norm
-        """Return what the projections read: the hidden state, in pre-norm families its norm."""
+        """Return the input of the projections: the hidden state, normalized if pre-norm."""
         return hidden
 
     def _block(self, layer: int) -> Any:
@@ -246,7 +245,7 @@ class BackboneAdapter(ABC):
         return self._blocks()[layer - 1]
 
     def rotary(self, layer: int) -> Hashable | None:  # noqa: ARG002 - layers may differ
-        """Return a name for the angles by which a layer rotates; None if it does not.
+        """Return a name for the rotary angles of a layer; None if it has none.
 
         Parameters
         ----------
@@ -261,16 +260,16 @@ class BackboneAdapter(ABC):
         return None
 
     def rotary_angles(self, name: Hashable, length: int) -> Rotary:
-        """Return the angles by which positions rotate queries and keys.
+        """Return the rotary angles of positions.
 
         Parameters
         ----------
         name : hashable
             As returned by `rotary`.
         length : int
-            Positions in a sequence. Texts count from 0 whatever the padding, as only differences
-            matter; the angles of a longer sequence begin with those of a shorter one. Those of
-            images may depend on the number.
+            Number of positions. Positions of texts count from 0, regardless of padding, because
+            only differences matter; the angles of a longer sequence start with those of a shorter
+            one. The angles of images may depend on the number of positions.
 
         Returns
         -------
@@ -280,24 +279,24 @@ class BackboneAdapter(ABC):
         raise NotImplementedError
 
     def attention_bias(self, layer: int, length: int) -> AttentionBias | None:  # noqa: ARG002
-        """Return what positions add to the scores of a layer's attention; None for nothing.
+        """Return the position bias that is added to a layer's attention scores; None if none.
 
         Parameters
         ----------
         layer : int
             From 1 to `n_layers`.
         length : int
-            The longest sequence it is needed for; for images, the number of positions.
+            Maximum length of the sequences; for images, the number of positions.
 
         Returns
         -------
         AttentionBias or None
-            Made of the model's weights, so that they learn. Either all layers have one or none.
+            Computed from the model's weights, with gradients. Either all layers have one or none.
         """
         return None
 
     def window(self, layer: int) -> int | None:  # noqa: ARG002 - layers may differ
-        """Return how far a layer's attention reaches; None for all positions.
+        """Return the window of a layer's local attention; None for attention to all positions.
 
         Parameters
         ----------
@@ -307,8 +306,8 @@ class BackboneAdapter(ABC):
         Returns
         -------
         int or None
-            Positions see those at a distance below this number, in causal families earlier ones
-            only.
+            Positions attend to positions at a distance below this number; in causal families only
+            to earlier ones.
         """
         return None
 
@@ -334,7 +333,7 @@ class BackboneAdapter(ABC):
         return self._attention_parts(block).dropout
 
     def _attention_maps(self, block: Any) -> tuple[LinearWeights, LinearWeights, LinearWeights]:
-        """Return the maps to queries, keys and values."""
+        """Return the weights of the query, key and value projections."""
         parts = self._attention_parts(block)
         return (
             LinearWeights.of(parts.query),
@@ -345,14 +344,14 @@ class BackboneAdapter(ABC):
     def _rotated(
         self, layer: int, heads: Tensor, length: int, positions: Tensor | None = None
     ) -> Tensor:
-        """Return queries or keys of a sequence, rotated where the layer does so."""
+        """Return queries or keys of a sequence, with the rotary embedding if the layer has one."""
         name = self.rotary(layer)
         if name is None:
             return heads
         return self.rotary_angles(name, length).at(positions, heads.shape[2]).rotate(heads)
 
     def layer_parts(self, layer: int) -> LayerParts | None:
-        """Return the parts of one layer, with which it can be run without its modules.
+        """Return the parts of one layer, which are sufficient to run it without its modules.
 
         Parameters
         ----------
@@ -362,8 +361,8 @@ class BackboneAdapter(ABC):
         Returns
         -------
         LayerParts or None
-            Views of the model's own weights, with the scale of the attention in the query. None
-            if the layer has another structure; `rows` computes it all the same.
+            Views of the model's weights; the query includes the scale of the attention scores. None
+            if the layer has another structure; `rows` supports it nevertheless.
 
         Raises
         ------
@@ -403,7 +402,7 @@ class BackboneAdapter(ABC):
         k, v = self._key_value(block, self._attention_input(block, hidden))
         return self._rotated(layer, k, hidden.shape[1]), v
 
-    def rows(  # noqa: PLR0917 - what a layer is made of, in the order it is made
+    def rows(  # noqa: PLR0917 - the inputs of a layer
         self,
         layer: int,
         hidden_rows: Tensor,
@@ -425,7 +424,7 @@ class BackboneAdapter(ABC):
         mask : Tensor of shape (n, t), bool
             True at real tokens.
         positions : Tensor of shape (n, r), int64, default=None
-            Where the rows are in the sequence. None: all positions, in order.
+            Positions of the rows in the sequence. None: all positions, in order.
 
         Returns
         -------
@@ -446,7 +445,7 @@ class BackboneAdapter(ABC):
     def row_subset(  # noqa: PLR0917 - as `rows`
         self, layer: int, hidden_rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, at: RowSubset
     ) -> Tensor:
-        """Return the output of one layer at some positions, as many of each sample as it may be.
+        """Return the output of one layer at positions whose number may differ between samples.
 
         Parameters
         ----------
@@ -459,12 +458,12 @@ class BackboneAdapter(ABC):
         mask : Tensor of shape (n, t), bool
             True at real tokens.
         at : RowSubset
-            Where the rows are.
+            Positions of the rows.
 
         Returns
         -------
         Tensor of shape (R, d)
-            Those of `rows`.
+            The layer's output for those rows.
 
         Raises
         ------
@@ -494,7 +493,7 @@ class BackboneAdapter(ABC):
         Returns
         -------
         Tensor of shape (n, t, d)
-            As `rows` over all positions, with the layer's input normalized and projected once.
+            Equal to `rows` over all positions, but the input is normalized and projected only once.
 
         Raises
         ------
@@ -507,7 +506,7 @@ class BackboneAdapter(ABC):
         return self._finish(block, self._attend(layer, block, (query, k, v), mask, None), hidden)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
-        """Return hidden states of any layer as a head reads them.
+        """Prepare hidden states of any layer for a head.
 
         Parameters
         ----------
@@ -517,7 +516,7 @@ class BackboneAdapter(ABC):
         Returns
         -------
         Tensor of shape (..., d)
-            Through the model's final LayerNorm in pre-norm families, unchanged in the others.
+            After the model's final LayerNorm in pre-norm families, unchanged in the others.
         """
         return hidden_rows
 
@@ -529,7 +528,7 @@ class BackboneAdapter(ABC):
         mask: Tensor,
         positions: Tensor | None,
     ) -> Tensor:
-        """Return the scaled dot-product attention with heads joined, (n, r, d)."""
+        """Return the scaled dot-product attention with concatenated heads, (n, r, d)."""
         query, k, v = projected
         allowed, is_causal = self.allowed(mask, positions, layer)
         scale = self._scale(layer, query.shape[-1])
@@ -552,26 +551,26 @@ class BackboneAdapter(ABC):
     def allowed(
         self, mask: Tensor, positions: Tensor | None = None, layer: int | None = None
     ) -> tuple[Tensor | None, bool]:
-        """Return which keys a query may attend to, as torch's attention reads it.
+        """Return the attention mask, in the form of `scaled_dot_product_attention`.
 
         Parameters
         ----------
         mask : Tensor of shape (n, t), bool
             True at real tokens.
         positions : Tensor of shape (n, r), int64, default=None
-            Where the queries are. None: at all positions, in order.
+            Positions of the queries. None: all positions, in order.
         layer : int, default=None
-            Whose attention may be local (see `window`). None: it is not.
+            Layer, whose attention may be local (see `window`). None: attention is not local.
 
         Returns
         -------
         allowed : Tensor that broadcasts to (n, heads, r, t), bool, or None
-            True where a query attends to a key; None where it attends to all, or as `is_causal`
-            says.
+            True if a query attends to a key. None if it attends to all keys, or `is_causal` is
+            sufficient.
         is_causal : bool
             Whether each query attends to the keys up to its own.
         """
-        # Reading the mask of another device would stall its queue; there it is always passed.
+        # Reading the mask on a GPU would synchronize with it, so there the mask is always passed.
         readable = mask.device.type == "cpu"
         full = self.kind == "image" or (readable and bool(mask.all()))
         window = None if layer is None else self.window(layer)

@@ -1,4 +1,4 @@
-"""Adapters of causal decoders: those in the plan of Llama, and BioGPT."""
+"""Adapters of causal decoders: Llama and similar families, and BioGPT."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class LlamaAdapter(TextAdapter):
 
 
 class MistralAdapter(LlamaAdapter):
-    """Mistral (Jiang et al., 2023): Llama whose attention reaches a number of tokens back."""
+    """Mistral (Jiang et al., 2023): Llama with sliding-window attention."""
 
     family = "mistral"
     config_class = "MistralConfig"
@@ -121,7 +121,7 @@ class MistralAdapter(LlamaAdapter):
 
 
 class Qwen2Adapter(LlamaAdapter):
-    """Qwen 2 (Yang et al., 2024): Llama with biases, and an attention that some layers limit."""
+    """Qwen 2 (Yang et al., 2024): Llama with biases, and local attention in some layers."""
 
     family = "qwen2"
     config_class = "Qwen2Config"
@@ -186,7 +186,7 @@ class BioGptAdapter(TextAdapter):
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, mask = self._inputs(batch)
         model = self.model
-        # The module adds what its table of positions begins with.
+        # The module adds the offset at which its table of positions starts.
         positions = model.embed_positions(mask, position_ids=inputs["position_ids"])
         hidden = model.embed_tokens(inputs["input_ids"]) + positions
         return functional.dropout(hidden, model.dropout, model.training), mask

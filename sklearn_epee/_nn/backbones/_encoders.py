@@ -1,4 +1,4 @@
-"""Adapters of encoders with positions in their attention, or norms in front of it."""
+"""Adapters of encoders with relative or rotary positions, or with pre-norm layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DebertaV2Adapter", "MPNetAdapter", "MegatronBertAdapter", "ModernBer
 
 
 class MPNetAdapter(BertAdapter):
-    """MPNet (Song et al., 2020): BERT with a bias of the attention that all layers share."""
+    """MPNet (Song et al., 2020): BERT with an attention bias that all layers share."""
 
     family = "mpnet"
     config_class = "MPNetConfig"
@@ -31,9 +31,9 @@ class MPNetAdapter(BertAdapter):
     has_token_types = False
     head_keys: ClassVar[tuple[str, ...]] = ("lm_head", "classifier", "qa_outputs", "pooler")
 
-    # transformers reads that many whatever the configuration says.
+    # transformers uses this number regardless of the configuration.
     _BUCKETS = 32
-    # The padding index of both embeddings, after which positions start.
+    # The padding index of both embeddings; positions start after it.
     _PADDING = 1
 
     @classmethod
@@ -84,7 +84,7 @@ class MPNetAdapter(BertAdapter):
 
 
 class MegatronBertAdapter(BertAdapter):
-    """Megatron-BERT (Shoeybi et al., 2019; GatorTron): BERT with norms in front, and a last one."""
+    """Megatron-BERT (Shoeybi et al., 2019; GatorTron): pre-norm BERT with a final norm."""
 
     family = "megatron-bert"
     config_class = "MegatronBertConfig"
@@ -185,7 +185,7 @@ class ModernBertAdapter(TextAdapter):
             out=LinearWeights.of(block.attn.Wo),
             up=up,
             down=LinearWeights.of(block.mlp.Wo),
-            # The embeddings of the first layer are normalized already.
+            # The input of the first layer is already normalized.
             norm_1=None if isinstance(block.attn_norm, nn.Identity) else block.attn_norm,
             norm_2=block.mlp_norm,
             activation=block.mlp.act,
@@ -202,7 +202,7 @@ class ModernBertAdapter(TextAdapter):
 
 
 class DebertaV2Adapter(BertAdapter):
-    """DeBERTa versions 2 and 3 (He et al., 2021): attention to contents and distances."""
+    """DeBERTa versions 2 and 3 (He et al., 2021): disentangled attention."""
 
     family = "deberta-v2"
     config_class = "DebertaV2Config"
@@ -215,7 +215,7 @@ class DebertaV2Adapter(BertAdapter):
         "pooler",
         "classifier",
         "qa_outputs",
-        # Checkpoints whose input has no positions may hold their embeddings all the same.
+        # Checkpoints may contain position embeddings even if the input does not use them.
         "embeddings.position_embeddings",
     )
 
@@ -242,7 +242,7 @@ class DebertaV2Adapter(BertAdapter):
         )
 
     def _terms(self) -> list[str]:
-        """Return which products with distances there are."""
+        """Return which products with distance embeddings the attention has."""
         named = self.model.config.pos_att_type or []
         return [term for term in ("c2p", "p2c") if term in named]
 
@@ -253,7 +253,7 @@ class DebertaV2Adapter(BertAdapter):
         attention, terms = self._block(layer).attention.self, self._terms()
         if not attention.relative_attention or not terms:
             return None
-        # Entry d of what follows belongs to a query d - length + 1 positions after a key.
+        # Entry d of the following tensors is for queries d - length + 1 positions after a key.
         embedded, entries = self._distances(attention, length)
         shared = attention.share_att_key
         keys = queries = None
@@ -267,10 +267,10 @@ class DebertaV2Adapter(BertAdapter):
         return DisentangledBias(keys, queries)
 
     def _distances(self, attention: Any, length: int) -> tuple[Tensor, Tensor]:
-        """Return the embedded distances that occur, and which of them each distance has."""
+        """Return the embeddings of all buckets that occur, and the index of each distance."""
         span = attention.pos_ebd_size
         embeddings = self.model.encoder.get_rel_embedding()
-        # Which are needed is found on the CPU, so that no other device is waited for.
+        # Computed on the CPU, to avoid synchronizing with a GPU.
         furthest = int(self._buckets(attention, torch.tensor([length - 1])))
         first, last = max(0, span - furthest), min(2 * span - 1, span + furthest)
         distances = torch.arange(1 - length, length, device=embeddings.device)
@@ -280,13 +280,13 @@ class DebertaV2Adapter(BertAdapter):
 
     @staticmethod
     def _buckets(attention: Any, distances: Tensor) -> Tensor:
-        """Return distances, the far ones together in buckets that grow with the distance."""
+        """Return the buckets of distances; buckets of large distances are logarithmic."""
         buckets, furthest = attention.position_buckets, attention.max_relative_positions
         if buckets <= 0 or furthest <= 0:
             return distances
         near = buckets // 2
         ratio = (distances.abs().clamp(min=near) / near).log()
-        # A tensor of its own, as its logarithm is to be rounded as those of the distances are.
+        # A tensor, so that its logarithm is rounded in the same way as those of the distances.
         scale = torch.full((), (furthest - 1) / near, device=distances.device).log()
         far = (ratio / scale * (near - 1)).ceil() + near
         return torch.where(distances.abs() <= near, distances, (far * distances.sign()).long())

@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinite values.
+    """Return the names of the tensors that contain NaN or infinite values.
 
-    A sum is the quickest test and right in nearly every case; where it is not finite, every value
-    is looked at.
+    The sum of a tensor is tested first, which is fast; single values are only tested if it is not
+    finite.
     """
     floats = [(name, part.detach()) for name, part in weights.items() if part.is_floating_point()]
     suspects = [(name, part) for name, part in floats if not torch.isfinite(part.sum())]

@@ -27,16 +27,16 @@ def is_local(source: str | os.PathLike[str]) -> bool:
 
 
 def leaves_folder(name: str) -> bool:
-    """Return whether a path that a checkpoint's file names would lead out of its folder."""
+    """Return whether a path in a checkpoint's file leads out of the checkpoint's folder."""
     path = PurePath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts or ":" in name
 
 
 def files_of(source: str | os.PathLike[str]) -> list[str]:
-    """Return the sorted names of the files of a folder; none where there is no such folder."""
+    """Return the sorted names of the files of a folder; empty if there is no such folder."""
     try:
         return sorted(path.name for path in Path(source).iterdir() if path.is_file())
-    except (OSError, ValueError):  # not there, too long a name, a name that no file can have
+    except (OSError, ValueError):  # no such folder, or an invalid name
         return []
 
 

@@ -1,4 +1,4 @@
-"""Adapter of any other transformers model with one list of layers; runs whole layers."""
+"""Adapter for any other transformers model with a single list of layers; runs whole layers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from sklearn_epee._nn.backbones._row_subset import RowSubset
 
 __all__ = ["GenericAdapter", "generic_adapter_class"]
 
-# Families that compute something else than layers one after another, in a way that the proof might
-# not see or would name badly.
+# Families whose models are not a plain sequence of layers, in a way that the check of a loaded
+# model (`_generic_check`) might not detect or would describe badly.
 _NEVER = {
     "big_bird": "it changes its attention for good at the first short batch",
     "bigbird_pegasus": "it changes its attention for good at the first short batch",
@@ -36,19 +36,19 @@ _NEVER = {
     "reformer": "its attention hashes positions at random",
     "xlnet": "its layers read two streams of hidden states",
 }
-# Decoders by name only: their base model reads in both directions unless it is told otherwise.
+# Decoders whose base model is bidirectional by default.
 _ENCODERS = ("bert-generation",)
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
 @dataclass(frozen=True)
 class _LayerCall:
-    """What a model passes to one of its layers beside the hidden state."""
+    """Arguments that a model passes to one of its layers, except the hidden state."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     name: str | None
-    """Name of the argument that is the hidden state; None where it is the first."""
+    """Name of the hidden state's argument; None if it is the first positional one."""
 
     def __call__(self, layer: Any, hidden: Tensor) -> Any:
         if self.name is None:
@@ -57,45 +57,45 @@ class _LayerCall:
 
 
 class _CachedCalls(NamedTuple):
-    """Calls of all layers for one batch, and what they were made for."""
+    """Calls of all layers for one batch, and the settings with which they were recorded."""
 
     setting: tuple[Any, ...]
     calls: list[_LayerCall]
 
 
 class _Recorder(nn.Module):
-    """Stands for a layer: keeps what it is called with, and returns its input.
+    """Replacement of a layer that records its arguments and returns its input.
 
     Parameters
     ----------
     layer : Module
         The layer, for its attributes.
     trace : _Trace
-        Where calls are kept.
+        Collects the calls.
     """
 
     def __init__(self, layer: nn.Module, trace: _Trace) -> None:
         super().__init__()
-        # Past torch, which would take the layer for a part of this module.
+        # Not with setattr: torch would register the layer as a submodule.
         self.__dict__.update(_layer=layer, _trace=trace)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_layer"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep the arguments; return the hidden state as the layer would."""
+        """Record the arguments; return the hidden state in the form of the layer's output."""
         return self._trace.record(self._layer, args, kwargs)
 
 
 class _Trace:
-    """One pass through a model with recorders in place of its layers.
+    """One forward pass of a model with recorders instead of its layers.
 
     Parameters
     ----------
     output : Tensor, default=None
-        What the layers return; None lets them return what they read.
+        Output of the layers; None: they return their input.
     rest : tuple, default=None
-        What the layers return beside the hidden state; None lets the first layer run to see it.
+        Further outputs of the layers; None: the first layer is run to find them.
     """
 
     def __init__(self, output: Tensor | None = None, rest: _OtherOutputs | None = None) -> None:
@@ -105,7 +105,7 @@ class _Trace:
         self._output = output
 
     def record(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Keep a call of a layer; return what the model goes on with."""
+        """Record a call of a layer; return the output with which the model continues."""
         name = None if args else "hidden_states"
         hidden = args[0] if args else kwargs["hidden_states"]
         others = {key: value for key, value in kwargs.items() if key != name}
@@ -119,7 +119,7 @@ class _Trace:
 
 
 class _OtherOutputs(NamedTuple):
-    """What layers return beside the hidden state: None where that is all they return."""
+    """Outputs of layers after the hidden state; None if they only return the hidden state."""
 
     values: tuple[Any, ...] | None
 
@@ -137,16 +137,16 @@ class _OtherOutputs(NamedTuple):
 
 
 class GenericAdapter(BackboneAdapter):
-    """Runs the layers of a transformers model as that model would call them.
+    """Runs the layers of a transformers model with the arguments that the model would pass.
 
-    The model's own forward pass runs with recorders in place of its layers, which shows what the
-    first layer reads, what else each layer is passed (masks, position embeddings), and what is
-    done after the last one. Then the layers run one by one.
+    The model's own forward pass is run with recorders instead of its layers, which gives the input
+    of the first layer, the other arguments of each layer (masks, position embeddings), and what is
+    computed after the last one. Then the layers are run one by one.
 
     Notes
     -----
-    Nothing of a layer is taken apart: `rows` at some positions computes all of them, so that rows
-    first never pay, and products are not packed. `_generic_proof` tests every model that is loaded.
+    Layers are black boxes: `rows` at some positions computes all of them, so computing rows first
+    saves no time, and products are not packed. `_generic_check` checks every model that is loaded.
     """
 
     rows_apart: ClassVar[bool] = False
@@ -163,7 +163,7 @@ class GenericAdapter(BackboneAdapter):
 
     @classmethod
     def check_config(cls, config: PretrainedConfig) -> None:
-        """Refuse an encoder with a decoder, and one that attends to another sequence."""
+        """Raise for encoder-decoder models and models with cross attention."""
         is_whole = not cls.model_class.endswith("EncoderModel")
         for option in ("add_cross_attention", *(["is_encoder_decoder"] if is_whole else [])):
             if getattr(config, option, False):
@@ -193,7 +193,7 @@ class GenericAdapter(BackboneAdapter):
         raise NotImplementedError(f"{type(block).__name__} is run as a whole.")
 
     def layer_parts(self, layer: int) -> LayerParts | None:
-        """Return None: layers are run as they are."""
+        """Return None, because layers are run as a whole."""
         self._block(layer)
         return None
 
@@ -207,7 +207,7 @@ class GenericAdapter(BackboneAdapter):
         return above
 
     def keys_values(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the layer reads, twice, in the place of keys and values."""
+        """Return the input of the layer twice, in place of keys and values."""
         self._block(layer)
         return hidden.unsqueeze(1), hidden.unsqueeze(1)
 
@@ -220,7 +220,7 @@ class GenericAdapter(BackboneAdapter):
         mask: Tensor,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Return the output of one layer at the given positions, from the output at all."""
+        """Return the output of one layer at the given positions; all positions are computed."""
         above = self.layer(layer, k.squeeze(1), mask)
         if positions is None:
             return above
@@ -235,20 +235,20 @@ class GenericAdapter(BackboneAdapter):
         mask: Tensor,
         at: RowSubset,
     ) -> Tensor:
-        """Return the output of one layer at some positions, from the output at all."""
+        """Return the output of one layer at some positions; all positions are computed."""
         return at.read(self.layer(layer, k.squeeze(1), mask))
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
-        """Return hidden states through what the model does after its last layer."""
+        """Apply the operations of the model after its last layer to hidden states."""
         trace = _Trace(hidden_rows, self._other_outputs(hidden_rows))
         pooled: Tensor = self._run(self._smallest_batch(hidden_rows.device), trace)[0]
         return pooled
 
-    # ----------------------------------------------------------------------- the model's own pass
+    # ------------------------------------------------------------- the model's own forward pass
 
     def _calls(self, hidden: Tensor, mask: Tensor) -> list[_LayerCall]:
-        """Return how the model would call its layers for samples of these lengths."""
-        # Tensors that come from parameters belong to one step of a training.
+        """Return the calls of the layers for samples with the lengths of a mask."""
+        # The arguments may depend on parameters, and have gradients of one training step only.
         setting = (hidden.dtype, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         known: _CachedCalls | None = self._remembered.get(mask)
         if known is None or known.setting != setting:
@@ -272,17 +272,17 @@ class GenericAdapter(BackboneAdapter):
             self._rest = trace.rest
 
     def _run(self, batch: Mapping[str, Tensor], trace: _Trace) -> Any:
-        """Run the model's own forward pass with recorders in place of its layers."""
+        """Run the model's own forward pass with recorders instead of its layers."""
         arguments = {**batch, "use_cache": False, "return_dict": True}
         return self._with_recorders(trace)(**{
             name: value for name, value in arguments.items() if name in self._accepted
         })  # fmt: skip
 
     def _with_recorders(self, trace: _Trace) -> Any:
-        """Return the model with recorders for layers; it shares all other modules.
+        """Return a copy of the model with recorders instead of layers; other modules are shared.
 
-        It is made anew for every pass, so that threads and later changes of the model do not
-        meet it.
+        A new copy is created for every pass, so that threads and later changes of the model do not
+        interfere.
         """
         recorders = nn.ModuleList(_Recorder(layer, trace) for layer in self._blocks())
         root = module = _shallow_copy(self.model)
@@ -294,7 +294,7 @@ class GenericAdapter(BackboneAdapter):
         return root
 
     def _embedded(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what the first layer reads."""
+        """Return the input of the first layer."""
         trace = _Trace(rest=self._rest)
         self._run(batch, trace)
         self._learn_other_outputs(trace)
@@ -306,16 +306,16 @@ class GenericAdapter(BackboneAdapter):
         return hidden
 
     def _stand_in(self, mask: Tensor) -> dict[str, Tensor]:
-        """Return a batch of the same lengths, whose content does not matter."""
+        """Return a batch with the same lengths and arbitrary content."""
         raise NotImplementedError
 
     def _smallest_batch(self, device: torch.device) -> dict[str, Tensor]:
-        """Return a batch with as little in it as the model takes."""
+        """Return the smallest batch that the model accepts."""
         raise NotImplementedError
 
 
 class _GenericTextAdapter(GenericAdapter):
-    """A model that reads token ids."""
+    """Generic adapter for models that read token ids."""
 
     kind: ClassVar[Literal["text", "image"]] = "text"
     needed_sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -328,7 +328,7 @@ class _GenericTextAdapter(GenericAdapter):
         return most - _first_position(self.model)
 
     def pool(self, hidden_rows: Tensor) -> Tensor:
-        """See `GenericAdapter.pool`; each position is passed as a text of its own."""
+        """See `GenericAdapter.pool`; each position is passed as a separate text."""
         single = hidden_rows.reshape(-1, 1, hidden_rows.shape[-1])
         trace = _Trace(single, self._other_outputs(hidden_rows))
         real = torch.ones(single.shape[:2], dtype=torch.bool, device=single.device)
@@ -349,7 +349,7 @@ class _GenericTextAdapter(GenericAdapter):
             else attention_mask.bool()
         )
         hidden = self._embedded({**batch, "attention_mask": mask.long()})
-        # Here, as a layer whose activations are not kept may not add to what it reads.
+        # Record the calls now: during gradient checkpointing, a layer must not add to the cache.
         self._calls(hidden, mask)
         return hidden, mask
 
@@ -364,7 +364,7 @@ class _GenericTextAdapter(GenericAdapter):
 
 
 class _GenericImageAdapter(GenericAdapter):
-    """A model that reads pixels, at the size of its configuration."""
+    """Generic adapter for models that read pixels, with the image size of the configuration."""
 
     kind: ClassVar[Literal["text", "image"]] = "image"
     needed_sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "num_channels")
@@ -404,7 +404,7 @@ class _GenericImageAdapter(GenericAdapter):
         return hidden, mask
 
     def _stand_in(self, mask: Tensor) -> dict[str, Tensor]:
-        # What layers are passed depends on the size of images, which all have in common.
+        # The arguments of layers only depend on the size of the images, which is the same for all.
         return self._smallest_batch(mask.device)
 
     def _smallest_batch(self, device: torch.device) -> dict[str, Tensor]:
@@ -481,7 +481,7 @@ def _remake(model_type: str, model: PreTrainedModel) -> GenericAdapter:
 
 
 def _path_of_layers(model: PreTrainedModel, family: str) -> str:
-    """Return the name of the one outermost list with as many modules as there are layers."""
+    """Return the name of the only outermost list with as many modules as there are layers."""
     n_layers = model.config.num_hidden_layers
     found = [
         name
@@ -499,7 +499,7 @@ def _path_of_layers(model: PreTrainedModel, family: str) -> str:
 
 
 def _first_position(model: nn.Module) -> int:
-    """Return the number of positions that no token takes, in families that count from padding."""
+    """Return the number of unused positions, in families whose positions start after padding."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
@@ -507,9 +507,9 @@ def _first_position(model: nn.Module) -> int:
 
 
 def _shallow_copy(module: Any) -> Any:
-    """Return a module with the same weights and buffers, and a table of submodules of its own."""
+    """Return a module with the same weights and buffers, and its own table of submodules."""
     twin = copy.copy(module)
     twin.__dict__["_modules"] = dict(module._modules)
     if getattr(twin, "layerdrop", 0):
-        twin.layerdrop = 0.0  # a layer that is left out would say nothing of its arguments
+        twin.layerdrop = 0.0  # the arguments of a dropped layer would not be recorded
     return twin

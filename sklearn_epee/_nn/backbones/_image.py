@@ -43,7 +43,7 @@ class _ImageAdapter(BackboneAdapter):
         return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
     def _projection(self) -> nn.Conv2d:
-        """Return the convolution that turns patches into positions."""
+        """Return the convolution that embeds patches."""
         return self.model.embeddings.patch_embeddings.projection
 
     def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:
@@ -145,7 +145,7 @@ class DeiTAdapter(ViTAdapter):
 
 
 class ViTMAEAdapter(ViTAdapter):
-    """The encoder of a masked autoencoder (He et al., 2022), with all patches in their order.
+    """The encoder of a masked autoencoder (He et al., 2022), with all patches in order.
 
     The masking, and the shuffling that comes with it, belong to its pretraining.
     """
@@ -187,7 +187,7 @@ class CLIPVisionAdapter(_ImageAdapter):
         return self.model.embeddings.patch_embedding
 
     def _embed_pixels(self, pixels: Tensor, interpolate: bool) -> Tensor:
-        # transformers spells this layer so.
+        # The spelling of transformers.
         return self.model.pre_layrnorm(super()._embed_pixels(pixels, interpolate))
 
     def _blocks(self) -> nn.ModuleList:
@@ -229,7 +229,7 @@ class SiglipVisionAdapter(CLIPVisionAdapter):
     tower_of = "SiglipConfig"
     config_class = "SiglipVisionConfig"
     model_class = "SiglipVisionModel"
-    # Its own head is pooled by attention, and trained for captions.
+    # Its own head uses attention pooling, and is trained for captions.
     config_options: ClassVar[Mapping[str, Any]] = {"vision_use_head": False}
     has_class_token = False
     head_keys: ClassVar[tuple[str, ...]] = (
@@ -272,7 +272,7 @@ class Dinov2Adapter(_ImageAdapter):
 
     @staticmethod
     def _out_projection(attention: Any) -> nn.Module:
-        # Older releases of transformers keep the projection in a module of its own.
+        # In older versions of transformers, the projection is in a separate module.
         return attention.o_proj if hasattr(attention, "o_proj") else attention.output.dense
 
     def _parts(self, block: Any) -> LayerParts | None:
@@ -294,14 +294,14 @@ class Dinov2Adapter(_ImageAdapter):
     def _feed_forward(
         mlp: Any,
     ) -> tuple[LinearWeights | None, LinearWeights, LinearWeights, nn.Module]:
-        """Return gate, up, down and activation; the giant has a gate."""
+        """Return gate, up, down and activation; only the giant model has a gate."""
         if hasattr(mlp, "fc1"):
             activation = getattr(mlp, "activation_fn", None) or mlp.activation
             return None, LinearWeights.of(mlp.fc1), LinearWeights.of(mlp.fc2), activation
         if hasattr(mlp, "gate_proj"):
             gate, up = LinearWeights.of(mlp.gate_proj), LinearWeights.of(mlp.up_proj)
             return gate, up, LinearWeights.of(mlp.down_proj), mlp.act_fn
-        # Older releases of transformers join gate and up.
+        # In older versions of transformers, gate and up are one layer.
         gate, up = LinearWeights.of(mlp.weights_in).chunk(2)
         return gate, up, LinearWeights.of(mlp.weights_out), nn.SiLU()
 

@@ -17,12 +17,12 @@ from sklearn_epee._nn.backbones._positions import AttentionBias, Rotary, TableBi
 
 __all__ = ["BeitAdapter", "Dinov3Adapter"]
 
-# Where a configuration keeps the size that is read, in pixels, if it is another than its own.
+# Attribute of a configuration for the size of the images in pixels, if it is not the default.
 _READ_SIZE = "read_image_size"
 
 
 class _GridAdapter(_ImageAdapter):
-    """Shared by families whose layers need the grid of patches.
+    """Base class of families whose layers need the grid of patches.
 
     A layer sees only how many positions there are. The grid they form is that of the images which
     the backbone was told to read (`set_image_size`) or was made for, else a square.
@@ -33,11 +33,11 @@ class _GridAdapter(_ImageAdapter):
 
     @property
     def _n_prefix(self) -> int:
-        """Positions before those of the patches."""
+        """Number of positions before those of the patches."""
         return 1
 
     def _grid(self, n_positions: int) -> tuple[int, int]:
-        """Return the rows and columns of patches of an image."""
+        """Return the numbers of rows and columns of patches of an image."""
         config, n_patches = self.model.config, n_positions - self._n_prefix
         patch = _pair(config.patch_size)
         for size in (getattr(config, _READ_SIZE, None), config.image_size):
@@ -62,7 +62,7 @@ class _GridAdapter(_ImageAdapter):
 
 
 class BeitAdapter(_GridAdapter, ViTAdapter):
-    """BEiT (Bao et al., 2022): ViT whose attention adds a bias for how patches lie to each other.
+    """BEiT (Bao et al., 2022): ViT with an attention bias by the relative position of patches.
 
     Checkpoints that classify by the mean over the patches normalize after it; here each position
     is normalized so.
@@ -71,7 +71,7 @@ class BeitAdapter(_GridAdapter, ViTAdapter):
     family = "beit"
     config_class = "BeitConfig"
     model_class = "BeitModel"
-    # Its pooler holds the last norm of the checkpoints that take the mean.
+    # In checkpoints with mean pooling, the last norm is part of the pooler.
     model_options: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": True}
     head_keys: ClassVar[tuple[str, ...]] = (
         "classifier",
@@ -109,7 +109,7 @@ class BeitAdapter(_GridAdapter, ViTAdapter):
 
 
 class Dinov3Adapter(_GridAdapter, Dinov2Adapter):
-    """DINOv3 (Siméoni et al., 2025): positions rotate queries and keys of the patches.
+    """DINOv3 (Siméoni et al., 2025): rotary embeddings of the patches' positions.
 
     The angles are those of prediction in training too, where the original moves them at random
     (`pos_embed_shift`, `pos_embed_jitter`, `pos_embed_rescale`).
@@ -127,7 +127,7 @@ class Dinov3Adapter(_GridAdapter, Dinov2Adapter):
         return self.model.embeddings.patch_embeddings
 
     def _check_interpolation(self, size: list[int]) -> None:
-        """Accept any size: there is nothing to interpolate."""
+        """Accept any size, because there are no position embeddings to interpolate."""
 
     def rotary(self, layer: int) -> Hashable | None:  # noqa: ARG002 - all layers alike
         return "all"
@@ -160,7 +160,7 @@ class Dinov3Adapter(_GridAdapter, Dinov2Adapter):
 
 
 def _position_bias(module: Any, grid: tuple[int, int]) -> Tensor:
-    """Return what BEiT adds to its scores for a grid of patches, (heads, t, t).
+    """Return BEiT's attention bias for a grid of patches, (heads, t, t).
 
     The same as the module's own call, which takes its indices to the device each time.
     """
@@ -168,7 +168,7 @@ def _position_bias(module: Any, grid: tuple[int, int]) -> Tensor:
     made_for, wanted = ([2 * side - 1 for side in sides] for sides in (module.window_size, grid))
     between, of_class = table[:-3], table[-3:]
     if made_for[::-1] != wanted:
-        # transformers takes the table's height for its width.
+        # As in transformers, which uses the height of the table as its width.
         image = between.view(1, *made_for[::-1], -1).permute(0, 3, 1, 2)
         image = functional.interpolate(image, size=wanted, mode="bilinear")
         between = image.permute(0, 2, 3, 1).flatten(0, 2)
@@ -179,7 +179,7 @@ def _position_bias(module: Any, grid: tuple[int, int]) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def _relative_index(generate: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return the row of the table for each pair of positions, (t, t)."""
-    # Made in inference mode it could not be used in training.
+    # A tensor that is created in inference mode could not be used in training.
     with torch.inference_mode(mode=False):
         index: Tensor = generate(grid).clone().to(device)
     return index
@@ -188,7 +188,7 @@ def _relative_index(generate: Any, grid: tuple[int, int], device: torch.device) 
 def _patch_angles(
     n_prefix: int, grid: tuple[int, int], head_dim: int, base: float, device: torch.device
 ) -> Rotary:
-    """Return the angles of the centers of patches, which lie between -1 and 1 in each direction.
+    """Return the rotary angles of the centers of patches, from -1 to 1 in each direction.
 
     The positions before the patches are not rotated.
     """

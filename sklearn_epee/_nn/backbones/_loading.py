@@ -27,7 +27,7 @@ from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import files_of, is_local, leaves_folder
 from sklearn_epee._nn.backbones._generic import GenericAdapter
-from sklearn_epee._nn.backbones._generic_proof import TOLERANCE, differences, with_noise
+from sklearn_epee._nn.backbones._generic_check import TOLERANCE, differences, with_noise
 from sklearn_epee._nn.backbones._paper import PAPER_HEADS
 from sklearn_epee._nn.backbones._registry import adapter_class_for, own_families
 from sklearn_epee._nn.backbones._timm import (
@@ -47,7 +47,7 @@ from sklearn_epee._nn.backbones._validation import (
 
 __all__ = ["empty_backbone", "enlarge_vocabulary", "load_backbone", "load_config"]
 
-# What damaged or foreign files and configurations raise, in transformers, safetensors and torch.
+# Exceptions of transformers, safetensors and torch for damaged files and other configurations.
 _READ_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -65,10 +65,10 @@ _READ_ERRORS = (
     StrictDataclassError,
 )
 
-# Parameters that the forward pass of an adapter never reads.
+# Parameters that the forward pass of an adapter does not use.
 _UNUSED = ("pooler", "embeddings.mask_token")
 
-# Far more than any published checkpoint tells apart.
+# Far more than in any published checkpoint.
 _MAX_LABELS = 10**6
 
 # Buffers that older versions of transformers saved.
@@ -239,7 +239,7 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
     adapter_class = adapter_class_for(config.model_type)
     config = load_config(config, adapter_class.kind)
     if issubclass(adapter_class, GenericAdapter):
-        # Its buffers may be computed from floats, in ways that no list of functions covers.
+        # Its buffers may be computed from floats, with any function.
         with torch.random.fork_rng([]):
             return _build(adapter_class, config).eval()
     with _FloatsWithoutMemory():
@@ -247,7 +247,7 @@ def empty_backbone(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def enlarge_vocabulary(model: PreTrainedModel, n_tokens: int) -> None:
-    """Add embeddings to a text backbone, in place, for tokens that a tokenizer was given.
+    """Add embeddings to a text backbone, in place, for tokens that were added to a tokenizer.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def enlarge_vocabulary(model: PreTrainedModel, n_tokens: int) -> None:
 
 
 class _FloatsWithoutMemory(TorchFunctionMode):
-    """Make float tensors on the meta device, and do not fill them.
+    """Within the block, create float tensors on the meta device and do not initialize them.
 
     Integers, which are position ids and the like, are made as usual. Only this thread is affected,
     unlike by `transformers.initialization.no_init_weights`, during which a network that another
@@ -270,7 +270,7 @@ class _FloatsWithoutMemory(TorchFunctionMode):
     """
 
     _factories = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
-    # By name: transformers puts its own in place of torch's while it makes a model.
+    # By name, because transformers replaces torch's functions while it creates a model.
     _fillers = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"})
 
     def __torch_function__(
@@ -285,13 +285,13 @@ class _FloatsWithoutMemory(TorchFunctionMode):
         if func in self._factories and (dtype is None or dtype.is_floating_point):
             kwargs["device"] = "meta"
         if getattr(func, "__name__", None) in self._fillers:
-            # Without effect on the meta device, but slower than all the rest.
+            # Initialization has no effect on the meta device, but would take most of the time.
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 
 
 def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
-    """Refuse a model that the generic adapter does not compute, or that does not run at all."""
+    """Raise if the generic adapter gives other results than the model, or the model fails."""
     try:
         adapter = adapter_class(model)
         check_forward(adapter)
@@ -316,7 +316,7 @@ def _prove(adapter_class: type[GenericAdapter], model: PreTrainedModel) -> None:
 
 
 def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PreTrainedModel:
-    # Adapters attend by themselves, so a kernel that the configuration names is not looked for.
+    # Adapters compute attention themselves; do not load the kernel that the configuration names.
     model = getattr(transformers, adapter_class.auto_class).from_config(
         _own_config(adapter_class, config),
         dtype=torch.float32,
@@ -328,7 +328,7 @@ def _build(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> Pr
 
 
 def _own_config(adapter_class: type[BackboneAdapter], config: PretrainedConfig) -> PretrainedConfig:
-    """Return a copy for a model, which keeps and changes its configuration."""
+    """Return a copy of a configuration for a model, which may modify it."""
     own = copy.deepcopy(config)
     for name, value in adapter_class.config_options.items():
         setattr(own, name, value)
@@ -336,12 +336,12 @@ def _own_config(adapter_class: type[BackboneAdapter], config: PretrainedConfig) 
 
 
 def _describe(source: str | os.PathLike[str]) -> str:
-    """Say what a source is, so that a message can begin with it."""
+    """Describe a source, for the start of an error message."""
     return f"backbone: the {_kind(source)} {os.fspath(source)!r}"
 
 
 def _where(source: str | os.PathLike[str] | PretrainedConfig, config: PretrainedConfig) -> str:
-    """Say where a configuration is from."""
+    """Describe the source of a configuration."""
     if isinstance(source, PretrainedConfig):
         return f"the {type(config).__name__}"
     return f"config.json of the {_kind(source)} {os.fspath(source)!r}"
@@ -368,7 +368,7 @@ def _read_config(
         if is_local(source):
             _check_object(Path(source) / "config.json")
         raw, _ = PretrainedConfig.get_config_dict(os.fspath(source))
-    # transformers makes a name for each, here and where it reads the tokenizer.
+    # transformers creates a name for each label, here and when it reads the tokenizer.
     for name, most in (("num_hidden_layers", MAX_LAYERS), ("num_labels", _MAX_LABELS)):
         if isinstance(raw.get(name), (int, float)) and raw[name] > most:
             raise ValueError(
@@ -433,7 +433,7 @@ def _load_pretrained(
 def _load_timm(
     source: str | os.PathLike[str], adapter_class: type[BackboneAdapter], config: PretrainedConfig
 ) -> tuple[Any, dict[str, Any]]:
-    """Load what timm, transformers' wrapper or open_clip wrote, each with keys of its own."""
+    """Load a checkpoint of timm, of transformers' wrapper or of open_clip; their keys differ."""
     with torch.random.fork_rng([]):
         model = _build(adapter_class, config)
     patterns = ["*.json", "*.safetensors", "*.bin"]
@@ -444,7 +444,7 @@ def _load_timm(
 
 
 def _foreign_parts(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
-    """Return which first parts of keys are none of the model's: its heads and other towers."""
+    """Return the first parts of keys that are not in the model: heads and other towers."""
     own = {name for name, _ in model.named_children()}
     own |= {name for name, _ in model.named_parameters(recurse=False)}
     prefix = f"{type(model).base_model_prefix}."
@@ -452,7 +452,7 @@ def _foreign_parts(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
 
 
 def _check_shards(folder: Path) -> None:
-    """Refuse an index of weight files that names files elsewhere."""
+    """Raise if an index of weight files names files outside of the folder."""
     for path in sorted(folder.glob("*.index.json")):
         shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
         for name in sorted(set(shards)):
@@ -466,7 +466,7 @@ def _check_report(
     known: tuple[Collection[str], str],
     report: dict[str, Any],
 ) -> None:
-    """Refuse a load that left out a weight of the backbone or a key of the checkpoint.
+    """Raise if loading left out a weight of the backbone or a key of the checkpoint.
 
     `known` are the names of heads, and the prefix that the backbone has in models with heads.
     """
@@ -499,7 +499,7 @@ def _check_report(
 
 
 def _starts_with(key: str, names: Iterable[str], prefix: str) -> bool:
-    """Whether a key lies under one of the names, with or without the base model's prefix."""
+    """Return whether a key starts with one of the names, with or without the model's prefix."""
     bare = key.removeprefix(f"{prefix}.")
     return any(bare == name or bare.startswith(f"{name}.") for name in names)
 
@@ -512,7 +512,7 @@ def _listed(keys: Iterable[str], limit: int = 8) -> str:
 
 @contextlib.contextmanager
 def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn what reading a checkpoint raises into a ValueError that says what to do."""
+    """Replace errors of reading a checkpoint by a ValueError that says what to do."""
     try:
         yield
     except _READ_ERRORS as error:
@@ -523,7 +523,7 @@ def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
             if is_local(source)
             else "Without a network, pass the path of a local checkpoint folder instead."
         )
-        # The first line says what happened; the rest is often advice for another library.
+        # The first line is the error; the rest is often advice about another library.
         reason = (str(error).strip() or "the file ends too early").splitlines()[0]
         raise ValueError(
             f"{_describe(source)}: could not read the {what}{_files(source, what)} "
@@ -533,7 +533,7 @@ def _read_failure(source: str | os.PathLike[str], what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _build_failure(where: str) -> Iterator[None]:
-    """Turn what a configuration of which no network can be made raises into a ValueError."""
+    """Replace errors of creating a network from a configuration by a ValueError."""
     try:
         yield
     except _READ_ERRORS as error:
@@ -547,7 +547,7 @@ def _build_failure(where: str) -> Iterator[None]:
 
 
 def _files(source: str | os.PathLike[str], what: str) -> str:
-    """Return which files of a folder are read for something, to be put into a message."""
+    """Return the files of a folder that are read, for an error message."""
     endings = {
         "configuration": ("config.json",),
         "weights": (".safetensors", ".bin", ".index.json"),
@@ -558,7 +558,7 @@ def _files(source: str | os.PathLike[str], what: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' report and progress bar off the screen: what matters there is raised."""
+    """Hide transformers' reports and progress bars; problems are raised as errors."""
     verbosity = transformers_logging.get_verbosity()
     had_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Read the heads of a checkpoint of the paper's code: shared pooler, one classifier a layer."""
+"""Read the heads of a checkpoint of the paper's code: shared pooler, one classifier per layer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sklearn_epee._nn.backbones._folder import read_weights
 
 __all__ = ["PAPER_HEADS", "PaperHeads", "read_paper_heads"]
 
-# First part of the keys of the classifiers, which come after the layers.
+# First part of the keys of the classifiers after the layers.
 PAPER_HEADS = "classifiers"
 _CLASSIFIER = re.compile(rf"^{PAPER_HEADS}\.(\d+)\.(weight|bias)$")
-# The tower's name, and in BERT's relatives the name of the linear map within the pooler.
+# Prefix of the model, and for BERT-like models the name of the linear layer in the pooler.
 _POOLER = re.compile(r"^(?:\w+\.)?pooler\.(?:dense\.)?(weight|bias)$")
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 
@@ -25,15 +25,15 @@ class PaperHeads(NamedTuple):
     """Heads of all layers."""
 
     weights: list[Tensor]
-    """One (K, d) a layer."""
+    """One (K, d) per layer."""
     biases: list[Tensor]
-    """One (K,) a layer."""
+    """One (K,) per layer."""
     pooler: tuple[Tensor, Tensor] | None
-    """Weight (d, d) and bias (d,) of the dense layer that all heads share; None without one."""
+    """Weight (d, d) and bias (d,) of the dense layer that all heads share, or None."""
 
 
 def read_paper_heads(folder: str | os.PathLike[str], n_layers: int) -> PaperHeads:
-    """Return the heads of a folder that the paper's own code wrote.
+    """Return the heads of a folder that the paper's code wrote.
 
     Parameters
     ----------

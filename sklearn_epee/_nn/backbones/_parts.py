@@ -1,4 +1,4 @@
-"""The parts of a transformer layer (weights and modules) that adapters name."""
+"""The parts of a transformer layer (weights and modules) that adapters return."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class AttentionParts(NamedTuple):
     value: nn.Module
     dropout: float
     query_norm: nn.Module | None = None
-    """Normalizes each query, (..., head_dim), before its position rotates it."""
+    """Normalizes each query, (..., head_dim), before the rotary embedding."""
     key_norm: nn.Module | None = None
 
 
 class LinearWeights(NamedTuple):
-    """Weights of an affine map x -> x W' + b."""
+    """Weights of a linear layer x -> x W' + b."""
 
     weight: Tensor
     """(out, in)."""
@@ -32,19 +32,19 @@ class LinearWeights(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> LinearWeights:
-        """Return the weights of a linear module; that of GPT-2 keeps its weight transposed."""
+        """Return the weights of a linear module; that of GPT-2 has a transposed weight."""
         weight: Any = module.weight
         bias: Any = module.bias
         return cls(weight.T if isinstance(module, Conv1D) else weight, bias)
 
     def scaled(self, factor: Tensor | float) -> LinearWeights:
-        """Return the map with its output multiplied by a number, or each output by its own."""
+        """Return the layer with its output multiplied by a number, or by one number per column."""
         factor = torch.as_tensor(factor, dtype=self.weight.dtype, device=self.weight.device)
         bias = None if self.bias is None else self.bias * factor
         return LinearWeights(self.weight * factor.reshape(-1, 1), bias)
 
     def chunk(self, n: int) -> list[LinearWeights]:
-        """Return the maps to n equal parts of the output, as views."""
+        """Split the layer into n layers that compute equal parts of the output, as views."""
         biases = [None] * n if self.bias is None else self.bias.chunk(n)
         return [LinearWeights(*pair) for pair in zip(self.weight.chunk(n), biases, strict=True)]
 
@@ -61,7 +61,7 @@ class RMSWeights(NamedTuple):
 
 
 class LayerParts(NamedTuple):
-    """Parts of a layer of the usual structure, with which it can be run without its modules.
+    """Parts of a layer with the standard structure, sufficient to run it without its modules.
 
     Pre-norm: ``x + out(attend(norm_1(x)))``, then ``x + down(expand(norm_2(x)))``.
     Post-norm: ``norm_1(x + out(attend(x)))``, then ``norm_2(x + down(expand(x)))``.
@@ -76,7 +76,7 @@ class LayerParts(NamedTuple):
     up: LinearWeights
     down: LinearWeights
     norm_1: nn.LayerNorm | RMSWeights | None
-    """None: what the layer reads is normalized already (pre-norm only)."""
+    """None: the input of the layer is already normalized (pre-norm only)."""
     norm_2: nn.LayerNorm | RMSWeights
     activation: nn.Module
     pre_norm: bool

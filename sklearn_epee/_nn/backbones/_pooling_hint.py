@@ -35,7 +35,7 @@ def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str
     Returns
     -------
     {"cls", "mean", "last"} or None
-        None where the checkpoint does not say, combines several modes or names another one.
+        None if the checkpoint does not specify it, combines several modes or uses another one.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def checkpoint_pooling(source: str | os.PathLike[str] | PretrainedConfig) -> str
 
 
 def _mode(pooling: Any) -> str | None:
-    """Return the one mode that a pooling configuration switches on."""
+    """Return the only mode that is enabled in a pooling configuration; None if there are others."""
     if not isinstance(pooling, dict):
         return None
     named = pooling.get("pooling_mode")
@@ -95,7 +95,7 @@ def _mode(pooling: Any) -> str | None:
 
 
 def _read_json(source: str | os.PathLike[str], name: str) -> Any:
-    """Read a JSON file of a folder, or of a hub repository when it can be had; None otherwise."""
+    """Read a JSON file of a folder or a hub repository; None if it cannot be read."""
     try:
         path = Path(source) / name
         if not Path(source).is_dir():

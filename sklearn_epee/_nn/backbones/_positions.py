@@ -21,9 +21,9 @@ __all__ = [
 
 
 class Rotary(NamedTuple):
-    """Angles by which the positions of a sequence rotate queries and keys.
+    """Rotary angles of the positions of a sequence, for queries and keys.
 
-    Component c of a head and component c + head_dim / 2 are the two coordinates of a point.
+    Components c and c + head_dim / 2 of a head are rotated as the coordinates of a point.
 
     References
     ----------
@@ -31,8 +31,8 @@ class Rotary(NamedTuple):
     """
 
     cos: Tensor
-    """(t, head_dim / 2), or (n, r, head_dim / 2) with positions of their own for each sample. A
-    position that is not to be rotated has 1 here and 0 in ``sin``."""
+    """(t, head_dim / 2), or (n, r, head_dim / 2) if positions differ between samples. Positions
+    that are not rotated have 1 here and 0 in ``sin``."""
     sin: Tensor
 
     @classmethod
@@ -69,7 +69,7 @@ class Rotary(NamedTuple):
         return Rotary(self.cos.to(dtype), self.sin.to(dtype))
 
     def rotate(self, heads: Tensor) -> Tensor:
-        """Return queries or keys, (n, heads, r, head_dim), rotated by these r positions."""
+        """Rotate queries or keys, (n, heads, r, head_dim), at these r positions."""
         cos, sin = (part.to(heads.dtype).unsqueeze(-3) for part in self)
         first, second = heads.chunk(2, dim=-1)
         return torch.cat(
@@ -82,7 +82,7 @@ class Rotary(NamedTuple):
 
 
 class AttentionBias(ABC):
-    """What is added to the scores of an attention, beside the product of query and key."""
+    """Term that is added to the attention scores, the products of queries and keys."""
 
     @abstractmethod
     def of(
@@ -93,17 +93,17 @@ class AttentionBias(ABC):
         Parameters
         ----------
         query : Tensor of shape (n, heads, r, head_dim)
-            Scaled as the scores are to be.
+            Including the scale of the scores.
         k : Tensor of shape (n, heads, t, head_dim)
         positions : Tensor of shape (n, n_queries), int64, or None
-            Where the queries stand. None: at the first positions, in order.
+            Positions of the queries. None: the first positions, in order.
         n_queries, n_keys : int
-            There may be more queries and keys than these, to be left alone.
+            Numbers of real queries and keys; further ones are padding.
         """
 
     @abstractmethod
     def fits(self, length: int) -> bool:
-        """Return whether it can be used for sequences of some length."""
+        """Return whether the bias can be used for sequences of a length."""
 
     @abstractmethod
     def to(self, dtype: torch.dtype) -> AttentionBias:
@@ -111,12 +111,12 @@ class AttentionBias(ABC):
 
 
 class RelativeBias(AttentionBias):
-    """A number for each distance from query to key and each head.
+    """A number for each distance between query and key and each head.
 
     Parameters
     ----------
     by_distance : Tensor of shape (heads, 2 T - 1)
-        Entry T - 1 + d is for a key that stands d positions after the query.
+        Entry T - 1 + d is for keys d positions after the query.
     """
 
     def __init__(self, by_distance: Tensor) -> None:
@@ -133,7 +133,7 @@ class RelativeBias(AttentionBias):
         table = self._by_distance
         middle = table.shape[1] // 2
         if positions is None:
-            # Row i reads the window that begins i entries before the middle.
+            # Row i uses the window that starts i entries before the middle.
             windows = table[:, middle - n_queries + 1 : middle + n_keys].unfold(1, n_keys, 1)
             return windows.flip(1).unsqueeze(0)
         keys = torch.arange(n_keys, device=table.device)
@@ -178,14 +178,14 @@ class TableBias(AttentionBias):
 
 
 class DisentangledBias(AttentionBias):
-    """Products of queries with vectors of the distance, and of keys with others.
+    """Products of queries with embeddings of the distance, and of keys with others.
 
     Parameters
     ----------
     keys : Tensor of shape (heads, 2 T - 1, head_dim) or None
-        What a query is compared with: entry T - 1 + d for keys d positions after it.
+        Multiplied with queries: entry T - 1 + d is for keys d positions after the query.
     queries : Tensor of shape (heads, 2 T - 1, head_dim) or None
-        What a key is compared with, scaled: entry T - 1 + d for queries d positions after it.
+        Multiplied with keys, scaled: entry T - 1 + d is for queries d positions after the key.
 
     References
     ----------
@@ -219,14 +219,15 @@ class DisentangledBias(AttentionBias):
 def _to_positions(
     query: Tensor, table: Tensor, positions: Tensor | None, shape: tuple[int, int]
 ) -> Tensor:
-    """Return the products of queries with what stands for the distance of each key."""
+    """Return the products of queries with the embedded distance of each key."""
     n_queries, n_keys = shape
     if positions is not None:
         products = query @ _around(table, n_keys, n_keys).transpose(-1, -2)
         columns = torch.arange(n_keys, device=query.device) - positions.unsqueeze(-1) + n_keys - 1
         columns = columns.unsqueeze(1).expand(*query.shape[:2], -1, -1)
         return products[:, :, :n_queries].gather(-1, columns)
-    # One column for each distance: a row's keys lie side by side, one column earlier in each row.
+    # There is one column per distance; the keys of a row are consecutive columns, which start one
+    # column earlier in each row.
     products = query @ _around(table, n_queries, n_keys).transpose(-1, -2)
     return _diagonals(products, n_queries, n_keys, first=n_queries - 1)
 
@@ -234,7 +235,7 @@ def _to_positions(
 def _from_positions(
     k: Tensor, table: Tensor, positions: Tensor | None, shape: tuple[int, int]
 ) -> Tensor:
-    """Return the products of keys with what stands for the distance of each query."""
+    """Return the products of keys with the embedded distance of each query."""
     n_queries, n_keys = shape
     if positions is not None:
         products = k @ _around(table, n_keys, n_keys).transpose(-1, -2)
@@ -253,7 +254,7 @@ def _around(table: Tensor, n_before: int, n_after: int) -> Tensor:
 
 
 def _diagonals(products: Tensor, n_rows: int, n_columns: int, first: int) -> Tensor:
-    """Return the view whose row i holds the columns from ``first - i`` on."""
+    """Return a view whose row i contains the columns from ``first - i`` on."""
     products = products.contiguous()
     *outer, row, column = products.stride()
     return products.as_strided(
@@ -266,17 +267,17 @@ def _diagonals(products: Tensor, n_rows: int, n_columns: int, first: int) -> Ten
 def near_keys(
     mask: Tensor, positions: Tensor | None, is_causal: bool, window: int | None
 ) -> Tensor:
-    """Return which keys are near enough to a query, and in causal families not after it.
+    """Return which keys are within the window of a query and, if causal, not after it.
 
     Parameters
     ----------
     mask : Tensor of shape (n, t), bool
         True at real positions.
     positions : Tensor of shape (n, r) or (1, r), int64, or None
-        Where the queries stand. None: at all positions, in order.
+        Positions of the queries. None: all positions, in order.
     is_causal : bool
     window : int or None
-        Keys at a distance below it are near enough; None: all are.
+        Keys must be at a distance below it; None: any distance.
 
     Returns
     -------
@@ -293,14 +294,14 @@ def near_keys(
         itself = before == 0
         near = before >= 0 if is_causal else torch.ones_like(itself)
         near = near if window is None else near & (before.abs() < window)
-    # Padding sees itself: a row without any key would be NaN and spread through its value.
+    # Padding attends to itself: the softmax of a row without any key would be NaN.
     return ((near & mask[:, None, :]) | itself)[:, None]
 
 
 def joined_scores_mask(
     bias: Tensor | None, allowed: Tensor | None, n_keys: int, is_causal: bool
 ) -> tuple[Tensor | None, bool]:
-    """Return a bias and a mask as the one mask that torch's attention takes, and `is_causal`."""
+    """Combine a bias and a mask to one mask for torch's attention; also return `is_causal`."""
     if bias is None:
         return allowed, is_causal
     if is_causal:
@@ -311,6 +312,6 @@ def joined_scores_mask(
 
 
 def for_each_head(shared: Tensor, n_heads: int) -> Tensor:
-    """Return keys or values that groups of query heads share, (n, ..., t, w), once a query head."""
+    """Repeat keys or values that query heads share, so that there is one per query head."""
     repeats = n_heads // shared.shape[1]
     return shared if repeats == 1 else shared.repeat_interleave(repeats, dim=1)

@@ -77,7 +77,7 @@ _ADAPTERS: tuple[type[BackboneAdapter], ...] = (
     TimmAdapter,
 )
 
-# A vision tower has a model type of its own; everywhere else it is the family's name.
+# Vision towers have their own model types; all other model types are the names of the families.
 _BY_MODEL_TYPE = {adapter.family: adapter for adapter in _ADAPTERS} | {
     f"{adapter.family}_vision_model": adapter for adapter in _ADAPTERS if adapter.tower_of
 }
@@ -139,7 +139,7 @@ def _generic(model_type: str, kind: str | None) -> type[BackboneAdapter] | None:
 
 
 def own_families(kind: str | None) -> str:
-    """Return the sentence that ends the refusal of a model of another family."""
+    """Return the last sentence of the error about a model of another family."""
     return f"Families with a dedicated adapter: {', '.join(known_families(kind))}."
 
 

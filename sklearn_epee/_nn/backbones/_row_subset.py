@@ -13,22 +13,22 @@ __all__ = ["RowSubset"]
 
 
 class RowSubset(NamedTuple):
-    """Where R rows stand in a batch (n, t), sample after sample.
+    """Positions of R rows in a batch (n, t), sample after sample.
 
-    Products take the rows as they are, (R, d). An attention takes them sample by sample, each
-    filled up to the r rows of the sample that has most.
+    Matrix products are computed for the rows without padding, (R, d). Attention needs them sample
+    by sample, padded to the largest number of rows r of a sample.
     """
 
     flat: Tensor
-    """(R,), int64: places among the n * t positions of the batch."""
+    """(R,), int64: indices among the n * t positions of the batch."""
     filled: Tensor
-    """(R,), int64: places among the n * r rows of the attention."""
+    """(R,), int64: indices among the n * r padded rows of the attention."""
     positions: Tensor
-    """(n, r), int64: positions in the sequence, 0 where a row is filled up."""
+    """(n, r), int64: positions in the sequence, 0 for padding."""
 
     @classmethod
     def of_mask(cls, chosen: NDArray[np.bool_], device: torch.device) -> Self:
-        """Return the rows that a mask marks.
+        """Return the rows at which a mask is True.
 
         Parameters
         ----------
@@ -46,7 +46,7 @@ class RowSubset(NamedTuple):
         shape: tuple[int, ...],
         device: torch.device,
     ) -> Self:
-        """Return rows, given by their samples, in ascending order, and positions.
+        """Return rows, given their samples (in ascending order) and positions.
 
         Parameters
         ----------
@@ -69,15 +69,15 @@ class RowSubset(NamedTuple):
         return hidden.flatten(0, 1).index_select(0, self.flat)
 
     def written(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Return a batch (n, t, d) with the rows (R, d) in their places; all others stay."""
+        """Return a batch (n, t, d) in which the rows are replaced by `rows`, (R, d)."""
         return hidden.flatten(0, 1).index_copy(0, self.flat, rows).view(hidden.shape)
 
     def fill_up(self, rows: Tensor) -> Tensor:
-        """Return rows sample by sample, filled up with zeros, (R, w) -> (n, r, w)."""
+        """Return the rows sample by sample, padded with zeros, (R, w) -> (n, r, w)."""
         n, most = self.positions.shape
         together = rows.new_zeros((n * most, rows.shape[-1]))
         return together.index_copy_(0, self.filled, rows).view(n, most, -1)
 
     def pick(self, filled: Tensor) -> Tensor:
-        """Return the rows without those that were filled up, (n, r, w) -> (R, w)."""
+        """Return the rows without padding, (n, r, w) -> (R, w)."""
         return filled.flatten(0, 1).index_select(0, self.filled)

@@ -60,7 +60,7 @@ class TextAdapter(BackboneAdapter):
         return inputs, mask
 
     def _position_ids(self, mask: Tensor) -> Tensor:
-        """Return the positions of the real tokens from 0, wherever the padding is."""
+        """Return the positions of the real tokens, counted from 0 for padding on either side."""
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ class DistilBertAdapter(TextAdapter):
 
     def _finish(self, block: Any, attended: Tensor, residual: Tensor) -> Tensor:
         hidden = block.sa_layer_norm(block.attention.out_lin(attended) + residual)
-        # ff_chunk is the feed-forward itself; the module's own call splits the rows into chunks.
+        # ff_chunk is the feed-forward; the module's own forward would split the rows into chunks.
         return block.output_layer_norm(block.ffn.ff_chunk(hidden) + hidden)
 
 

@@ -32,13 +32,13 @@ __all__ = [
 _OPEN_CLIP = "open_clip_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# The vision trunk among open_clip's keys, and the model among the wrapper's.
+# Prefixes of the keys of the vision trunk in open_clip, and of the model in the wrapper.
 _TRUNK, _WRAPPED = "visual.trunk.", "timm_model."
 _HEADS = ("head.", "head_dist.")
-# Options of the wrapper's own, which it passes to timm besides.
+# Options of the wrapper that it also passes to timm.
 _SET_BY_WRAPPER = ("num_classes",)
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# Pillow's numbers.
+# Interpolation modes by Pillow's numbers.
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 _PARTS_OF_A_BLOCK = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
 
@@ -49,12 +49,12 @@ class TimmAdapter(_ImageAdapter):
     family = "timm_wrapper"
     config_class = "TimmWrapperConfig"
     model_class = "TimmWrapperModel"
-    # timm resolves it by itself; this says what it does, and keeps a warning away.
+    # timm uses it anyway; setting it avoids a warning.
     attention = "sdpa"
 
     @classmethod
     def check_config(cls, config: PretrainedConfig) -> None:
-        """Refuse a configuration if timm is not installed."""
+        """Raise if timm is not installed."""
         super().check_config(config)
         require_timm()
 
@@ -148,7 +148,7 @@ def _scaled(module: nn.Module, scale: Any) -> LinearWeights:
 
 
 def _check_architecture(vit: Any, name: str) -> None:
-    """Refuse another model than a VisionTransformer of plain blocks."""
+    """Raise if a model is not a VisionTransformer with plain blocks."""
     if type(vit).__name__ != "VisionTransformer":
         raise ValueError(
             f"backbone: the timm architecture {name!r} is a {type(vit).__name__}; expected a "
@@ -164,7 +164,7 @@ def _check_architecture(vit: Any, name: str) -> None:
 
 
 def _is_plain(block: Any) -> bool:
-    """Return whether a block computes attention and feed-forward, in order and nothing else."""
+    """Return whether a block only computes attention and then a feed-forward."""
     return (
         type(block).__name__ == "Block"
         and {name for name, _ in block.named_children()} == _PARTS_OF_A_BLOCK
@@ -199,14 +199,14 @@ def read_timm_config(source: str | os.PathLike[str], raw: Mapping[str, Any]) -> 
     values = dict(_from_open_clip(source, raw) if "model_cfg" in raw else raw)
     arguments = dict(values.get("model_args") or {})
     values["model_args"] = {k: v for k, v in arguments.items() if k not in _SET_BY_WRAPPER}
-    # Of its head nothing is used.
+    # The head is not used.
     values |= {"label_names": [], "num_classes": 0}
     values.pop("model_type", None)
     return with_sizes(TimmWrapperConfig.from_dict(values))
 
 
 def with_sizes(config: PretrainedConfig) -> PretrainedConfig:
-    """Return a wrapper's configuration with the sizes of its architecture, in place."""
+    """Set the sizes of the architecture in a wrapper's configuration, and return it."""
     if hasattr(config, "num_hidden_layers"):
         return config
     timm = require_timm()
@@ -241,7 +241,7 @@ def require_timm() -> Any:
     """
     try:
         import timm  # noqa: PLC0415 - an extra
-    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch
+    except (ImportError, RuntimeError) as error:  # torchvision of another version than torch needs
         raise ImportError(
             f"backbone: this is a timm model, and timm cannot be imported ({error}). Install it "
             "with pip install 'sklearn_epee[timm]', with a torchvision that fits your torch."
@@ -250,7 +250,7 @@ def require_timm() -> Any:
 
 
 def _from_open_clip(source: str | os.PathLike[str], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what timm's config.json would say of the vision trunk of an open_clip model."""
+    """Return the timm configuration of the vision trunk of an open_clip model."""
     vision = raw["model_cfg"].get("vision_cfg") or {}
     if not vision.get("timm_model_name"):
         raise ValueError(
@@ -267,7 +267,7 @@ def _from_open_clip(source: str | os.PathLike[str], raw: Mapping[str, Any]) -> d
 
 
 def processor_settings(source: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return how a timm or open_clip checkpoint wants its images prepared.
+    """Return the image preprocessing of a timm or open_clip checkpoint.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ def is_timm(raw: Mapping[str, Any]) -> bool:
 
 
 def open_clip_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the content of open_clip's configuration; None in a folder without one."""
+    """Return the content of open_clip's configuration; None if the folder has none."""
     if _OPEN_CLIP not in files_of(folder):
         return None
     content: dict[str, Any] = json.loads((Path(folder) / _OPEN_CLIP).read_text(encoding="utf-8"))
@@ -320,7 +320,7 @@ def open_clip_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def read_timm_weights(folder: str | os.PathLike[str], model: PreTrainedModel) -> dict[str, Any]:
-    """Load the weights of a folder into a wrapped timm model; return what did not fit.
+    """Load the weights of a folder into a wrapped timm model; return keys that do not match.
 
     Parameters
     ----------

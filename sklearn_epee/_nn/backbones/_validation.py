@@ -27,13 +27,13 @@ _OPTIONAL = ("intermediate_size", "embedding_size", "num_hidden_groups", "inner_
 # One number, or height and width.
 _SIDES = ("image_size", "patch_size")
 _DEPTHS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
-# Beyond, making the modules takes longer than anybody waits.
+# Larger numbers would take too long to create the modules.
 MAX_LAYERS = 10_000
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
 
 
 def check_values(config: PretrainedConfig, adapter: type[BackboneAdapter], where: str) -> None:
-    """Refuse a configuration with a size below 1, or another value with which nothing can run.
+    """Raise if a configuration has a size below 1, or another value that cannot work.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def check_values(config: PretrainedConfig, adapter: type[BackboneAdapter], where
 def _unusable_sizes(
     config: PretrainedConfig, adapter: type[BackboneAdapter]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the names of sizes that no network can have, and what is expected of them."""
+    """Yield the names of invalid sizes, and the expected values."""
     needed = adapter.needed_sizes or _NEEDED[adapter.kind]
     for name in (*needed, *_OPTIONAL):
         value = getattr(config, name, None)
@@ -79,7 +79,7 @@ def _unusable_sizes(
 
 
 def _unusable_heads(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
-    """Yield the names of sizes that do not go with the number of attention heads."""
+    """Yield the names of sizes that do not match the number of attention heads."""
     heads = config.num_attention_heads
     if config.hidden_size % heads and not getattr(config, "head_dim", None):
         yield "hidden_size", f"a multiple of num_attention_heads={heads}"
@@ -88,7 +88,7 @@ def _unusable_heads(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
 
 
 def _unusable_options(config: PretrainedConfig) -> Iterator[tuple[str, str]]:
-    """Yield the names of other options that cannot be used, and what is expected of them."""
+    """Yield the names of other invalid options, and the expected values."""
     for name, value in vars(config).items():
         if name in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
             yield name, f"one of {', '.join(sorted(ACT2FN))}"
@@ -113,13 +113,13 @@ def _is_spread(value: Real) -> bool:
 
 
 def _is_probability(value: Any) -> bool:
-    # Text and flags are options whose name is about dropout, None stands for another's value.
+    # Strings and flags may have "dropout" in their names, too; None means another option's value.
     return not isinstance(value, Real) or isinstance(value, bool) or 0 <= float(value) <= 1
 
 
 @torch.no_grad()
 def check_forward(adapter: BackboneAdapter) -> None:
-    """Run the first and the last layer on one short sample, and refuse what cannot be computed.
+    """Run the first and the last layer on one short sample, and raise if this fails.
 
     A configuration can hold values with which a network can be made but not run, or run in
     prediction but not in training.

@@ -13,20 +13,20 @@ from sklearn_epee._nn.backbones._generic import GenericAdapter
 
 __all__ = ["TOLERANCE", "differences", "with_noise"]
 
-# Of values up to 1; larger ones have fewer exact digits.
+# Largest difference of values up to 1; larger values have larger rounding errors.
 TOLERANCE = 1e-4
 _LENGTHS = (9, 24)
-# What rounding can change of a value; a token that is read changes it by far more.
+# Largest change due to rounding; the influence of a token that is attended to is much larger.
 _ROUNDING = 1e-6
 
 
 @torch.no_grad()
 def differences(adapter: GenericAdapter) -> tuple[float, float]:
-    """Return how far the layers, run one by one, are from what the model gives by itself.
+    """Return the differences between running the layers one by one and running the model.
 
-    Two random samples of different lengths go through the layers together, padded; from the middle
-    on the shorter goes on alone, as when the other has exited. Then each goes alone. All are
-    compared with the model's own last hidden state of each by itself.
+    Two random samples of different lengths are run through the layers in one padded batch; from the
+    middle layer on, the shorter one is also run alone, as if the other one had exited. Then each is
+    run alone. All results are compared with the model's last hidden state of each single sample.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ def differences(adapter: GenericAdapter) -> tuple[float, float]:
     Returns
     -------
     together, alone : float
-        The largest differences, in units of the largest value where that is above 1.
+        The largest differences, relative to the largest value if that is above 1.
 
     Raises
     ------
     ValueError
-        If the model makes another number of positions, or does not read texts in the direction
-        that its family is known for.
+        If the model returns another number of positions, or does not attend in the direction
+        (causal or bidirectional) of its family.
     """
     samples = _random_samples(adapter)
     expected = [adapter.model(**sample)[0][0] for sample in samples]
@@ -62,7 +62,8 @@ def differences(adapter: GenericAdapter) -> tuple[float, float]:
 def with_noise(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of a fresh model with larger weights.
 
-    Fresh weights are so small, and some of them zero, that a layer hardly shows what it attends to.
+    With fresh weights, which are small or zero, the output of a layer hardly depends on the
+    positions it attends to.
     """
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -100,9 +101,10 @@ def _joined(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _layer_by_layer(adapter: GenericAdapter, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the pooled output of both samples together, and of the shorter alone from the middle.
+    """Return the pooled output of both samples together, and of the shorter one alone.
 
-    Every layer is passed a mask of its own, so that nothing remembered of the embedding helps.
+    The shorter one is run alone from the middle layer on. Every layer gets a new mask object, so
+    that recorded calls are not reused.
     """
     hidden, mask = adapter.embed(batch)
     length, middle = int(mask[0].sum()), (adapter.n_layers + 1) // 2
@@ -116,7 +118,7 @@ def _layer_by_layer(adapter: GenericAdapter, batch: dict[str, Tensor]) -> tuple[
 
 
 def _difference(found: Tensor, own: Tensor) -> float:
-    """Return the largest difference, in units of the largest value where that is above 1."""
+    """Return the largest difference, relative to the largest value if that is above 1."""
     return float((found - own).abs().max() / own.abs().max().clamp(min=1))
 
 
