@@ -1,13 +1,13 @@
-"""Ask a service at random times, check every answer, and tell how long they took.
+"""Send requests to a service at random times, check every answer, and print the latencies.
 
     python examples/service/load.py --texts texts.txt --rate 100 --seconds 10 --pattern bursts
     python examples/service/load.py --requests cases.jsonl
 
 A line of the second file is a request without its policy, in JSON, such as {"text": "A nodule.",
-"image": "scan.png"}: files of images are named by their paths, which begin at the file's folder.
-Everything is asked once before, by itself; each later answer has to be the same. Requests are sent
-when they are due, whether or not others were answered (an open loop), and their time counts from
-then: a service that falls behind cannot make the load wait for it.
+"image": "scan.png"}; paths of images are relative to the folder of the file. Every request is first
+sent alone; later answers must be the same. Requests are sent when they are due, even if others have
+not been answered (an open loop), and latencies count from then: a slow service cannot reduce the
+load.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CLOSE = 1e-4
 
 
 def arrival_times(rate: float, seconds: float, pattern: str, seed: int = 0) -> np.ndarray:
-    """Return when requests are due: at random, one by one or in bursts of 16."""
+    """Return random times at which requests are due, one by one or in bursts of 16."""
     rng = np.random.default_rng(seed)
     size = {"poisson": 1, "bursts": BURST}[pattern]
     n = max(1, round(rate * seconds / size))
-    # So many in all, at even chances: a Poisson process, given its number.
+    # Uniform random times are a Poisson process with a given number of arrivals.
     return np.repeat(np.sort(rng.uniform(0, seconds, n)), size)
 
 
 class Outcomes:
-    """What became of requests, each of which must end once."""
+    """Counts of the outcomes of requests; every request has exactly one."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -65,16 +65,16 @@ class Outcomes:
 async def run_load(
     ask: Callable[[int], Awaitable[str]], arrivals: Sequence[float], timeout: float
 ) -> dict[str, Any]:
-    """Send requests when they are due, and return what became of them.
+    """Send requests when they are due, and return a summary of the outcomes.
 
     Parameters
     ----------
     ask : callable
         Takes the number of a request; returns "right", "wrong", "late", "refused" or "failed".
     arrivals : sequence of float
-        When they are due, in seconds from the start.
+        Due times, in seconds from the start.
     timeout : float
-        Seconds within which an answer is of use.
+        Seconds after which an answer is late.
     """
     outcomes = Outcomes()
     start = time.perf_counter()
@@ -100,7 +100,7 @@ async def run_load(
 
 
 def is_same(found: Any, expected: Any) -> bool:
-    """Return whether two answers, or parts of them, say the same: numbers with a point nearly."""
+    """Return whether two answers, or parts of them, are equal; floats approximately."""
     if isinstance(expected, float):
         return isinstance(found, (int, float)) and abs(found - expected) < CLOSE
     if type(found) is not type(expected):
@@ -116,7 +116,7 @@ def is_same(found: Any, expected: Any) -> bool:
 
 
 def requests_in(path: Path) -> list[dict[str, Any]]:
-    """Return the requests in a file, a JSON object a line, with the images that they name."""
+    """Return the requests in a file with one JSON object per line, including their images."""
     lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [_with_image(json.loads(line), path.parent) for line in lines]
 
@@ -128,7 +128,7 @@ def _with_image(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def as_base64(file: bytes) -> str:
-    """Return the bytes of an image file as a request has them."""
+    """Return the bytes of an image file in the form for a request."""
     return base64.b64encode(file).decode("ascii")
 
 
@@ -138,20 +138,20 @@ async def load_service(
     arguments: Any,
     is_right: Callable[[Any, int], bool] | None = None,
 ) -> dict[str, Any]:
-    """Put a load on the service at a URL.
+    """Send requests to the service at a URL, and return a summary of the outcomes.
 
     Parameters
     ----------
     url : str
     requests : sequence of dict
-        What is sent, in turns, without a policy.
+        Requests without a policy, sent one after the other, again and again.
     arguments : Namespace
         With `rate`, `seconds`, `pattern` and `timeout`.
     is_right : callable, default=None
-        Takes an answer and the number of its request in `requests`. None: an answer is right that
-        is the same as when the request was asked by itself.
+        Takes an answer and the index of its request in `requests`. None: an answer is right if it
+        is the same as when the request was sent alone.
     """
-    import httpx  # noqa: PLC0415 - what is above is of use without it
+    import httpx  # noqa: PLC0415 - the functions above do not need it
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
@@ -171,7 +171,7 @@ async def load_service(
             row = number % len(requests)
             try:
                 response = await answer(requests[row], timeout=arguments.timeout)
-            except httpx.HTTPError:  # no connection, or none that lasted
+            except httpx.HTTPError:  # no connection, or an interrupted one
                 return "failed"
             if response.status_code == 200:
                 return "right" if check(response.json(), row) else "wrong"
@@ -185,9 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--texts", type=Path, help="a file with a text a line")
-    given.add_argument("--requests", type=Path, help="a file with a JSON object a line")
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    given.add_argument("--texts", type=Path, help="a file with one text per line")
+    given.add_argument("--requests", type=Path, help="a file with one JSON object per line")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--pattern", choices=("poisson", "bursts"), default="poisson")
     parser.add_argument("--timeout", type=float, default=1.0)

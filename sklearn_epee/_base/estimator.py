@@ -259,7 +259,7 @@ class BaseEPEE(
         Returns
         -------
         self : object
-            The estimator, with a new `precision_report_`. `precision` stays as it is.
+            The estimator, with a new `precision_report_`. `precision` is not changed.
 
         Raises
         ------

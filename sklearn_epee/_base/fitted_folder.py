@@ -318,7 +318,7 @@ def _check_classes(classes: Any, labels: bool = False) -> None:
 
 
 def _check_counts(tags: TagLayers) -> None:
-    """Refuse tags that no scheme has, and counts of transitions of another shape."""
+    """Raise for tags that are invalid in the scheme, or transition counts of another shape."""
     for name, layer in tags.by_name.items():
         if layer.dtype.kind not in "UO" or not all(type(tag) is str for tag in layer.tolist()):
             raise ModelFolderError("its tags are not texts")

@@ -197,8 +197,7 @@ class ExitPredictionMixin(ClassifierMixin):
         X : samples
             As in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            True labels; several labels per sample as in `fit`, of which those that are not known
-            are left out.
+            True labels; several labels per sample as in `fit`, where unknown labels are ignored.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the mean.
 
@@ -425,7 +424,7 @@ class ExitPredictionMixin(ClassifierMixin):
         Returns
         -------
         estimator
-            Of the same class, fitted; the classifier itself stays as it is.
+            Of the same class, fitted; the classifier itself is not changed.
 
         Examples
         --------

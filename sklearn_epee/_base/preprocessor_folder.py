@@ -211,7 +211,7 @@ def _read_statistics(
     found = decode(document.get(name))
     if processor is not None:
         if found is not None:
-            raise ModelFolderError(f"{name} stands beside an image processor")
+            raise ModelFolderError(f"{name} cannot be combined with an image processor")
         return None
     is_array = isinstance(found, np.ndarray) and found.dtype == np.float32
     if not is_array or found.shape != (form.n_channels,) or not np.isfinite(found).all():

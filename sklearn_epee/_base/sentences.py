@@ -23,7 +23,7 @@ from sklearn_epee._spans import (
 
 _SENTENCES = "a list, tuple, array or Series of texts (str), or of lists of words (str)"
 _LABELS = (
-    "for each sample a list of tags, one a word, or a list of spans (start, end, label); or a dict "
+    "for each sample a list of tags, one per word, or of spans (start, end, label); or a dict "
     "of these by the name of their layer, or a frame with a column for each layer"
 )
 # Name of the layer of spans if there is only one.

@@ -152,9 +152,9 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         ndarray of shape (n_samples,), int64, or list of ndarray of shape (n_words,), int64
-            Layers, counted from 1 to ``n_layers_``: one a sample with ``token_exit="sentence"``,
-            one a word with ``token_exit="token"``. 1 for what is not run: samples without a word
-            and words that cannot be read.
+            Layers, counted from 1 to ``n_layers_``: one per sample with ``token_exit="sentence"``,
+            one per word with ``token_exit="token"``. 1 for samples without a word and for words
+            that cannot be read, which are not run.
 
         Raises
         ------
@@ -240,7 +240,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         y : sequence of length n_samples
             True tags or spans, as in `fit`. Spans that tags cannot represent count as not found.
         sample_weight : None, default=None
-            Refused: spans have no weights in seqeval.
+            Not supported: spans have no weights in seqeval.
 
         Returns
         -------

@@ -140,7 +140,7 @@ def _own_batch(batch: Any) -> tuple[tuple[dict[str, Tensor], Tensor], Tensor]:
     return (inputs, labels[places.clamp(min=0)]), places
 
 
-def add_gradients(processes: Processes, module: nn.Module, share: float, beside: Tensor) -> Tensor:
+def add_gradients(processes: Processes, module: nn.Module, share: float, others: Tensor) -> Tensor:
     """Replace gradients by their sum over the processes, weighted by the shares.
 
     Parameters
@@ -149,26 +149,26 @@ def add_gradients(processes: Processes, module: nn.Module, share: float, beside:
     module : nn.Module
     share : float
         Weight of the gradients of this process.
-    beside : Tensor of shape (k,)
+    others : Tensor of shape (k,)
         Further values to sum.
 
     Returns
     -------
     Tensor of shape (k,)
-        The sum of ``beside``.
+        The sum of ``others`` over the processes.
     """
     parameters = [part for part in module.parameters() if part.requires_grad]
-    has_gradient = beside.new_tensor([part.grad is not None for part in parameters])
-    (known,) = processes.sums([torch.cat([beside, has_gradient])])
+    has_gradient = others.new_tensor([part.grad is not None for part in parameters])
+    (known,) = processes.sums([torch.cat([others, has_gradient])])
     # Parameters without a gradient in all processes, such as a head that is not trained, get none.
-    counts = known[len(beside) :].tolist()
+    counts = known[len(others) :].tolist()
     buckets = list(_buckets([part for part, n in zip(parameters, counts, strict=True) if n]))
     totals = processes.sums(_flat_gradients(bucket) * share for bucket in buckets)
     for bucket, total in zip(buckets, totals, strict=True):
         sizes = [part.numel() for part in bucket]
         for part, gradient in zip(bucket, total.split(sizes), strict=True):
             part.grad = gradient.view_as(part).to(part.dtype)
-    return known[: len(beside)]
+    return known[: len(others)]
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

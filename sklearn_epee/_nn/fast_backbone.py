@@ -399,7 +399,7 @@ def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
 def _flat(hidden: Tensor) -> Tensor:
     """Return all positions as rows, with unused rows at the end, (r, d).
 
-    As many as `rounded` says, so that the products have few sizes.
+    Their number is `rounded`, so that the products have few different sizes.
     """
     n, t, width = hidden.shape
     rows = rounded(n * t)
@@ -407,7 +407,7 @@ def _flat(hidden: Tensor) -> Tensor:
         return hidden.reshape(rows, width)
     room = hidden.untyped_storage().nbytes() // hidden.element_size() - hidden.storage_offset()
     if hidden.is_contiguous() and room >= rows * width:
-        return hidden.as_strided((rows, width), (width, 1))  # the layer below left them there
+        return hidden.as_strided((rows, width), (width, 1))  # unused rows of the layer below
     flat = hidden.new_empty((rows, width))
     flat[: n * t].view(n, t, width).copy_(hidden)
     flat[n * t :].zero_()
@@ -417,7 +417,7 @@ def _flat(hidden: Tensor) -> Tensor:
 def _normalizer(
     norm: torch.nn.LayerNorm | RMSWeights | None, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """Return a norm as a function, which leaves its argument as it is where there is no norm."""
+    """Return a norm as a function; the identity if there is no norm."""
     if norm is None:
         return _unchanged
     weight = None if norm.weight is None else norm.weight.detach().to(dtype)

@@ -282,8 +282,8 @@ class MultiExitNetwork(RebuiltModule):
         """
         if layout.context is not None:
             pooled = pooled.float()
-            beside = layout.context if pooled.ndim == 2 else layout.context.unsqueeze(1)
-            pooled = torch.cat([pooled, beside.expand(*pooled.shape[:-1], -1)], dim=-1)
+            context = layout.context if pooled.ndim == 2 else layout.context.unsqueeze(1)
+            pooled = torch.cat([pooled, context.expand(*pooled.shape[:-1], -1)], dim=-1)
         return self._classify(layer, pooled, head)
 
     def _classify(self, layer: int, pooled: Tensor, head: Head | None = None) -> Tensor:

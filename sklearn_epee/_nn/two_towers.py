@@ -153,8 +153,8 @@ class TwoTowerNetwork(RebuiltModule):
         if not only_last:
             late = late.detach().expand(-1, self.second.n_layers, -1)
         if len(seconds):
-            beside = self._some_left_out(contexts)[seconds]
-            logits = self.second(**inputs_of_tower(batch, SECOND, seconds), context=beside)
+            context = self._some_left_out(contexts)[seconds]
+            logits = self.second(**inputs_of_tower(batch, SECOND, seconds), context=context)
             late = late.index_copy(0, seconds, logits)
         return late if only_last else torch.cat([early, late], dim=1)
 

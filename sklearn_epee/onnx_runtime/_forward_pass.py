@@ -61,8 +61,8 @@ class ForwardPass:
     def advance(self) -> list[NDArray[Any]]:
         """Run the next layer; return its outputs except the hidden states, the logits first."""
         self.layer += 1
-        beside = {"members": self._members, "context": self._context}
-        values = self._rows | {name: part for name, part in beside.items() if part is not None}
+        additional = {"members": self._members, "context": self._context}
+        values = self._rows | {name: part for name, part in additional.items() if part is not None}
         self.hidden, *outputs = self._folder.run(f"{self._prefix}layer_{self.layer}.onnx", values)
         return outputs
 

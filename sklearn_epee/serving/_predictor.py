@@ -67,7 +67,7 @@ class AsyncPredictor:
 
     Notes
     -----
-    Between two layers, the thread drops requests that were cancelled or are too late, takes in new
+    Between two layers, the thread drops requests that were cancelled or are too late, admits new
     ones, and chooses the batch to run: the one at the lowest layer, so that its samples catch up
     with those that wait at higher layers. If a sample has been overtaken for as many runs as there
     are layers, the oldest goes first (``python -m benchmarks.serving_order`` compares orders).
@@ -90,8 +90,8 @@ class AsyncPredictor:
     >>> async def serve():
     ...     async with AsyncPredictor(clf, timeout=60) as server:
     ...         return await asyncio.gather(*(server.predict(text) for text in X[:5]))
-    >>> found = asyncio.run(serve())
-    >>> [prediction.label for prediction in found] == clf.predict(X[:5]).tolist()
+    >>> predictions = asyncio.run(serve())
+    >>> [prediction.label for prediction in predictions] == clf.predict(X[:5]).tolist()
     True
 
     Sentences, whose words have tags:
@@ -101,8 +101,8 @@ class AsyncPredictor:
     >>> y = [["B-Drug", "O", "B-Effect"], ["O", "B-Effect", "O", "B-Drug"]] * 8
     >>> clf = EPEETokenClassifier(random_state=0).fit(X, y)
     >>> with AsyncPredictor(clf) as server:
-    ...     found = server.submit(["zinc", "causes", "rash"]).result()
-    >>> found.spans
+    ...     prediction = server.submit(["zinc", "causes", "rash"]).result()
+    >>> prediction.spans
     [(0, 1, 'Drug'), (2, 3, 'Effect')]
     """
 
@@ -295,8 +295,8 @@ class AsyncPredictor:
         >>> X, y = make_supplement_notes(40, random_state=0)
         >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
         >>> with AsyncPredictor(clf, patience_range=(1, 6)) as server:
-        ...     found = server.submit(X[0], patience=1).result()
-        >>> found.exit_layer, found.proba.shape
+        ...     prediction = server.submit(X[0], patience=1).result()
+        >>> prediction.exit_layer, prediction.proba.shape
         (1, (4,))
         """
         policy = self._limits.policy(tau, patience)

@@ -84,7 +84,7 @@ class SentencePrediction:
     --------
     >>> import numpy as np
     >>> from sklearn_epee.serving import SentencePrediction
-    >>> found = SentencePrediction(
+    >>> prediction = SentencePrediction(
     ...     spans=[(1, 2, "Effect")],
     ...     tags=["O", "B-Effect"],
     ...     proba=np.array([[0.1, 0.9], [0.8, 0.2]]),
@@ -94,7 +94,7 @@ class SentencePrediction:
     ...     rows_total=24,
     ...     latency=0.01,
     ... )
-    >>> found.last_exit_layer, found.mean_entropy
+    >>> prediction.last_exit_layer, prediction.mean_entropy
     (3, 0.6)
     """
 

@@ -70,7 +70,7 @@ def _check_changes_nothing(link: Any) -> None:
     step = step_inwards(link)
     if step is None or not (step.is_transparent or isinstance(link, _POLICIES)):
         raise TypeError(
-            f"estimator holds a {type(link).__name__}, which may predict otherwise than the "
+            f"estimator holds a {type(link).__name__}, which may change the predictions of the "
             "classifier with early exits inside, and is not served; expected an EPEEClassifier, "
             "EPEEImageClassifier, EPEEMultimodalClassifier or EPEETokenClassifier, or a pipeline, "
             "search object or exit policy around one."

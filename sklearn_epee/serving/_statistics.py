@@ -139,14 +139,14 @@ class Counters:
 
     def add_predictions(self, predictions: Sequence[AnyPrediction]) -> None:
         """Count predictions."""
-        layers = np.array([found.last_exit_layer for found in predictions], np.intp)
-        entropies = np.array([found.mean_entropy for found in predictions], np.float64)
+        layers = np.array([one.last_exit_layer for one in predictions], np.intp)
+        entropies = np.array([one.mean_entropy for one in predictions], np.float64)
         bins = np.minimum(entropies * N_ENTROPY_BINS, N_ENTROPY_BINS - 1)
         with self._lock:
             self.counts["answered"] += len(layers)
             np.add.at(self._exit_layers, layers - 1, 1)
             np.add.at(self._entropies, bins.astype(np.intp), 1)
-            self._latencies.extend(found.latency for found in predictions)
+            self._latencies.extend(one.latency for one in predictions)
 
     def snapshot(self, n_entered: int, n_runs: int, n_samples_run: int) -> ServingStatistics:
         """Return the statistics so far.

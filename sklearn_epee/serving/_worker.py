@@ -1,4 +1,4 @@
-"""The prediction thread: takes in requests, runs layers, and sets results."""
+"""The worker of the prediction thread: admits requests, runs layers, and sets results."""
 
 from __future__ import annotations
 
@@ -294,12 +294,12 @@ class Worker:
             return
         with self._changed:
             requests = [self._held[slot] for slot in done.tolist()]
-        found = self._scheduler.predictions([request.sample for request in requests], done)
+        predictions = self._scheduler.predictions([request.sample for request in requests], done)
         now = self._clock()
         # Create the results while the requests are still pending: if this fails, they fail, too.
         results = [
             (request, self._make(**part, latency=now - request.submitted))
-            for request, part in zip(requests, found, strict=True)
+            for request, part in zip(requests, predictions, strict=True)
         ]
         self._release(requests)
         finished = []

@@ -31,7 +31,7 @@ def test_oblong_images_must_be_announced(family):
     adapter.embed(pixels(24, 24))
     # As many patches as in a square, and as in none.
     for size in ((8, 32), (8, 12)):
-        with pytest.raises(ValueError, match=f"image_size: .* reads images of {size[0]}x{size[1]}"):
+        with pytest.raises(ValueError, match=f"image_size: .* for images of {size[0]}x{size[1]}"):
             adapter.embed(pixels(*size))
         adapter.set_image_size(size)
         hidden, mask = adapter.embed(pixels(*size))

@@ -24,8 +24,8 @@ _READ_SIZE = "read_image_size"
 class _GridAdapter(_ImageAdapter):
     """Base class of families whose layers need the grid of patches.
 
-    A layer sees only how many positions there are. The grid they form is that of the images which
-    the backbone was told to read (`set_image_size`) or was made for, else a square.
+    A layer only knows the number of positions. If it matches the image size of `set_image_size` or
+    of the configuration, the grid is that of these images; otherwise it is a square.
     """
 
     def set_image_size(self, size: tuple[int, int]) -> None:
@@ -55,8 +55,8 @@ class _GridAdapter(_ImageAdapter):
         grid = height // patch[0], width // patch[1]
         if self._grid(grid[0] * grid[1] + self._n_prefix) != grid:
             raise ValueError(
-                f"image_size: this {self.family} backbone has not been told that it reads images "
-                f"of {height}x{width} pixels; expected the size that it was made for or a square."
+                f"image_size: this {self.family} backbone is not configured for images of "
+                f"{height}x{width} pixels; expected its configured size or a square."
             )
         return interpolate
 

@@ -84,15 +84,15 @@ def load_config(source: str | os.PathLike[str] | PretrainedConfig, kind: str) ->
     Parameters
     ----------
     source : str, path-like or transformers.PretrainedConfig
-        A checkpoint folder, a hub id, or a configuration object (which is returned as it is). Of a
-        whole CLIP model the configuration of the vision tower is taken.
+        A checkpoint folder, a hub id, or a configuration object, which is returned unchanged. For a
+        whole CLIP model, the configuration of the vision tower is returned.
     kind : {"text", "image"}
-        What the backbone is to read.
+        Input of the backbone.
 
     Returns
     -------
     transformers.PretrainedConfig
-        Of one of the known families.
+        Configuration of a known family.
 
     Raises
     ------
