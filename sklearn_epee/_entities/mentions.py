@@ -121,8 +121,12 @@ def _checked(piece: tuple[Any, Any], name: str, text: str, row: int) -> tuple[in
     """Return a piece as two int, which are characters of the text."""
     for offset in piece:
         if not isinstance(offset, Integral) or isinstance(offset, (bool, np.bool_)):
+            hint = ""
+            if isinstance(offset, (float, np.floating)):
+                hint = " A missing value in one row makes the whole column of a frame floats."
             raise SampleError(
-                row, f"has {name}={shown(piece)}, which are not two integers; expected {SPAN}."
+                row,
+                f"has {name}={shown(piece)}, which are not two integers; expected {SPAN}.{hint}",
             )
     start, end = (int(offset) for offset in piece)
     if not 0 <= start < end <= len(text):

@@ -71,7 +71,8 @@ def load_csv(
         With the attributes
 
         - `data`: list of str (or Series), of length n_samples, the texts; with two columns list of
-          tuples of two str (or DataFrame);
+          tuples of two str (or DataFrame). An empty cell of a file is the text ''; a text that is
+          missing in a frame stays missing, and classifiers refuse it;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels as str, or (n_samples,
           n_columns) (or DataFrame); None without labels. The labels of a frame keep their type;
         - `target_names`: ndarray, the classes in sorted order, or the names of several columns;
