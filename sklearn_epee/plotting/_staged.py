@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import column_or_1d
 
+from sklearn_epee._checks.missing import is_missing
 from sklearn_epee._checks.multilabel import labels_above
 from sklearn_epee._exits.checks import as_array
 from sklearn_epee._exits.label_scores import label_codes
@@ -191,6 +192,11 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
     """Return labels as an array of one dimension, or raise."""
     try:
         labels: NDArray[Any] = np.asarray(column_or_1d(given))
+        missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} are missing (None, NaN or NA), the first at row {missing[0]}."
+            )
         np.unique(labels)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError

@@ -203,6 +203,15 @@ def test_arrays_that_do_not_fit_are_refused(display, staged, change, message):
         from_predictions(display, *change(*staged))
 
 
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_missing_labels_are_counted(missing, classifier, data):
+    X, y = data
+    labels = np.asarray(y, dtype=object).copy()
+    labels[[1, 3]] = missing
+    with pytest.raises(ValueError, match=r"y must hold .* 2 are missing .* the first at row 1"):
+        LayerwiseDisplay.from_estimator(classifier, X, labels)
+
+
 @every_display
 def test_labels_that_do_not_fit_are_refused(display, staged):
     with pytest.raises(ValueError, match=r"y_true holds the labels \['cow'\]"):
