@@ -192,11 +192,7 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
     """Return labels as an array of one dimension, or raise."""
     try:
         labels: NDArray[Any] = np.asarray(column_or_1d(given))
-        missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} are missing (None, NaN or NA), the first at row {missing[0]}."
-            )
+        _check_not_missing(labels)
         np.unique(labels)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -205,6 +201,14 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
             "Several labels per sample are drawn by from_estimator."
         ) from error
     return labels
+
+
+def _check_not_missing(labels: NDArray[Any]) -> None:
+    missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} are missing (None, NaN or NA), the first at row {missing[0]}."
+        )
 
 
 def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
