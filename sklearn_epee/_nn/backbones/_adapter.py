@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sklearn_epee._nn.backbones._parts import (
@@ -24,6 +23,7 @@ from sklearn_epee._nn.backbones._positions import (
     near_keys,
 )
 from sklearn_epee._nn.backbones._row_subset import RowSubset
+from sklearn_epee._nn.backbones._training_attention import attention
 
 __all__ = [
     "FIXED_ROTARY",
@@ -537,12 +537,12 @@ class BackboneAdapter(ABC):
             added = bias.of(query * scale, k, positions, query.shape[2], k.shape[2])
             added = added.to(query.dtype)
             allowed, is_causal = joined_scores_mask(added, allowed, k.shape[2], is_causal)
-        attended = functional.scaled_dot_product_attention(
+        attended = attention(
             query,
             for_each_head(k, self.n_heads),
             for_each_head(v, self.n_heads),
-            attn_mask=allowed,
-            dropout_p=self._attention_dropout(block) if block.training else 0.0,
+            mask=allowed,
+            dropout=self._attention_dropout(block) if block.training else 0.0,
             is_causal=is_causal,
             scale=scale,
         )
