@@ -197,8 +197,8 @@ def _epee(network: Network) -> Iterator[Variant]:
 def _epee_from(network: Network) -> Iterator[Variant]:
     """Yield EPEE with every first layer at which samples may exit."""
     for first in range(1, max(2, network.n_layers)):
-        later = (replace(s, min_exit_layer=first) for s in (network.dev, network.test))
-        for variant in _epee(replace(network, **dict(zip(("dev", "test"), later, strict=True)))):
+        dev, test = (replace(s, min_exit_layer=first) for s in (network.dev, network.test))
+        for variant in _epee(replace(network, dev=dev, test=test)):
             yield replace(variant, parameters={"min_exit_layer": first, **variant.parameters})
 
 
