@@ -546,7 +546,7 @@ class ExitAudit:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_min_exit_layer": 1} | state)  # pickles of 0.1.0 have none
+        self.__dict__.update(state)
         self._lock = Lock()
 
     def __repr__(self) -> str:
