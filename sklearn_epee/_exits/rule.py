@@ -1,16 +1,16 @@
 """The exit rule on arrays: entropies, patience counters, and the layer at which samples exit.
 
 A sample exits at the first layer whose normalized entropy is below ``tau`` or whose patience
-counter has reached ``patience``, and at the last layer if there is none. Tasks that share a
-backbone exit together: "all" waits until every task may exit, "any" until one may, and "mean"
-averages the entropies and counts how long the predictions of all tasks have stayed the same.
+counter has reached ``patience``, or at the last layer if there is no such layer. Tasks that share
+a backbone exit together: with "all", a sample exits when every task may exit, with "any" when one
+may; "mean" averages the entropies and counts for how many layers the predictions of all tasks have
+stayed the same.
 
-Several labels share one exit, too: their entropies are joined in the same ways, while patience
-counts how long the whole set of predicted labels has stayed the same, whichever way they are
-joined.
+Several labels of a sample exit together as well: their entropies are combined in the same ways, and
+patience always counts for how many layers the whole set of predicted labels has stayed the same.
 
-Arrays of entropies and counters have the shape (n_samples, n_layers, n_tasks), with ``n_tasks=1``
-for one task, and for several labels, whose entropies and counters are joined before.
+Arrays of entropies and counters have the shape (n_samples, n_layers, n_tasks). ``n_tasks`` is 1 for
+a single task, and for several labels, whose entropies and counters have already been combined.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def normalized_entropy(proba: ArrayLike) -> NDArray[np.floating]:
 
 
 def label_entropies(proba: ArrayLike) -> NDArray[np.floating]:
-    """Return the normalized entropy of each label, that of "there" and "not there".
+    """Return the normalized binary entropy of each label.
 
     Parameters
     ----------
     proba : array-like of shape (..., n_labels)
-        Probability of every label.
+        Probability of each label.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def label_entropies(proba: ArrayLike) -> NDArray[np.floating]:
 
 
 def set_counters(predictions: NDArray[Any]) -> NDArray[np.int64]:
-    """Return, for every layer, how many layers in a row agree on the whole set of labels.
+    """Return, for every layer, for how many layers the set of labels has been the same.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def patience_counters(predictions: ArrayLike) -> NDArray[np.int64]:
 
 
 def joint_counters(counters: NDArray[np.int64], joint_exit: str) -> NDArray[np.int64]:
-    """Return the counters whose comparison with a patience is the joint patience rule.
+    """Combine the patience counters of several tasks into one, to be compared with the patience.
 
     Parameters
     ----------
@@ -163,12 +163,12 @@ def joint_counters(counters: NDArray[np.int64], joint_exit: str) -> NDArray[np.i
         return counters[..., 0]
     if joint_exit == "any":
         return counters.max(axis=-1)
-    # A joint prediction is as old as the youngest of its parts, so "mean" counts like "all".
+    # The joint prediction changes whenever that of one task does, so "mean" counts like "all".
     return counters.min(axis=-1)
 
 
 def joint_entropies(entropies: NDArray[np.float64], joint_exit: str) -> NDArray[np.float64]:
-    """Return the entropies whose comparison with ``tau`` is the joint entropy rule.
+    """Combine the entropies of several tasks into one, to be compared with ``tau``.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def may_exit(
     patience: int,
     joint_exit: str,
 ) -> NDArray[np.bool_]:
-    """Return whether a policy lets samples exit, layer by layer.
+    """Return at which layers a policy lets samples exit.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def may_exit(
     ndarray of shape (n_samples, n_layers), bool
     """
     if entropies.shape[-1] > 1 and joint_exit == "all":
-        # One task may be ready by its entropy, and another one by its patience.
+        # One task may meet the entropy criterion, and another one the patience criterion.
         is_ready: NDArray[np.bool_] = (entropies < tau) | (counters >= patience)
         return np.logical_and.reduce(is_ready, axis=-1)
     is_sure = joint_entropies(entropies, joint_exit) < tau
@@ -222,15 +222,15 @@ def first_exits(
     last: NDArray[np.int64] | None = None,
     min_exit_layer: int = 1,
 ) -> NDArray[np.int64]:
-    """Return the first layer at which each sample may exit, its last one if there is none.
+    """Return the first layer at which each sample may exit, or its last layer if there is none.
 
     Parameters
     ----------
     allowed : ndarray of shape (n_samples, n_layers), bool
-        Where a sample may exit. It is changed in place: False below `min_exit_layer`, and True at
-        the last layer.
+        Where a sample may exit. Modified in place: set to False below `min_exit_layer`, and to
+        True at the last layer.
     last : ndarray of shape (n_samples,), int64, default=None
-        The last layer of each sample; None stands for M.
+        The last exit of each sample; None means layer M for all samples.
     min_exit_layer : int, default=1
         The first layer at which samples may exit.
 
@@ -248,7 +248,7 @@ def first_exits(
 
 
 def infinite_below(entropies: NDArray[np.float64], min_exit_layer: int) -> NDArray[np.float64]:
-    """Return entropies that no tau is above at the layers below the first possible exit.
+    """Set entropies to infinity below the first layer at which samples may exit.
 
     Parameters
     ----------
@@ -276,10 +276,10 @@ def combine_visited(
     ----------
     proba : ndarray of shape (n_samples, n_layers, n_classes)
     weights : ndarray of shape (n_layers,)
-        In the type of `proba`. Where those of layers 1 to m are all 0, the probabilities of layer
-        m are returned.
+        Of the same dtype as `proba`. Where the weights of layers 1 to m are all 0, the
+        probabilities of layer m are returned.
     own : ndarray of shape (n_samples, n_layers), bool, default=None
-        Exits that a sample has; the others are left out. None: all.
+        Which exits each sample has; the others are left out. None means all.
 
     Returns
     -------
@@ -305,7 +305,7 @@ def check_proba(proba: ArrayLike) -> NDArray[np.floating]:
         raise ValueError(
             f"proba must have at least one class along its last axis; got shape {array.shape}."
         )
-    # float16 cannot hold the sums; longdouble buys nothing here.
+    # float16 is too imprecise for the sums, and longdouble has no advantage here.
     small = array.dtype.kind == "f" and array.dtype.itemsize <= 4
     array = array.astype(np.float32 if small else np.float64, copy=False)
     if array.size and not (array.min() >= 0 and array.max() <= 1 + _PROBA_EXCESS):  # NaN fails

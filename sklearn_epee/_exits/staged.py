@@ -1,4 +1,4 @@
-"""Staged predictions: the predictions of every exit, and the values that decide the exits."""
+"""Staged predictions: predictions of every exit, and the values that the exit rule compares."""
 
 from __future__ import annotations
 
@@ -37,41 +37,43 @@ from .rule import (
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# What marks a layer at which the patience rule lets a sample exit: below any tau, 0 included.
+# Entropy of layers at which the patience rule lets a sample exit: below any tau, including 0.
 _BELOW_ANY_TAU = -1.0
 
 
 @dataclass(frozen=True)
 class StagedPredictions:
-    """Probabilities of every exit for some samples, of one task, of several, or of several labels.
+    """Probabilities of every exit for some samples: of one task, several tasks or several labels.
 
-    Several labels are one task in what decides on exits, their entropies being joined and patience
-    counting whole sets of labels; that task has a column for each label.
+    For the exit rule, several labels are one task: their entropies are combined, and patience
+    counts layers with the same set of labels. The probabilities of this task have one column per
+    label.
 
     Attributes
     ----------
     head_proba : list of ndarray of shape (n_samples, n_layers, n_classes)
-        The heads' own probabilities, one array per task; a single one for one task. For several
-        labels a single one, of the shape (n_samples, n_layers, n_labels).
+        Probabilities of the heads, one array per task. For several labels, a single array of shape
+        (n_samples, n_layers, n_labels).
     entropies : ndarray of shape (n_samples, n_layers, n_tasks), float64
-        Normalized entropies of the heads' own probabilities.
+        Normalized entropies of `head_proba`.
     counters : ndarray of shape (n_samples, n_layers, n_tasks), int64
-        Patience counters of the heads' own predictions.
+        Patience counters of the predictions of `head_proba`.
     label_thresholds : ndarray of shape (n_samples, n_labels), float64, or None
-        Above which probability a label is predicted; None for tasks. They may differ from sample
-        to sample, as the networks of several splits have thresholds of their own.
+        Probability above which each label is predicted; None for tasks. One row per sample,
+        because samples may come from the networks of several splits, with different thresholds.
     exit_ensemble : {None, "mean", "weighted"}
-        How visited exits are combined into what is predicted.
+        How the probabilities of the visited exits are combined into a prediction.
     exit_loss_weights : str or array-like of shape (n_layers,)
-        Read for "weighted" only.
+        Used with "weighted" only.
     joint_exit : {"all", "any", "mean"}
         How several tasks exit together.
     own : ndarray of shape (n_samples, n_layers), bool, or None
-        Which exits each sample has, see `available_exits`; None where all have all. At the others
-        `head_proba` is that of the nearest exit, entropies are infinite and counters 0.
+        Which exits each sample has, see `available_exits`; None if all samples have all exits. At
+        missing exits, `head_proba` is that of the nearest exit, entropies are infinite, and
+        counters are 0.
     exit_shares : ndarray of shape (n_samples, n_layers), float64, or None
-        Share that each exit takes of the work of all that a sample has, see `available_exits`; None
-        where it is that of the layers, the same for all samples.
+        Cost of exiting at each layer as a share of the cost of all exits that the sample has, see
+        `missing_exits.exit_shares`; None if all samples have all exits and layers cost the same.
     min_exit_layer : int
         The first layer at which samples may exit.
     """
@@ -97,12 +99,12 @@ class StagedPredictions:
         *,
         min_exit_layer: int = 1,
     ) -> Self:
-        """Read staged probabilities.
+        """Create staged predictions from probabilities of one or several tasks.
 
         Parameters
         ----------
         tasks : sequence of array-like of shape (n_samples, n_layers, n_classes)
-            One array per task, of the same samples and layers. NaN in all classes where a sample
+            One array per task, with the same samples and layers. NaN in all classes where a sample
             does not have an exit.
         exit_ensemble, exit_loss_weights, joint_exit, min_exit_layer
             See :func:`sklearn_epee.policy.apply_policy`.
@@ -144,7 +146,7 @@ class StagedPredictions:
         *,
         min_exit_layer: int = 1,
     ) -> Self:
-        """Read staged probabilities of several labels.
+        """Create staged predictions from probabilities of several labels.
 
         Parameters
         ----------
@@ -191,9 +193,9 @@ class StagedPredictions:
 
     @cached_property
     def proba(self) -> list[NDArray[np.floating]]:
-        """Probabilities predicted for a sample that exits at a layer, one array per task.
+        """Predicted probabilities if a sample exits at each layer, one array per task.
 
-        Those of the exit, or of the ensemble of the exits visited by then.
+        Those of the layer's head or, with `exit_ensemble`, of all exits visited up to that layer.
         """
         if self.exit_ensemble is None:
             return self.head_proba
@@ -211,7 +213,8 @@ class StagedPredictions:
     def predictions(self) -> Integers:
         """Column of the class predicted at every layer, (n_samples, n_layers, n_tasks).
 
-        For several labels whether each is predicted, 0 or 1, (n_samples, n_layers, n_labels).
+        For several labels: whether each label is predicted, 0 or 1, of shape (n_samples, n_layers,
+        n_labels).
         """
         if self.label_thresholds is not None:
             return labels_above(self.proba[0], self.label_thresholds[:, np.newaxis])
@@ -219,21 +222,21 @@ class StagedPredictions:
 
     @cached_property
     def joint_entropies(self) -> Floats:
-        """Entropies that are compared with tau, (n_samples, n_layers); inf where no exit may be."""
+        """Entropies to compare with tau, (n_samples, n_layers); inf where no exit is possible."""
         return self._from_min_exit(joint_entropies(self.entropies, self.joint_exit))
 
     @property
     def depends_on_patience(self) -> bool:
-        """Whether entropy and patience cannot be told apart.
+        """Whether the entropies that decide about exits depend on the patience.
 
-        "any", "mean", one task and several labels compare one entropy with tau, and one counter
-        with the patience. With "all", one task may be ready by its patience and another one by its
-        entropy.
+        For one task, several labels, "any" and "mean", one entropy is compared with tau, and one
+        counter with the patience. With "all" of several tasks, one task may meet the patience
+        criterion, and another one the entropy criterion.
         """
         return self.joint_exit == "all" and self.n_tasks > 1
 
     def entropies_with(self, patience: int) -> Floats:
-        """Return entropies whose comparison with tau decides, for one patience.
+        """Return the entropies to compare with tau, for one patience.
 
         Parameters
         ----------
@@ -242,8 +245,9 @@ class StagedPredictions:
         Returns
         -------
         ndarray of shape (n_samples, n_layers), float64
-            For "all" of several tasks it is -1, below any tau, where the patience rule alone lets
-            a sample exit. Otherwise it is `joint_entropies`, whatever the patience.
+            For "all" of several tasks -1, which is below any tau, where all tasks meet the patience
+            criterion; tasks that meet it do not count for the largest entropy elsewhere. Otherwise
+            `joint_entropies`, for any patience.
         """
         if not self.depends_on_patience:
             return self.joint_entropies
@@ -251,7 +255,7 @@ class StagedPredictions:
         return self._from_min_exit(joint_entropies(numbers, self.joint_exit))
 
     def _from_min_exit(self, entropies: Floats) -> Floats:
-        """Return entropies (n_samples, n_layers), infinite below the first possible exit."""
+        """Set entropies (n_samples, n_layers) to infinity below `min_exit_layer`."""
         return infinite_below(entropies, self.min_exit_layer)
 
     def exit_layers(self, tau: float, patience: int) -> Integers:
@@ -270,19 +274,19 @@ class StagedPredictions:
         return first_exits(allowed, self._last_exits, self.min_exit_layer)
 
     def patience_exits(self, patience: int) -> Integers:
-        """Return the exit layer of each sample by the patience rule alone, as with ``tau=0``."""
+        """Return the exit layer of each sample by the patience rule alone, that is, ``tau=0``."""
         allowed = joint_counters(self.counters, self.joint_exit) >= patience
         return first_exits(allowed, self._last_exits, self.min_exit_layer)
 
     @cached_property
     def _last_exits(self) -> Integers | None:
-        """The last exit of each sample, (n_samples,); None for that of the last layer."""
+        """The last exit of each sample, (n_samples,); None if it is the last layer for all."""
         return None if self.own is None else last_exits(self.own)
 
     def with_costs(
         self, exit_costs: Floats | None = None, n_tower_layers: Sequence[int] | None = None
     ) -> Self:
-        """Return the same predictions, whose exits cost what their classifier says.
+        """Return the same predictions with exit costs of their classifier.
 
         Parameters
         ----------
@@ -294,15 +298,19 @@ class StagedPredictions:
 
     @staticmethod
     def layer_weights(weights: Floats | None = None) -> Floats | None:
-        """Return how much a layer of each sample counts in the speed-up ratio: its weight."""
+        """Return how much each sample counts in the speed-up ratio: its sample weight."""
         return weights
 
     def speedup(self, exits: Integers) -> float:
-        """Return the speed-up ratio of samples that exit at these layers, of work if it is known.
+        """Return the speed-up ratio of samples that exit at these layers.
 
         Parameters
         ----------
         exits : ndarray of shape (n_samples,), int64
+
+        Notes
+        -----
+        Computed from the costs of the exits if they are known, from the number of layers otherwise.
         """
         if self.exit_shares is None:
             return float(1.0 - exits.mean() / self.n_layers)
@@ -310,16 +318,16 @@ class StagedPredictions:
 
     @property
     def head_entropies(self) -> Floats:
-        """Entropies of `head_proba`, finite at all exits, (n_samples, n_layers, n_tasks)."""
+        """Entropies of `head_proba`, also at missing exits, (n_samples, n_layers, n_tasks)."""
         return self.entropies if self.own is None else fill(self.entropies, self.own)
 
     def proba_at(self, exits: Integers) -> list[NDArray[np.floating]]:
-        """Return what samples get that exit at these layers, (n_samples, n_classes) per task."""
+        """Return the predicted probabilities at exit layers, (n_samples, n_classes) per task."""
         rows = np.arange(len(exits))
         return [proba[rows, exits - 1] for proba in self.proba]
 
     def visited(self, exits: Integers) -> NDArray[np.bool_]:
-        """Return which exits, (n_samples, n_layers), samples visit that exit at these layers."""
+        """Return which exits are visited, (n_samples, n_layers), given the exit layers."""
         visited = np.arange(1, self.n_layers + 1) <= exits[:, np.newaxis]
         return visited if self.own is None else visited & self.own
 
@@ -336,17 +344,17 @@ class StagedPredictions:
         )
 
     def with_classes(self, columns: Sequence[Integers], counts: Sequence[int]) -> Self:
-        """Return the same predictions among more classes, which get the probability 0.
+        """Return the same predictions with columns for more classes, whose probability is 0.
 
-        Exits stay as they are: they depend on the entropies among the classes that were known. So
-        they do among more labels, which are never predicted.
+        Entropies and counters are unchanged, so exits are too. For several labels, the additional
+        labels are never predicted.
 
         Parameters
         ----------
         columns : sequence of ndarray of shape (n_classes,), int
             Per task, the new column of each class.
         counts : sequence of int
-            Per task, the number of classes there are.
+            Per task, the new number of classes.
 
         Returns
         -------
@@ -365,7 +373,7 @@ class StagedPredictions:
 
     @classmethod
     def concatenate(cls, parts: Sequence[StagedPredictions]) -> StagedPredictions:
-        """Return the predictions for the samples of all parts, below each other."""
+        """Concatenate the predictions of several parts along the samples."""
         if len(parts) == 1:
             return parts[0]
         tasks = zip(*(part.head_proba for part in parts), strict=True)
@@ -385,7 +393,7 @@ class StagedPredictions:
 def _joined(
     arrays: Sequence[NDArray[Any] | None], parts: Sequence[StagedPredictions], default: Any
 ) -> NDArray[Any] | None:
-    """Return what parts have for their exits below each other; None where none has anything."""
+    """Concatenate arrays (n_samples, n_layers), with a default for None; None if all are None."""
     if all(array is None for array in arrays):
         return None
     return np.concatenate([
@@ -395,7 +403,7 @@ def _joined(
 
 
 def _own_entropies(entropies: Floats, own: NDArray[np.bool_] | None) -> Floats:
-    """Return entropies (n_samples, n_layers, n_tasks), infinite where a sample has no exit."""
+    """Set entropies (n_samples, n_layers, n_tasks) to infinity where a sample has no exit."""
     return entropies if own is None else np.where(own[..., np.newaxis], entropies, np.inf)
 
 
@@ -404,7 +412,7 @@ def _counters(
     predictions: NDArray[Any],
     own: NDArray[np.bool_] | None,
 ) -> Integers:
-    """Return the patience counters over the exits that a sample has, (n_samples, n_layers)."""
+    """Count patience over the exits that each sample has, (n_samples, n_layers)."""
     return count(predictions) if own is None else available_exit_counters(count, predictions, own)
 
 

@@ -1,9 +1,10 @@
-"""All exit policies at once: what each tau and patience does to samples with staged predictions.
+"""Evaluate all exit policies at once on samples with staged predictions.
 
-For one patience, raising tau moves samples to earlier exits, one move at a time: a sample whose
-entropies fall to new lows at some layers exits at the first of these lows that is below tau. All
-moves are sorted by entropy once; totals over the samples (of layers run, of correct predictions, of
-losses) then follow for every tau from cumulative sums. Nothing is approximated.
+For a fixed patience, raising tau moves samples to earlier exits, one move at a time: a sample exits
+at the first layer with an entropy below tau, so it can only move to layers at which its entropy is
+lower than at all layers before. All moves are sorted by entropy once. Sums over the samples for
+every tau (of exit layers, correct predictions or losses) are then cumulative sums over the moves.
+The results are exact.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .staged import Floats, Integers
 
 
 class StagedExits(Protocol):
-    """What decides on the exits of some samples, at every layer; see `StagedPredictions`."""
+    """Interface of the values that decide about exits, such as `StagedPredictions`."""
 
     @property
     def n_samples(self) -> int: ...
@@ -41,7 +42,7 @@ class StagedExits(Protocol):
     def exit_shares(self) -> Floats | None: ...
 
     def entropies_with(self, patience: int) -> Floats:
-        """Return entropies whose comparison with tau decides, for one patience."""
+        """Return the entropies to compare with tau, for one patience."""
         ...
 
     def exit_layers(self, tau: float, patience: int) -> Integers:
@@ -53,7 +54,7 @@ class StagedExits(Protocol):
         ...
 
     def layer_weights(self, weights: Floats | None = None) -> Floats | None:
-        """Return how much a layer of each sample counts in the speed-up ratio; None: alike."""
+        """Return how much each sample counts in the speed-up ratio; None if all count the same."""
         ...
 
     def speedup(self, exits: Integers) -> float:
@@ -67,7 +68,7 @@ class StagedExits(Protocol):
 
 @dataclass(frozen=True)
 class Sweep:
-    """All thresholds of one patience, from the slowest policy to the fastest.
+    """Exits for all thresholds and one patience, from the slowest policy to the fastest.
 
     Attributes
     ----------
@@ -75,9 +76,9 @@ class Sweep:
     taus : ndarray of shape (n_taus,), float64
         Ascending.
     start : ndarray of shape (n_samples,), int64
-        Exit layers of the patience rule alone.
+        Exit layers by the patience rule alone.
     step : ndarray of shape (n_moves,), int64
-        Position in `taus` of the first threshold at which a move has happened, ascending.
+        Index in `taus` of the first threshold with which a move happens, ascending.
     row, source, target : ndarray of shape (n_moves,), int64
         The sample that moves, the layer it moves from and the earlier layer it moves to.
     """
@@ -91,11 +92,12 @@ class Sweep:
     target: Integers
 
     def total(self, values: NDArray[Any]) -> Floats:
-        """Sum `values[i, m]`, of sample i exiting at layer m + 1, over the samples for every tau.
+        """Sum a value of each sample, which depends on its exit layer, for every tau.
 
         Parameters
         ----------
         values : ndarray of shape (n_samples, n_layers), of numbers
+            ``values[i, m]`` is the value of sample i if it exits at layer m + 1.
 
         Returns
         -------
@@ -118,30 +120,30 @@ class Sweep:
     def accumulate(
         self, start: float, changes: NDArray[Any], moves: NDArray[Any] | None = None
     ) -> Floats:
-        """Return a total for every tau, from the changes that the moves make to it."""
+        """Return a total for every tau, given its change by each move."""
         step = self.step if moves is None else self.step[moves]
         per_step = np.bincount(step, weights=changes, minlength=len(self.taus))
         return np.cumsum(per_step, dtype=np.float64) + start
 
     def total_layers(self, weights: Floats | None = None) -> Floats:
-        """Return the sum of the exit layers, weighted or not, for every tau."""
+        """Return the (weighted) sum of the exit layers for every tau."""
         saved = self.target - self.source
         if weights is None:
             return self.accumulate(float(self.start.sum()), saved)
         return self.accumulate(float(weights @ self.start), weights[self.row] * saved)
 
     def exit_layers(self) -> Iterator[Integers]:
-        """Yield the exit layers of every tau; one array, changed in place."""
+        """Yield the exit layers for every tau, in one array that is modified in place."""
         exits = self.start.copy()
         bounds = np.searchsorted(self.step, np.arange(len(self.taus) + 1))
         for first, last in pairwise(bounds):
-            # Moves of one sample come in the order of its entropies: the last one counts.
+            # The moves of a sample are in the order of its entropies, so the last one counts.
             exits[self.row[first:last]] = self.target[first:last]
             yield exits
 
 
 class PolicySpace:
-    """Samples with all their possible moves between exits, sorted by entropy.
+    """All possible moves of samples between exits, sorted by entropy.
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ class PolicySpace:
 
     @property
     def n_layers(self) -> int:
-        """Number of layers M, and of patience values that differ."""
+        """Number of layers M, which is also the number of patience values that differ."""
         return self.staged.n_layers
 
     @property
@@ -164,15 +166,15 @@ class PolicySpace:
         return min(self.staged.min_exit_layer, self.n_layers)
 
     def sweep(self, patience: int, taus: Floats | None = None) -> Sweep:
-        """Return the moves of the samples through the thresholds of one patience.
+        """Return the exits for all thresholds and one patience.
 
         Parameters
         ----------
         patience : int
             From 1 to M.
         taus : ndarray of shape (n_taus,), default=None
-            Ascending thresholds. None takes one for each set of decisions that there is: 0, and
-            one in the middle between any two entropies that are neighbours.
+            Ascending thresholds. None takes all that give different exits: 0, one in the middle
+            between any two successive entropies, and one above the largest.
 
         Returns
         -------
@@ -186,7 +188,7 @@ class PolicySpace:
             taus, step = _thresholds_between(entropy)
         else:
             step = np.searchsorted(taus, entropy, side="right")
-            reached = int(np.searchsorted(step, len(taus)))  # moves are sorted, and so are steps
+            reached = int(np.searchsorted(step, len(taus)))  # steps are sorted, as moves are
             moves, step = moves[:reached], step[:reached]
         return Sweep(
             patience=patience,
@@ -199,13 +201,17 @@ class PolicySpace:
         )
 
     def speedups(self, sweep: Sweep, weights: Floats | None = None) -> Floats:
-        """Return the speed-up ratio for every tau of a sweep, of work where that is known.
+        """Return the speed-up ratio for every tau of a sweep.
 
         Parameters
         ----------
         sweep : Sweep
         weights : ndarray of shape (n_samples,), default=None
             Sample weights.
+
+        Notes
+        -----
+        Computed from the costs of the exits if they are known, from the number of layers otherwise.
         """
         weights = self.staged.layer_weights(weights)
         total = self.staged.n_samples if weights is None else float(weights.sum())
@@ -216,7 +222,7 @@ class PolicySpace:
         return 1.0 - sweep.total(shares) / total
 
     def quantile_taus(self, n_taus: int) -> Floats:
-        """Return at most `n_taus` thresholds: 0, and quantiles of all thresholds that matter."""
+        """Return at most `n_taus` thresholds: 0, and quantiles of all that give different exits."""
         every, _ = _thresholds_between(self._all_entropies())
         if len(every) <= n_taus:
             return every
@@ -228,22 +234,22 @@ class PolicySpace:
         return _Lows.of(self.staged.entropies_with(patience))
 
     def _all_entropies(self) -> Floats:
-        """Return the entropies of all moves that there are, sorted."""
+        """Return the entropies of all moves of all patience values, sorted."""
         if self._common is not None:
             return self._common.entropy
         patiences = range(1, self.n_layers + 1)
         every = np.concatenate([self._lows(patience).entropy for patience in patiences])
-        return np.unique(every[every >= 0])  # others mark where patience decides
+        return np.unique(every[every >= 0])  # negative ones mark exits by patience
 
 
 @dataclass(frozen=True)
 class _Lows:
-    """The layers at which a sample's entropy is lower than ever before, sorted by entropy.
+    """Layers at which the entropy of a sample is lower than at all before, sorted by entropy.
 
     Attributes
     ----------
     row, layer, following : ndarray of shape (n_lows,), int64
-        The sample, the layer, and the layer of its next low.
+        The sample, the layer, and the next such layer of the sample.
     entropy : ndarray of shape (n_lows,), float64
         Ascending.
     """
@@ -255,22 +261,22 @@ class _Lows:
 
     @classmethod
     def of(cls, entropies: Floats) -> Self:
-        """Find them in entropies of shape (n_samples, n_layers)."""
+        """Find these layers, given entropies of shape (n_samples, n_layers)."""
         row, layer, following, entropy = _new_lows(entropies)
         order = np.argsort(entropy, kind="stable")
         return cls(row[order], layer[order], following[order], entropy[order])
 
 
 def _new_lows(entropies: Floats) -> tuple[Integers, Integers, Integers, Floats]:
-    """Find the layers, but for the last, at which a sample's entropy is lower than ever before.
+    """Find layers, except for the last, at which the entropy is lower than at all layers before.
 
-    Returns their rows, layers, the layer of the next low (M if there is none) and entropies.
+    Returns their rows, layers, the next such layers (M if there is none) and entropies.
     """
     n_layers = entropies.shape[1]
     lowest = np.minimum.accumulate(entropies, axis=1)
     is_low = np.ones(entropies.shape, dtype=bool)
     is_low[:, 1:] = entropies[:, 1:] < lowest[:, :-1]
-    is_low &= entropies < np.inf  # exits that a sample does not have
+    is_low &= entropies < np.inf  # infinite where a sample cannot exit
     layers = np.where(is_low, np.arange(1, n_layers + 1), n_layers)
     following = np.minimum.accumulate(layers[:, ::-1], axis=1)[:, ::-1]
     row, column = np.nonzero(is_low[:, :-1])
@@ -278,9 +284,9 @@ def _new_lows(entropies: Floats) -> tuple[Integers, Integers, Integers, Floats]:
 
 
 def _thresholds_between(entropies: Floats) -> tuple[Floats, Integers]:
-    """Return a threshold for each way to split sorted entropies, and the first above each entropy.
+    """Return thresholds between sorted entropies, and the index of the first one above each.
 
-    A threshold lies halfway between its neighbours, so that rounding elsewhere changes nothing.
+    Thresholds lie halfway between two entropies, so that rounding errors do not change exits.
     """
     is_new = np.ones(len(entropies), dtype=bool)
     is_new[1:] = entropies[1:] > entropies[:-1]
@@ -290,6 +296,6 @@ def _thresholds_between(entropies: Floats) -> tuple[Floats, Integers]:
         upper[:-1] = lower[1:]
         upper[-1] = 1.0 if lower[-1] < 1 else 2.0  # entropies end at 1
     middle = lower + (upper - lower) / 2
-    # Between neighbouring floats there is no middle; the comparison with tau is strict.
+    # There is no number between adjacent floats; the upper one works, as entropies must be < tau.
     taus = np.concatenate([[0.0], np.where(middle > lower, middle, upper)])
     return taus, np.cumsum(is_new)

@@ -1,7 +1,7 @@
-"""The one way through pipelines, searches and other wrappers to a classifier with early exits.
+"""Find the classifier with early exits inside pipelines, searches and other wrappers.
 
-`step_inwards` knows the wrappers; everything else here takes such steps. See `protocol` for what
-the classifier at the end has to offer.
+`step_inwards` handles each kind of wrapper; the other functions call it repeatedly. See `protocol`
+for the methods and attributes that the classifier needs.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _METHODS = ("staged_predict_proba", "predict_with_exits")
 
 @dataclass(frozen=True)
 class Step:
-    """One step from a wrapper to what is inside.
+    """One step from a wrapper to the estimator inside.
 
     Attributes
     ----------
     inner : estimator
     is_transparent : bool
-        Whether predictions and exits are those of `inner`, so that its policy is the wrapper's.
+        Whether predictions and exits are those of `inner`, and with them the exit policy.
     attribute : str or None
-        Where the wrapper keeps `inner`; None for pipelines and frozen estimators.
+        Attribute of the wrapper that holds `inner`; None for pipelines and frozen estimators.
     """
 
     inner: Any
@@ -51,9 +51,9 @@ class FoundExits(NamedTuple):
     ----------
     classifier : estimator
     X : samples
-        As they reach the classifier.
+        Input of the classifier, after the steps of pipelines.
     is_transparent : bool
-        Whether predicted labels are those of the classifier for sure.
+        Whether the estimator is known to predict the same labels as the classifier.
     """
 
     classifier: Any
@@ -62,18 +62,18 @@ class FoundExits(NamedTuple):
 
 
 class OwnPolicy(NamedTuple):
-    """By which policy a fitted estimator exits, and how visited exits are combined.
+    """The exit policy of a fitted estimator, and how it combines visited exits.
 
     Attributes
     ----------
     tau : float or None
-        None if no policy is found: the estimator exits by rules of its own.
+        None if no policy is found, because the estimator has other exit rules.
     patience : int or None
     exit_ensemble : {None, "mean", "weighted"}
     exit_loss_weights : str or array-like
     joint_exit : {"all", "any", "mean"}
     label_thresholds : None, float or array-like
-        Above which probability each of several labels is predicted; None is 0.5.
+        Probability above which each of several labels is predicted; None means 0.5.
     min_exit_layer : int
         The first layer at which samples may exit.
     """
@@ -91,18 +91,19 @@ class OwnPolicy(NamedTuple):
 
 
 def step_inwards(estimator: Any, *, fitted: bool = True) -> Step | None:
-    """Return the step from a wrapper to what it wraps, None if it is not a wrapper.
+    """Return the step from a wrapper to what it wraps, or None if it is not a wrapper.
 
     Parameters
     ----------
     estimator : estimator
     fitted : bool, default=True
-        Whether to step to what a wrapper has fitted, if it is fitted, or to what it was given.
+        Whether to step to the fitted estimator of a wrapper if there is one; otherwise always to
+        the estimator that it was given.
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
-        If what is inside cannot be known before `fit`.
+        If the inner estimator is not known before `fit`.
     ValueError
         If a search was fitted without refit.
     """
@@ -118,7 +119,7 @@ def step_inwards(estimator: Any, *, fitted: bool = True) -> Step | None:
 
 
 def _transparent_step(estimator: Any, attribute: str, fitted: bool) -> Step:
-    """Step into a wrapper that predicts what its inner estimator predicts."""
+    """Step into a wrapper whose predictions are those of its inner estimator."""
     if not fitted:
         return Step(estimator.estimator, attribute=attribute)
     if getattr(estimator, "refit", True) is False and hasattr(estimator, "cv_results_"):
@@ -131,14 +132,14 @@ def _transparent_step(estimator: Any, attribute: str, fitted: bool) -> Step:
 
 
 def _opaque_step(estimator: Any) -> Step | None:
-    """Step into a fitted wrapper that may predict otherwise than its inner estimator."""
+    """Step into a fitted wrapper whose predictions may differ from those of its inner estimator."""
     if hasattr(estimator, "estimator_"):  # a tuned or fixed threshold, for example
         return Step(estimator.estimator_, is_transparent=False, attribute="estimator_")
     calibrated: Any = getattr(estimator, "calibrated_classifiers_", ())
     if len(calibrated) == 1:
         return Step(calibrated[0].estimator, is_transparent=False)
     if hasattr(estimator, "estimator") and hasattr(estimator, "fit"):
-        check_is_fitted(estimator)  # a wrapper that is not fitted yet, or one that has many
+        check_is_fitted(estimator)  # not fitted yet, or with several inner estimators
     return None
 
 
@@ -146,7 +147,7 @@ def _opaque_step(estimator: Any) -> Step | None:
 
 
 def chain(estimator: Any) -> Iterator[Any]:
-    """Yield a fitted estimator, what it wraps, and so on.
+    """Yield a fitted estimator, the estimator that it wraps, and so on.
 
     Parameters
     ----------
@@ -165,13 +166,13 @@ def chain(estimator: Any) -> Iterator[Any]:
 
 
 def find_exits(estimator: Any, X: Any) -> FoundExits:
-    """Return the classifier with early exits in a fitted estimator, and X as it reaches it.
+    """Return the classifier with early exits in a fitted estimator, and its input.
 
     Parameters
     ----------
     estimator : estimator
     X : samples
-        As `estimator` takes them; the steps of pipelines are applied.
+        Input of `estimator`; the steps of pipelines are applied.
 
     Returns
     -------
@@ -180,7 +181,7 @@ def find_exits(estimator: Any, X: Any) -> FoundExits:
     Raises
     ------
     TypeError
-        If there is none. The message shows the way that was searched.
+        If there is none. The message names the estimators that were searched.
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
     """
@@ -204,14 +205,14 @@ def find_exits(estimator: Any, X: Any) -> FoundExits:
 
 
 def innermost(estimator: Any, X: Any) -> FoundExits:
-    """Return the classifier with early exits inside all wrappers, those with a policy included.
+    """Return the classifier with early exits inside all wrappers, including those with a policy.
 
     Parameters
     ----------
     estimator : estimator
         Fitted.
     X : samples
-        As `estimator` takes them; the steps of pipelines are applied.
+        Input of `estimator`; the steps of pipelines are applied.
 
     Raises
     ------
@@ -225,7 +226,7 @@ def innermost(estimator: Any, X: Any) -> FoundExits:
 
 
 def check_has_exits(estimator: Any) -> None:
-    """Raise if an estimator, fitted or not, ends in no classifier with a policy to be set.
+    """Raise if an estimator, fitted or not, has no classifier with parameters of an exit policy.
 
     Parameters
     ----------
@@ -234,13 +235,13 @@ def check_has_exits(estimator: Any) -> None:
     Raises
     ------
     TypeError
-        The message shows the way that was searched.
+        The message names the estimators that were searched.
     """
     _classifier_with_policy(estimator, fitted=False)
 
 
 def given_classifier(estimator: Any) -> Any:
-    """Return the classifier with early exits in an estimator as it was given, fitted or not.
+    """Return the classifier with early exits that an estimator was given, fitted or not.
 
     Raises
     ------
@@ -251,12 +252,12 @@ def given_classifier(estimator: Any) -> Any:
 
 
 def check_predicts_samples(estimator: Any) -> None:
-    """Raise if a fitted estimator predicts words, not samples.
+    """Raise if a fitted estimator predicts words instead of samples.
 
     Raises
     ------
     TypeError
-        The message says what takes words.
+        The message says what can be used with a classifier of words.
     """
     words = [link for link in chain(estimator) if predicts_words(link)]
     if words:
@@ -269,12 +270,12 @@ def check_predicts_samples(estimator: Any) -> None:
 
 
 def exit_classifier(estimator: Any) -> Any:
-    """Return the classifier with early exits by whose policy a fitted estimator exits.
+    """Return the classifier with early exits whose policy is that of a fitted estimator.
 
     Raises
     ------
     TypeError
-        As `check_has_exits`: a search may have preferred a classifier without early exits.
+        As `check_has_exits`, for example if a search selected a classifier without early exits.
     """
     return _classifier_with_policy(estimator, fitted=True)
 
@@ -297,9 +298,9 @@ def _classifier_with_policy(estimator: Any, *, fitted: bool) -> Any:
 
 def _has_policy(estimator: Any) -> bool:
     if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
-        return False  # frozen estimators have all attributes of what they hold, but its parameters
+        return False  # frozen estimators have the attributes of the inner one, not its parameters
     parameters = set(estimator.get_params(deep=False))
-    # A wrapper with a policy of its own would be overruled, or overrule.
+    # A wrapper with a policy of its own does not count: it would conflict with the inner one.
     has_policy = {"tau", "patience"} <= parameters and "estimator" not in parameters
     return has_policy and all(hasattr(estimator, name) for name in _METHODS)
 
@@ -308,12 +309,13 @@ def _has_policy(estimator: Any) -> bool:
 
 
 def known_tasks(estimator: Any) -> Tasks | None:
-    """Return what a fitted estimator predicts, of wrapped ones the outermost; None if unknown.
+    """Return the classes or labels that a fitted estimator predicts; None if they are unknown.
 
     Parameters
     ----------
     estimator : estimator
-        Its ``multilabel_`` says whether its ``classes_`` are labels of which a sample may have any.
+        The outermost estimator with ``classes_`` counts. ``multilabel_`` says whether they are
+        labels, of which a sample may have any number.
 
     Returns
     -------
@@ -327,7 +329,7 @@ def known_tasks(estimator: Any) -> Tasks | None:
 
 
 def check_labels_known(estimator: Any, y: Any) -> None:
-    """Refuse labels that a fitted estimator cannot predict, before anything is computed.
+    """Raise if `y` has labels that a fitted estimator does not know.
 
     Raises
     ------
@@ -339,13 +341,13 @@ def check_labels_known(estimator: Any, y: Any) -> None:
 
 
 def is_multilabel(estimator: Any) -> bool:
-    """Return whether a fitted estimator predicts several labels per sample, not classes."""
+    """Return whether a fitted estimator predicts several labels per sample."""
     links = chain(estimator)
     return any(bool(getattr(link, "multilabel_", False)) for link in links)
 
 
 def target_type_of(estimator: Any) -> str:
-    """Return how the classifier in an estimator, fitted or not, takes its `y`.
+    """Return the `target_type` of the classifier in an estimator, fitted or not.
 
     Parameters
     ----------
@@ -354,7 +356,7 @@ def target_type_of(estimator: Any) -> str:
     Returns
     -------
     {"auto", "multilabel", "tasks"}
-        Its parameter `target_type`; "tasks" for a classifier without one, which knows no labels.
+        "tasks" for a classifier without this parameter, which does not support several labels.
     """
     while not hasattr(estimator, "target_type"):
         step = step_inwards(estimator, fitted=False)
@@ -371,13 +373,13 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
     ----------
     estimator : estimator
     X : samples
-        As `estimator` takes them; the steps of a pipeline are applied.
+        Input of `estimator`; the steps of pipelines are applied.
 
     Returns
     -------
     staged : StagedPredictions
     tasks : Tasks
-        What is predicted.
+        The classes, or labels, that are predicted.
 
     Raises
     ------
@@ -412,20 +414,20 @@ def staged_predictions(estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks
 
 
 def visited_proba(estimator: Any, X: Any) -> NDArray[np.floating]:
-    """Return the probabilities of the exits that samples go through under their own policy.
+    """Return the probabilities of the exits that samples visit under the estimator's policy.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted, of one task.
+        Fitted, with one task.
     X : samples
-        As `estimator` takes them; the steps of a pipeline are applied.
+        Input of `estimator`; the steps of pipelines are applied.
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers, n_classes)
-        NaN above the exit of a sample, and at exits that it does not have. They come from one early
-        exit pass where the classifier has `visited_predict_proba`, else from all layers.
+        NaN above the exit of a sample, and at exits that it does not have. If the classifier has
+        `visited_predict_proba`, layers above the exits are not computed.
 
     Raises
     ------
@@ -441,13 +443,13 @@ def visited_proba(estimator: Any, X: Any) -> NDArray[np.floating]:
 
 
 def own_exit_layers(staged: StagedPredictions, policy: OwnPolicy) -> NDArray[np.int64]:
-    """Return the exit layer of each sample by the policy of the estimator that predicted it.
+    """Return the exit layer of each sample under the estimator's own policy.
 
     Parameters
     ----------
     staged : StagedPredictions
     policy : OwnPolicy
-        With a tau.
+        With a tau; otherwise a TypeError is raised.
     """
     if policy.tau is None:
         raise TypeError(
@@ -459,9 +461,9 @@ def own_exit_layers(staged: StagedPredictions, policy: OwnPolicy) -> NDArray[np.
 
 
 def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
-    """Return the share of all work that each exit of a fitted classifier has cost.
+    """Return the cost of each exit of a fitted classifier, as a share of that of all layers.
 
-    None where it does not say so, and the layers count alike.
+    None if the classifier has no `exit_costs_`: then all layers cost the same.
     """
     costs = getattr(classifier, "exit_costs_", None)
     return None if costs is None else np.asarray(costs, dtype=np.float64)
@@ -470,24 +472,24 @@ def exit_costs(classifier: Any) -> NDArray[np.float64] | None:
 def tower_layers(classifier: Any) -> tuple[int, ...] | None:
     """Return the number of layers of each tower of a fitted classifier; None if it has no towers.
 
-    An exit that a sample does not have was skipped where it has another one in the same tower.
+    If a sample has other exits in the tower of a missing exit, that exit was skipped.
     """
     layers = getattr(classifier, "n_tower_layers_", None)
     return None if layers is None else tuple(int(number) for number in layers)
 
 
 def predicts_words(classifier: Any) -> bool:
-    """Return whether a classifier predicts the words of its samples, as its `predict_tags` says."""
+    """Return whether a classifier predicts the words of its samples: it has `predict_tags`."""
     return hasattr(classifier, "predict_tags")
 
 
 def stack_tasks(layers: list[list[Any]]) -> list[Any]:
-    """Return one array of all layers per task, from one list of tasks per layer."""
+    """Stack lists of one array per task for each layer into one array per task."""
     return [np.stack(task, axis=1) for task in zip(*layers, strict=True)]
 
 
 def own_policy(estimator: Any) -> OwnPolicy:
-    """Return the policy of a fitted estimator; of wrapped ones the outermost counts.
+    """Return the exit policy of a fitted estimator; that of the outermost wrapper counts.
 
     Parameters
     ----------
@@ -509,7 +511,7 @@ def own_policy(estimator: Any) -> OwnPolicy:
         tau=tau,
         patience=patience,
         exit_ensemble=first("exit_ensemble", None),
-        # Those of the fit, where the parameter was set to others after it.
+        # The fitted weights are used even if the parameter has been changed since.
         exit_loss_weights=first("exit_weights_", first("exit_loss_weights", "ascending")),
         joint_exit=first("joint_exit", "all"),
         label_thresholds=first("label_thresholds", None),
@@ -520,9 +522,9 @@ def own_policy(estimator: Any) -> OwnPolicy:
 def with_policy(
     estimator: Any, tau: float, patience: int | None, min_exit_layer: int | None = None
 ) -> Any:
-    """Return a copy of a fitted estimator that exits by another policy.
+    """Return a copy of a fitted estimator with another exit policy.
 
-    What was learned is shared with `estimator`, which keeps its own policy.
+    The fitted networks are shared with `estimator`, whose own policy is unchanged.
 
     Parameters
     ----------
@@ -530,7 +532,7 @@ def with_policy(
     tau : float
     patience : int or None
     min_exit_layer : int or None, default=None
-        None: as it is.
+        None: unchanged.
 
     Returns
     -------
@@ -547,14 +549,14 @@ def with_policy(
 
 
 def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of a fitted estimator that ends in another classifier with early exits.
+    """Return a copy of a fitted estimator with another classifier with early exits inside.
 
     Parameters
     ----------
     estimator : estimator
-        It stays as it is; all but the classifier is shared.
+        Not modified; everything except for the classifier is shared with the copy.
     change : callable
-        Takes the fitted classifier with early exits and returns the one to put in its place.
+        Takes the fitted classifier with early exits and returns its replacement.
 
     Returns
     -------
@@ -563,7 +565,7 @@ def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
     Raises
     ------
     TypeError
-        If `estimator` ends in another classifier.
+        If there is no classifier with early exits in `estimator`.
     """
     if _has_policy(estimator):
         return change(estimator)
@@ -573,14 +575,14 @@ def with_classifier(estimator: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def with_inner(estimator: Any, step: Step, inner: Any) -> Any:
-    """Return a copy of a wrapper around something else.
+    """Return a copy of a wrapper with another inner estimator.
 
     Parameters
     ----------
     estimator : estimator
-        It stays as it is.
+        Not modified.
     step : Step
-        From it to what it wraps now.
+        Step from `estimator` to its current inner estimator.
     inner : estimator
         Fitted.
 
