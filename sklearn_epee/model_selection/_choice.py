@@ -1,4 +1,4 @@
-"""Choose a policy from samples with the predictions of all exits."""
+"""Choose an exit policy, given the predictions of all exits for some samples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ScoredSamples:
     X : samples
         All samples given to `fit`.
     weights : ndarray of shape (n_given,) or None
-        Weights of these.
+        Sample weights of `X`.
     scoring : str or callable
     """
 
@@ -59,7 +59,7 @@ class ScoredSamples:
 
     @cached_property
     def score(self) -> PolicyScore:
-        """The score of all thresholds of a patience."""
+        """Scores all thresholds of one patience."""
         if isinstance(self.validation, SentenceValidation):
             return self.validation.policy_score(self.scoring, self.sample_weight)
         staged, codes = self.validation.staged, self.validation.codes
@@ -84,7 +84,7 @@ class ScoredSamples:
 
     @property
     def full_depth_score(self) -> float:
-        """Score of the policy that never exits early."""
+        """Score at full depth, that is, without early exits."""
         return self.score_of(0.0, self.space.n_layers)
 
     def score_of(self, tau: float, patience: int) -> float:
@@ -97,14 +97,14 @@ class ScoredSamples:
         return self.space.min_exit_layer
 
     def exiting_from(self, min_exit_layer: int) -> ScoredSamples:
-        """Return the samples with another first layer at which they may exit."""
+        """Return the same samples with another `min_exit_layer`."""
         if min_exit_layer == self.min_exit_layer:
             return self
         staged: Any = replace(self.validation.staged, min_exit_layer=min_exit_layer)
         return replace(self, validation=replace(self.validation, staged=staged))
 
     def tables(self, offered: PolicyGrid) -> list[Table]:
-        """Return the evaluated policies, one table per first layer and patience."""
+        """Evaluate policies; return one table per `min_exit_layer` and patience."""
         layers = offered.min_exit_layers
         each = [self] if layers is None else [self.exiting_from(int(layer)) for layer in layers]
         return [
@@ -114,7 +114,7 @@ class ScoredSamples:
         ]
 
     def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
-        """Return what a policy does to each class of these samples."""
+        """Compare the recall of each class under a policy with full depth."""
         validation = self.exiting_from(policy["min_exit_layer"]).validation
         tau, patience = policy["tau"], policy["patience"]
         if isinstance(validation, SentenceValidation):
@@ -122,28 +122,28 @@ class ScoredSamples:
         return ClassReport.of(validation, tau, patience, self.sample_weight)
 
     def take(self, rows: Integers) -> ScoredSamples:
-        """Return some of the samples, each with the same weight."""
+        """Return some of the samples, without sample weights."""
         return ScoredSamples(self.validation.take(rows), self.X, None, self.scoring)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A policy and what is known about it.
+    """A chosen policy with its scores and risks.
 
     Attributes
     ----------
     policy : dict
-        Its "tau", "patience", "min_exit_layer", "score" and "speedup".
+        "tau", "patience", "min_exit_layer", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
     samples : ScoredSamples, or ScoredRuns
-        The samples that the scores are of.
+        The samples on which the scores were computed.
     certified : bool
-        Whether it passed a test.
+        Whether the policy has a guarantee.
     risks : ndarray of shape (n_groups,) or None
-        Its risk in each group of the tested samples.
+        Risk in each group of the tested samples.
     exit_risks : dict of float, or None
-        Its risk in each block of early layers.
+        Risk in each block of early layers.
     """
 
     policy: dict[str, Any]
@@ -154,14 +154,14 @@ class Choice:
     exit_risks: dict[str, float] | None = None
 
     def by_class(self) -> ClassReport:
-        """Return what the policy does to each class of these samples."""
+        """Compare the recall of each class under the policy with full depth."""
         return self.samples.by_class(self.policy)
 
 
 def choose(
     samples: ScoredSamples | ScoredRuns, tables: list[Table], criterion: SelectionCriterion
 ) -> Choice:
-    """Choose by the observed scores.
+    """Choose a policy by the observed scores, without tests.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def _losses(risk: Any, validation: Validation | SentenceValidation) -> Risk:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """The tests of candidate policies, and the choice among those that passed.
+    """Test candidate policies, and choose among those that pass.
 
     Attributes
     ----------
@@ -219,24 +219,25 @@ class Guarantee:
         together: Integers | None = None,
         per_exit: bool = False,
     ) -> Guarantee:
-        """Return the guarantee of a bound on a risk, for all samples or for each group.
+        """Create a guarantee that bounds a risk, for all samples or for each group.
 
         Parameters
         ----------
         bound : float in (0, 1)
         confidence : float in (0, 1) or None
-            None for a bound in expectation.
+            None bounds the risk in expectation.
         risk : str, tuple or callable
             See :func:`._risks.risk_of`.
         validation : Validation or SentenceValidation
         group_labels : ndarray of shape (n_given,) or None
-            Of all samples given to `fit`.
+            Group of each sample given to `fit`; the bound has to hold for each group.
         group_names : ndarray of shape (n_groups,) or None
-            All groups for each of which the bound has to hold, with samples here or without.
+            All groups, including those without a sample in `validation`.
         together : ndarray of shape (n_given,), int, or None
-            Numbers of what is not to be split, such as the patients, of all samples.
+            Indices of units that must not be split, such as patients, of each sample given to
+            `fit`.
         per_exit : bool, default=False
-            Whether the bound has to hold at early exits, too.
+            Whether the bound also has to hold for the samples that exit at early layers.
         """
         losses = _losses(risk, validation)
         control: RiskControl = ExpectationControl(bound, np.nan)
@@ -244,7 +245,7 @@ class Guarantee:
             control = RiskControl(bound, confidence, per_exit=per_exit)
         labels = None if group_labels is None else group_labels[validation.rows]
         numbers = None
-        if together is not None:  # those that there are here, from 0
+        if together is not None:  # renumbered from 0
             numbers = np.unique(together[validation.rows], return_inverse=True)[1].reshape(-1)
         return cls(
             control,
@@ -255,14 +256,14 @@ class Guarantee:
     def certify(
         self, samples: ScoredSamples, offered: PolicyGrid, rng: np.random.RandomState
     ) -> Certification:
-        """Find and test candidates."""
+        """Find candidate policies and test them."""
         staged = samples.validation.staged
         return self.control.certify(staged, self.risk, self.groups, offered, rng)
 
     def choose(
         self, samples: ScoredSamples, certification: Certification, criterion: SelectionCriterion
     ) -> Choice:
-        """Choose among the certified policies, by what the tested samples show.
+        """Choose among the certified policies by their scores on the tested samples.
 
         Raises
         ------
@@ -272,7 +273,7 @@ class Guarantee:
         Warns
         -----
         UserWarning
-            If there is no certified policy.
+            If no policy is certified; full depth is chosen then.
         """
         tested = samples.take(certification.tested)
         certified = np.flatnonzero(certification.candidates["certified"])

@@ -1,4 +1,4 @@
-"""Recall of each class under a chosen policy, and a warning if a class loses much of it."""
+"""Recall of each class under a chosen policy, and a warning if a class loses much recall."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ from sklearn_epee.exceptions import ClassRecallWarning
 
 from ._staging import Validation
 
-# A class loses much if it loses this much of its recall more than all samples together lose, or
-# this share of it.
+# A class loses much recall if it loses this much more than all samples together, or this share of
+# its own recall.
 _MUCH = 0.1
 _MUCH_OF_ALL = 0.5
-# The loss is believed if the samples of the class that full depth gets right and the policy wrong
-# are so many more than the reverse that chance alone does it more rarely than this.
+# Significance level of the sign test, which compares the number of samples of a class that only
+# full depth predicts correctly with the number of those that only the policy does.
 _LEVEL = 0.05
 _MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Figures of every class of every task, or of every label, one entry each.
+    """Recall and exit layers of every class of every task, or of every label.
 
-    A label is looked at where it is there: each pair of a sample and a label of its is a sample of
-    this label, so that the recalls are those of the labels, and what all lose together is the
-    recall over all these pairs.
+    With several labels, each pair of a sample and one of its labels counts as a sample of this
+    label; the recall of all samples together is that over all pairs.
 
     Attributes
     ----------
     task : ndarray of int
     labels : list
     n_samples : ndarray of int
-        Those with a weight above 0.
+        Number of samples with a weight above 0.
     full_depth_recall, recall : ndarray of float
     mean_exit_layer : ndarray of float
     p_value : ndarray of float
-        Of "the class loses no recall", by the exact sign test on the samples that full depth and
-        the policy decide differently.
+        P-value of the exact sign test that the class loses no recall, on the samples for which
+        either only full depth or only the policy is correct.
     excess : ndarray of float
-        Recall lost beyond the accuracy that all samples of the task lose together.
+        Loss of recall minus the loss of accuracy over all samples of the task.
     are_labels : bool
-        Whether they are labels of which a sample may have any.
+        Whether samples may have several of the labels.
     layers : list of str or None
-        Names of the layers of spans, which `task` numbers, where the labels are those of spans.
-        Samples are spans then, and the sign test is over sentences.
+        For labels of spans, names of the layers of spans, which `task` indexes. Then samples are
+        spans, and the sign test compares sentences.
     """
 
     task: Integers
@@ -110,9 +109,9 @@ class ClassReport:
         return replace(report, are_labels=True)
 
     def table(self) -> dict[str, NDArray[Any]]:
-        """Return the figures as columns; "task", or "layer", only if there are several."""
+        """Return the report as columns; "task", or "layer", only if there are several."""
         labels = np.array(self.labels)
-        if labels.tolist() != self.labels:  # of several types
+        if labels.tolist() != self.labels:  # labels of several types
             labels = np.array(self.labels, dtype=object)
         task = {"task": self.task} if self.task.any() else {}
         if self.layers is not None:
@@ -129,18 +128,18 @@ class ClassReport:
 
     @property
     def loses_much(self) -> NDArray[np.bool_]:
-        """Which classes lose much of their recall, and not by chance."""
+        """Which classes lose much recall, with a significant sign test."""
         lost = self.full_depth_recall - self.recall
         half = (lost >= _MUCH_OF_ALL * self.full_depth_recall) & (self.excess > 0)
         return ((self.excess > _MUCH) | half) & (self.p_value < _LEVEL)
 
     def warn(self, policy: str, stacklevel: int) -> None:
-        """Warn of classes that lose much, the worst first.
+        """Warn of classes that lose much recall, the worst first.
 
         Parameters
         ----------
         policy : str
-            Names the policy.
+            Description of the policy.
         stacklevel : int
             As in :func:`warnings.warn`, counted from the caller.
         """
@@ -185,7 +184,7 @@ def _figures(
     n_classes: int,
     weights: Floats | None,
 ) -> tuple[NDArray[Any], ...]:
-    """Return the columns of a report from `n_samples` on, of the classes of one task."""
+    """Return the columns of a report, from `n_samples` on, for the classes of one task."""
     full_depth = class_means(right_at_full_depth, codes, n_classes, weights)
     recall = class_means(right, codes, n_classes, weights)
     counts = np.ones(len(codes), dtype=bool) if weights is None else weights > 0

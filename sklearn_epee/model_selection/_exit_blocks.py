@@ -1,7 +1,7 @@
-"""Early layers, and blocks of them, at which enough samples exit for a risk to be tested there.
+"""Blocks of early layers at which enough samples exit for a test of the risk.
 
-Every early layer is in one block. A layer at which enough samples exit is tested by itself, too,
-where others are in its block.
+Every early layer is in one block. A layer of a larger block at which enough samples exit is also
+tested separately.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _MIN_VARIANCE = 0.1  # divided by the number of samples
 def exit_blocks(counts: NDArray[np.number], needed: float) -> Integers:
     """Return the block of each early layer, from 0.
 
-    Layers are taken together from the first on until enough samples exit at them; what is left over
-    goes to the last block.
+    Successive layers are combined, starting with the first, until enough samples exit at them. If
+    too few are left at the end, those layers belong to the last block.
 
     Parameters
     ----------
     counts : ndarray of shape (n_layers - 1, ...)
-        Samples that exit at each layer but the last.
+        Number of samples that exit at each layer except for the last.
     needed : float
-        Samples of a block.
+        Smallest number of samples of a block.
 
     Returns
     -------
@@ -45,9 +45,9 @@ def exit_blocks(counts: NDArray[np.number], needed: float) -> Integers:
 
 
 def layers_to_test(exits: Integers, n_layers: int, needed: float) -> list[Integers]:
-    """Return the layers, from 1, that are tested together, for samples that exit at these layers.
+    """Return the sets of layers to test, counted from 1, given the exit layers of samples.
 
-    Blocks, and single layers of larger blocks at which enough samples exit.
+    These are the blocks, and single layers of larger blocks at which enough samples exit.
     """
     counts = np.bincount(exits, minlength=n_layers + 1)[1:n_layers]
     blocks = exit_blocks(counts, needed)
@@ -57,7 +57,7 @@ def layers_to_test(exits: Integers, n_layers: int, needed: float) -> list[Intege
 
 
 def block_name(layers: Integers) -> str:
-    """Return a block as "2", or "2-4"."""
+    """Return the name of a block, such as "2" or "2-4"."""
     first, last = int(layers[0]), int(layers[-1])
     return str(first) if first == last else f"{first}-{last}"
 
@@ -65,9 +65,9 @@ def block_name(layers: Integers) -> str:
 def block_evidence(
     sweep: Sweep, losses: Floats, concerned: Mask, bound: float, needed: float
 ) -> Floats:
-    """Return, for every tau, how many standard errors the risk is below a bound where it is worst.
+    """Return by how many standard errors the risk is below a bound, for every tau.
 
-    The worst of all blocks, and of single layers at which enough samples exit.
+    This is the smallest number over all blocks, and single layers at which enough samples exit.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def block_evidence(
     concerned : ndarray of shape (n_samples,), bool
     bound : float
     needed : float
-        Samples of a block.
+        Smallest number of samples of a block.
 
     Returns
     -------

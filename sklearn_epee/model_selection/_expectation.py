@@ -1,11 +1,11 @@
 """Policies whose risk is bounded in expectation: conformal risk control along one path of policies.
 
-One part of the calibration samples chooses a patience. A path leads from full depth to the fastest
-policy: first the patience falls to this one, with tau = 0, then tau rises. The loss of a sample
-along the path is made monotone: the largest so far, 0 at full depth. On the other part, of n
-samples, the fastest policy is taken of which (sum of these losses + 1) / (n + 1) is at most the
-bound. Then the expected loss of a new sample, over draws of the calibration samples as well, is at
-most the bound.
+A patience is chosen on one part of the calibration samples. It defines a path of policies from full
+depth to the fastest one: first, the patience decreases to the chosen one, with tau = 0, then tau
+increases. The loss of a sample along the path is made monotone by taking the largest loss so far,
+starting with 0 at full depth. On the other part, of n samples, the fastest policy is chosen for
+which (sum of these losses + 1) / (n + 1) is at most the bound. Then the expected loss of a new
+sample, where the expectation is also over the calibration samples, is at most the bound.
 
 References
 ----------
@@ -53,7 +53,7 @@ class ExpectationControl(RiskControl):
         offered: PolicyGrid,
         rng: np.random.RandomState,
     ) -> Certification:
-        """Choose a path on one part of the samples, and how far to go on it on the other."""
+        """Choose a path on one part of the samples, and certify its policies on the other."""
         parts = split_rows(groups, rng)
         first = staged.take(parts.seen)
         taus = offered.thresholds(PolicySpace(first), N_CANDIDATE_TAUS)
@@ -84,7 +84,7 @@ class ExpectationControl(RiskControl):
         offered: PolicyGrid,
         end: tuple[int, Floats | None],
     ) -> Table:
-        """Return the policies that lead to those of one patience, with what is bounded."""
+        """Return the policies of the path that ends with one patience, and which are certified."""
         patience, taus = end
         sweep = PolicySpace(staged).sweep(patience, taus)
         longer = [int(more) for more in offered.patiences[::-1] if more > patience]
@@ -111,7 +111,7 @@ class ExpectationControl(RiskControl):
         }
 
     def explain_failure(self, certification: Certification, risk: Risk) -> str:
-        """Return the message that no policy is within the bound, and what happens instead."""
+        """Return the message that no policy is within the bound, with the fallback."""
         smallest = int(certification.group_sizes.min())
         whose = "" if certification.group_names is None else " of the rarest group"
         return (

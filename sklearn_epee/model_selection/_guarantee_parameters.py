@@ -1,4 +1,4 @@
-"""Check the parameters of a guarantee against each other and against y."""
+"""Check that the parameters of a guarantee are consistent with each other and with y."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ._staging import Target
 
 
 def has_guarantee(tuner: Any) -> bool:
-    """Return whether the policy that a tuner chooses comes with a guarantee."""
+    """Return whether a tuner chooses a policy with a guarantee."""
     return tuner.confidence is not None or tuner.guarantee == "expectation"
 
 
 def guarantee_parameter(tuner: Any) -> str:
-    """Return the parameter that asks for a guarantee, with its value, for messages."""
+    """Return the parameter that enables the guarantee, with its value, for messages."""
     if tuner.confidence is None:
         return "guarantee='expectation'"
     return f"confidence={tuner.confidence}"
 
 
 def check_guarantee(tuner: Any, risk_groups: ArrayLike | None) -> None:
-    """Raise if parameters about the guarantee contradict each other.
+    """Raise if the parameters of a guarantee are inconsistent.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_guarantee(tuner: Any, risk_groups: ArrayLike | None) -> None:
 
 
 def check_risk_for(target: Target, tuner: Any) -> None:
-    """Raise if the risk is about the classes of one task, and y holds several tasks or labels.
+    """Raise if the risk is defined for the classes of one task, but y has several tasks or labels.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def check_risk_for(target: Target, tuner: Any) -> None:
 
 
 def _check_nothing_is_bounded(tuner: Any, risk_groups: ArrayLike | None) -> None:
-    """Raise if there is no guarantee, but a parameter that is about one."""
+    """Raise if a parameter of a guarantee is set, but no guarantee is enabled."""
     unused = {
         "risk": tuner.risk if tuner.risk != "accuracy_drop" else None,
         "max_risk": tuner.max_risk,
@@ -71,7 +71,7 @@ def _check_nothing_is_bounded(tuner: Any, risk_groups: ArrayLike | None) -> None
 
 
 def _check_expectation(tuner: Any) -> None:
-    """Raise if something has no place in a bound in expectation."""
+    """Raise if a parameter cannot be used with a bound in expectation."""
     if tuner.confidence is not None:
         raise ValueError(
             "guarantee='expectation' bounds an expected loss and takes no confidence; got "
@@ -91,12 +91,12 @@ def _check_expectation(tuner: Any) -> None:
 
 
 def _check_bound(tuner: Any) -> None:
-    """Raise unless the bound on the risk is given, by the parameter of this risk alone."""
+    """Raise unless the bound is given, and only by the parameter for this risk."""
     given, other = "max_accuracy_drop", "max_risk"
     if tuner.risk != "accuracy_drop":
         given, other = other, given
     bound = getattr(tuner, given)
-    if not bound:  # a bound of 0 can be met by no test
+    if not bound:  # no test can certify a bound of 0
         raise ValueError(
             f"{guarantee_parameter(tuner)} with risk={tuner.risk!r} needs a bound above 0 in "
             f"{given}; got {bound!r}."
@@ -109,7 +109,7 @@ def _check_bound(tuner: Any) -> None:
 
 
 def _check_groups_of_labels(tuner: Any) -> None:
-    """Raise if the labels of samples with several labels are to be groups."""
+    """Raise for `per_class`, because the groups of several labels overlap."""
     if tuner.per_class:
         raise ValueError(
             "per_class=True needs samples of one class each, but y holds several labels per "
@@ -119,7 +119,7 @@ def _check_groups_of_labels(tuner: Any) -> None:
 
 
 def _check_risk_of_tasks(tuner: Any, n_tasks: int) -> None:
-    """Raise if the risk is about the classes of one task."""
+    """Raise if the risk is defined for the classes of one task only."""
     given = "per_class=True" if tuner.per_class else f"risk={tuner.risk!r}"
     if tuner.per_class or isinstance(tuner.risk, tuple):
         raise ValueError(

@@ -37,7 +37,7 @@ class BaseHeldOutClassifier(BaseExitPolicyClassifier):
         return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
 
     def _target(self, X: Any, y: Any) -> Target:
-        """Return the labels given to `fit`, checked."""
+        """Check the labels given to `fit`."""
         return Target.of(
             y, num_samples(X), self.estimator, type(self).__name__, fitted=self._is_fitted()
         )
@@ -45,7 +45,7 @@ class BaseHeldOutClassifier(BaseExitPolicyClassifier):
     def _route(
         self, sample_weight: ArrayLike | None, params: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return which metadata goes to the estimator and which to the splitter."""
+        """Route metadata to the estimator and to the splitter."""
         given = dict(params)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
@@ -84,7 +84,7 @@ class BaseHeldOutClassifier(BaseExitPolicyClassifier):
     def _stage(
         self, X: Any, target: Target, to_fit: Mapping[str, Any], to_split: Mapping[str, Any]
     ) -> Validation:
-        """Return the predictions of all exits for samples that their networks did not see."""
+        """Return the predictions of all exits for samples that were not used for training."""
         if self._is_fitted():
             check_is_fitted(exit_classifier(self.estimator), "n_layers_")
             check_used(to_fit, self.estimator)

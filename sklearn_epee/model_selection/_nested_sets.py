@@ -1,11 +1,12 @@
 """Prediction sets that shrink from exit to exit: split conformal prediction over all exits at once.
 
-How little a class conforms at an exit is its *level* there: the share of samples seen before whose
-true class had a higher probability at this exit. The score of a class is its largest level over the
-exits it has been through, so it can only rise, and the set of the classes whose score is at or
-below a limit can only shrink. The limit is a conformal quantile of the true classes' scores of
-other samples. If their scores run over all exits, the true class of a new sample is in its sets of
-all exits at once with the wanted probability, and so in that of any one, whoever chooses it.
+The *level* of a class at an exit is its nonconformity: the share of calibration samples whose true
+class had a higher probability at this exit. The score of a class is its largest level over the
+visited exits, so it can only increase, and the set of all classes whose score is at or below a
+limit can only shrink. The limit is a conformal quantile of the scores of the true classes of other
+samples. If these scores are computed over all exits, the sets of all exits together contain the
+true class of a new sample with the requested probability, so the set of any exit does as well,
+whatever policy selects the exit.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from sklearn_epee._exits.staged import Floats, Integers
 
 Mask = NDArray[np.bool_]
 
-# Share of the samples from which levels are learned; the others set the limits. Levels only make
-# exits comparable: coverage holds whatever they are.
+# Share of the samples for learning levels; limits are learned on the others. Levels make exits
+# comparable; the coverage does not depend on them.
 LEVEL_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class NestedSets:
-    """Limits for the scores of classes, and the levels that scores are made of.
+    """Levels of the exits, and limits for the scores of classes.
 
     Attributes
     ----------
     knots : list of ndarray, float64
-        For every exit, values of 1 - probability from 0 to 1, ascending; levels lie between them.
+        For every exit, values of 1 - probability from 0 to 1, ascending. Levels are interpolated
+        between them.
     limits : ndarray of shape (n_classes,), float64
-        The largest score of a class that is in the set; infinite where too few samples were there.
+        Largest score with which each class is in the set; infinite if there were too few samples.
     n_samples : ndarray of shape (n_classes,), int64
-        Samples that set the limit of each class: those of the class, or all.
+        Number of samples for the limit of each class: those of the class, or all.
     coverage : float
     """
 
@@ -65,10 +67,10 @@ class NestedSets:
         codes : ndarray of shape (n_samples,), int
             Column of the true class.
         visited : ndarray of shape (n_samples, n_layers), bool
-            The exits over which the true class is to stay in the sets.
+            The exits whose sets should contain the true class.
         coverage : float in (0, 1)
         per_class : bool
-            Whether each class is covered by itself.
+            Whether the coverage has to hold for each class.
         rng : numpy.random.RandomState
             Splits the samples.
 
@@ -94,15 +96,15 @@ class NestedSets:
         return cls(knots, np.array(limits), np.bincount(others, minlength=n_classes), coverage)
 
     def staged(self, proba: NDArray[np.floating], *, allow_empty: bool) -> Iterator[Mask]:
-        """Yield the sets after every exit, each a part of the one before.
+        """Yield the sets after every exit; each is a subset of the one before.
 
         Parameters
         ----------
         proba : ndarray of shape (n_samples, n_layers, n_classes)
-            NaN at exits that a sample does not have or has not been through, where its set stays.
+            NaN at exits that a sample does not have or does not visit; its set is unchanged there.
         allow_empty : bool
-            Whether a set may lose its last class. If not, the class of the smallest score among
-            those left stays, also from then on.
+            Whether sets may become empty. If not, the remaining class with the smallest score stays
+            in the set, also at later exits.
 
         Yields
         ------
@@ -112,7 +114,7 @@ class NestedSets:
         scores = np.zeros(inside.shape)
         for layer, knots in enumerate(self.knots):
             misfit = 1.0 - proba[:, layer].astype(np.float64)
-            scores = np.fmax(scores, _levels(misfit, knots))  # NaN changes nothing
+            scores = np.fmax(scores, _levels(misfit, knots))  # ignores NaN
             kept = inside & (scores <= self.limits)
             if not allow_empty:
                 empty = np.flatnonzero(~kept.any(axis=1))
@@ -128,32 +130,32 @@ def conformal_quantile(scores: Floats, coverage: float) -> float:
     Parameters
     ----------
     scores : ndarray of shape (n,)
-        Exchangeable with the new one.
+        Exchangeable with the new score.
     coverage : float in (0, 1)
 
     Returns
     -------
     float
-        The score of rank ``ceil((n + 1) * coverage)``; infinite where there are fewer.
+        The score of rank ``ceil((n + 1) * coverage)``; infinite if there are fewer scores.
     """
-    # What rounding adds must not count as one more rank.
+    # Rounding errors must not increase the rank by one.
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
 
 
 def smallest_calibration(coverage: float) -> int:
-    """Return the number of scores below which no limit is finite."""
+    """Return the smallest number of scores with a finite conformal quantile."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
 def _levels(misfit: Floats, knots: Floats) -> Floats:
-    """Return levels in [0, 1], rising between the knots; NaN stays."""
+    """Return levels in [0, 1], interpolated between the knots; NaN for NaN."""
     levels: Floats = np.interp(misfit, knots, np.linspace(0.0, 1.0, len(knots)))
     return levels
 
 
 def _seen(codes: Integers, n_classes: int | None, rng: np.random.RandomState) -> Mask:
-    """Draw the samples from which levels are learned, class by class where there are classes."""
+    """Draw the samples for learning levels, separately for each class if `n_classes` is given."""
     groups = np.zeros(len(codes), dtype=np.int64) if n_classes is None else codes
     seen = np.zeros(len(codes), dtype=bool)
     for group in np.unique(groups):

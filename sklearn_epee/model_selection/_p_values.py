@@ -1,8 +1,8 @@
 """P-values of "the mean loss on new data exceeds the bound", valid for any number of samples.
 
-Each function takes the losses of independent samples and returns a number p such that, if the mean
-loss is above the bound, p falls to u or below with probability at most u, whatever u. Which one
-is used is settled by what the losses can be, before any of them is seen.
+Each function takes the losses of independent samples and returns a number p: if the mean loss is
+above the bound, p <= u has a probability of at most u, for any u. Which function is used depends
+only on the possible values of the loss, not on the observed ones.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from scipy.stats import binom
 
 from sklearn_epee._exits.staged import Floats
 
-# Largest bet, as a share of the bet that can lose everything. Chosen by simulation: 0.75 needs more
-# samples where hardly any loss occurs, and gains little elsewhere (benchmarks/risk_control.py).
+# Largest bet, as a share of the bet that may lose all capital. Chosen by simulation: 0.75 needs
+# more samples if losses are rare, and hardly fewer otherwise (benchmarks/risk_control.py).
 _MAX_BET = 0.9
 
 
 def binomial(losses: Floats, bound: float) -> float:
-    """Test losses that are 0 or 1: the exact binomial tail.
+    """Test losses that are 0 or 1, by the exact binomial test.
 
     Parameters
     ----------
@@ -36,23 +36,24 @@ def binomial(losses: Floats, bound: float) -> float:
 
 
 def betting(losses: Floats, bound: float, level: float, seen: Floats) -> float:
-    """Test losses of at most 1 by betting against them, one after the other.
+    """Test losses of at most 1 by betting against them sequentially.
 
-    The capital starts at 1 and is multiplied by ``1 - bet * (loss - bound)``. If the mean loss is
-    above the bound it shrinks on average, and exceeds 1 / p ever with probability at most p
-    (Ville's inequality). The bet, chosen before each loss, is the predictable plug-in of
-    Waudby-Smith and Ramdas [1]_: ``sqrt(2 log(1 / level) / (n * variance so far))``.
+    The capital starts at 1 and is multiplied by ``1 - bet * (loss - bound)`` for each loss. If the
+    mean loss is above the bound, the capital decreases on average, and the probability that it ever
+    exceeds 1 / p is at most p (Ville's inequality). Each bet is chosen before its loss is known, as
+    the predictable plug-in of Waudby-Smith and Ramdas [1]_: ``sqrt(2 log(1 / level) / (n *
+    variance so far))``.
 
     Parameters
     ----------
     losses : ndarray of shape (n,)
-        At most 1; differences of losses may be negative. In an order that does not depend on their
+        At most 1; differences of losses may be negative. Their order must not depend on their
         values.
     bound : float in (0, 1)
     level : float in (0, 1)
-        The level the p-value is going to be compared with; the p-value is valid at any level.
+        Level for which the bets are chosen; the p-value is valid at any level.
     seen : ndarray of shape (n_seen,)
-        Losses of other samples, from which the variance is known at the start.
+        Losses of other samples, for a first estimate of the variance.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def betting(losses: Floats, bound: float, level: float, seen: Floats) -> float:
 
 
 def _variances_before(losses: Floats, seen: Floats) -> Floats:
-    """Return the variance of all that is known before each loss, as if 1/4 had been seen too."""
+    """Estimate the variance before each loss, with 1/4 as one additional squared deviation."""
     known = np.concatenate([seen, losses])
     count = np.arange(1, len(known) + 1)
     means = known.cumsum() / count
@@ -81,5 +82,5 @@ def _variances_before(losses: Floats, seen: Floats) -> Floats:
 
 
 def smallest_sample(bound: float, level: float) -> int:
-    """Return the number of samples below which not even losses that are all 0 are enough."""
+    """Return the smallest number of samples that can pass the test, with losses that are all 0."""
     return math.ceil(math.log(level) / math.log1p(-bound))

@@ -1,10 +1,11 @@
-"""Policies with a guarantee: Learn then Test, by fixed sequences along a Pareto front.
+"""Policies with a guarantee: Learn then Test, by fixed sequence testing along a Pareto front.
 
-One part of the calibration samples finds candidate policies and puts them into an order, from the
-one that is the surest to keep the risk below the bound to the fastest. The other part tests them in
-this order; those before the first that is not rejected as "too risky" are certified. The chance
-that any of them has a risk above the bound is at most 1 - confidence, whatever the network, the
-number of samples or the way the candidates were found.
+One part of the calibration samples is used to find candidate policies and to order them, from the
+one with the strongest evidence for a risk below the bound to the fastest. On the other part, the
+candidates are tested in this order. The null hypothesis is that the risk is above the bound; all
+candidates before the first one for which it is not rejected are certified. The probability that any
+of them has a risk above the bound is at most 1 - confidence, for any network, any number of samples
+and any way to find the candidates.
 
 References
 ----------
@@ -40,21 +41,22 @@ N_CANDIDATES = 100
 N_CAUTIOUS = 25
 N_CANDIDATE_TAUS = 200
 _MIN_VARIANCE = 0.1  # divided by the number of samples
-# Samples of a block of early layers, in multiples of those that are enough without any loss.
+# Smallest size of a block of early layers, in multiples of the size that suffices without losses.
 _BLOCK_SIZE = 1.5
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Samples for each of whom the bound has to hold.
+    """Groups of samples for each of which the bound has to hold.
 
     Attributes
     ----------
     names : list or None
-        One per group; None for a single group of all samples.
+        Name of each group; None for a single group of all samples.
     members : list of ndarray of bool of shape (n_samples,)
+        Which samples belong to each group.
     together : ndarray of shape (n_samples,), int, or None, default=None
-        Numbers from 0 of what is not to be split, such as the patients.
+        Indices from 0 of units that must not be split, such as patients.
     """
 
     names: list[Any] | None
@@ -68,7 +70,7 @@ class Groups:
         concerned: NDArray[np.bool_],
         names: NDArray[Any] | None = None,
     ) -> Groups:
-        """Return a group of each name, or one of all, of the samples a risk concerns.
+        """Create one group per name, or a single one, from the samples that a risk concerns.
 
         Parameters
         ----------
@@ -76,8 +78,7 @@ class Groups:
             The group of each sample; None for a single group.
         concerned : ndarray of shape (n_samples,), bool
         names : ndarray of shape (n_groups,), default=None
-            All groups that are promised something, those without a sample included. None: those
-            in `labels`.
+            All groups with a guarantee, including those without samples. None: those in `labels`.
         """
         if labels is None:
             return cls(None, [concerned])
@@ -91,7 +92,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of the samples that find candidates, and of those that test them."""
+    """Rows of the samples for finding candidates (`seen`) and for testing them (`tested`)."""
 
     seen: Integers
     tested: Integers
@@ -99,22 +100,22 @@ class Parts:
 
 @dataclass(frozen=True)
 class Certification:
-    """The results of the tests.
+    """Results of the tests.
 
     Attributes
     ----------
     candidates : dict of ndarray
-        Columns "tau", "patience", "speedup", "risk" (the largest over the groups), "p_value" (the
-        largest) and "certified", in the order of the tests; measured on the tested samples.
+        Columns "tau", "patience", "speedup", "risk" (largest over the groups), "p_value" (largest)
+        and "certified", in the order of the tests; measured on the tested samples.
     group_names : list or None
     group_risks : ndarray of shape (n_candidates, n_groups)
     group_sizes : ndarray of shape (n_groups,), int
-        Tested samples per group.
+        Number of tested samples per group.
     tested : ndarray of shape (n_tested,), int
         Rows of the tested samples.
     exit_risks : list of dict of float, or None
-        Of every candidate, the risk among the samples that exit in each block of early layers, and
-        at single layers of larger blocks; None where they were not tested.
+        For every candidate, the risk among the samples that exit in each block of early layers, and
+        at single layers of larger blocks; None if these were not tested.
     """
 
     candidates: Table
@@ -127,18 +128,18 @@ class Certification:
 
 @dataclass(frozen=True)
 class RiskControl:
-    """A bound on the risk of new samples, and how sure it has to be.
+    """A bound on the risk of new samples, and the confidence in it.
 
     Attributes
     ----------
     bound : float in (0, 1)
     confidence : float in (0, 1)
     p_value : callable, default=Risk.p_value
-        How a policy is tested; takes a risk and the arguments of `Risk.p_value`.
+        Test of a policy; takes a risk and the arguments of `Risk.p_value`.
     per_exit : bool, default=False
-        Whether the bound has to hold among the samples that exit in each block of early layers, and
-        at each early layer at which enough exit, too. Which these are is decided on the samples
-        that find candidates, for each policy by itself.
+        Whether the bound also has to hold among the samples that exit in each block of early
+        layers, and at each early layer at which enough samples exit. Blocks and layers are
+        determined for each policy, on the samples for finding candidates.
     """
 
     bound: float
@@ -148,7 +149,7 @@ class RiskControl:
 
     @property
     def level(self) -> float:
-        """Accepted probability of a broken promise."""
+        """Accepted probability that the guarantee does not hold."""
         return 1.0 - self.confidence
 
     def certify(
@@ -179,7 +180,7 @@ class RiskControl:
         policies = self.find_candidates(
             staged.take(seen), risk.losses[seen], groups.take(seen), offered
         )
-        if risk.is_relative:  # full depth needs no test
+        if risk.is_relative:  # no test of full depth, whose risk is 0
             policies = take(policies, np.flatnonzero(policies["speedup"] > 0))
         return self.test_candidates(policies, staged, risk, groups, parts)
 
@@ -190,12 +191,12 @@ class RiskControl:
         groups: Groups,
         offered: PolicyGrid,
     ) -> Table:
-        """Return policies from the surest to the fastest: a Pareto front of evidence and speed.
+        """Return policies from strong evidence to high speed, along the Pareto front of the two.
 
-        The evidence for a policy is how many standard errors its risk lies below the bound, in the
-        group where this is least. Where few samples are seen many policies are without any loss,
-        so that the evidence for them is the same, and the fastest of them alone is on the front;
-        some slower ones go before it, or a test that it fails would leave nothing.
+        The evidence for a policy is the number of standard errors by which its risk lies below the
+        bound, in the worst group. With few samples, many policies have no loss at all and therefore
+        the same evidence, and only the fastest of them is on the front. Some slower ones are tested
+        before it, because otherwise no policy would be certified if the first test failed.
         """
         space = PolicySpace(staged)
         taus = offered.thresholds(space, N_CANDIDATE_TAUS)
@@ -236,10 +237,10 @@ class RiskControl:
         groups: Groups,
         parts: Parts,
     ) -> Certification:
-        """Test policies in their order until one is not rejected as too risky.
+        """Test policies in their order; those before the first failed test are certified.
 
-        A policy is accepted if it is in every group, which needs no correction: the largest of the
-        groups' p-values is a p-value of "the risk is too large in some group".
+        The largest p-value of the groups is a p-value of the null hypothesis that the risk is above
+        the bound in some group, so several groups need no correction for multiple tests.
         """
         seen, tested = parts.seen, parts.tested
         ours = groups.take(tested)
@@ -273,13 +274,13 @@ class RiskControl:
         return Certification(candidates, groups.names, measured[:, 3:], sizes, tested, exit_risks)
 
     def _block_size(self, share: float = 1.0) -> float:
-        """Return how many samples a block needs, among so many for each tested sample."""
+        """Return the smallest size of a block in a part with `share` samples per tested one."""
         return _BLOCK_SIZE * smallest_sample(self.bound, self.level) * share
 
     def _test_blocks(
         self, risk: Risk, losses: Floats, exits: Integers, groups: Groups, parts: Parts
     ) -> dict[str, tuple[float, float]]:
-        """Return risk and p-value of blocks and of single early layers, of concerned samples."""
+        """Return the risk and p-value of each tested block and single early layer."""
         concerned = np.logical_or.reduce(groups.members)
         seen, tested = (rows[concerned[rows]] for rows in (parts.seen, parts.tested))
         n_layers = risk.losses.shape[1]
@@ -295,7 +296,7 @@ class RiskControl:
         return self.p_value(risk, losses[tested], self.bound, self.level, losses[seen])
 
     def explain_failure(self, certification: Certification, risk: Risk) -> str:
-        """Return the message that no policy was certified, why, and what happens instead."""
+        """Return the message that no policy was certified, with the reason and the fallback."""
         needed = smallest_sample(self.bound, self.level)
         fallback = (
             f"going on at full depth, where {risk.description} is 0 by definition."
@@ -311,7 +312,7 @@ class RiskControl:
 
 
 def _as_sure_but_slower(table: Table, front: Table) -> Table:
-    """Return policies with the evidence of the surest one on the front, from slow to fast."""
+    """Return slower policies with the same evidence as the first of the front, slowest first."""
     is_as_sure = table["evidence"] >= front["evidence"][0]
     as_sure = take(table, np.flatnonzero(is_as_sure & (table["speedup"] < front["speedup"][0])))
     as_sure = take(as_sure, np.lexsort((as_sure["tau"], -as_sure["patience"], as_sure["speedup"])))
@@ -321,7 +322,7 @@ def _as_sure_but_slower(table: Table, front: Table) -> Table:
 
 
 def _tested_sizes(certification: Certification) -> str:
-    """Return how many samples were tested, or which groups had none, for the message."""
+    """Describe how many samples were tested, or which groups had none, for the message."""
     sizes, names = certification.group_sizes, certification.group_names
     if names is None:
         return f"{sizes[0]} samples were tested"
@@ -333,7 +334,7 @@ def _tested_sizes(certification: Certification) -> str:
 
 
 def largest_risk(risks: Sequence[float] | Floats) -> float:
-    """Return the largest risk over the groups that have samples, NaN if none has."""
+    """Return the largest risk that is not NaN (a group without samples); NaN if all are."""
     known = [float(risk) for risk in risks if not np.isnan(risk)]
     return max(known, default=np.nan)
 
@@ -354,10 +355,10 @@ def _mean(losses: Floats) -> float:
 
 
 def split_rows(groups: Groups, rng: np.random.RandomState) -> Parts:
-    """Split rows at random into those that find candidates and those that test them.
+    """Split rows at random into those for finding candidates and those for testing them.
 
-    Each group is split in the same proportion, and so is the rest, unless samples belong together;
-    the second part is in random order.
+    Each group, and the samples in no group, are split in the same proportion, unless
+    `groups.together` is given. The second part is shuffled.
     """
     if groups.together is not None:
         return _split_whole(groups.together, rng)
@@ -370,12 +371,12 @@ def split_rows(groups: Groups, rng: np.random.RandomState) -> Parts:
 
 
 def _split_whole(together: Integers, rng: np.random.RandomState) -> Parts:
-    """Split rows at random, those with one number to the same part."""
+    """Split rows at random; rows with the same index in `together` stay in the same part."""
     sizes = np.bincount(together)
     order = rng.permutation(len(sizes))
     is_seen = np.zeros(len(sizes), dtype=bool)
     is_seen[order[np.cumsum(sizes[order]) <= CANDIDATE_SHARE * len(together)]] = True
-    is_seen[order[:1]] = True  # a first one that is larger than its share
+    is_seen[order[:1]] = True  # at least one, even if it is larger than the share
     rows = rng.permutation(len(together))
     goes_first = is_seen[together[rows]]
     return Parts(rows[goes_first], rows[~goes_first])

@@ -1,4 +1,4 @@
-"""Risks that a guarantee bounds: losses of every sample at every exit."""
+"""Risks that a guarantee can bound: losses of every sample at every exit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMED_RISKS = (
     "brier_score",
 )
 _OF_PROBA = ("brier_increase", "proba_change", "brier_score")
-# True labels, labels predicted at an exit, and at full depth -> losses in [0, 1].
+# Takes true labels, labels predicted at an exit, and at full depth; returns losses in [0, 1].
 LossFunction = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]
 
 
@@ -35,7 +35,7 @@ class Risk:
     Attributes
     ----------
     losses : ndarray of shape (n_samples, n_layers), float64
-        Of every sample, if it exits at this layer.
+        Loss of each sample if it exits at each layer.
     concerned : ndarray of shape (n_samples,), bool
         The samples over which the mean is taken.
     description : str
@@ -55,8 +55,8 @@ class Risk:
     def p_value(self, losses: Floats, bound: float, level: float, seen: Floats) -> float:
         """Return a p-value of "the mean loss on new data is above the bound".
 
-        It is that of the exact binomial test where losses are 0 or 1, and of betting elsewhere: the
-        ones that need the fewest samples (``benchmarks/risk_control.py``).
+        If losses are 0 or 1, the p-value of the exact binomial test, otherwise that of betting.
+        These need the fewest samples (``benchmarks/risk_control.py``).
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class Risk:
         Returns
         -------
         float
-            1 where there are no losses.
+            1 if there are no losses.
         """
         if not len(losses):
             return 1.0
@@ -79,12 +79,12 @@ class Risk:
 
 
 def check_risk(risk: Any) -> None:
-    """Raise if `risk` is none of the named risks and no callable.
+    """Raise if `risk` is neither a known name, nor ("miss", label), nor a callable.
 
     Raises
     ------
     ValueError
-        The message lists what there is.
+        The message lists all options.
     """
     is_miss = isinstance(risk, tuple) and len(risk) == 2 and risk[0] == "miss"
     if not (is_miss or callable(risk) or (isinstance(risk, str) and risk in NAMED_RISKS)):
@@ -96,16 +96,16 @@ def check_risk(risk: Any) -> None:
 
 
 def check_risk_groups(risk_groups: Any, n_samples: int) -> NDArray[Any]:
-    """Return the group of each sample as an array, or refuse it.
+    """Return the group of each sample as an array, or raise.
 
     Raises
     ------
     ValueError
         If there is not one label for each sample, or a label is missing.
     TypeError
-        If the labels are of several types, which cannot be told apart and ordered.
+        If the labels have types that cannot be compared with each other.
     """
-    # NumPy would make words of numbers, None and NaN beside words.
+    # NumPy would convert numbers, None and NaN to strings if there are strings.
     labels = np.asarray(
         risk_groups, dtype=object if isinstance(risk_groups, (list, tuple)) else None
     )
@@ -148,14 +148,15 @@ def risk_of(
     ----------
     risk : str in `NAMED_RISKS`, ("miss", label) or callable
     predictions : ndarray of shape (n_samples, n_layers, n_tasks), int
-        Column of the class predicted at every layer; for several labels whether each is predicted.
-        A prediction is right, or the same, if it is in every task, or label.
+        Column of the class predicted at every layer; for several labels, whether each label is
+        predicted. A prediction counts as correct, or as equal to another one, if it is so in all
+        tasks, or labels.
     codes : ndarray of shape (n_samples, n_tasks), int
-        Column of the true class; for several labels whether each is there.
+        Column of the true class; for several labels, whether the sample has each label.
     tasks : Tasks
     proba : sequence of ndarray of shape (n_samples, n_layers, n_classes)
-        Probabilities predicted at every layer, one array per task; for the risks that are about
-        them.
+        Probabilities predicted at every layer, one array per task. Only used by the risks of
+        probabilities.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def risk_of(
     Raises
     ------
     ValueError
-        If a label is unknown, or a callable returns something else than losses in [0, 1].
+        If a label is unknown, or a callable does not return losses in [0, 1].
     """
     all_samples = np.ones(len(codes), dtype=bool)
     if callable(risk):
@@ -172,7 +173,7 @@ def risk_of(
         return Risk(losses, all_samples, "the given risk")
     if risk in _OF_PROBA:
         return _risk_of_proba(str(risk), codes, tasks, proba)
-    is_known = codes >= 0  # all but labels that nobody has looked for
+    is_known = codes >= 0  # negative codes are missing labels
     wrong = _any_task((predictions != codes[:, np.newaxis]) & is_known[:, np.newaxis])
     judged = _judged(is_known)
     if risk == "error":
@@ -189,7 +190,7 @@ def risk_of(
 
 
 def _miss(label: Any, predictions: Integers, codes: Integers, tasks: Tasks) -> Risk:
-    """Return the losses of the samples of a class, or with a label, that are missed."""
+    """Return the miss rate of a class, or a label, over the samples that have it."""
     code = _code_of(label, np.asarray(tasks.classes))
     if tasks.multilabel:
         missed = np.asarray(predictions[..., code] != 1, dtype=np.float64)
@@ -203,10 +204,10 @@ def _miss(label: Any, predictions: Integers, codes: Integers, tasks: Tasks) -> R
 def _risk_of_proba(
     risk: str, codes: Integers, tasks: Tasks, proba: Sequence[NDArray[np.floating]]
 ) -> Risk:
-    """Return losses of probabilities: half the squared distance to the truth, or to full depth.
+    """Return a risk of probabilities: half the squared distance to the truth, or to full depth.
 
-    Of several tasks it is their mean; of several labels the mean squared difference, over those
-    that are known.
+    For several tasks, the mean over the tasks; for several labels, the mean squared difference over
+    the known labels of a sample.
     """
     all_samples = np.ones(len(codes), dtype=bool)
     if risk == "proba_change":
@@ -227,7 +228,7 @@ def _risk_of_proba(
 
 
 def _judged(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the samples of which some label is known: others would all count as right."""
+    """Return which samples have a known label; without one, any prediction would be correct."""
     return np.asarray(known.any(axis=1))
 
 
@@ -241,7 +242,7 @@ def _distances(
     pairs = zip(proba, others, strict=True)
     squares = [(task.astype(np.float64) - other) ** 2 for task, other in pairs]
     if not tasks.multilabel:
-        # Probabilities of half precision may exceed 1 a little.
+        # In half precision, probabilities may slightly exceed 1.
         return np.minimum(np.mean([square.sum(axis=2) / 2 for square in squares], axis=0), 1.0)
     counts = np.ones(squares[0].shape[::2]) if known is None else known.astype(np.float64)
     total = (squares[0] * counts[:, np.newaxis]).sum(axis=2)
@@ -250,7 +251,7 @@ def _distances(
 
 
 def _any_task(differs: NDArray[np.bool_]) -> Floats:
-    """Return 1 where a prediction differs in some task, of shape (n_samples, n_layers)."""
+    """Return 1 where a prediction differs in any task, else 0, of shape (n_samples, n_layers)."""
     losses: Floats = np.asarray(differs.any(axis=2), dtype=np.float64)
     return losses
 
@@ -275,7 +276,7 @@ def _labels(tasks: Tasks, codes: Integers) -> NDArray[Any]:
 
 
 def checked_losses(losses: Any, n_samples: int) -> Floats:
-    """Return what a callable risk has returned as losses (n_samples,) in [0, 1], or raise."""
+    """Check the losses returned by a callable risk: shape (n_samples,), in [0, 1]."""
     array = np.asarray(losses)
     if array.shape != (n_samples,) or array.dtype.kind not in "biuf":
         raise ValueError(

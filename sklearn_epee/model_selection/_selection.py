@@ -22,11 +22,11 @@ class SelectionCriterion:
     Attributes
     ----------
     objective : {"max_score", "max_speedup"} or callable
-        What is largest among the policies subject to the constraints below, or a function that
-        takes their table and returns the row of one of them.
+        What to maximize among the policies that meet the constraints below, or a function that
+        takes the table of these policies and returns the row of one of them.
     min_speedup : float or None
     max_drop : float or None
-        How far the score may lie below that of full depth.
+        Largest allowed difference between the scores of full depth and of the policy.
     """
 
     objective: str | Objective
@@ -34,12 +34,12 @@ class SelectionCriterion:
     max_drop: float | None = None
 
     def choose(self, table: Table, full_depth: float, n_layers: int) -> dict[str, Any]:
-        """Return the columns' values of the chosen policy.
+        """Return the row of the chosen policy as a dict.
 
         Parameters
         ----------
         table : dict of ndarray
-            The policies to choose from, with columns "score" and "speedup" among others.
+            Policies, with columns "score", "speedup" and others.
         full_depth : float
             Score at full depth.
         n_layers : int
@@ -47,11 +47,11 @@ class SelectionCriterion:
         Raises
         ------
         ValueError
-            If no policy meets the constraints, or a callable objective returns no row of its
+            If no policy meets the constraints, or a callable objective does not return a row of its
             table.
         """
         if not callable(self.objective):
-            table = pareto_front([table])  # the best one is on it
+            table = pareto_front([table])  # the best policy is on the front
         eligible = self._eligible(table, full_depth, n_layers)
         row = self._row(eligible)
         return {name: column[row].item() for name, column in eligible.items()}
@@ -72,7 +72,7 @@ class SelectionCriterion:
     def _row(self, table: Table) -> int:
         if callable(self.objective):
             return _checked_row(self.objective(table), len(table["score"]))
-        # A front is ordered: the slowest has the highest score.
+        # The Pareto front is sorted from the highest score to the highest speed-up.
         return 0 if self.objective == "max_score" else -1
 
     def _too_fast(self, table: Table, n_layers: int) -> str:

@@ -1,4 +1,4 @@
-"""Compare policies on sentences: their targets, exits, scores and losses."""
+"""Compare exit policies of token classifiers: targets, exits, scores and losses of sentences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SentenceTarget:
 
     @classmethod
     def of(cls, y: Any, n_samples: int) -> SentenceTarget:
-        """Check that there are as many as samples.
+        """Check that there is one entry for each sample.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class SentenceTarget:
         return cls(y)
 
     def to_split(self, cv: Any) -> Integers:
-        """Return what splitters stratify by: which layers of spans have any."""
+        """Return the target for stratified splits: which layers of a sentence have spans."""
         has_spans = [
             [_has_spans(part) for part in found.values()]
             if isinstance(found, Mapping)
@@ -85,7 +85,7 @@ def _has_spans(found: Any) -> bool:
 
 
 def check_risk_of_words(tuner: Any) -> None:
-    """Raise if a guarantee is about a risk that is no mean over sentences.
+    """Raise if a guarantee bounds a risk that is not a mean over sentences.
 
     Raises
     ------
@@ -117,14 +117,15 @@ class SentenceValidation:
     ----------
     staged : StagedSentences
     rows : ndarray of shape (n_samples,), int
-        Which of the given samples they are; a sample may appear in several splits.
+        Row of each sample in the data given to `fit`; a sample may appear in several splits.
     counts : SpanCounts
     true : list of length n_samples
         True spans.
     spans : list of length n_layers of list of length n_samples
         Predicted spans.
     right_words : ndarray of shape (n_samples, n_layers + 1), int64, or None
-        Words with right tags, and all words; None where the score does not need them.
+        Number of words with correct tags at each exit, and of all words; None if the score does
+        not need them.
     """
 
     staged: StagedSentences
@@ -146,17 +147,17 @@ class SentenceValidation:
         )
 
     def policy_score(self, scoring: Any, weights: Floats | None) -> PolicyScore:
-        """Return the score of all thresholds of a patience."""
+        """Return the score for all thresholds of one patience."""
         return word_score(scoring, self.counts, self.right_words, weights)
 
     def class_report(self, tau: float, patience: int, weights: Floats | None) -> ClassReport:
-        """Return what a policy does to the spans of each label."""
+        """Compare the recall of the spans of each label under a policy with full depth."""
         exits = self.staged.exit_layers(tau, patience)
         right = self.counts.right[np.arange(len(exits)), exits - 1]
         return span_report(self.counts, right, exits.astype(np.float64), weights)
 
     def risk(self, risk: Any) -> Risk:
-        """Return the losses of a named or callable risk, of sentences."""
+        """Return a named or callable risk, with one loss per sentence."""
         all_samples = np.ones(self.staged.n_samples, dtype=bool)
         if callable(risk):
             return Risk(self._called(risk), all_samples, "the given risk")
@@ -177,14 +178,14 @@ class SentenceValidation:
 def span_report(
     counts: SpanCounts, right: Integers, exits: Floats, weights: Floats | None
 ) -> ClassReport:
-    """Return the recall of the spans of every label, against full depth.
+    """Compare the recall of the spans of every label with full depth.
 
     Parameters
     ----------
     counts : SpanCounts
         The last exit is full depth.
     right : ndarray of shape (n_samples, n_labels), int64
-        Right spans where a policy lets sentences exit.
+        Number of correct spans at the exits of the sentences under a policy.
     exits : ndarray of shape (n_samples,), float64
         Mean exit layers of the sentences.
     weights : ndarray of shape (n_samples,) or None
@@ -217,29 +218,29 @@ def span_report(
 
 @dataclass(frozen=True)
 class SentenceStaging:
-    """How the exits of sentences are staged, split by split, and taken together.
+    """Staging of sentences that exit as a whole.
 
     Attributes
     ----------
     scoring : str or callable
-        Decides whether tags are needed.
+        Determines whether tags are needed.
     """
 
     scoring: Any
 
     def stage(self, estimator: Any, X: Any) -> tuple[SentencePredictions, Any, str]:
-        """Return what every exit predicts, the samples as they are read, and the scheme."""
+        """Return the predictions of every exit, the input of the classifier, and the scheme."""
         found = innermost(estimator, X)
         predictions = sentence_predictions(estimator, X, with_tags=is_word_accuracy(self.scoring))
         return predictions, found.X, str(getattr(found.classifier, "scheme", "IOB2"))
 
     def warn_of_missing(self, y: Any, splits: Sequence[Any]) -> None:
-        """Say nothing: sentences are not stratified by their labels."""
+        """Do nothing, because splits of sentences are not stratified by their labels."""
 
     def pooled(
         self, parts: Sequence[Any], rows: Sequence[NDArray[np.intp]], y: Any
     ) -> SentenceValidation:
-        """Return the predictions of several networks below each other."""
+        """Concatenate the predictions of several networks."""
         found = [part for part, *_ in parts]
         depths = sorted({part.staged.n_layers for part in found})
         if len(depths) > 1:

@@ -1,4 +1,4 @@
-"""One fit and one forward pass per split: predictions of all exits for held-out samples."""
+"""Predict all exits for held-out samples, with one fit and one forward pass per split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sklearn_epee._exits.wrappers import (
     target_type_of,
 )
 
-# Draws of groups to be held out, of which the one nearest to the classes' proportions is taken.
+# Number of random draws of held-out groups; the draw with the best class proportions is used.
 _GROUP_DRAWS = 20
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -48,14 +48,14 @@ Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 @dataclass(frozen=True)
 class Target:
-    """The labels given to `fit`, in the form in which an estimator is fitted to them.
+    """The labels given to `fit`, in the form that is passed to the `fit` of an estimator.
 
     Attributes
     ----------
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
-        For several labels what was given, in a form that can be indexed by rows.
+        For several labels: as given, but in a form that can be indexed by rows.
     codes : ndarray of shape (n_samples, n_labels), int, or None
-        Of several labels, as in `Validation`; None for tasks.
+        For several labels, as in `Validation`; None for tasks.
     """
 
     y: Any
@@ -63,7 +63,7 @@ class Target:
 
     @classmethod
     def of(cls, y: Any, n_samples: int, estimator: Any, name: str, *, fitted: bool) -> Target:
-        """Check what was given to the `fit` of a wrapper of this name around an estimator.
+        """Check the labels given to the `fit` of a wrapper around an estimator.
 
         Parameters
         ----------
@@ -71,8 +71,9 @@ class Target:
         n_samples : int
         estimator : estimator
         name : str
+            Class name of the wrapper, for messages.
         fitted : bool
-            Whether the estimator is fitted and not trained again.
+            Whether the estimator is already fitted and is not trained again.
 
         Raises
         ------
@@ -99,7 +100,7 @@ class Target:
         return 1 if columns.ndim == 1 else columns.shape[1]
 
     def to_split(self, cv: Any) -> NDArray[Any]:
-        """Return what splitters stratify by: the labels, or numbers of their combinations."""
+        """Return the target for stratified splits: labels, or indices of their combinations."""
         if self.codes is None and self.y.ndim == 1:
             return self.y
         codes = task_codes(self.y) if self.codes is None else self.codes
@@ -108,7 +109,7 @@ class Target:
 
 
 def takes_labels(estimator: Any, y: Any) -> bool:
-    """Return whether the `fit` of an estimator takes y for several labels per sample."""
+    """Return whether the `fit` of an estimator reads y as several labels per sample."""
     return holds_labels(y, target_type_of(estimator))
 
 
@@ -120,14 +121,14 @@ class Validation:
     ----------
     staged : StagedPredictions
     rows : ndarray of shape (n_samples,), int
-        Which of the given samples they are; a sample may appear in several splits.
+        Row of each sample in the data given to `fit`; a sample may appear in several splits.
     codes : ndarray of shape (n_samples, n_tasks), int
-        Column of the true class. For several labels (n_samples, n_labels): 1 where a label is
-        there, 0 where not, -1 where that is not known.
+        Column of the true class. For several labels, of shape (n_samples, n_labels): 1 if a sample
+        has the label, 0 if not, -1 if this is unknown.
     tasks : Tasks
-        All classes, or labels, of the given samples and of the networks.
+        All classes, or labels, of the samples and the networks.
     knows_all : ndarray of shape (n_samples,), bool
-        Whether the sample's network was trained on samples of every class.
+        Whether the network of the sample was trained on samples of every class.
     """
 
     staged: StagedPredictions
@@ -148,39 +149,39 @@ class Validation:
 
 
 class Staging(Protocol):
-    """How the predictions of all exits are staged, split by split, and taken together."""
+    """Interface for predicting all exits in each split, and combining the splits."""
 
     def stage(self, estimator: Any, X: Any) -> Any:
-        """Return what every exit of a fitted estimator predicts."""
+        """Return the predictions of every exit of a fitted estimator."""
         ...
 
     def warn_of_missing(self, y: Any, splits: Sequence[Split]) -> None:
-        """Warn of what the networks of some splits cannot know."""
+        """Warn of classes that are missing in the training part of a split."""
         ...
 
     def pooled(self, parts: Sequence[Any], rows: Sequence[NDArray[np.intp]], y: Any) -> Any:
-        """Return the predictions of several networks below each other."""
+        """Concatenate the predictions of several networks."""
         ...
 
 
 @dataclass(frozen=True)
 class ClassStaging:
-    """The staging of classes, of one task or of several, or of labels.
+    """Staging of classes, of one or several tasks, or of several labels.
 
     Attributes
     ----------
     multilabel : bool, default=False
-        Whether a sample may have any of the labels, which are warned of where they are fitted.
+        Whether samples have several labels. Then `fit` of the classifiers warns of missing labels.
     """
 
     multilabel: bool = False
 
     def stage(self, estimator: Any, X: Any) -> tuple[StagedPredictions, Tasks]:
-        """Return what every exit of a fitted estimator predicts."""
+        """Return the predictions of every exit of a fitted estimator."""
         return staged_predictions(estimator, X)
 
     def warn_of_missing(self, y: Any, splits: Sequence[Split]) -> None:
-        """Warn of classes that the training part of a split lacks."""
+        """Warn of classes that are missing in the training part of a split."""
         if not self.multilabel:
             _warn_of_missing_classes(y, splits)
 
@@ -190,7 +191,7 @@ class ClassStaging:
         rows: Sequence[NDArray[np.intp]],
         y: Any,
     ) -> Validation:
-        """Return the predictions of several networks below each other."""
+        """Concatenate the predictions of several networks."""
         return _pooled(parts, rows, y)
 
 
@@ -200,7 +201,8 @@ def check_used(params: Mapping[str, Any], estimator: Any) -> None:
     Parameters
     ----------
     params : mapping
-        Keyword arguments for the `fit` of the estimator. Sample weights count otherwise.
+        Keyword arguments for the `fit` of the estimator. Sample weights are allowed, because
+        scores use them.
     estimator : estimator
 
     Raises
@@ -254,15 +256,15 @@ def make_splits(
     Parameters
     ----------
     cv : int, float, cross-validation generator, iterable or None
-        A float is the share held out in a single stratified split.
+        A float is the proportion that is held out in a single stratified split.
     X : samples
     target : ndarray of shape (n_samples,)
-        What splitters stratify by.
+        Target for stratified splits.
     random_state : int, RandomState instance or None
-        Draws the single split of a float.
+        For the single split of a float.
     split_params : mapping
-        Keyword arguments for the `split` of the splitter. With "groups" a number of folds or a
-        share keeps groups together.
+        Keyword arguments for the `split` of the splitter. With "groups", an int or float `cv`
+        keeps groups together.
 
     Returns
     -------
@@ -271,7 +273,7 @@ def make_splits(
     Raises
     ------
     TypeError, ValueError
-        If `cv` cannot split these samples, makes no split, or one without test rows.
+        If `cv` cannot split these samples, or makes no split, or one without test rows.
     """
     groups = split_params.get("groups")
     try:
@@ -289,12 +291,12 @@ def make_splits(
 
 
 def is_own_splitter(cv: Any) -> bool:
-    """Return whether `cv` only says how many splits there are, or how large the one is."""
+    """Return whether `cv` is None or a number, so that the splitter is chosen here."""
     return cv is None or isinstance(cv, Real)
 
 
 def _splitter(cv: Any, target: NDArray[Any], random_state: Any) -> Any:
-    """Return the splitter of samples without groups."""
+    """Return the splitter for samples without groups."""
     if isinstance(cv, Real) and not isinstance(cv, Integral):
         return StratifiedShuffleSplit(1, test_size=cv, random_state=random_state)
     return check_cv(cv, y=target, classifier=True)
@@ -303,7 +305,7 @@ def _splitter(cv: Any, target: NDArray[Any], random_state: Any) -> Any:
 def _grouped(
     cv: int | float | None, target: NDArray[Any], groups: Any, random_state: Any
 ) -> list[Split]:
-    """Split groups, the classes in proportion as far as the groups allow."""
+    """Split by groups, stratified by class as far as the groups allow."""
     rows = np.zeros(len(target))
     if cv is None or isinstance(cv, Integral):
         n_splits, n_groups = 5 if cv is None else int(cv), int(groups.max()) + 1
@@ -315,7 +317,7 @@ def _grouped(
     wanted = cv * np.bincount(codes)
 
     def distance(split: Split) -> float:
-        # As in a chi-square test, so that rare classes count.
+        # Relative to the expected counts, as in a chi-square test, so that rare classes count.
         found = np.bincount(codes[split[1]], minlength=len(wanted))
         return float(((found - wanted) ** 2 / wanted).sum())
 
@@ -323,7 +325,7 @@ def _grouped(
 
 
 def _checked_split(i: int, split: Any, n_samples: int) -> Split:
-    """Return rows of the two parts of a split as integers, or raise."""
+    """Return the rows of both parts of a split as integers, or raise."""
     rows = []
     for part, given in zip(("training", "test"), split, strict=True):
         array = np.asarray(given)
@@ -351,7 +353,7 @@ def stage_splits(
     n_jobs: int | None,
     staging: Staging | None = None,
 ) -> tuple[Any, Any]:
-    """Fit a clone on the first part of each split, and return its predictions for the second.
+    """Fit a clone on the training part of each split, and predict its test part.
 
     Parameters
     ----------
@@ -362,27 +364,27 @@ def stage_splits(
     splits : sequence of (train, test) rows
         See `make_splits`.
     fit_params : mapping
-        Keyword arguments for `fit`; what has one entry per sample is split too.
+        Keyword arguments for `fit`; those with one entry per sample are split, too.
     n_jobs : int or None
-        Fits in parallel.
+        Number of parallel fits.
     staging : Staging, default=None
-        None: that of classes.
+        None: `ClassStaging`.
 
     Returns
     -------
     validation : Validation
-        Of the second parts, below each other.
+        Predictions of the test parts of all splits.
     estimator : estimator or None
-        The fitted clone, if there was a single split.
+        The fitted clone, if there is a single split.
 
     Warns
     -----
     UserWarning
-        If the first part of a split lacks a class.
+        If a class is missing in the training part of a split.
     """
     how = ClassStaging(takes_labels(estimator, y)) if staging is None else staging
     how.warn_of_missing(y, splits)
-    base = clone(estimator)  # clones of one base share what they may share
+    base = clone(estimator)  # clones of the same clone can share what does not depend on the split
     keep = len(splits) == 1
     results = Parallel(n_jobs=n_jobs)(
         delayed(_fit_and_stage)(
@@ -395,7 +397,7 @@ def stage_splits(
 
 
 def _warn_of_missing_classes(y: NDArray[Any], splits: Sequence[Split]) -> None:
-    """Warn of classes that the networks of some splits cannot know, as scikit-learn does."""
+    """Warn of classes without samples in the training part of a split, as scikit-learn does."""
     columns = task_columns(y)
     for i, (train, _) in enumerate(splits):
         for task, column in enumerate(columns):
@@ -423,7 +425,7 @@ def _fit_and_stage(
     staging: Staging,
 ) -> tuple[Any, Any]:
     train, test = split
-    # An array of no dimension is a number, which scikit-learn cannot count the samples of.
+    # scikit-learn fails to count the samples of arrays without dimensions, so pass numbers.
     given = {
         name: value.item() if isinstance(value, np.ndarray) and not value.ndim else value
         for name, value in fit_params.items()
@@ -438,7 +440,7 @@ def _pooled(
     rows: Sequence[NDArray[np.intp]],
     y: Any,
 ) -> Validation:
-    """Return the predictions of several networks below each other, among the classes of all."""
+    """Concatenate the predictions of several networks, with columns for the classes of all."""
     depths = sorted({staged.n_layers for staged, _ in parts})
     if len(depths) > 1:
         raise ValueError(f"The networks of the splits have different numbers of layers: {depths}.")
@@ -458,7 +460,7 @@ def _pooled(
 
 
 def _all_labels(known: Sequence[Tasks], y: Any) -> Tasks:
-    """Return the labels of all networks and samples; those of an indicator are the same in all."""
+    """Return the labels of the networks; if they differ, the union with those of the samples."""
     if all(tasks.same_as(known[0]) for tasks in known):
         return known[0]
     given = check_label_targets(y, num_samples(y)).classes
@@ -466,7 +468,7 @@ def _all_labels(known: Sequence[Tasks], y: Any) -> Tasks:
 
 
 def _all_classes(known: Sequence[Tasks], y: NDArray[Any]) -> Tasks:
-    """Return the classes of all networks and samples, sorted, in the form of `classes_`."""
+    """Return the sorted union of the classes of all networks and samples."""
     columns = task_columns(y)
     each = [tasks.each for tasks in known]
     if any(len(tasks) != len(columns) for tasks in each):
@@ -483,7 +485,7 @@ def _all_classes(known: Sequence[Tasks], y: NDArray[Any]) -> Tasks:
 
 
 def _among(united: Tasks, staged: StagedPredictions, known: Tasks) -> StagedPredictions:
-    """Return predictions of known classes, or labels, among all of them."""
+    """Return predictions with columns for all classes, or labels, of `united`."""
     if united.same_as(known):
         return staged
     if united.multilabel:

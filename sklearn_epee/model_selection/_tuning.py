@@ -1,4 +1,4 @@
-"""The steps of tuning an exit policy: check input, one pass per split, choose."""
+"""Steps of tuning an exit policy: check the input, predict each split once, choose a policy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from ._word_runs import ScoredRuns, WordRuns, WordStaging, check_named
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What `fit` was given, checked."""
+    """Validated arguments of `fit`."""
 
     X: Any
     target: Target | SentenceTarget
@@ -66,14 +66,14 @@ class FitInputs:
 
 
 def check_policies(tuned: Any) -> None:
-    """Refuse `policies` that no fit could use, before anything is trained.
+    """Check the parameter `policies` before anything is trained.
 
     Raises
     ------
     TypeError, ValueError
-        If they are not as documented, or do not fit the estimator or the guarantee.
+        If it is not as documented, or cannot be used with the estimator or the guarantee.
     """
-    PolicyGrid.from_parameter(tuned.policies, n_layers=1)  # however many there are
+    PolicyGrid.from_parameter(tuned.policies, n_layers=1)  # the number does not matter
     if not isinstance(tuned.policies, Mapping) or "min_exit_layer" not in tuned.policies:
         return
     classifier, layers = given_classifier(tuned.estimator), tuned.policies["min_exit_layer"]
@@ -90,7 +90,7 @@ def check_policies(tuned: Any) -> None:
 
 
 class BaseTunedExitPolicy(BaseExitPolicyClassifier):
-    """The steps of `fit`; `TunedExitPolicyClassifierCV` has the parameters."""
+    """Steps of `fit` of `TunedExitPolicyClassifierCV`, which defines the parameters."""
 
     objective: Any
     min_speedup: float | None
@@ -109,7 +109,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     random_state: Any
     store_cv_results: bool
 
-    # ----------------------------------------------------------------------- what was given
+    # ----------------------------------------------------------------------------- input
 
     def _checked(
         self, X: Any, y: ArrayLike, risk_groups: ArrayLike | None, params: dict[str, Any]
@@ -132,7 +132,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         )
 
     def _target(self, y: Any, n_samples: int) -> tuple[Target | SentenceTarget, Staging]:
-        """Return the labels, tags or spans given to `fit`, checked, and how exits are staged."""
+        """Check the labels, tags or spans given to `fit`; return them and their staging."""
         classifier = given_classifier(self.estimator)
         if not predicts_words(classifier):
             name = type(self).__name__
@@ -155,11 +155,11 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         return of_sentences, WordStaging(self.scoring, self.policies)
 
     def _together(self, groups: ArrayLike | None, n_samples: int) -> Integers | None:
-        """Return the numbers of the groups that the parts of a guarantee do not split."""
+        """Return the group of each sample if the tests of a guarantee must not split groups."""
         return check_groups(groups, n_samples) if has_guarantee(self) else None
 
     def _route(self, params: dict[str, Any]) -> Bunch:
-        """Return which metadata goes where, with and without metadata routing."""
+        """Route metadata to the estimator, splitter and scorer."""
         if get_config()["enable_metadata_routing"]:
             return process_routing(self, "fit", **params)
         params = dict(params)
@@ -173,13 +173,13 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             scorer=Bunch(score={} if weights is None else {"sample_weight": weights}),
         )
 
-    # ------------------------------------------------------------------ one pass a split
+    # ------------------------------------------------------------------ predictions of splits
 
     def _is_fitted(self) -> bool:
         return isinstance(self.cv, str) or isinstance(self.estimator, FrozenEstimator)
 
     def _stage(self, given: FitInputs) -> tuple[Validation | SentenceValidation | WordRuns, Any]:
-        """Return the predictions of all exits, and their estimator if it is the final one."""
+        """Return the predictions of all exits, and the estimator if it is not trained again."""
         if isinstance(self.cv, str) and self.refit:
             raise ValueError("cv='prefit' trains nothing: refit must be False; got refit=True.")
         if self._is_fitted():
@@ -226,7 +226,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
 
     def _check_reachable(self, classifier: Any) -> None:
         n_layers = classifier.n_layers_
-        if exit_costs(classifier) is not None:  # what can be reached depends on the samples
+        if exit_costs(classifier) is not None:  # the largest speed-up depends on the samples
             return
         if self.min_speedup is not None and self.min_speedup > 1 - 1 / n_layers:
             raise ValueError(
@@ -234,10 +234,10 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
                 f"speed-up ratio lies between 0 and 1 - 1/{n_layers} = {1 - 1 / n_layers:.4f}."
             )
 
-    # ------------------------------------------------------------------------- the choice
+    # ---------------------------------------------------------------------- choice of a policy
 
     def _criterion(self) -> SelectionCriterion:
-        if has_guarantee(self):  # the drop is what is tested
+        if has_guarantee(self):  # max_accuracy_drop is tested, and is no constraint here
             objective = "max_speedup" if self.objective == "auto" else self.objective
             return SelectionCriterion(objective, self.min_speedup)
         objective = "max_score" if self.max_accuracy_drop is None else "max_speedup"
@@ -248,7 +248,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     def _scored(
         self, validation: Validation | SentenceValidation | WordRuns, given: FitInputs
     ) -> ScoredSamples | ScoredRuns:
-        """Return the samples with the score by which policies are compared on them."""
+        """Return the samples together with the scoring of policies."""
         if isinstance(validation, WordRuns):
             return ScoredRuns(validation, given.weights, self.scoring)
         return ScoredSamples(validation, given.X, given.weights, self.scoring)
@@ -256,7 +256,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     def _choose(
         self, samples: ScoredSamples | ScoredRuns, given: FitInputs
     ) -> tuple[Choice, dict[str, Any]]:
-        """Return the chosen policy, and the attributes about all policies."""
+        """Return the chosen policy, and fitted attributes about all policies."""
         offered = PolicyGrid.from_parameter(self.policies, samples.n_layers)
         if isinstance(samples, ScoredSamples) and has_guarantee(self):
             samples = samples.exiting_from(offered.only_min_exit_layer(samples.min_exit_layer))
@@ -288,17 +288,17 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
     def _groups(
         self, given: FitInputs, validation: Validation | SentenceValidation
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return the group of each given sample, and all groups that are promised something."""
+        """Return the group of each sample given to `fit`, and all groups with a guarantee."""
         if self.per_class and isinstance(
             validation, Validation
-        ):  # of all classes, for the network may predict each of them
+        ):  # all classes, because the network may predict each of them
             return given.target.y, validation.classes
         groups = given.risk_groups
         return groups, None if groups is None else np.unique(groups)
 
 
 def _check_scorer(scoring: Any) -> None:
-    """Raise if a callable is a metric and no scorer, or returns other figures than one score."""
+    """Raise if a callable is a metric instead of a scorer, or does not return a single score."""
     module = str(getattr(scoring, "__module__", ""))
     if module.startswith("sklearn.metrics.") and not module.startswith("sklearn.metrics._scorer"):
         raise ValueError(

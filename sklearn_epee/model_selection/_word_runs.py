@@ -1,4 +1,4 @@
-"""Policies under which words exit one by one: one run per policy."""
+"""Compare policies under which words exit one by one, with one prediction run per policy."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from ._sentences import span_report
 
 @dataclass(frozen=True)
 class WordRuns:
-    """What some policies did to sentences; the last policy is full depth.
+    """Predictions of sentences under several policies, the last of which is full depth.
 
     Attributes
     ----------
     policies : list of (float, int, int)
-        Tau, patience and the first layer at which words may exit.
+        Tau, patience and `min_exit_layer` of each policy.
     n_layers : int
     rows : ndarray of shape (n_samples,), int
-        Which of the given samples they are.
+        Row of each sample in the data given to `fit`.
     counts : SpanCounts
-        With an exit for each policy.
+        With one entry per policy in place of exits.
     computed : ndarray of shape (n_samples, n_policies), int64
-        Rows that the layers computed.
+        Number of rows that the layers computed.
     right_words : ndarray of shape (n_samples, n_policies + 1), int64, or None
     """
 
@@ -58,18 +58,18 @@ class WordRuns:
 
     @staticmethod
     def total(values: NDArray[Any]) -> Floats:
-        """Sum `values[i, p]`, of sentence i under policy p, for every policy; as sweeps do."""
+        """Sum `values[i, p]`, of sentence i under policy p, over the sentences; see `Sweep`."""
         return values.sum(axis=0, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class WordStaging:
-    """How policies are run, split by split, and taken together.
+    """Staging of sentences whose words exit one by one.
 
     Attributes
     ----------
     scoring : str or callable
-        Decides whether tags are needed.
+        Determines whether tags are needed.
     policies : str, int or mapping
         The parameter of the tuner.
     """
@@ -78,7 +78,7 @@ class WordStaging:
     policies: Any
 
     def stage(self, estimator: Any, X: Any) -> list[Any]:
-        """Return what is predicted under every policy, and how X is read."""
+        """Return predictions under every policy, input, scheme, policies and number of layers."""
         found = innermost(estimator, X)
         n_layers = int(found.classifier.n_layers_)
         first = check_min_exit_layer(getattr(found.classifier, "min_exit_layer", 1))
@@ -91,10 +91,10 @@ class WordStaging:
         return [results, found.X, scheme, policies, n_layers]
 
     def warn_of_missing(self, y: Any, splits: Sequence[Any]) -> None:
-        """Say nothing: sentences are not stratified by their labels."""
+        """Do nothing, because splits of sentences are not stratified by their labels."""
 
     def pooled(self, parts: Sequence[Any], rows: Sequence[NDArray[np.intp]], y: Any) -> WordRuns:
-        """Return the runs of several networks below each other."""
+        """Concatenate the runs of several networks."""
         true, right = [], []
         for (results, X, scheme, *_), own in zip(parts, rows, strict=True):
             labels = safe_indexing(y, own)
@@ -117,7 +117,7 @@ class WordStaging:
 
 
 def check_named(policies: Any) -> None:
-    """Raise unless the policies to run are named one by one.
+    """Raise unless the thresholds of the policies are listed explicitly.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def check_named(policies: Any) -> None:
 
 
 def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple[float, int, int]]:
-    """Return the named policies, each that does something else once, and full depth at last.
+    """Return the listed policies without duplicates in effect, and full depth as the last one.
 
     Parameters
     ----------
@@ -142,13 +142,13 @@ def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple
         The parameter of the tuner.
     n_layers : int
     min_exit_layer : int, default=1
-        That of the classifier, where `policies` names none.
+        Used if `policies` has no key "min_exit_layer".
     """
     grid = PolicyGrid.from_parameter(policies, n_layers)
     own = np.array([min(min_exit_layer, n_layers)])
     layers = own if grid.min_exit_layers is None else grid.min_exit_layers
     found = [
-        # With a patience of 1 no entropy is asked for.
+        # With a patience of 1, samples exit at the first possible layer for any tau.
         (0.0 if patience == 1 else float(tau), int(patience), int(layer))
         for layer in layers
         for patience in grid.patiences
@@ -160,13 +160,13 @@ def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple
 
 @dataclass(frozen=True)
 class ScoredRuns:
-    """Policies that were run, with their scores.
+    """Scores of the policies of `WordRuns`.
 
     Attributes
     ----------
     runs : WordRuns
     weights : ndarray of shape (n_given,) or None
-        Of all samples given to `fit`.
+        Sample weights of all samples given to `fit`.
     scoring : str or callable
     """
 
@@ -194,22 +194,22 @@ class ScoredRuns:
         names = ("tau", "patience", "min_exit_layer")
         columns = zip(names, zip(*runs.policies, strict=True), strict=True)
         policies = {name: np.array(column) for name, column in columns}
-        scores = score(runs)  # type: ignore[arg-type] # all that it asks for are totals
+        scores = score(runs)  # type: ignore[arg-type] # it only calls `total`
         speedup = 1.0 - computed / max(computed[-1], np.finfo(float).tiny)
         return policies | {"score": scores, "speedup": speedup}
 
     @property
     def full_depth_score(self) -> float:
-        """Score of the policy that never exits early."""
+        """Score at full depth, that is, without early exits."""
         return float(self.table["score"][-1])
 
     def tables(self, offered: Any = None) -> list[Table]:
-        """Return the policies, full depth included."""
+        """Return the table of all policies, including full depth."""
         del offered
         return [self.table]
 
     def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
-        """Return what a policy does to the spans of each label."""
+        """Compare the recall of the spans of each label under a policy with full depth."""
         named = policy["tau"], policy["patience"], policy["min_exit_layer"]
         run = self.runs.policies.index(named)
         full = np.maximum(self.runs.computed[:, -1], 1)
