@@ -1,4 +1,4 @@
-"""Exit rules: which samples exit at a layer, and with which prediction."""
+"""Exit rules: decide which samples exit at a layer, and record their predictions."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ExitPolicy:
-    """When a sample exits and what is predicted (`sklearn_epee.policy` is the array version).
+    """When samples exit and what is predicted (`sklearn_epee.policy` implements it on arrays).
 
     Parameters
     ----------
     tau : float
-        A sample exits where its normalized entropy is below this.
+        A sample exits if its normalized entropy is below this threshold.
     patience : int
-        ... or where this many consecutive layers, the current one included, agree.
+        A sample also exits if this many consecutive layers, including the current one, agree.
     exit_ensemble : {None, "mean", "weighted"}
-        How the visited exits are combined into the prediction.
+        How the visited exits are combined into a prediction.
     exit_weights : ndarray of shape (M,)
         Weights of the exits for ``"weighted"``.
     joint_exit : {"all", "any", "mean"}
-        How several tasks, and the words of a sentence, decide together.
+        How the criteria of several tasks, and of the words of a sentence, are combined.
     token_exit : {"sentence", "token"}
-        Whether the words of a sentence exit together or each by itself; read where words are
-        predicted.
+        Whether the words of a sentence exit together or one by one; only used for words.
     label_thresholds : ndarray of shape (K,) or None, default=None
-        Probabilities above which labels are predicted, if samples have several labels: then the
-        patience counts how long the whole set of them has stayed the same.
+        For several labels per sample: probabilities above which labels are predicted. The patience
+        counts consecutive layers with the same set of labels.
     min_exit_layer : int, default=1
         The first layer at which samples may exit, unless it is above the last layer.
     """
@@ -53,18 +52,18 @@ class ExitPolicy:
 
 @dataclass(frozen=True)
 class Exits:
-    """Where samples exited and with which prediction, in the caller's order.
+    """Exit layers and predictions of samples, in the caller's order.
 
     Attributes
     ----------
     proba : ndarray of shape (n, K), float32
-        With several tasks side by side, K is the sum of their classes.
+        With several tasks, their columns are concatenated, and K is the sum of their classes.
     exit_layer : ndarray of shape (n,), int64
     entropy : ndarray of shape (n,) or, with several tasks, (n, T), float32
-        Normalized entropy of the exit's own head.
+        Normalized entropy of the head at the exit layer.
     own : ndarray of shape (n, M), bool, or None
-        Which exits a sample had, of two towers: none of a missing cell, and none that it skipped.
-        None: all.
+        For two towers: which exits each sample had, excluding those of missing inputs and skipped
+        ones. None means all.
     """
 
     proba: NDArray[np.float32]
@@ -74,12 +73,12 @@ class Exits:
 
     @classmethod
     def empty(cls, n: int, n_classes: int, n_tasks: int = 1) -> Exits:
-        """Return arrays for the predictions of n samples, to be filled."""
+        """Return uninitialized arrays for the predictions of n samples."""
         entropy = np.empty(n if n_tasks == 1 else (n, n_tasks), np.float32)
         return cls(np.empty((n, n_classes), np.float32), np.empty(n, np.int64), entropy)
 
     def extended(self, n: int) -> Exits:
-        """Return arrays for n samples of which the first are these."""
+        """Return arrays for n samples that start with the present ones."""
         longer = Exits(
             np.empty((n, self.proba.shape[1]), np.float32),
             np.empty(n, np.int64),
@@ -107,16 +106,18 @@ class Exits:
 
 @dataclass(frozen=True)
 class ExitState:
-    """What a policy remembers of samples that have not exited.
+    """State of an exit rule for samples that have not exited.
 
     Attributes
     ----------
     predicted : Tensor of shape (n,) or, with several tasks, (n, T), int64
-        Class predicted by the layer below; with several labels whether each is, (n, K), bool.
+        Class predicted by the last layer; with several labels, whether each is predicted, (n, K),
+        bool.
     agreeing : Tensor of the same shape, int64
-        Consecutive layers that predict it; with several labels those that predict the set, (n,).
+        Number of consecutive layers with this prediction; with several labels, with the same set of
+        labels, (n,).
     total : Tensor of shape (n, K) or None
-        Weighted sum of the visited exits' probabilities, for an ensemble.
+        Weighted sum of the probabilities of the visited exits, for an ensemble.
     """
 
     predicted: Tensor
@@ -124,12 +125,12 @@ class ExitState:
     total: Tensor | None
 
     def take(self, rows: Tensor) -> ExitState:
-        """Return what is remembered of some samples, given by their numbers."""
+        """Return the state of some samples, given by their indices."""
         total = None if self.total is None else self.total[rows]
         return ExitState(self.predicted[rows], self.agreeing[rows], total)
 
     def empty(self, n: int) -> ExitState:
-        """Return what is remembered of n samples of which no exit was read yet."""
+        """Return the state of n samples before their first exit."""
         total = None if self.total is None else self.total.new_zeros((n, *self.total.shape[1:]))
         predicted, agreeing = (
             part.new_zeros((n, *part.shape[1:])) for part in (self.predicted, self.agreeing)
@@ -138,7 +139,7 @@ class ExitState:
 
     @classmethod
     def join(cls, parts: Sequence[ExitState]) -> ExitState:
-        """Return what is remembered of several batches as one."""
+        """Concatenate the states of several batches."""
         totals = [part.total for part in parts if part.total is not None]
         return cls(
             torch.cat([part.predicted for part in parts]),
@@ -149,14 +150,14 @@ class ExitState:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a batch at a layer.
+    """Decision of an exit rule about a batch at a layer.
 
     Attributes
     ----------
     remaining : ndarray of int or None
-        Numbers of the samples that do not exit, within the batch; None where no sample exits.
+        Indices within the batch of the samples that do not exit; None if no sample exits.
     state : ExitState or None
-        Of all samples of the batch, those that exit included.
+        State of all samples of the batch, including those that exit.
     """
 
     remaining: NDArray[np.intp] | None
@@ -164,22 +165,22 @@ class Decision:
 
 
 class ExitRule(Protocol):
-    """When samples exit; records their predictions and remembers nothing of single batches.
+    """Interface of exit rules, which record predictions. The state of a batch is kept outside.
 
     Attributes
     ----------
     last_layer : int
-        Where all remaining samples exit.
+        Layer at which all remaining samples exit.
     rates_key : hashable or None
-        Under rules with equal keys the same samples exit at the same layers. None for a rule under
-        which no sample exits early.
+        Rules with equal keys let the same samples exit at the same layers. None if exit rates are
+        not recorded.
     """
 
     last_layer: int
     rates_key: Hashable | None
 
     def reads(self, layer: int) -> bool:
-        """Return whether the head of a layer is needed."""
+        """Return whether the predictions of a layer's head are needed."""
         ...
 
     def may_exit(self, layer: int) -> bool:
@@ -198,9 +199,9 @@ class ExitRule(Protocol):
         proba : Tensor of shape (n, K)
             Probabilities of the layer's head.
         rows : ndarray of shape (n,)
-            Numbers of the samples in the caller's order.
+            Indices of the samples in the caller's order.
         state : ExitState or None
-            What the layer below left.
+            State after the layer before.
 
         Returns
         -------
@@ -210,14 +211,14 @@ class ExitRule(Protocol):
 
 
 class RecordingRule:
-    """No sample exits before the last recorded layer; records the probabilities of some layers.
+    """Record the probabilities of some layers; no sample exits before the last of them.
 
     Parameters
     ----------
     first, last : int
         Layers to record, counted from 1.
     out : ndarray of shape (n, last - first + 1, K), float32
-        Where to.
+        Array to which the probabilities are written.
     """
 
     rates_key: Hashable | None = None
@@ -245,13 +246,13 @@ class RecordingRule:
 
 
 class VisitedRule:
-    """Samples exit by a rule; the probabilities of all exits that they visit are recorded too.
+    """Apply an exit rule, and also record the probabilities of all visited exits.
 
     Parameters
     ----------
     rule : ExitRule
     out : ndarray of shape (n, M, K), float32
-        Where to; exits that are not visited stay as they are.
+        Array to which the probabilities are written; entries of other exits are unchanged.
     """
 
     def __init__(self, rule: ExitRule, out: NDArray[np.float32]) -> None:
@@ -261,7 +262,7 @@ class VisitedRule:
         self._out = out
 
     def reads(self, layer: int) -> bool:  # noqa: ARG002
-        """Return whether the head of a layer is needed: that of every one."""
+        """Return True, because the heads of all layers are needed."""
         return True
 
     def may_exit(self, layer: int) -> bool:
@@ -277,7 +278,7 @@ class VisitedRule:
 
 
 class DynamicRule:
-    """Samples exit by entropy or patience.
+    """Exit rule by entropy and patience.
 
     Parameters
     ----------
@@ -285,7 +286,7 @@ class DynamicRule:
     n_layers : int
         Number of layers M; all remaining samples exit at the last one.
     out : Exits
-        Where predictions are recorded.
+        Arrays to which predictions are written.
     """
 
     def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
@@ -295,22 +296,22 @@ class DynamicRule:
         self.rates_key: Hashable | None = (*rates_key, None if limits is None else tuple(limits))
         self._policy = policy
         self._out = out
-        # One for all samples, or a tensor with one for each sample of a batch.
+        # Scalars for all samples, or tensors with one value for each sample of a batch.
         self._threshold: float | Tensor = float32_threshold(policy.tau)
         self._patience: int | Tensor = policy.patience
-        # Samples on which all M layers agree exit at the last one, as all others do.
+        # A patience of M or more has no effect, because all samples exit at the last layer anyway.
         self._remembers = policy.patience < n_layers or policy.exit_ensemble is not None
 
     def with_limits(self, thresholds: Tensor, patience: Tensor) -> Self:
-        """Return the rule for a batch whose samples have a policy each.
+        """Return the rule for a batch in which each sample has its own policy.
 
         Parameters
         ----------
         thresholds : Tensor of shape (n,), float32
-            Of entropies, `float32_threshold`; none above that of the rule's own policy. One for
-            each row of probabilities, which are words where whole sentences exit.
+            Entropy thresholds, as from `float32_threshold`; at most that of the rule's policy. One
+            for each row of probabilities; rows are words even if whole sentences exit.
         patience : Tensor of shape (n,), int64
-            None below that of the rule's own policy.
+            At least that of the rule's policy.
 
         Returns
         -------
@@ -321,18 +322,18 @@ class DynamicRule:
         return rule
 
     def recording_to(self, out: Exits) -> Self:
-        """Return the rule with another place for what it records."""
+        """Return the same rule, writing to other arrays."""
         rule = copy.copy(self)
         rule._out = out
         return rule
 
     def recorded(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return under which numbers the predictions of some samples are recorded: their own."""
+        """Return the indices in `out` for some samples, which are the same here."""
         return rows
 
     def reads(self, layer: int) -> bool:
         """Return whether the head of a layer is needed."""
-        # Below the first layer at which samples may exit, predictions count for patience alone.
+        # Before the first layer at which samples may exit, predictions only count for patience.
         return self._remembers or self.may_exit(layer)
 
     def may_exit(self, layer: int) -> bool:
@@ -361,10 +362,10 @@ class DynamicRule:
         found: tuple[Tensor, Tensor],
         state: ExitState | None,
     ) -> NDArray[np.intp] | None:
-        """Record the samples that exit, all if `exits` is None; return the numbers of the others.
+        """Record the samples that exit, or all if `exits` is None; return indices of the others.
 
-        Probabilities and entropies are `found` for all samples of the batch. None is returned
-        where no sample exits.
+        `found` are probabilities and entropies of all samples of the batch. Returns None if no
+        sample exits.
         """
         proba, entropy = found
         if exits is None:
@@ -372,7 +373,7 @@ class DynamicRule:
             return np.empty(0, np.intp)
         if exits.device.type == "cpu" and not exits.numpy().any():
             return None
-        # A GPU is waited for once: to look at the decision first would be to wait twice.
+        # Copy everything at once: reading `exits` first would synchronize with the GPU twice.
         exiting, *recorded = to_host(exits, self._predicted_proba(proba, state), entropy)
         if not exiting.any():
             return None
@@ -394,14 +395,14 @@ class DynamicRule:
         return proba.argmax(dim=1)
 
     def _changed(self, predicted: Tensor, before: Tensor) -> Tensor:
-        """Return where the prediction is not that of the layer below."""
+        """Return which predictions differ from those of the layer before."""
         return predicted != before
 
     def _entropy(self, proba: Tensor) -> Tensor:
         return normalized_entropy(proba)
 
     def _remember(self, layer: int, proba: Tensor, before: ExitState | None) -> ExitState | None:
-        """Return what the layers above need to know; None where that is nothing."""
+        """Return the state for later layers; None if they need none."""
         if not self._remembers:
             return None
         predicted = self._label(proba)
@@ -424,50 +425,50 @@ class DynamicRule:
         )
 
     def _exits(self, layer: int, entropy: Tensor, state: ExitState | None) -> Tensor:
-        """Return whether each sample exits, (n,) bool, at a layer where some may."""
+        """Return whether each sample exits, (n,) bool, at a layer at which exits are possible."""
         return either(self._agreed(layer, state), self._sure(entropy))
 
     def _sure(self, entropy: Tensor) -> Tensor | None:
-        """Return where entropies are low enough; None where that never is."""
+        """Return which entropies are below the threshold; None if tau is 0."""
         return entropy < _beside(self._threshold, entropy) if self._policy.tau > 0 else None
 
     def _agreed(self, layer: int, state: ExitState | None) -> Tensor | None:
-        """Return where enough layers agree; None where that cannot be yet."""
+        """Return for which samples enough layers agree; None if there were too few layers."""
         if state is None or self._policy.patience > layer:
             return None
         return state.agreeing >= _beside(self._patience, state.agreeing)
 
     def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:
-        """Return the visited exits combined, or the exit's own probabilities."""
+        """Return the combined probabilities of the visited exits, or those of the layer's head."""
         total = None if state is None else state.total
         return proba if total is None else self._combined(proba, total)
 
     @staticmethod
     def _combined(proba: Tensor, weighted: Tensor) -> Tensor:
         total = weighted.sum(dim=-1, keepdim=True)
-        # Visited exits may all weigh nothing; then there is nothing to combine yet.
+        # The weights of all visited exits may be 0; then the layer's own probabilities are used.
         return torch.where(total > 0, weighted / total, proba)
 
 
 def _beside(limit: float | Tensor, values: Tensor) -> float | Tensor:
-    """Return a limit, or one for each sample, in a shape that values of samples compare with."""
+    """Return a limit, or one per sample, in a shape that broadcasts with values of samples."""
     if not isinstance(limit, Tensor):
         return limit
     return limit.view(-1, *[1] * (values.ndim - 1))
 
 
 def to_host(*parts: Tensor) -> list[NDArray[Any]]:
-    """Return tensors of the same n samples as arrays, copied from a GPU in one transfer.
+    """Return tensors of n samples as arrays, copied from a GPU in one transfer.
 
     Parameters
     ----------
     *parts : Tensors of shape (n, ...)
-        bool, or floats that float32 holds exactly.
+        bool, or floats that float32 can represent exactly.
 
     Returns
     -------
     list of ndarray
-        In the same shapes, bool or float32.
+        Of the same shapes, bool or float32.
     """
     if parts[0].device.type == "cpu":
         return [part.numpy() for part in parts]
@@ -486,12 +487,12 @@ def _in_one_transfer(parts: Sequence[Tensor]) -> list[NDArray[Any]]:
 
 
 def either(*conditions: Tensor | None) -> Tensor:
-    """Return where one of some conditions holds, of which one at least is known."""
+    """Return where any of some conditions holds; None is skipped, but not all may be None."""
     return functools.reduce(torch.logical_or, [c for c in conditions if c is not None])
 
 
 def normalized_entropy(proba: Tensor) -> Tensor:
-    """Return the entropy of each row over log K, in [0, 1]; 0 for a single class."""
+    """Return the entropy of each row divided by log K, in [0, 1]; 0 for a single class."""
     n_classes = proba.shape[-1]
     if n_classes == 1:
         return torch.zeros(proba.shape[:-1], device=proba.device)
@@ -499,30 +500,30 @@ def normalized_entropy(proba: Tensor) -> Tensor:
 
 
 def float32_threshold(tau: float) -> float:
-    """Return the float32 number that float32 entropies are below where they are below tau."""
-    # Entropies end at 1: a larger tau is as good as 2, and does not overflow.
+    """Return a float32 threshold t so that float32 entropies are below t exactly if below tau."""
+    # Entropies are at most 1, so a larger tau can be replaced by 2, which does not overflow.
     rounded = np.float32(min(tau, 2.0))
-    # As Python floats: NumPy would round tau to float32 before it compares.
+    # Compare Python floats, because NumPy would round tau to float32 first.
     below = float(rounded) < tau
     return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
 
 
 def float32_floor(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the float32 numbers that float32 is above where it is above the given ones."""
+    """Return float32 limits so that float32 numbers exceed them exactly if they exceed these."""
     rounded = numbers.astype(np.float32)
     below = np.nextafter(rounded, np.float32(-np.inf))
     return np.where(rounded.astype(np.float64) > numbers, below, rounded)
 
 
 def joined_states(states: Sequence[ExitState | None], counts: Sequence[int]) -> ExitState | None:
-    """Return what is remembered of several batches, None if it is nothing.
+    """Concatenate the states of several batches; None if all are None.
 
     Parameters
     ----------
     states : sequence of ExitState or None
-        None: nothing is remembered of a batch, as before its first layer.
+        None for a batch without a state, such as before its first layer.
     counts : sequence of int
-        How many samples each batch has.
+        Number of samples of each batch.
     """
     like = next((state for state in states if state is not None), None)
     if like is None:

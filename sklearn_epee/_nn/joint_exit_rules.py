@@ -1,4 +1,4 @@
-"""Exit rules for several tasks at once, and for several labels per sample."""
+"""Exit rules for several tasks, and for several labels per sample."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .tasks import as_pairs, split_tasks, task_predictions
 def dynamic_rule(
     policy: ExitPolicy, n_layers: int, out: Exits, counts: Sequence[int]
 ) -> DynamicRule:
-    """Return the rule for one task or for several, or for several labels.
+    """Return the exit rule for one task, several tasks or several labels.
 
     Parameters
     ----------
     policy, n_layers, out
-        Those of `DynamicRule`.
+        As in `DynamicRule`.
     counts : sequence of int
-        Classes of every task.
+        Number of classes of each task.
 
     Returns
     -------
@@ -44,18 +44,18 @@ def dynamic_rule(
 
 
 class JointRule(DynamicRule):
-    """Samples exit by the entropies and patience counters of several tasks.
+    """Exit rule by the entropies and patience counters of several tasks.
 
-    Probabilities of the tasks lie side by side, (n, sum of K_t); predictions, counters and
-    entropies have one column per task. The policy's `joint_exit` says how they become one
-    decision, as in `sklearn_epee.policy`.
+    Probabilities of the tasks are concatenated, (n, sum of K_t); predictions, counters and
+    entropies have one column per task. They are combined into one decision by the `joint_exit` of
+    the policy, as in `sklearn_epee.policy`.
 
     Parameters
     ----------
     policy, n_layers, out
-        Those of `DynamicRule`.
+        As in `DynamicRule`.
     counts : sequence of int
-        Classes of every task.
+        Number of classes of each task.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class JointRule(DynamicRule):
     def _exits(self, layer: int, entropy: Tensor, state: ExitState | None) -> Tensor:
         if self._policy.joint_exit == "mean":
             agreed = self._agreed(layer, state)
-            # The joint prediction has held as long as every part of it.
+            # The joint prediction is unchanged as long as that of every task is.
             together = None if agreed is None else agreed.all(dim=1)
             return either(together, self._sure(entropy.mean(dim=1)))
         each = super()._exits(layer, entropy, state)
@@ -89,16 +89,16 @@ class JointRule(DynamicRule):
 
 
 class LabelRule(DynamicRule):
-    """Samples with several labels exit by the entropies of all, or once their set has held.
+    """Exit rule for several labels per sample.
 
-    Probabilities lie side by side, (n, 2 K): for every label, that a sample does not have it and
-    that it does. Entropies have one column per label, and the policy's `joint_exit` says how they
-    become one decision. The patience counts layers that predict the same set of labels.
+    Probabilities have two columns per label, (n, 2 K): that a sample does not have the label, and
+    that it does. Entropies have one column per label and are combined by the `joint_exit` of the
+    policy. The patience counts layers that predict the same set of labels.
 
     Parameters
     ----------
     policy, n_layers, out
-        Those of `DynamicRule`; the policy holds the thresholds of the labels.
+        As in `DynamicRule`; the policy has `label_thresholds`.
     """
 
     def __init__(self, policy: ExitPolicy, n_layers: int, out: Exits) -> None:
@@ -116,7 +116,7 @@ class LabelRule(DynamicRule):
 
     def _entropy(self, proba: Tensor) -> Tensor:
         entropy = normalized_entropy(as_pairs(proba))
-        # A single label has a single entropy, as a single task has.
+        # For a single label the shape is that of a single task, (n,).
         return entropy[:, 0] if entropy.shape[1] == 1 else entropy
 
     def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:

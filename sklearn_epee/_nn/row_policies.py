@@ -13,31 +13,31 @@ from .exit_rules import Decision, DynamicRule, Exits, ExitState, float32_thresho
 
 
 class RowPolicyRule:
-    """Samples exit by policies of their own; all else is that of one `DynamicRule`.
+    """Apply a `DynamicRule` with a separate policy for each sample.
 
-    What is predicted, samples or the words of sentences, is known by numbers that are used again.
+    Samples, or the words of sentences, are identified by slots (indices in `out`), which are
+    reused.
 
     Parameters
     ----------
     rule : DynamicRule
-        Its policy is the one under which samples exit first: its tau is the largest that a sample
-        has, its patience the least.
+        Its policy has the largest tau and the smallest patience of all samples.
     out : Exits
-        Where the rule records predictions, with a place for every number.
+        Arrays to which the rule writes predictions, with one entry per slot.
 
     Attributes
     ----------
     out : Exits
-        Where predictions are recorded, by number.
+        Arrays with the predictions, by slot.
     last_layer, rates_key
-        Those of `ExitRule`.
+        As in `ExitRule`.
     """
 
     def __init__(self, rule: DynamicRule, out: Exits) -> None:
         self.out = out
         self._rule = rule
         self.last_layer = rule.last_layer
-        # What samples do under a mixture of policies is to be learned apart.
+        # Exit rates under a mixture of policies are recorded separately.
         self.rates_key: Hashable | None = None
         if rule.rates_key is not None:
             self.rates_key = ("of rows", rule.rates_key)
@@ -45,7 +45,7 @@ class RowPolicyRule:
         self._patience = np.zeros(len(out.exit_layer), np.int64)
 
     def make_room(self, n: int) -> None:
-        """Have a place for every number below n."""
+        """Extend the arrays to at least n slots."""
         has = len(self._patience)
         if n > has:
             n = max(n, 2 * has)
@@ -55,12 +55,12 @@ class RowPolicyRule:
             self._patience = np.resize(self._patience, n)
 
     def set_policy(self, numbers: int | NDArray[np.intp], tau: float, patience: int) -> None:
-        """Let what has these numbers next exit by a policy."""
+        """Set the policy of some slots."""
         self._thresholds[numbers] = float32_threshold(tau)
         self._patience[numbers] = patience
 
     def reads(self, layer: int) -> bool:
-        """Return whether the head of a layer is needed."""
+        """Return whether the predictions of a layer's head are needed."""
         return self._rule.reads(layer)
 
     def may_exit(self, layer: int) -> bool:

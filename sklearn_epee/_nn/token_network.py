@@ -46,7 +46,7 @@ class TokenExitNetwork(MultiExitNetwork):
 
     @property
     def n_rows_read(self) -> int:
-        """0, as for heads that read all rows of a layer, because words can be at any position."""
+        """0, which means all rows of a layer, because words can be at any position."""
         return 0
 
     def word_logits(  # noqa: PLR0917

@@ -1,4 +1,4 @@
-"""Encoded lists of words, and training batches of them."""
+"""Encoded lists of words, with labels for training."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from .batching import EncodedTexts, LabelledSamples
 
 
 class EncodedWords(EncodedTexts):
-    """Token ids of lists of words, ragged, with the place of every word that can be read.
+    """Token ids of lists of words, of different lengths, with the positions of the words.
 
-    A word is read at its first piece. One of which the tokenizer makes no piece, or which is
-    truncated, is not read, and texts of which no word is read are left out.
+    A word is read at its first piece. Words without a piece and truncated words are not read. Texts
+    without words that are read are left out.
 
     Parameters
     ----------
     texts : list of PlacedWords
-        All texts, also those of which no word is read.
+        All texts, including those without words that are read.
     pad_id : int
-        Fills the end of shorter rows; masked everywhere.
+        Token id of padding, which is masked.
 
     Attributes
     ----------
     rows : ndarray of shape (n,), int64
-        Numbers of the texts that are encoded here among those that were given.
+        Index of each encoded text among all texts.
     word_counts : ndarray of shape (n,), int64
-        Words that are read of each.
+        Number of words that are read of each encoded text.
     is_read : ndarray of bool
-        Which of the words of all texts, one text after the other, are read.
+        Which words of all texts are read, text after text.
     given_counts : ndarray of int64
-        Words of each of all texts.
+        Number of words of each of all texts.
     """
 
     def __init__(self, texts: Sequence[PlacedWords], pad_id: int) -> None:
@@ -53,10 +53,10 @@ class EncodedWords(EncodedTexts):
         self._piece_words = _joined([text.piece_words for text in texts], np.int32)
 
     def batch(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """Return the tensors of some texts, and where their words are.
+        """Return the tensors of some texts, with the positions of their words.
 
-        Beside what a backbone reads there are ``"word_rows"`` and ``"word_positions"``, of every
-        word its row and position, and ``"piece_words"``, of every position its word in the row.
+        In addition to the inputs of the backbone, ``"word_rows"`` and ``"word_positions"`` are the
+        row and position of each word, and ``"piece_words"`` is the word of each position.
         """
         tensors = super().batch(rows)
         words = rows_of_samples(self.word_counts, rows)
@@ -73,19 +73,19 @@ class EncodedWords(EncodedTexts):
 
 @dataclass(frozen=True)
 class PlacedWords:
-    """One text as token ids, and where its words are among them.
+    """Token ids of one text, with the positions of its words.
 
     Attributes
     ----------
     ids : ndarray of shape (t,), int32
     positions : ndarray of shape (w,), int64
-        Of each word that is read, its first piece.
+        Position of the first piece of each word that is read.
     piece_words : ndarray of shape (t,), int32
-        Of each position, the number of its word among those that are read; -1 if it has none.
+        Index of the word of each position among those that are read; -1 if there is none.
     is_read : ndarray of bool
-        Which of all its words are read.
+        Which words of the text are read.
     n_truncated : int
-        Words that are not read since the text is too long.
+        Number of words that are not read because the text is too long.
     """
 
     ids: NDArray[np.int32]
@@ -103,18 +103,18 @@ class PlacedWords:
         kept: NDArray[np.intp],
         n_words: int,
     ) -> PlacedWords:
-        """Return a text from the pieces that are kept of it.
+        """Create a text from all pieces, of which some are kept.
 
         Parameters
         ----------
         ids : sequence of int
-            All pieces, special tokens included.
+            Token ids of all pieces, including special tokens.
         owners : ndarray of shape (t,), int64
-            The word of each piece; -1 for special tokens.
+            Word of each piece; -1 for special tokens.
         starts : ndarray of shape (t,), bool
-            Where a word has its first piece.
+            Whether each piece is the first one of its word.
         kept : ndarray of int
-            Positions that are kept, ascending.
+            Positions to keep, ascending.
         n_words : int
         """
         has_piece = np.zeros(n_words, dtype=bool)
@@ -122,7 +122,7 @@ class PlacedWords:
         positions = np.flatnonzero(starts[kept])
         is_read = np.zeros(n_words, dtype=bool)
         is_read[owners[kept][positions]] = True
-        # Words that are not read have no number.
+        # Words that are not read have no index.
         number = np.where(is_read, np.cumsum(is_read) - 1, -1)
         of_kept = owners[kept]
         piece_words = np.where(of_kept < 0, -1, number[of_kept] if n_words else -1)
@@ -150,12 +150,12 @@ class LabelledWords(LabelledSamples):
     samples: EncodedWords
 
     def label_counts(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return the number of words that are read of each of some texts."""
+        """Return the number of words that are read, for each of some texts."""
         counts: NDArray[np.int64] = self.samples.word_counts[index]
         return counts
 
     def label_numbers(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return where the labels of the words of some texts are, text after text."""
+        """Return the indices of the labels of some texts' words, text after text."""
         return rows_of_samples(self.samples.word_counts, index)
 
 

@@ -1,4 +1,4 @@
-"""Positions of the words of a batch of sentences, and which of them still have to be computed."""
+"""Positions of the words of a batch of sentences, and which of them are still computed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from .batch_layout import (
 
 @dataclass(frozen=True, eq=False)
 class WordLayout(BatchLayout):
-    """A batch of sentences, whose words are predicted one by one.
+    """Layout of a batch of sentences for the prediction of words.
 
-    Its arrays are on the CPU, wherever the batch is: they change with decisions, which are made
-    known there anyway.
+    Its arrays are always on the CPU, because they are updated after exit decisions, which are
+    copied there anyway.
 
     Parameters
     ----------
     counts : ndarray of shape (n,), int64
-        Words of each sentence that are predicted; those that have exited are not among them.
+        Number of words of each sentence that have not exited.
     numbers : ndarray of shape (W,), int64
-        Number of each of these words within its sentence, sentence after sentence.
+        Index of each of these words within its sentence, sentence after sentence.
     positions : ndarray of shape (W,), int64
-        Position of its first piece.
+        Position of the first piece of each of these words.
     pieces : ndarray of shape (n, t), int64
-        Word that each position belongs to; -1 for special tokens and padding.
+        Word of each position; -1 for special tokens and padding.
     open : ndarray of shape (n, t), bool
-        Positions that are computed: real ones, but for the pieces of words that have exited.
+        Positions that are computed: all except for padding and pieces of words that have exited.
     """
 
     counts: NDArray[np.int64] = field(kw_only=True)
@@ -58,7 +58,7 @@ class WordLayout(BatchLayout):
         batch : mapping of str to Tensor
             With ``"word_rows"``, ``"word_positions"`` and ``"piece_words"``.
         mask : Tensor of shape (n, t), bool
-            True at real positions; where the hidden states are.
+            True at positions that are not padding; on the device of the hidden states.
         """
         rows, positions, pieces = (
             batch[name].cpu().numpy() for name in (WORD_ROWS, WORD_POSITIONS, PIECE_WORDS)
@@ -77,14 +77,14 @@ class WordLayout(BatchLayout):
 
     @cached_property
     def word_index(self) -> tuple[Tensor, Tensor]:
-        """Row and position of each word's first piece, where the batch is."""
+        """Row and position of the first piece of each word, on the device of the batch."""
         rows, positions = (torch.from_numpy(part) for part in (self.rows, self.positions))
         device = self.mask.device
         return rows.to(device, non_blocking=True), positions.to(device, non_blocking=True)
 
     @property
     def real(self) -> NDArray[np.bool_]:
-        """Positions that are not padding, of sentences with an open word, (n, t)."""
+        """Positions that are not padding, in sentences with open words, (n, t)."""
         return self.open | (self.pieces >= 0)
 
     @property
@@ -99,11 +99,11 @@ class WordLayout(BatchLayout):
         return RowSubset.of_mask(self.open, self.mask.device)
 
     def width_of(self, samples: NDArray[np.intp]) -> int:
-        """Return the number of positions that the longest of some sentences fills."""
+        """Return the number of positions of the longest of some sentences."""
         return int(self.real[samples].sum(axis=1).max())
 
     def predicted(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the numbers of some sentences' words within the batch."""
+        """Return the indices of the words of some sentences within the batch."""
         return rows_of_samples(self.counts, samples)
 
     def take(
@@ -121,21 +121,21 @@ class WordLayout(BatchLayout):
         )
 
     def with_words(self, words: NDArray[np.intp]) -> WordLayout:
-        """Return the layout after all words but these have exited.
+        """Return the layout after all other words have exited.
 
         Parameters
         ----------
         words : ndarray of int
-            Their numbers within the batch, ascending.
+            Indices within the batch of the words that have not exited, ascending.
 
         Returns
         -------
         WordLayout
-            Of the same sentences. Special tokens stay open as long as a word of theirs does.
+            With the same sentences. Special tokens stay open as long as a word of the sentence is.
         """
         rows, numbers = self.rows[words], self.numbers[words]
         counts = np.bincount(rows, minlength=len(self.counts))
-        # By word number plus one; special tokens come first.
+        # Columns are word indices plus one; the first one is for special tokens.
         most = int(max(self.pieces.max(initial=-1), numbers.max(initial=-1)))
         is_open = np.zeros((len(counts), most + 2), dtype=bool)
         is_open[rows, numbers + 1] = True
@@ -151,7 +151,7 @@ class WordLayout(BatchLayout):
 
     @classmethod
     def merge(cls, parts: Sequence[BatchLayout]) -> WordLayout:
-        """Return the layouts of several batches as one, padded to the widest."""
+        """Concatenate the layouts of several batches, padded to the widest."""
         layouts = [part for part in parts if isinstance(part, WordLayout)]
         mask = BatchLayout.merge(parts).mask
         return cls(
@@ -165,7 +165,7 @@ class WordLayout(BatchLayout):
 
 
 def _stacked(parts: Sequence[NDArray[Any]], width: int, fill: int) -> NDArray[Any]:
-    """Return arrays below each other, their rows filled up to a width."""
+    """Concatenate arrays along the rows, padded to the same width."""
     return np.concatenate([
         np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Number the words of sentences, for records of their predictions."""
+"""Assign indices to the words of sentences, for recording their predictions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .batch_layout import ranges
 
 
 class WordNumbers:
-    """The words of a sentence have consecutive numbers.
+    """Indices of words; those of a sentence are consecutive.
 
     Parameters
     ----------
     counts : ndarray of shape (n,), int64
-        Words of each sentence.
+        Number of words of each sentence.
     starts : ndarray of shape (n,), int64
-        Number of the first word of each.
+        Index of the first word of each sentence.
     """
 
     def __init__(self, counts: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
@@ -28,20 +28,20 @@ class WordNumbers:
 
     @classmethod
     def in_order(cls, counts: NDArray[np.int64]) -> Self:
-        """Return the numbers of words that lie sentence after sentence."""
+        """Return the indices of words that are stored sentence after sentence."""
         return cls(counts, np.cumsum(counts) - counts)
 
     def of(self, sentences: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the numbers of the words of some sentences, sentence after sentence."""
+        """Return the indices of the words of some sentences, sentence after sentence."""
         return ranges(self.starts[sentences], self.counts[sentences])
 
 
 class WordSlots(WordNumbers):
-    """Numbers for the words of sentences that come and go, known by slots that are used again.
+    """Indices for the words of sentences in continuous batching, whose slots are reused.
 
-    Numbers are given out in runs of 1, 2, 4, ... words. A run that is free goes to the next
-    sentence that fills more than half of it, so that there are at most twice as many numbers as
-    there were words of each of these sizes at once.
+    Indices are assigned in runs of 1, 2, 4, ... words, rounded up from the length of a sentence. A
+    free run is reused for the next sentence with the same rounded length. So for each of these
+    lengths, there are at most twice as many indices as there were words at the same time.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class WordSlots(WordNumbers):
     Attributes
     ----------
     n_numbers : int
-        All numbers are below it.
+        All indices are below this number.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -60,7 +60,7 @@ class WordSlots(WordNumbers):
         self._free: defaultdict[int, list[int]] = defaultdict(list)
 
     def assign(self, slots: NDArray[np.intp], counts: NDArray[np.int64]) -> None:
-        """Assign numbers to the words of some slots, at least one of each."""
+        """Assign indices to the words of some slots, each with at least one word."""
         self.counts[slots] = counts
         for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
             free = self._free[_run(count)]
@@ -71,12 +71,12 @@ class WordSlots(WordNumbers):
                 self.n_numbers += _run(count)
 
     def release(self, slots: NDArray[np.intp]) -> None:
-        """Release the numbers of some slots, which have some, for others."""
+        """Release the indices of some slots, so that they can be reused."""
         for slot in slots.tolist():
             self._free[_run(int(self.counts[slot]))].append(int(self.starts[slot]))
         self.counts[slots] = 0
 
 
 def _run(count: int) -> int:
-    """Return how many numbers are given to so many words."""
+    """Return the length of the run for a number of words, a power of two."""
     return 1 << (count - 1).bit_length()

@@ -13,15 +13,16 @@ from .word_numbers import WordSlots
 
 
 class WordRecords:
-    """The policies of sentences, and the predictions of their words in the end, by slot.
+    """Set the policies of sentences and return the predictions of their words, by slot.
 
     Parameters
     ----------
     rule : RowPolicyRule
-        Records words, under the numbers of `words`.
+        Records the predictions of words, by the indices of `words`.
     words : WordSlots
     rows_computed : ndarray of shape (capacity,), int64, or None
-        Where a step counts the rows of each sentence; None where sentences exit whole.
+        Number of computed rows of each sentence, counted by a `TokenStep`; None if sentences exit
+        as a whole.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class WordRecords:
         slots: NDArray[np.intp],
         policies: Sequence[tuple[float, int]],
     ) -> None:
-        """Make room for sentences that are about to enter.
+        """Assign indices and policies to sentences that are about to enter.
 
         Parameters
         ----------
@@ -55,7 +56,7 @@ class WordRecords:
             self._rows_computed[slots] = 0
 
     def exits(self, slots: NDArray[np.intp]) -> TokenExits:
-        """Return what was recorded of sentences that exited, at least one."""
+        """Return the predictions of one or more sentences that have exited."""
         out, words, counts = self._rule.out, self._words.of(slots), self._words.counts[slots]
         exit_layer, lengths = out.exit_layer[words], self._lengths[slots]
         of_samples = np.maximum.reduceat(exit_layer, np.cumsum(counts) - counts)
@@ -71,5 +72,5 @@ class WordRecords:
         )
 
     def release(self, slots: NDArray[np.intp]) -> None:
-        """Forget sentences that were admitted."""
+        """Release the indices of sentences, so that they can be reused."""
         self._words.release(slots)

@@ -19,21 +19,21 @@ from .word_batches import EncodedWords, PlacedWords
 
 Words = Sequence[str]
 
-# The form of samples that are lists of words.
+# The `sample_form` of lists of words.
 WORDS = "words"
 _PREDICTED_OUTSIDE = "They are predicted 'O'."
 
 
 class Pieces(NamedTuple):
-    """The pieces of one text, special tokens included.
+    """The pieces of one text, including special tokens.
 
     Attributes
     ----------
     ids : ndarray of shape (t,), int32
     owners : ndarray of shape (t,), int64
-        The word of each piece; -1 for special tokens.
+        Word of each piece; -1 for special tokens.
     starts : ndarray of shape (t,), bool
-        Where a word has its first piece.
+        Whether each piece is the first one of its word.
     """
 
     ids: NDArray[np.int32]
@@ -42,18 +42,18 @@ class Pieces(NamedTuple):
 
 
 class WordTokenizer(TextTokenizer):
-    """Turn lists of words into token ids, and say where the words are among them.
+    """Convert lists of words to token ids, with the positions of the words.
 
-    The words of a text are joined by blanks, whatever was between them, so that a text and the list
-    of its words are the same to a network. Which piece belongs to which word is told by characters;
-    a tokenizer that does not know them is given one word at a time.
+    The words of a text are joined by blanks, so that a text and the list of its words are the same
+    input for a network. Pieces are assigned to words by the character offsets of fast tokenizers;
+    slow tokenizers, which have no offsets, tokenize each word separately.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
     max_length : int
-        Longest row in tokens, special tokens included; longer texts are truncated, on the side that
-        the tokenizer says.
+        Maximum number of tokens, including special tokens; longer texts are truncated on the
+        `truncation_side` of the tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -61,11 +61,11 @@ class WordTokenizer(TextTokenizer):
 
     @property
     def sample_form(self) -> str:  # type: ignore[override]
-        """Samples are lists of words."""
+        """Form of the samples: lists of words."""
         return WORDS
 
     def encode(self, texts: Sequence[Words]) -> EncodedWords:
-        """Return the token ids of training texts, warning once of words that are not read.
+        """Return the token ids of training texts; warn once of words that are not read.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class WordTokenizer(TextTokenizer):
         return self._encoded(texts, "They are left out of the loss.")
 
     def encode_to_predict(self, texts: Sequence[Words]) -> EncodedWords:
-        """Return the token ids of a few texts, warning once of words that are not read.
+        """Return the token ids of a few texts; warn once of words that are not read.
 
         Parameters
         ----------
@@ -96,11 +96,11 @@ class WordTokenizer(TextTokenizer):
         return EncodedWords(placed, self.tokenizer.pad_token_id or 0)
 
     def encode_for_training(self, texts: Sequence[Words]) -> EncodedWords:
-        """Return the token ids of training texts; nothing about them is random."""
+        """Return the token ids of training texts, without random augmentation."""
         return self.encode(texts)
 
     def encode_in_windows(self, texts: Sequence[Words]) -> Iterator[EncodedWords]:
-        """Yield the token ids of texts, some thousands at a time, so that memory stays bounded.
+        """Yield the token ids of texts in parts of some thousands, to limit memory use.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class WordTokenizer(TextTokenizer):
         Yields
         ------
         EncodedWords
-            Of the next texts in order.
+            The next texts in order.
         """
         counts = np.zeros(4, dtype=np.int64)
         for window in windows_of_texts(texts):
@@ -119,7 +119,7 @@ class WordTokenizer(TextTokenizer):
         self._warn_of_unread(counts, _PREDICTED_OUTSIDE)
 
     def _warn_of_unread(self, counts: NDArray[np.int64], outcome: str) -> None:
-        """Warn of words that are truncated, and of those of which there are no pieces."""
+        """Warn of truncated words, and of words without pieces."""
         n_long, n_truncated, n_empty, n_texts = counts.tolist()
         if n_truncated:
             warnings.warn(
@@ -137,7 +137,7 @@ class WordTokenizer(TextTokenizer):
             )
 
     def _placed(self, texts: Sequence[Words]) -> list[PlacedWords]:
-        """Return texts as token ids with the places of their words, truncated where too long."""
+        """Return token ids of texts with the positions of their words, truncated if too long."""
         placed = []
         for words, pieces in zip(texts, self._pieces(texts), strict=True):
             kept = self._kept(pieces)
@@ -155,7 +155,7 @@ class WordTokenizer(TextTokenizer):
                 yield pieces_by_characters(words, encoding)
 
     def _kept(self, pieces: Pieces) -> NDArray[np.intp]:
-        """Return the positions that are kept of a text: all special tokens, and what has room."""
+        """Return the positions to keep: special tokens, and as many others as fit."""
         of_text = np.flatnonzero(pieces.owners >= 0)
         special = np.flatnonzero(pieces.owners < 0)
         room = self.max_length - len(special)
@@ -166,7 +166,7 @@ class WordTokenizer(TextTokenizer):
 
 
 def _unread(placed: Iterable[PlacedWords]) -> NDArray[np.int64]:
-    """Return the numbers of truncated texts, of words truncated and without piece, and of texts."""
+    """Count truncated texts, truncated words, words without pieces, and texts."""
     counts = [
         (text.n_truncated > 0, text.n_truncated, (~text.is_read).sum() - text.n_truncated, 1)
         for text in placed
@@ -181,18 +181,18 @@ def pieces_by_characters(words: Words, encoding: Encoding) -> Pieces:
     ----------
     words : sequence of str
     encoding : Encoding
-        What a fast tokenizer made of them, special tokens included.
+        Encoding of the joined text by a fast tokenizer, including special tokens.
     """
     ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64) - 1
     begins = ends - np.array([len(word) for word in words], dtype=np.int64)
     special = np.array([part is None for part in encoding.sequence_ids], dtype=bool)
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    # By its last character: the first one may be the blank before the word.
+    # Use the last character of a piece, because the first one may be the blank before the word.
     last = offsets[:, 1] - 1
     owners = np.searchsorted(begins, last, side="right") - 1
     of_word = ~special & (offsets[:, 1] > offsets[:, 0])
     in_word = of_word & (last < ends[owners]) if len(words) else of_word
-    # The piece of a blank belongs to the word behind it.
+    # A piece that is only a blank belongs to the next word.
     owners = np.where(in_word, owners, np.minimum(owners + 1, len(words) - 1))
     owners = np.where(special, -1, owners)
     return Pieces(np.array(encoding.ids, dtype=np.int32), owners, _first_pieces(owners, in_word))
@@ -201,7 +201,7 @@ def pieces_by_characters(words: Words, encoding: Encoding) -> Pieces:
 def pieces_word_by_word(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Words]
 ) -> Iterator[Pieces]:
-    """Yield the pieces of texts from a tokenizer that does not tell their characters."""
+    """Yield the pieces of texts from a tokenizer without character offsets."""
     before, after = special_tokens_around(tokenizer, tokenize)
     distinct = sorted({word for words in texts for word in words})
     found = tokenize(
@@ -224,7 +224,7 @@ def pieces_word_by_word(
 
 
 def _first_pieces(owners: NDArray[np.int64], in_word: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a word has its first piece, of those that hold a character of it."""
+    """Return which pieces are the first of their word, among those with a character of it."""
     places = np.flatnonzero(in_word)
     starts = np.zeros(len(owners), dtype=bool)
     starts[places[np.unique(owners[places], return_index=True)[1]]] = True
