@@ -15,7 +15,7 @@ JOINT_EXITS = ("all", "any", "mean")
 
 
 def as_array(name: str, given: Any) -> NDArray[Any]:
-    """Return an argument as an array; the error of ragged nested lists names it."""
+    """Return an argument as an array; errors, such as for ragged lists, name the argument."""
     try:
         return np.asarray(given)
     except (TypeError, ValueError) as error:
@@ -23,12 +23,12 @@ def as_array(name: str, given: Any) -> NDArray[Any]:
 
 
 def check_each(name: str, given: Any, check: Callable[[Any], Any]) -> NDArray[Any]:
-    """Return checked values in ascending order, each once.
+    """Check each value; return them in ascending order, without duplicates.
 
     Parameters
     ----------
     name : str
-        Of the argument that holds the values.
+        Name of the argument with the values, for messages.
     given : array-like
     check : callable
         Takes a value and returns it, or raises.
@@ -36,7 +36,7 @@ def check_each(name: str, given: Any, check: Callable[[Any], Any]) -> NDArray[An
     Raises
     ------
     TypeError, ValueError
-        If there is no value, or one of them is refused; the message names the argument.
+        If there is no value, or one is invalid; the message names the argument.
     """
     values = np.atleast_1d(np.asarray(given, dtype=object)).tolist()
     if not values:
@@ -113,14 +113,14 @@ def check_patience(patience: Any, n_layers: int | None = None) -> int | None:
     ----------
     patience : int >= 1 or None
         NumPy integers are accepted; booleans and floats are not. A patience above the
-        number of layers is accepted and never fires, exactly as ``patience=M``.
+        number of layers is accepted and has no effect, like ``patience=M``.
     n_layers : int, default=None
-        Number of layers M, which is what ``patience=None`` stands for.
+        Number of layers M, which replaces ``patience=None``.
 
     Returns
     -------
     patience : int or None
-        `n_layers` where `patience` is None.
+        `n_layers` if `patience` is None.
 
     Raises
     ------
@@ -158,8 +158,8 @@ def check_min_exit_layer(min_exit_layer: Any) -> int:
     Parameters
     ----------
     min_exit_layer : int >= 1
-        NumPy integers are accepted; booleans and floats are not. Above the number of layers, all
-        samples exit at the last layer.
+        NumPy integers are accepted; booleans and floats are not. If it is above the number of
+        layers, all samples exit at the last layer.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def check_min_exit_layer(min_exit_layer: Any) -> int:
 
 
 def check_exit_ensemble(exit_ensemble: Any) -> str | None:
-    """Return the name of the way in which visited exits are combined.
+    """Return `exit_ensemble`, which says how visited exits are combined.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def check_exit_loss_weights(
     n_layers : int
         Number of layers M.
     dtype : dtype, default=numpy.float64
-        Type of the weights returned.
+        Data type of the returned weights.
 
     Returns
     -------
@@ -287,7 +287,7 @@ def _check_weight_array(weights: Any, n_layers: int) -> NDArray[Any]:
 
 
 def check_joint_exit(joint_exit: Any) -> str:
-    """Return the name of the rule by which tasks exit together.
+    """Return `joint_exit`, the rule by which tasks exit together.
 
     Parameters
     ----------
@@ -325,8 +325,8 @@ def check_label_thresholds(label_thresholds: Any, n_labels: int) -> NDArray[np.f
     ----------
     label_thresholds : None, real number in [0, 1] or array-like of shape (n_labels,)
         None is 0.5 for every label; a number is the threshold of every label. A label is
-        predicted if its probability is above its threshold, compared in float64: 0 predicts it
-        unless its probability is 0, and 1 never does.
+        predicted if its probability is above its threshold, compared in float64. With a threshold
+        of 0, it is predicted unless its probability is 0, and with 1 never.
     n_labels : int
         Number of labels K.
 
@@ -339,7 +339,7 @@ def check_label_thresholds(label_thresholds: Any, n_labels: int) -> NDArray[np.f
     TypeError
         If a threshold is not a real number.
     ValueError
-        If there is another number of thresholds, or one is not in [0, 1].
+        If the number of thresholds is wrong, or one is not in [0, 1].
 
     Examples
     --------

@@ -44,14 +44,14 @@ def class_scores(
     classes: Any,
     weights: Floats | None = None,
 ) -> dict[str, float]:
-    """Return recall and mean exit layer of each class, under names of their own.
+    """Return the recall and mean exit layer of each class, as separate scores.
 
     Parameters
     ----------
     y_true, y_pred : ndarray of shape (n_samples,) or (n_samples, n_tasks)
     exit_layer : ndarray of shape (n_samples,), int
     classes : ndarray of shape (n_classes,), list of such arrays, or None
-        Classes that are named also without a sample here. None: those in `y_pred`.
+        Classes to include even if they have no sample. None: those in `y_pred`.
     weights : ndarray of shape (n_samples,), default=None
 
     Returns
@@ -83,12 +83,12 @@ def scores_of_labels(
     labels: NDArray[Any],
     weights: Floats | None = None,
 ) -> dict[str, float]:
-    """Return recall and mean exit layer of each label, over the samples that have it.
+    """Return the recall and mean exit layer of each label, over the samples that have it.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_labels), int
-        1 where a label is there.
+        1 if a sample has the label.
     y_pred : ndarray of shape (n_samples, n_labels), int
     exit_layer : ndarray of shape (n_samples,), int
     labels : ndarray of shape (n_labels,)

@@ -1,9 +1,9 @@
 """Scores from counts per class, for all thresholds at once: precision, recall, F, Jaccard.
 
-How often a class is there, predicted, and predicted correctly decides all of them. A sample that
-moves to an earlier exit changes the counts of two classes at most, so the counts of every threshold
-follow from cumulative sums. Nothing is approximated: the scores are those of scikit-learn's
-functions of the same names, `labels`, `average` and `zero_division` included.
+They depend on the numbers of true, predicted and correctly predicted samples of each class. A
+sample that moves to an earlier exit changes the counts of at most two classes, so the counts for
+all thresholds are cumulative sums. The results are exact: the same as those of scikit-learn's
+functions, including `labels`, `average` and `zero_division`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .label_scores import positive_f1_score
 from .staged import Floats, Integers
 from .sweep import Sweep
 
-# Sums of weights that cancel are below this, times the largest weight.
+# Sums of weights below this, times the largest weight, are 0 up to rounding errors.
 ROUNDING = 1e-9
-# Counts held at a time, one per class and threshold.
+# Number of counts in memory at a time, one per class and threshold.
 _BLOCK = 2**20
 
 
 def rounding_of(weights: Floats) -> float:
-    """Return below what a sum of weights is 0 but for rounding, whatever unit they are in."""
+    """Return the limit below which a sum of weights counts as 0, relative to the weights."""
     return ROUNDING * float(weights.max(initial=0.0))
 
 
 class Ratio(NamedTuple):
-    """What a score divides: correct * c / (true * t + predicted * p - both * c).
+    """Coefficients of a score: correct * c / (true * t + predicted * p - both * c).
 
-    Here c is how often a class is predicted correctly, t how often it is there, and p how often it
-    is predicted.
+    Here c is the number of correct predictions of a class, t the number of samples of it, and p the
+    number of predictions of it.
     """
 
     correct: float
@@ -48,7 +48,7 @@ class Ratio(NamedTuple):
 
     @classmethod
     def fbeta(cls, beta: float) -> Ratio:
-        """Return that of the F score with this weight of the recall."""
+        """Return the coefficients of the F-beta score."""
         if np.isposinf(beta):
             return RECALL
         return cls(1 + beta**2, beta**2, 1.0)
@@ -67,15 +67,15 @@ class CountMetric:
     ----------
     ratio : Ratio
     average : {"micro", "macro", "weighted"}
-        "micro" divides the sums over the classes, "macro" is the mean of the classes' ratios, and
-        "weighted" their mean weighted by how often a class is there.
+        "micro" divides the sums over the classes, "macro" is the mean of the ratios of the classes,
+        and "weighted" their mean weighted by the numbers of true samples.
     columns : ndarray of int or None
-        The classes that count, those above the number of classes being without a sample. None
-        counts all.
+        The classes that count; numbers from the number of classes on stand for labels without a
+        sample. None means all classes.
     present_only : bool
-        Whether a class without a sample that is true or predicted is left out of the mean.
+        Whether classes with neither true nor predicted samples are left out of the mean.
     zero_division : float
-        The ratio where the denominator is 0; NaN leaves the class out of the mean.
+        The ratio if the denominator is 0; NaN leaves the class out of the mean.
     sign : {1, -1}
     """
 
@@ -93,7 +93,7 @@ class CountMetric:
         n_classes: int,
         weights: Floats | None = None,
     ) -> CountScore:
-        """Return the score of samples for any sweep.
+        """Return a score of these samples, which can be computed for any sweep.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class CountMetric:
         weights : ndarray of shape (n_samples,), default=None
         """
         n_counted = n_classes
-        if self.columns is not None:  # the others share one column, the last
+        if self.columns is not None:  # all others share one last column
             n_counted = len(self.columns)
             place = np.full(max(n_classes, self.columns.max(initial=0) + 1), n_counted)
             place[self.columns] = np.arange(n_counted)
@@ -121,9 +121,9 @@ class CountScore:
     ----------
     metric : CountMetric
     predictions : ndarray of shape (n_samples, n_layers), int
-        Place of the class predicted at every layer among those that count; `n_counted` for others.
+        Index of the class predicted at every layer among those that count; `n_counted` for others.
     codes : ndarray of shape (n_samples,), int
-        Place of the true class.
+        Index of the true class among those that count.
     n_counted : int
         Number of classes that count.
     weights : ndarray of shape (n_samples,) or None
@@ -148,7 +148,7 @@ class CountScore:
         self._rounding = rounding_of(self._weights)
 
     def __call__(self, sweep: Sweep) -> Floats:
-        """Return the score, higher is better, for each of the sweep's thresholds."""
+        """Return the score for each threshold of a sweep; higher is better."""
         return self._metric.sign * self._scores(sweep)
 
     def _scores(self, sweep: Sweep) -> Floats:
@@ -177,7 +177,7 @@ class _PooledScore(CountScore):
 
 
 class _AveragedScore(CountScore):
-    """The mean of the classes' ratios, weighted or not."""
+    """The (weighted) mean of the ratios of the classes."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class _AveragedScore(CountScore):
         super().__init__(metric, predictions, codes, n_counted, weights)
         size = n_counted + 1
         self._support = np.bincount(codes, weights=self._weights, minlength=size)[:n_counted]
-        # Classes count by their samples, also where these have no weight, as in scikit-learn.
+        # As in scikit-learn, a class counts if it has samples, even if their weight is 0.
         self._is_true = np.bincount(codes, minlength=size)[:n_counted] > 0
 
     def _scores(self, sweep: Sweep) -> Floats:
@@ -209,7 +209,7 @@ class _AveragedScore(CountScore):
         return np.divide(weighted, weight, where=weight > 0, out=found)
 
     def _ratios(self, sweep: Sweep) -> Iterator[tuple[slice, Floats, NDArray[np.bool_]]]:
-        """Yield some classes, their ratios and which of these count, (n_classes, n_taus)."""
+        """Yield blocks of classes, their ratios, and which of them count, (n_classes, n_taus)."""
         ratio, zero_division = self._metric.ratio, self._metric.zero_division
         changes = self._changes(sweep)
         start = sweep.at_start(self._predictions)
@@ -234,7 +234,7 @@ class _AveragedScore(CountScore):
     def _counts(
         self, block: slice, start: Integers, changes: _Changes, n_taus: int
     ) -> NDArray[np.bool_]:
-        """Return which classes the mean is over, (n_classes, n_taus)."""
+        """Return which classes are included in the mean, (n_classes, n_taus)."""
         if not self._metric.present_only:
             return np.ones((block.stop - block.start, n_taus), dtype=bool)
         predicted = np.bincount(start, minlength=self._n_counted)[block]
@@ -242,7 +242,7 @@ class _AveragedScore(CountScore):
         return self._is_true[block, np.newaxis] | (times > 0.5)
 
     def _changes(self, sweep: Sweep) -> _Changes:
-        """Return what each move takes from the class predicted before and gives to the next."""
+        """Return the changes of counts by each move, for the classes predicted before and after."""
         before, after = sweep.moved(self._predictions)
         moves = np.flatnonzero(before != after)
         row = np.tile(sweep.row[moves], 2)
@@ -267,8 +267,8 @@ class _Changes:
     ----------
     label, step : ndarray of shape (n_changes,), int
     sign, weight, correct : ndarray of shape (n_changes,), float64
-        Added to the number of predictions of the class, to their weight and to the weight of the
-        correct ones.
+        Changes of the number of predictions of the class, of their weight, and of the weight of
+        the correct predictions.
     """
 
     label: Integers
@@ -299,7 +299,7 @@ RATIOS: Mapping[Callable[..., Any], Callable[[Mapping[str, Any]], Ratio]] = {
 
 
 def count_metric(scorer: Any, classes: NDArray[Any]) -> CountMetric | None:
-    """Return the metric of a scorer of scikit-learn, None if it needs more than counts per class.
+    """Return the metric of a scikit-learn scorer; None if it needs more than counts per class.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def count_metric(scorer: Any, classes: NDArray[Any]) -> CountMetric | None:
     Returns
     -------
     CountMetric or None
-        None, too, for what scikit-learn refuses: it is left to say so.
+        Also None for invalid options, so that scikit-learn raises the error.
     """
     parts = scorer_parts(scorer)
     if parts is None or not inspect.isfunction(parts.function) or not _are_classes(classes):
@@ -330,21 +330,21 @@ def count_metric(scorer: Any, classes: NDArray[Any]) -> CountMetric | None:
 
 
 def _are_classes(classes: NDArray[Any]) -> bool:
-    """Return whether scikit-learn takes these labels for classes, not for measurements."""
+    """Return whether scikit-learn accepts these labels as classes, not as continuous values."""
     return classes.dtype.kind != "f" or bool((classes == classes.round()).all())
 
 
 def checked_options(
     function: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the options of a metric with their defaults, None if it does not take them."""
+    """Return the options of a metric, including defaults; None if they are invalid."""
     try:
         bound = inspect.signature(function).bind(None, None, **kwargs)
     except TypeError:
         return None
     bound.apply_defaults()
     options = dict(bound.arguments)
-    # A Jaccard score of NaN is refused by scikit-learn.
+    # scikit-learn does not accept zero_division=np.nan for the Jaccard score.
     is_refused = function is jaccard_score and options["zero_division"] != options["zero_division"]
     return options if _is_valid(options) and not is_refused else None
 
@@ -364,7 +364,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _averaged(options: Mapping[str, Any], classes: NDArray[Any]) -> CountMetric | None:
-    """Return a metric over the classes that the options name, its ratio yet to be filled in."""
+    """Return a metric over the classes given by the options, with a placeholder for the ratio."""
     average, every = options["average"], np.arange(len(classes))
     if "negative_class" in options:
         column = _column(options["negative_class"], classes)
@@ -383,18 +383,18 @@ def _averaged(options: Mapping[str, Any], classes: NDArray[Any]) -> CountMetric 
 
 
 def _over_named(columns: Integers, average: str) -> CountMetric:
-    """Return a metric over classes that count whether there is a sample of them or not."""
+    """Return a metric over explicitly listed classes, which count even without samples."""
     return CountMetric(PRECISION, average, columns, present_only=False)
 
 
 def _column(label: Any, classes: NDArray[Any]) -> int | None:
-    """Return the column of a class, None if it is not a class."""
+    """Return the column of a class; None if the label is not a class."""
     columns = _columns([label], classes)
     return None if columns is None or columns[0] >= len(classes) else int(columns[0])
 
 
 def _columns(labels: Any, classes: NDArray[Any]) -> Integers | None:
-    """Return the columns of some labels, above all classes for others; None without a list."""
+    """Return columns of labels, beyond those of classes if unknown; None for invalid labels."""
     given, classes = np.asarray(labels), np.asarray(classes.tolist())
     kinds = ["n" if part.dtype.kind in "iuf" else part.dtype.kind for part in (given, classes)]
     if given.ndim != 1 or not len(given) or kinds[0] != kinds[1] or kinds[0] not in "nbU":

@@ -80,15 +80,15 @@ def task_accuracy_score(
     return float(np.average(hits, weights=weights))
 
 
-# With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
-# for this method of their own scorer class, plain functions included.
+# With a dict of scorers and sample weights in `fit`, scikit-learn's searches call this method on
+# every scorer, including plain functions.
 vars(task_accuracy_score)["_accept_sample_weight"] = lambda: True
 
 
 def share_of_labels(
     codes: NDArray[np.int64], y_pred: NDArray[Any], weights: NDArray[np.float64] | None
 ) -> float:
-    """Return the share of labels that are right, over all samples and labels that are known."""
+    """Return the share of correct labels, over all known labels of all samples."""
     known = codes >= 0
     weights = np.ones(len(codes)) if weights is None else weights
     each = np.broadcast_to(weights[:, np.newaxis], codes.shape)[known]
@@ -179,14 +179,14 @@ def positive_f1_score(
 
 
 def check_average(average: Any) -> None:
-    """Raise unless positive classes can be averaged in this way."""
+    """Raise unless `average` is "micro" or "macro"."""
     if not isinstance(average, str) or average not in ("micro", "macro"):
         raise ValueError(f"average must be 'micro' or 'macro'; got {average!r}.")
 
 
 @contextmanager
 def naming_y() -> Iterator[None]:
-    """Name y in the errors of scikit-learn's metrics, such as that words meet numbers."""
+    """Name y in errors of scikit-learn's metrics, such as for a mix of strings and numbers."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -210,9 +210,9 @@ def share_correct(
     y_pred : ndarray of the same shape
     sample_weight : array-like of shape (n_samples,) or None
     name : str
-        Of the estimator, for messages.
+        Class name of the estimator, for messages.
     tasks : Tasks, default=None
-        What is predicted; needed for several labels.
+        The classes, or labels, that are predicted; required for several labels.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def share_correct(
 
 
 def label_codes(y: Any, tasks: Tasks, n_samples: int) -> NDArray[np.int64]:
-    """Return which labels samples have, in any form of y: 1, 0, or -1 where that is not known.
+    """Return which labels samples have, for any format of y: 1, 0, or -1 if unknown.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def label_codes(y: Any, tasks: Tasks, n_samples: int) -> NDArray[np.int64]:
 def label_scores(
     y_true: ArrayLike, y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
-    """Return scores of predicted labels; over tasks, the exact match and means of the others."""
+    """Return scores of predictions; for several tasks, the exact match and means over tasks."""
     if y_pred.ndim == 1:
         with naming_y():
             return _scores_of_one(np.asarray(y_true), y_pred, sample_weight)
@@ -259,9 +259,9 @@ def label_scores(
 def _scores_of_one(
     y_true: NDArray[Any], y_pred: NDArray[Any], sample_weight: ArrayLike | None
 ) -> dict[str, float]:
-    """Return scores of predicted labels, without a warning for classes a small fold lacks."""
-    # Undefined recalls, of classes that are predicted but not there, are left out of the mean; an
-    # F1 score is undefined only for a class without weight, and counts as 0, as in "f1_macro".
+    """Return scores of predictions, without warnings for classes that a small fold lacks."""
+    # The recall of classes without true samples is undefined and left out of the mean. An F1 score
+    # is undefined only for classes without weight and counts as 0, as in "f1_macro".
     common = {"sample_weight": sample_weight, "average": "macro"}
     recall = recall_score(y_true, y_pred, zero_division=np.nan, **common)
     return {

@@ -1,8 +1,8 @@
-"""Find the best threshold of each label among all thresholds, from cumulative sums.
+"""Find the best threshold of each label among all thresholds, by cumulative sums.
 
-A label is predicted where its probability is above its threshold, so for samples in the order of
-their probabilities each threshold predicts the label for the first of them. How many of these have
-the label, and how many samples have it in all, decides the score.
+A label is predicted if its probability is above its threshold. If samples are sorted by descending
+probability, the label is predicted for the first ones. The score depends on how many of these have
+the label, and how many samples have it in total; both are cumulative sums.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .count_scores import RATIOS, Ratio, checked_options
 from .staged import Floats, Integers
 
 DEFAULT = 0.5
-# Scores that are equal on paper differ in their last digits.
+# Scores are rounded before they are compared, because of rounding errors.
 _DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What every threshold of a label does, each entry one threshold.
+    """Numbers of samples for every threshold of a label, weighted by sample weights.
 
     Attributes
     ----------
     taken : ndarray of shape (n_thresholds,), float64
         Weight of the samples for which the label is predicted.
     hits : ndarray of shape (n_thresholds,), float64
-        Weight of those of them that have it.
+        Weight of the samples that have the label and for which it is predicted.
     true, total : float
-        Weight of the samples that have it, and of all.
+        Weight of the samples that have the label, and of all samples.
     """
 
     taken: Floats
@@ -82,7 +82,7 @@ def _balanced_accuracy(counts: Counts) -> Floats:
 
 
 def threshold_score(scoring: Any) -> Score:
-    """Return how a threshold of a label is scored.
+    """Return the function that scores the thresholds of a label.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def threshold_score(scoring: Any) -> Score:
     Raises
     ------
     ValueError
-        If it is another score.
+        If another score is given.
     """
     is_known = callable(scoring) or (isinstance(scoring, str) and scoring in get_scorer_names())
     parts = scorer_parts(get_scorer(scoring)) if is_known else None
@@ -115,16 +115,16 @@ def threshold_score(scoring: Any) -> Score:
 
 @dataclass(frozen=True)
 class LabelThresholds:
-    """The best threshold of each label, and what it is worth.
+    """The best threshold of each label, with its score.
 
     Attributes
     ----------
     thresholds : ndarray of shape (n_labels,), float64
-        Halfway between two probabilities that were seen.
+        Halfway between two observed probabilities.
     scores, default_scores : ndarray of shape (n_labels,), float64
-        At these thresholds, and at 0.5; NaN for a label that all samples have, or none.
+        Scores at these thresholds, and at 0.5; NaN for a label that all samples have, or none.
     counts : ndarray of shape (n_labels, 2), int64
-        Samples without the label, and with it.
+        Number of samples without the label, and with it.
     is_tuned : ndarray of shape (n_labels,), bool
         Whether there were enough samples with and without the label.
     """
@@ -143,22 +143,22 @@ def best_thresholds(
     min_samples: int,
     weights: Floats | None = None,
 ) -> LabelThresholds:
-    """Return the threshold of each label that scores best on these samples.
+    """Return the threshold of each label with the best score on these samples.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_labels), int
-        1 where a label is there, 0 where not, -1 where that is not known.
+        1 if a sample has the label, 0 if not, -1 if this is unknown.
     proba : ndarray of shape (n_samples, n_labels)
     score : callable
     min_samples : int
-        With fewer samples that have the label, or that do not, its threshold stays 0.5.
+        Labels with fewer positive or fewer negative samples keep the threshold 0.5.
     weights : ndarray of shape (n_samples,), default=None
 
     Returns
     -------
     LabelThresholds
-        Of equally good thresholds the one nearest to 0.5.
+        If several thresholds have the best score, the one nearest to 0.5.
     """
     weights = np.ones(len(codes)) if weights is None else weights
     used = (codes >= 0) & (weights > 0)[:, np.newaxis]
@@ -181,15 +181,15 @@ def best_thresholds(
 
 
 def _thresholds(proba: Floats) -> Floats:
-    """Return a threshold for every way to split the samples by their probability, ascending."""
+    """Return all thresholds with different predictions, halfway between probabilities, sorted."""
     seen = np.unique(np.concatenate([[0.0], proba, [1.0]]))
     middle = seen[:-1] + np.diff(seen) / 2
-    # Between neighbouring floats there is no middle; the comparison is strict.
+    # There is no number between adjacent floats; the lower one works, as proba must be > threshold.
     return np.unique(np.append(np.where(middle < seen[1:], middle, seen[:-1]), [DEFAULT, 1.0]))
 
 
 def _counts_at(truth: Integers, proba: Floats, weights: Floats, thresholds: Floats) -> Counts:
-    """Return what thresholds do, in any order of theirs."""
+    """Return the counts for thresholds in any order."""
     order = np.argsort(proba)
     above = len(proba) - np.searchsorted(proba[order], thresholds, side="right")
     hits = weights * (truth == 1)

@@ -1,8 +1,8 @@
-"""Samples without some exits (missing input or skipped layers): NaN in staged probabilities.
+"""Samples with missing exits (missing input or skipped layers), NaN in staged probabilities.
 
-A sample exits at an exit of its own. Patience counts the exits that it has, the last of which it
-takes at the latest. Where a prediction at an exit is wanted that a sample does not have, it is
-that of the last of its exits before, and of its first one if there is none before.
+A sample only exits at exits that it has, at the latest at the last of them, and patience only
+counts these exits. The prediction at a missing exit is that of the last exit of the sample before
+it, or of the first exit of the sample if there is none before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 
 
 def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], Mask | None]:
-    """Return checked probabilities, filled where a sample has no exit, and which exits there are.
+    """Check probabilities, fill missing exits, and return which exits samples have.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
     -------
     proba : list of ndarray of shape (n_samples, n_layers, n_classes)
     own : ndarray of shape (n_samples, n_layers), bool, or None
-        None where every sample has all exits.
+        None if every sample has all exits.
 
     Raises
     ------
     ValueError
-        If a sample has no exit, tasks differ in which there are, or a value is not a probability.
+        If a sample has no exit, tasks have different exits, or a value is not a probability.
     """
     found = [available_exits(task) for task in tasks]
     if all(mask is None for mask in found):
@@ -50,7 +50,7 @@ def read_tasks(tasks: Sequence[ArrayLike]) -> tuple[list[NDArray[np.floating]], 
 
 
 def available_exits(proba: ArrayLike) -> Mask | None:
-    """Return which exits samples have, (n_samples, n_layers); None where all have all.
+    """Return which exits samples have, (n_samples, n_layers); None if all samples have all.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def available_exits(proba: ArrayLike) -> Mask | None:
 
 
 def nearest_exits(own: Mask) -> NDArray[np.int64]:
-    """Return for every exit the one whose prediction stands for it, from 1 to M.
+    """Return the exit whose prediction is used at every exit, from 1 to M.
 
     Parameters
     ----------
@@ -74,7 +74,8 @@ def nearest_exits(own: Mask) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of shape (n_samples, n_layers), int64
-        The exit itself if the sample has it, else the last one before, else the first one.
+        The exit itself if the sample has it, otherwise the last one before, or the first one if
+        there is none before.
     """
     layers = np.where(own, np.arange(1, own.shape[1] + 1), 0)
     before = np.maximum.accumulate(layers, axis=1)
@@ -87,19 +88,19 @@ def last_exits(own: Mask) -> NDArray[np.int64]:
 
 
 def fill(proba: NDArray[Any], own: Mask) -> NDArray[Any]:
-    """Return probabilities with those of the nearest exit where a sample has none of its own."""
+    """Replace the probabilities of missing exits by those of `nearest_exits`."""
     return np.take_along_axis(proba, nearest_exits(own)[..., np.newaxis] - 1, axis=1)
 
 
 def available_exit_counters(
     count: Callable[[NDArray[Any]], NDArray[np.int64]], predictions: NDArray[Any], own: Mask
 ) -> NDArray[np.int64]:
-    """Return the patience counters over the exits that a sample has, 0 at the others.
+    """Return patience counters over the exits that a sample has, and 0 at missing exits.
 
     Parameters
     ----------
     count : callable
-        Returns the counters of predictions at all exits.
+        Counts patience, given predictions at all exits.
     predictions : ndarray of shape (n_samples, n_layers, ...)
     own : ndarray of shape (n_samples, n_layers), bool
 
@@ -120,23 +121,24 @@ def exit_shares(
     exit_costs: NDArray[np.float64] | None = None,
     n_tower_layers: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the share that each exit takes of the work of all that a sample has.
+    """Return the cost up to each exit as a share of the cost of all layers of a sample.
 
     Parameters
     ----------
     own : ndarray of shape (n_samples, n_layers), bool
-        Exits that a sample does not have cost nothing.
+        Missing exits cost nothing.
     exit_costs : ndarray of shape (n_layers,), float64, default=None
-        What an exit has cost for a sample that runs through all layers; None: layers cost the same.
+        Cost up to each exit, as a share of that of all layers. None: layers cost the same.
     n_tower_layers : sequence of int, default=None
-        Number of layers of each tower. An exit that is lacking in a tower of which a sample has
-        another one was skipped: its work is saved. It is no work at all in a tower of which the
-        sample has none, as its input is missing; nor where there are no towers (None).
+        Number of layers of each tower. If a sample has other exits in the tower of a missing exit,
+        that exit was skipped, which saves its cost. If it has none in the tower, because the input
+        is missing, the cost of the tower is left out of the total. Without towers (None), that of
+        any missing exit is.
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers), float64
-        From 0 to 1. At the last exit 1, less what was skipped.
+        From 0 to 1. 1 at the last exit, minus the share of skipped exits.
     """
     n_layers = own.shape[1]
     costs = np.arange(1.0, n_layers + 1) / n_layers if exit_costs is None else exit_costs
@@ -147,6 +149,6 @@ def exit_shares(
 
 
 def _whole_towers(own: Mask, n_tower_layers: Sequence[int]) -> Mask:
-    """Return all exits of the towers of which a sample has any."""
+    """Return which exits are in a tower of which the sample has any exit."""
     starts = np.cumsum([0, *n_tower_layers[:-1]])
     return np.repeat(np.logical_or.reduceat(own, starts, axis=1), n_tower_layers, axis=1)

@@ -1,10 +1,10 @@
 """Scores of several labels for all thresholds at once, from counts per label or per sample.
 
-How often a label is there, predicted, and predicted correctly decides precision, recall, F and
-Jaccard scores. Each is a sum over the samples of what depends on the exit alone, so it follows for
-every threshold from cumulative sums. Nothing is approximated: the scores are those of
-scikit-learn's functions of the same names for an indicator of labels. Labels that are not known of
-a sample, whose code is -1, count for nothing.
+Precision, recall, F and Jaccard scores depend on the numbers of true, predicted and correctly
+predicted samples of each label. Each of these is a sum over the samples of a value that depends
+only on the exit, so it is a cumulative sum over the thresholds. The results are exact: the same as
+those of scikit-learn's functions for a label indicator matrix. Unknown labels (code -1) are
+ignored.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class LabelCountScore:
     Parameters
     ----------
     metric : CountMetric
-        Its average may be "samples" too, the mean of the ratios of samples.
+        Its average may also be "samples", the mean of the ratios of the samples.
     predictions : ndarray of shape (n_samples, n_layers, n_labels), int
-        Whether a label is predicted at a layer.
+        Whether each label is predicted at each layer.
     codes : ndarray of shape (n_samples, n_labels), int
-        1 where a label is there, 0 where not, -1 where that is not known.
+        1 if a sample has the label, 0 if not, -1 if this is unknown.
     weights : ndarray of shape (n_samples,) or None
     """
 
@@ -58,7 +58,7 @@ class LabelCountScore:
         self._is_known: NDArray[np.bool_] = np.asarray((codes >= 0).any(axis=1))
 
     def __call__(self, sweep: Sweep) -> Floats:
-        """Return the score, higher is better, for each of the sweep's thresholds."""
+        """Return the score for each threshold of a sweep; higher is better."""
         average = {"micro": self._micro, "samples": self._samples}
         return self._metric.sign * average.get(self._metric.average, self._over_labels)(sweep)
 
@@ -71,9 +71,9 @@ class LabelCountScore:
         return self._ratio(correct, np.full_like(correct, true), predicted)
 
     def _samples(self, sweep: Sweep) -> Floats:
-        """Return the mean of the ratios of the samples of which some label is known."""
+        """Return the mean of the ratios of the samples with a known label."""
         true = np.broadcast_to(self._true.sum(axis=1)[:, np.newaxis], self._right.shape[:2])
-        # A sample's own counts have no weights, and are exact.
+        # The counts of a single sample are integers, without rounding errors.
         ratios = self._ratio(self._right.sum(axis=2), true, self._predicted.sum(axis=2), zero=0.0)
         counts = ~np.isnan(ratios) & self._is_known[:, np.newaxis]
         weights = self._weights[:, np.newaxis]
@@ -82,7 +82,7 @@ class LabelCountScore:
         return np.divide(total, size, where=size > self._rounding, out=np.full(len(size), np.nan))
 
     def _over_labels(self, sweep: Sweep) -> Floats:
-        """Return the mean of the ratios of the labels, weighted by how often they are there."""
+        """Return the mean of the ratios of the labels, or the mean weighted by their support."""
         support = self._weights @ self._true
         weights = self._weights[:, np.newaxis]
         sums, sizes = np.zeros((2, 2, len(sweep.taus)))  # plain and weighted
@@ -101,7 +101,7 @@ class LabelCountScore:
         return found
 
     def _ratio(self, correct: Any, true: Any, predicted: Any, zero: float | None = None) -> Floats:
-        """Return the ratio of counts, or sums of weights, where what it divides by is above 0."""
+        """Return the ratio of counts, or sums of weights; `zero_division` if it is undefined."""
         zero = self._rounding if zero is None else zero
         ratio = self._metric.ratio
         below = ratio.predicted * predicted + ratio.true * true - ratio.both * correct
@@ -111,9 +111,9 @@ class LabelCountScore:
 
 
 class LabelAveragePrecision:
-    """Mean over the labels of the average precision, from the probabilities at the exits.
+    """Mean over the labels of the average precision of the probabilities at the exits.
 
-    It depends on the order of all samples, so each threshold is computed by itself.
+    It depends on the order of all samples, so it is computed separately for each threshold.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class LabelAveragePrecision:
         self._weights = weights
 
     def __call__(self, sweep: Sweep) -> Floats:
-        """Return the score for each of the sweep's thresholds."""
+        """Return the score for each threshold of a sweep."""
         each = (self._staged.proba_at(exits)[0] for exits in sweep.exit_layers())
         return np.array(
             [mean_average_precision(self._codes, proba, self._weights) for proba in each]
@@ -142,19 +142,19 @@ class LabelAveragePrecision:
 def mean_average_precision(
     codes: Integers, proba: NDArray[np.floating], weights: Floats | None
 ) -> float:
-    """Return the mean of the average precisions of the labels, 0 for one that is never there.
+    """Return the mean of the average precisions of the labels; 0 for one without samples.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_labels), int
-        1, 0, or -1 where it is not known.
+        1, 0, or -1 if unknown.
     proba : ndarray of shape (n_samples, n_labels)
     weights : ndarray of shape (n_samples,) or None
     """
     scores = []
     for truth, column in zip(codes.T, proba.T, strict=True):
         known = truth >= 0
-        if not (truth == 1).any():  # scikit-learn warns, and says 0
+        if not (truth == 1).any():  # scikit-learn returns 0, too, with a warning
             scores.append(0.0)
             continue
         known_weights = None if weights is None else weights[known]
@@ -167,7 +167,7 @@ def mean_average_precision(
 def label_accuracy(
     staged: StagedPredictions, codes: Integers, weights: Floats | None = None
 ) -> PolicyScore:
-    """Score the share of labels that are predicted correctly, over all samples and labels."""
+    """Score the share of labels that are predicted correctly, over all known labels."""
     right = (staged.predictions == codes[:, np.newaxis]).sum(axis=2)
     known = (codes >= 0).sum(axis=1)
     return _mean_over(right, known, weights)
@@ -176,7 +176,7 @@ def label_accuracy(
 def label_set_accuracy(
     staged: StagedPredictions, codes: Integers, weights: Floats | None = None
 ) -> PolicyScore:
-    """Score the share of samples whose labels, all that are known, are predicted correctly."""
+    """Score the share of samples whose known labels are all predicted correctly."""
     known: NDArray[np.bool_] = np.asarray(codes >= 0)
     hits = ((staged.predictions == codes[:, np.newaxis]) | ~known[:, np.newaxis]).all(axis=2)
     scored: NDArray[np.bool_] = np.asarray(known.any(axis=1))
@@ -186,7 +186,7 @@ def label_set_accuracy(
 def label_balanced_accuracy(
     staged: StagedPredictions, codes: Integers, weights: Floats | None = None
 ) -> PolicyScore:
-    """Score the mean over the labels of the balanced accuracy, of labels there and not there."""
+    """Score the mean over the labels of the balanced accuracy of each label."""
     weights = np.ones(len(codes)) if weights is None else weights
     right = staged.predictions == codes[:, np.newaxis]
     values, n_scored = np.zeros(right.shape[:2]), 0
@@ -207,7 +207,7 @@ def _mean_over(values: NDArray[Any], counted: NDArray[Any], weights: Floats | No
 
 
 def exact_label_score(scorer: Any, n_labels: int) -> Callable[..., PolicyScore] | None:
-    """Return the way to score several labels for all thresholds at once, None if there is none.
+    """Return a function to score several labels for all thresholds at once; None if impossible.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def exact_label_score(scorer: Any, n_labels: int) -> Callable[..., PolicyScore] 
 
 
 def label_count_metric(scorer: Any, n_labels: int) -> CountMetric | None:
-    """Return the metric of a scorer of scikit-learn, None if it needs more than counts per label.
+    """Return the metric of a scikit-learn scorer; None if it needs more than counts per label.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def label_count_metric(scorer: Any, n_labels: int) -> CountMetric | None:
     if "negative_class" in options or average not in _AVERAGES:
         return None
     columns = None
-    if labels is not None:  # numbers of columns, as scikit-learn takes them for an indicator
+    if labels is not None:  # indices of columns, as in scikit-learn for an indicator
         columns = np.asarray(labels)
         if columns.ndim != 1 or columns.dtype.kind not in "iu" or not len(columns):
             return None
@@ -274,7 +274,7 @@ def label_scores_once(
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_labels), int
-        1 where a label is there, 0 where not, -1 where that is not known.
+        1 if a sample has the label, 0 if not, -1 if this is unknown.
     predicted : ndarray of shape (n_samples, n_labels), int
     proba : ndarray of shape (n_samples, n_labels)
     weights : ndarray of shape (n_samples,) or None

@@ -1,4 +1,4 @@
-"""Scores of all thresholds of one patience: exact sums where a score allows it, else one by one."""
+"""Scores for all thresholds of one patience, by cumulative sums if the score allows it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OneTaskScore = Callable[[Integers, Integers, int, Floats | None], "PolicyScore"]
 
 
 class ScorerScore:
-    """Any scikit-learn scorer, called once a threshold.
+    """Any scikit-learn scorer, called once per threshold.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ScorerScore:
     staged : StagedPredictions
     tasks : Tasks
     X : samples
-        Passed to the scorer; what is predicted for them is known already.
+        Passed to the scorer, but not used for predictions, which are given by `staged`.
     y : ndarray of shape (n_samples,) or (n_samples, n_tasks)
     params : mapping
         Keyword arguments for the scorer, such as sample weights.
@@ -84,9 +84,9 @@ class ScorerScore:
     def _score(self, exits: Integers) -> float:
         proba = self._staged.proba_at(exits)
         if self._tasks.multilabel:
-            at_exit = exits.copy()  # the sweep changes its own in place
+            at_exit = exits.copy()  # the sweep modifies this array in place
             predicted = _Predicted(
-                # So scikit-learn knows an indicator, however many labels there are.
+                # With these classes, scikit-learn recognizes a label indicator.
                 [np.arange(2)] * len(self._tasks.classes),
                 proba[0],
                 lambda: self._staged.predictions[np.arange(len(at_exit)), at_exit - 1],
@@ -108,14 +108,14 @@ class ScorerScore:
 
 
 class _Predicted(ClassifierMixin, BaseEstimator):
-    """A fitted classifier whose predictions are known.
+    """A fitted classifier that returns given predictions.
 
     Parameters
     ----------
     classes : ndarray of shape (n_classes,), or list of such arrays
     proba : ndarray of shape (n_samples, n_classes), or list of such arrays
     decode : callable
-        Returns the labels.
+        Returns the predicted labels.
     """
 
     def __init__(self, classes: Any, proba: Any, decode: Callable[[], NDArray[Any]]) -> None:
@@ -129,12 +129,12 @@ class _Predicted(ClassifierMixin, BaseEstimator):
         return self.classes
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the labels, whatever X holds."""
+        """Return the given labels, for any X."""
         del X
         return self.decode()
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the class probabilities, whatever X holds."""
+        """Return the given class probabilities, for any X."""
         del X
         return self.proba
 
@@ -163,7 +163,7 @@ class MeanOverTasks:
 
 
 def _over_tasks(score_one: OneTaskScore) -> Callable[..., PolicyScore]:
-    """Make a score of one task a score of several tasks, too: their mean."""
+    """Extend a score of one task to several tasks, by the mean over the tasks."""
 
     @functools.wraps(score_one)
     def score(
@@ -229,7 +229,7 @@ def macro_f1(
     return _MACRO_F1.score(predictions, codes, n_classes, weights)
 
 
-# Scores by name that several tasks have, too, and need not be scored threshold by threshold.
+# Scores of one or several tasks that are computed for all thresholds at once.
 EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
@@ -237,7 +237,7 @@ EXACT_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 }
 
 
-# The same for several labels; average precision is scored threshold by threshold.
+# Scores of several labels; only the average precision is computed separately for each threshold.
 LABEL_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
     "accuracy": label_set_accuracy,
     "balanced_accuracy": label_balanced_accuracy,
@@ -246,7 +246,7 @@ LABEL_SCORES: Mapping[str, Callable[..., PolicyScore]] = {
 
 
 def exact_score(scoring: Any, tasks: Tasks) -> Callable[..., PolicyScore] | None:
-    """Return the way to score all thresholds at once, None if there is none.
+    """Return a function to score all thresholds at once; None if the score does not allow it.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def _exact_score_of_labels(scoring: Any, n_labels: int) -> Callable[..., PolicyS
 
 
 def plain_score(scorer: Any) -> str | None:
-    """Return the name of the accuracy that a scorer computes, None if it is another score."""
+    """Return the name of the (balanced) accuracy if a scorer computes it, otherwise None."""
     parts = scorer_parts(scorer)
     if parts is None or parts.kwargs or parts.sign != 1:
         return None

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_BINS = 15
-# More of them than this are a mistake; each costs memory for every exit.
+# More bins are most likely a mistake; each needs memory for every exit.
 _MAX_BINS = 10_000
-# What rounding to float32 adds must not move a confidence into the next bin.
+# Rounding errors of float32 must not move a confidence into the next bin.
 _ROUNDING = 1e-7
 
 
 def check_n_bins(n_bins: Any) -> int:
-    """Return the number of bins as an int, or refuse it.
+    """Return the number of bins as an int, or raise.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def check_n_bins(n_bins: Any) -> int:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy and mean confidence of the samples in bins of equal width, exit by exit.
+    """Accuracy and mean confidence of samples in bins of equal width, for every exit.
 
     The confidence of an exit is its largest class probability. Bins are open below and closed
     above, as in the definition of the expected calibration error by Guo et al. (2017).
@@ -59,7 +59,7 @@ class Reliability:
         n_bins: int = N_BINS,
         weights: NDArray[np.float64] | None = None,
     ) -> Self:
-        """Measure staged probabilities.
+        """Compute the reliability of staged probabilities.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class Reliability:
             Column of the true class.
         n_bins : int, default=15
         weights : ndarray of shape (n_samples,) or (n_samples, n_layers), default=None
-            Of samples, or of each of their exits; None counts samples.
+            Weights of samples, or of each of their exits; None means 1.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Read the candidates of a search from its ``cv_results_``: mean scores, and the best one."""
+"""Read mean scores, and the best candidate, from the ``cv_results_`` of a search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Means over folds that are equal on paper differ in their last digits.
+# Tolerance for rounding errors in the comparison of means over folds.
 TIE = 1e-9
 
 _MEAN = "mean_test_"
@@ -20,7 +20,7 @@ def mean_test_score(cv_results: Mapping[str, Any], name: str) -> NDArray[np.floa
     Raises
     ------
     ValueError
-        If the search has no such score; the message lists those it has.
+        If the search has no such score; the message lists the available ones.
     """
     column = f"{_MEAN}{name}"
     if column not in cv_results:
@@ -41,7 +41,7 @@ def have_both_scores(
     Raises
     ------
     ValueError
-        If none has.
+        If there is none.
     """
     valid = ~(np.isnan(scores) | np.isnan(speedups))
     if not valid.any():
@@ -62,5 +62,5 @@ def first_of_best(
 
 
 def parameters_of(cv_results: Mapping[str, Any], index: int) -> str:
-    """Return the parameters of a candidate in parentheses, where the results have them."""
+    """Return the parameters of a candidate in parentheses; an empty string if unknown."""
     return f" ({cv_results['params'][index]})" if "params" in cv_results else ""

@@ -14,18 +14,18 @@ def sentence_exit_layers(
 ) -> NDArray[np.int64]:
     """Return the exit layer of each sentence, from the staged predictions of its words.
 
-    The words of a sentence, and the tasks of each word, decide together as the tasks of a sample
-    do: with "all", a sentence exits at the first layer at which every word may, in every task;
-    with "any", at which some word may in some task; with "mean", at which the mean entropy of all
-    words and tasks is below `tau`, or the last `patience` layers agree in all of them.
+    The criteria of the words of a sentence, and of the tasks of each word, are combined like those
+    of the tasks of a sample. With "all", a sentence exits at the first layer at which every word
+    may exit in every task; with "any", at which some word may in some task; with "mean", at which
+    the mean entropy of all words and tasks is below `tau`, or the last `patience` layers agree in
+    all of them.
 
     Parameters
     ----------
     words : StagedPredictions of W words
-        Sentence after sentence; its `joint_exit` says how they decide together, and its
-        `min_exit_layer` from which layer on.
+        Sentence after sentence; `joint_exit` and `min_exit_layer` are taken from it.
     word_counts : ndarray of shape (n_sentences,), int64
-        Words of each sentence, W in all.
+        Number of words of each sentence; the sum is W.
     tau : float
     patience : int
 
@@ -56,7 +56,7 @@ def sentence_exit_layers(
     exits = np.ones(len(word_counts), np.int64)
     starts = np.cumsum(word_counts) - word_counts
     for count in np.unique(word_counts[word_counts > 0]):
-        # Sentences of as many words are samples of as many tasks.
+        # Sentences with the same number of words are treated as samples with as many tasks.
         of_count = np.flatnonzero(word_counts == count)
         index = starts[of_count, np.newaxis] + np.arange(count)
         entropies, counters = (

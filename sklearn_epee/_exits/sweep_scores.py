@@ -1,4 +1,4 @@
-"""The interface of scores over a sweep, and means of values that depend on the exit only."""
+"""The interface of scores over a sweep, and means of values that only depend on the exit."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .sweep import Sweep
 class PolicyScore(Protocol):
     """A score that can be computed for every threshold of a sweep."""
 
-    # Whether the cost of a threshold does not grow with the number of samples.
+    # Whether the cost per threshold is independent of the number of samples.
     is_cheap: bool
 
     def __call__(self, sweep: Sweep) -> Floats:
-        """Return the score, higher is better, for each of the sweep's thresholds."""
+        """Return the score for each threshold of a sweep; higher is better."""
         ...
 
 
 class MeanScore:
-    """Weighted mean over the samples of a value that depends on the exit alone.
+    """Weighted mean over the samples of a value that only depends on the exit.
 
     Parameters
     ----------
     values : ndarray of shape (n_samples, n_layers), of numbers
-        What a sample counts if it exits at this layer, its weight included.
+        Value of each sample if it exits at each layer, multiplied by the sample weight.
     total_weight : float
-        What the sum is divided by.
+        Divisor of the sum.
     """
 
     is_cheap = True

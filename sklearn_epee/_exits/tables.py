@@ -18,25 +18,26 @@ from .sweep import PolicySpace
 # Columns of equal length, one entry per policy.
 Table = dict[str, NDArray[Any]]
 
-# Scores and speed-ups that are equal on paper differ in their last digits.
+# Scores and speed-ups are rounded before they are compared, because of rounding errors.
 _DIGITS = 12
 
-# Thresholds per patience when every one of them costs a pass over the samples.
+# Number of thresholds per patience if each needs a pass over the samples.
 _N_TAUS_WHEN_COSTLY = 100
 
 
 @dataclass(frozen=True)
 class PolicyGrid:
-    """Which patience values, thresholds and first layers are to be compared.
+    """Patience values, thresholds and values of `min_exit_layer` to compare.
 
     Attributes
     ----------
     patiences : ndarray of int
         Ascending, from 1 to M.
     taus : ndarray of float, int or None
-        Ascending thresholds; at most so many quantiles; or all thresholds that matter.
+        Ascending thresholds, or the maximum number of quantiles of all thresholds, or None for all
+        thresholds that give different exits.
     min_exit_layers : ndarray of int, or None
-        Ascending, from 1 to M; None: that of the samples.
+        Ascending, from 1 to M; None means that of the samples.
     """
 
     patiences: NDArray[np.int64]
@@ -45,7 +46,7 @@ class PolicyGrid:
 
     @classmethod
     def from_parameter(cls, policies: Any, n_layers: int) -> PolicyGrid:
-        """Return the grid that the parameter `policies` of the tuned classifier stands for."""
+        """Create the grid from the parameter `policies` of the tuned classifier."""
         if not isinstance(policies, Mapping):
             policies = {"tau": policies}
         unknown = sorted(set(policies) - {"tau", "patience", "min_exit_layer"})
@@ -60,11 +61,11 @@ class PolicyGrid:
         return cls(patiences, _offered_taus(policies.get("tau", "all")), first)
 
     def only_min_exit_layer(self, default: int) -> int:
-        """Return the single first layer, or a default where there is none."""
+        """Return the single `min_exit_layer` of the grid, or a default if there is none."""
         return default if self.min_exit_layers is None else int(self.min_exit_layers[0])
 
     def thresholds(self, space: PolicySpace, most: int | None = None) -> Floats | None:
-        """Return the thresholds for these samples; `most` replaces "all" by so many quantiles."""
+        """Return the thresholds for these samples; `most` is the number of quantiles for "all"."""
         taus = most if self.taus is None else self.taus
         return space.quantile_taus(taus) if isinstance(taus, int) else taus
 
@@ -72,7 +73,7 @@ class PolicyGrid:
 def _offered_layers(
     policies: Mapping[str, Any], name: str, check: Callable[[Any], Any], n_layers: int
 ) -> NDArray[np.int64]:
-    """Return the patience values, or first layers, from 1 to M that a parameter names."""
+    """Return the patience values, or values of `min_exit_layer`, of a parameter, from 1 to M."""
     values = policies.get(name, "all")
     if isinstance(values, str) and values == "all":
         return np.arange(1, n_layers + 1)
@@ -83,7 +84,7 @@ def _offered_layers(
 
     def checked(value: Any) -> int:
         number = check(value)
-        # None, and what is above the number of layers, stand for the number of layers.
+        # None and numbers above M mean M.
         return n_layers if number is None else min(number, n_layers)
 
     return check_each(f"policies[{name!r}]", values, checked)
@@ -103,7 +104,7 @@ def _offered_taus(tau: Any) -> Floats | int | None:
 
 
 def _is_list(values: Any) -> bool:
-    """Return whether values are several, in a list or anything of one dimension like it."""
+    """Return whether values are a one-dimensional list or array that is not empty."""
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
         return False
     return np.asarray(values, dtype=object).ndim == 1 and len(values) > 0
@@ -115,7 +116,7 @@ def policy_tables(
     offered: PolicyGrid,
     weights: Floats | None = None,
 ) -> Iterator[Table]:
-    """Evaluate the offered policies, one table per patience.
+    """Evaluate the policies of a grid, one table per patience.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def policy_table(
     score : PolicyScore
     patience : int
     taus : ndarray of shape (n_taus,), default=None
-        Ascending. None takes every threshold at which a decision changes.
+        Ascending. None means all thresholds that give different exits.
     weights : ndarray of shape (n_samples,), default=None
         Sample weights for the speed-up.
 
@@ -170,7 +171,7 @@ def policy_table(
 
 
 def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
-    """Return the policies that no other one matches in speed and value and beats in one of them.
+    """Return the Pareto-optimal policies with respect to the speed-up and a score.
 
     Parameters
     ----------
@@ -181,10 +182,10 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
     Returns
     -------
     dict of ndarray
-        From the slowest policy to the fastest, which is from the highest value to the lowest. Of
-        policies that tie in both the most cautious is kept: the one with the largest patience, then
-        with the largest `min_exit_layer`, then with the smallest tau. A value of NaN is on no
-        front.
+        From the slowest policy to the fastest, that is, from the highest value to the lowest. Of
+        policies with equal speed-up and value, the most cautious one is kept: that with the largest
+        patience, then the largest `min_exit_layer`, then the smallest tau. Policies with a value of
+        NaN are left out.
     """
     return _front_of(concatenate(_front_of(table, value) for table in tables), value)
 
@@ -201,7 +202,7 @@ def _front_of(table: Table, value: str) -> Table:
 
 
 def concatenate(tables: Iterable[Table]) -> Table:
-    """Return tables of the same columns below each other."""
+    """Concatenate the rows of tables with the same columns."""
     parts = list(tables)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

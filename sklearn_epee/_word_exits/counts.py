@@ -24,10 +24,11 @@ class SpanCounts:
     labels : list of (str, str)
         Layer of spans and label, sorted.
     right, predicted : ndarray of shape (n_samples, n_exits, n_labels), int64
-        Of what each exit predicts: spans that are true, and all.
+        Number of correct spans, and of all spans, that each exit predicts.
     true : ndarray of shape (n_samples, n_labels), int64
+        Number of true spans.
     same : ndarray of shape (n_samples, n_exits), bool
-        Whether an exit predicts the spans of the last one.
+        Whether an exit predicts the same spans as the last one.
     """
 
     labels: list[Label]
@@ -49,14 +50,14 @@ class SpanCounts:
 
 
 def count_spans(true: Sequence[Any], exits: Sequence[Sequence[Any]]) -> SpanCounts:
-    """Count spans as seqeval does: one is right if its layer, start, end and label are.
+    """Count spans like seqeval: a span is correct if its layer, start, end and label are.
 
     Parameters
     ----------
     true : sequence of length n_samples
-        True spans, or dicts of these by layer. One in several pieces is right at no exit.
+        True spans, or dicts of these by layer. Discontinuous spans are never predicted correctly.
     exits : sequence of length n_exits of sequence of length n_samples
-        What each exit predicts.
+        Spans that each exit predicts.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def count_spans(true: Sequence[Any], exits: Sequence[Sequence[Any]]) -> SpanCoun
 
 
 def _counted(parts: Sequence[set[Any]], columns: Mapping[Label, int]) -> NDArray[np.int64]:
-    """Return how many spans of each label each sentence has, (n_samples, n_labels)."""
+    """Return the number of spans of each label in each sentence, (n_samples, n_labels)."""
     counts = np.zeros((len(parts), len(columns)), dtype=np.int64)
     for row, spans in enumerate(parts):
         for *_, label in spans:
@@ -92,7 +93,7 @@ def _counted(parts: Sequence[set[Any]], columns: Mapping[Label, int]) -> NDArray
 
 
 def true_spans(X: Any, y: Any, predicted: Sequence[Any], scheme: str) -> list[Any]:
-    """Return the true spans of samples in the units and layers in which spans are predicted.
+    """Return the true spans of samples, in the same units and layers as predicted spans.
 
     Parameters
     ----------
@@ -102,12 +103,12 @@ def true_spans(X: Any, y: Any, predicted: Sequence[Any], scheme: str) -> list[An
     predicted : sequence of length n_samples
         Spans that an exit predicts.
     scheme : {"IOB2", "BIOES", "IO"}
-        Of tags.
+        Tagging scheme of `y`.
 
     Raises
     ------
     ValueError
-        If there are not as many as samples, or they have other layers of spans.
+        If `y` and `predicted` differ in length, or in the layers of spans.
     """
     found = layers_by_sample(y)
     if len(found) != len(predicted):

@@ -25,7 +25,7 @@ class SentencePredictions:
     spans : list of length n_layers of list of length n_samples
         Spans that each exit predicts, or dicts of these by layer of spans.
     tags : list of length n_layers of list of length n_samples, or None
-        Tags that each exit predicts, or dicts of these; None where nobody asked for them.
+        Tags that each exit predicts, or dicts of these; None if they were not requested.
     """
 
     staged: StagedSentences
@@ -34,15 +34,15 @@ class SentencePredictions:
 
 
 def sentence_predictions(estimator: Any, X: Any, *, with_tags: bool = False) -> SentencePredictions:
-    """Return what every exit predicts, where sentences exit as a whole.
+    """Return the predictions of every exit, for sentences that exit as a whole.
 
-    Two passes through all layers, one for probabilities and one for spans, and another one for
-    tags; and one through the first layer, which counts positions.
+    This takes two passes through all layers, one for probabilities and one for spans, a third one
+    for tags, and one through the first layer to count positions.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted; a classifier of words, or a pipeline, search or wrapper around one.
+        Fitted classifier of words, or a pipeline, search or wrapper around one.
     X : samples
     with_tags : bool, default=False
 
@@ -55,8 +55,8 @@ def sentence_predictions(estimator: Any, X: Any, *, with_tags: bool = False) -> 
     TypeError
         If `estimator` does not end in a classifier of words.
     ValueError
-        If its words exit one by one: those that go on read the others' states at their exits, so
-        that no pass says what another policy would predict.
+        If its words exit one by one. Then the predictions of words depend on the exits of the
+        others, so staged predictions do not show what a policy would predict.
     """
     found = innermost(estimator, X)
     classifier = found.classifier
@@ -88,7 +88,7 @@ def check_exits_by_sentence(classifier: Any) -> None:
 
 
 def _of_words(stages: Sequence[Any]) -> tuple[list[NDArray[np.floating]], Integers]:
-    """Return probabilities (n_words, n_layers, n_tags) by layer of spans, and words a sentence."""
+    """Return probabilities (n_words, n_layers, n_tags) by layer of spans, and word counts."""
     first = stages[0]
     names = list(first[0]) if isinstance(first[0], Mapping) else [None]
 
@@ -101,9 +101,9 @@ def _of_words(stages: Sequence[Any]) -> tuple[list[NDArray[np.floating]], Intege
 
 
 def unread_words(tasks: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
-    """Return which words no network has read: "O" for certain, in every layer.
+    """Return which words were not read: "O" has a probability of 1, in every layer.
 
-    A head that has read a word leaves every tag a probability above 0.
+    For words that were read, every tag has a probability above 0.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def unread_words(tasks: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
 
 
 def _token_counts(classifier: Any, X: Any) -> Integers:
-    """Return how many positions a layer computes of each sentence, from a pass of one layer."""
+    """Return the number of positions of each sentence, by a pass through one layer."""
     shallow = with_policy(classifier, tau=0.0, patience=1, min_exit_layer=1)
     rows = np.asarray(shallow.predict_with_exits(X).rows_total, dtype=np.int64)
     return rows // int(classifier.n_layers_)

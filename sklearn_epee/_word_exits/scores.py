@@ -1,9 +1,9 @@
 """Scores of spans and of words for all policies at once, from sums over sentences.
 
-A micro F1 is no mean over sentences, but what it divides are sums over them: of right, predicted
-and true spans. Each sentence adds to these by its exit alone, so the sums of every threshold follow
-from cumulative sums, and nothing is approximated. Macro and weighted averages need the same sums of
-each label.
+The micro F1 score is a ratio of sums over sentences: of correct, predicted and true spans. The
+contribution of each sentence only depends on its exit, so the sums for all thresholds are
+cumulative sums, and the results are exact. Macro and weighted averages need the same sums for each
+label.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _EXPECTED = (
 
 
 class Totals(Protocol):
-    """Policies for which what sentences add at their exits can be summed up, such as a `Sweep`."""
+    """Interface of policies for which values at the exits can be summed, such as a `Sweep`."""
 
     def total(self, values: NDArray[Any]) -> Floats:
         """Sum `values[i, m]`, of sentence i at exit m, for every policy."""
@@ -102,7 +102,7 @@ class SpanScore:
         return np.divide(total.sum(0), weight.sum(0), where=weight.sum(0) > 0, out=found)
 
     def _of_label(self, sweep: Totals, column: int) -> tuple[Floats, NDArray[np.bool_], float]:
-        """Return the ratio of a label, whether it counts, and how often it is there."""
+        """Return the ratio of a label, whether it counts, and its number of true spans."""
         counts = self._counts
         if column >= len(counts.labels):  # a label that is neither true nor predicted
             none = sweep.total(np.zeros(counts.predicted.shape[:2]))
@@ -136,17 +136,17 @@ def word_score(
     ----------
     scoring : str or scorer
         :func:`~sklearn_epee.metrics.span_f1_scorer`; the name of a precision, recall, F or Jaccard
-        score of scikit-learn, or a scorer made of one, which is of spans and their labels; or
-        "accuracy", of words.
+        score of scikit-learn, or a scorer made from one, applied to spans and their labels; or
+        "accuracy", applied to words.
     counts : SpanCounts
     right_words : ndarray of shape (n_samples, n_exits + 1), int64, default=None
-        For "accuracy": words whose tags are right, and in the last column all words.
+        For "accuracy": number of words with correct tags, and in the last column of all words.
     weights : ndarray of shape (n_samples,), default=None
 
     Raises
     ------
     ValueError
-        If it is another scoring.
+        If `scoring` is not supported.
     """
     if is_word_accuracy(scoring) and right_words is not None:
         shares = np.ones(len(right_words)) if weights is None else weights
@@ -157,12 +157,12 @@ def word_score(
 
 
 def is_word_accuracy(scoring: Any) -> bool:
-    """Return whether a scoring counts words, so that tags are needed."""
+    """Return whether a scoring is the accuracy of words, which needs tags."""
     return isinstance(scoring, str) and scoring == "accuracy"
 
 
 def check_word_scoring(scoring: Any) -> None:
-    """Raise if a scoring is not of words or spans, whatever labels there will be.
+    """Raise if a scoring cannot be applied to words or spans, for any labels.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def check_word_scoring(scoring: Any) -> None:
     options = None
     if parts is not None and parts.function in RATIOS:
         options = checked_options(parts.function, parts.kwargs)
-    # Of two labels the one that is meant has to be named.
+    # A score of one of two labels needs the name of this label.
     is_of_two = options is not None and options["average"] == "binary"
     if options is None or (is_of_two and not isinstance(options["pos_label"], str)):
         raise ValueError(f"scoring={scoring!r} is no score of words or spans; {_EXPECTED}.")
@@ -185,12 +185,12 @@ def _is_scorer(scoring: Any) -> bool:
 
 
 def span_metric(scoring: Any, labels: Sequence[Label]) -> CountMetric:
-    """Return what a scoring divides of spans with these labels.
+    """Return the metric of a scoring, for spans with these labels.
 
     Raises
     ------
     ValueError
-        If it needs more than counts of spans, or names a layer that there is not.
+        If it needs more than counts of spans, or refers to an unknown layer.
     """
     if isinstance(scoring, SpanF1Scorer):
         return CountMetric(F1, scoring.average, _columns_of(scoring.layer, labels))
@@ -219,9 +219,9 @@ def _columns_of(layer: str | None, labels: Sequence[Label]) -> NDArray[np.int64]
 
 
 def true_tags(X: Sequence[Any], y: Any, scheme: str) -> list[Any]:
-    """Return the true tags of words, from tags or spans; or dicts of these by layer.
+    """Return the true tags of words, given tags or spans; or dicts of these by layer.
 
-    Spans that tags cannot represent are left out.
+    Spans that cannot be represented by tags are left out.
     """
     return [
         {name: _tags(sample, part, scheme) for name, part in found.items()}
@@ -246,12 +246,12 @@ def _places(n_words: int) -> list[tuple[int, int]]:
 
 
 def right_words(true: Sequence[Any], exits: Sequence[Sequence[Any]]) -> NDArray[np.int64]:
-    """Return how many words of each sentence have right tags at every exit, and how many it has.
+    """Return the number of words with correct tags at every exit, and the number of all words.
 
     Parameters
     ----------
     true : sequence of length n_samples
-        Tags, or dicts of these by layer, in all of which a word has to be right.
+        True tags, or dicts of these by layer; a word is correct if its tags in all layers are.
     exits : sequence of length n_exits of sequence of length n_samples
 
     Returns

@@ -14,17 +14,17 @@ from sklearn_epee._exits.checks import check_joint_exit, check_min_exit_layer
 from sklearn_epee._exits.rule import first_exits, infinite_below
 from sklearn_epee._exits.staged import Floats, Integers, StagedPredictions
 
-# What marks a layer at which the patience rule lets a word exit: below any tau, 0 included.
+# Entropy of layers at which the patience rule lets a word exit: below any tau, including 0.
 _BELOW_ANY_TAU = -1.0
 
 
 @dataclass(frozen=True)
 class StagedSentences:
-    """Entropies and patience counters of the words of some sentences, which exit together.
+    """Entropies and patience counters of words, where the words of a sentence exit together.
 
-    The words of a sentence, in all layers of spans, decide as the tasks of a sample do, see
-    :func:`sklearn_epee._exits.sentences.sentence_exit_layers`. A sentence without words exits at
-    layer 1 and costs nothing.
+    The criteria of the words of a sentence, and of all layers of spans, are combined like those of
+    the tasks of a sample, see :func:`sklearn_epee._exits.sentences.sentence_exit_layers`. Sentences
+    without words exit at layer 1 and cost nothing.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class StagedSentences:
     counters : ndarray of shape (n_words, n_layers, n_layers_of_spans), int64
         Patience counters.
     word_counts : ndarray of shape (n_samples,), int64
-        Words of each sentence that the network reads.
+        Number of words of each sentence that the network reads.
     n_tokens : ndarray of shape (n_samples,), int64
-        Positions that a layer computes of each sentence.
+        Number of positions of each sentence that a layer computes.
     joint_exit : {"all", "any", "mean"}
     min_exit_layer : int
         The first layer at which sentences with words may exit.
@@ -48,7 +48,7 @@ class StagedSentences:
     joint_exit: str = "all"
     min_exit_layer: int = 1
 
-    # Layers cost alike: the share of an exit is that of its layers.
+    # All layers cost the same.
     exit_shares: ClassVar[None] = None
 
     @classmethod
@@ -60,7 +60,7 @@ class StagedSentences:
         joint_exit: str = "all",
         min_exit_layer: int = 1,
     ) -> Self:
-        """Return sentences, from the staged predictions of their words.
+        """Create staged sentences from the staged predictions of their words.
 
         Raises
         ------
@@ -92,24 +92,25 @@ class StagedSentences:
 
     @property
     def depends_on_patience(self) -> bool:
-        """Whether entropy and patience cannot be told apart.
+        """Whether the entropies that decide about exits depend on the patience.
 
-        With "all" one word may be ready by its patience, and another one by its entropy.
+        With "all", one word may meet the patience criterion, and another one the entropy criterion.
         """
         return self.joint_exit == "all"
 
     @cached_property
     def joint_entropies(self) -> Floats:
-        """Entropies that are compared with tau, (n_samples, n_layers).
+        """Entropies to compare with tau, (n_samples, n_layers).
 
-        Infinite without words, and below the first layer at which sentences may exit.
+        Infinite for sentences without words, and at layers below `min_exit_layer`.
         """
         return self._joined(self.entropies)
 
     def entropies_with(self, patience: int) -> Floats:
-        """Return entropies whose comparison with tau decides, for one patience.
+        """Return the entropies to compare with tau, for one patience.
 
-        With "all" it is -1, below any tau, where the patience rule alone lets a sentence exit.
+        With "all", this is -1, below any tau, where all words meet the patience criterion; words
+        that meet it do not count for the largest entropy elsewhere.
         """
         if not self.depends_on_patience:
             return self.joint_entropies
@@ -119,7 +120,7 @@ class StagedSentences:
         return infinite_below(self._over_sentences(entropies), self.min_exit_layer)
 
     def _over_sentences(self, entropies: Floats) -> Floats:
-        """Return one entropy for each sentence and layer, from those of its words."""
+        """Combine the entropies of the words of each sentence, (n_samples, n_layers)."""
         if self.joint_exit == "mean":
             sums = self._over_words(np.add, entropies.mean(axis=2), np.inf)
             return sums / np.maximum(self.word_counts, 1)[:, np.newaxis]
@@ -129,13 +130,13 @@ class StagedSentences:
 
     @cached_property
     def _joint_counters(self) -> Integers:
-        """Counters that are compared with a patience, (n_samples, n_layers); M without words."""
+        """Counters to compare with the patience, (n_samples, n_layers); M without words."""
         if self.joint_exit == "any":
             return self._over_words(np.maximum, self.counters.max(axis=2), self.n_layers)
         return self._over_words(np.minimum, self.counters.min(axis=2), self.n_layers)
 
     def _over_words(self, reduce: np.ufunc, values: NDArray[Any], empty: Any) -> NDArray[Any]:
-        """Return what is left of the words' values (n_words, n_layers) for each sentence."""
+        """Reduce values of words, (n_words, n_layers), to one per sentence; `empty` if no words."""
         found = np.full((self.n_samples, self.n_layers), empty, dtype=values.dtype)
         has_words = self.word_counts > 0
         if has_words.any():
@@ -149,21 +150,21 @@ class StagedSentences:
         return self._first_exits(is_sure | (self._joint_counters >= patience))
 
     def patience_exits(self, patience: int) -> Integers:
-        """Return the exit layer of each sentence by the patience rule alone, as with ``tau=0``."""
+        """Return the exit layer of each sentence by the patience rule alone (``tau=0``)."""
         return self._first_exits(self._joint_counters >= patience)
 
     def _first_exits(self, allowed: NDArray[np.bool_]) -> Integers:
         exits = first_exits(allowed, min_exit_layer=self.min_exit_layer)
-        exits[self.word_counts == 0] = 1  # there is nothing to run
+        exits[self.word_counts == 0] = 1  # no layer is run
         return exits
 
     def layer_weights(self, weights: Floats | None = None) -> Floats:
-        """Return how much a layer of each sentence costs, its positions, times its weight."""
+        """Return the cost of a layer for each sentence: its number of positions, weighted."""
         cost = self.n_tokens.astype(np.float64)
         return cost if weights is None else cost * weights
 
     def speedup(self, exits: Integers) -> float:
-        """Return the speed-up ratio of sentences that exit at these layers: of rows."""
+        """Return the speed-up ratio of sentences with these exit layers, counted in rows."""
         total = int(self.n_tokens.sum()) * self.n_layers
         return 1.0 - float(self.n_tokens @ exits) / total if total else 0.0
 
@@ -183,7 +184,7 @@ class StagedSentences:
 
     @classmethod
     def concatenate(cls, parts: Sequence[StagedSentences]) -> StagedSentences:
-        """Return the sentences of all parts, below each other."""
+        """Concatenate the sentences of several parts."""
         return replace(
             parts[0],
             entropies=np.concatenate([part.entropies for part in parts]),

@@ -41,7 +41,7 @@ class BaseExitPolicyClassifier(
     MetaEstimatorMixin,
     BaseEstimator,
 ):
-    """Shared by the fixed and the tuned exit policy; not to be used by itself."""
+    """Base class of classifiers with a fixed or tuned exit policy; not to be used directly."""
 
     estimator: Any
 
@@ -50,7 +50,7 @@ class BaseExitPolicyClassifier(
 
     def _validate_params(self) -> None:
         for name, value in self.get_params(deep=False).items():
-            # Other kinds of real numbers, such as fractions, fail deep inside the validation.
+            # scikit-learn's validation fails with obscure errors for fractions and the like.
             if isinstance(value, Real) and not isinstance(value, (int, float, np.number, np.bool_)):
                 raise TypeError(
                     f"{name} must be a float or an integer; got {value!r} of type "
@@ -89,17 +89,17 @@ class BaseExitPolicyClassifier(
         return exit_scores(self, X, y)
 
     def _with_policy(self) -> Any:
-        """Return the fitted estimator that exits by this classifier's policy."""
+        """Return the fitted estimator with the exit policy of this classifier."""
         check_is_fitted(self, "estimator_")
         return self.estimator_
 
     def _inner(self, X: Any) -> tuple[Any, Any]:
-        """Return the classifier with early exits, and X as it reaches it."""
+        """Return the classifier with early exits, and its input."""
         found = find_exits(self._with_policy(), X)
         return found.classifier, found.X
 
     def _adopt(self, estimator: Any) -> Self:
-        """Take over a fitted estimator that has the policy, and return the classifier itself."""
+        """Set the fitted attributes from an estimator with the exit policy; return self."""
         classifier = exit_classifier(estimator)
         self.estimator_ = estimator
         self.classes_ = classifier.classes_
@@ -111,7 +111,7 @@ class BaseExitPolicyClassifier(
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
         for name in ("exit_costs_", "n_tower_layers_", "prediction_sets_"):
-            self.__dict__.pop(name, None)  # of an earlier fit
+            self.__dict__.pop(name, None)  # from an earlier fit
             if getattr(classifier, name, None) is not None:
                 setattr(self, name, getattr(classifier, name))
         return self

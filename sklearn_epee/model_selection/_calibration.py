@@ -27,16 +27,16 @@ _MIN_PROBA = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """The predictions of every exit for samples that are used to calibrate.
+    """Predictions of every exit for the samples that are used for calibration.
 
     Attributes
     ----------
     log_proba : ndarray of shape (n_samples, n_layers, n_classes), float64
-        Logits of every exit, up to a constant of the sample and exit.
+        Logits of every exit, up to a constant per sample and exit.
     codes : ndarray of shape (n_samples,), int
         Column of the true class.
     weights : ndarray of shape (n_samples, n_layers), float64
-        Positive, and 0 at exits that a sample does not have.
+        Positive, or 0 at exits that a sample does not have.
     """
 
     log_proba: Floats
@@ -45,18 +45,18 @@ class _HeldOut:
 
     @classmethod
     def of(cls, validation: Validation, weights: Floats, *, every_class: bool) -> Self:
-        """Return the samples whose weight is not 0; too few classes are an error.
+        """Select the samples with a nonzero weight; raise if they have too few classes.
 
-        Networks of splits that do not know every class are left out: the logits of the classes that
-        they lack are not known.
+        Networks of splits that do not know every class are left out, because they have no logits
+        for the missing classes.
 
         Parameters
         ----------
         validation : Validation
         weights : ndarray of shape (n_given,)
-            Of all samples given to `fit`.
+            Sample weights of all samples given to `fit`.
         every_class : bool
-            Whether each class of the network is needed.
+            Whether samples of every class are required.
         """
         if not validation.knows_all.any():
             raise ValueError(
@@ -68,14 +68,14 @@ class _HeldOut:
         codes, own = validation.codes[used, 0], validation.staged.own
         proba = validation.staged.head_proba[0][used].astype(np.float64)
         each = np.repeat(weights[used, np.newaxis], proba.shape[1], axis=1)
-        if own is not None:  # not by what stands for exits that are lacking
+        if own is not None:  # missing exits do not count
             each *= own[used]
         held_out = cls(np.log(np.maximum(proba, _MIN_PROBA)), codes, each)
         held_out._check_classes(validation.classes, every_class)
         return held_out
 
     def _check_classes(self, classes: Any, every_class: bool) -> None:
-        """Refuse exits whose samples are of too few classes; those without samples are left."""
+        """Raise if the samples of an exit have too few classes; skip exits without samples."""
         exits = [self.of_exit(layer)[1] for layer in range(self.weights.shape[1])]
         present = min((np.unique(codes) for codes in exits if len(codes)), key=len, default=())
         if len(present) < 2:
@@ -92,7 +92,7 @@ class _HeldOut:
             )
 
     def of_exit(self, layer: int) -> tuple[Floats, Integers, Floats]:
-        """Return log-probabilities, codes and weights of the samples that have an exit, from 0."""
+        """Return log-probabilities, codes and weights of samples with an exit, counted from 0."""
         rows = np.flatnonzero(self.weights[:, layer])
         return self.log_proba[rows, layer], self.codes[rows], self.weights[rows, layer]
 
@@ -343,13 +343,13 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
         self._adopt(
             with_classifier(fitted, lambda inner: inner.map_exit_logits(maps.matrix, maps.shift))
         )
-        for name in ("temperatures_", "scales_", "shifts_"):  # nothing stays of an earlier fit
+        for name in ("temperatures_", "scales_", "shifts_"):  # from an earlier fit
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
         return self
 
     def _calibrate(self, held_out: _HeldOut) -> tuple[ExitMaps, dict[str, Any]]:
-        """Return the maps that calibrate every exit, and the attributes about them."""
+        """Fit the maps that calibrate every exit; return them and fitted attributes."""
         _, n_layers, n_classes = held_out.log_proba.shape
         exits = [held_out.of_exit(layer) for layer in range(n_layers)]
         temperatures = np.array([fit_temperature(*one) for one in exits])

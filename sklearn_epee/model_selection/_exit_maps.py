@@ -17,7 +17,7 @@ from sklearn_epee._exits.staged import Floats, Integers
 # Scales are the inverse of temperatures, so that both methods have the same bounds.
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.05, 20.0
 _MAX_SHIFT = 20.0
-# An exit whose probabilities are flat gains nothing from any temperature.
+# Smaller improvements of the loss are ignored, such as for an exit with uniform probabilities.
 _MIN_GAIN = 1e-9
 
 
@@ -36,7 +36,7 @@ class ExitMaps:
 
     @classmethod
     def unchanged(cls, n_layers: int, n_classes: int) -> Self:
-        """Return the maps that change nothing."""
+        """Return identity maps."""
         return cls.from_temperatures(np.ones(n_layers), n_classes)
 
     @classmethod
@@ -71,7 +71,7 @@ def fit_temperature(log_proba: Floats, codes: Integers, weights: Floats) -> floa
     Returns
     -------
     float
-        From 0.05 to 20; 1 where no temperature is better, or there is no sample.
+        From 0.05 to 20; 1 if no other temperature is better, or there are no samples.
     """
     if not len(codes):
         return 1.0
@@ -103,13 +103,13 @@ def fit_scales(
     codes : ndarray of shape (n_samples,), int
     weights : ndarray of shape (n_samples,), float64
     start : float
-        Scale of all classes to begin with.
+        Initial scale of all classes.
 
     Returns
     -------
     scales, shifts : ndarray of shape (n_classes,), float64
-        For logits that are centered over the classes. The shifts have the mean 0. Without a
-        sample the scales are `start`, and the shifts 0.
+        For logits that are centered over the classes. The mean of the shifts is 0. Without
+        samples, the scales are `start` and the shifts are 0.
     """
     n_classes = log_proba.shape[1]
     if not len(codes):
@@ -139,7 +139,7 @@ def fit_scales(
 
 
 def warn_at_bounds(found: Mapping[str, Any]) -> None:
-    """Warn of exits whose calibration ended at a bound."""
+    """Warn of exits with calibration parameters at a bound."""
     at_bound: set[int] = set()
     for name, values in found.items():
         if name == "n_parameters_":

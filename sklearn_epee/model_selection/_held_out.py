@@ -24,7 +24,7 @@ from ._staging import Target, Validation, check_used, make_splits, stage_fitted,
 
 
 class BaseHeldOutClassifier(BaseExitPolicyClassifier):
-    """Shared by calibrated exits and tuned thresholds; not to be used by itself."""
+    """Base class of calibrated exits and tuned thresholds; not to be used directly."""
 
     cv: Any
     n_jobs: int | None

@@ -253,7 +253,7 @@ class SetPredictionMixin:
         yield from learned.staged(proba, allow_empty=bool(allow_empty))
 
     def _for_policy(self) -> tuple[NestedSets, PolicyTuple | None]:
-        """Return what was learned, and the policy it holds for, if that is the present one."""
+        """Return the learned sets and the policy that they hold for; raise if it has changed."""
         own = own_policy(self._with_policy())
         found = dict(self.__dict__.get("prediction_sets_", {}))
         if not found:
@@ -310,7 +310,7 @@ def _check_one_task(estimator: Any, y: NDArray[Any]) -> None:
 
 
 def _warn_of_full_sets(sets: NestedSets, classes: NDArray[Any], *, per_class: bool) -> None:
-    """Warn of classes whose samples are too few to leave them out of any set."""
+    """Warn of classes that are in every set because there are too few samples."""
     full = np.flatnonzero(np.isinf(sets.limits))
     if not len(full):
         return

@@ -13,12 +13,12 @@ from sklearn_epee._exits.wrappers import given_classifier, predicts_words
 def _is_of_words(wrapper: Any) -> bool:
     try:
         return predicts_words(given_classifier(wrapper.estimator))
-    except TypeError:  # it ends in none, which `fit` says
+    except TypeError:  # there is none, for which `fit` raises an error
         return False
 
 
 class WordPredictionMixin:
-    """Tags of words; not to be used by itself."""
+    """Tag prediction of meta-estimators; not to be used directly."""
 
     def _inner(self, X: Any) -> tuple[Any, Any]:
         raise NotImplementedError
