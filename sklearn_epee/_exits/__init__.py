@@ -3,23 +3,23 @@
 checks
     Validation of the parameters of a policy.
 rule
-    Entropies, patience counters, and the layer at which a sample exits.
+    Entropies, patience counters and exit layers.
 staged
-    Predictions of every exit for some samples, of one task or of several.
+    Predictions of every exit, for one task, several tasks or several labels.
 sentences
     Exits of sentences whose words exit together.
 sweep
-    Every policy at once: how samples move between exits as tau rises.
+    Evaluation of all policies at once: how samples move between exits if tau increases.
 sweep_scores, policy_scores, count_scores, multilabel_scores
-    Scores of whole sweeps; those that follow from counts per class, and of several labels.
+    Scores for all thresholds of a sweep: any scorer, counts per class, and several labels.
 label_thresholds
-    The threshold of each label that scores best.
+    The best threshold of each label.
 label_scores, class_scores
-    Scores of predicted labels, and of each class by itself.
+    Scores of predicted labels, and of each class.
 tables
     Tables of policies and the Pareto front.
 reliability
     Bins of confidence and the expected calibration error.
 protocol, wrappers
-    What a classifier with early exits has to offer, and the way to it through wrappers.
+    The interface of classifiers with early exits, and how to find one inside wrappers.
 """

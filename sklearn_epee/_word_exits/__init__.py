@@ -1,4 +1,4 @@
-"""Exit policies of token classifiers, on arrays: whole sentences exit."""
+"""Exit policies of token classifiers on arrays, for sentences that exit as a whole."""
 
 from .counts import SpanCounts, count_spans, true_spans
 from .predictions import (

@@ -21,7 +21,7 @@ from ._exit_maps import ExitMaps, fit_scales, fit_temperature, warn_at_bounds
 from ._held_out import BaseHeldOutClassifier
 from ._staging import Target, Validation
 
-# Probabilities of 0 in float32 would have no logarithm.
+# Smallest probability, so that logarithms are finite.
 _MIN_PROBA = float(np.finfo(np.float32).tiny)
 
 

@@ -145,7 +145,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
 
     def _with_policy(self) -> Any:
         check_is_fitted(self, "estimator_")
-        classifier = exit_classifier(self.estimator_)  # a copy of our own
+        classifier = exit_classifier(self.estimator_)  # a copy, which may be modified
         policy = {"tau": check_tau(self.tau), "patience": check_patience(self.patience)}
         if any(getattr(classifier, name) != value for name, value in policy.items()):
             classifier.set_params(**policy)

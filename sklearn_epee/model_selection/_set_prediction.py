@@ -36,7 +36,7 @@ _MAX_NAMED = 5
 
 
 class SetPredictionMixin:
-    """Prediction sets from held-out samples; not to be used by itself."""
+    """Conformal prediction sets from held-out samples; not to be used directly."""
 
     def _with_policy(self) -> Any:
         raise NotImplementedError
@@ -149,7 +149,7 @@ class SetPredictionMixin:
         )
         _warn_of_full_sets(sets, np.asarray(tasks.classes), per_class=bool(per_class))
         held_for = _policy_tuple(policy) if valid_for == "policy" else None
-        # In plain words, for folders without pickle.
+        # A dict of arrays and numbers, which can be saved without pickle.
         self.prediction_sets_ = {**asdict(sets), "policy": held_for}
         return self
 
@@ -263,7 +263,7 @@ class SetPredictionMixin:
             )
         policy, now = found.pop("policy"), _policy_tuple(own)
         if policy is not None:
-            policy = (*policy, 1)[:3]  # those of earlier versions have no first layer
+            policy = (*policy, 1)[:3]  # earlier versions have no min_exit_layer
         if policy not in (None, now):
             raise ValueError(
                 f"The prediction sets hold for {_policy_text(policy)}, but the policy is "

@@ -360,7 +360,7 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         "store_cv_results": ["boolean"],
     }
 
-    # What estimators did that were pickled before they had these parameters.
+    # Defaults for estimators that were pickled before these parameters were added.
     guarantee: str = "probability"
     per_exit: bool = False
 
@@ -480,7 +480,7 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         self.full_depth_score_ = choice.full_depth_score
         report = choice.by_class()
         self.class_report_ = report.table()
-        for name in _CONDITIONAL_ATTRIBUTES:  # nothing is left of an earlier fit
+        for name in _CONDITIONAL_ATTRIBUTES:  # from an earlier fit
             self.__dict__.pop(name, None)
         self.__dict__.update(found)
         report.warn(f"tau={tau:.4g}, patience={patience}", stacklevel=2)
