@@ -8,6 +8,7 @@ Run from the repository root:
 are compared with, on the same seeds. Every run chooses on dev the policy of best F1 at a speed-up
 ratio of at least 0.52 and reads it on test. Runs are kept one by one and not repeated; the results
 of all are written to ``results/span_recipes.json`` and ``.md``, and ``--report`` does no more.
+``--docs`` writes the committed tables into ``docs/training_recipes.md``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,12 +33,16 @@ from studies.events import KINDS as EVENT_KINDS
 from studies.events import Network, run_with, span_f1
 from studies.jobs import Folder, Job, Kind, Work, is_done
 from studies.policies import best_that_saves
+from studies.recipes import PAGE
+from studies.report import replaced_block
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
 
 RESULTS = Path(__file__).parent / "results"
+DOCS_BLOCK = "<!-- begin: python -m studies.span_recipes --docs -->", "<!-- end of spans -->"
 BACKBONE = "all-MiniLM-L6-v2"
 BASE = "events"
+OUT = Path(tempfile.gettempdir()) / "sklearn-epee-study"
 SPAN_SETS = tuple(name for name, about in SETS.items() if about.kind == "spans")
 N_SEEDS = 2
 
@@ -265,18 +271,29 @@ def report(out: Path, folder: Path) -> None:
         (folder / f"span_recipes.{suffix}").write_text(text.rstrip() + "\n")
 
 
+def write_docs(results: Path = RESULTS, page: Path = PAGE) -> None:
+    """Write how to read the results, and the tables, into the page of recipes."""
+    text = (results / "span_recipes.md").read_text()
+    tables = text[text.index("\n## ") :].replace("\n## ", "\n#### ")
+    page.write_text(replaced_block(page.read_text(), f"{READING}\n{tables}", DOCS_BLOCK))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
     parser.add_argument("--checkpoints", type=Path, help=f"has a folder {BACKBONE}")
-    parser.add_argument("--out", type=Path, required=True, help="the folder of the study's jobs")
+    parser.add_argument("--out", type=Path, default=OUT, help="the folder of the study's jobs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
     parser.add_argument("--sets", nargs="+", choices=SPAN_SETS, default=SPAN_SETS)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more then")
     parser.add_argument("--report", action="store_true", help="write the results, run nothing")
+    parser.add_argument("--docs", action="store_true", help="write results into docs, no more")
     given = parser.parse_args(arguments)
+    if given.docs:
+        write_docs(given.results)
+        return 0
     failed: list[Job] = []
     if not given.report:
         until = time.time() + 60 * given.minutes
