@@ -274,7 +274,7 @@ def report(out: Path, folder: Path) -> None:
 def write_docs(results: Path = RESULTS, page: Path = PAGE) -> None:
     """Write how to read the results, and the tables, into the page of recipes."""
     text = (results / "span_recipes.md").read_text()
-    tables = text[text.index("\n## ") :].replace("\n## ", "\n#### ")
+    tables = text[text.index("\n## ") :].replace("\n## ", "\n### ")
     page.write_text(replaced_block(page.read_text(), f"{READING}\n{tables}", DOCS_BLOCK))
 
 
