@@ -139,17 +139,17 @@ def check_patience(patience: Any, n_layers: int | None = None) -> int | None:
     """
     if patience is None:
         return n_layers
-    if isinstance(patience, bool) or not isinstance(patience, Integral):
-        raise TypeError(
-            "patience must be an integer >= 1 or None; "
-            f"got {patience!r} of type {type(patience).__name__}."
-        )
-    if patience < 1:
-        raise ValueError(
-            f"patience must be an integer >= 1 or None; got {patience!r}. The counter starts "
-            "at 1: the first layer agrees with itself."
-        )
-    return int(patience)
+    hint = "The counter starts at 1: the first layer agrees with itself."
+    return _check_positive("patience", patience, "an integer >= 1 or None", hint)
+
+
+def _check_positive(name: str, value: Any, expected: str, hint: str) -> int:
+    """Return an integer >= 1 as an int; the messages say what is expected."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} must be {expected}; got {value!r}. {hint}")
+    return int(value)
 
 
 def check_min_exit_layer(min_exit_layer: Any) -> int:
@@ -174,17 +174,8 @@ def check_min_exit_layer(min_exit_layer: Any) -> int:
     >>> check_min_exit_layer(3)
     3
     """
-    if isinstance(min_exit_layer, bool) or not isinstance(min_exit_layer, Integral):
-        raise TypeError(
-            "min_exit_layer must be an integer >= 1; "
-            f"got {min_exit_layer!r} of type {type(min_exit_layer).__name__}."
-        )
-    if min_exit_layer < 1:
-        raise ValueError(
-            f"min_exit_layer must be an integer >= 1; got {min_exit_layer!r}. "
-            "Layers are counted from 1."
-        )
-    return int(min_exit_layer)
+    hint = "Layers are counted from 1."
+    return _check_positive("min_exit_layer", min_exit_layer, "an integer >= 1", hint)
 
 
 def check_exit_ensemble(exit_ensemble: Any) -> str | None:

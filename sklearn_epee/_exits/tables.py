@@ -193,7 +193,8 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
 def _front_of(table: Table, value: str) -> Table:
     table = take(table, np.flatnonzero(~np.isnan(table[value])))
     values, speedups = (np.round(table[name], _DIGITS) for name in (value, "speedup"))
-    first = table.get("min_exit_layer", table["patience"])  # some tables have none
+    # Tables of searches and of tested candidates have no first layers; patience decides there.
+    first = table.get("min_exit_layer", table["patience"])
     order = np.lexsort((table["tau"], -first, -table["patience"], -values, -speedups))
     ranked = values[order]
     is_best = np.ones(len(order), dtype=bool)
