@@ -428,8 +428,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
     ) -> Self:
         """Return a fitted classifier from a folder that the paper's own code wrote.
 
-        That code, like PABEE's [1]_, trains one linear classifier a layer (keys
-        ``classifiers.0.weight`` and so on), behind a pooler that all layers share where the
+        That code, like PABEE's [1]_, trains one linear classifier per layer (keys
+        ``classifiers.0.weight`` and so on), behind a pooler that all layers share if the
         checkpoint has one. Each head here gets a copy of it, so that the predictions are the same.
 
         Parameters
@@ -438,11 +438,11 @@ class EPEEImageClassifier(BaseEPEEClassifier):
             With `config.json`, the weights (`pytorch_model.bin` or `model.safetensors`) and
             `preprocessor_config.json`.
         classes : array-like of shape (n_classes,), default=None
-            Labels in the order of the checkpoint's logits. None: as ``id2label`` of `config.json`
-            names them, or their numbers where it names none.
+            Labels in the order of the checkpoint's logits. None: those in ``id2label`` of
+            `config.json`, or numbers from 0 if it has none.
         n_channels : int, default=None
-            Channels of the images to come, 1 for grey ones; None: as many as the backbone reads.
-            Their pixels are uint8, from 0 to 255.
+            Number of channels of the images to predict, 1 for grey ones; None: as many as the
+            backbone reads. Pixels are uint8, from 0 to 255.
         **params
             Parameters of the classifier, for example `tau` and `patience`. That code counts
             agreements from 0: its patience p is ``patience=p + 1``.
@@ -451,13 +451,13 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         -------
         EPEEImageClassifier
             Fitted, with an empty `history_`; its `backbone` is the folder and its `pooling` what
-            the heads read. With ``warm_start=True``, `fit` goes on from it.
+            the heads read. With ``warm_start=True``, `fit` continues from it.
 
         Raises
         ------
         ValueError
-            If a parameter is not valid, the folder does not hold the backbone and one classifier a
-            layer, or the classes do not fit it.
+            If a parameter is invalid, the folder does not contain the backbone and one classifier
+            per layer, or the number of classes is wrong.
 
         References
         ----------
@@ -514,7 +514,7 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         self,
         samples: Images,
         n_classes: Classes,
-        watched: Any = (),  # noqa: ARG002 - nothing depends on them
+        watched: Any = (),  # noqa: ARG002 - only used for texts
     ) -> tuple[ImagePreprocessor, MultiExitNetwork]:
         source = self._source(samples)
         config = load_config(source, "image")
@@ -551,9 +551,9 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         return None
 
     def _size_for(self, config: PretrainedConfig, processor: Any) -> tuple[int, int]:
-        # A compact network was made for the wanted size, rounded up to whole patches.
-        made_to_measure = self.backbone is None
-        return (None if made_to_measure else self._wanted_size(processor)) or config_size(config)
+        # The size of a compact network is the wanted size, rounded up to whole patches.
+        is_compact = self.backbone is None
+        return (None if is_compact else self._wanted_size(processor)) or config_size(config)
 
     def _wanted_size(self, processor: Any) -> tuple[int, int] | None:
         if self.image_size is not None:
@@ -588,5 +588,5 @@ def _check_channels(n_channels: int, config: PretrainedConfig) -> None:
     if n_channels not in (1, config.num_channels):
         raise ValueError(
             f"X holds images of {n_channels} channels, but the backbone reads "
-            f"{config.num_channels}; only grey images (1 channel) can be repeated to fill them."
+            f"{config.num_channels}; only grey images (1 channel) can be converted, by repetition."
         )

@@ -39,7 +39,7 @@ from ._nn.tower_engine import TowerEngine
 from ._nn.two_towers import CONTEXT_DROPOUT, TwoTowerNetwork, join_towers
 from ._text import EPEEClassifier
 
-# What parameters of the estimators of one kind are called here.
+# Parameters of the text and image classifiers that have another name in `EPEEMultimodalClassifier`.
 _RENAMED = re.compile(r"\b(backbone|pooling)(?=[=:])")
 
 
@@ -517,9 +517,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
             (n_samples,) int64 and ``entropy`` (n_samples,) float32, the normalized entropy of the
             exit's own head, in [0, 1]. With several tasks ``labels`` and ``entropy`` have the shape
             (n_samples, n_tasks), and ``proba`` is a list with one array per task. ``exit_cost``
-            (n_samples,) float64 is the share that a sample took of the work of all layers that read
-            what it has, and ``towers`` (n_samples, 2) bool whether the text tower ran for it, and
-            the image tower.
+            (n_samples,) float64 is the cost of a sample as a share of that of all layers for its
+            inputs, and ``towers`` (n_samples, 2) bool whether the text tower and the image tower
+            ran for it.
 
         Raises
         ------
@@ -541,7 +541,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         return super().predict_with_exits(X)
 
     def predict_towers(self, X: Any) -> NDArray[np.bool_]:
-        """Return which towers run for each sample, where it exits by the exit policy.
+        """Return which towers run for each sample under the exit policy.
 
         Parameters
         ----------
@@ -586,9 +586,8 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         Yields
         ------
         ndarray of shape (n_samples, n_classes), float32, or list of such arrays
-            Probabilities of layer 1, then 2, up to ``n_layers_``. NaN at the exits that a sample
-            does not have, as its text or its image is missing, or as it went on to the second tower
-            before (`hand_over_after`).
+            Probabilities of layer 1, then 2, up to ``n_layers_``. NaN at missing exits: those of a
+            missing text or image, and those skipped because of `hand_over_after`.
 
         Raises
         ------
@@ -615,7 +614,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
             yield state.tasks.proba(proba)
 
     def _layer_by_layer(self, state: FittedState, X: Any) -> NDArray[np.float32]:
-        """Return probabilities at every layer, of the nearest exit that a sample has."""
+        """Return probabilities at every layer, with those of the nearest exit at missing exits."""
         staged = super()._layer_by_layer(state, X).transpose(1, 0, 2)
         own = available_exits(staged)
         return (staged if own is None else fill(staged, own)).transpose(1, 0, 2)
@@ -634,7 +633,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
             "towers": towers[:, [form.towers.index(name) for name in TOWERS]],
         }
 
-    # ------------------------------------------------------------------------ what is learned from
+    # ------------------------------------------------------------------------ training
 
     def _check_samples(self, X: Any, fitted: Summary | None) -> list[Case]:
         form = None if fitted is None else fitted.sample_form.images
@@ -650,7 +649,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
     def _build(  # type: ignore[override]  # a network of two towers has exits, too
         self, samples: list[Case], n_classes: Classes, watched: Sequence[Case] = ()
     ) -> tuple[CaseReader, TwoTowerNetwork]:
-        # Of the rows to learn from, where some are held out.
+        # Checked again without the samples that are held out.
         check_both_kinds(samples, type(self).__name__)
         readers, networks = {}, {}
         for name, parts in (("text", texts_of), ("image", images_of)):
@@ -678,7 +677,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         network.hand_over_after = self.hand_over_after  # a warm start may change it
 
     def _tower_estimators(self) -> dict[str, Any]:
-        """Return the estimators of texts and of images, which build the towers."""
+        """Return the text and image classifiers, which build the towers."""
         return {
             "text": EPEEClassifier(
                 self.text_backbone,
@@ -709,7 +708,7 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
 
 @contextmanager
 def _with_own_parameter_names(tower: str) -> Iterator[None]:
-    """Rename parameters in errors of the estimator of one kind to those of this estimator."""
+    """Rename parameters in errors of the text or image classifier to those of this estimator."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -37,8 +37,8 @@ from ._nn.texts import (
 )
 
 _ENTITY_POOLING_NOTE = (
-    "pooling='auto': all texts carry marks around two entities, so that the heads read the starts "
-    "of [E1] and [E2], as with pooling='entity'."
+    "pooling='auto': all texts have marks around two entities, so 'entity' is used: the heads read "
+    "the starts of [E1] and [E2]."
 )
 
 
@@ -484,7 +484,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     ) -> Self:
         r"""Return a fitted classifier from a folder that the paper's own code wrote.
 
-        That code, like PABEE's [1]_, trains one linear classifier a layer (keys
+        That code, like PABEE's [1]_, trains one linear classifier per layer (keys
         ``classifiers.0.weight`` and so on) behind the backbone's own pooler, which all layers
         share. Each head here gets a copy of that pooler, so that the predictions are the same.
 
@@ -494,8 +494,8 @@ class EPEEClassifier(BaseEPEEClassifier):
             With `config.json`, the weights (`pytorch_model.bin` or `model.safetensors`) and the
             tokenizer.
         classes : array-like of shape (n_classes,), default=None
-            Labels in the order of the checkpoint's logits. None: as ``id2label`` of `config.json`
-            names them, or their numbers where it names none.
+            Labels in the order of the checkpoint's logits. None: those in ``id2label`` of
+            `config.json`, or numbers from 0 if it has none.
         pairs : bool, default=False
             Whether the classifier reads pairs of texts.
         **params
@@ -506,13 +506,13 @@ class EPEEClassifier(BaseEPEEClassifier):
         -------
         EPEEClassifier
             Fitted, with an empty `history_`; its `backbone` is the folder and its `pooling` what
-            the heads read. With ``warm_start=True``, `fit` goes on from it.
+            the heads read. With ``warm_start=True``, `fit` continues from it.
 
         Raises
         ------
         ValueError
-            If a parameter is not valid, the folder does not hold the backbone and one classifier a
-            layer, or the classes do not fit it.
+            If a parameter is invalid, the folder does not contain the backbone and one classifier
+            per layer, or the number of classes is wrong.
 
         References
         ----------
@@ -549,7 +549,7 @@ class EPEEClassifier(BaseEPEEClassifier):
     def _check_samples(self, X: Any, fitted: Summary | None) -> list[Text]:
         texts = as_texts(X)
         if fitted is not None and fitted.sample_form == MARKED:
-            by_auto = ", which 'auto' took for texts with marks," if self.pooling == "auto" else ""
+            by_auto = " (chosen by 'auto' in fit)" if self.pooling == "auto" else ""
             check_marks(texts, f"pooling='entity'{by_auto}")
         elif fitted is None and self.pooling == "entity":
             check_marks(texts, "pooling='entity'")
@@ -604,7 +604,7 @@ class EPEEClassifier(BaseEPEEClassifier):
         n_segments: int,
         pooling: str,
     ) -> TextTokenizer:
-        """Return what makes rows of token ids of texts, for a backbone of so many positions."""
+        """Return the tokenizer of texts, for a backbone with this number of positions."""
         reads_pairs = is_paired(samples)
         check_long_texts(self, reads_pairs)
         in_windows = self.long_texts == "windows" and self.window_length is not None
@@ -621,19 +621,19 @@ class EPEEClassifier(BaseEPEEClassifier):
         return TextTokenizer(tokenizer, length, n_segments, reads_pairs, long_texts)
 
     def _with_marks(self, tokenizer: Any, samples: list[Text]) -> Any:
-        """Return the tokenizer, with the marks of entities as tokens if that is asked for."""
+        """Return the tokenizer, with entity marks as additional tokens if `entity_marks` is so."""
         return with_mark_tokens(tokenizer, samples) if self.entity_marks == "tokens" else tokenizer
 
     def _chosen_pooling(self, samples: list[Text], tokenizer: Any, suggested: str | None) -> str:
         """Return the pooling; `suggested` is that of the checkpoint or its family, if any."""
         if self.pooling != "auto":
             return self.pooling
-        # Causal decoders do not see an entity at the mark before it.
+        # In a causal decoder, the state of an opening mark does not depend on the entity after it.
         readable = suggested != "last" and tokenizer.is_fast and self.long_texts == "truncate"
         if not (readable and carry_marks(samples)):
             return suggested or self._training_defaults().pooling
         if self.verbose:
-            print(_ENTITY_POOLING_NOTE)  # noqa: T201 - what `verbose` asks for
+            print(_ENTITY_POOLING_NOTE)  # noqa: T201 - because of `verbose`
         return "entity"
 
     def _with_heads(self, backbone: Any, n_classes: Classes, pooling: str) -> MultiExitNetwork:

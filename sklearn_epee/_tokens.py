@@ -387,13 +387,14 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         X : samples
             Texts or lists of words, as described in the class documentation.
         y : sequence of length n_samples, or frame
-            For each sample a list of tags, one a word, or a list of spans ``(start, end, label)``,
-            in characters of a text and in words of a list; or a dict of these by layer of spans.
+            For each sample a list of tags, one per word, or a list of spans
+            ``(start, end, label)``, in characters of a text and in words of a list; or a dict of
+            these by layer of spans.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the words of each sample in the loss; samples of weight 0 are left out.
         groups : array-like of shape (n_samples,), default=None
-            Group of each sample, such as its document. What `validation_fraction` holds out are
-            whole groups then. Without a part held out they have no effect.
+            Group of each sample, such as its document. With `validation_fraction`, whole groups
+            are held out; otherwise they have no effect.
 
         Returns
         -------
@@ -403,10 +404,9 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         Raises
         ------
         ValueError
-            If a parameter, X, y or the backbone is not as described; the estimator is left as it
-            was.
+            If a parameter, X, y or the backbone is not as described; the estimator is not changed.
         TypeError
-            If X holds something that is not a sample.
+            If an element of X is not a sample.
         MemoryError
             If the device runs out of memory; the message says what to change.
         KeyboardInterrupt
@@ -424,7 +424,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         """
         return self._fit(X, y, sample_weight, groups)
 
-    def _check_samples(self, X: Any, fitted: Summary | None) -> list[Sentence]:  # noqa: ARG002 - texts and lists of words are read alike
+    def _check_samples(self, X: Any, fitted: Summary | None) -> list[Sentence]:  # noqa: ARG002 - texts and lists of words are read in the same way
         return as_sentences(X)
 
     def _prepare(self, samples: Any, y: Any, sample_weight: Any, groups: Any) -> TagData:
@@ -448,7 +448,7 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         self,
         samples: list[Sentence],
         n_classes: Classes,
-        watched: Sequence[Sentence] = (),  # noqa: ARG002 - nothing is learned from them
+        watched: Sequence[Sentence] = (),  # noqa: ARG002 - only used for texts
     ) -> tuple[WordTokenizer, TokenExitNetwork]:
         texts = [" ".join(sentence.words) for sentence in samples]
         backbone, tokenizer, max_length = text_backbone(

@@ -106,9 +106,9 @@ def positive_f1_score(
 ) -> float:
     """Return the F1 score over all classes but the negative one.
 
-    It is the usual score of relation extraction, where most pairs are in no relation: a pair that
-    is correctly found to be in none counts for nothing, a pair that is wrongly put into a relation
-    or left out of one counts against the score. With ``average="micro"`` it equals
+    It is the usual score of relation extraction, where most pairs are in no relation: true
+    negatives (pairs correctly predicted to be in no relation) do not count, false positives and
+    false negatives lower the score. With ``average="micro"`` it equals
     ``f1_score(y_true, y_pred, labels=[...], average="micro")`` with the labels of all other
     classes.
 
@@ -119,14 +119,14 @@ def positive_f1_score(
     y_pred : array-like of shape (n_samples,)
         Predicted labels.
     negative_class : label
-        The class that is left out, such as "false" or 0.
+        The class without relation, such as "false" or 0.
     average : {"micro", "macro"}, default="micro"
         "micro" counts over the samples of all positive classes together; "macro" is the mean of
         the F1 scores of the positive classes that are in `y_true` or `y_pred`.
     sample_weight : array-like of shape (n_samples,), default=None
         Sample weights.
     zero_division : {0.0, 1.0, np.nan}, default=0.0
-        The score of a class, or of all, with neither true nor predicted samples.
+        The score if a class, or all classes, have neither true nor predicted samples.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def positive_f1_score(
     Raises
     ------
     ValueError
-        If `negative_class` is neither in `y_true` nor in `y_pred`, if `average` is another one, or
-        if there are several tasks.
+        If `negative_class` is neither in `y_true` nor in `y_pred`, `average` is invalid, or there
+        are several tasks.
 
     See Also
     --------

@@ -1,11 +1,11 @@
-"""What a classifier needs for the metrics, the tuned policies and the displays to work with it.
+"""The interface of classifiers for the metrics, the tuned policies and the displays.
 
 A classifier of another package that has the members of `EarlyExitClassifier` can be scored with
 `speedup_score` and `exit_scores`, drawn by the displays, and put into
 `TunedExitPolicyClassifierCV` and `FixedExitPolicyClassifier`; nothing has to be inherited or
-registered. With `map_exit_logits` too, `ExitCalibratedClassifier` can calibrate its exits. A
-meta-estimator that only passes exits on sets `delegates_exit_policy`. ``docs/protocol.md`` has the
-same in the form of a table.
+registered. If it also has `map_exit_logits`, `ExitCalibratedClassifier` can calibrate its exits. A
+meta-estimator without an exit policy of its own sets `delegates_exit_policy`. ``docs/protocol.md``
+lists the members in a table.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from sklearn.utils import Bunch
 class EarlyExitClassifier(Protocol):
     """A scikit-learn classifier that predicts after each of its layers.
 
-    It has the constructor parameters `tau` and `patience`, shown by `get_params`. Both act on
-    prediction alone: ``set_params(tau=..., patience=...)`` after `fit` takes effect at the next
-    prediction, and ``copy.copy`` of a fitted classifier gives one that shares what was learned and
-    has a policy of its own. If it has the parameters `min_exit_layer`, `exit_ensemble`,
-    `exit_loss_weights` or `joint_exit`, they have the meaning that they have in
-    :func:`sklearn_epee.policy.apply_policy`. An attribute `exit_weights_` of numbers takes the
-    place of `exit_loss_weights`.
+    It has the constructor parameters `tau` and `patience`, returned by `get_params`. Both only
+    affect prediction: ``set_params(tau=..., patience=...)`` after `fit` takes effect at the next
+    prediction, and ``copy.copy`` of a fitted classifier returns a classifier with the same network
+    and an independent policy. If it has the parameters `min_exit_layer`, `exit_ensemble`,
+    `exit_loss_weights` or `joint_exit`, they have the same meaning as in
+    :func:`sklearn_epee.policy.apply_policy`. If there is an attribute `exit_weights_` (numbers), it
+    is used instead of `exit_loss_weights`.
 
     Attributes
     ----------
     tau : float
         Entropy threshold.
     patience : int or None
-        Number of layers in a row that must agree; None stands for the number of layers.
+        Number of consecutive layers that must agree; None stands for the number of layers.
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        Class labels, sorted; a list with one array per task for several tasks. A classifier of
-        several labels per sample has ``multilabel_ = True``, the labels here, and the parameters
-        `target_type` and `label_thresholds`; what it predicts has a column for each label.
+        Class labels, sorted; a list with one array per task for several tasks. A classifier for
+        several labels per sample has ``multilabel_ = True``, the labels in `classes_`, and the
+        parameters `target_type` and `label_thresholds`; its predictions have a column per label.
     n_layers_ : int
         Number of layers M, and of exits.
     """
@@ -50,15 +50,15 @@ class EarlyExitClassifier(Protocol):
     n_layers_: int
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, `tau` and `patience` among them."""
+        """Return the parameters, including `tau` and `patience`."""
         ...
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters and return the classifier itself."""
+        """Set parameters; return self."""
         ...
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train the classifier and return it itself."""
+        """Train the classifier; return self."""
         ...
 
     def predict_with_exits(self, X: Any) -> Bunch:
@@ -84,24 +84,24 @@ class EarlyExitClassifier(Protocol):
         Yields
         ------
         ndarray of shape (n_samples, n_classes), or list of such arrays
-            The heads' own probabilities, whatever the policy; a list for several tasks.
+            Probabilities of the heads, independent of the policy; a list for several tasks.
         """
         ...
 
 
 @runtime_checkable
 class PredictsWords(Protocol):
-    """A classifier with early exits that predicts the words of its samples, and spans of them.
+    """A classifier with early exits that predicts tags of words, and spans.
 
-    It is scored by `speedup_score`, which counts rows, and `exit_scores`, which scores spans. With
-    the methods `staged_predict`, `staged_predict_tags` and `staged_predict_proba` of
-    :class:`~sklearn_epee.EPEETokenClassifier` the tuned policy and the displays take it, too.
+    It can be scored with `speedup_score`, which counts rows, and `exit_scores`, which scores spans.
+    With the methods `staged_predict`, `staged_predict_tags` and `staged_predict_proba` of
+    :class:`~sklearn_epee.EPEETokenClassifier`, the tuned policy and the displays accept it, too.
     """
 
     n_layers_: int
 
     def predict_tags(self, X: Any) -> list[Any]:
-        """Return the tags of each sample, one a word; such a classifier is recognized by it."""
+        """Return the tags of each sample, one per word. Token classifiers are recognized by it."""
         ...
 
     def predict_with_exits(self, X: Any) -> Bunch:
@@ -113,37 +113,37 @@ class PredictsWords(Protocol):
             ``spans``, a list of spans per sample, or dicts of these by layer; ``exit_layer``, of
             shape (n_samples,), or a list with an array of shape (n_words,) per sample;
             ``rows_computed`` and ``rows_total`` of shape (n_samples,), int: positions that the
-            layers computed, summed over layers, and those of full depth.
+            layers computed, summed over layers, and the same for all layers.
         """
         ...
 
 
 @runtime_checkable
 class PredictsVisited(Protocol):
-    """A classifier that returns the probabilities of all exits that a sample goes through.
+    """A classifier that returns the probabilities of all visited exits.
 
-    `predict_set` uses them; without the method it runs all layers.
+    `predict_set` uses this method if there is one; otherwise it runs all layers.
     """
 
     def visited_predict_proba(self, X: Any) -> NDArray[np.floating]:
-        """Return the heads' probabilities of the visited exits, under the classifier's own policy.
+        """Return the heads' probabilities at the visited exits, under the classifier's own policy.
 
         Returns
         -------
         ndarray of shape (n_samples, n_layers, n_classes)
-            NaN in all classes above the exit of a sample, and at exits that it does not have.
+            NaN in all classes at exits after that of the sample, and at missing exits.
         """
         ...
 
 
 @runtime_checkable
 class MapsExitLogits(Protocol):
-    """A classifier whose exits can be calibrated, as they end in a linear map."""
+    """A classifier whose exits can be calibrated, because their last step is linear."""
 
     def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
         """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
 
-        The classifier itself stays as it is. Logits are the logarithms of the probabilities, up to
+        The classifier itself is not changed. Logits are the logarithms of the probabilities, up to
         a constant per sample and exit.
 
         Parameters
@@ -156,19 +156,19 @@ class MapsExitLogits(Protocol):
 
 @runtime_checkable
 class DelegatesExitPolicy(Protocol):
-    """A meta-estimator without a policy of its own.
+    """A meta-estimator without an exit policy of its own.
 
-    Samples exit by the policy of its `estimator_`, so a copy of the meta-estimator with another
-    classifier there exits by another policy.
+    It uses the policy of its `estimator_`, so that a copy with another classifier there has another
+    policy.
 
     Attributes
     ----------
     delegates_exit_policy : bool
-        True; a class attribute, read before `fit` too.
+        True; a class attribute, also read before `fit`.
     estimator : estimator
-        As given.
+        The unfitted estimator.
     estimator_ : estimator
-        As fitted.
+        The fitted estimator.
     """
 
     delegates_exit_policy: bool

@@ -206,7 +206,7 @@ class Settling:
         self._agreeing = np.zeros(n, np.int64)
 
     def at(self, layer: int, proba: Tensor, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Update with the probabilities of a layer; return for which samples enough exits agree."""
+        """Update with the probabilities of a layer; return which samples are settled."""
         predicted = task_predictions(proba, self._counts).cpu().numpy()
         same = (predicted == self._predicted[rows]).all(axis=1) & (layer > 1)
         self._agreeing[rows] = np.where(same, self._agreeing[rows] + 1, 1)
@@ -216,7 +216,7 @@ class Settling:
 
 
 class SecondTowerRule(TowerRule):
-    """The rule in the second tower, where it continues from its state in the first.
+    """The exit rule in the second tower, which continues from its state in the first.
 
     Parameters
     ----------

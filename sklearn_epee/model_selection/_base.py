@@ -59,20 +59,20 @@ class BaseExitPolicyClassifier(
         super()._validate_params()
 
     def export_onnx(self, folder: str | os.PathLike[str], layer: int | None = None) -> None:
-        """Write the network as graphs of ONNX, with the exit policy of this classifier.
+        """Write the network as ONNX graphs, with the exit policy of this classifier.
 
         Parameters
         ----------
         folder : str or path-like
-            Empty, or it is made.
+            An empty or new folder.
         layer : int, default=None
-            Write one graph, up to the head of this layer, instead.
+            If given, only one graph is written, up to the head of this layer.
 
         Raises
         ------
         ImportError, ValueError, FileExistsError
-            As :meth:`sklearn_epee.EPEEClassifier.export_onnx`; of pipelines and searches the
-            classifier alone is written, without the steps before it.
+            As :meth:`sklearn_epee.EPEEClassifier.export_onnx`. For pipelines and searches, only the
+            classifier is written, without the steps before it.
 
         Examples
         --------
@@ -122,12 +122,12 @@ class BaseExitPolicyClassifier(
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            As for `estimator`.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            For several labels an indicator, (n_samples, n_labels). Of a classifier of words a list
+            For several labels an indicator, (n_samples, n_labels). For a token classifier a list
             with the spans of each sample.
 
         Examples
@@ -142,15 +142,15 @@ class BaseExitPolicyClassifier(
         return self._with_policy().predict(X)
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of the samples that are predicted correctly, in every task or label.
+        """Return the fraction of samples that are predicted correctly, in every task or label.
 
-        Of a classifier of words it is the F1 score of spans.
+        For a token classifier it is the F1 score of spans.
 
         Parameters
         ----------
         X : samples
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            True labels; of several labels, and of words, in any form that `fit` takes.
+            True labels; for several labels and for token classifiers in any form that `fit` takes.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -161,7 +161,7 @@ class BaseExitPolicyClassifier(
         Raises
         ------
         TypeError, ValueError
-            If `y` or `sample_weight` does not fit the samples.
+            If `y` or `sample_weight` does not match the samples.
 
         Examples
         --------
@@ -190,7 +190,7 @@ class BaseExitPolicyClassifier(
         -------
         ndarray of shape (n_samples, n_classes), or list of such arrays
             Columns in the order of ``classes_``; a list with one array per task for several tasks.
-            For several labels the probability of each, (n_samples, n_labels).
+            For several labels, the probability of each label, (n_samples, n_labels).
 
         Examples
         --------
@@ -214,8 +214,8 @@ class BaseExitPolicyClassifier(
         Returns
         -------
         Bunch
-            ``labels``, ``proba``, ``exit_layer`` and ``entropy``, as the classifier with early
-            exits returns them.
+            ``labels``, ``proba``, ``exit_layer`` and ``entropy``, as returned by the classifier
+            with early exits.
 
         Examples
         --------
@@ -291,8 +291,8 @@ class BaseExitPolicyClassifier(
         Yields
         ------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
-            Labels of layer 1, then 2, up to ``n_layers_``. Of a classifier of words lists of spans,
-            as its `predict` returns them.
+            Labels of layer 1, then 2, up to ``n_layers_``. For a token classifier lists of spans,
+            as returned by `predict`.
 
         Examples
         --------

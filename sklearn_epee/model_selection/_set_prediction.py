@@ -51,40 +51,40 @@ class SetPredictionMixin:
         valid_for: str = "any_policy",
         random_state: int | np.random.RandomState | None = None,
     ) -> Self:
-        """Learn from held-out samples how large the sets of `predict_set` have to be.
+        """Calibrate the sets of `predict_set` on held-out samples.
 
-        Nothing is trained, and predictions stay as they are.
+        Nothing is trained, and the predictions do not change.
 
         Parameters
         ----------
         X : samples
-            On which neither the network was trained nor its exits were calibrated. With
-            ``valid_for="any_policy"`` they may be those on which the policy was chosen.
+            Samples that were used neither to train the network nor to calibrate its exits. With
+            ``valid_for="any_policy"`` they may have been used to choose the policy.
         y : array-like of shape (n_samples,)
             Labels.
         coverage : float in (0, 1), default=0.9
-            Probability with which the true class of a new sample is to be in its set, at least.
+            Minimum probability that the set of a new sample contains its true class.
         per_class : bool, default=False
-            Whether each class is to be covered with this probability by itself, not only all
-            samples together. Every class then needs ``coverage / (1 - coverage)`` samples at the
-            least, beside the 30 % that make exits comparable; one with fewer is in all sets.
+            Whether this probability holds for the samples of each class, and not only for all
+            samples together. Every class then needs at least ``coverage / (1 - coverage)`` samples,
+            in addition to the 30 % for the levels (see Notes); a class with fewer is in all sets.
         valid_for : {"any_policy", "policy"}, default="any_policy"
             "any_policy": the true class is in the sets of all exits at once, so that the coverage
-            holds whatever decides on exits, also a policy that is set later. "policy": it is in the
-            sets of the exits that the present policy visits, which makes smaller sets; the policy
-            must not have been chosen on these samples, and `predict_set` refuses another one.
+            holds for any exit policy, including one that is set later. "policy": it is in the sets
+            of the exits that the present policy visits, which makes sets smaller; the policy must
+            not have been chosen on these samples, and `predict_set` raises an error if it changes.
         random_state : int, RandomState instance or None, default=None
-            Splits the samples into those that make exits comparable and those that set the limits.
+            Seeds the split of the samples into those for the levels and those for the limits.
 
         Returns
         -------
         self : object
-            With the attribute `prediction_sets_`, a dict of what was learned.
+            With the attribute `prediction_sets_`, a dict with the levels and limits.
 
         Raises
         ------
         ValueError
-            If an argument is not as described, a label is not known, or there are several tasks or
+            If an argument is not as described, a label is unknown, or there are several tasks or
             labels per sample.
         sklearn.exceptions.NotFittedError
             If the classifier is not fitted.
@@ -92,19 +92,20 @@ class SetPredictionMixin:
         Warns
         -----
         UserWarning
-            If classes have too few samples, and are in every set.
+            If classes have too few samples and are therefore in every set.
 
         Notes
         -----
-        The *level* of a class at an exit is the share of samples whose true class had a higher
-        probability there, learned from 30 % of the samples drawn at random. The score of a class is
-        its largest level over the visited exits. The limit is the score of rank ``ceil((n + 1) *
-        coverage)`` among the true classes' scores of the other n samples, of all or of each class
-        [1]_. The coverage is exact for any n, network and levels, as a probability over draws of
-        these samples and the new one together, if they are exchangeable: independent and of the
-        same kind will do. It does not hold for each kind of samples by itself, except classes with
-        `per_class`, nor on data that have drifted. Sets that shrink from exit to exit are those of
-        [2]_ in aim; there they come from confidence sequences, here from one conformal score.
+        The *level* of a class at an exit, which makes exits comparable, is the fraction of samples
+        whose true class had a higher probability there, estimated on a random 30 % of the samples.
+        The score of a class is its largest level over the visited exits. The limit is the score of
+        rank ``ceil((n + 1) * coverage)`` among the scores of the true classes of the other n
+        samples, of all or of each class [1]_. The coverage is exact for any n, network and levels,
+        as a probability over draws of these samples and the new one together, if they are
+        exchangeable, such as independent samples from one distribution. It does not hold within
+        other groups of samples than the classes of `per_class`, nor on data that have drifted. As
+        in [2]_, sets shrink from exit to exit; there they are derived from confidence sequences,
+        here from one conformal score.
 
         References
         ----------
@@ -154,29 +155,29 @@ class SetPredictionMixin:
         return self
 
     def predict_set(self, X: Any, *, allow_empty: bool = False) -> NDArray[np.bool_]:
-        """Predict for each sample a set of classes that holds the true one with known probability.
+        """Predict a set of classes for each sample, calibrated to contain the true class.
 
-        The samples exit by the policy; a set is what is left of all classes at the exit. It is a
-        part of the sets of the exits before.
+        Samples exit by the policy. The set of a sample is that of its exit, a subset of the sets of
+        the exits before.
 
         Parameters
         ----------
         X : samples
         allow_empty : bool, default=False
-            Whether a set may be empty, which says that the exits contradict each other: no class
-            conforms at all of them. If not, the class that conforms best among the last ones stays,
-            which can only cover more.
+            Whether a set may be empty, which means that the exits contradict each other: no class
+            is in the sets of all of them. If not, the best of the last remaining classes is kept,
+            which can only increase the coverage.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), bool
-            Which classes are in the set, columns in the order of ``classes_``. The predicted class
-            need not be among them.
+            Whether a class is in the set; columns in the order of ``classes_``. The predicted class
+            is not always in the set.
 
         Raises
         ------
         ValueError
-            If the sets were made for another policy.
+            If the sets were calibrated for another policy.
         sklearn.exceptions.NotFittedError
             Before `fit` and `conformalize`.
 
@@ -216,14 +217,14 @@ class SetPredictionMixin:
         Yields
         ------
         ndarray of shape (n_samples, n_classes), bool
-            The set after layer 1, then 2, up to ``n_layers_``, each a part of the one before. That
-            of the layer where a sample exits is its `predict_set`. At an exit that a sample does
-            not have the set stays as it is.
+            The set after layer 1, then 2, up to ``n_layers_``, each a subset of the one before. The
+            set at the exit layer of a sample is that of `predict_set`. At a missing exit the set
+            does not change.
 
         Raises
         ------
         ValueError
-            If the sets were made for the samples' policy alone, which does not visit all exits.
+            If the sets were calibrated with ``valid_for="policy"``, for the visited exits only.
         sklearn.exceptions.NotFittedError
             Before `fit` and `conformalize`.
 
@@ -243,8 +244,9 @@ class SetPredictionMixin:
         learned, policy = self._for_policy()
         if policy is not None:
             raise ValueError(
-                "The sets of valid_for='policy' hold for the exits that the policy visits, but "
-                "staged_predict_set goes through all. Conformalize with valid_for='any_policy'."
+                "staged_predict_set needs sets for all exits, but these were calibrated with "
+                "valid_for='policy', for the visited exits only. Call conformalize with "
+                "valid_for='any_policy'."
             )
         staged, _ = staged_predictions(self._with_policy(), X)
         proba = staged.head_proba[0]
@@ -266,9 +268,8 @@ class SetPredictionMixin:
             policy = (*policy, 1)[:3]  # earlier versions have no min_exit_layer
         if policy not in (None, now):
             raise ValueError(
-                f"The prediction sets hold for {_policy_text(policy)}, but the policy is "
-                f"{_policy_text(now)} now. "
-                "Conformalize again, or with valid_for='any_policy'."
+                f"The prediction sets are valid for {_policy_text(policy)}, but the policy is now "
+                f"{_policy_text(now)}. Call conformalize again, or with valid_for='any_policy'."
             )
         return NestedSets(**found), policy
 
@@ -300,12 +301,13 @@ def _check_options(per_class: Any, valid_for: Any) -> None:
 def _check_one_task(estimator: Any, y: NDArray[Any]) -> None:
     if is_multilabel(estimator):
         raise ValueError(
-            "Prediction sets are of the classes of one task, but each sample may have any of "
-            "several labels here. TunedLabelThresholdsClassifierCV chooses thresholds for those."
+            "Prediction sets need one task with one class per sample, but y has several labels per "
+            "sample. TunedLabelThresholdsClassifierCV tunes thresholds for labels."
         )
     if y.ndim > 1:
         raise ValueError(
-            f"Prediction sets are of the classes of one task, but y holds {y.shape[1]} tasks."
+            f"Prediction sets need one task with one class per sample, but y has {y.shape[1]} "
+            "tasks."
         )
 
 
@@ -324,8 +326,8 @@ def _warn_of_full_sets(sets: NestedSets, classes: NDArray[Any], *, per_class: bo
         subject = f"The classes {names}{more} are in every set"
     warnings.warn(
         f"{subject}: a coverage of {sets.coverage} needs {needed} samples"
-        f"{' of each class' if per_class else ''} beside the 30 % that make exits comparable. "
-        "Give more samples, or accept a lower coverage.",
+        f"{' of each class' if per_class else ''} in addition to the 30 % that make exits "
+        "comparable. Pass more samples or a lower coverage.",
         UserWarning,
         stacklevel=3,
     )

@@ -81,11 +81,11 @@ def test_another_policy_needs_no_other_sets_unless_they_are_for_one():
     clf = fixed(tau=0.3, patience=3)
     clf.conformalize(X[HELD], Y[HELD], valid_for="policy", random_state=0)
     assert clf.predict_set(X[NEW]).shape == (300, 3)
-    with pytest.raises(ValueError, match="valid_for='policy' hold for the exits that the policy"):
+    with pytest.raises(ValueError, match="valid_for='policy', for the visited exits only"):
         next(clf.staged_predict_set(X[NEW]))
     with pytest.raises(
         ValueError,
-        match=r"hold for tau=0\.3, patience=3, min_exit_layer=1, but the policy is tau=0",
+        match=r"valid for tau=0\.3, patience=3, min_exit_layer=1, but the policy is now tau=0",
     ):
         clf.set_params(tau=0.0).predict_set(X[NEW])
 
@@ -154,11 +154,11 @@ def test_tasks_and_labels_are_refused():
     tuned = TunedLabelThresholdsClassifierCV(
         FrozenEstimator(NumericLabels().fit(cloud, sets)), min_samples=1
     ).fit(cloud, sets)
-    with pytest.raises(ValueError, match="any of several labels"):
+    with pytest.raises(ValueError, match="y has several labels per sample"):
         tuned.conformalize(cloud, sets)
     cloud, tasks = task_blobs(80)
     clf = FixedExitPolicyClassifier(FrozenEstimator(NumericTasks().fit(cloud, tasks)))
-    with pytest.raises(ValueError, match="classes of one task, but y holds 2 tasks"):
+    with pytest.raises(ValueError, match="one class per sample, but y has 2 tasks"):
         clf.fit(cloud, tasks).conformalize(cloud, tasks)
 
 
