@@ -676,6 +676,9 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         super()._adjust(network, data)
         network.hand_over_after = self.hand_over_after  # a warm start may change it
 
+    def _preprocessor_for_layers(self, preprocessor: CaseReader, n_layers: int) -> CaseReader:
+        return preprocessor.for_first_layers(n_layers)
+
     def _tower_estimators(self) -> dict[str, Any]:
         """Return the text and image classifiers, which build the towers."""
         return {

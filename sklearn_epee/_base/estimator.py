@@ -37,6 +37,7 @@ from sklearn_epee._version import __version__
 from sklearn_epee.distributed import Processes, active_processes
 from sklearn_epee.metrics import exit_scores
 
+from .first_layers import with_first_layers
 from .fit_tasks import FitTasks
 from .fitted import (
     VERSION_KEY,
@@ -242,6 +243,55 @@ class BaseEPEE(
             check_end(net, is_clone=self._search_context.is_clone)
         return as_lazy_network(preprocessor, net, plan.exit_weights)
 
+    # ------------------------------------------------------------------------------- fewer layers
+
+    def first_layers(self, n_layers: int) -> Self:
+        """Return a fitted copy that only has the first layers.
+
+        Its exits are the first ones of this estimator, with the same weights; nothing is trained.
+        Samples that would exit at a later layer exit at the last one that is left. So no sample
+        takes longer than `n_layers` layers, and files are smaller. Compare scores on held-out
+        samples before you use it, and tune its exit policy anew.
+
+        Parameters
+        ----------
+        n_layers : int
+            Number of layers to keep, from 1 to ``n_layers_``. With two backbones, more than the
+            layers of the first one.
+
+        Returns
+        -------
+        estimator : object
+            With the parameters of this one; of an array `exit_loss_weights` the first values. 8-bit
+            scales are not kept: call `calibrate_int8` for ``precision="int8"``. `fit` trains a
+            network with all layers of the backbone again, except with `warm_start`.
+
+        Raises
+        ------
+        TypeError
+            If `n_layers` is not an integer.
+        ValueError
+            If there are fewer layers, the exit of the last layer was not trained, or the model
+            cannot be built with so many layers.
+        NotFittedError
+            If the estimator was not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_epee import EPEEClassifier
+        >>> from sklearn_epee.datasets import make_supplement_notes
+        >>> X, y = make_supplement_notes(40, random_state=0)
+        >>> clf = EPEEClassifier(max_epochs=1, random_state=0).fit(X, y)
+        >>> shorter = clf.first_layers(4)
+        >>> clf.n_layers_, shorter.n_layers_
+        (6, 4)
+        >>> np.array_equal(shorter.predict_at_layer(X, 3), clf.predict_at_layer(X, 3))
+        True
+        """
+        shorter: Self = with_first_layers(self, n_layers)
+        return shorter
+
     # ------------------------------------------------------------------------------ 8-bit numbers
 
     def calibrate_int8(self, X: Any) -> Self:
@@ -340,6 +390,10 @@ class BaseEPEE(
 
     def _adjust(self, network: Any, data: Any) -> None:
         """Set the parts of a network that depend on the training data but are not trained."""
+
+    def _preprocessor_for_layers(self, preprocessor: Any, n_layers: int) -> Any:  # noqa: ARG002 - most do not depend on it
+        """Return the preprocessor of a network that only has the first layers."""
+        return preprocessor
 
     def _head_dropout(self) -> float:
         return float(given(self.dropout, self._training_defaults().dropout))

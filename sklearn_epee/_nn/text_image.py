@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,12 @@ class CaseReader:
     def sample_form(self) -> CaseForm:
         """Properties of samples and towers, which are available without the network."""
         return self.form
+
+    def for_first_layers(self, n_layers: int) -> CaseReader:
+        """Return the same reader for a network that only has the first layers."""
+        costs = self.form.exit_costs[:n_layers]
+        shares = tuple(cost / costs[-1] for cost in costs)
+        return CaseReader(self.text, self.image, replace(self.form, exit_costs=shares))
 
     def encode(self, cases: Sequence[Case]) -> EncodedPairs:
         """Encode cases for both towers; warn once if texts are truncated."""

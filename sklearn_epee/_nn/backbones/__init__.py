@@ -3,6 +3,7 @@
 from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._finite import not_finite
 from sklearn_epee._nn.backbones._folder import damaged_json, is_local
+from sklearn_epee._nn.backbones._generic_check import check_first_layers
 from sklearn_epee._nn.backbones._loading import (
     empty_backbone,
     enlarge_vocabulary,
@@ -34,6 +35,7 @@ __all__ = [
     "RowSubset",
     "adapter_class_for",
     "adapter_for",
+    "check_first_layers",
     "checkpoint_pooling",
     "damaged_json",
     "empty_backbone",

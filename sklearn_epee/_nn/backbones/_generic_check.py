@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sklearn_epee._nn.backbones._adapter import BackboneAdapter
 from sklearn_epee._nn.backbones._generic import GenericAdapter
 
-__all__ = ["TOLERANCE", "differences", "with_noise"]
+__all__ = ["TOLERANCE", "check_first_layers", "differences", "with_noise"]
 
 # Largest difference of values up to 1; larger values have larger rounding errors.
 TOLERANCE = 1e-4
@@ -57,6 +58,38 @@ def differences(adapter: GenericAdapter) -> tuple[float, float]:
         max(_difference(found[: len(own)], own) for found, own in pairs),
         max(_difference(found, own) for found, own in zip(lonely, expected, strict=True)),
     )
+
+
+@torch.no_grad()
+def check_first_layers(whole: BackboneAdapter, part: BackboneAdapter) -> None:
+    """Check that the layers of a model are the first ones of another.
+
+    Only models without an adapter of their own are checked: of others it is known.
+
+    Parameters
+    ----------
+    whole, part : BackboneAdapter
+        Of the same family and with the same weights; `part` has fewer layers.
+
+    Raises
+    ------
+    ValueError
+        If their outputs differ.
+    """
+    if not isinstance(whole, GenericAdapter):
+        return
+    sample = _random_samples(whole)[1]
+    (expected, mask), (hidden, _) = whole.embed(sample), part.embed(sample)
+    for layer in range(1, part.n_layers + 1):
+        expected, hidden = (
+            adapter.layer(layer, states, mask.clone())
+            for adapter, states in ((whole, expected), (part, hidden))
+        )
+    if not _difference(part.pool(hidden), whole.pool(expected)) <= TOLERANCE:
+        raise ValueError(
+            f"The layers of a {whole.family} model with {part.n_layers} layers are not the first "
+            f"layers of one with {whole.n_layers}."
+        )
 
 
 def with_noise(model: PreTrainedModel) -> PreTrainedModel:
