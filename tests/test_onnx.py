@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -127,6 +128,14 @@ def test_labels_of_several_tasks_have_the_types_of_the_estimator(classes, notes,
     assert found.dtype == own.dtype
     assert found.tolist() == own.tolist()
     assert [type(label) for label in found[0]] == [type(label) for label in own[0]]
+
+
+def test_labels_named_by_tuples_stay_tuples(notes, tmp_path):
+    numbers = np.arange(len(notes[0]))
+    columns = {("drug", 1): numbers % 2, ("effect", 2): numbers % 3 == 0}
+    fitted = tiny_text_classifier(max_epochs=1).fit(notes[0], pd.DataFrame(columns).astype(int))
+    found = exported(fitted, tmp_path).classes
+    assert found.tolist() == fitted.classes_.tolist() == [("drug", 1), ("effect", 2)]
 
 
 def test_graphs_read_pairs_with_segments(notes, tmp_path):
@@ -260,6 +269,29 @@ def test_a_graph_that_differs_is_not_left_behind(notes, tmp_path, monkeypatch):
     monkeypatch.setattr("sklearn_epee._nn.onnx_export._TOLERANCE", -1.0)
     with pytest.raises(ValueError, match=r"family 'bert'.*differs from the network by"):
         fitted.export_onnx(tmp_path / "onnx")
+    assert not list((tmp_path / "onnx").iterdir())
+
+
+def test_labels_that_json_does_not_have_are_refused_at_once(notes, tmp_path):
+    days = (np.arange(len(notes[0])) % 2).astype("datetime64[D]")
+    fitted = tiny_text_classifier(max_epochs=1).fit(notes[0], days)
+    with pytest.raises(ValueError, match=r"classes_ holds datetime.date\(.*\) of type date, which"):
+        fitted.export_onnx(tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize("at", ["torch.onnx.export", "pathlib.Path.write_text"])
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(at, notes, tmp_path, monkeypatch):
+    fitted = tiny_text_classifier(max_epochs=1).fit(*notes)
+    onnx_export.exporter()  # tries out torch.onnx.export once
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(at, full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        fitted.export_onnx(tmp_path / "onnx")
+    assert caught.value.errno == errno.ENOSPC
     assert not list((tmp_path / "onnx").iterdir())
 
 

@@ -33,6 +33,7 @@ from sklearn_epee import (
     TunedExitPolicyClassifierCV,
     TunedLabelThresholdsClassifierCV,
 )
+from sklearn_epee._base.tokenizer_folder import write_tokenizer_file
 from sklearn_epee._nn import devices
 from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee.exceptions import ModelFolderError
@@ -422,14 +423,27 @@ def test_only_a_model_is_overwritten_and_only_with_overwrite(notes, tmp_path):
     assert (folder / "picture.png").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(notes, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_files():
+    """Let files be no longer than 4 kB: writing more fails, as it does on a full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr("sklearn_epee._nn.network_parts.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        tiny_text_classifier().fit(*notes).save_pretrained(tmp_path / "model")
+
+def test_a_full_disk_leaves_nothing_behind(notes, tmp_path, request):
+    fitted = tiny_text_classifier().fit(*notes)
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"model' cannot be written: .*File too large"):
+        fitted.save_pretrained(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_for_which_there_is_no_room_is_an_error_of_the_disk(tmp_path, small_files):
+    with pytest.raises(OSError, match="File too large"):
+        write_tokenizer_file(tiny_tokenizer("bert"), tmp_path / "tokenizer.json")
 
 
 # ------------------------------------------------------------------------------ card and hub

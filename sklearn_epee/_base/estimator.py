@@ -490,6 +490,8 @@ class BaseEPEE(
             compared with the network on batches of other sizes.
         FileExistsError
             If the folder is not empty.
+        OSError
+            If the disk is full, for example; no files are left behind.
         NotFittedError
             If the estimator was not fitted.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_epee._checks.messages import shown
 from sklearn_epee._nn.exit_rules import ExitPolicy
 from sklearn_epee._nn.long_texts import LongTexts, Windows, special_tokens_around
 from sklearn_epee._nn.marked_texts import MarkedTextTokenizer
@@ -18,6 +19,7 @@ from sklearn_epee._nn.two_towers import TwoTowerNetwork
 from sklearn_epee._spans import transition_scores, valid_transitions
 
 from .tag_data import TagLayers
+from .tokenizer_folder import write_tokenizer_file
 
 FORMAT = "sklearn_epee.onnx"
 # Version 1 supported one backbone with one row per sample. Version 2 adds "kind", "windows",
@@ -121,7 +123,7 @@ def write_tokenizer(reader: Any, folder: Path) -> Document | None:
     tokenizer = reader.tokenizer
     if not tokenizer.is_fast:
         return None
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_file(tokenizer, folder / "tokenizer.json")
     fillers = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return {
         "max_length": reader.max_length,
@@ -146,4 +148,19 @@ def _long_texts(long_texts: LongTexts | None, tokenizer: Any) -> Document | None
 
 
 def _array_document(array: NDArray[Any]) -> Mapping[str, Any]:
-    return {"dtype": array.dtype.str, "values": array.tolist()}
+    values = array.tolist()
+    if unknown := [value for value in values if not _is_written(value)]:
+        raise ValueError(
+            f"classes_ holds {shown(unknown[0])} of type {type(unknown[0]).__name__}, which JSON "
+            "does not have, so it cannot be exported; fit with labels that are strings, numbers or "
+            "bools, such as y.astype(str)."
+        )
+    return {"dtype": array.dtype.str, "values": values}
+
+
+def _is_written(label: Any) -> bool:
+    """Return whether a label is the same after it was written as JSON and read."""
+    if isinstance(label, tuple):
+        return all(map(_is_written, label))
+    # A longdouble is an np.floating, but no float.
+    return label is None or isinstance(label, (str, bool, int, float))

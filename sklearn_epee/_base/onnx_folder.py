@@ -95,22 +95,22 @@ def export(
     _check_layer_of_towers(network, only_layer)
     place = _empty_folder(folder)
     try:
-        document["graphs"] = _write_graphs(network, reader, only_layer, place)
-    except (CannotExportError, ImportError) as error:
+        document |= {
+            "graphs": _write_graphs(network, reader, only_layer, place),
+            "n_layers": network.n_layers if only_layer is None else 1,
+            "layer": only_layer,
+            "texts": write_tokenizer(getattr(reader, "text", reader), place),
+        }
+        (place / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except BaseException as error:  # also when interrupted: a part of an export is of no use
         for path in place.iterdir():
             path.unlink()
-        if isinstance(error, ImportError):
+        if not isinstance(error, CannotExportError):
             raise
         raise ValueError(
             f"{name} with a backbone of {_families(network)} and pooling={network.pooling!r} "
             f"cannot be exported to ONNX: {error}."
         ) from error
-    document |= {
-        "n_layers": network.n_layers if only_layer is None else 1,
-        "layer": only_layer,
-        "texts": write_tokenizer(getattr(reader, "text", reader), place),
-    }
-    (place / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _kind_document(network: Any, reader: Any, tasks: Any, transition_weight: float) -> Document:

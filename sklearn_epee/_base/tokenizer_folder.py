@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -66,10 +67,21 @@ def write_tokenizer(
             "joblib instead."
         )
     path = saving.writer.path(f"{folder}/{TOKENIZER}")
-    tokenizer.backend_tokenizer.save(str(path))
+    write_tokenizer_file(tokenizer, path)
     saving.writer.write_json(f"{folder}/{TOKENIZER_SETTINGS}", _settings_of(tokenizer))
     made = _make_tokenizer(path.read_bytes(), _settings_of(tokenizer))
     _check_same(tokenizer, made, pairs)
+
+
+def write_tokenizer_file(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write the file of a fast tokenizer.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, for example; the tokenizer's own `save` raises a bare `Exception`.
+    """
+    path.write_bytes(tokenizer.backend_tokenizer.to_str(pretty=True).encode())
 
 
 def _settings_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sklearn_epee._version import __version__
 from sklearn_epee.exceptions import ModelFolderError
 
@@ -258,6 +260,8 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[FolderWriter]:
     ------
     FileExistsError
         If there are other files, or there is a model and `overwrite` is False.
+    OSError
+        If a file cannot be written.
     """
     check_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -266,6 +270,8 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[FolderWriter]:
     try:
         yield FolderWriter(draft)
         _put_in_place(draft, folder)
+    except SafetensorError as error:  # of a full disk; it is not an OSError
+        raise OSError(f"folder={str(folder)!r} cannot be written: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

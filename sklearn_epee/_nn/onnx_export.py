@@ -109,6 +109,8 @@ def write_graph(
                 )
             else:
                 _write_exported(part.eval(), example, axes, file, shared)
+    except OSError:  # of the disk, not of the module
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CannotExportError(f"{file.name}: torch cannot export it ({reason})") from error

@@ -65,7 +65,7 @@ class Folder:
     @property
     def classes(self) -> list[NDArray[Any]]:
         """Classes of each task, or of each layer of spans."""
-        return [np.array(c["values"], dtype=c["dtype"]) for c in self.document["classes"]]
+        return [_array_of(c["values"], c["dtype"]) for c in self.document["classes"]]
 
     def run(self, name: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run a graph with its inputs among some values, and return its outputs.
@@ -85,6 +85,19 @@ class Folder:
     def reads(self, name: str) -> list[str]:
         """Return the names of the inputs of a graph."""
         return [part.name for part in self._graphs[name].get_inputs()]
+
+
+def _array_of(values: Sequence[Any], dtype: str) -> NDArray[Any]:
+    """Return the classes of one task; a tuple, such as the name of a column, stays one element."""
+    classes = np.empty(len(values), dtype)
+    for place, value in enumerate(values):
+        classes[place] = _label(value)
+    return classes
+
+
+def _label(value: Any) -> Any:
+    """Return a label as it was before it was written: JSON has lists instead of tuples."""
+    return tuple(map(_label, value)) if isinstance(value, list) else value
 
 
 def _onnxruntime() -> Any:
