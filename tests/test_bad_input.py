@@ -530,7 +530,7 @@ def test_every_kind_of_memory_is_accepted(memory):
 
 
 def test_early_stopping_without_a_validation_part(refused_text):
-    message = "early_stopping=True needs samples to watch: set validation_fraction above 0"
+    message = "early_stopping=True needs held-out samples: set validation_fraction above 0"
     refused_text.of_parameter(ValueError, message, early_stopping=True)
 
 

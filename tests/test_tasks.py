@@ -355,7 +355,7 @@ def test_warm_start_needs_the_same_classes(two_tasks):
 
 def test_a_sparse_y_of_tasks_is_refused(texts):
     indicator = csr_array(np.eye(len(texts), 2, dtype=int))
-    with pytest.raises(TypeError, match=r"takes no sparse y; .*y\.toarray\(\)"):
+    with pytest.raises(TypeError, match=r"does not accept a sparse y; .*y\.toarray\(\)"):
         tiny_text_classifier(target_type="tasks").fit(texts, indicator)
 
 
@@ -465,5 +465,5 @@ def test_tasks_in_another_order_are_refused_where_it_shows():
     predicted = as_columns([np.array(["a", "b"]), np.array([1, 2])])
     truth = pd.DataFrame({"use": ["a", "a"], "grade": [1, 2]})
     assert_array_equal(task_hits(truth, predicted), [[True, True], [False, True]])
-    with pytest.raises(ValueError, match=r"such as 1 in column 0, where labels such as 'a' are"):
+    with pytest.raises(ValueError, match=r"such as 1 in column 0, but the predictions are"):
         task_hits(truth[["grade", "use"]], predicted)

@@ -77,7 +77,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         ValueError
             If a parameter, X, y or the backbone is invalid; the estimator is left unchanged.
         TypeError
-            If X contains something that is not a sample.
+            If an element of X is not a sample.
         MemoryError
             If the device runs out of memory; the message says what to change.
         KeyboardInterrupt
@@ -147,7 +147,7 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
     ) -> Self:
         """Return an estimator fitted with the heads of a folder that the paper's code wrote.
 
-        ``samples_for`` returns any samples in the form that the estimator reads.
+        ``samples_for`` returns some samples of the type that the estimator reads.
         """
         if not Path(folder).is_dir():
             raise ValueError(f"folder={os.fspath(folder)!r} is not a folder.")

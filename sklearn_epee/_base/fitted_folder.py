@@ -240,7 +240,7 @@ def _folders_of(cls: Any, document: Mapping[str, Any]) -> list[str]:
         return ["backbone"]
     towers = list_of(field(document, "towers", list))
     if sorted(map(str, towers)) != sorted(TOWERS):
-        raise ModelFolderError(f"its towers are {towers!r:.80}")
+        raise ModelFolderError(f"towers is {towers!r:.80}; expected {list(TOWERS)} in any order")
     return [f"{name}_backbone" for name in towers]
 
 
@@ -251,7 +251,7 @@ def _kind_in(cls: Any, folder: str) -> str:
 def _kind_of_network(cls: Any, kind: str) -> str:
     expected = {"EPEETokenClassifier": "words", "EPEEMultimodalClassifier": "towers"}
     if kind != expected.get(cls.__name__, "exits"):
-        raise ModelFolderError(f"a {cls.__name__} has no network of the kind {kind[:40]!r}")
+        raise ModelFolderError(f"{cls.__name__} cannot have a network of the kind {kind[:40]!r}")
     return kind
 
 
@@ -262,14 +262,16 @@ def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
     if n_backbones == 2:
         towers = list_of(recipe.get("towers"))
         if len(towers) != 2 or not set(recipe) <= {"towers", "hand_over_after", "context_dropout"}:
-            raise ModelFolderError("the recipe of its network is not that of two towers")
+            raise ModelFolderError("the recipe of its network is invalid for two towers")
         after = field(recipe, "hand_over_after", (int, type(None)))
         if after is not None and not 1 <= after <= 2**20:
-            raise ModelFolderError(f"hand_over_after is {after}")
+            raise ModelFolderError(f"hand_over_after is {after}; expected null or 1 to {2**20}")
         _fraction_field(recipe, "context_dropout")
         return {**recipe, "towers": [_read_recipe(tower, 1) for tower in towers]}
     if not set(recipe) <= {"pooling", "dropout", "context_size", "head"}:
-        raise ModelFolderError(f"the recipe of its network has {sorted(map(str, recipe))!r:.120}")
+        raise ModelFolderError(
+            f"the recipe of its network has unknown keys: {sorted(map(str, recipe))!r:.120}"
+        )
     field(recipe, "pooling", str)
     _fraction_field(recipe, "dropout")
     integer_field(recipe, "context_size", 0, 2**24)
@@ -282,7 +284,7 @@ def _read_recipe(recipe: Any, n_backbones: int) -> dict[str, Any]:
 def _fraction_field(document: Mapping[str, Any], name: str) -> float:
     value = field(document, name, (float, int))
     if not 0 <= value <= 1:
-        raise ModelFolderError(f"{name!r} is {value!r:.40}; expected a share from 0 to 1")
+        raise ModelFolderError(f"{name!r} is {value!r:.40}; expected a number from 0 to 1")
     return float(value)
 
 
@@ -297,50 +299,52 @@ def _read_tasks(document: Mapping[str, Any]) -> Any:
         _check_counts(found)
         return found
     if kind not in ("classes", "labels"):
-        raise ModelFolderError(f"tasks of the kind {kind[:40]!r} are not known")
+        raise ModelFolderError(f"tasks of the kind {kind[:40]!r} are unknown")
     for part in classes if isinstance(classes, list) else [classes]:
         _check_classes(part, kind == "labels")
     if isinstance(classes, list) and (kind == "labels" or len(classes) < 2):
-        raise ModelFolderError("its tasks are neither one nor several")
+        raise ModelFolderError(
+            "classes is a list; expected an array, or the arrays of several tasks"
+        )
     return Tasks(classes, kind == "labels")
 
 
 def _check_classes(classes: Any, labels: bool = False) -> None:
     """Raise if classes are not a sorted array; the names of labels may be in any order."""
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not len(classes):
-        raise ModelFolderError("its classes are not an array")
+        raise ModelFolderError("classes are not a 1D array with at least one class")
     if labels:  # names of several types cannot be sorted
-        are_right = len(set(classes.tolist())) == len(classes)
+        are_valid = len(set(classes.tolist())) == len(classes)
     else:
-        are_right = np.array_equal(np.unique(classes), classes)
-    if not are_right:
-        raise ModelFolderError("its classes are not sorted, or one is there twice")
+        are_valid = np.array_equal(np.unique(classes), classes)
+    if not are_valid:
+        raise ModelFolderError("classes are not sorted, or contain duplicates")
 
 
 def _check_counts(tags: TagLayers) -> None:
     """Raise for tags that are invalid in the scheme, or transition counts of another shape."""
     for name, layer in tags.by_name.items():
         if layer.dtype.kind not in "UO" or not all(type(tag) is str for tag in layer.tolist()):
-            raise ModelFolderError("its tags are not texts")
+            raise ModelFolderError("tags are not strings")
         valid_transitions(layer.tolist(), tags.scheme)
         if tags.transition_counts is None:
             continue
         counts = tags.transition_counts[name]
         shape = (len(layer) + 1, len(layer))
         if not isinstance(counts, np.ndarray) or counts.dtype.kind != "f" or counts.shape != shape:
-            raise ModelFolderError("its counts of transitions are not those of its tags")
+            raise ModelFolderError(f"transition_counts is not a float array of shape {shape}")
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
-            raise ModelFolderError("its counts of transitions are not counts")
+            raise ModelFolderError("transition_counts has values that are negative or not finite")
 
 
 def _read_exit_weights(found: Any, n_layers: int) -> NDArray[np.float64]:
     is_array = isinstance(found, np.ndarray) and found.dtype == np.float64
     if not is_array or found.shape != (n_layers,) or not (np.isfinite(found) & (found >= 0)).all():
-        raise ModelFolderError(f"its exit_weights are not {n_layers} weights")
+        raise ModelFolderError(f"exit_weights are not {n_layers} finite numbers >= 0 in float64")
     return found
 
 
 def _read_history(found: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(epoch, dict) for epoch in found):
-        raise ModelFolderError("its history is not a list of epochs")
+        raise ModelFolderError("history is not a list of dictionaries, one per epoch")
     return found

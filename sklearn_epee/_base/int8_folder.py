@@ -54,7 +54,7 @@ def read_int8(document: Any, network: Any, load_array: Any) -> MeasuredInt8 | No
     parts = list_of(field(found, "towers", list, "int8"))
     several = field(found, "several", bool, "int8")
     if len(parts) != len(towers) or several != (len(towers) > 1):
-        raise ModelFolderError("its scales of 8 bits are not those of its network")
+        raise ModelFolderError(f"the 8-bit scales are not those of {len(towers)} backbone(s)")
     pairs = zip(parts, towers, strict=True)
     scales = tuple(_scales(part, tower) for part, tower in pairs)
     report = field(found, "report", dict, "int8")
@@ -64,22 +64,22 @@ def read_int8(document: Any, network: Any, load_array: Any) -> MeasuredInt8 | No
 def _scales(document: Any, network: Any) -> Int8Scales:
     layers, errors = (list_of(field(document, name, list)) for name in ("layers", "errors"))
     if not len(layers) == len(errors) == network.n_layers:
-        raise ModelFolderError("its scales of 8 bits are not those of its layers")
+        raise ModelFolderError(f"the 8-bit scales are not those of {network.n_layers} layers")
     for part in errors:
         if not isinstance(part, dict) or not set(part) <= set(LayerScales._fields):
-            raise ModelFolderError("its errors of 8 bits are not known")
+            raise ModelFolderError("the errors of 8-bit products have unknown keys")
     made = tuple(_layer(layer, network.adapter.hidden_size) for layer in layers)
     return Int8Scales(made, tuple(dict(part) for part in errors))
 
 
 def _layer(document: Any, width: int) -> LayerScales:
     if not isinstance(document, dict) or set(document) != set(LayerScales._fields):
-        raise ModelFolderError("its scales of 8 bits are not known")
+        raise ModelFolderError("the 8-bit scales of a layer have missing or unknown keys")
     parts = {name: None if part is None else _scale(part) for name, part in document.items()}
     for name in ("attention", "up"):
         part = parts[name]
         if part is not None and len(part.factor) != width:
-            raise ModelFolderError("its scales of 8 bits have another width than its layers")
+            raise ModelFolderError(f"the 8-bit scales of a layer do not have its width, {width}")
     return LayerScales(**parts)
 
 
@@ -88,7 +88,7 @@ def _scale(document: Any) -> InputScale:
     for array in arrays:
         is_row = array.dtype == np.float32 and array.ndim == 1 and array.shape == arrays[0].shape
         if not is_row or not np.isfinite(array).all():
-            raise ModelFolderError("its scales of 8 bits are not numbers")
+            raise ModelFolderError("the 8-bit scales are not finite float32 rows of one length")
     factor, shift, mean = arrays
     is_common = bool(field(document, "is_common", (bool, np.bool_)))
     return InputScale(factor, shift, mean, is_common)

@@ -81,7 +81,7 @@ def _transitions(tags: TagLayers, weight: float) -> list[Document]:
 
 
 def towers_document(network: TwoTowerNetwork, form: CaseForm) -> Document:
-    """Return both towers, and when samples go on from the first to the second."""
+    """Return both towers, and the exit after which samples move to the second."""
     return {
         "names": list(form.towers),
         "n_layers": [tower.n_layers for tower in network.towers],

@@ -78,7 +78,7 @@ def export(
     ImportError
         If a package is missing.
     ValueError
-        If such an estimator cannot be exported.
+        If the estimator cannot be exported.
     FileExistsError
         If the folder is not empty.
     """
@@ -126,14 +126,14 @@ def _kind_document(network: Any, reader: Any, tasks: Any, transition_weight: flo
 
 
 def _check_layer_of_towers(network: Any, layer: int | None) -> None:
-    """Raise for a layer of the first tower that some samples skip because they go on early."""
+    """Raise for a layer of the first tower that samples can skip by early hand-over."""
     if layer is None or not isinstance(network, TwoTowerNetwork) or not network.hands_over_early:
         return
     if layer <= network.n_first_layers:
         raise ValueError(
-            f"layer={layer} is one of the first tower's {network.n_first_layers}, from which "
-            f"samples go on early (hand_over_after={network.hand_over_after}), so not all samples "
-            "have it; expected a layer of the second tower, or None."
+            f"layer={layer} is in the first tower, whose layers samples can skip because of "
+            f"hand_over_after={network.hand_over_after}; expected None or a layer of the second "
+            f"tower, above {network.n_first_layers}."
         )
 
 
@@ -197,7 +197,7 @@ def _batches(network: MultiExitNetwork, reader: Any) -> Batches:
 
 
 def _members(windows: tuple[int, ...]) -> Tensor:
-    """Return a matrix (n, w) that is 1 where a row is a window of a sample."""
+    """Return a matrix (n, w) that is 1 if a window belongs to a sample."""
     return torch.eye(len(windows)).repeat_interleave(torch.tensor(windows), dim=1)
 
 

@@ -28,14 +28,14 @@ from sklearn_epee._nn.training import TrainingPlan, check_callbacks
 from sklearn_epee._nn.training_defaults import TrainingDefaults
 
 MAX_GRAD_NORM = 1.0
-# More samples than any batch holds: for the plan of a network that is not trained here.
+# Larger than any batch: for the plan of a network that is not trained.
 MANY_SAMPLES = 2**31
 _AUTO = StrOptions({"auto"})
-# Of the estimators that have it.
+# For the estimators with this parameter.
 HEAD_INIT_CONSTRAINT = [StrOptions(set(HEAD_INITS))]
 
 PARAMETER_CONSTRAINTS: dict[str, Any] = {
-    # The exit policy can be changed after `fit`: it has checks of its own.
+    # The exit policy can be changed after `fit`, so it is checked separately.
     "tau": "no_validation",
     "patience": "no_validation",
     "min_exit_layer": "no_validation",
@@ -67,8 +67,7 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "verbose": ["verbose"],
 }
 
-# Parameters that act after training, or do not change what is learned. All others are part of
-# the key under which a trained network is kept.
+# Parameters that do not affect the training. All others are part of the key of a stored network.
 NOT_SHAPING = frozenset({
     "tau", "patience", "min_exit_layer", "exit_ensemble", "joint_exit", "token_exit",
     "label_thresholds", "transition_weight",
@@ -77,13 +76,13 @@ NOT_SHAPING = frozenset({
 
 
 def check_parameters(estimator: Any) -> None:
-    """Refuse parameters that `PARAMETER_CONSTRAINTS` cannot judge.
+    """Check parameters beyond `PARAMETER_CONSTRAINTS`.
 
     Raises
     ------
     TypeError, ValueError
-        If the exit policy, the device or the callbacks are not as documented, if the device does
-        not have the precision, or if early stopping has nothing to watch.
+        If the exit policy, the device or the callbacks are invalid, the device does not support
+        the precision, or early stopping is used without held-out samples.
     """
     check_tau(estimator.tau)
     check_patience(estimator.patience)
@@ -94,7 +93,7 @@ def check_parameters(estimator: Any) -> None:
     check_callbacks(estimator.callbacks)
     if estimator.early_stopping and not estimator.validation_fraction:
         raise ValueError(
-            "early_stopping=True needs samples to watch: set validation_fraction above 0 "
+            "early_stopping=True needs held-out samples: set validation_fraction above 0 "
             "(0.1 holds out a tenth of the training data)."
         )
 
@@ -106,15 +105,15 @@ def training_plan(
     network: MultiExitNetwork,
     seed: int,
 ) -> TrainingPlan:
-    """Return the training plan that the parameters of an estimator make.
+    """Return the training plan given by the parameters of an estimator.
 
     Parameters
     ----------
     estimator : BaseEPEEClassifier
     defaults : TrainingDefaults
-        What "auto" stands for.
+        Values of "auto".
     n_samples : int
-        Number of samples to learn from.
+        Number of training samples.
     network : MultiExitNetwork
         The network to train.
     seed : int
@@ -153,5 +152,5 @@ def training_plan(
 
 
 def given(value: Any, default: Any) -> Any:
-    """Return a parameter, or the measured default where it is "auto"."""
+    """Return a parameter, or the default if it is "auto"."""
     return default if isinstance(value, str) and value == "auto" else value

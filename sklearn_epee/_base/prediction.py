@@ -45,7 +45,7 @@ class ExitPredictionMixin(ClassifierMixin):
     label_thresholds: Any = None
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict labels, where each sample exits by the exit policy.
+        """Predict labels under the exit policy.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class ExitPredictionMixin(ClassifierMixin):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_tasks)
             ``classes_[predict_proba(X).argmax(1)]``, per task. With several labels per sample an
-            indicator (n_samples, n_labels), int64: 1 where ``predict_proba(X)`` is above
+            indicator (n_samples, n_labels), int64: 1 if ``predict_proba(X)`` is above
             `label_thresholds`.
 
         Raises
@@ -78,7 +78,7 @@ class ExitPredictionMixin(ClassifierMixin):
         return self.predict_with_exits(X).labels
 
     def predict_proba(self, X: Any) -> Probabilities:
-        """Predict class probabilities, where each sample exits by the exit policy.
+        """Predict class probabilities under the exit policy.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class ExitPredictionMixin(ClassifierMixin):
         )
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the accuracy, the share of samples that are right in every task or label.
+        """Return the accuracy: the fraction of samples that are correct in every task or label.
 
         Parameters
         ----------
@@ -381,8 +381,8 @@ class ExitPredictionMixin(ClassifierMixin):
         Returns
         -------
         ndarray of shape (n_samples, n_layers, n_classes), float32, or list of such arrays
-            NaN in all classes above the exit of a sample, and at exits that it does not have. A
-            list with one array per task if there are several.
+            NaN in all classes at exits after that of the sample, and at missing exits. A list with
+            one array per task if there are several.
 
         Raises
         ------
@@ -413,7 +413,7 @@ class ExitPredictionMixin(ClassifierMixin):
     def map_exit_logits(self, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Self:
         """Return a copy in which the logits z of every exit are ``matrix @ z + shift``.
 
-        Heads end in a linear map, so the copy has other weights and runs as any other network.
+        The last step of a head is linear, so only the weights of the copy differ.
 
         Parameters
         ----------

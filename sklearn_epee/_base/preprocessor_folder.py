@@ -123,7 +123,7 @@ def read_preprocessor(
     kind = field(document, "kind", str, "the reader")
     wanted = _kinds_for(network, backbone)
     if kind not in wanted:
-        raise ModelFolderError(f"a reader of {kind[:40]!r} does not go with its network")
+        raise ModelFolderError(f"a reader of {kind[:40]!r} does not match its network")
     if kind == "images":
         return _read_images(document, loading, folder, backbone)
     return _read_texts(kind, document, loading, folder, backbone)
@@ -147,7 +147,7 @@ def _read_texts(
     if kind == "texts":
         return TextTokenizer(tokenizer, max_length, n_segments, pairs, long_texts)
     if pairs or n_segments or long_texts:
-        raise ModelFolderError(f"a reader of {kind} reads neither pairs nor windows")
+        raise ModelFolderError(f"a reader of {kind} cannot read pairs, segments or long texts")
     return _READERS_OF_TEXT[kind](tokenizer, max_length)
 
 
@@ -158,7 +158,9 @@ def _read_long_texts(document: Mapping[str, Any] | None, max_length: int) -> Lon
     if field(document, "kind", str, "long_texts") == "head_tail":
         return HeadTail(length)
     if document["kind"] != "windows":
-        raise ModelFolderError(f"long_texts of the kind {document['kind'][:40]!r} are not known")
+        raise ModelFolderError(
+            f"long_texts has the kind {document['kind'][:40]!r}; expected 'head_tail' or 'windows'"
+        )
     stride = field(document, "stride", (int, type(None)), "long_texts")
     if stride is not None:
         integer_field(document, "stride", 1, length, "long_texts")
@@ -171,7 +173,9 @@ def _read_images(
     where, config = "the reader", backbone.config
     sides = list_of(field(document, "size", list, where))
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
-        raise ModelFolderError(f"the size of its images is {sides!r:.80}")
+        raise ModelFolderError(
+            f"the size of images is {sides!r:.80}; expected two integers from 1 to {MAX_SIDE}"
+        )
     size = (sides[0], sides[1])
     positions = count_positions(config, size)
     channels = int(config.num_channels)
@@ -179,7 +183,9 @@ def _read_images(
     integer_field(document, "n_positions", positions, positions, where)
     integer_field(document, "backbone_channels", channels, channels, where)
     if form.n_channels not in (1, channels):
-        raise ModelFolderError(f"images of {form.n_channels} channels do not go with its backbone")
+        raise ModelFolderError(
+            f"images have {form.n_channels} channels, but the backbone reads {channels}"
+        )
     processor = read_processor(field(document, "processor", (str, type(None))), loading, folder)
     mean, std = (_read_statistics(document, name, form, processor) for name in ("mean", "std"))
     return ImagePreprocessor(
@@ -199,7 +205,7 @@ def _read_form(document: Mapping[str, Any]) -> ImageForm:
     pixels = field(seen, "kind", str, "seen")
     low, high = (float(field(seen, name, (float, int), "seen")) for name in ("low", "high"))
     if kind not in _SCALES or pixels not in _PIXELS or not low <= high:
-        raise ModelFolderError("the form of its images is not known")
+        raise ModelFolderError("the form of images is invalid")
     whole_numbers = bool(field(seen, "whole", (bool, np.bool_), "seen"))
     scale = PixelScale(kind, PixelRange(pixels, low, high, whole_numbers))
     return ImageForm(integer_field(document, "n_channels", 1, 2**16, "form"), scale)
@@ -215,9 +221,9 @@ def _read_statistics(
         return None
     is_array = isinstance(found, np.ndarray) and found.dtype == np.float32
     if not is_array or found.shape != (form.n_channels,) or not np.isfinite(found).all():
-        raise ModelFolderError(f"{name} is not {form.n_channels} numbers")
+        raise ModelFolderError(f"{name} is not {form.n_channels} finite float32 numbers")
     if name == "std" and not (found > 0).all():
-        raise ModelFolderError("std is not above 0")
+        raise ModelFolderError("std has values that are not above 0")
     return found
 
 
@@ -234,7 +240,7 @@ def _read_cases(
         parts[name] = read_preprocessor(part, loading, [folder], [backbones[folder]], tower)
     costs = list_of(document.get("exit_costs"))
     if len(costs) != n_layers or not all(type(cost) is float and 0 < cost <= 1 for cost in costs):
-        raise ModelFolderError(f"its exit_costs are not {n_layers} shares")
+        raise ModelFolderError(f"exit_costs are not {n_layers} numbers above 0 and at most 1")
     towers = list_of(document.get("towers"))
     form = CaseForm(
         parts["image"].sample_form,

@@ -255,8 +255,7 @@ def _strict_tags(row: list[Any], sentence: Sentence, scheme: str, number: int) -
         raise SampleLabelError(
             number,
             f"has {len(row)} tags, but is a text of {len(sentence.words)} words (punctuation "
-            f"marks count): {shown(sentence.words)}. Give X as lists of the words that the tags "
-            "are for.",
+            f"marks count): {shown(sentence.words)}. Pass X as lists of words, one tag for each.",
         )
     tags = check_tags(row, len(sentence.words), scheme, number)
     strict = convert_scheme(tags, scheme, scheme)

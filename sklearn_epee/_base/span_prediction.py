@@ -38,7 +38,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
     transition_weight: float
 
     def predict(self, X: Any) -> list[Any]:
-        """Predict spans, where words exit by the exit policy.
+        """Predict spans under the exit policy.
 
         Parameters
         ----------
@@ -48,8 +48,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of length n_samples
-            Of each sample the spans ``(start, end, label)``, ascending: in characters of a text, in
-            words of a list of words. With several layers of spans, a dict of these by layer.
+            For each sample the sorted spans ``(start, end, label)``, in characters of a text or in
+            words of a list. With several layers of spans, a dict of these by layer.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return found.spans(self._word_exits(state, sentences).proba)
 
     def predict_tags(self, X: Any) -> list[Any]:
-        """Predict tags, where words exit by the exit policy.
+        """Predict tags under the exit policy.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of length n_samples
-            Of each sample the tags, one a word. With several layers of spans, a dict of these by
+            For each sample the tags, one per word. With several layers of spans, a dict of these by
             layer.
 
         Raises
@@ -108,7 +108,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return found.tags(self._word_exits(state, sentences).proba)
 
     def predict_proba(self, X: Any) -> list[Any]:
-        """Predict the probabilities of tags, where words exit by the exit policy.
+        """Predict the probabilities of tags under the exit policy.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of ndarray of shape (n_words, n_tags), float32
-            Columns in the order of ``classes_``. With several layers of spans, of each sample a
+            Columns in the order of ``classes_``. With several layers of spans, for each sample a
             dict of these by layer.
 
         Raises
@@ -153,8 +153,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
         -------
         ndarray of shape (n_samples,), int64, or list of ndarray of shape (n_words,), int64
             Layers, counted from 1 to ``n_layers_``: one per sample with ``token_exit="sentence"``,
-            one per word with ``token_exit="token"``. 1 for samples without a word and for words
-            that cannot be read, which are not run.
+            one per word with ``token_exit="token"``. 1 for samples without words and for words that
+            are not read, which do not run.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return self._exit_layers(self._word_exits(state, sentences), sentences, state)
 
     def predict_with_exits(self, X: Any) -> Bunch:
-        """Return spans, tags, probabilities, exit layers and the work done, from one pass.
+        """Return spans, tags, probabilities, exit layers and computed rows, from one pass.
 
         Parameters
         ----------
@@ -191,8 +191,8 @@ class BaseEPEETokenClassifier(BaseEPEE):
             ``spans``, ``tags``, ``proba`` and ``exit_layer`` as `predict`, `predict_tags`,
             `predict_proba` and `predict_exit_layer` return them; ``entropy``, a list of arrays
             (n_words,) float32, or (n_words, n_layers_of_spans), of the normalized entropy of the
-            exit's own head; ``rows_computed`` and ``rows_total``, (n_samples,) int64, the positions
-            that the layers computed of each sample, summed over layers, and those of full depth.
+            exit's own head; ``rows_computed`` and ``rows_total``, (n_samples,) int64, the number of
+            positions computed for each sample, summed over layers, and this number at full depth.
 
         Raises
         ------
@@ -229,9 +229,9 @@ class BaseEPEETokenClassifier(BaseEPEE):
         )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the F1 score of spans over all labels and layers of spans, as seqeval counts it.
+        """Return the micro-averaged F1 score of spans over all labels and layers, as in seqeval.
 
-        A span is right if its start, its end and its label are.
+        A span is correct if its start, its end and its label are.
 
         Parameters
         ----------
@@ -288,7 +288,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of length n_samples
-            Of each sample the spans, as `predict` returns them.
+            The spans of each sample, as in `predict`.
 
         Raises
         ------
@@ -323,7 +323,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of length n_samples
-            Of each sample the tags, as `predict_tags` returns them.
+            The tags of each sample, as in `predict_tags`.
 
         Raises
         ------
@@ -346,7 +346,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         return found.tags(self._at_layer(state, sentences, layer))
 
     def predict_proba_at_layer(self, X: Any, layer: int) -> list[Any]:
-        """Predict the probabilities of tags with the heads of one layer; no layer above runs.
+        """Predict probabilities of tags with the heads of one layer; the layers above do not run.
 
         Parameters
         ----------
@@ -358,7 +358,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Returns
         -------
         list of ndarray of shape (n_words, n_tags), float32
-            As `predict_proba` returns them.
+            As in `predict_proba`.
 
         Raises
         ------
@@ -391,7 +391,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Yields
         ------
         list of length n_samples
-            At layer 1, then 2, up to ``n_layers_``, what `predict` returns.
+            The spans of layer 1, then 2, up to ``n_layers_``, as in `predict`.
 
         Raises
         ------
@@ -425,7 +425,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Yields
         ------
         list of length n_samples
-            At layer 1, then 2, up to ``n_layers_``, what `predict_tags` returns.
+            The tags of layer 1, then 2, up to ``n_layers_``, as in `predict_tags`.
 
         Raises
         ------
@@ -459,7 +459,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
         Yields
         ------
         list of ndarray of shape (n_words, n_tags), float32
-            At layer 1, then 2, up to ``n_layers_``, what `predict_proba` returns.
+            Probabilities of layer 1, then 2, up to ``n_layers_``, as in `predict_proba`.
 
         Raises
         ------
@@ -524,7 +524,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
 
     @staticmethod
     def _encoded(preprocessor: Any, samples: list[Sentence]) -> Iterator[EncodedWords]:
-        """Encode the words of validated sentences some thousands at a time."""
+        """Encode the words of validated sentences, a few thousand sentences at a time."""
         words = [sentence.words for sentence in samples]
         windows: Iterator[EncodedWords] = preprocessor.encode_in_windows(words)
         return windows
@@ -533,7 +533,7 @@ class BaseEPEETokenClassifier(BaseEPEE):
     def _run(
         state: FittedState, sentences: list[Sentence], run: Callable[[EncodedWords], Any]
     ) -> list[tuple[EncodedWords, Any]]:
-        """Encode sentences some thousands at a time, and run those with words that can be read."""
+        """Encode sentences, a few thousand at a time, and run those with words that are read."""
         parts = []
         for window in BaseEPEETokenClassifier._encoded(state.trained.preprocessor, sentences):
             parts.append((window, run(window) if len(window) else None))  # noqa: PERF401

@@ -62,9 +62,8 @@ def write_tokenizer(
     """
     if not tokenizer.is_fast:
         raise TypeError(
-            f"tokenizer: a {type(tokenizer).__name__} is written in Python and cannot be saved "
-            "without pickle; expected a fast tokenizer (one with a tokenizer.json). Save with "
-            "joblib instead."
+            f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer, which cannot be saved "
+            "without pickle. Use a fast tokenizer (one with a tokenizer.json), or save with joblib."
         )
     path = saving.writer.path(f"{folder}/{TOKENIZER}")
     write_tokenizer_file(tokenizer, path)
@@ -110,7 +109,7 @@ def _check_same(own: PreTrainedTokenizerBase, made: PreTrainedTokenizerBase, pai
         ]
         if rows[0] != rows[1]:
             raise TypeError(
-                f"tokenizer: a {type(own).__name__} does not tokenize as its {TOKENIZER} does, so "
+                f"tokenizer: a {type(own).__name__} returns other tokens than its {TOKENIZER}, so "
                 "it cannot be saved without pickle. Save with joblib instead."
             )
 
@@ -135,8 +134,8 @@ def read_tokenizer(loading: Loading, folder: str, vocab_size: int) -> PreTrained
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < vocab_size:
         raise ModelFolderError(
-            f"{folder}/{TOKENIZER} numbers its tokens up to {largest}, but the backbone embeds "
-            f"{vocab_size}"
+            f"{folder}/{TOKENIZER} has token ids up to {largest}, but the backbone has only "
+            f"{vocab_size} embeddings"
         )
     # Some inconsistencies only cause errors when the tokenizer is used.
     with _refused():
@@ -187,9 +186,11 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     expected |= dict.fromkeys(_SPECIAL_TOKENS, lambda x: type(x) is str)
     for name, value in settings.items():
         if name not in expected or not expected[name](value):
-            raise ModelFolderError(f"{TOKENIZER_SETTINGS} says {name[:40]!r}={value!r:.80}")
+            raise ModelFolderError(
+                f"{TOKENIZER_SETTINGS} has the invalid setting {name[:40]!r}={value!r:.80}"
+            )
     if missing := sorted(needed - set(settings)):
-        raise ModelFolderError(f"{TOKENIZER_SETTINGS} does not say {', '.join(missing)}")
+        raise ModelFolderError(f"{TOKENIZER_SETTINGS} has no {', '.join(missing)}")
     return dict(settings)
 
 
@@ -215,7 +216,7 @@ def write_processor(processor: Any, saving: Saving, folder: str) -> str | None:
     if _processor_class(name) is not type(processor):
         raise TypeError(
             f"image_processor: a {type(processor).__module__}.{name} cannot be saved without "
-            "pickle; expected an image processor of transformers. Save with joblib instead."
+            "pickle. Use an image processor of transformers, or save with joblib."
         )
     processor.save_pretrained(saving.writer.path(f"{folder}/{PROCESSOR}").parent)
     return name
@@ -244,7 +245,7 @@ def read_processor(name: str | None, loading: Loading, folder: str) -> Any:
     known = cls().to_dict()
     for key, value in settings.items():
         if key not in known and key not in ("processor_class", "feature_extractor_type"):
-            raise ModelFolderError(f"{PROCESSOR} says {key[:40]!r}, which a {name} does not know")
+            raise ModelFolderError(f"{PROCESSOR} has {key[:40]!r}, which is no setting of {name}")
         _check_numbers(key, value)
     return cls.from_dict({key: value for key, value in settings.items() if key in known})
 
@@ -255,4 +256,6 @@ def _check_numbers(name: str, value: Any) -> None:
         for part in value.values() if isinstance(value, dict) else value:
             _check_numbers(name, part)
     elif isinstance(value, (int, float)) and not abs(value) <= MAX_SIDE:
-        raise ModelFolderError(f"{PROCESSOR} says {name[:40]!r}={value!r:.40}")
+        raise ModelFolderError(
+            f"{PROCESSOR} has {name[:40]!r}={value!r:.40}; expected at most {MAX_SIDE}"
+        )

@@ -48,8 +48,8 @@ class WordExits:
     sentence_exit_layer : ndarray of shape (n,), int64
         Exit layer of the last word to exit; 1 for a sentence of which no word was read.
     rows_computed, rows_total : ndarrays of shape (n,), int64
-        Number of positions that were computed of each sentence, summed over the layers; and that
-        number at full depth.
+        Number of positions computed for each sentence, summed over the layers, and this number at
+        full depth.
     """
 
     proba: NDArray[np.float32]

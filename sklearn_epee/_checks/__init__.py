@@ -1,1 +1,1 @@
-"""Validate and encode input without torch: samples, labels, tasks, arguments."""
+"""Validation and encoding of samples, labels, tasks and arguments, without torch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def without_arrow(X: Any) -> Any:
-    """Return a pyarrow column as a list, a pyarrow table as a data frame, anything else as it is.
+    """Convert a pyarrow column to a list and a pyarrow table to a data frame; else return X.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def without_arrow(X: Any) -> Any:
 
 
 def without_arrow_table(y: Any) -> Any:
-    """Return a pyarrow table as a data frame, anything else as it is.
+    """Convert a pyarrow table to a data frame; return other objects unchanged.
 
     Raises
     ------

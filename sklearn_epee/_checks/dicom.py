@@ -1,9 +1,9 @@
-"""DICOM files: one frame of pixels, scaled as the file says, by pydicom.
+"""Read DICOM files with one frame, scaled according to their header, with pydicom.
 
-Stored values become values of the modality (rescale slope and intercept, or their table), and these
-become intensities from 0 to 1: by the first window where the file has one, by the table of values
-of interest where it has only that, and over the full range of the stored bits otherwise. Inverted
-grey (MONOCHROME1) is turned. Eight bits without any of it, and colors, stay uint8.
+Stored values are converted to modality values (rescale slope and intercept, or modality LUT), and
+these to intensities from 0 to 1: by the first window if the file has one, by the VOI LUT if it only
+has that, and otherwise over the full range of the stored bits. Inverted grey (MONOCHROME1) is
+inverted back. 8-bit pixels without any of these settings, and colors, stay uint8.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of what pydicom says, in characters.
+# Maximum number of characters of pydicom's messages that are quoted.
 _LONGEST = 300
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -25,7 +25,7 @@ _COLORS = frozenset(
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, by its name or by its first bytes."""
+    """Return whether a file is DICOM, given its name or its first bytes."""
     if path.suffix.lower() in _SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -39,7 +39,7 @@ def dicom_header(path: Path, place: str) -> tuple[tuple[int, int, int], str]:
     ----------
     path : Path
     place : str
-        Names the file in messages.
+        How messages refer to the file.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def dicom_header(path: Path, place: str) -> tuple[tuple[int, int, int], str]:
     ImportError
         If pydicom is not installed.
     ValueError
-        If it is not one image that can be read.
+        If the file is not a single image, or cannot be read.
     """
     return _shape_and_kind(_read(path, place, stop_before_pixels=True), place)
 
@@ -69,7 +69,7 @@ def dicom_pixels(path: Path, place: str) -> NDArray[Any]:
     ImportError
         If pydicom is not installed.
     ValueError
-        If it is not one image that can be read.
+        If the file is not a single image, or cannot be read.
     """
     dataset = _read(path, place)
     shape, kind = _shape_and_kind(dataset, place)
@@ -93,7 +93,7 @@ def dicom_pixels(path: Path, place: str) -> NDArray[Any]:
 
 
 class _UnsupportedFileError(ValueError):
-    """A file is refused, with a message that names it."""
+    """Error for a file that is not supported."""
 
 
 def _shape_and_kind(dataset: Any, place: str) -> tuple[tuple[int, int, int], str]:
@@ -124,7 +124,7 @@ def _read(path: Path, place: str, stop_before_pixels: bool = False) -> Any:
             "pip install 'sklearn_epee[dicom]'."
         ) from error
     try:
-        # Files without the preamble are read, too, if their elements make an image.
+        # `force` also reads files without the preamble.
         dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
         found = "Rows" in dataset and "Columns" in dataset
     except MemoryError:
@@ -142,7 +142,7 @@ def _read(path: Path, place: str, stop_before_pixels: bool = False) -> Any:
 
 
 def _shape(dataset: Any, place: str) -> tuple[int, int, int]:
-    """Return (h, w, c), if the dataset is one image in grey or in color."""
+    """Return (h, w, c); raise if the dataset is not a single image in grey or color."""
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     if n_frames > 1:
         raise _UnsupportedFileError(
@@ -208,7 +208,7 @@ def _decoded(dataset: Any, place: str) -> NDArray[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what pydicom says, on one line and not at any length."""
+    """Return pydicom's message on one line, truncated."""
     return " ".join(str(error).split())[:_LONGEST].rstrip(".") or type(error).__name__
 
 
@@ -229,7 +229,7 @@ def _color(dataset: Any, stored: NDArray[Any]) -> NDArray[Any]:
 
 
 def _grey(dataset: Any, stored: NDArray[Any], place: str) -> NDArray[np.float32]:
-    """Return grey values from 0 to 1, as the file says that they are to be seen."""
+    """Return grey values from 0 to 1, as they should be displayed according to the file."""
     values = _pydicom().pixels.apply_modality_lut(stored, dataset).astype(np.float64)
     if _has_window(dataset):
         scaled = _windowed(dataset, values, place)
@@ -271,7 +271,7 @@ def _looked_up(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def _full_range(dataset: Any, stored: NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and the largest value that the stored bits can mean."""
+    """Return the smallest and the largest value that the stored bits can represent."""
     if stored.dtype.kind == "f":
         raise ValueError("pixels are floats without a window, whose range is unknown")
     if dataset.get("ModalityLUTSequence"):

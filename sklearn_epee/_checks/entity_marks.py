@@ -1,4 +1,4 @@
-"""Markers of two entities in a text: their spelling and their positions."""
+"""Find the marks around two entities in texts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class MarkedEntity:
     Parameters
     ----------
     pieces : tuple of (int, int)
-        First character of an opening mark, and the character after the closing mark, of each
-        piece of the entity, in their order.
+        For each piece of the entity, in order: the first character of its opening mark, and the
+        character after its closing mark.
     """
 
     pieces: tuple[tuple[int, int], ...]
@@ -37,17 +37,17 @@ class MarkedEntity:
 
 
 def opening_mark(number: int, entity_type: str | None = None) -> str:
-    """Return the mark before an entity, 1 or 2."""
+    """Return the mark before entity 1 or 2."""
     return f"[E{number}]" if entity_type is None else f"[E{number}:{entity_type}]"
 
 
 def closing_mark(number: int, entity_type: str | None = None) -> str:
-    """Return the mark after an entity, 1 or 2."""
+    """Return the mark after entity 1 or 2."""
     return f"[/{opening_mark(number, entity_type)[1:]}"
 
 
 def marked_entities(text: str) -> tuple[MarkedEntity, MarkedEntity] | str:
-    """Return both marked entities of a text; a str that says what is missing if it has not two."""
+    """Return both marked entities of a text, or a message (str) if a mark is missing."""
     open_at: dict[str, int] = {}
     pieces: dict[str, list[tuple[int, int]]] = {"1": [], "2": []}
     for mark in MARK.finditer(text):
@@ -65,23 +65,23 @@ def marked_entities(text: str) -> tuple[MarkedEntity, MarkedEntity] | str:
 
 
 def carry_marks(texts: Sequence[Text]) -> bool:
-    """Return whether all texts are single texts in which both entities are marked."""
+    """Return whether all texts are single texts with marks around both entities."""
     return all(isinstance(text, str) and carries_marks(text) for text in texts)
 
 
 def carries_marks(text: str) -> bool:
-    """Return whether both entities are marked in a text."""
+    """Return whether a text has marks around both entities."""
     return not isinstance(marked_entities(text), str)
 
 
 def check_marks(texts: Sequence[Text], wanted_by: str) -> None:
-    """Refuse texts in which not both entities are marked.
+    """Raise if texts do not have marks around both entities.
 
     Parameters
     ----------
     texts : sequence of str or of pairs of str
     wanted_by : str
-        What reads the marks, named in messages.
+        What requires the marks, for messages.
 
     Raises
     ------
@@ -101,26 +101,26 @@ def check_marks(texts: Sequence[Text], wanted_by: str) -> None:
 
 
 def marks_in(texts: Sequence[str]) -> list[str]:
-    """Return the different marks that occur in texts, sorted."""
+    """Return the unique marks in texts, sorted."""
     return sorted({mark.group() for text in texts for mark in MARK.finditer(text)})
 
 
 def kept_around(
     lengths: NDArray[np.int64], pieces: Sequence[tuple[int, int]], room: int
 ) -> NDArray[np.intp] | None:
-    """Return which tokens, or words, of a long text are kept with its entities.
+    """Return which tokens, or words, of a long text are kept around its entities.
 
-    Where everything from the first entity to the last fits, it is kept, with as much before it as
-    after it. Elsewhere the tokens nearest to an entity are kept.
+    If everything from the first entity to the last fits, it is kept, with as many tokens before it
+    as after it. Otherwise the tokens nearest to an entity are kept.
 
     Parameters
     ----------
     lengths : ndarray of shape (n,), int
         Length of each token.
     pieces : sequence of (int, int)
-        First token and the token after the last of what must be kept.
+        Start (inclusive) and end (exclusive) of the tokens that must be kept.
     room : int
-        Most length of all that is kept.
+        Maximum total length of the kept tokens.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def kept_around(
 
 
 def _distances(needed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return how far each token is from the nearest needed one."""
+    """Return the distance of each token from the nearest needed one."""
     places = np.flatnonzero(needed)
     tokens = np.arange(len(needed))
     after = np.searchsorted(places, tokens).clip(max=len(places) - 1)

@@ -15,8 +15,8 @@ from PIL.ImageFile import ImageFile as OpenedFile
 
 from .pixels import PixelRange
 
-# Modes whose values are intensities, and what the others are converted to. Bits and indices into a
-# palette are not intensities, and colors in another space than RGB would pass for RGB.
+# Modes whose values are intensities, and the modes to which others are converted. Bits and palette
+# indices are not intensities, and other color spaces cannot be told from RGB in an array.
 INTENSITIES = frozenset({"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 CONVERTED = {
     "1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB",
@@ -25,21 +25,21 @@ CONVERTED = {
 
 
 def is_pil_image(image: Any) -> bool:
-    """Return whether an object is an image of PIL."""
+    """Return whether an object is a PIL image."""
     return isinstance(image, Image.Image)
 
 
 def decoded(image: Any, place: str) -> NDArray[Any]:
     """Return the pixels of a PIL image, grey or RGB, each with or without transparency.
 
-    An image that was opened from a file and not read yet is left so: its pixels would stay in
-    memory with it.
+    An image that was opened but not read yet is not loaded itself, because it would keep its pixels
+    in memory.
 
     Parameters
     ----------
     image : PIL.Image.Image
     place : str
-        Names the image in messages.
+        How messages refer to the image.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def decoded(image: Any, place: str) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If it cannot be decoded, or its mode has no intensities.
+        If it cannot be decoded, or the values of its mode are not intensities.
     """
     try:
         path = unread_file(image)
@@ -62,7 +62,7 @@ def decoded(image: Any, place: str) -> NDArray[Any]:
 
 
 def unread_file(image: Any) -> Path | None:
-    """Return the file of a PIL image of which the pixels have not been read yet."""
+    """Return the file of a PIL image whose pixels have not been read yet, or None."""
     is_open = isinstance(image, OpenedFile) and getattr(image, "fp", None) is not None
     if not is_open or getattr(image, "n_frames", 1) > 1 or not image.filename:
         return None
@@ -91,9 +91,9 @@ class ImageFile:
     shape : tuple of int
         (h, w, c).
     seen : PixelRange
-        Of its pixels.
+        Range of the pixels.
     digest : str
-        Of its pixels.
+        Hash of the pixels.
     dtype : dtype
         uint8 or float32.
     """
@@ -106,7 +106,7 @@ class ImageFile:
 
     @classmethod
     def of(cls, source: Any, pixels: NDArray[Any], seen: PixelRange) -> ImageFile:
-        """Return a PIL image as a file, given its pixels."""
+        """Create an `ImageFile` from a PIL image and its pixels."""
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         return cls(source, pixels.shape, seen, digest, pixels.dtype)
 
@@ -115,5 +115,5 @@ class ImageFile:
         return pixels.reshape(self.shape).astype(dtype or self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        # For fingerprints, which are all that images are pickled for.
+        # Images are only pickled to compute fingerprints.
         return {"shape": self.shape, "digest": self.digest, "dtype": str(self.dtype)}

@@ -18,7 +18,7 @@ from .image_files import CONVERTED, INTENSITIES
 from .messages import shown
 from .pixels import PixelRange
 
-# Names of files that hold images of other kinds, with what can be done.
+# Unsupported file types, with advice for messages.
 _FOREIGN = {
     (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"): "a volume; give its slices as arrays or files",
     (".npy", ".npz"): "an array of NumPy; load it with numpy.load and give the arrays",
@@ -29,7 +29,7 @@ _FOREIGN = {
 _UINT8 = PixelRange("uint8", 0, 255, whole=True)
 _FRACTIONS = PixelRange("float", 0, 1, whole=False)
 _SIXTEEN_BITS = 2**16 - 1
-# In messages.
+# Maximum length of a path in messages.
 _MAX_PATH_LENGTH = 300
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -37,7 +37,7 @@ _TURNS = {
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-# What is raised for files that are damaged.
+# Exceptions that damaged files can raise.
 _DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, struct.error,
     Image.DecompressionBombError,
@@ -45,7 +45,7 @@ _DAMAGED = (
 
 
 def is_path(item: Any) -> bool:
-    """Return whether something is the path of a file."""
+    """Return whether an object is a path."""
     return isinstance(item, (str, os.PathLike))
 
 
@@ -59,9 +59,9 @@ class PathImage:
     shape : tuple of int
         (h, w, c).
     seen : PixelRange or None
-        What its pixels can be, by the header; None if that does not say.
+        Possible range of the pixels according to the header; None if unknown.
     place : str
-        Names it in messages.
+        How messages refer to the file.
     dtype : dtype
         uint8 or float32.
     """
@@ -74,12 +74,12 @@ class PathImage:
 
     @classmethod
     def of(cls, item: str | os.PathLike[Any], i: int) -> PathImage:
-        """Return a file of X, described by its header.
+        """Create a `PathImage` from a path in X, by reading the header of the file.
 
         Raises
         ------
         ValueError
-            If there is no such file, or it is not an image that can be read.
+            If the file does not exist, or is not an image that can be read.
         ImportError
             If it is a DICOM file and pydicom is not installed.
         """
@@ -90,16 +90,16 @@ class PathImage:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether whole numbers in the file are read as fractions of their full range."""
+        """Whether integer pixels of the file are divided by the maximum of their type."""
         return self.seen == _FRACTIONS
 
     def pixels(self) -> NDArray[Any]:
-        """Return what the file holds, (h, w, c), as uint8 or float32.
+        """Return the pixels of the file, (h, w, c), as uint8 or float32.
 
         Raises
         ------
         ValueError
-            If it cannot be decoded, or holds another image than its header described.
+            If it cannot be decoded, or the image does not match the header read before.
         """
         found = _decoded(self.path, self.place)
         if found.shape != self.shape:
@@ -113,7 +113,7 @@ class PathImage:
         return self.pixels().astype(dtype or self.dtype, copy=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # For fingerprints, which are all that images are pickled for: the content of the file.
+        # Images are only pickled to compute fingerprints, which use the content of the file.
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"shape": self.shape, "digest": digest, "dtype": str(self.dtype)}
@@ -167,7 +167,7 @@ def _is_dicom(path: Path, place: str) -> bool:
 
 
 def _opened(path: Path, place: str) -> Any:
-    """Return a file opened by Pillow, if it holds one image of intensities."""
+    """Open a file with Pillow; raise if it is not a single image of intensities."""
     try:
         image = Image.open(path)
         n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -214,9 +214,9 @@ def _decoded(path: Path, place: str) -> NDArray[Any]:
 
 
 def _turn_of(image: Any) -> int:
-    """Return the orientation that a camera noted in the file's header, 1 if none.
+    """Return the EXIF orientation in the header of a file, 1 if there is none.
 
-    Pillow itself turns TIFF files, and what follows the pixels of a PNG is not read.
+    Pillow rotates TIFF files itself. EXIF data after the pixels of a PNG are not read.
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
@@ -227,7 +227,7 @@ def _turn_of(image: Any) -> int:
 
 
 def _sixteen_bits(pixels: NDArray[Any], place: str) -> NDArray[np.float32]:
-    """Return 16 bits as fractions of 65535."""
+    """Return 16-bit pixels divided by 65535."""
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > _SIXTEEN_BITS:
         raise ValueError(

@@ -17,15 +17,14 @@ from .image_paths import PathImage, is_path
 from .messages import level_of_caller, shown
 from .pixels import PixelRange, PixelScale, ranges_by_kind
 
-# An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c), of PIL files and of files
-# named by their paths.
+# An array of shape (n, h, w, c), or a list of arrays of shape (h, w, c), PIL files and path images.
 Images = NDArray[Any] | list[Any]
 
-# Decoded pixels of image files that are kept, in bytes; what is beyond is decoded when it is used.
+# Maximum size of decoded image files in memory, in bytes; other files are decoded when used.
 _KEPT_BYTES = 2**28
-# Below it, training files have hardly more than 8 bits of 12 or 16.
+# If the brightest pixel of 16-bit files is below this, they contain at most 12 bits.
 _DARK = 2**12 / 2**16
-# Channels that any image may have: grey or RGB, each with or without transparency.
+# Maximum number of channels of usual images: grey or RGB, each with or without transparency.
 _FEW_CHANNELS = 4
 
 _IMAGES = (
@@ -36,7 +35,7 @@ _IMAGES = (
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What images must have in common with those of the training."""
+    """Properties that images must share with the training images."""
 
     n_channels: int
     scale: PixelScale
@@ -58,7 +57,7 @@ def as_images(
     form: ImageForm | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Images:
-    """Return images as arrays with a channel axis at the end, uint8 or float32.
+    """Convert images to arrays with a channel axis at the end, uint8 or float32.
 
     Parameters
     ----------
@@ -68,24 +67,23 @@ def as_images(
     image_shape : tuple of int or None
         (h, w) or (h, w, c) of flattened rows.
     form : ImageForm or None, default=None
-        That of the training images; pixels are read as they were in the training.
+        Form of the training images, to which pixels are converted.
     numbers : sequence of int, default=None
-        Number in the caller's X of each element of a list. None: they count from 0.
+        Number of each element of a list in the caller's X, for messages. None: 0, 1, ...
 
     Returns
     -------
     ndarray of shape (n, h, w, c) or list of ndarray of shape (h, w, c)
-        Large image files of which there are many are in the list as they are, to be decoded with
-        `numpy.asarray`; so are all paths whose headers say enough, once the training images are
-        known.
+        The list contains undecoded files, to be decoded with `numpy.asarray`, if the pixels of all
+        files would need too much memory, and in prediction for paths whose header is sufficient.
 
     Raises
     ------
     TypeError
         If an element is not an image.
     ValueError
-        If there are no images, one cannot be decoded, has no pixels or pixels that are not finite,
-        if axes are in another order, or if channel counts or the scale of the pixels differ.
+        If there are no images, an image cannot be decoded, has no pixels or pixels that are not
+        finite, the order of axes is wrong, or channel counts or scales of pixels differ.
     """
     X = without_arrow(X)
     if isinstance(X, (str, bytes, Mapping, Set)) or not (
@@ -102,7 +100,7 @@ def as_images(
 
 
 def _are_paths(array: NDArray[Any]) -> bool:
-    """Return whether an array holds paths, such as those of a Series or of a frame's one column."""
+    """Return whether an array contains paths, such as those of a Series or of a single column."""
     is_column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
     return is_column and array.size > 0 and is_path(array.flat[0])
 
@@ -144,7 +142,7 @@ def _list(X: Iterable[Any], form: ImageForm | None, numbers: Sequence[int] | Non
             pixels, seen = _single(item, i)
             is_large = is_pil_image(item) and pixels.nbytes > room
             image = ImageFile.of(item, pixels, seen) if is_large else pixels
-        # Arrays that the caller gave are in memory in any case.
+        # The caller's arrays are in memory anyway.
         if isinstance(image, np.ndarray) and (is_path(item) or is_pil_image(item)):
             room -= image.nbytes
         images.append(image)
@@ -163,10 +161,10 @@ def _list(X: Iterable[Any], form: ImageForm | None, numbers: Sequence[int] | Non
 
 def _warn_of_dark_files(brightest: float) -> None:
     warnings.warn(
-        f"The files of more than 8 bits in X are read as fractions of their full range, of which "
-        f"the brightest pixel has {brightest:.2g}: they may hold fewer bits than the file has room "
-        "for, and little contrast is left where a checkpoint's processor rounds to 8 bits. Give "
-        "the pixels as arrays from 0 to 1 if so.",
+        "Pixels of files with more than 8 bits in X are divided by the maximum of their type; the "
+        f"brightest is then {brightest:.2g}. Such files may use fewer bits than their type has, "
+        "and lose contrast if a checkpoint's processor rounds to 8 bits. In this case, pass the "
+        "pixels as arrays from 0 to 1.",
         UserWarning,
         stacklevel=level_of_caller(),
     )
@@ -175,9 +173,9 @@ def _warn_of_dark_files(brightest: float) -> None:
 def _from_path(
     image: PathImage, form: ImageForm | None, room: int
 ) -> tuple[NDArray[Any] | PathImage, PixelRange]:
-    """Return an image file, decoded where its header does not say enough, and its range.
+    """Return an image file and its range; decode it if the header is not sufficient.
 
-    Training images are all decoded once, so that a damaged file is found before the training.
+    Training images are all decoded once, in order to find damaged files before the training.
     """
     if form is not None and image.seen is not None and form.scale.is_told_by_headers:
         return image, image.seen
@@ -201,18 +199,18 @@ def _readings(joined: dict[str, PixelRange], scale: PixelScale) -> dict[str, str
 
 
 def _mixed_readings(joined: dict[str, PixelRange]) -> dict[str, str | None]:
-    """Return as what each kind of pixels is to be read, where there may be several."""
+    """Return the type to which each kind of pixels is converted, if there are several kinds."""
     try:
         return _readings(joined, PixelScale.of(joined[_reference(joined)]))
     except ValueError as error:
         found = " and ".join(str(seen) for seen in joined.values())
         raise ValueError(
-            f"X mixes {found}, which do not mean the same; give all images with one type of pixels."
+            f"X mixes {found}, which have different scales; expected one type of pixels."
         ) from error
 
 
 def _reference(joined: dict[str, PixelRange]) -> str:
-    """Return the kind of pixels that says what the others mean."""
+    """Return the kind of pixels to which the others are converted."""
     return next(kind for kind in ("uint8", "integer", "float") if kind in joined)
 
 
@@ -242,7 +240,7 @@ def _check_channels(found: set[int], form: ImageForm | None) -> None:
 
 
 def _check_axes(shape: tuple[int, ...], place: str, moved: str) -> None:
-    """Refuse channels in front of height and width, and volumes."""
+    """Raise if channels come before height and width, or images are volumes."""
     height, width, channels = shape
     if channels <= _FEW_CHANNELS:
         return
@@ -261,7 +259,7 @@ def _check_axes(shape: tuple[int, ...], place: str, moved: str) -> None:
 
 
 def _check_not_single(shape: tuple[int, ...]) -> None:
-    """Refuse one image with channels, which looks like many narrow ones."""
+    """Raise if X is probably a single image with channels, and not many narrow images."""
     n, height, width = shape
     if width <= _FEW_CHANNELS < min(n, height):
         raise ValueError(

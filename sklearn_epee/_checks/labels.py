@@ -20,14 +20,14 @@ _ROWS = (list, tuple, np.ndarray)
 
 
 def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
-    """Return y as an array of labels of one type, one for each sample.
+    """Convert y to an array of labels of one type, one for each sample.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,) or (n_samples, 1)
     n_samples : int
     name : str
-        Of the estimator, for messages.
+        Name of the estimator, for messages.
 
     Returns
     -------
@@ -36,14 +36,14 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If labels are of several types, or some of them are missing among strings.
+        If labels are of several types, including missing values among strings.
     ValueError
-        If labels are not classes, not finite or not as many as the samples.
+        If labels are not classes, not finite, or their number is not that of the samples.
     """
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
     if isinstance(y, (list, tuple)):
-        # NumPy makes strings of all labels if one is a string: None and NaN would be classes.
+        # NumPy converts all labels to strings if one is a string, even None and NaN.
         _check_label_types(_elements(y))
     try:
         labels = column_or_1d(y, warn=True)
@@ -67,18 +67,18 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
 
 
 def _numbers_as_objects(labels: NDArray[Any]) -> str:
-    """Return what to do about numbers in an array of objects, which scikit-learn refuses."""
+    """Return a hint for numbers in an object array, which scikit-learn does not accept."""
     if labels.dtype.kind != "O" or not all(isinstance(one, (Number, np.bool_)) for one in labels):
         return ""
     names = sorted({type(label).__name__ for label in labels})
     return (
-        f"Unknown label type: numbers of the types {names} in an array of objects. Give it a type "
-        "of numbers, such as y.astype(int)."
+        f"Unknown label type: numbers of the types {names} in an array of objects. Convert it to a "
+        "numeric type, such as y.astype(int)."
     )
 
 
 def _elements(y: list[Any] | tuple[Any, ...]) -> list[Any]:
-    """Return the labels in a list, which may be a list of rows with one label each."""
+    """Return the labels in a list, or in a list of rows with one label each."""
     return [row[0] if isinstance(row, _ROWS) and np.shape(row) == (1,) else row for row in y]
 
 
@@ -105,7 +105,7 @@ def _check_label_types(labels: Iterable[Any]) -> None:
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np.float64]:
-    """Return sample weights as float64, 1 each where there are none.
+    """Convert sample weights to float64; all 1 if None.
 
     Parameters
     ----------
@@ -119,9 +119,10 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np
     Raises
     ------
     TypeError
-        If they are not numbers.
+        If weights are not numbers.
     ValueError
-        If one is negative or not finite, all are 0, or they are not as many as the samples.
+        If a weight is negative or not finite, all are 0, or their number is not that of the
+        samples.
     """
     if sample_weight is None:
         return np.ones(n_samples)
@@ -151,9 +152,10 @@ def check_groups(groups: ArrayLike | None, n_samples: int) -> NDArray[np.int64] 
     Raises
     ------
     TypeError
-        If they are not a sequence, or of several types.
+        If groups are not a sequence, or of several types.
     ValueError
-        If one is missing, there is only one, or they are not as many as the samples.
+        If a group is missing, there is only one group, or the number of values is not that of the
+        samples.
     """
     if groups is None:
         return None
@@ -172,7 +174,7 @@ def check_groups(groups: ArrayLike | None, n_samples: int) -> NDArray[np.int64] 
         )
     try:
         distinct, numbers = np.unique(found, return_inverse=True)
-    except TypeError as error:  # complex numbers, or objects of a kind that has no order
+    except TypeError as error:  # complex numbers, or objects that cannot be sorted
         raise TypeError(
             f"groups must be strings or numbers; got {shown(elements[0])} of type "
             f"{type(elements[0]).__name__}."
@@ -200,14 +202,14 @@ def _check_group_types(groups: Iterable[Any]) -> None:
 
 
 def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) -> None:
-    """Refuse labels and weights that are not as many as the samples they are scored with.
+    """Raise if the number of labels or weights is not that of the scored samples.
 
     Raises
     ------
     TypeError
         If y is not a sequence, mixes labels of several types, or weights are not numbers.
     ValueError
-        If there are more or fewer of them than samples.
+        If the numbers differ.
     """
     try:
         n_labels = num_samples(y)
@@ -224,7 +226,7 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
 
 
 def check_count(n_labels: int, n_samples: int) -> None:
-    """Refuse more or fewer labels than samples."""
+    """Raise if the numbers of labels and samples differ."""
     if n_labels != n_samples:
         raise ValueError(
             f"X and y have inconsistent numbers of samples: X has {n_samples}, y has {n_labels}."

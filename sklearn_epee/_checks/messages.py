@@ -1,4 +1,4 @@
-"""Parts of error messages that all checks share."""
+"""Common parts of error messages."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _LONGEST = 60
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is shown in a message, abbreviated if it is long."""
+    """Return the representation of a value for messages, abbreviated if it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 class SampleError(ValueError):
-    """Says what is wrong with one sample, whose number in X its raiser may know in part only.
+    """Error about one sample, whose number can be corrected by callers that know its place in X.
 
     Parameters
     ----------
     row : int
-        Number of the sample among those that the raiser was given.
+        Number of the sample among those where the error was raised.
     reason : str
-        Goes on after the number.
+        Rest of the message, after the number.
     """
 
-    # Whose entry is wrong.
+    # Name of the argument that contains the sample.
     argument: ClassVar[str] = "X"
 
     def __init__(self, row: int, reason: str) -> None:
@@ -36,7 +36,7 @@ class SampleError(ValueError):
         self.reason = reason
 
     def at(self, row: int) -> Self:
-        """Return the same error about a sample of another number."""
+        """Return the same error with another sample number."""
         return type(self)(row, self.reason)
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[int, str]]:
@@ -44,14 +44,14 @@ class SampleError(ValueError):
 
 
 class SampleLabelError(SampleError):
-    """Says what is wrong with the labels of one sample."""
+    """Error about the labels of one sample."""
 
     argument = "y"
 
 
 @contextmanager
 def numbered_from(first: int) -> Iterator[None]:
-    """Count the samples of errors inside the block from a number."""
+    """Add a number to the sample numbers of errors in the block."""
     try:
         yield
     except SampleError as error:
@@ -59,9 +59,9 @@ def numbered_from(first: int) -> Iterator[None]:
 
 
 def level_of_caller() -> int:
-    """Return the `stacklevel` with which a warning names the line that called this package.
+    """Return the `stacklevel` for a warning to show the line that called this package.
 
-    For the function that warns; calls within the package are as many as there happen to be.
+    For use in the function that warns; the number of calls within the package is counted.
     """
     package = __name__.partition(".")[0]
     level, frame = 1, inspect.currentframe()

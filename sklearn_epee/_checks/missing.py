@@ -15,7 +15,7 @@ def is_missing(label: Any) -> bool:
 
 
 def is_missing_cell(value: Any) -> bool:
-    """Return whether a cell of a table is missing; it may hold anything, such as an array."""
+    """Return whether a cell of a table is missing; cells can be any object, such as an array."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and math.isnan(value)

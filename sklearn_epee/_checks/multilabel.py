@@ -20,20 +20,20 @@ from .missing import is_missing
 Array = NDArray[Any]
 
 TARGET_TYPES = ("auto", "multilabel", "tasks")
-# Code of a label of which it is not known whether a sample has it.
+# Code of an unknown label.
 UNKNOWN = -1
 
 _SETS = (set, frozenset)
 _COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 _FORMS = (
-    "an indicator of 0 and 1 (NaN where it is not known) of shape (n_samples, n_labels), dense or "
-    "sparse, or a list of its labels for each sample"
+    "an indicator of 0 and 1 (NaN if unknown) of shape (n_samples, n_labels), dense or sparse, or "
+    "a list of labels for each sample"
 )
 
 
 @dataclass(frozen=True)
 class LabelCount:
-    """Number of labels of which a sample may have any: what a network is made for."""
+    """Number of outputs of a network for several labels per sample."""
 
     n_labels: int
 
@@ -47,9 +47,9 @@ class LabelTargets:
     classes : ndarray of shape (n_labels,)
         The labels: column numbers, names of columns, or the sorted labels of lists.
     codes : ndarray of shape (n_samples, n_labels), int64
-        1 where a sample has a label, 0 where not, -1 where that is not known.
+        1 if a sample has the label, 0 if not, -1 if unknown.
     named : bool
-        Whether `classes` are names, and not numbers of columns.
+        Whether `classes` are names, and not column numbers.
     """
 
     classes: Array
@@ -58,14 +58,14 @@ class LabelTargets:
 
 
 def holds_labels(y: Any, target_type: str = "auto") -> bool:
-    """Return whether y holds several labels for each sample.
+    """Return whether y contains several labels per sample.
 
     Parameters
     ----------
     y : array-like, sparse matrix or sequence of label lists
     target_type : {"auto", "multilabel", "tasks"}, default="auto"
-        The last two say it. "auto" finds several labels in a sparse y, in two or more
-        columns of nothing but 0, 1 and NaN, in sets of labels, and in lists of different lengths.
+        "auto" is "multilabel" if y is sparse, has two or more columns with only 0, 1 and NaN, or
+        consists of sets of labels or of lists of different lengths.
 
     Returns
     -------
@@ -85,12 +85,12 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
     Parameters
     ----------
     y : array-like or sparse matrix of shape (n_samples, n_labels), or sequence of label lists
-        An indicator of 0 and 1, with NaN, None or NA where a label is not known; or the labels of
-        each sample as a list, tuple or set.
+        An indicator of 0 and 1, with NaN, None or NA for unknown labels; or the labels of each
+        sample as a list, tuple or set.
     n_samples : int
     classes : ndarray of shape (n_labels,) or None, default=None
-        The labels of a fitted estimator, which alone may occur, and by whose names the columns of
-        a frame are found; None: those that are found.
+        The labels of a fitted estimator. y may only contain these, and columns of a frame are
+        selected by their names. None: the labels in y.
 
     Returns
     -------
@@ -99,14 +99,14 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
     Raises
     ------
     TypeError
-        If a label list holds labels of several types, or is none.
+        If a list of labels is not a list, or contains labels of several types.
     ValueError
-        If values are not 0 or 1, labels are missing in a list or not among `classes`, a frame has
-        other columns, there is no label at all, or y is not as long as the samples.
+        If values are not 0 or 1, labels in a list are missing or not in `classes`, a frame has
+        other columns, there are no labels, or the length of y is not the number of samples.
     """
     y = without_arrow_table(y)
     rows = _nested_rows(y)
-    # What is fitted already says whether other numbers than 0 and 1 are labels.
+    # For a fitted estimator it is known whether numbers other than 0 and 1 are labels.
     if rows is not None and (
         _are_label_lists(y) or not _rows_are_numbers(rows, of_indicator=classes is not None)
     ):
@@ -126,9 +126,9 @@ def check_label_targets(y: Any, n_samples: int, classes: Array | None = None) ->
 
 
 def _order_of(names: list[Any], labels: list[Any]) -> list[int]:
-    """Return which column of a frame each label of a fitted estimator is.
+    """Return the index of the column of each label of a fitted estimator in a frame.
 
-    By name, in whatever order the columns come; by place where the labels are numbers of columns.
+    Columns are found by name, or by position if the labels are column numbers.
     """
     if set(names) == set(labels):
         return [names.index(label) for label in labels]
@@ -141,7 +141,7 @@ def _order_of(names: list[Any], labels: list[Any]) -> list[int]:
 
 
 def _nested_rows(y: Any) -> list[Any] | None:
-    """Return what y holds for each sample, if some of it are collections of labels."""
+    """Return the entry of y for each sample if some entries are collections; otherwise None."""
     if issparse(y) or hasattr(y, "columns"):
         return None
     if isinstance(y, np.ndarray) and (y.ndim != 1 or y.dtype != object):
@@ -156,18 +156,18 @@ def _nested_rows(y: Any) -> list[Any] | None:
 
 
 def _are_label_lists(y: Any) -> bool:
-    """Return whether samples have lists of labels that cannot be rows of a matrix."""
+    """Return whether y consists of lists of labels that cannot be rows of a matrix."""
     rows = _nested_rows(y)
     if rows is None:
         return False
     if any(not isinstance(row, _COLLECTIONS) or isinstance(row, _SETS) for row in rows):
         return True
-    # A series or an array of lists has no columns, however long the lists are.
+    # A series or an array of lists has no columns, even if the lists have equal lengths.
     return not isinstance(y, (list, tuple)) or len({len(row) for row in rows}) > 1
 
 
 def _rows_are_numbers(rows: list[Any], *, of_indicator: bool) -> bool:
-    """Return whether rows of one length hold numbers, or nothing: those of a matrix."""
+    """Return whether rows only contain numbers (0 and 1 if `of_indicator`) or missing values."""
     known = [label for row in rows for label in row if not is_missing(label)]
     if not all(isinstance(label, (Number, np.bool_)) for label in known):
         return False
@@ -240,7 +240,7 @@ def _as_floats(values: Array) -> NDArray[np.float64]:
 
 
 def _names(columns: list[Any]) -> Array:
-    # Names of several types, and tuples, stay as they are.
+    # Keep names of several types, and tuples, unchanged.
     as_they_are = np.array([*columns, None], dtype=object)[:-1]
     if any(isinstance(name, tuple) for name in columns):
         return as_they_are
@@ -249,7 +249,7 @@ def _names(columns: list[Any]) -> Array:
 
 
 def _from_lists(rows: list[Any], classes: Array | None) -> LabelTargets:
-    """Return the labels of samples that have lists of them."""
+    """Return the targets for lists of labels."""
     checked = [_labels_of(row, number) for number, row in enumerate(rows)]
     _check_one_type(label for labels in checked for label in labels)
     found = sorted({label for labels in checked for label in labels})
@@ -269,7 +269,7 @@ def _from_lists(rows: list[Any], classes: Array | None) -> LabelTargets:
 
 
 def _labels_of(row: Any, number: int) -> list[Any]:
-    """Return the labels of one sample as Python's own numbers and strings."""
+    """Return the labels of one sample as Python numbers and strings."""
     if not isinstance(row, _COLLECTIONS):
         raise TypeError(
             f"y[{number}] must hold a list of labels, as other samples have; got {shown(row)}. "
@@ -300,41 +300,41 @@ def _check_one_type(labels: Iterable[Any]) -> None:
 def labels_above(
     proba: NDArray[np.floating], thresholds: NDArray[np.float64] | None = None
 ) -> NDArray[np.int64]:
-    """Return 1 where the probability of a label, (..., n_labels), is above its threshold."""
+    """Return 1 for labels, (..., n_labels), whose probability is above their threshold, else 0."""
     return (proba > (0.5 if thresholds is None else thresholds)).astype(np.int64)
 
 
 def pack_labels(proba: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return (..., 2 n_labels) from the probabilities of labels: of 0 and of 1, label by label."""
+    """Return the probabilities of 0 and 1 for each label, (..., 2 n_labels)."""
     return np.stack([1 - proba, proba], axis=-1).reshape(*proba.shape[:-1], -1)
 
 
 def label_set_score(
     codes: NDArray[np.int64], predicted: NDArray[np.int64], sample_weight: ArrayLike | None = None
 ) -> float:
-    """Return the share of samples of which every label that is known is predicted.
+    """Return the fraction of samples whose known labels are all predicted correctly.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_labels), int64
-        1, 0, or -1 where it is not known.
+        1, 0, or -1 if unknown.
     predicted : ndarray of shape (n_samples, n_labels), int64
     sample_weight : array-like of shape (n_samples,), default=None
 
     Returns
     -------
     float
-        Over the samples of which something is known.
+        Over the samples with at least one known label.
 
     Raises
     ------
     ValueError
-        If nothing is known of any sample.
+        If all labels are unknown.
     """
     known = codes != UNKNOWN
     scored = known.any(axis=1)
     if not scored.any():
-        raise ValueError("y holds no label that is known.")
+        raise ValueError("y holds no known label; all entries are NaN.")
     hits = ((codes == predicted) | ~known).all(axis=1)
     weights = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, float)
     return float(np.average(hits[scored], weights=np.broadcast_to(weights, len(codes))[scored]))

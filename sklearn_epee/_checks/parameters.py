@@ -11,7 +11,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 
 def check_layer(layer: int, n_layers: int) -> int:
-    """Return a layer counted from 1, whether it was counted from the start or from the end."""
+    """Return a layer counted from 1, given one counted from the start or from the end (-1)."""
     if isinstance(layer, bool) or not isinstance(layer, Integral):
         raise TypeError(f"layer must be an integer; got {layer!r} of type {type(layer).__name__}.")
     resolved = int(layer) + n_layers + 1 if layer < 0 else int(layer)
@@ -24,7 +24,7 @@ def check_layer(layer: int, n_layers: int) -> int:
 
 
 def check_prediction_batch(size: Any) -> int | str:
-    """Return the samples of a prediction batch, or "auto".
+    """Check and return `predict_batch_size`.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_prediction_batch(size: Any) -> int | str:
 
 
 def check_precision(precision: Any) -> str:
-    """Return the precision, if it is one.
+    """Check and return `precision`.
 
     Raises
     ------

@@ -1,8 +1,7 @@
-"""What the numbers of pixels mean, so that the same numbers mean the same thing at every call.
+"""The scale of pixels, and conversion of pixels to the scale of the training images.
 
-uint8 pixels are fractions of 255, and other numbers stand for themselves. An image that is given
-once as uint8 and once as int64 has the same numbers and another meaning, which nobody intends: what
-was given to `fit` decides.
+uint8 pixels are divided by 255, and others are not scaled. So the same numbers as uint8 and as
+int64 would be different images. To avoid this, later pixels are converted to the scale in `fit`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Resized fractions may leave 0..1 a little.
+# Range of pixels between 0 and 1; resizing can slightly exceed it.
 _FRACTIONS = (-0.5, 1.5)
-# Fractions that are seen after fitting may be brighter than those of the training.
+# The same in prediction, where images can be brighter than the training images.
 _SEEN_FRACTIONS = (-1.0, 2.0)
-# Below it, floats between 0 and 1 are a quantity in a unit of its own.
+# If the largest float is below this, pixels are in a unit of their own, and not from 0 to 1.
 _BRIGHT = 0.05
 _FEW_PROBED = 4096
 
@@ -33,7 +32,7 @@ class PixelRange:
         Booleans are floats, 0.0 and 1.0.
     low, high : float
     whole : bool
-        Whether all of them are whole numbers.
+        Whether all pixels are whole numbers.
     """
 
     kind: str
@@ -49,7 +48,7 @@ class PixelRange:
         return cls(kind, float(pixels.min()), float(pixels.max()), whole)
 
     def within(self, low: float, high: float) -> bool:
-        """Return whether all pixels lie between two values."""
+        """Return whether all pixels are between two values."""
         return low <= self.low and self.high <= high
 
     def __str__(self) -> str:
@@ -67,7 +66,7 @@ def _are_whole(pixels: NDArray[Any]) -> bool:
 
 
 def ranges_by_kind(ranges: Iterable[PixelRange]) -> dict[str, PixelRange]:
-    """Return one range for each kind of pixels."""
+    """Return the joint range of each kind of pixels."""
     joined: dict[str, PixelRange] = {}
     for part in ranges:
         known = joined.get(part.kind, part)
@@ -82,13 +81,13 @@ def ranges_by_kind(ranges: Iterable[PixelRange]) -> dict[str, PixelRange]:
 
 @dataclass(frozen=True)
 class PixelScale:
-    """How the pixels of the training images were scaled.
+    """The scale of the pixels of the training images.
 
     Parameters
     ----------
     kind : {"uint8", "whole numbers", "fractions", "numbers"}
     seen : PixelRange
-        Of the training images.
+        Range of the training images.
     """
 
     kind: str
@@ -96,7 +95,7 @@ class PixelScale:
 
     @classmethod
     def of(cls, seen: PixelRange) -> PixelScale:
-        """Return the scale that training images of a range have."""
+        """Return the scale of training images, given their range."""
         if seen.kind == "uint8":
             return cls("uint8", seen)
         if seen.whole and seen.high >= 2:
@@ -107,32 +106,32 @@ class PixelScale:
 
     @property
     def is_told_by_headers(self) -> bool:
-        """Whether uint8 and fractions mean the same here whatever values they have."""
+        """Whether the conversion of uint8 and fractions does not depend on their values."""
         return self.kind == "fractions" or (self.kind == "uint8" and self.seen.high >= 2)
 
     def reading_of(self, given: PixelRange) -> str | None:
-        """Return as what pixels must be read to have this scale: None is as they are.
+        """Return the type to which pixels must be converted to have this scale.
 
         Parameters
         ----------
         given : PixelRange
-            Of pixels of one kind.
+            Range of pixels of one kind.
 
         Returns
         -------
         {"uint8", "float32"} or None
-            The type that gives their numbers the meaning they had in the training.
+            None: pixels are not converted.
 
         Raises
         ------
         ValueError
-            If their scale is another one, or cannot be told.
+            If the pixels have another scale, or it is ambiguous.
         """
         fits, reading = _RULES[self.kind, given.kind](self.seen, given)
         if not fits:
             raise ValueError(
                 f"X holds {given}, but this classifier was fitted on {self.seen}. Its predictions "
-                "would be wrong; give the pixels with the type and the range that they had in fit."
+                "would be wrong; pass pixels with the same type and range as in fit."
             )
         return reading
 
@@ -168,7 +167,7 @@ def _float_as_whole(_seen: PixelRange, given: PixelRange) -> _Reading:
 
 
 def _uint8_as_fractions(seen: PixelRange, given: PixelRange) -> _Reading:
-    # Masks of 0 and 1 were seen: a 1 may be meant as 1 or as 1 / 255.
+    # If the training images are masks of 0 and 1, a 1 could be 1 or 1 / 255.
     return not (seen.whole and given.high == 1), None
 
 

@@ -1,4 +1,4 @@
-"""Tell tags of words from labels of several tasks."""
+"""Distinguish tags of words from labels of several tasks."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ _ROWS = (list, tuple, np.ndarray)
 
 
 def refuse_tags(y: Any, name: str) -> None:
-    """Raise if y holds a tag for every word of each sample, instead of labels of the samples.
+    """Raise if y contains tags of words instead of labels of samples.
 
-    Lists of tags of equal lengths would pass for the labels of several tasks, and others for
-    several labels a sample.
+    Lists of tags with equal lengths would be taken for the labels of several tasks, and others for
+    several labels per sample.
 
     Parameters
     ----------
     y : Any
-        As the caller gave it.
+        The caller's y.
     name : str
-        Of the estimator, for the message.
+        Name of the estimator, for the message.
 
     Raises
     ------
     ValueError
-        If the rows of y hold nothing but tags such as "O", "B-Drug" and "I-Drug".
+        If the rows of y only contain tags such as "O", "B-Drug" and "I-Drug".
     """
     if holds_tags(y):
         raise ValueError(
-            f"y holds lists of tags ('O', 'B-...', 'I-...'), one tag a word; {name} takes labels "
-            "of whole samples. For tags or spans of words use EPEETokenClassifier."
+            f"y holds lists of tags ('O', 'B-...', 'I-...'), one per word, but {name} needs labels "
+            "of samples. For tags or spans of words use EPEETokenClassifier."
         )
 
 
 def holds_tags(y: Any) -> bool:
-    """Return whether y is nested and holds nothing but tags, of which some start a span."""
+    """Return whether y is nested and only contains tags, some of which start a span."""
     marked = False
     for tag in _tags_in(y):
         if not isinstance(tag, str) or _TAG.fullmatch(tag) is None:
@@ -48,7 +48,7 @@ def holds_tags(y: Any) -> bool:
 
 
 def _tags_in(y: Any) -> Iterator[Any]:
-    """Yield what is in the rows of y, or None for a row that is none."""
+    """Yield the elements of the rows of y, or None for an element that is not a row."""
     values = getattr(y, "values", None)
     rows = values if isinstance(values, np.ndarray) else y  # of a Series or a frame
     if not isinstance(rows, _ROWS) or getattr(rows, "ndim", 1) == 0:

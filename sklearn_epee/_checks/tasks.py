@@ -1,8 +1,9 @@
-"""Labels and probabilities of one task or of several: checked, encoded, packed and split.
+"""Validate, encode and decode labels and probabilities of one or several tasks.
 
-Inside the package the classes of all tasks lie side by side along the last axis of one array;
-outside, several tasks are lists with one entry per task, as in scikit-learn's forests. Several
-labels per sample are tasks with the classes 0 and 1 inside, and one column per label outside.
+Internally, the classes of all tasks are concatenated along the last axis of one array; for the
+caller, several tasks are lists with one entry per task, as in scikit-learn's forests. Several
+labels per sample are internally tasks with the classes 0 and 1; the caller sees one column per
+label.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Tasks:
     Attributes
     ----------
     classes : ndarray of shape (n_classes,), or list of such arrays
-        Of one task or of several; the labels if `multilabel`.
+        Classes of one or several tasks; the labels if `multilabel`.
     multilabel : bool, default=False
-        Whether a sample may have any of the labels. Each is a task with the classes 0 and 1 then.
+        Whether a sample can have several labels. Each is then a task with the classes 0 and 1.
     """
 
     classes: Array | list[Array]
@@ -40,12 +41,12 @@ class Tasks:
 
     @property
     def several(self) -> bool:
-        """Whether there is a column of labels for each of several tasks, or for each label."""
+        """Whether labels have a column for each task or label."""
         return self.multilabel or isinstance(self.classes, list)
 
     @property
     def each(self) -> list[Array]:
-        """Classes of every task, of which there may be one."""
+        """List with the classes of every task."""
         if self.multilabel:
             return [np.arange(2)] * len(self.classes)
         return self.classes if isinstance(self.classes, list) else [self.classes]
@@ -57,7 +58,7 @@ class Tasks:
 
     @property
     def n_classes(self) -> int | tuple[int, ...] | LabelCount:
-        """Number of classes, those of several tasks, or of labels: what a network is made for."""
+        """Number of outputs of the network: classes, classes of several tasks, or labels."""
         if self.multilabel:
             return LabelCount(len(self.classes))
         return self.counts if isinstance(self.classes, list) else self.counts[0]
@@ -68,13 +69,13 @@ class Tasks:
         return sum(self.counts)
 
     def proba(self, packed: NDArray[np.float32]) -> Any:
-        """Return probabilities (..., n_columns) as the caller gets them."""
+        """Return probabilities in the caller's form, from (..., n_columns)."""
         if self.multilabel:
             return np.ascontiguousarray(packed[..., 1::2])
         return split_columns(packed, self.counts) if isinstance(self.classes, list) else packed
 
     def entropies(self, packed: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return entropies as the caller gets them: those of labels are columns, even of one."""
+        """Return entropies in the caller's form: labels always have columns, even a single one."""
         return packed.reshape(len(packed), -1) if self.multilabel else packed
 
     def labels(
@@ -82,8 +83,8 @@ class Tasks:
     ) -> Array:
         """Return the predicted labels, (n,) or (n, n_tasks), from (n, n_columns).
 
-        They are the most probable ones; of several labels, an indicator of those whose probability
-        is above its threshold, 0.5 by default.
+        The most probable class of each task; for several labels, an indicator of those whose
+        probability is above the threshold, 0.5 by default.
         """
         if self.multilabel:
             return labels_above(packed[..., 1::2], thresholds)
@@ -94,7 +95,7 @@ class Tasks:
         return as_columns(predicted) if isinstance(self.classes, list) else predicted[0]
 
     def decode(self, codes: NDArray[np.integer]) -> Array:
-        """Return labels, (n,) or (n, n_tasks), from the columns of their classes."""
+        """Return labels, (n,) or (n, n_tasks), from class indices."""
         if self.multilabel:
             return codes
         if not isinstance(self.classes, list):
@@ -103,9 +104,9 @@ class Tasks:
         return as_columns(columns)
 
     def codes(self, y: Any) -> NDArray[np.intp]:
-        """Return the columns of known labels, the inverse of `decode`.
+        """Return the class indices of labels, the inverse of `decode`.
 
-        Of several labels, which may also come as lists, -1 where one is not known.
+        With several labels per sample, which can also be lists, -1 for unknown labels.
         """
         if self.multilabel:
             return check_label_targets(y, _length(y), np.asarray(self.classes)).codes
@@ -114,7 +115,7 @@ class Tasks:
         return np.stack(columns, axis=1) if isinstance(self.classes, list) else columns[0]
 
     def check_known(self, y: Any) -> None:
-        """Refuse labels that a fitted estimator cannot predict."""
+        """Raise if there are labels that the fitted estimator cannot predict."""
         if self.multilabel:
             self.codes(y)
             return
@@ -133,7 +134,7 @@ class Tasks:
                 )
 
     def same_as(self, other: Any) -> bool:
-        """Return whether other `Tasks`, or the classes of some, are these."""
+        """Return whether other `Tasks`, or their classes, are equal to these."""
         others = other if isinstance(other, Tasks) else Tasks(other)
         if self.multilabel or others.multilabel:
             alike = self.multilabel and others.multilabel
@@ -156,25 +157,25 @@ def _length(y: Any) -> int:
 
 
 def split_columns(packed: Array, counts: Sequence[int]) -> list[Array]:
-    """Split the last axis, along which the classes of all tasks lie side by side."""
+    """Split the last axis, with the classes of all tasks, into one array per task."""
     if len(counts) == 1:
         return [packed]
     return np.split(packed, np.cumsum(counts)[:-1], axis=-1)
 
 
 def as_columns(parts: Sequence[Array]) -> Array:
-    """Return the labels of tasks side by side, as objects where their types differ."""
+    """Return the labels of tasks as columns, of type object if their types differ."""
     kinds = {"n" if part.dtype.kind in "iuf" else part.dtype.kind for part in parts}
     dtype = np.result_type(*parts) if len(kinds) == 1 else np.dtype(object)
     columns = np.empty((len(parts[0]), len(parts)), dtype)
     for column, part in enumerate(parts):
-        # Through lists, objects are Python's own, which compare and print as they were given.
+        # `tolist` gives Python objects instead of NumPy scalars.
         columns[:, column] = part.tolist() if dtype.kind == "O" else part
     return columns
 
 
 def has_tasks(y: Any) -> bool:
-    """Return whether y holds the labels of two or more tasks, one per column."""
+    """Return whether y contains the labels of two or more tasks, one per column."""
     return len(_shape(y)) == 2 and _shape(y)[1] > 1
 
 
@@ -188,15 +189,15 @@ def _shape(y: Any) -> tuple[int, ...]:
 
 
 def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Array]:
-    """Return y as one array of labels, or as a list of one array per task.
+    """Convert y to one array of labels, or to a list with one array per task.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-        A column of its own is a single task.
+        A single column is a single task.
     n_samples : int
     name : str
-        Of the estimator, for messages.
+        Name of the estimator, for messages.
 
     Returns
     -------
@@ -205,13 +206,11 @@ def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Ar
     Raises
     ------
     TypeError, ValueError
-        If labels are missing, of several types within a task, not classes or not as many as
-        the samples.
+        If labels are missing, of several types within a task, not classes, or their number is not
+        that of the samples.
     """
     if issparse(y):
-        raise TypeError(
-            f"{name} takes no sparse y; give the labels as an array, y.toarray() for example."
-        )
+        raise TypeError(f"{name} does not accept a sparse y; pass an array, such as y.toarray().")
     y = without_arrow_table(y)
     if not has_tasks(y):
         return check_labels(y, n_samples, name)
@@ -226,18 +225,18 @@ def check_any_labels(y: ArrayLike, n_samples: int, name: str) -> Array | list[Ar
 
 
 def as_target(labels: Array | list[Array]) -> Array:
-    """Return what `check_any_labels` returns as one array."""
+    """Return the labels of `check_any_labels` as one array."""
     return as_columns(labels) if isinstance(labels, list) else labels
 
 
 def task_columns(y: Any) -> list[Array]:
-    """Return the labels of every task, of which there may be one, in types of their own."""
+    """Return the labels of every task, each with its own type."""
     y = without_arrow_table(y)
     return _columns(y) if has_tasks(y) else [np.asarray(y)]
 
 
 def _columns(y: Any) -> list[Array]:
-    """Return the columns of y in types of their own."""
+    """Return the columns of y, each with its own type."""
     if hasattr(y, "columns"):  # a data frame
         given = frame_columns(y)
         return [_natural(part.tolist()) if part.dtype == "O" else part for part in given]
@@ -253,14 +252,14 @@ def _columns(y: Any) -> list[Array]:
 
 
 def _natural(labels: list[Any]) -> Array:
-    """Return an array of labels that may stand beside labels of another type."""
+    """Return an array of the labels of one column, which had a common type with other columns."""
     kinds = (str, (Number, np.bool_))
     alike = any(all(isinstance(label, kind) for label in labels) for kind in kinds)
     return np.array(labels) if alike else np.array(labels, dtype=object)
 
 
 def task_codes(y: Array) -> NDArray[np.int64]:
-    """Return the classes of every task as numbers, (n_samples, n_tasks)."""
+    """Return the class indices of every task, (n_samples, n_tasks)."""
     columns = [np.unique(labels, return_inverse=True)[1].reshape(-1) for labels in task_columns(y)]
     return np.stack(columns, axis=1).astype(np.int64)
 
@@ -271,20 +270,20 @@ def joint_codes(codes: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def strata(codes: NDArray[np.integer], least: int = 2) -> NDArray[np.int64]:
-    """Return the groups of samples that a stratified split keeps in proportion, as numbers.
+    """Return the strata of a stratified split, as numbers.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples,) or (n_samples, n_tasks), int
-        Classes, or those of several tasks.
+        Class indices of one or several tasks.
     least : int, default=2
-        Samples that a split needs of every group.
+        Minimum number of samples per stratum.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
-        With one task, its classes. With several, the combinations of classes; combinations of
-        fewer than `least` samples are one group, with the next larger one if need be.
+        With one task, its classes. With several, the combinations of classes; combinations with
+        fewer than `least` samples are merged, if necessary with the next larger one.
     """
     if codes.ndim == 1:
         return codes.astype(np.int64, copy=False)
@@ -324,9 +323,10 @@ def exact_match_score(
 
 
 def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
-    """Return which labels are right, (n_samples, n_tasks).
+    """Return which labels are predicted correctly, (n_samples, n_tasks).
 
-    Refuses another number of tasks, and strings where numbers are predicted.
+    Raises if the numbers of tasks differ, or if one of `y_true` and `y_pred` contains strings and
+    the other numbers.
     """
     y_true = without_arrow_table(y_true)
     columns = _columns(y_true) if has_tasks(y_true) else []
@@ -342,10 +342,10 @@ def task_hits(y_true: ArrayLike, y_pred: Array) -> NDArray[np.bool_]:
 
 
 def _check_comparable(truth: list[Any], predicted: list[Any], task: int) -> None:
-    """Refuse strings where numbers are predicted, or the other way round: none would be right."""
+    """Raise if strings are compared with numbers, as no prediction would be correct."""
     are_texts = [{isinstance(label, str) for label in labels} for labels in (truth, predicted)]
     if all(len(kinds) == 1 for kinds in are_texts) and are_texts[0] != are_texts[1]:
         raise ValueError(
-            f"y holds labels such as {truth[0]!r} in column {task}, where labels such as "
-            f"{predicted[0]!r} are predicted; expected the tasks in the order of fit."
+            f"y holds labels such as {truth[0]!r} in column {task}, but the predictions are labels "
+            f"such as {predicted[0]!r}; expected the tasks in the same order as in fit."
         )

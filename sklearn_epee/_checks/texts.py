@@ -20,7 +20,7 @@ _TEXTS = (
 
 
 def as_texts(X: Any) -> list[Text]:
-    """Return texts or pairs of texts as a list of str or of tuples of two str.
+    """Convert texts or pairs of texts to a list of str or of tuples of two str.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _rows_of(X: Any) -> list[Any]:
         rows = list(X)
     else:
         raise TypeError(f"X is of type {type(X).__name__}; expected {_TEXTS}.")
-    # A frame or array of one column holds single texts.
+    # A frame or array with one column contains single texts.
     if rows and all(isinstance(row, tuple) and len(row) == 1 for row in rows):
         return [row[0] for row in rows]
     return rows
@@ -80,13 +80,13 @@ def _array_rows(X: NDArray[Any]) -> list[Any]:
 
 
 def as_text(value: Any, place: str) -> str:
-    """Return a text as a str that can be encoded.
+    """Convert a text to a str; raise if it is not valid Unicode.
 
     Parameters
     ----------
     value : str
     place : str
-        Names it in messages.
+        How messages refer to the text.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def as_text(value: Any, place: str) -> str:
 
 
 def check_encodable(text: str, place: str) -> str:
-    """Return a text; raise, naming its place, if it is not valid Unicode."""
+    """Return a text; raise if it is not valid Unicode."""
     if not text.isascii():
         try:
             text.encode()

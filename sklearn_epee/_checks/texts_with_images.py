@@ -18,16 +18,15 @@ from .texts import as_text
 Case = tuple[str | None, Any]
 
 _CASES = (
-    "a data frame with a column of texts and one of images, named by text_column and "
-    "image_column, or a list of pairs (text, image), in which None or NaN stands for what is "
-    "missing"
+    "a data frame with the columns text_column and image_column, or a list of pairs (text, image), "
+    "with None or NaN for a missing text or image"
 )
 
 
 def as_cases(
     X: Any, text_column: str, image_column: str, form: ImageForm | None = None
 ) -> list[Case]:
-    """Return texts with images as a list of pairs, None where one is missing.
+    """Convert texts with images to a list of pairs, with None for a missing text or image.
 
     Parameters
     ----------
@@ -35,20 +34,20 @@ def as_cases(
     text_column, image_column : str
         Columns of a frame.
     form : ImageForm or None, default=None
-        That of the training images; pixels are read as they were in the training.
+        Form of the training images, to which pixels are converted.
 
     Returns
     -------
     list of (str or None, image or None)
-        Images as `as_images` returns them.
+        Images as in `as_images`.
 
     Raises
     ------
     TypeError
-        If an element is neither a text nor an image in its place; the message says which.
+        If a text or image has a wrong type; the message says which.
     ValueError
-        If there are no rows, a frame lacks a column, a row has neither text nor image, or an image
-        is not as `as_images` asks.
+        If there are no rows, a frame lacks a column, a row has neither text nor image, or
+        `as_images` does not accept an image.
     """
     rows = _rows_of(without_arrow(X), text_column, image_column)
     if not rows:
@@ -61,8 +60,7 @@ def as_cases(
     for i in sorted(set(range(len(rows))) - set(present_rows)):
         if texts[i] is None:
             raise ValueError(
-                f"X[{i}] has neither a text nor an image; expected one of them at least. Leave the "
-                "row out."
+                f"X[{i}] has neither a text nor an image; expected at least one of them."
             )
     images: list[Any] = [None] * len(rows)
     if present_rows:
@@ -73,22 +71,22 @@ def as_cases(
 
 
 def present_cells(cases: Sequence[Case]) -> NDArray[np.bool_]:
-    """Return whether there is a text, and an image, in each case, (n, 2)."""
+    """Return whether each case has a text and an image, (n, 2)."""
     return np.array([[part is not None for part in case] for case in cases])
 
 
 def texts_of(cases: Sequence[Case]) -> list[str]:
-    """Return the texts that there are."""
+    """Return the texts of the cases that have one."""
     return [text for text, _ in cases if text is not None]
 
 
 def images_of(cases: Sequence[Case]) -> list[Any]:
-    """Return the images that there are."""
+    """Return the images of the cases that have one."""
     return [image for _, image in cases if image is not None]
 
 
 def check_both_kinds(cases: Sequence[Case], estimator: str) -> None:
-    """Refuse training cases of which none has a text, or none an image.
+    """Raise if no training case has a text, or none an image.
 
     Raises
     ------
@@ -100,9 +98,8 @@ def check_both_kinds(cases: Sequence[Case], estimator: str) -> None:
     ):
         if not found:
             raise ValueError(
-                f"X has no {name} in any of its {len(cases)} rows, but {estimator} learns from "
-                f"texts and images; expected some rows with {name}s. {alone} learns from the other "
-                "alone."
+                f"X has no {name} in any of its {len(cases)} rows, but {estimator} needs texts and "
+                f"images for training. Use {alone} without {name}s."
             )
 
 
@@ -117,7 +114,7 @@ def _rows_of(X: Any, text_column: str, image_column: str) -> list[tuple[Any, Any
 
 
 def _frame_rows(X: Any, text_column: str, image_column: str) -> list[tuple[Any, Any]]:
-    """Return the rows of a frame of pandas, polars or the like."""
+    """Return the rows of a data frame."""
     columns = list(X.columns)
     for argument, name in (("text_column", text_column), ("image_column", image_column)):
         if name not in columns:
@@ -145,12 +142,12 @@ def _pair(row: Any, i: int) -> tuple[Any, Any]:
 
 
 def _text_or_none(value: Any, i: int) -> str | None:
-    """Return a text, None where it is missing, empty or blank."""
+    """Return a text, or None if it is missing, empty or blank."""
     if is_missing_cell(value):
         return None
     if not isinstance(value, str):
         raise TypeError(
-            f"X[{i}] has an object of type {type(value).__name__} where its text should be; "
-            "expected a str, or None or NaN where it is missing."
+            f"The text of X[{i}] is of type {type(value).__name__}; expected a str, or None or NaN "
+            "if it is missing."
         )
     return as_text(value, f"the text of X[{i}]") if value.strip() else None

@@ -263,7 +263,7 @@ def test_a_list_with_pixels_of_several_types_is_read_as_one(tmp_path):
     mixed = [GREY[0], GREY[1].astype(np.int64), GREY[2] / 255, Image.fromarray(GREY[0])]
     images = as_images(mixed, None)
     assert [image.dtype for image in images] == ["uint8", "uint8", "float32", "uint8"]
-    message = "X mixes uint8 pixels from .* and float pixels from .*, which do not mean the same"
+    message = "X mixes uint8 pixels from .* and float pixels from .*, which have different scales"
     with pytest.raises(ValueError, match=message):
         as_images([GREY[0], GREY[1].astype(float)], None)
 
