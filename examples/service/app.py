@@ -1,6 +1,7 @@
 """A web service over a fitted classifier: FastAPI around `sklearn_epee.serving`.
 
-It takes texts, sentences for their words, images, and texts with images, as the classifier does.
+It takes texts, pairs of texts, sentences for their words, images, and texts with images, as the
+classifier does.
 
     SKLEARN_EPEE_MODEL=folder uvicorn --app-dir examples/service app:app
 
@@ -30,7 +31,9 @@ from schemas import (
     PredictionRequest,
     SampleResponse,
     SentenceResponse,
+    classifier_in,
 )
+from sklearn.pipeline import Pipeline
 
 import sklearn_epee
 from sklearn_epee.exceptions import (
@@ -112,7 +115,7 @@ def make_app(
     accepted, limits = AcceptedInput.of(estimator), image_limits or ImageLimits()
     server = AsyncPredictor(estimator, max_pending=max_pending, timeout=timeout, **options)
     images = ImagePredictor(server, accepted, limits, max_pending, timeout)
-    metrics = Metrics(server, images, estimator.n_layers_)
+    metrics = Metrics(server, images, classifier_in(estimator).n_layers_)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -178,7 +181,8 @@ def app_from_environment() -> FastAPI:
         torch.set_num_threads(int(threads))
     estimator = load_estimator(os.environ["SKLEARN_EPEE_MODEL"])
     if tau := os.environ.get("SKLEARN_EPEE_TAU"):
-        estimator.set_params(tau=float(tau))
+        owner = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        owner.set_params(tau=float(tau))
     defaults = ImageLimits()
     return make_app(
         estimator,
@@ -190,7 +194,7 @@ def app_from_environment() -> FastAPI:
             int(os.environ.get("SKLEARN_EPEE_MAX_PIXELS_HELD", defaults.n_pixels_held)),
         ),
         tau_range=(0.0, 1.0),
-        patience_range=(1, estimator.n_layers_),
+        patience_range=(1, classifier_in(estimator).n_layers_),
     )
 
 

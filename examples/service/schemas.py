@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sklearn.pipeline import Pipeline
 
-from sklearn_epee import EPEEImageClassifier, EPEEMultimodalClassifier
+from sklearn_epee import EPEEImageClassifier, EPEEMultimodalClassifier, EPEETokenClassifier
 from sklearn_epee.serving import Prediction, SentencePrediction
 
 MAX_CHARACTERS = 100_000
@@ -17,13 +17,17 @@ MAX_CHARACTERS = 100_000
 MAX_TEXT_BYTES = 2 * 2**20
 
 
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+
+
 class PredictionRequest(BaseModel):
-    """A sample (a text, the words of a sentence, an image) and how to predict it."""
+    """A sample (a text, a pair of texts, words, an image) and how to predict it."""
 
     # Without this, a request with a misspelled "image" would be predicted from its text alone.
     model_config = ConfigDict(extra="forbid")
 
-    text: Annotated[str, Field(max_length=MAX_CHARACTERS)] | None = None
+    text: Text | None = None
+    pair: Annotated[tuple[Text, Text], Field(description="two texts, in their order")] | None = None
     words: Annotated[list[str], Field(max_length=MAX_CHARACTERS)] | None = None
     image: Annotated[str, Field(description="base64 of a PNG or JPEG file")] | None = None
     tau: float | None = None
@@ -31,9 +35,10 @@ class PredictionRequest(BaseModel):
     timeout: float | None = None
 
     @model_validator(mode="after")
-    def _check_words(self) -> Self:
-        if sum(map(len, self.words or ())) > MAX_CHARACTERS:
-            raise ValueError(f"words have more than {MAX_CHARACTERS} characters")
+    def _check_lengths(self) -> Self:
+        for name, texts in (("words", self.words), ("pair", self.pair)):
+            if sum(map(len, texts or ())) > MAX_CHARACTERS:
+                raise ValueError(f"{name} must have at most {MAX_CHARACTERS} characters in all")
         return self
 
     @property
@@ -49,7 +54,7 @@ class AcceptedInput:
     Parameters
     ----------
     fields : tuple of str
-        Of "text", "words" and "image"; a request sets one of them.
+        Of "text", "pair", "words" and "image"; a request sets one of them.
     may_be_both : bool, default=False
         Whether a request may set both fields.
     """
@@ -63,7 +68,11 @@ class AcceptedInput:
         classifier = classifier_in(estimator)
         if isinstance(classifier, EPEEMultimodalClassifier):
             return cls(("text", "image"), may_be_both=True)
-        return cls(("image",) if isinstance(classifier, EPEEImageClassifier) else ("text", "words"))
+        if isinstance(classifier, EPEEImageClassifier):
+            return cls(("image",))
+        # Whether a classifier of texts reads pairs is checked by the predictor: the first steps of
+        # a pipeline may make one text of a pair.
+        return cls(("text", "words" if isinstance(classifier, EPEETokenClassifier) else "pair"))
 
     @property
     def has_images(self) -> bool:
@@ -73,13 +82,14 @@ class AcceptedInput:
     def check(self, request: PredictionRequest) -> None:
         """Raise if a request lacks the input of the classifier, or has any other input.
 
-        Image classifiers take a text for the path of a file, so a text must never reach them.
+        Image classifiers take a text for the path of a file, so a text must never reach them; nor
+        must two words reach a classifier of pairs, which would read them as a pair.
 
         Raises
         ------
         ValueError
         """
-        names = ("text", "words", "image")
+        names = ("text", "pair", "words", "image")
         given = [name for name in names if getattr(request, name) is not None]
         if not given or set(given) - set(self.fields) or (len(given) > 1 and not self.may_be_both):
             expected = " or ".join((*self.fields, "both") if self.may_be_both else self.fields)
@@ -92,7 +102,8 @@ class AcceptedInput:
             return request.text, image
         if self.has_images:
             return image
-        return request.text if request.words is None else request.words
+        given = (request.text, request.pair, request.words)
+        return next(value for value in given if value is not None)
 
 
 def classifier_in(estimator: Any) -> Any:

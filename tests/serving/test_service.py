@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from tests.serving.conftest import text_classifier, word_classifier
+from tests.serving.conftest import spread_exits, text_classifier, word_classifier
 
 FOLDER = Path(__file__).parents[2] / "examples" / "service"
 # As uvicorn does it with --app-dir.
@@ -96,6 +99,83 @@ def test_words_that_are_not_valid_are_refused(client_of_words, asked):
 def test_words_asked_of_a_classifier_of_texts_are_refused(client):
     response = client.post("/predict", json={"words": ["no", "zinc"]})
     assert response.status_code == 422
+
+
+@pytest.fixture
+def client_of_pairs(spread_pairs):
+    yield from running(spread_pairs)
+
+
+@pytest.fixture(scope="module")
+def pairs(texts):
+    return list(zip(texts, reversed(texts), strict=True))
+
+
+@pytest.fixture(scope="module")
+def spread_pairs(pairs, labels):
+    return spread_exits(text_classifier(max_length=64).fit(pairs, labels), pairs)
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than max_length")
+def test_pairs_as_the_estimator_predicts_them(client_of_pairs, spread_pairs, pairs):
+    expected = spread_pairs.predict_with_exits(pairs[:6])
+    assert len(set(expected.exit_layer)) > 1
+    for row, pair in enumerate(pairs[:6]):
+        found = client_of_pairs.post("/predict", json={"pair": pair}).json()
+        assert found["label"] == expected.labels[row]
+        assert found["exit_layer"] == expected.exit_layer[row]
+        np.testing.assert_allclose(found["proba"], expected.proba[row], atol=1e-5)
+    turned = client_of_pairs.post("/predict", json={"pair": pairs[0][::-1]}).json()
+    assert abs(turned["proba"][0] - expected.proba[0, 0]) > 1e-3  # their order counts
+    first = client_of_pairs.post("/predict", json={"pair": ["", ""], "patience": 1}).json()
+    assert first["exit_layer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({}, "expects text or pair; got none"),
+        ({"text": "zinc"}, "X holds single texts, but .* fitted on pairs of texts"),
+        ({"words": ["zinc", "rash"]}, "expects text or pair; got words"),
+        ({"pair": ["zinc", "rash"], "text": "zinc"}, "expects text or pair; got text and pair"),
+        ({"pair": "zinc"}, "valid tuple"),
+        ({"pair": ["zinc"]}, "Field required"),
+        ({"pair": ["zinc", "rash", "mg"]}, "at most 2 items"),
+        ({"pair": ["zinc", None]}, "valid string"),
+        ({"pair": ["a" * 60_000] * 2}, "pair must have at most 100000 characters in all"),
+    ],
+)
+def test_pairs_that_are_not_valid_are_refused(client_of_pairs, asked, reason):
+    response = client_of_pairs.post("/predict", json=asked)
+    assert response.status_code == 422
+    assert re.search(reason, json.dumps(response.json()["detail"]))
+
+
+def test_pairs_asked_of_a_classifier_of_others_are_refused(client, client_of_words):
+    response = client.post("/predict", json={"pair": ["no", "zinc"]})
+    assert response.status_code == 422
+    assert "holds pairs of texts, but this" in response.json()["detail"]
+    response = client_of_words.post("/predict", json={"pair": ["no", "zinc"]})
+    assert response.status_code == 422
+    assert response.json()["detail"] == "this classifier expects text or words; got pair"
+
+
+def test_a_pipeline_may_make_one_text_of_a_pair(spread, texts, tmp_path, monkeypatch):
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient  # noqa: PLC0415 - an extra
+
+    joblib.dump(make_pipeline(FunctionTransformer(joined), spread), tmp_path / "pipeline.joblib")
+    monkeypatch.setenv("SKLEARN_EPEE_MODEL", str(tmp_path / "pipeline.joblib"))
+    monkeypatch.setenv("SKLEARN_EPEE_TAU", "0.7")
+    with TestClient(load("app").app) as client:
+        found = client.post("/predict", json={"pair": texts[:2], "timeout": 60}).json()
+    expected = spread.set_params(tau=0.7).predict_with_exits([" ".join(texts[:2])])
+    assert found["label"] == expected.labels[0]
+    assert found["exit_layer"] == expected.exit_layer[0]
+
+
+def joined(pairs):
+    return [" ".join(pair) for pair in pairs]
 
 
 def test_models_from_folders_and_files(spread_words, spread, sentences, texts, tmp_path):
