@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -10,9 +11,12 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import get_scorer, recall_score
+from sklearn.pipeline import Pipeline
 
 from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee.datasets import make_case_reports
+from sklearn_epee.metrics import span_f1_scorer
 
 from .classifiers import (
     tiny_image_classifier,
@@ -21,7 +25,9 @@ from .classifiers import (
 )
 from .tagged import tagged_sentences, tiny_token_classifier
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*longer than max_length")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*longer than max_length", "ignore::sklearn_epee.exceptions.ClassRecallWarning"
+)
 
 # The estimator, and how many of its layers are kept.
 KINDS = {
@@ -105,6 +111,98 @@ def test_its_policy_is_tuned_like_any_other(fitted):
     assert tuned.predict_exit_layer(X).max() <= 2
 
 
+@pytest.mark.parametrize("kind", ["texts", "images", "words"])
+def test_the_tuner_compares_numbers_of_layers(kind, fitted):
+    model, (X, y) = fitted[kind]
+    offered = {"n_layers": [1, 2, 9], "tau": [0.0, 0.5, 0.9, 2.0], "patience": [1, 2, 3]}
+    words = kind == "words"
+    scoring = span_f1_scorer() if words else "accuracy"
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(model), policies=offered, scoring=scoring, store_cv_results=True
+    ).fit(X, y)
+    table = tuned.cv_results_
+    assert sorted(set(table["n_layers"])) == [1, 2, 3]
+    assert all(table["patience"] <= table["n_layers"])
+    columns = [table[name] for name in ("n_layers", "tau", "patience", "score", "speedup")]
+    for n_layers, tau, patience, score, speedup in zip(*columns, strict=True):
+        shorter = model.first_layers(n_layers).set_params(tau=tau, patience=int(patience))
+        assert get_scorer(scoring)(shorter, X, y) == pytest.approx(score)
+        exits = shorter.predict_exit_layer(X)
+        weights = shorter.predict_with_exits(X).rows_total if words else None
+        assert 1 - np.average(exits, weights=weights) / 3 == pytest.approx(speedup)
+    full = (table["n_layers"] == 3) & (table["patience"] == 3) & (table["tau"] == 0)
+    assert tuned.full_depth_score_ == pytest.approx(*table["score"][full])
+    assert tuned.best_score_ == table["score"].max()
+
+
+def test_the_chosen_layers_are_those_of_the_estimator(fitted):
+    model, (X, y) = fitted["texts"]
+    tuned = TunedExitPolicyClassifierCV(
+        Pipeline([("clf", model)]), cv="prefit", refit=False, policies={"n_layers": [2]}
+    )
+    tuned.fit(X, y)
+    assert tuned.best_n_layers_ == tuned.n_layers_ == 2
+    assert model.n_layers_ == 3
+    assert tuned.pareto_front_["n_layers"].tolist() == [2] * len(tuned.pareto_front_["tau"])
+    exits = tuned.predict_exit_layer(X)
+    assert 1 - exits.mean() / 3 == pytest.approx(tuned.best_speedup_)
+    assert_array_equal(tuned.class_report_["full_depth_recall"], recalls(model, X, y))
+
+
+def recalls(model, X, y):
+    return recall_score(y, model.predict_at_layer(X, -1), average=None, labels=model.classes_)
+
+
+def test_ties_keep_the_most_layers(fitted):
+    model, (X, y) = fitted["texts"]
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(model), policies={"n_layers": "all", "tau": [2.0]}
+    ).fit(X, y)
+    assert (tuned.best_n_layers_, tuned.n_layers_) == (3, 3)  # all samples exit at layer 1
+    default = TunedExitPolicyClassifierCV(FrozenEstimator(model)).fit(X, y)
+    assert default.best_n_layers_ == 3
+
+
+def test_guarantees_are_about_one_number_of_layers(fitted):
+    model, (X, y) = fitted["texts"]
+    options = {"risk": "disagreement", "max_risk": 0.9, "confidence": 0.9}
+    tuned = TunedExitPolicyClassifierCV(
+        FrozenEstimator(model), policies={"n_layers": [2]}, random_state=0, **options
+    ).fit(X, y)
+    assert tuned.certified_
+    assert tuned.candidates_["patience"].max() == 2
+    assert tuned.best_n_layers_ == tuned.n_layers_ == 2
+    exits = model.first_layers(2).set_params(tau=0.0, patience=None).predict(X)
+    strictest = tuned.candidates_["risk"][0]
+    assert 0 <= strictest <= (exits != model.predict_at_layer(X, -1)).mean() * 3
+    strict = TunedExitPolicyClassifierCV(
+        FrozenEstimator(model), policies={"n_layers": [2]}, **options | {"max_risk": 1e-6}
+    )
+    with pytest.warns(UserWarning, match="full depth"):
+        strict.fit(X, y)
+    assert not strict.certified_
+    assert strict.best_n_layers_ == strict.n_layers_ == 3  # full depth
+    with pytest.raises(ValueError, match=r"policies\['n_layers'\] must hold a single layer"):
+        TunedExitPolicyClassifierCV(
+            FrozenEstimator(model), policies={"n_layers": [1, 2]}, **options
+        ).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("towers", {}, "for a classifier with two backbones"),
+        ("words", {"token_exit": "token"}, "with token_exit='token'"),
+    ],
+)
+def test_estimators_that_the_tuner_cannot_shorten_are_refused(kind, options, message, fitted):
+    model, (X, y) = fitted[kind]
+    model = copy.copy(model).set_params(**options)
+    policies = {"n_layers": [2], "tau": [0.1]}
+    with pytest.raises(ValueError, match=f"cannot have the key 'n_layers' {message}"):
+        TunedExitPolicyClassifierCV(FrozenEstimator(model), policies=policies).fit(X, y)
+
+
 def test_weights_of_the_exits_are_those_of_the_layers(notes, tmp_path):
     X, y = notes
     model = tiny_text_classifier(max_epochs=1, memory=None, exit_loss_weights=[2, 1, 0])
@@ -142,7 +240,9 @@ def test_costs_are_shares_of_the_layers_that_are_left(fitted):
 
 def test_both_backbones_are_needed(fitted):
     model, _ = fitted["towers"]
-    with pytest.raises(ValueError, match=r"n_layers=2 would leave out the second backbone; expected at least 4"):
+    with pytest.raises(
+        ValueError, match=r"n_layers=2 would leave out the second backbone; expected at least 4"
+    ):
         model.first_layers(2)
 
 

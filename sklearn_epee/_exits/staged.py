@@ -76,6 +76,9 @@ class StagedPredictions:
         `missing_exits.exit_shares`; None if all samples have all exits and layers cost the same.
     min_exit_layer : int
         The first layer at which samples may exit.
+    last_layer : int or None
+        The layer at which all samples exit that did not before, as in a network that only has the
+        first layers; None: layer M.
     """
 
     head_proba: list[NDArray[np.floating]]
@@ -88,6 +91,7 @@ class StagedPredictions:
     own: NDArray[np.bool_] | None = None
     exit_shares: Floats | None = None
     min_exit_layer: int = 1
+    last_layer: int | None = None
 
     @classmethod
     def from_proba(
@@ -280,8 +284,11 @@ class StagedPredictions:
 
     @cached_property
     def _last_exits(self) -> Integers | None:
-        """The last exit of each sample, (n_samples,); None if it is the last layer for all."""
-        return None if self.own is None else last_exits(self.own)
+        """The last exit of each sample, (n_samples,); None if it is layer M for all."""
+        if self.own is None and self.last_layer is None:
+            return None
+        own = np.full(self.n_samples, self.n_layers) if self.own is None else last_exits(self.own)
+        return own if self.last_layer is None else np.minimum(own, self.last_layer)
 
     def with_costs(
         self, exit_costs: Floats | None = None, n_tower_layers: Sequence[int] | None = None

@@ -33,6 +33,9 @@ class StagedExits(Protocol):
     def min_exit_layer(self) -> int: ...
 
     @property
+    def last_layer(self) -> int | None: ...
+
+    @property
     def depends_on_patience(self) -> bool: ...
 
     @property
@@ -164,6 +167,12 @@ class PolicySpace:
     def min_exit_layer(self) -> int:
         """The first layer at which samples may exit, from 1 to M."""
         return min(self.staged.min_exit_layer, self.n_layers)
+
+    @property
+    def last_layer(self) -> int:
+        """The layer at which all samples exit that did not before, from 1 to M."""
+        last = self.staged.last_layer
+        return self.n_layers if last is None else last
 
     def sweep(self, patience: int, taus: Floats | None = None) -> Sweep:
         """Return the exits for all thresholds and one patience.

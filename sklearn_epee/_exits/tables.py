@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_each, check_min_exit_layer, check_patience, check_tau
+from .checks import check_each, check_min_exit_layer, check_n_layers, check_patience, check_tau
 from .policy_scores import PolicyScore
 from .staged import Floats
 from .sweep import PolicySpace
@@ -27,7 +27,7 @@ _N_TAUS_WHEN_COSTLY = 100
 
 @dataclass(frozen=True)
 class PolicyGrid:
-    """Patience values, thresholds and values of `min_exit_layer` to compare.
+    """Patience values, thresholds and numbers of layers to compare.
 
     Attributes
     ----------
@@ -38,31 +38,47 @@ class PolicyGrid:
         thresholds that give different exits.
     min_exit_layers : ndarray of int, or None
         Ascending, from 1 to M; None means that of the samples.
+    last_layers : ndarray of int, or None
+        Numbers of layers of the network, ascending, from 1 to M; None means M.
     """
 
     patiences: NDArray[np.int64]
     taus: Floats | int | None
     min_exit_layers: NDArray[np.int64] | None = None
+    last_layers: NDArray[np.int64] | None = None
 
     @classmethod
     def from_parameter(cls, policies: Any, n_layers: int) -> PolicyGrid:
         """Create the grid from the parameter `policies` of the tuned classifier."""
         if not isinstance(policies, Mapping):
             policies = {"tau": policies}
-        unknown = sorted(set(policies) - {"tau", "patience", "min_exit_layer"})
+        unknown = sorted(set(policies) - {"tau", "patience", "min_exit_layer", "n_layers"})
         if unknown:
             raise ValueError(
-                f"policies may have the keys 'tau', 'patience' and 'min_exit_layer'; got {unknown}."
+                "policies may have the keys 'tau', 'patience', 'min_exit_layer' and 'n_layers'; "
+                f"got {unknown}."
             )
         patiences = _offered_layers(policies, "patience", check_patience, n_layers)
-        first = None
-        if "min_exit_layer" in policies:
-            first = _offered_layers(policies, "min_exit_layer", check_min_exit_layer, n_layers)
-        return cls(patiences, _offered_taus(policies.get("tau", "all")), first)
+        first, last = (
+            _offered_layers(policies, name, check, n_layers) if name in policies else None
+            for name, check in (
+                ("min_exit_layer", check_min_exit_layer),
+                ("n_layers", check_n_layers),
+            )
+        )
+        return cls(patiences, _offered_taus(policies.get("tau", "all")), first, last)
 
     def only_min_exit_layer(self, default: int) -> int:
         """Return the single `min_exit_layer` of the grid, or a default if there is none."""
         return default if self.min_exit_layers is None else int(self.min_exit_layers[0])
+
+    def only_last_layer(self, default: int) -> int:
+        """Return the single number of layers of the grid, or a default if there is none."""
+        return default if self.last_layers is None else int(self.last_layers[0])
+
+    def up_to(self, n_layers: int) -> PolicyGrid:
+        """Return the grid for a network with so many layers: larger patience values are equal."""
+        return replace(self, patiences=np.unique(np.minimum(self.patiences, n_layers)))
 
     def thresholds(self, space: PolicySpace, most: int | None = None) -> Floats | None:
         """Return the thresholds for these samples; `most` is the number of quantiles for "all"."""
@@ -73,7 +89,7 @@ class PolicyGrid:
 def _offered_layers(
     policies: Mapping[str, Any], name: str, check: Callable[[Any], Any], n_layers: int
 ) -> NDArray[np.int64]:
-    """Return the patience values, or values of `min_exit_layer`, of a parameter, from 1 to M."""
+    """Return the patience values, or numbers of layers, of a parameter, from 1 to M."""
     values = policies.get(name, "all")
     if isinstance(values, str) and values == "all":
         return np.arange(1, n_layers + 1)
@@ -129,10 +145,10 @@ def policy_tables(
     Yields
     ------
     dict of ndarray
-        Columns "tau", "patience", "min_exit_layer", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
     """
     taus = offered.thresholds(space, None if score.is_cheap else _N_TAUS_WHEN_COSTLY)
-    for patience in offered.patiences:
+    for patience in offered.up_to(space.last_layer).patiences:
         yield policy_table(space, score, int(patience), taus, weights)
 
 
@@ -158,13 +174,14 @@ def policy_table(
     Returns
     -------
     dict of ndarray
-        Columns "tau", "patience", "min_exit_layer", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
     """
     sweep = space.sweep(patience, taus)
     return {
         "tau": sweep.taus,
         "patience": np.full(len(sweep.taus), patience),
         "min_exit_layer": np.full(len(sweep.taus), space.min_exit_layer),
+        "n_layers": np.full(len(sweep.taus), space.last_layer),
         "score": score(sweep),
         "speedup": space.speedups(sweep, weights),
     }
@@ -183,9 +200,9 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
     -------
     dict of ndarray
         From the slowest policy to the fastest, that is, from the highest value to the lowest. Of
-        policies with equal speed-up and value, the most cautious one is kept: that with the largest
-        patience, then the largest `min_exit_layer`, then the smallest tau. Policies with a value of
-        NaN are left out.
+        policies with equal speed-up and value, the most cautious one is kept: that with the most
+        layers, then the largest patience, then the largest `min_exit_layer`, then the smallest tau.
+        Policies with a value of NaN are left out.
     """
     return _front_of(concatenate(_front_of(table, value) for table in tables), value)
 
@@ -193,9 +210,10 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
 def _front_of(table: Table, value: str) -> Table:
     table = take(table, np.flatnonzero(~np.isnan(table[value])))
     values, speedups = (np.round(table[name], _DIGITS) for name in (value, "speedup"))
-    # Tables of searches and of tested candidates have no first layers; patience decides there.
-    first = table.get("min_exit_layer", table["patience"])
-    order = np.lexsort((table["tau"], -first, -table["patience"], -values, -speedups))
+    # Tables of searches and of tested candidates do not have all columns; patience decides there.
+    patience = table["patience"]
+    first, last = (table.get(name, patience) for name in ("min_exit_layer", "n_layers"))
+    order = np.lexsort((table["tau"], -first, -patience, -last, -values, -speedups))
     ranked = values[order]
     is_best = np.ones(len(order), dtype=bool)
     is_best[1:] = ranked[1:] > np.maximum.accumulate(ranked)[:-1]

@@ -39,6 +39,8 @@ class StagedSentences:
     joint_exit : {"all", "any", "mean"}
     min_exit_layer : int
         The first layer at which sentences with words may exit.
+    last_layer : int or None
+        The layer at which all sentences exit that did not before; None: layer M.
     """
 
     entropies: Floats
@@ -47,6 +49,7 @@ class StagedSentences:
     n_tokens: Integers
     joint_exit: str = "all"
     min_exit_layer: int = 1
+    last_layer: int | None = None
 
     # All layers cost the same.
     exit_shares: ClassVar[None] = None
@@ -154,7 +157,8 @@ class StagedSentences:
         return self._first_exits(self._joint_counters >= patience)
 
     def _first_exits(self, allowed: NDArray[np.bool_]) -> Integers:
-        exits = first_exits(allowed, min_exit_layer=self.min_exit_layer)
+        last = None if self.last_layer is None else np.full(len(allowed), self.last_layer)
+        exits = first_exits(allowed, last, self.min_exit_layer)
         exits[self.word_counts == 0] = 1  # no layer is run
         return exits
 

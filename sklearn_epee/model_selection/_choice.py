@@ -85,7 +85,7 @@ class ScoredSamples:
     @property
     def full_depth_score(self) -> float:
         """Score at full depth, that is, without early exits."""
-        return self.score_of(0.0, self.space.n_layers)
+        return self.limited_to(n_layers=self.n_layers).score_of(0.0, self.n_layers)
 
     def score_of(self, tau: float, patience: int) -> float:
         """Score one policy."""
@@ -96,26 +96,42 @@ class ScoredSamples:
         """The first layer at which the samples may exit, from 1 to M."""
         return self.space.min_exit_layer
 
-    def exiting_from(self, min_exit_layer: int) -> ScoredSamples:
-        """Return the same samples with another `min_exit_layer`."""
-        if min_exit_layer == self.min_exit_layer:
+    @property
+    def last_layer(self) -> int:
+        """The layer at which all samples exit that did not before, from 1 to M."""
+        return self.space.last_layer
+
+    def limited_to(
+        self, min_exit_layer: int | None = None, n_layers: int | None = None
+    ) -> ScoredSamples:
+        """Return the same samples with another `min_exit_layer`, or of the first layers alone."""
+        first = self.min_exit_layer if min_exit_layer is None else min_exit_layer
+        last = self.last_layer if n_layers is None else n_layers
+        if (first, last) == (self.min_exit_layer, self.last_layer):
             return self
-        staged: Any = replace(self.validation.staged, min_exit_layer=min_exit_layer)
+        staged: Any = replace(self.validation.staged, min_exit_layer=first, last_layer=last)
         return replace(self, validation=replace(self.validation, staged=staged))
 
     def tables(self, offered: PolicyGrid) -> list[Table]:
-        """Evaluate policies; return one table per `min_exit_layer` and patience."""
-        layers = offered.min_exit_layers
-        each = [self] if layers is None else [self.exiting_from(int(layer)) for layer in layers]
+        """Evaluate policies; return one table per numbers of layers and patience."""
+        firsts, lasts = (
+            [own] if layers is None else layers.tolist()
+            for own, layers in (
+                (self.min_exit_layer, offered.min_exit_layers),
+                (self.last_layer, offered.last_layers),
+            )
+        )
+        # With a first layer above the last one, all samples exit at the last one.
+        pairs = dict.fromkeys((min(first, last), last) for last in lasts for first in firsts)
         return [
             table
-            for samples in each
+            for samples in (self.limited_to(*pair) for pair in pairs)
             for table in policy_tables(samples.space, samples.score, offered, samples.sample_weight)
         ]
 
     def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
         """Compare the recall of each class under a policy with full depth."""
-        validation = self.exiting_from(policy["min_exit_layer"]).validation
+        validation = self.limited_to(policy["min_exit_layer"], policy["n_layers"]).validation
         tau, patience = policy["tau"], policy["patience"]
         if isinstance(validation, SentenceValidation):
             return validation.class_report(tau, patience, self.sample_weight)
@@ -133,7 +149,7 @@ class Choice:
     Attributes
     ----------
     policy : dict
-        "tau", "patience", "min_exit_layer", "score" and "speedup".
+        "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
     samples : ScoredSamples, or ScoredRuns
@@ -283,7 +299,8 @@ class Guarantee:
         policies = zip(table["tau"], table["patience"], strict=True)
         table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
         table["min_exit_layer"] = np.full(len(certified), tested.min_exit_layer)
-        names = ("tau", "patience", "min_exit_layer", "score", "speedup")
+        table["n_layers"] = np.full(len(certified), tested.last_layer)
+        names = ("tau", "patience", "min_exit_layer", "n_layers", "score", "speedup")
         columns = {name: table[name] for name in names}
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
@@ -323,6 +340,7 @@ class Guarantee:
             "tau": 0.0,
             "patience": tested.space.n_layers,
             "min_exit_layer": tested.min_exit_layer,
+            "n_layers": tested.n_layers,
             "score": score,
             "speedup": 0.0,
         }

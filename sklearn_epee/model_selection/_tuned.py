@@ -15,7 +15,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
 from sklearn_epee._compat import HasMethods, Interval, RealNotInt, StrOptions
-from sklearn_epee._exits.wrappers import check_has_exits, with_policy
+from sklearn_epee._exits.wrappers import (
+    check_has_exits,
+    exit_classifier,
+    with_classifier,
+    with_policy,
+)
 
 from ._guarantee_parameters import check_guarantee
 from ._risks import LossFunction
@@ -114,9 +119,12 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     policies : "all", int or dict, default="all"
         The policies to choose from: "all"; an int, the maximum number of quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds),
-        "patience" ("all" or integers) and "min_exit_layer" ("all" or integers; without this key,
-        that of `estimator`). The time grows with the number of first layers. With `confidence` or
-        `guarantee` there can be one. If words exit one by one, a dict with thresholds is required.
+        "patience" ("all" or integers), "min_exit_layer" ("all" or integers; without this key, that
+        of `estimator`) and "n_layers" ("all" or integers; without this key, all layers): with fewer
+        layers, all samples exit at the last of them, and `estimator_` only has the first layers
+        (:meth:`~sklearn_epee.EPEEClassifier.first_layers`). The time grows with the number of
+        values of the last two, of which there can be one each with `confidence` or `guarantee`. If
+        words exit one by one, a dict with thresholds is required.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
         share held out in a single stratified split. With ``groups`` in `fit`, splits keep groups
@@ -143,11 +151,13 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
     best_min_exit_layer_ : int
         Chosen first layer at which samples may exit, from 1 to M; that of `estimator` if `policies`
         names none.
+    best_n_layers_ : int
+        Chosen number of layers, from 1 to M; M if `policies` does not have the key "n_layers".
     best_score_ : float
         Score of the chosen policy on the held-out samples, or, with a guarantee, on those of them
         that were tested.
     best_speedup_ : float
-        Speed-up ratio of the chosen policy on the same samples.
+        Speed-up ratio of the chosen policy on the same samples, relative to all M layers.
     full_depth_score_ : float
         Score of the policy that never exits early, on the same samples.
     class_report_ : dict of ndarray
@@ -156,9 +166,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         "the class loses no recall"; with several tasks also "task". Can be converted to a data
         frame.
     pareto_front_ : dict of ndarray
-        "tau", "patience", "min_exit_layer", "score" and "speedup" of the Pareto-optimal policies,
-        for which no other policy is better in score or speed-up and at least as good in the other,
-        from the slowest to the fastest. Can be converted to a data frame.
+        "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup" of the Pareto-optimal
+        policies, for which no other policy is better in score or speed-up and at least as good in
+        the other, from the slowest to the fastest. Can be converted to a data frame.
     cv_results_ : dict of ndarray
         The same columns for all policies. Only with ``store_cv_results=True``.
     certified_ : bool
@@ -471,11 +481,13 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         choice, found = self._choose(self._scored(validation, given), given)
         if fitted is None:
             fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
-        tau, patience = choice.policy["tau"], choice.policy["patience"]
-        min_exit_layer = choice.policy["min_exit_layer"]
+        names = ("tau", "patience", "min_exit_layer", "n_layers")
+        tau, patience, min_exit_layer, n_layers = (choice.policy[name] for name in names)
+        if n_layers < exit_classifier(fitted).n_layers_:
+            fitted = with_classifier(fitted, lambda clf: clf.first_layers(n_layers))
         self._adopt(with_policy(fitted, tau, patience, min_exit_layer))
         self.best_tau_, self.best_patience_ = tau, patience
-        self.best_min_exit_layer_ = min_exit_layer
+        self.best_min_exit_layer_, self.best_n_layers_ = min_exit_layer, n_layers
         self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
         self.full_depth_score_ = choice.full_depth_score
         report = choice.by_class()

@@ -74,17 +74,39 @@ def check_policies(tuned: Any) -> None:
         If it is not as documented, or cannot be used with the estimator or the guarantee.
     """
     PolicyGrid.from_parameter(tuned.policies, n_layers=1)  # the number does not matter
-    if not isinstance(tuned.policies, Mapping) or "min_exit_layer" not in tuned.policies:
+    if not isinstance(tuned.policies, Mapping):
         return
-    classifier, layers = given_classifier(tuned.estimator), tuned.policies["min_exit_layer"]
-    if not hasattr(classifier, "min_exit_layer"):
+    classifier = given_classifier(tuned.estimator)
+    for key, needed in (("min_exit_layer", "min_exit_layer"), ("n_layers", "first_layers")):
+        if key in tuned.policies:
+            _check_layers(tuned, key, hasattr(classifier, needed), needed)
+    if "n_layers" in tuned.policies:
+        _check_shortens(classifier)
+
+
+def _check_shortens(classifier: Any) -> None:
+    """Raise unless numbers of layers can be compared for a classifier."""
+    why = None
+    if getattr(classifier, "token_exit", None) == "token":
+        why = "with token_exit='token', because each policy needs a pass of its own"
+    elif hasattr(type(classifier), "n_tower_layers_"):
+        why = "for a classifier with two backbones"
+    if why is not None:
         raise ValueError(
-            f"policies has the key 'min_exit_layer', but {type(classifier).__name__} has no "
-            "parameter min_exit_layer."
+            f"policies cannot have the key 'n_layers' {why}; shorten a fitted estimator by its "
+            "method first_layers, and tune the result."
         )
+
+
+def _check_layers(tuned: Any, key: str, is_there: bool, needed: str) -> None:
+    """Check numbers of layers in the parameter `policies`."""
+    layers = tuned.policies[key]
+    if not is_there:
+        name = type(given_classifier(tuned.estimator)).__name__
+        raise ValueError(f"policies has the key {key!r}, but {name} has no {needed}.")
     if has_guarantee(tuned) and (isinstance(layers, str) or len(set(layers)) > 1):
         raise ValueError(
-            "policies['min_exit_layer'] must hold a single layer where policies are tested "
+            f"policies[{key!r}] must hold a single layer where policies are tested "
             f"(confidence or guarantee); got {layers!r}."
         )
 
@@ -259,7 +281,10 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
         """Return the chosen policy, and fitted attributes about all policies."""
         offered = PolicyGrid.from_parameter(self.policies, samples.n_layers)
         if isinstance(samples, ScoredSamples) and has_guarantee(self):
-            samples = samples.exiting_from(offered.only_min_exit_layer(samples.min_exit_layer))
+            samples = samples.limited_to(
+                offered.only_min_exit_layer(samples.min_exit_layer),
+                offered.only_last_layer(samples.last_layer),
+            )
         tables = samples.tables(offered)
         front = pareto_front(tables)
         found: dict[str, Any] = {"pareto_front_": front}
@@ -281,7 +306,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             per_exit=self.per_exit,
         )
         rng = check_random_state(self.random_state)
-        certification = guarantee.certify(samples, offered, rng)
+        certification = guarantee.certify(samples, offered.up_to(samples.last_layer), rng)
         choice = guarantee.choose(samples, certification, self._criterion())
         return choice, found | guarantee.attributes(certification, choice)
 

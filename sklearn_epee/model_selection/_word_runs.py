@@ -187,13 +187,14 @@ class ScoredRuns:
 
     @cached_property
     def table(self) -> Table:
-        """Columns "tau", "patience", "min_exit_layer", "score" and "speedup" of the policies."""
+        """Columns of the policies, as those of `policy_table`."""
         runs = self.runs
         score: PolicyScore = word_score(self.scoring, runs.counts, runs.right_words, self._shares)
         computed = runs.total(runs.computed * self._shares[:, np.newaxis])
         names = ("tau", "patience", "min_exit_layer")
         columns = zip(names, zip(*runs.policies, strict=True), strict=True)
         policies = {name: np.array(column) for name, column in columns}
+        policies["n_layers"] = np.full(len(runs.policies), self.n_layers)
         scores = score(runs)  # type: ignore[arg-type] # it only calls `total`
         speedup = 1.0 - computed / max(computed[-1], np.finfo(float).tiny)
         return policies | {"score": scores, "speedup": speedup}
