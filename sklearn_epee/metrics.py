@@ -1,13 +1,12 @@
 """Scorers for classifiers with early exits, and rules to choose among exit policies.
 
-Accuracy says what an exit policy costs; the speed-up ratio says what it saves. The functions
-here measure both for a fitted early-exit classifier, also when it is the last step of a
-:class:`~sklearn.pipeline.Pipeline` or sits inside a search object, a
-:class:`~sklearn.frozen.FrozenEstimator` or another wrapper, at any depth.
+An exit policy trades accuracy for speed. The functions here measure both for a fitted early-exit
+classifier, also if it is the last step of a :class:`~sklearn.pipeline.Pipeline` or inside a search
+object, a :class:`~sklearn.frozen.FrozenEstimator` or another wrapper, at any depth.
 
-The speed-up ratio is ``1 - sum(exit layers) / (n_samples * n_layers)`` [1]_: 0 where every
-sample goes through all layers, 0.5 where half of the layers are saved. A "2x" style factor
-is ``1 / (1 - ratio)``.
+The speed-up ratio is ``1 - sum(exit layers) / (n_samples * n_layers)`` [1]_: 0 if every sample
+runs through all layers, 0.5 if half of the layers are saved. A speed-up factor such as "2x" is
+``1 / (1 - ratio)``.
 
 References
 ----------
@@ -141,7 +140,7 @@ def speedup_score(
         A fitted classifier with early exits, or a pipeline, search object or wrapper
         around one.
     X : array-like of shape (n_samples, ...)
-        Samples, as `estimator` takes them.
+        Samples accepted by `estimator`.
     y : ignored
         Present because scorers are called with it.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -208,8 +207,8 @@ def _speedup_of(classifier: Any, result: Any, sample_weight: ArrayLike | None) -
     return 1.0 - float(np.average(shares, weights=weights))
 
 
-# With a dict of scorers and sample weights in `fit`, scikit-learn's searches ask every scorer
-# for this method of their own scorer class, plain functions included.
+# With a dict of scorers and sample weights in `fit`, scikit-learn's searches call this method on
+# every scorer, including plain functions.
 vars(speedup_score)["_accept_sample_weight"] = lambda: True
 
 
@@ -234,7 +233,7 @@ def exit_scores(
         A fitted classifier with early exits, or a pipeline, search object or wrapper
         around one.
     X : array-like of shape (n_samples, ...)
-        Samples, as `estimator` takes them.
+        Samples accepted by `estimator`.
     y : array-like of shape (n_samples,) or (n_samples, n_tasks)
         True labels; with several labels per sample, in any form that `fit` accepts.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -320,7 +319,7 @@ def exit_scores(
         scores["positive_f1"] = positive_f1_score(
             y_true, y_pred, negative_class=negative_class, sample_weight=weights
         )
-    # A wrapper may predict classes of its own.
+    # A wrapper can have other classes than the classifier inside.
     classes = getattr(found.classifier if found.is_transparent else estimator, "classes_", None)
     return scores | class_scores(y_true, y_pred, result.exit_layer, classes, weights)
 
@@ -328,7 +327,7 @@ def exit_scores(
 def _scores_of_words(
     found: FoundExits, y: Any, result: Any, sample_weight: ArrayLike | None, negative_class: Any
 ) -> dict[str, float]:
-    """Return the scores of the spans that a classifier of words predicts."""
+    """Return the scores of the spans predicted by a token classifier."""
     for name, value in (("sample_weight", sample_weight), ("negative_class", negative_class)):
         if value is not None:
             raise ValueError(f"{name} must be None where spans are predicted; got {value!r}.")
@@ -356,8 +355,8 @@ def _scores_of_labels(  # noqa: PLR0917 - what `exit_scores` was given and found
     """Return the scores of several labels."""
     if negative_class is not None:
         raise ValueError(
-            f"negative_class={negative_class!r} is for classes that exclude each other, but "
-            f"{type(estimator).__name__} predicts several labels: a sample without any has none."
+            f"negative_class={negative_class!r} must be None, because "
+            f"{type(estimator).__name__} predicts several labels per sample."
         )
     labels, proba = np.asarray(result.labels), np.asarray(result.proba)
     if not found.is_transparent:  # a wrapper with thresholds or probabilities of its own
@@ -537,8 +536,8 @@ class _AccuracyAtSpeedup:
             raise ValueError(
                 f"No candidate reaches a speed-up ratio of min_speedup={self.min_speedup}: the "
                 f"largest is {speedups[fastest]:.4f}, of candidate {fastest}"
-                f"{parameters_of(cv_results, fastest)}. Ask for less, or offer a larger tau or a "
-                "smaller patience."
+                f"{parameters_of(cv_results, fastest)}. Lower min_speedup, or add candidates with "
+                "a larger tau or a smaller patience."
             )
         return first_of_best(eligible, scores, speedups)
 

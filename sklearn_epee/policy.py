@@ -176,7 +176,7 @@ def exit_layers(
         Entropy threshold. Compared in float64, whatever the type of `proba`, so that
         the threshold that counts is the one that was given.
     patience : int >= 1, default=None
-        Number of layers in a row that must agree, the first of them included; PABEE's
+        Number of consecutive layers that must agree, the first of them included; PABEE's
         patience plus 1. None means M. A patience above M never fires.
     min_exit_layer : int, default=1
         The first layer at which samples may exit. Counters run from layer 1 all the same. Above M
@@ -272,7 +272,7 @@ def apply_policy(
     tau : float in [0, inf)
         Entropy threshold, see :func:`exit_layers`.
     patience : int >= 1, default=None
-        Number of layers in a row that must agree, see :func:`exit_layers`.
+        Number of consecutive layers that must agree, see :func:`exit_layers`.
     exit_ensemble : {None, "mean", "weighted"}, default=None
         None returns the exit's own probabilities; "mean" the mean over the visited
         exits, from layer 1 to the exit; "weighted" their mean weighted with

@@ -593,7 +593,7 @@ def test_no_candidate_is_fast_enough():
     ):
         refit_accuracy_at_speedup(0.6)(results)
     del results["params"]
-    with pytest.raises(ValueError, match=r"of candidate 1\. Ask for less"):
+    with pytest.raises(ValueError, match=r"of candidate 1\. Lower min_speedup"):
         refit_accuracy_at_speedup(0.6)(results)
 
 

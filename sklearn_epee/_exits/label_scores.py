@@ -41,7 +41,7 @@ def task_accuracy_score(
         task, of shape (n_samples,), the score is the accuracy; of several labels it is the share
         of all pairs of a sample and a label that are right.
     X : array-like of shape (n_samples, ...)
-        Samples, as `estimator` takes them.
+        Samples accepted by `estimator`.
     y : array-like of shape (n_samples, n_tasks)
         True labels.
     sample_weight : array-like of shape (n_samples,), default=None

@@ -257,7 +257,7 @@ def check_predicts_samples(estimator: Any) -> None:
     Raises
     ------
     TypeError
-        The message says what can be used with a classifier of words.
+        The message says what can be used with a token classifier.
     """
     words = [link for link in chain(estimator) if predicts_words(link)]
     if words:

@@ -14,14 +14,14 @@ Words = Sequence[tuple[int, int]]
 def spans_to_tags(
     spans: Iterable[Span], words: Words, scheme: str = "IOB2", row: int = 0
 ) -> list[str]:
-    """Return a tag for each word, from spans in characters.
+    """Convert spans in characters to tags, one per word.
 
     Parameters
     ----------
     spans : iterable of (int, int, str)
         Start, end and label; in any order.
     words : sequence of (int, int)
-        Start and end of each word, as `split_words` returns them.
+        Start and end of each word, as returned by `split_words`.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
     row : int, default=0
         Number of the sample, for messages.
@@ -33,7 +33,7 @@ def spans_to_tags(
     Raises
     ------
     SampleLabelError
-        If a span does not start and end with a word, or two overlap. `fit_spans` tells which.
+        If a span does not start and end with a word, or two overlap; `fit_spans` returns which.
 
     Examples
     --------
@@ -53,16 +53,16 @@ def _in_words(spans: Iterable[Span], words: Words, row: int) -> Iterable[Span]:
             raise SampleLabelError(
                 row,
                 f"has the span ({start}, {end}, {label!r}), which does not start and end with a "
-                "word, so that no tags can represent it.",
+                "word and therefore cannot be represented by tags.",
             )
         yield starts[start], ends[end], label
 
 
 def fit_spans(spans: Iterable[Span], words: Words) -> tuple[list[Span], list[Span]]:
-    """Return the spans in characters that tags of words can represent, and those that they cannot.
+    """Return the spans in characters that tags of words can represent, and the others.
 
-    Of spans that overlap the first is kept, and of those that start together the longest. A span
-    that is there twice is one.
+    Of overlapping spans, the first is kept, or the longest if they start together. Duplicates are
+    removed.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def fit_spans(spans: Iterable[Span], words: Words) -> tuple[list[Span], list[Spa
     kept : list of (int, int, str)
         Ascending, without overlap.
     lost : list of (int, int, str)
-        They overlap a span that is kept, or do not start and end with a word.
+        Spans that overlap a kept span, or do not start and end with a word.
 
     Examples
     --------
@@ -97,12 +97,12 @@ def fit_spans(spans: Iterable[Span], words: Words) -> tuple[list[Span], list[Spa
 
 
 def in_characters(spans: Iterable[Span], words: Words) -> list[Span]:
-    """Return spans of words as spans in characters."""
+    """Convert spans in words to spans in characters."""
     return [(words[first][0], words[end - 1][1], label) for first, end, label in spans]
 
 
 def _borders(words: Words) -> tuple[dict[int, int], dict[int, int]]:
-    """Return the word that starts at a character, and the word behind the one that ends at it."""
+    """Return the word that starts at a character, and the one after the word that ends there."""
     starts = {start: number for number, (start, _) in enumerate(words)}
     ends = {end: number + 1 for number, (_, end) in enumerate(words)}
     return starts, ends

@@ -7,7 +7,7 @@ from typing import Any
 
 from sklearn_epee._checks.messages import SampleLabelError, shown
 
-# First word, the word behind the last one, label.
+# First word (inclusive), last word (exclusive), label.
 Span = tuple[int, int, str]
 
 _PREFIXES = {"IOB2": "BIO", "BIOES": "BIOES", "IO": "IO"}
@@ -17,12 +17,12 @@ _UNNAMED = "_"
 
 
 def check_scheme(scheme: Any) -> str:
-    """Return the name of a tag scheme.
+    """Return the name of a tagging scheme.
 
     Raises
     ------
     ValueError
-        If it is not one of these names.
+        If the scheme is unknown.
     """
     if scheme not in _PREFIXES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {scheme!r}.")
@@ -30,13 +30,13 @@ def check_scheme(scheme: Any) -> str:
 
 
 def check_tags(tags: Any, n_words: int | None, scheme: str, row: int) -> list[str]:
-    """Return the tags of one sample as a list of str.
+    """Check the tags of one sample, and return them as a list of str.
 
     Parameters
     ----------
     tags : sequence of str
     n_words : int or None
-        Number of words that they are for; None does not check it.
+        Expected number of tags; None: not checked.
     scheme : {"IOB2", "BIOES", "IO"}
     row : int
         Number of the sample, for messages.
@@ -48,7 +48,7 @@ def check_tags(tags: Any, n_words: int | None, scheme: str, row: int) -> list[st
     Raises
     ------
     SampleLabelError
-        If they are not tags of the scheme, or not as many as the words.
+        If a tag is not in the scheme, or the number of tags is not `n_words`.
     """
     found = tags.tolist() if hasattr(tags, "tolist") else tags
     if not isinstance(found, (list, tuple)):
@@ -62,17 +62,17 @@ def check_tags(tags: Any, n_words: int | None, scheme: str, row: int) -> list[st
             )
     if n_words is not None and len(found) != n_words:
         raise SampleLabelError(
-            row, f"has {len(found)} tag(s) for {n_words} words; expected one a word."
+            row, f"has {len(found)} tag(s) for {n_words} words; expected one per word."
         )
     return list(found)
 
 
 def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
-    """Return the spans that tags say, as seqeval reads them in its strict mode.
+    """Convert tags to spans, as in the strict mode of seqeval.
 
-    In IOB2 a span starts at a B and goes on through the I of the same label. In BIOES it is one S,
-    or a B, any number of I and an E, all of one label. What does not start so is not a span: an I
-    behind an O or behind another label, or a B without its E. In IO a span is a run of one label.
+    In IOB2 a span starts with a B and continues with I of the same label. In BIOES it is one S, or
+    a B, any number of I and an E of the same label. Other sequences are not spans, such as an I
+    after an O or after another label, or a B without an E. In IO a span is a run of one label.
 
     Parameters
     ----------
@@ -84,12 +84,12 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
     Returns
     -------
     list of (int, int, str)
-        First word, the word behind the last one, label; ascending, without overlap.
+        First word (inclusive), last word (exclusive), label; ascending, without overlap.
 
     Raises
     ------
     ValueError
-        If a tag is not one of the scheme.
+        If a tag is not in the scheme.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
 
 
 def _end_of_span(parts: list[tuple[str, str]], start: int, scheme: str) -> int:
-    """Return the word behind the span that starts at a word; 0 if none does."""
+    """Return the end (exclusive) of the span that starts at a word; 0 if there is none."""
     prefix, label = parts[start]
     if prefix == "S":
         return start + 1
@@ -130,18 +130,18 @@ def spans_of_words_to_tags(
     row: int = 0,
     given: Sequence[Span] | None = None,
 ) -> list[str]:
-    """Return a tag for each word: the inverse of `tags_to_spans`.
+    """Convert spans to tags, one per word: the inverse of `tags_to_spans`.
 
     Parameters
     ----------
     spans : iterable of (int, int, str)
-        First word, the word behind the last one, label; in any order.
+        First word (inclusive), last word (exclusive), label; in any order.
     n_words : int
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
     row : int, default=0
         Number of the sample, for messages.
     given : sequence of (int, int, str), default=None
-        The same spans as the user has given them, such as in characters, for messages.
+        The same spans in the user's units, such as characters, for messages.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def spans_of_words_to_tags(
     Raises
     ------
     SampleLabelError
-        If a span is none of these words, or two overlap.
+        If a span is outside the words, or two overlap.
     """
     tags = ["O"] * n_words
     spans = list(spans)
@@ -166,8 +166,8 @@ def spans_of_words_to_tags(
             other = next(i for i, (a, b, _) in enumerate(spans) if a < end and start < b)
             raise SampleLabelError(
                 row,
-                f"has the spans {as_given[other]} and {as_given[number]}, which overlap; tags hold "
-                "spans apart, give those that overlap as several layers of spans.",
+                f"has the spans {as_given[other]} and {as_given[number]}, which overlap. Tags "
+                "cannot represent this; pass overlapping spans as several layers of spans.",
             )
         tags[start:end] = _tags_of_span(end - start, label, scheme)
     return tags
@@ -184,10 +184,9 @@ def _tags_of_span(length: int, label: str, scheme: str) -> list[str]:
 
 
 def convert_scheme(tags: Sequence[str], scheme: str, to: str) -> list[str]:
-    """Return the tags of the same spans in another scheme.
+    """Convert tags to another scheme.
 
-    What is not a span in the first scheme is lost, and so is the border between two spans of one
-    label side by side where the second is IO.
+    Tags that are not part of a span are lost. In IO, adjacent spans of one label become one span.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def convert_scheme(tags: Sequence[str], scheme: str, to: str) -> list[str]:
     Raises
     ------
     ValueError
-        If a tag is not one of the scheme.
+        If a tag is not in the scheme.
 
     Examples
     --------
@@ -237,12 +236,12 @@ def _is_tag(tag: str, scheme: str) -> bool:
 
 
 def parts_of_tag(tag: str, scheme: str) -> tuple[str, str]:
-    """Return the prefix and the label of a tag; that of "O" is empty.
+    """Return the prefix and the label of a tag; the label of "O" is empty.
 
     Raises
     ------
     ValueError
-        If it is not a tag of the scheme.
+        If the tag is not in the scheme.
     """
     if not _is_tag(tag, check_scheme(scheme)):
         raise ValueError(
@@ -258,4 +257,4 @@ def _forms(scheme: str) -> str:
 
 def _hint(tag: Any) -> str:
     fitting = [other for other in SCHEMES if isinstance(tag, str) and _is_tag(tag, other)]
-    return f" It is a tag of {' and of '.join(fitting)}; give the scheme." if fitting else ""
+    return f" It is a tag of {' and of '.join(fitting)}; pass scheme." if fitting else ""

@@ -18,7 +18,7 @@ class SpanF1Scorer:
     scheme: str
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        """Return the F1 score of the spans that an estimator predicts."""
+        """Return the F1 score of the spans predicted by an estimator."""
         return span_f1_score(
             spans_as_predicted(X, y, self.scheme),
             list(estimator.predict(X)),
@@ -27,16 +27,16 @@ class SpanF1Scorer:
         )
 
     def _accept_sample_weight(self) -> bool:
-        # scikit-learn's searches ask every scorer of a dict for it.
+        # scikit-learn's searches call this for every scorer of a dict.
         return False
 
 
 def span_f1_scorer(
     *, average: str = "micro", layer: str | None = None, scheme: str = "IOB2"
 ) -> SpanF1Scorer:
-    """Return a scorer: the F1 score of the spans that a classifier of words predicts.
+    """Make a scorer for the F1 score of the spans predicted by a token classifier.
 
-    It is for ``scoring=`` in scikit-learn's searches and in cross-validation, alone or in a dict of
+    Pass it as ``scoring=`` to scikit-learn's searches and cross-validation, alone or in a dict of
     scorers, such as ``{"f1": span_f1_scorer(), "drugs": span_f1_scorer(layer="drug")}``.
 
     Parameters
@@ -44,19 +44,19 @@ def span_f1_scorer(
     average : {"micro", "macro", "weighted"}, default="micro"
         See :func:`span_f1_score`.
     layer : str or None, default=None
-        The layer of spans to score; None takes all.
+        The layer of spans to score; None: all.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags, where y holds tags.
+        Scheme of the tags, if y contains tags.
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y)``, where y holds tags or spans; it can be pickled.
+        ``scorer(estimator, X, y)``, where y contains tags or spans; it can be pickled.
 
     Raises
     ------
     ValueError
-        If `average` or `scheme` is another one.
+        If `average` or `scheme` is unknown.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def span_f1_scorer(
 
 
 def all_span_scores(X: Any, y: Any, y_pred: Any, scheme: str = "IOB2") -> dict[str, float]:
-    """Return precision, recall and F1 of predicted spans under the names of a search's scores.
+    """Return precision, recall and F1 of predicted spans, with names as in `exit_scores`.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def all_span_scores(X: Any, y: Any, y_pred: Any, scheme: str = "IOB2") -> dict[s
     y_pred : sequence of length n_samples
         Predicted spans.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
 
     Returns
     -------

@@ -17,33 +17,32 @@ from .words import split_words
 
 _AVERAGES = ("micro", "macro", "weighted", None)
 _SPAN = (
-    "tags, or spans (start, end, label), where one in several pieces is ((start, end), (start, "
-    "end), ..., label); or a dict of these by the name of their layer"
+    "tags, or spans (start, end, label), or ((start, end), (start, end), ..., label) for spans of "
+    "several pieces; or a dict of these by the name of their layer"
 )
 
 
 def span_scores(
     y_true: Any, y_pred: Any, *, scheme: str = "IOB2", zero_division: float = 0.0
 ) -> dict[str, Any]:
-    """Return precision, recall, F1 and number of spans: in all, per layer and per label.
+    """Return precision, recall, F1 and number of spans: overall, per layer and per label.
 
-    A span is right if a true one has the same start, end and label. Tags are read as seqeval's
-    strict mode does, and seqeval counts.
+    A span is correct if a true span has the same start, end and label. Tags are decoded as in the
+    strict mode of seqeval, which also computes the scores.
 
     Parameters
     ----------
     y_true, y_pred : sequence of length n_samples
-        Per sample a list of tags, one a word; or a list of spans ``(start, end, label)``, both in
-        words or both in characters; or a dict of these, one for each layer of spans, or a frame
-        with a column for each. Tags are in words: what `predict` finds in texts is in characters,
-        and is scored against tags by `score` or :func:`span_f1_scorer`, which convert them. A span
-        that is there twice counts once. What a model cannot predict
-        may be among the true spans and counts as missed: such as a span in several pieces,
-        ``((start, end), (start, end), label)``.
+        For each sample a list of tags, one per word; or a list of spans ``(start, end, label)``,
+        both in words or both in characters; or a dict of these by layer of spans, or a frame with
+        a column for each layer. Tags are in words, but `predict` returns spans of texts in
+        characters; `score` and :func:`span_f1_scorer` convert them before they are compared.
+        Duplicate spans count once. True spans that a model cannot predict, such as spans of several
+        pieces, ``((start, end), (start, end), label)``, count as missed.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
     zero_division : float, default=0.0
-        The score where there is nothing to divide by: no span predicted, or none to be found.
+        The score if there are no predicted spans, or no true ones.
 
     Returns
     -------
@@ -56,7 +55,7 @@ def span_scores(
     Raises
     ------
     ValueError
-        If y_true and y_pred differ in length or layers, or hold other things than tags and spans.
+        If y_true and y_pred differ in length or layers, or are not tags or spans.
 
     Examples
     --------
@@ -101,14 +100,14 @@ def span_f1_score(
     y_true, y_pred : sequence of length n_samples
         Tags, spans, or a dict of these by layer, for each sample; see :func:`span_scores`.
     average : {"micro", "macro", "weighted"} or None, default="micro"
-        Over all spans, or over the labels, alike or by their number of true spans. None gives a
-        dict with the score of each label.
+        "micro": over all spans. "macro" and "weighted": the mean over the labels, for "weighted"
+        weighted by their numbers of true spans. None: a dict with the score of each label.
     layer : str or None, default=None
-        The layer of spans to score; None takes all.
+        The layer of spans to score; None: all.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
     zero_division : float, default=0.0
-        The score where there is nothing to divide by.
+        The score if there are no predicted spans, or no true ones.
 
     Returns
     -------
@@ -117,7 +116,7 @@ def span_f1_score(
     Raises
     ------
     ValueError
-        If y_true and y_pred differ in length or layers, or hold other things than tags and spans,
+        If y_true and y_pred differ in length or layers, or are not tags or spans,
         or a parameter is not as described.
 
     Examples
@@ -139,21 +138,21 @@ def span_precision_score(
     scheme: str = "IOB2",
     zero_division: float = 0.0,
 ) -> Any:
-    """Return the precision of spans: the share of the predicted ones that are true.
+    """Return the precision of spans: the fraction of predicted spans that are correct.
 
     Parameters
     ----------
     y_true, y_pred : sequence of length n_samples
         Tags, spans, or a dict of these by layer, for each sample; see :func:`span_scores`.
     average : {"micro", "macro", "weighted"} or None, default="micro"
-        Over all spans, or over the labels, alike or by their number of true spans. None gives a
-        dict with the score of each label.
+        "micro": over all spans. "macro" and "weighted": the mean over the labels, for "weighted"
+        weighted by their numbers of true spans. None: a dict with the score of each label.
     layer : str or None, default=None
-        The layer of spans to score; None takes all.
+        The layer of spans to score; None: all.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
     zero_division : float, default=0.0
-        The score where there is nothing to divide by.
+        The score if there are no predicted spans, or no true ones.
 
     Returns
     -------
@@ -162,7 +161,7 @@ def span_precision_score(
     Raises
     ------
     ValueError
-        If y_true and y_pred differ in length or layers, or hold other things than tags and spans,
+        If y_true and y_pred differ in length or layers, or are not tags or spans,
         or a parameter is not as described.
 
     Examples
@@ -184,21 +183,21 @@ def span_recall_score(
     scheme: str = "IOB2",
     zero_division: float = 0.0,
 ) -> Any:
-    """Return the recall of spans: the share of the true ones that are predicted.
+    """Return the recall of spans: the fraction of true spans that are predicted.
 
     Parameters
     ----------
     y_true, y_pred : sequence of length n_samples
         Tags, spans, or a dict of these by layer, for each sample; see :func:`span_scores`.
     average : {"micro", "macro", "weighted"} or None, default="micro"
-        Over all spans, or over the labels, alike or by their number of true spans. None gives a
-        dict with the score of each label.
+        "micro": over all spans. "macro" and "weighted": the mean over the labels, for "weighted"
+        weighted by their numbers of true spans. None: a dict with the score of each label.
     layer : str or None, default=None
-        The layer of spans to score; None takes all.
+        The layer of spans to score; None: all.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
     zero_division : float, default=0.0
-        The score where there is nothing to divide by.
+        The score if there are no predicted spans, or no true ones.
 
     Returns
     -------
@@ -207,7 +206,7 @@ def span_recall_score(
     Raises
     ------
     ValueError
-        If y_true and y_pred differ in length or layers, or hold other things than tags and spans,
+        If y_true and y_pred differ in length or layers, or are not tags or spans,
         or a parameter is not as described.
 
     Examples
@@ -221,7 +220,7 @@ def span_recall_score(
 
 
 def spans_as_predicted(X: Any, y: Any, scheme: str = "IOB2") -> list[Any]:
-    """Return spans, from tags or spans, in the units in which a classifier predicts them.
+    """Convert tags or spans to spans in the units in which a classifier predicts them.
 
     Parameters
     ----------
@@ -230,7 +229,7 @@ def spans_as_predicted(X: Any, y: Any, scheme: str = "IOB2") -> list[Any]:
     y : sequence of length n_samples
         Tags, spans, or a dict of these by layer.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of the tags.
+        Scheme of the tags.
 
     Returns
     -------
@@ -245,7 +244,7 @@ def spans_as_predicted(X: Any, y: Any, scheme: str = "IOB2") -> list[Any]:
 
 
 def layers_by_sample(y: Any) -> Any:
-    """Return tags or spans by sample, also those of a frame with a column for each layer."""
+    """Return tags or spans by sample, given these or a frame with a column for each layer."""
     y = without_arrow(y)
     if not hasattr(y, "columns"):
         return y
@@ -287,7 +286,7 @@ def _score(
 
 
 def check_average(average: Any) -> None:
-    """Raise unless scores can be averaged so."""
+    """Raise if `average` is unknown."""
     if average not in _AVERAGES:
         raise ValueError(f"average must be one of {_AVERAGES}; got {average!r}.")
 
@@ -298,7 +297,7 @@ def _layers_of(y: Any) -> set[str]:
 
 # ------------------------------------------------------------------------- from y to seqeval
 def _entities_of_both(y_true: Any, y_pred: Any, scheme: str) -> tuple[list[Any], list[Any]]:
-    """Return the true and the predicted spans of all samples as seqeval's entities."""
+    """Convert the true and the predicted spans of all samples to seqeval's entities."""
     check_scheme(scheme)
     if len(y_true) != len(y_pred):
         raise ValueError(
@@ -325,7 +324,7 @@ def _entities(y: Any, name: str, scheme: str) -> list[Any]:
 
 
 def _spans_in(part: Any, name: str, scheme: str, row: int) -> Iterator[tuple[Any, Any, str]]:
-    """Yield start, end and label of every span; of one in pieces, the pieces and no end."""
+    """Yield start, end and label of every span; for one in pieces, the pieces and None as end."""
     try:
         if _are_tags(part):
             yield from tags_to_spans(check_tags(part, None, scheme, row), scheme)
@@ -343,20 +342,20 @@ def _spans_in(part: Any, name: str, scheme: str, row: int) -> Iterator[tuple[Any
 
 
 def distinct_spans(found: Any, name: str, row: int, scheme: str = "IOB2") -> set[Any]:
-    """Return the spans of one sample, each once: start, end and (layer, label).
+    """Return the unique spans of one sample: start, end and (layer, label).
 
-    Of a span in pieces the pieces and no end; layers are "" where there is only one.
+    For a span in pieces, the pieces and None as end. A single layer has the name "".
 
     Parameters
     ----------
     found : sequence or mapping
         Spans or tags, or a dict of these by layer.
     name : str
-        Of the argument, for messages.
+        Name of the argument, for messages.
     row : int
         Number of the sample, for messages.
     scheme : {"IOB2", "BIOES", "IO"}, default="IOB2"
-        Of tags.
+        Scheme of the tags.
     """
     return {
         (start, end, (layer, label))
@@ -377,11 +376,11 @@ def _only(entities: list[Any], layer: str) -> list[Any]:
     return [entity for entity in entities if entity.tag[0] == layer]
 
 
-# ------------------------------------------------------------------------- what seqeval counts
+# ------------------------------------------------------------------------- scores by seqeval
 def _averaged(
     true: list[Any], predicted: list[Any], average: str, zero_division: float
 ) -> dict[str, Any]:
-    if not true and not predicted:  # no label to take a mean over
+    if not true and not predicted:  # no label to average over
         return dict.fromkeys(("precision", "recall", "f1"), float(zero_division)) | {"support": 0}
     *scores, support = _counted(true, predicted, average, zero_division)
     names = ("precision", "recall", "f1")
@@ -410,7 +409,7 @@ def _per_label(
 def _counted(
     true: list[Any], predicted: list[Any], average: str | None, zero_division: float
 ) -> tuple[Any, Any, Any, Any]:
-    """Return what seqeval says of these entities; it is given them in place of tags."""
+    """Return the scores that seqeval computes from entities, which it gets instead of tags."""
     seqeval = _seqeval()
     both = []
     for found in (true, predicted):
@@ -428,7 +427,7 @@ def _counted(
 
 
 def _seqeval() -> SimpleNamespace:
-    """Return what is used of seqeval, imported when it is first needed."""
+    """Import seqeval when it is first needed, and return the parts that are used."""
     try:
         from seqeval.metrics.v1 import precision_recall_fscore_support  # noqa: PLC0415
         from seqeval.scheme import IOB2, Entities, Entity  # noqa: PLC0415

@@ -14,10 +14,10 @@ from .schemes import parts_of_tag
 # Added to the count of every valid transition, and to that of every tag.
 _SMOOTHING = 0.5
 _TAG_SMOOTHING = 1.0
-# The log probability of a tag of probability 0. It is finite: where every valid sequence holds such
-# a tag, one of them is still the best.
+# Log probability of a tag with probability 0. It is finite, so that there is a best sequence even
+# if all valid sequences contain such a tag.
 _LOG_OF_ZERO = -1e6
-# Numbers in the largest array of a step, which a core's cache holds, and of tags to go back to.
+# Maximum size of the arrays of a step, which then fit into the cache of a core.
 _STEP_SIZE = 2**17
 _PATHS_SIZE = 2**21
 
@@ -47,7 +47,7 @@ def check_transition_weight(transition_weight: Any) -> float:
 def valid_transitions(
     tags: Sequence[str], scheme: str
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which tags of a scheme may follow each other, and which may end a sentence.
+    """Return which tags of a scheme can follow each other, and which can end a sentence.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def valid_transitions(
     Returns
     -------
     may_follow : ndarray of shape (K + 1, K), bool
-        Whether the tag of the column may follow that of the row; the last row is the start of a
+        Whether the tag of the column can follow that of the row; the last row is the start of a
         sentence.
     may_end : ndarray of shape (K,), bool
 
@@ -75,11 +75,11 @@ def valid_transitions(
     """
     parts = [parts_of_tag(tag, scheme) for tag in tags]
     prefixes = np.array([prefix for prefix, _ in parts])
-    # By number: labels are compared in pairs.
+    # Integers, because labels are compared in pairs.
     _, labels = np.unique([label for _, label in parts], return_inverse=True)
     goes_on = np.isin(prefixes, [] if scheme == "IO" else ["I", "E"])
     is_open = np.isin(prefixes, ["B", "I"])
-    # An I is open in IOB2, but nothing needs to come.
+    # In IOB2 a span can continue after B and I, but does not have to.
     must_go_on = is_open & (scheme == "BIOES")
     same_span = is_open[:, None] & (labels[:, None] == labels)
     between = np.where(goes_on, same_span, ~must_go_on[:, None])
@@ -92,24 +92,24 @@ def transition_counts(
     n_tags: int,
     weights: NDArray[np.floating[Any]] | None = None,
 ) -> NDArray[np.float32]:
-    """Return how often tags follow each other.
+    """Count how often tags follow each other.
 
     Parameters
     ----------
     codes : ndarray of shape (w,), int
-        Numbers of the tags of words, sentence after sentence.
+        Indices of the tags of words, sentence after sentence.
     word_counts : ndarray of shape (n,), int
         Number of words of each sentence.
     n_tags : int
         Number of tags K.
     weights : ndarray of shape (w,), default=None
-        For how many a word counts; None takes each as one.
+        Weights of the words; None: 1.
 
     Returns
     -------
     ndarray of shape (K + 1, K), float32
-        Of the tag of the row, how often that of the column comes next; the last row is the start of
-        a sentence.
+        How often the tag of the column follows that of the row; the last row is the start of a
+        sentence.
 
     Examples
     --------
@@ -128,14 +128,14 @@ def transition_counts(
 def transition_scores(
     counts: NDArray[np.float32], may_follow: NDArray[np.bool_], weight: float
 ) -> NDArray[np.float64]:
-    """Return what is added for a transition: the weight times log(p(next | tag) / p(next)).
+    """Return the scores of transitions: the weight times log(p(next | tag) / p(next)).
 
-    Both probabilities are smoothed: half a count more for each valid transition, one for each tag.
+    Both probabilities are smoothed: half a count is added for each valid transition and each tag.
 
     Parameters
     ----------
     counts : ndarray of shape (K + 1, K)
-        As `transition_counts` returns them.
+        As returned by `transition_counts`.
     may_follow : ndarray of shape (K + 1, K), bool
     weight : float
 
@@ -161,9 +161,9 @@ def most_probable_tags(
     """Return the tags of the best sequence of each sentence, by the Viterbi algorithm.
 
     The best sequence has the largest sum of the log probabilities of its tags and the scores of its
-    transitions: what a linear-chain conditional random field decodes [1]_ [2]_. With the scores of
-    `transition_scores` and a weight of 1, the probabilities of a word over those of the tags stand
-    for its likelihood, as in hybrids of networks and hidden Markov models [3]_.
+    transitions, as in a linear-chain conditional random field [1]_ [2]_. With the scores of
+    `transition_scores` and a weight of 1, the likelihood of a word is its tag probabilities divided
+    by the frequencies of the tags, as in hybrids of networks and hidden Markov models [3]_.
 
     Parameters
     ----------
@@ -172,15 +172,14 @@ def most_probable_tags(
     word_counts : ndarray of shape (n,), int
         Number of words of each sentence; 0 is allowed.
     scores : ndarray of shape (K + 1, K), float64
-        Of transitions, the last row those from the start of a sentence; -inf for those that are
-        not valid.
+        Scores of transitions, in the last row from the start of a sentence; -inf if invalid.
     may_end : ndarray of shape (K,), bool
-        Which tags may end a sentence.
+        Which tags can end a sentence.
 
     Returns
     -------
     ndarray of shape (w,), int64
-        Numbers of tags.
+        Indices of tags.
 
     References
     ----------
@@ -232,7 +231,7 @@ def _decode(
     from_tags = np.ascontiguousarray(scores[:-1].T)
     best = likely[starts] + scores[-1]
     came_from = np.empty((n_words, len(starts), len(may_end)), np.int32)
-    # How many sentences have a word at a place.
+    # Number of sentences that have a word at each position.
     n_open = np.searchsorted(-lengths, -np.arange(n_words), side="left")
     for word in range(1, n_words):
         n = n_open[word]

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Stands for every character that belongs to the one before it.
+# Replaces every character that belongs to the one before it.
 _MARK = "\u0301"
-# A number; letters, with digits behind them; any other character.
+# A number; letters, with digits after them; any other character.
 _WORD = re.compile(
     rf"\d+(?:[.,]\d+)*{_MARK}*|(?:[^\W\d_]{_MARK}*)(?:[^\W_]{_MARK}*)*|[^\s\0]{_MARK}*"
 )
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Return the (start, end) of every word of a text, in characters and in their order.
+    """Return the (start, end) of every word of a text, in characters.
 
-    A word is a run of letters with the digits behind them ("CYP2D6"), or a number with the points
-    and commas inside it ("0.5", "1,000"); every other character but blanks is a word of its own.
-    So "insulin-induced" is three words, of which a span may take one, "5mg/kg" is "5", "mg", "/"
-    and "kg", and "patient's" is "patient", "'" and "s". Letters are those of all scripts; combining
-    marks, joiners and soft hyphens belong to the character before them. Characters that are not
-    seen (zero-width spaces, control characters) are not words.
+    A word is a run of letters with the digits after them ("CYP2D6"), or a number with the points
+    and commas inside it ("0.5", "1,000"); every other character except blanks is a separate word.
+    So "insulin-induced" has three words, and a span can contain one of them, "5mg/kg" is "5", "mg",
+    "/" and "kg", and "patient's" is "patient", "'" and "s". Letters can be of any script; combining
+    marks, joiners and soft hyphens belong to the character before them. Invisible characters
+    (zero-width spaces, control characters) are not words.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 
 def _plain(character: str) -> str:
-    """Return a character as the pattern takes it: a mark, a blank or itself."""
+    """Return the character that the pattern sees: a mark, a blank or the character itself."""
     category = unicodedata.category(character)
     if category[0] == "M" or character in "\u00ad\u200c\u200d":
         return _MARK

@@ -42,7 +42,7 @@ def sentence_predictions(estimator: Any, X: Any, *, with_tags: bool = False) -> 
     Parameters
     ----------
     estimator : estimator
-        Fitted classifier of words, or a pipeline, search or wrapper around one.
+        Fitted token classifier, or a pipeline, search or wrapper around one.
     X : samples
     with_tags : bool, default=False
 
@@ -53,7 +53,7 @@ def sentence_predictions(estimator: Any, X: Any, *, with_tags: bool = False) -> 
     Raises
     ------
     TypeError
-        If `estimator` does not end in a classifier of words.
+        If `estimator` does not end in a token classifier.
     ValueError
         If its words exit one by one. Then the predictions of words depend on the exits of the
         others, so staged predictions do not show what a policy would predict.

@@ -14,7 +14,7 @@ from sklearn_epee._compat import Interval, check_pandas_support, validate_params
 _FINDINGS = ("calcification", "cavity", "nodule")
 _KINDS = ("text", "image", "both", "side")
 _SIDES = ("left", "right")
-# The least number of pixels in which the three shapes can be told apart.
+# Minimum image size at which the three shapes can be distinguished.
 _MIN_IMAGE_SIZE = 12
 _MAX_IMAGE_SIZE = 512
 
@@ -27,25 +27,25 @@ _REASONS = (
     "was referred with fever and weight loss", "reports chest pain since {weeks} weeks",
     "was examined before surgery", "is followed up after pneumonia",
 )  # fmt: skip
-# What names the finding.
+# Sentences that name the finding.
 _STATED = (
     "Biopsy confirmed a {finding}.", "Computed tomography showed a {finding}.",
     "The radiologist reports a {finding}.", "A {finding} was described elsewhere last week.",
     "The {finding} is unchanged since the last visit.",
 )  # fmt: skip
-# What leaves everything to the image.
+# Sentences without information about the finding.
 _OPEN = (
     "There are no earlier images.", "Please describe the image.", "No further history was given.",
     "The image is to be read without prior reports.", "The referral does not name a question.",
 )  # fmt: skip
-# What names a finding that is not the one asked about.
+# Sentences that name a finding that is not the class.
 _KNOWN = (
     "The {finding} is known for years; the question is about the other finding.",
     "A {finding} has been treated before, what is the new lesion?",
     "Apart from an old {finding} there is something new.",
     "Please judge the lesion beside the {finding}, which was clarified before.",
 )  # fmt: skip
-# What asks about a finding by its place.
+# Sentences that name the side of the finding that is the class.
 _ASKED = (
     "The question is about the lesion on the {side}.", "What is the {side} lesion?",
     "Only the finding on the {side} is new.", "Please describe the {side} one of the two lesions.",
@@ -95,14 +95,14 @@ def make_case_reports(
     the image), a cavity (a ring) or a nodule (a disc). There are three kinds of cases:
 
     - "text": the text names the finding, and the image shows nothing but noise;
-    - "image": the text says nothing about it, and the image shows one finding, on either side;
-    - "both": the image shows two different findings, and the text names the one that is known and
-      not asked about. Without the other, image and text each leave a guess between two.
+    - "image": the text has no information, and the image shows one finding, on either side;
+    - "both": the image shows two different findings, and the text names the one that is not the
+      class. The image alone leaves two possible classes, and so does the text alone.
 
-    Cases of a fourth kind, made only where `kind_weights` asks for them, need a word and a place:
+    A fourth kind is only generated if it is in `kind_weights`:
 
-    - "side": the image shows two different findings, and the text says whether the left one or the
-      right one is asked about, as seen in the image. The text alone leaves a guess among three.
+    - "side": the image shows two different findings, and the text says whether the left or the
+      right one (in the image) is the class. The text alone leaves three possible classes.
 
     Parameters
     ----------
@@ -112,8 +112,8 @@ def make_case_reports(
         Proportions of the kinds, in the order above; they need not sum to 1. By default the first
         three are equally frequent. Counts are exact, up to rounding.
     missing_fraction : float, default=0.0
-        Expected fraction of the cases of the kinds "text" and "image" in which what does not decide
-        is missing, in [0, 1]: the image where the text decides, the text where the image does.
+        Expected fraction of the cases of the kinds "text" and "image" in which the input without
+        information about the class is missing, in [0, 1].
     image_size : int, default=24
         Height and width of the images in pixels, 12 to 512.
     noise : float, default=0.1
@@ -131,7 +131,7 @@ def make_case_reports(
     -------
     X : list of (str or None, ndarray of shape (image_size, image_size), uint8, or None), or \
             DataFrame
-        Texts and images, None where one is missing.
+        Texts and images; None if missing.
     y : ndarray of shape (n_samples,) of str
         "calcification", "cavity" or "nodule", equally frequent in every kind, up to rounding.
     data : :class:`~sklearn.utils.Bunch`
@@ -155,8 +155,8 @@ def make_case_reports(
 
     Notes
     -----
-    The cases are invented to exercise a classifier of texts with images, and a result on them says
-    nothing about real reports.
+    The cases are invented to test classifiers of texts with images; results on them do not apply
+    to real reports.
 
     Examples
     --------
@@ -265,7 +265,7 @@ def _image(
 
 
 def _shape(finding: str, center: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Return where a finding is, 0 to 1; positions are fractions of the image's sides."""
+    """Return an image of a finding, from 0 to 1; positions are fractions of the image's sides."""
     grid = (np.arange(size) + 0.5) / size
     rows, columns = np.meshgrid(grid, grid, indexing="ij")
     distance = np.hypot(rows - center[0], columns - center[1])

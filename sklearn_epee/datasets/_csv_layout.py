@@ -20,14 +20,14 @@ from sklearn_epee.datasets._source import Source
 
 @dataclass(frozen=True)
 class TextSet:
-    """What is known of a text set before its files are read.
+    """Properties of a text set that are known before its files are read.
 
     Parameters
     ----------
     name : str
-        Of its folder.
+        Name of its folder.
     columns : tuple of str
-        Of its files; the first two are "text" and "label".
+        Columns of its files; the first two are "text" and "label".
     target_names : tuple of str
     description : str
     source : Source
@@ -105,7 +105,7 @@ def _parts(
 
 
 def _read_table(path: Path, text_set: TextSet) -> dict[str, list[str]]:
-    """Read one file into columns, refusing what does not fit the layout."""
+    """Read one file into columns; raise if it does not have the expected layout."""
     rows = _read_rows(path)
     header = next(rows, [])
     missing = [column for column in text_set.columns if column not in header]

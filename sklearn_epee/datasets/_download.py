@@ -1,4 +1,4 @@
-"""Download the files of a source: resumed where they stopped, and checked."""
+"""Download the files of a source, with resumed downloads and checksums."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RemoteFile:
     ----------
     url : str
     name : str
-        Under which it is kept, within the folder of its set.
+        Name of the stored file, within the folder of its set.
     digest : str or None
-        Of its content, as ``"sha256:..."`` or ``"md5:..."``; None where none is known.
+        Hash of the content, as ``"sha256:..."`` or ``"md5:..."``; None if unknown.
     """
 
     url: str
@@ -39,18 +39,17 @@ class RemoteFile:
 
 
 def download(file: RemoteFile, folder: Path, *, page: str) -> Path:
-    """Return a file of a folder, downloaded if it is not there.
+    """Return a file of a folder; download it if it is missing.
 
-    What has been received stays beside it, in ``<name>.part``, until it is complete, so that an
-    interrupted download goes on where it stopped.
+    Data are received into ``<name>.part``, so that an interrupted download can be resumed.
 
     Parameters
     ----------
     file : RemoteFile
     folder : Path
-        Made if it does not exist.
+        Created if it does not exist.
     page : str
-        Where to get the file by hand, for messages.
+        Web page of the file, for messages.
 
     Returns
     -------
@@ -59,8 +58,8 @@ def download(file: RemoteFile, folder: Path, *, page: str) -> Path:
     Raises
     ------
     OSError
-        If it cannot be downloaded or is another file than expected; the message says where to get
-        it and where to put it.
+        If the file cannot be downloaded or has another hash; the message says where to get it and
+        where to put it.
     """
     path = folder / file.name
     if path.is_file():
@@ -94,7 +93,7 @@ def _fetch(file: RemoteFile, path: Path, by_hand: str) -> None:
                 received = part.stat().st_size if part.exists() else 0
                 raise OSError(
                     f"{file.url} cannot be downloaded: {_reason(error)}; {received} bytes were "
-                    f"received and are kept, so that another call goes on from there. {by_hand}"
+                    f"received and kept; another call resumes the download. {by_hand}"
                 ) from error
             time.sleep(0.2 * attempt)
     found = None if file.digest is None else _digest_of(part, file.digest.partition(":")[0])
@@ -112,7 +111,7 @@ def _reason(error: Exception) -> str:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Write what a server has of a file, after what has been received of it before."""
+    """Download the rest of a file, and append it to the part received before."""
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url)  # noqa: S310 - http or https, checked by the caller
     if start:
@@ -121,17 +120,17 @@ def _receive(url: str, part: Path) -> None:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            # Nothing is left, or the file is another one: its digest tells.
+            # The download was complete, or the file has changed, which its hash will show.
             if error.headers.get("Content-Range", "").endswith(f"/{start}"):
                 return
             part.unlink()
-            raise ConnectionError("the file has changed since it was begun") from error
+            raise ConnectionError("the file changed after the download was started") from error
         raise
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise ConnectionError("the server continued at another place")
+            raise ConnectionError("the server returned another range than requested")
         length = response.headers.get("Content-Length")
         total = None if length is None else int(length) + (start if resumed else 0)
         with part.open("ab" if resumed else "wb") as out:
@@ -142,7 +141,7 @@ def _receive(url: str, part: Path) -> None:
 
 
 def _copy(response: Any, out: Any, start: int, total: int | None, url: str) -> None:
-    # Shown on a terminal only.
+    # Only shown on a terminal.
     with tqdm(
         total=total, initial=start, unit="B", unit_scale=True, desc=Path(url).name, disable=None
     ) as progress:
@@ -157,6 +156,6 @@ def _digest_of(path: Path, algorithm: str) -> str:
 
 
 def download_all(files: Iterable[RemoteFile], folder: Path, *, page: str) -> None:
-    """Download the files of a set that are not in its folder."""
+    """Download the missing files of a set."""
     for file in files:
         download(file, folder, page=page)

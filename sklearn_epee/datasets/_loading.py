@@ -1,4 +1,4 @@
-"""What the loaders of real data sets share: their parameters and the folder of the files."""
+"""Common parts of the loaders of real data sets: parameters and the folder of the files."""
 
 import os
 from pathlib import Path
@@ -45,14 +45,14 @@ def data_file(home: Path, relative: str, by_hand: str = "") -> Path:
 
 
 def data_folder(data_home: str | os.PathLike[str] | None, *, create: bool = False) -> Path:
-    """Return the folder of the data, made where files are going to be downloaded into it.
+    """Return the folder of the data; with `create`, create it for downloads.
 
     Raises
     ------
     ValueError
-        If nothing names a folder.
+        If neither `data_home` nor the environment variable is set.
     FileNotFoundError
-        If it does not exist, and nothing is going to be downloaded.
+        If the folder does not exist and `create` is False.
     """
     origin = "data_home"
     if data_home is None:

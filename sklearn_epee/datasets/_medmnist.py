@@ -114,7 +114,7 @@ def load_breastmnist(
         - `target`: ndarray (or Series) of shape (n_samples,), the labels as str;
         - `target_names`: ndarray of shape (2,), the classes in sorted order, as in the
           `classes_` of a classifier;
-        - `frame`: DataFrame of one column a pixel value and `label` if `as_frame`; otherwise None;
+        - `frame`: DataFrame with one column per pixel and `label` if `as_frame`; otherwise None;
         - `DESCR`: str, with the source, the licence and the citation.
 
     (data, target) : tuple
@@ -191,7 +191,7 @@ def load_pneumoniamnist(
         - `target`: ndarray (or Series) of shape (n_samples,), the labels as str;
         - `target_names`: ndarray of shape (2,), the classes in sorted order, as in the
           `classes_` of a classifier;
-        - `frame`: DataFrame of one column a pixel value and `label` if `as_frame`; otherwise None;
+        - `frame`: DataFrame with one column per pixel and `label` if `as_frame`; otherwise None;
         - `DESCR`: str, with the source, the licence and the citation.
 
     (data, target) : tuple
@@ -268,7 +268,7 @@ def load_pathmnist_subset(
         - `target`: ndarray (or Series) of shape (n_samples,), the labels as str;
         - `target_names`: ndarray of shape (9,), the classes in sorted order, as in the
           `classes_` of a classifier;
-        - `frame`: DataFrame of one column a pixel value and `label` if `as_frame`; otherwise None;
+        - `frame`: DataFrame with one column per pixel and `label` if `as_frame`; otherwise None;
         - `DESCR`: str, with the source, the licence and the citation.
 
     (data, target) : tuple

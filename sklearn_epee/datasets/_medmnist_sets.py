@@ -75,7 +75,7 @@ def load_medmnist(
           several labels an image (chestmnist), an indicator of shape (n_samples, n_labels);
         - `target_names`: ndarray, the classes in sorted order, or the columns of the indicator;
         - `groups`: None, as the sets do not tell patients;
-        - `frame`: DataFrame of one column a pixel value and `label` if `as_frame`; otherwise None;
+        - `frame`: DataFrame with one column per pixel and `label` if `as_frame`; otherwise None;
         - `DESCR`: str, with the source, the licence and the citation.
 
     (data, target) : tuple
@@ -117,11 +117,11 @@ def fetch_medmnist(
     as_frame: bool = False,
     return_X_y: bool = False,
 ) -> Any:
-    """Download a two-dimensional image set of MedMNIST if need be, and load it (classification).
+    """Download a two-dimensional image set of MedMNIST if necessary, and load it (classification).
 
     As :func:`load_medmnist`, with the file downloaded first where it is not there, from the address
-    and with the checksum that the package medmnist gives. An interrupted download goes on at the
-    next call.
+    and with the checksum that the package medmnist gives. An interrupted download is resumed by
+    the next call.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def fetch_medmnist(
         the environment variable `SKLEARN_EPEE_DATA` names it, otherwise it is
         `~/sklearn_epee_data`.
     download_if_missing : bool, default=True
-        If False, raise an error where the file is not there.
+        If False, raise an error if the file is missing.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
     return_X_y : bool, default=False

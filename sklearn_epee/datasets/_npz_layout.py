@@ -23,14 +23,14 @@ IMAGE_CONSTRAINTS: dict[str, list[Any]] = LOADER_CONSTRAINTS | {
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is known of an image set before its file is read.
+    """Properties of an image set that are known before its file is read.
 
     Parameters
     ----------
     name : str
-        Of its file.
+        Name of its file.
     image_shape : tuple of int or None
-        None takes what the file has.
+        None: that of the file.
     class_names : tuple of str or None
         In the order of the numbers that the file uses; None names classes by their numbers.
     description : str
@@ -86,7 +86,7 @@ def load_npz(
 
 
 def _frame(name: str, images: np.ndarray, target: np.ndarray, columns: list[str]) -> Any:
-    """Make one row an image and one column a pixel value, as `load_digits` does."""
+    """Return a frame with one row per image and one column per pixel value, as `load_digits`."""
     pandas = check_pandas_support(f"load_{name} with as_frame=True")
     pixels = ["pixel_" + "_".join(map(str, index)) for index in np.ndindex(images.shape[1:])]
     frame = pandas.DataFrame(images.reshape(len(images), -1), columns=pixels)

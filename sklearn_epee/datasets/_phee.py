@@ -186,10 +186,10 @@ def fetch_phee(
     as_frame: bool = False,
     return_X_y: bool = False,
 ) -> Any:
-    """Download phee if need be, and load it (classification).
+    """Download phee if necessary, and load it (classification).
 
     As :func:`load_phee`, with the source's own files downloaded first where none
-    are there. An interrupted download goes on at the next call.
+    are there. An interrupted download is resumed by the next call.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def fetch_phee(
         The folder into which sets are downloaded, each into a folder of its own. By default the
         environment variable `SKLEARN_EPEE_DATA` names it, otherwise it is `~/sklearn_epee_data`.
     download_if_missing : bool, default=True
-        If False, raise an error where the files are not there.
+        If False, raise an error if files are missing.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
     return_X_y : bool, default=False

@@ -82,8 +82,8 @@ def load_phee_events(
         The folder that holds the folder `phee`. By default the environment variable
         `SKLEARN_EPEE_DATA` names it.
     discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
-        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
-        span of its own, or it is one span from its first to its last character.
+        How mentions in several pieces are converted in `target`: they are left out, each piece is a
+        span, or the mention is one span from its first to its last character.
     return_X_y : bool, default=False
         If True, return `(data, target)` instead of a `Bunch`.
 
@@ -145,10 +145,10 @@ def fetch_phee_events(
     discontinuous: str = "leave_out",
     return_X_y: bool = False,
 ) -> Any:
-    """Download PHEE if need be, and load its events as layers of spans (classification of words).
+    """Download PHEE if necessary, and load its events as layers of spans (classification of words).
 
     As :func:`load_phee_events`, with the source's own files downloaded first where none are there.
-    An interrupted download goes on at the next call.
+    An interrupted download is resumed by the next call.
 
     Parameters
     ----------
@@ -158,10 +158,10 @@ def fetch_phee_events(
         The folder into which sets are downloaded, each into a folder of its own. By default the
         environment variable `SKLEARN_EPEE_DATA` names it, otherwise it is `~/sklearn_epee_data`.
     download_if_missing : bool, default=True
-        If False, raise an error where the files are not there.
+        If False, raise an error if files are missing.
     discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
-        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
-        span of its own, or it is one span from its first to its last character.
+        How mentions in several pieces are converted in `target`: they are left out, each piece is a
+        span, or the mention is one span from its first to its last character.
     return_X_y : bool, default=False
         If True, return `(data, target)` instead of a `Bunch`.
 

@@ -24,17 +24,17 @@ class Source:
     Parameters
     ----------
     page : str
-        Where a reader finds it.
+        Web page of the source.
     files : str
-        Its own files, in words, as they are expected in the folder of the set.
+        Description of the files that are expected in the folder of the set.
     parts : tuple of str
-        The parts that they give.
+        The parts in these files.
     find : callable
-        Returns what `read` reads, given the folder of the set; None if it is not there.
+        Returns the input of `read`, given the folder of the set; None if files are missing.
     read : callable
         Returns the columns of one part.
     remote : tuple of RemoteFile
-        What to download; empty if that needs a person.
+        Files to download; empty if they cannot be downloaded automatically.
     """
 
     page: str
@@ -84,7 +84,7 @@ def first_existing(folder: Path, *names: str) -> Path | None:
 
 
 def marked(text: str, first: Piece, second: Piece) -> str:
-    """Return a text in which two spans are marked, the outer one outside."""
+    """Return a text with marks around two spans, outer spans outside."""
     (start1, end1), (start2, end2) = first, second
     # Position, closing before opening, then the longer span outside.
     marks = [

@@ -34,17 +34,17 @@ class Annotation:
 
 @dataclass
 class SpanLayers:
-    """The spans of texts by layer: those for a classifier of words, and all there are.
+    """The spans of texts by layer: those for a token classifier, and all spans.
 
     Attributes
     ----------
     target : list of dict of str to list of (start, end, label)
-        Spans that start and end with a word, and lie apart from the others of their layer.
+        Spans that start and end with a word and do not overlap others of their layer.
     all_spans : list of dict of str to list of tuple
-        All of them; one in several pieces is ((start, end), (start, end), ..., label).
+        All spans; those of several pieces are ((start, end), (start, end), ..., label).
     n_left_out : dict of str to Counter
-        By layer, how many of these are not in the target: those in several "pieces", those that do
-        not start and end with "words", and those that "overlap" others.
+        By layer, the number of spans that are not in the target: those in several "pieces", those
+        that do not start and end with "words", and those that "overlap" others.
     """
 
     names: Sequence[str]
@@ -74,7 +74,7 @@ class SpanLayers:
         self.all_spans.append(every)
 
     def _candidates(self, found: Annotation) -> list[tuple[int, int, str]]:
-        """Return the spans that stand for a mention in the target."""
+        """Return the spans of a mention in the target."""
         if len(found.pieces) == 1 or self.discontinuous == "pieces":
             return [(start, end, found.label) for start, end in found.pieces]
         if self.discontinuous == "whole":
@@ -96,12 +96,12 @@ class SpanLayers:
 
 
 def check_discontinuous(discontinuous: Any) -> str:
-    """Return what becomes of mentions in several pieces.
+    """Return `discontinuous`, which says how mentions in several pieces are converted.
 
     Raises
     ------
     ValueError
-        If it is none of the known.
+        If it is unknown.
     """
     if discontinuous not in DISCONTINUOUS:
         raise ValueError(
@@ -112,7 +112,7 @@ def check_discontinuous(discontinuous: Any) -> str:
 
 
 def counts_in_words(n_left_out: Mapping[str, Mapping[str, int]]) -> str:
-    """Return how many mentions are left out, by layer and reason, as a line for people."""
+    """Return the numbers of mentions that are left out, by layer and reason, as text."""
     reasons = {
         "pieces": "in several pieces",
         "words": "that do not start and end with a word",

@@ -286,7 +286,7 @@ class ExitCalibratedClassifier(BaseHeldOutClassifier):
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
             Labels.
         sample_weight : array-like of shape (n_samples,), default=None

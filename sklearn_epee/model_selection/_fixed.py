@@ -104,7 +104,7 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
             Labels.
         **params : dict

@@ -169,9 +169,9 @@ class TunedLabelThresholdsClassifierCV(BaseHeldOutClassifier):
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like or sparse matrix of shape (n_samples, n_labels), or sequence of label lists
-            Labels, as `estimator` takes them.
+            Labels accepted by `estimator`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights in the scores, and passed to the `fit` of `estimator`.
         **fit_params : dict

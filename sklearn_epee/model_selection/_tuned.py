@@ -423,9 +423,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,) or (n_samples, n_tasks)
-            Labels; of a classifier of words tags or spans, as it takes them.
+            Labels; tags or spans for a token classifier.
         risk_groups : array-like of shape (n_samples,), default=None
             Labels of groups, such as sites or sexes, in each of which the bound has to hold. Needs
             `confidence`. None of them may be missing.

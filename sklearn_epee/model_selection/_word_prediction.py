@@ -27,12 +27,12 @@ class WordPredictionMixin:
     def predict_tags(self, X: Any) -> list[Any]:
         """Predict tags of words under the exit policy.
 
-        Only where `estimator` is a classifier of words.
+        Only if `estimator` is a token classifier.
 
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
 
         Returns
         -------
@@ -58,12 +58,12 @@ class WordPredictionMixin:
     def staged_predict_tags(self, X: Any) -> Iterator[list[Any]]:
         """Predict tags of words at every layer, from one forward pass.
 
-        Only where `estimator` is a classifier of words.
+        Only if `estimator` is a token classifier.
 
         Parameters
         ----------
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
 
         Returns
         -------

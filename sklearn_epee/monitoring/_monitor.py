@@ -411,6 +411,6 @@ def _array(name: str, values: ArrayLike) -> NDArray[Any]:
     except ValueError as error:
         raise ValueError(
             f"{name} must hold one number for each sample, or as many for each; got different "
-            "numbers. Of a classifier of words, give one number for each sentence, such as the "
-            "mean over its words."
+            "numbers. For a token classifier, pass one number for each sentence, such as the mean "
+            "over its words."
         ) from error

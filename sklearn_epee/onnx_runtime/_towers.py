@@ -39,8 +39,8 @@ class Cases:
         self.present = np.asarray(present, bool)
         if self.present.shape != (len(self.both), 2) or not self.present.any(axis=1).all():
             raise ValueError(
-                f"present must have the shape ({len(self.both)}, 2) and say whether there is a "
-                "text and an image; at least one of them is needed."
+                f"present must have the shape ({len(self.both)}, 2), with True for an existing "
+                "text and image; every sample needs at least one of them."
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Axes, colors and ticks that the displays share; imports matplotlib when drawing."""
+"""Axes, colors and ticks of the displays; imports matplotlib when drawing."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The palette of Okabe and Ito, which color-blind readers can tell apart.
+# The palette of Okabe and Ito, which is safe for color-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 OKABE_ITO = (BLUE, "#E69F00", GREEN, PURPLE, "#56B4E9", ORANGE, "#F0E442", "#000000")
 COLORMAP = "cividis"
 
 _MAX_LAYER_TICKS = 16
 _FACTORS = (1, 1.1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 24, 48)
-# Factor ticks nearer to each other than this share of the axis would overlap.
+# Minimum distance of factor ticks, as a fraction of the axis, so that they do not overlap.
 _LEAST_GAP = 0.07
 
 
 def import_pyplot(display: object) -> Any:
-    """Import matplotlib, or say how to get it.
+    """Import matplotlib, or raise an error that says how to install it.
 
     Parameters
     ----------
     display : object
-        What wants to draw.
+        The display that is drawn, for the message.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def own_or_new_axes(
 def own_or_new_panels(
     display: object, ax: Any, n_panels: int, columns: int, panel: tuple[float, float]
 ) -> tuple[NDArray[Any], Figure]:
-    """Return as many axes as there are panels, in one row or in several, and their figure."""
+    """Return one axes per panel, in one or several rows, and their figure."""
     plt = import_pyplot(display)
     if ax is None:
         n_rows = -(-n_panels // columns)
@@ -95,18 +95,18 @@ def number_layers(ax: Axes, n_layers: int, label: str = "layer") -> None:
 
 
 def factor_of(ratio: ArrayLike) -> NDArray[np.float64]:
-    """Turn a speed-up ratio into a factor, 1 / (1 - ratio)."""
-    # Axes ask beyond their data; at a ratio of 1 there is no factor.
+    """Convert a speed-up ratio to a factor, 1 / (1 - ratio)."""
+    # Matplotlib also converts values beyond the data, such as 1, where the factor is infinite.
     return 1 / np.maximum(1 - np.asarray(ratio, dtype=np.float64), 1e-6)
 
 
 def ratio_of(factor: ArrayLike) -> NDArray[np.float64]:
-    """Turn a factor into a speed-up ratio, 1 - 1 / factor."""
+    """Convert a factor to a speed-up ratio, 1 - 1 / factor."""
     return 1 - 1 / np.maximum(np.asarray(factor, dtype=np.float64), 1e-6)
 
 
 def factor_ticks(lowest: float, highest: float) -> list[float]:
-    """Choose factors whose ratios lie between two ratios, far enough from each other."""
+    """Return factors for ticks between two ratios, without overlap."""
     chosen: list[float] = []
     gap = _LEAST_GAP * (highest - lowest)
     for factor in _FACTORS:
@@ -118,7 +118,7 @@ def factor_ticks(lowest: float, highest: float) -> list[float]:
 
 
 def add_factor_axis(ax: Axes, *, along: str = "x", place: str = "top") -> Any:
-    """Show the factor opposite to an axis that shows the speed-up ratio.
+    """Add an axis with the factor, opposite to the axis with the speed-up ratio.
 
     Parameters
     ----------

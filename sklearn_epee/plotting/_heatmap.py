@@ -36,9 +36,9 @@ class ExitPolicyHeatmapDisplay:
     patiences : ndarray of shape (n_patiences,)
         Patience values, ascending.
     score, speedup : ndarray of shape (n_patiences, n_taus)
-        Score and speed-up ratio of each policy; NaN where a policy was not tried.
+        Score and speed-up ratio of each policy; NaN for policies that were not evaluated.
     score_name : str, default="accuracy"
-        What the score is called.
+        Name of the score.
     name : str, default=None
         Title of the picture.
 
@@ -50,7 +50,7 @@ class ExitPolicyHeatmapDisplay:
     images_ : list of matplotlib AxesImage
     colorbars_ : list of matplotlib Colorbar
     texts_ : list of matplotlib Text
-        Numbers in the cells, which maps of more than 150 cells do not have.
+        Numbers in the cells; empty for more than 150 cells.
 
     See Also
     --------
@@ -113,11 +113,11 @@ class ExitPolicyHeatmapDisplay:
         ----------
         estimator : estimator
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
-            one. Its own policy is not read; its `exit_ensemble` is.
+            one. Its policy has no effect, but its `exit_ensemble` has.
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
-            True labels; of a classifier of words tags or spans.
+            True labels; tags or spans for a token classifier.
         taus : array-like of float, default=(0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
             Entropy thresholds.
         patiences : array-like of int, default=None
@@ -126,8 +126,8 @@ class ExitPolicyHeatmapDisplay:
             The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
             precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
             :func:`~sklearn.metrics.make_scorer` or
-            :func:`~sklearn_epee.metrics.positive_f1_scorer`. Of a classifier of words "accuracy" is
-            of words, and the others are of spans, as is
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`. For token classifiers "accuracy" is
+            over words, and the others are over spans, as is
             :func:`~sklearn_epee.metrics.span_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
@@ -216,7 +216,7 @@ class ExitPolicyHeatmapDisplay:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described, or they do not fit together.
+            If an argument is not as described, or arguments do not match.
         ImportError
             If matplotlib is not installed.
 
@@ -268,20 +268,19 @@ class ExitPolicyHeatmapDisplay:
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
-        """Draw the policies that a search has tried.
+        """Draw the policies of a search.
 
         Parameters
         ----------
         search : fitted search or mapping
-            Such as ``GridSearchCV(..., scoring=exit_scores, refit=...)`` over tau and patience, of
-            a classifier with early exits or of a pipeline that ends in one; or the
-            ``cv_results_`` of one.
+            Such as ``GridSearchCV(..., scoring=exit_scores, refit=...)`` over tau and patience of a
+            classifier with early exits or of a pipeline that ends in one; or its ``cv_results_``.
         metric : str, default="accuracy"
             Name of the score.
         speedup : str, default="speedup"
             Name of the speed-up ratio among the scores.
         n_layers : int, default=None
-            Number of layers M, which ``patience=None`` stands for. None asks the refitted
+            Number of layers M, which replaces ``patience=None``. None: that of the refitted
             estimator.
         name : str, default=None
             Title.
@@ -295,8 +294,8 @@ class ExitPolicyHeatmapDisplay:
         Raises
         ------
         TypeError, ValueError
-            If `search` is not fitted, has not tried values of tau and patience or has tried values
-            of something else as well, or lacks the scores.
+            If `search` is not fitted, is not over tau and patience, is over other parameters as
+            well, or does not have the scores.
         ImportError
             If matplotlib is not installed.
 
@@ -361,7 +360,7 @@ class ExitPolicyHeatmapDisplay:
         self.colorbars_: list[Any] = []
         self.texts_: list[Any] = []
         self._draw(self.ax_[0], self.score, self.score_name.replace("_", " "))
-        # The second bar has labels on both sides; some layouts do not make room by themselves.
+        # The second bar has labels on both sides, for which not all layouts make room.
         has_layout = self.figure_.get_layout_engine() is not None
         self._draw(self.ax_[1], self.speedup, "speed-up ratio", pad=0.05 if has_layout else 0.25)
         for text, ratio in zip(self.texts_[self.score.size :], self.speedup.ravel(), strict=False):

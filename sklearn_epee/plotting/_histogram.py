@@ -23,11 +23,10 @@ _MAX_LAYERS_WITH_NUMBERS = 12
 
 
 class ExitHistogramDisplay:
-    """Share of the samples of each class that exit at each layer.
+    """Fraction of the samples of each class that exit at each layer.
 
     Up to five classes are drawn as bars, more as the rows of a map. With several labels a sample
-    counts for each of its labels. Make it with
-    :meth:`from_estimator` or :meth:`from_predictions`.
+    counts for each of its labels. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -45,15 +44,15 @@ class ExitHistogramDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     bars_ : list of matplotlib BarContainer
-        One per class; empty where a map is drawn.
+        One per class; empty if a map is drawn.
     image_ : matplotlib AxesImage or None
-        The map; None where bars are drawn.
+        The map; None if bars are drawn.
     speedup_ : float
         Speed-up ratio over all samples.
 
     See Also
     --------
-    LayerwiseDisplay : What each layer knows.
+    LayerwiseDisplay : Accuracy and entropy of each layer.
 
     Examples
     --------
@@ -98,9 +97,9 @@ class ExitHistogramDisplay:
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
             one.
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
-            True labels; of a classifier of words tags or spans, and the samples of a class are the
+            True labels; tags or spans for a token classifier. The samples of a class are then the
             spans of a label, which exit with their sentences.
         name : str, default=None
             Title. None is the name of the estimator's class.
@@ -116,7 +115,7 @@ class ExitHistogramDisplay:
         TypeError
             If there is no classifier with early exits and an exit policy inside `estimator`.
         ValueError
-            If `y` does not fit.
+            If `y` is invalid, or does not match `X`.
         sklearn.exceptions.NotFittedError
             If `estimator` is not fitted.
         ImportError
@@ -136,8 +135,8 @@ class ExitHistogramDisplay:
         samples, own = samples_or_sentences(estimator, X, y, with_tags=False)
         if own.tau is None:
             raise TypeError(
-                f"{type(estimator).__name__} has no tau and patience, by which samples exit; pass "
-                "them to from_predictions."
+                f"{type(estimator).__name__} has no exit policy (tau and patience); pass one to "
+                "from_predictions."
             )
         return cls._of(samples, own.tau, own.patience, name or type(estimator).__name__).plot(ax)
 
@@ -166,7 +165,7 @@ class ExitHistogramDisplay:
         tau : float
             Entropy threshold, see :func:`sklearn_epee.policy.exit_layers`.
         patience : int, default=None
-            Number of layers in a row that must agree. None means M.
+            Number of consecutive layers that must agree. None means M.
         min_exit_layer : int, default=1
             The first layer at which samples may exit.
         labels : array-like of shape (n_classes,), default=None
@@ -183,7 +182,7 @@ class ExitHistogramDisplay:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described, or they do not fit together.
+            If an argument is not as described, or arguments do not match.
         ImportError
             If matplotlib is not installed.
 
@@ -225,7 +224,7 @@ class ExitHistogramDisplay:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Share of the samples of a class that exit at a layer; NaN for a class without samples."""
+        """Fraction of the samples of a class that exit at a layer; NaN without samples."""
         totals = self.counts.sum(axis=1, keepdims=True)
         return self.counts / np.where(totals > 0, totals, np.nan)
 

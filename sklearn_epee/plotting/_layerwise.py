@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class LayerwiseDisplay:
     """Accuracy and mean normalized entropy of the exit after every layer.
 
-    Each exit predicts all samples here, as in budgeted inference. Of several labels the accuracy is
-    the share of samples whose whole set of labels is right, and the entropy the one that is
-    compared with `tau`. Of words the accuracy is the share of those whose tags are right, and the
-    entropy is that of words, too. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    Each exit predicts all samples here, as in budgeted inference. With several labels, the accuracy
+    is the fraction of samples with all labels correct, and the entropy the one that is compared
+    with `tau`. For token classifiers, accuracy and entropy are over words. Make it with
+    :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     accuracy : ndarray of shape (n_layers,)
-        Share of samples that the exit of a layer predicts correctly.
+        Fraction of samples that the exit of a layer predicts correctly.
     mean_entropy : ndarray of shape (n_layers,)
         Mean over the samples of the normalized entropy of a layer, in [0, 1].
     name : str, default=None
@@ -87,9 +87,9 @@ class LayerwiseDisplay:
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
             one.
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
-            True labels; of a classifier of words tags or spans.
+            True labels; tags or spans for a token classifier.
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes, default=None
@@ -104,7 +104,7 @@ class LayerwiseDisplay:
         TypeError
             If there is no classifier with early exits inside `estimator`.
         ValueError
-            If `y` does not fit.
+            If `y` is invalid, or does not match `X`.
         sklearn.exceptions.NotFittedError
             If `estimator` is not fitted.
         ImportError
@@ -157,7 +157,7 @@ class LayerwiseDisplay:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described, or they do not fit together.
+            If an argument is not as described, or arguments do not match.
         ImportError
             If matplotlib is not installed.
 

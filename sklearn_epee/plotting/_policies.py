@@ -1,4 +1,4 @@
-"""Exit policies with their scores: all of them on given samples, or those of a search."""
+"""Exit policies with their scores: all policies on given samples, or those of a search."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ._staged import DisplaySamples
 
 
 def make_score(scoring: Any, samples: DisplaySamples | DisplaySentences) -> PolicyScore:
-    """Return a score of the samples for any set of policies.
+    """Return the function that scores policies on the samples.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def _is_scoring(scoring: Any) -> bool:
 
 
 def score_name(scoring: Any) -> str:
-    """Return what a score is called in a picture."""
+    """Return the name of a score for figures."""
     if isinstance(scoring, str):
         return scoring
     if isinstance(scoring, SpanF1Scorer):
@@ -77,11 +77,11 @@ def policy_grid(
     Returns
     -------
     taus : ndarray of shape (n_taus,)
-        Ascending, each once.
+        Ascending, without duplicates.
     patiences : ndarray of shape (n_patiences,)
-        Ascending, each once.
+        Ascending, without duplicates.
     table : dict of ndarray
-        Patience by patience.
+        Sorted by patience.
     """
     thresholds = check_each("taus", taus, check_tau)
     counts = check_each(
@@ -93,17 +93,17 @@ def policy_grid(
 
 @dataclass(frozen=True)
 class SearchedPolicies:
-    """The policies that a search has tried, with their mean scores over the folds.
+    """The policies of a search, with their mean scores over the folds.
 
     Attributes
     ----------
     table : dict of ndarray
-        Columns "tau", "patience" (M where it was None), "score" and "speedup", one row per
+        Columns "tau", "patience" (M instead of None), "score" and "speedup", one row per
         candidate.
     best : int or None
         Row of the chosen candidate.
     n_layers : int or None
-        Number of layers M, where it is known.
+        Number of layers M, if known.
     """
 
     table: Table
@@ -121,8 +121,8 @@ class SearchedPolicies:
         TypeError
             If `search` is neither fitted nor a mapping.
         ValueError
-            If a parameter or a score is missing, if other parameters vary as well, or if
-            ``patience=None`` was tried and the number of layers is not known.
+            If a parameter or a score is missing, other parameters vary as well, or there is
+            ``patience=None`` and the number of layers is unknown.
         """
         results = search if isinstance(search, Mapping) else getattr(search, "cv_results_", None)
         if results is None:
@@ -149,7 +149,7 @@ class SearchedPolicies:
 
 
 def _layers_of(search: Any) -> int | None:
-    """Return the number of layers of the network that a search has refitted, None without one."""
+    """Return the number of layers of the refitted estimator of a search; None if there is none."""
     if not hasattr(search, "best_estimator_"):
         return None
     links = chain(search.best_estimator_)
@@ -157,13 +157,13 @@ def _layers_of(search: Any) -> int | None:
 
 
 def _policy_column(results: Mapping[str, Any], name: str) -> str:
-    """Return the column of a parameter, which may belong to a step of a pipeline."""
+    """Return the column of a parameter, which can be that of a step of a pipeline."""
     found = [key for key in results if _is_parameter(key) and _last_part(key) == name]
     if len(found) != 1:
         parameters = [key.removeprefix("param_") for key in results if _is_parameter(key)]
         raise ValueError(
-            "search must have tried values of tau and patience, each of one estimator; of its "
-            f"parameters {parameters}, {len(found)} are called {name}."
+            "search must be over tau and patience of one estimator, but of its parameters "
+            f"{parameters}, {len(found)} are named {name}."
         )
     return found[0]
 
@@ -177,13 +177,13 @@ def _last_part(key: str) -> str:
 
 
 def _check_nothing_else(results: Mapping[str, Any], policy_columns: set[str]) -> None:
-    """Raise if scores of a search do not depend on the policy alone."""
+    """Raise if a search is over other parameters in addition to the policy."""
     for key in filter(_is_parameter, results):
         values = {repr(value) for value in results[key]}
         if key not in policy_columns and len(values) > 1:
             raise ValueError(
-                f"The search has also tried {len(values)} values of {key.removeprefix('param_')}, "
-                "so a policy has several scores. Give the cv_results_ of one of these values."
+                f"The search also has {len(values)} values of {key.removeprefix('param_')}, so "
+                "policies have several scores. Pass the cv_results_ of one of these values."
             )
 
 
@@ -191,8 +191,8 @@ def _known(patience: Any, n_layers: int | None) -> int:
     count = check_patience(patience, n_layers)
     if count is None:
         raise ValueError(
-            "The search has tried patience=None, which stands for the number of layers, and that "
-            "is not known here: give n_layers, or a search fitted with refit."
+            "The search has patience=None, which stands for the number of layers, but this number "
+            "is unknown. Pass n_layers, or a search fitted with refit."
         )
     return count if n_layers is None else min(count, n_layers)
 
@@ -203,6 +203,6 @@ def _mean_scores(results: Mapping[str, Any], name: str, parameter: str) -> NDArr
         known = [key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_")]
         raise ValueError(
             f"{parameter}={name!r} is not among the scores of the search, {known}. Search with "
-            "scoring=exit_scores, or name the scores here."
+            "scoring=exit_scores, or pass the names of the scores."
         )
     return np.asarray(results[column], dtype=np.float64)

@@ -22,12 +22,12 @@ _MAX_LAYERS_IN_A_LEGEND_INSIDE = 6
 class ExitReliabilityDisplay:
     """Reliability diagram of every exit, with its expected calibration error (ECE).
 
-    The confidence of an exit is its largest class probability; of several labels, each pair of a
-    sample and a label is a sample of the two classes "there" and "not there". Samples are put into
-    bins of equal width by confidence; a calibrated exit is right as often as it is confident, on
-    the diagonal. The ECE [1]_ is the mean over the samples of the distance between accuracy and
-    mean confidence of their bin. Samples exit on confidence, so they exit too soon where a layer is
-    overconfident. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    The confidence of an exit is its largest class probability; with several labels, each pair of a
+    sample and a label is a sample of a binary problem. Samples are grouped by confidence into bins
+    of equal width; for a calibrated exit, accuracy equals confidence (the diagonal). The ECE [1]_
+    is the mean over the samples of the distance between accuracy and mean confidence of their bin.
+    If a layer is overconfident, samples exit too early. Make it with :meth:`from_estimator` or
+    :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class ExitReliabilityDisplay:
     ece : ndarray of shape (n_layers,)
         Expected calibration error of every exit, in [0, 1].
     ax_ : ndarray of shape (n_layers,) of matplotlib Axes, or Axes
-        One per layer, or the one that was given.
+        One per layer, or the given one.
     figure_ : matplotlib Figure
     lines_ : list of matplotlib Line2D
         One per layer.
@@ -106,7 +106,7 @@ class ExitReliabilityDisplay:
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
             one.
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
             True labels.
         n_bins : int, default=15
@@ -115,7 +115,8 @@ class ExitReliabilityDisplay:
         name : str, default=None
             Title. None is the name of the estimator's class.
         ax : matplotlib Axes or sequence of M of them, default=None
-            One draws all exits into it, M one exit into each. None makes a figure with M.
+            With one Axes, all exits are drawn into it; with M, one exit into each. None makes a
+            figure with M.
 
         Returns
         -------
@@ -175,7 +176,8 @@ class ExitReliabilityDisplay:
         name : str, default=None
             Title.
         ax : matplotlib Axes or sequence of M of them, default=None
-            One draws all exits into it, M one exit into each. None makes a figure with M.
+            With one Axes, all exits are drawn into it; with M, one exit into each. None makes a
+            figure with M.
 
         Returns
         -------
@@ -184,7 +186,7 @@ class ExitReliabilityDisplay:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described, or they do not fit together.
+            If an argument is not as described, or arguments do not match.
         ImportError
             If matplotlib is not installed.
 
@@ -212,14 +214,15 @@ class ExitReliabilityDisplay:
         return Reliability(self.accuracy, self.confidence, self.counts).error
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw accuracy against confidence, a point a bin.
+        """Draw accuracy against confidence, one point per bin.
 
-        Panels also show, as grey bars, the share of the samples in each bin.
+        With one Axes per exit, grey bars show the fraction of the samples in each bin.
 
         Parameters
         ----------
         ax : matplotlib Axes or sequence of M of them, default=None
-            One draws all exits into it, M one exit into each. None makes a figure with M.
+            With one Axes, all exits are drawn into it; with M, one exit into each. None makes a
+            figure with M.
 
         Returns
         -------
@@ -229,7 +232,7 @@ class ExitReliabilityDisplay:
         Raises
         ------
         ValueError
-            If `ax` holds another number of Axes.
+            If the number of Axes is neither 1 nor M.
         ImportError
             If matplotlib is not installed.
 
@@ -296,6 +299,6 @@ class ExitReliabilityDisplay:
 
 
 def _frame(ax: Axes) -> None:
-    """Add the diagonal of perfect calibration, and set the limits."""
+    """Draw the diagonal (perfect calibration), and set the limits."""
     ax.plot([0, 1], [0, 1], color=ORANGE, lw=1, ls="--", zorder=1)
     ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")

@@ -37,7 +37,7 @@ class DisplaySentences:
     staged : StagedSentences
     counts : SpanCounts
     right_words : ndarray of shape (n_samples, n_layers + 1), int64, or None
-        Words whose tags are right at every exit, and all words.
+        Number of words with correct tags at every exit, and of all words.
     """
 
     staged: StagedSentences
@@ -46,13 +46,13 @@ class DisplaySentences:
 
     @property
     def classes(self) -> NDArray[Any]:
-        """Labels of spans, with their layer of spans where there are several."""
+        """Labels of spans, with the name of their layer of spans if there are several."""
         labels = self.counts.labels
         return np.array([f"{layer} {label}" if layer else label for layer, label in labels])
 
     @property
     def of_classes(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Each true span: the row of its sentence, and the column of its label."""
+        """The row of the sentence and the column of the label of each true span."""
         rows, columns = np.nonzero(self.counts.true)
         times = self.counts.true[rows, columns]
         return np.repeat(rows, times), np.repeat(columns, times)

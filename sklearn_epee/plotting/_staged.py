@@ -16,7 +16,7 @@ from sklearn_epee._exits.label_scores import label_codes
 from sklearn_epee._exits.staged import StagedPredictions
 from sklearn_epee._exits.wrappers import OwnPolicy, own_policy, staged_predictions
 
-# Sums of probabilities in half precision are off by less than this.
+# Tolerance of sums of probabilities, for half precision.
 _SUM_TOLERANCE = 1e-2
 
 
@@ -27,14 +27,14 @@ class DisplaySamples:
     Attributes
     ----------
     staged : StagedPredictions
-        Of one task, or of several labels.
+        Predictions of one task, or of several labels.
     codes : ndarray of shape (n_samples,), int64
-        Column of the true class. For several labels (n_samples, n_labels): 1 where a label is
-        there, 0 where not, -1 where that is not known.
+        Column of the true class. For several labels (n_samples, n_labels): 1 if a sample has the
+        label, 0 if not, -1 if unknown.
     classes : ndarray of shape (n_classes,)
         Classes, or labels.
     multilabel : bool
-        Whether a sample may have any of the labels.
+        Whether samples have several labels.
     """
 
     staged: StagedPredictions
@@ -49,7 +49,7 @@ class DisplaySamples:
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """Whether the exit of a layer is right, in all labels if several, (n_samples, n_layers)."""
+        """Whether the exit of a layer is correct, in all labels, (n_samples, n_layers)."""
         if not self.multilabel:
             hits = self.head_proba.argmax(axis=2) == self.codes[:, np.newaxis]
             return np.asarray(hits)
@@ -59,9 +59,9 @@ class DisplaySamples:
 
     @property
     def layer_accuracy(self) -> NDArray[np.float64]:
-        """Share of the samples that the exit of each layer predicts correctly, (n_layers,).
+        """Fraction of the samples that the exit of each layer predicts correctly, (n_layers,).
 
-        Of those of which a label is known, where samples have several; NaN if there are none.
+        With several labels, over the samples with at least one known label; NaN if there are none.
         """
         hits = self.hits[(self.codes >= 0).any(axis=1)] if self.multilabel else self.hits
         return np.asarray(hits.mean(axis=0)) if len(hits) else np.full(hits.shape[1], np.nan)
@@ -73,16 +73,16 @@ class DisplaySamples:
 
     @property
     def of_classes(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """Each sample with its class, or each of its labels: rows, and columns of the classes."""
+        """The row and the class column of each sample, or of each label of each sample."""
         if not self.multilabel:
             return np.arange(len(self.codes)), self.codes
         rows, columns = np.nonzero(self.codes == 1)
         return rows, columns
 
     def as_pairs(self) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-        """Return probabilities and true columns of every sample, or of its pairs with labels.
+        """Return probabilities and true columns of every sample, or pair of sample and label.
 
-        A label is a task of two classes, so the probabilities of several labels have the shape
+        A label is a task with two classes, so the probabilities of several labels have the shape
         (n_pairs, n_layers, 2).
         """
         if not self.multilabel:
@@ -101,7 +101,7 @@ def samples_from_arrays(
     *,
     min_exit_layer: int = 1,
 ) -> DisplaySamples:
-    """Return the samples that true labels and staged probabilities stand for.
+    """Return the samples of a display, given true labels and staged probabilities.
 
     Parameters
     ----------
@@ -120,15 +120,15 @@ def samples_from_arrays(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, or they do not fit together.
+        If an argument is not as described, or arguments do not match.
     """
     proba = _check_proba(staged_proba)
     truth = _check_labels("y_true", y_true)
     if len(truth) != len(proba):
         raise ValueError(
             "staged_proba must have one row for each sample of y_true, shape (n_samples, n_layers, "
-            f"n_classes); got {proba.shape} for {len(truth)} labels. Make it by "
-            "sklearn_epee.policy.stack_layers of what staged_predict_proba yields."
+            f"n_classes); got {proba.shape} for {len(truth)} labels. Create it with "
+            "sklearn_epee.policy.stack_layers(classifier.staged_predict_proba(X))."
         )
     classes = _check_classes(truth, labels, proba.shape[2])
     staged = StagedPredictions.from_proba(
@@ -148,7 +148,7 @@ def samples_from_estimator(
         A classifier with early exits, or a pipeline, search or wrapper around one.
     X : samples
     y : array-like of shape (n_samples,)
-        True labels; of several labels in any form that `fit` takes.
+        True labels; with several labels in any form that `fit` takes.
 
     Returns
     -------
@@ -160,15 +160,15 @@ def samples_from_estimator(
     TypeError
         If the classifier predicts several tasks.
     ValueError
-        If `y` does not fit.
+        If `y` is invalid, or does not match `X`.
     """
     staged, tasks = staged_predictions(estimator, X)
     classes = tasks.classes
     if isinstance(classes, list):
         raise TypeError(
-            f"{type(estimator).__name__} predicts {len(classes)} tasks, and a display shows one. "
+            f"{type(estimator).__name__} predicts {len(classes)} tasks, but a display is for one. "
             "Draw task t with from_predictions(y[:, t], sklearn_epee.policy.stack_layers("
-            "classifier.staged_predict_proba(X))[t]); its exits are then those of the task alone."
+            "classifier.staged_predict_proba(X))[t]); exits then depend on this task only."
         )
     if tasks.multilabel:
         codes = label_codes(y, tasks, staged.n_samples)
@@ -198,7 +198,7 @@ def _check_labels(name: str, given: ArrayLike) -> NDArray[Any]:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{name} must hold one label per sample, of one type and shape (n_samples,); {error} "
-            "Several labels per sample are drawn by from_estimator."
+            "For several labels per sample, use from_estimator."
         ) from error
     return labels
 
@@ -216,14 +216,14 @@ def _check_proba(staged_proba: ArrayLike) -> NDArray[np.floating]:
     if proba.dtype.kind not in "iuf":
         raise TypeError(
             f"staged_proba must be an array of numbers; got dtype {proba.dtype}. "
-            "sklearn_epee.policy.stack_layers makes it of what staged_predict_proba yields."
+            "Create it with sklearn_epee.policy.stack_layers(classifier.staged_predict_proba(X))."
         )
     if proba.ndim != 3 or 0 in proba.shape:
         raise ValueError(
             "staged_proba must have shape (n_samples, n_layers, n_classes), none of them 0; got "
             f"{proba.shape}."
         )
-    # NaN in all classes stands for an exit that a sample does not have.
+    # NaN in all classes is a missing exit.
     given = proba[~np.isnan(proba).all(axis=2)] if proba.dtype.kind == "f" else proba
     given = given.reshape(-1, proba.shape[2])
     sums = given.sum(axis=1, dtype=np.float64) if len(given) else np.zeros(1)
@@ -240,7 +240,7 @@ def _check_classes(y_true: NDArray[Any], labels: ArrayLike | None, n_classes: in
     classes = np.unique(y_true) if labels is None else _check_labels("labels", labels)
     if len(classes) != n_classes:
         where = "labels has" if labels is not None else "y_true has"
-        advice = "" if labels is not None else " Give the class of each column as labels."
+        advice = "" if labels is not None else " Pass the class of each column as labels."
         raise ValueError(
             f"staged_proba has {n_classes} columns, one per class, but {where} {len(classes)} "
             f"classes: {classes.tolist()}.{advice}"

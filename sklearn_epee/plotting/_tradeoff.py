@@ -21,7 +21,7 @@ from ._staged import DisplaySamples, samples_from_arrays
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Points are marked as long as they can be told apart.
+# Maximum number of policies that are drawn with markers.
 _MAX_MARKED = 40
 _CURVES = (
     ("both", "both: best with this speed-up or more", GREEN, "^", "-"),
@@ -50,9 +50,9 @@ class ExitTradeoffDisplay:
     chosen : dict, default=None
         "tau", "patience", "score" and "speedup" of one policy to be marked.
     full_depth_score : float, default=None
-        Score of the policy that never exits early.
+        Score without early exits.
     score_name : str, default="accuracy"
-        What the score is called.
+        Name of the score.
     name : str, default=None
         Title of the picture.
 
@@ -127,17 +127,17 @@ class ExitTradeoffDisplay:
         ----------
         estimator : estimator
             A fitted classifier with early exits, or a pipeline, search object or wrapper around
-            one. Its own policy is the chosen one, and its `exit_ensemble` counts.
+            one. Its policy is marked as the chosen one; its `exit_ensemble` is used for all.
         X : samples
-            As `estimator` takes them.
+            Samples accepted by `estimator`.
         y : array-like of shape (n_samples,)
-            True labels; of a classifier of words tags or spans.
+            True labels; tags or spans for a token classifier.
         scoring : str or scorer, default="accuracy"
             The score of the labels that the exits predict: "accuracy", "balanced_accuracy", or a
             precision, recall, F or Jaccard score by its name, such as "f1_macro", or made by
             :func:`~sklearn.metrics.make_scorer` or
-            :func:`~sklearn_epee.metrics.positive_f1_scorer`. Of a classifier of words "accuracy" is
-            of words, and the others are of spans, as is
+            :func:`~sklearn_epee.metrics.positive_f1_scorer`. For token classifiers "accuracy" is
+            over words, and the others are over spans, as is
             :func:`~sklearn_epee.metrics.span_f1_scorer`.
         name : str, default=None
             Title. None is the name of the estimator's class.
@@ -205,7 +205,7 @@ class ExitTradeoffDisplay:
         tau : float, default=None
             Entropy threshold of the policy to be marked. None marks no policy.
         patience : int, default=None
-            Patience of the policy to be marked. None means M. Read only where `tau` is given.
+            Patience of the policy to be marked. None means M. Only used if `tau` is given.
         min_exit_layer : int, default=1
             The first layer at which samples may exit, under all policies.
         exit_ensemble : {None, "mean", "weighted"}, default=None
@@ -226,7 +226,7 @@ class ExitTradeoffDisplay:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described, or they do not fit together.
+            If an argument is not as described, or arguments do not match.
         ImportError
             If matplotlib is not installed.
 
@@ -294,21 +294,21 @@ class ExitTradeoffDisplay:
         name: str | None = None,
         ax: Axes | None = None,
     ) -> Self:
-        """Draw the policies that a search has tried; the one it has chosen is marked.
+        """Draw the policies of a search, and mark the chosen one.
 
         Parameters
         ----------
         search : fitted search or mapping
-            Such as ``GridSearchCV(..., scoring=exit_scores, refit=...)`` over tau and patience,
-            of a classifier with early exits or of a pipeline that ends in one; or the
-            ``cv_results_`` of one, in which no policy is marked as chosen.
+            Such as ``GridSearchCV(..., scoring=exit_scores, refit=...)`` over tau and patience of a
+            classifier with early exits or of a pipeline that ends in one; or its ``cv_results_``,
+            without a chosen policy.
         metric : str, default="accuracy"
             Name of the score.
         speedup : str, default="speedup"
             Name of the speed-up ratio among the scores.
         n_layers : int, default=None
-            Number of layers M. None asks the refitted estimator. Where it is not known,
-            entropy-only policies are not told apart.
+            Number of layers M. None: that of the refitted estimator. If it is unknown, entropy-only
+            policies are not drawn as such.
         name : str, default=None
             Title.
         ax : matplotlib Axes, default=None
@@ -321,8 +321,8 @@ class ExitTradeoffDisplay:
         Raises
         ------
         TypeError, ValueError
-            If `search` is not fitted, has not tried values of tau and patience or has tried values
-            of something else as well, or lacks the scores.
+            If `search` is not fitted, is not over tau and patience, is over other parameters as
+            well, or does not have the scores.
         ImportError
             If matplotlib is not installed.
 
@@ -342,7 +342,7 @@ class ExitTradeoffDisplay:
         found = SearchedPolicies.from_search(
             search, metric=metric, speedup=speedup, n_layers=n_layers
         )
-        is_last = found.table["patience"] == found.n_layers  # all False where M is not known
+        is_last = found.table["patience"] == found.n_layers  # all False if M is unknown
         has_no_tau = found.table["tau"] == 0
         full = found.rows(is_last & has_no_tau)["score"]
         return cls(
@@ -390,7 +390,9 @@ class ExitTradeoffDisplay:
         for key, label, color, marker, style in _CURVES:
             table = getattr(self, key)
             speedup, score = table["speedup"], table["score"]
-            if key == "both" and len(speedup):  # who asks for less speed-up gets the best score
+            if key == "both" and len(
+                speedup
+            ):  # for a lower speed-up, the best score is available, too
                 speedup, score = np.append(0.0, speedup), np.append(score[0], score)
             (self.lines_[key],) = self.ax_.plot(
                 speedup,

@@ -89,7 +89,7 @@ def test_other_tags_are_refused(tag, scheme):
 
 
 def test_refusals_name_the_scheme_that_fits_and_the_sample():
-    with pytest.raises(ValueError, match="It is a tag of BIOES; give the scheme"):
+    with pytest.raises(ValueError, match="It is a tag of BIOES; pass scheme"):
         check_tags(["S-X"], 1, "IOB2", row=0)
     with pytest.raises(ValueError, match=r"y\[3\] has 1 tag.s. for 2 words"):
         check_tags(["O"], 2, "IOB2", row=3)

@@ -95,9 +95,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
 
 def test_another_call_goes_on_after_all_attempts_failed(server, tmp_path):
     server.cut_at = [100_000, 50_000, 0]
-    message = (
-        r"a\.bin cannot be downloaded: .*150000 bytes were received and are kept.*example\.org"
-    )
+    message = r"a\.bin cannot be downloaded: .*150000 bytes were received and kept.*example\.org"
     with pytest.raises(OSError, match=message):
         download(remote(server, DIGESTS[0]), tmp_path, page=PAGE)
     assert not (tmp_path / "a.bin").exists()

@@ -286,7 +286,9 @@ def test_calibration_is_refused(two_columns):
 
 def test_displays_show_one_task(data, fitted):
     X, y = data
-    with pytest.raises(TypeError, match=r"predicts 2 tasks, and a display shows one\. Draw task t"):
+    with pytest.raises(
+        TypeError, match=r"predicts 2 tasks, but a display is for one\. Draw task t"
+    ):
         LayerwiseDisplay.from_estimator(fitted, X, y)
 
 

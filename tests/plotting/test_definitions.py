@@ -265,7 +265,7 @@ def test_tradeoff_of_a_search(search):
 def test_results_without_the_search(search):
     display = ExitTradeoffDisplay.from_cv_results(search.cv_results_, n_layers=N_LAYERS)
     assert display.chosen is None
-    with pytest.raises(ValueError, match="give n_layers"):
+    with pytest.raises(ValueError, match="Pass n_layers"):
         ExitPolicyHeatmapDisplay.from_cv_results(search.cv_results_)
 
 
@@ -279,7 +279,7 @@ def test_policies_that_were_not_tried_are_empty(search):
 def test_searches_that_do_not_fit_are_refused(data):
     scoring = {"scoring": exit_scores, "refit": False, "cv": 2}
     only_tau = GridSearchCV(NumericExits(), {"tau": [0.1]}, **scoring).fit(*data)
-    with pytest.raises(ValueError, match=r"\['tau'\], 0 are called patience"):
+    with pytest.raises(ValueError, match=r"\['tau'\], 0 are named patience"):
         ExitPolicyHeatmapDisplay.from_cv_results(only_tau)
     grid = {"tau": [0.1], "patience": [2], "exit_ensemble": [None, "mean"]}
     more = GridSearchCV(NumericExits(), grid, **scoring).fit(*data)

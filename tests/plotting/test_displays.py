@@ -150,7 +150,7 @@ class WithoutPolicy(BaseEstimator):
 def test_a_policy_that_is_not_known_is_not_drawn(classifier, data):
     estimator = WithoutPolicy(classifier)
     assert ExitTradeoffDisplay.from_estimator(estimator, *data).chosen is None
-    with pytest.raises(TypeError, match="WithoutPolicy has no tau and patience"):
+    with pytest.raises(TypeError, match="WithoutPolicy has no exit policy"):
         ExitHistogramDisplay.from_estimator(estimator, *data)
 
 
@@ -189,7 +189,7 @@ def _rounded(held):
         (lambda y, p: (y[:-1], p), r"one row for each sample.*\(80, 5, 3\) for 79 labels"),
         (
             lambda y, p: (y, p.transpose(1, 0, 2)),
-            r"policy.stack_layers of what staged_predict_proba",
+            r"policy.stack_layers\(classifier.staged_predict_proba",
         ),
         (lambda y, p: (y, p[..., :2] / p[..., :2].sum(2, keepdims=True)), "2 columns.*3 classes"),
         (lambda y, p: (y, np.log(p)), "sum to 1"),

@@ -94,7 +94,7 @@ def test_arrays_of_several_labels_are_refused(fitted, data):
     for display in (LayerwiseDisplay, ExitReliabilityDisplay):
         with pytest.raises(ValueError, match="staged_proba must hold probabilities that sum to 1"):
             display.from_predictions(y, staged)
-    with pytest.raises(ValueError, match="Several labels per sample are drawn by from_estimator"):
+    with pytest.raises(ValueError, match="For several labels per sample, use from_estimator"):
         LayerwiseDisplay.from_predictions(y, staged / staged.sum(axis=2, keepdims=True))
-    with pytest.raises(TypeError, match="predicts 3 tasks, and a display shows one"):
+    with pytest.raises(TypeError, match="predicts 3 tasks, but a display is for one"):
         LayerwiseDisplay.from_estimator(NumericTasks().fit(X, y), X, y)
