@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV
 from sklearn_epee.datasets import make_case_reports
 from sklearn_epee.metrics import span_f1_scorer
+from sklearn_epee.monitoring import ExitAudit
 
 from .classifiers import (
     tiny_image_classifier,
@@ -147,6 +148,10 @@ def test_the_chosen_layers_are_those_of_the_estimator(fitted):
     exits = tuned.predict_exit_layer(X)
     assert 1 - exits.mean() / 3 == pytest.approx(tuned.best_speedup_)
     assert_array_equal(tuned.class_report_["full_depth_recall"], recalls(model, X, y))
+    assert tuned.full_depth_n_layers_ == 3
+    with pytest.raises(ValueError, match="tuned relative to 3 layers, but only has the first 2"):
+        ExitAudit(Pipeline([("tuned", tuned)]), max_disagreement=0.1)
+    ExitAudit(model.first_layers(2), max_disagreement=0.1)  # relative to its own last layer
 
 
 def recalls(model, X, y):

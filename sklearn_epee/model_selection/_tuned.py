@@ -153,6 +153,8 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         names none.
     best_n_layers_ : int
         Chosen number of layers, from 1 to M; M if `policies` does not have the key "n_layers".
+    full_depth_n_layers_ : int
+        Number of layers M of the whole network, to which speed-ups and guarantees refer.
     best_score_ : float
         Score of the chosen policy on the held-out samples, or, with a guarantee, on those of them
         that were tested.
@@ -483,11 +485,13 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
             fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
         names = ("tau", "patience", "min_exit_layer", "n_layers")
         tau, patience, min_exit_layer, n_layers = (choice.policy[name] for name in names)
-        if n_layers < exit_classifier(fitted).n_layers_:
+        n_whole = int(exit_classifier(fitted).n_layers_)
+        if n_layers < n_whole:
             fitted = with_classifier(fitted, lambda clf: clf.first_layers(n_layers))
         self._adopt(with_policy(fitted, tau, patience, min_exit_layer))
         self.best_tau_, self.best_patience_ = tau, patience
         self.best_min_exit_layer_, self.best_n_layers_ = min_exit_layer, n_layers
+        self.full_depth_n_layers_ = n_whole
         self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
         self.full_depth_score_ = choice.full_depth_score
         report = choice.by_class()

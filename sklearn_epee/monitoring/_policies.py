@@ -31,6 +31,8 @@ def policy_of(estimator: Any) -> Policy:
     TypeError
         If the estimator does not exit by tau and patience, predicts words, or contains a wrapper
         that may change the predictions.
+    ValueError
+        If the estimator was tuned relative to layers that it does not have.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     """
@@ -47,12 +49,25 @@ def policy_of(estimator: Any) -> Policy:
             "prediction for each sample."
         )
     _check_predicts_exits(estimator)
+    _check_has_full_depth(estimator)
     return check_tau(own.tau), check_patience(own.patience)
 
 
 def min_exit_layer_of(estimator: Any) -> int:
     """Return the first layer at which samples of an estimator may exit, checked."""
     return check_min_exit_layer(own_policy(estimator).min_exit_layer)
+
+
+def _check_has_full_depth(estimator: Any) -> None:
+    """Raise if a tuned estimator only has the first layers of the network it was tuned with."""
+    for link in chain(estimator):
+        n_whole = getattr(link, "full_depth_n_layers_", None)
+        if n_whole is not None and n_layers_of(link) < n_whole:
+            raise ValueError(
+                f"estimator was tuned relative to {n_whole} layers, but only has the first "
+                f"{n_layers_of(link)} of them (policies['n_layers']), so that an audit cannot "
+                "compare it with full depth. Tune a policy for all layers."
+            )
 
 
 def _check_predicts_exits(estimator: Any) -> None:
