@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 import re
 import shutil
@@ -318,6 +319,24 @@ def test_labels_of_mixed_types_or_missing(refused_text, y, types):
     refused_text.of_fit(TypeError, message, TEXTS, y)
     if isinstance(y, (list, tuple)):
         refused_text.of_call(TypeError, message, "score", TEXTS, y)
+
+
+def test_the_first_missing_label_is_named(refused_text):
+    y = ["a", "b", "a", None] * 4
+    refused_text.of_fit(TypeError, "4 are missing, the first at row 3", TEXTS, y)
+
+
+class Dose(str, enum.Enum):  # noqa: UP042 - of another str() than StrEnum
+    LOW = "a"
+    HIGH = "high"
+
+
+def test_strings_that_numpy_would_change_are_refused(refused_text):
+    # np.array makes of them "Dose", twice, or "Dose.LOW" without its end.
+    y = [Dose.LOW, Dose.HIGH] * 8
+    message = r"y\[0\] is <Dose.LOW: 'a'>, which NumPy reads as 'Dose.LOW', .* strings such as 'a'"
+    refused_text.of_fit(TypeError, message, TEXTS, y)
+    refused_text.of_call(TypeError, message, "score", TEXTS, y)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def check_labels(y: ArrayLike, n_samples: int, name: str) -> NDArray[Any]:
     if isinstance(y, (list, tuple)):
         # NumPy converts all labels to strings if one is a string, even None and NaN.
         _check_label_types(_elements(y))
+        _check_strings(_elements(y))
     try:
         labels = column_or_1d(y, warn=True)
     except (TypeError, ValueError) as error:
@@ -92,16 +93,29 @@ def _check_not_missing(labels: NDArray[Any]) -> None:
 
 
 def _check_label_types(labels: Iterable[Any]) -> None:
-    types = {type(label) for label in labels}
+    given = list(labels)
+    types = {type(label) for label in given}
     alike = [
         all(issubclass(kind, base) for kind in types) for base in (str, (Number, np.bool_), bytes)
     ]
     if len(types) > 1 and not any(alike):
         names = sorted(kind.__name__ for kind in types)
+        missing = [row for row, label in enumerate(given) if is_missing(label)]
+        found = f"; {len(missing)} are missing, the first at row {missing[0]}" if missing else ""
         raise TypeError(
             f"y mixes labels of the types {names}; expected labels of one type, none of them "
-            "missing."
+            f"missing{found}."
         )
+
+
+def _check_strings(labels: Iterable[Any]) -> None:
+    """Raise for strings of a class with another str(), such as Enum: NumPy cuts that off."""
+    for row, label in enumerate(labels):
+        if isinstance(label, str) and str(label) != str.__str__(label):
+            raise TypeError(
+                f"y[{row}] is {shown(label)}, which NumPy reads as {str(label)!r}, cut to the "
+                f"length of the values; expected strings such as {str.__str__(label)!r}."
+            )
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[np.float64]:
@@ -218,6 +232,7 @@ def check_scored(y: ArrayLike, sample_weight: ArrayLike | None, n_samples: int) 
     check_count(n_labels, n_samples)
     if isinstance(y, (list, tuple)) and not any(isinstance(e, _ROWS) for e in _elements(y)):
         _check_label_types(_elements(y))
+        _check_strings(_elements(y))
     if sample_weight is None:
         return
     if _as_numbers(sample_weight).ndim == 0:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .arrow import without_arrow
 from .messages import shown
+from .missing import is_missing_cell
 
 Text = str | tuple[str, str]
 
@@ -37,7 +38,9 @@ def as_texts(X: Any) -> list[Text]:
     ValueError
         If there are no texts, or texts and pairs are mixed.
     """
-    rows = _rows_of(without_arrow(X))
+    X = without_arrow(X)
+    _check_columns(X)
+    rows = _rows_of(X)
     if not rows:
         raise ValueError(
             f"X holds no texts (0 sample(s)) while a minimum of 1 is required; expected {_TEXTS}."
@@ -50,6 +53,16 @@ def as_texts(X: Any) -> list[Text]:
 def is_paired(texts: Sequence[Text]) -> bool:
     """Return whether texts are pairs."""
     return isinstance(texts[0], tuple)
+
+
+def _check_columns(X: Any) -> None:
+    """Raise for a data frame that has more columns than the two of pairs."""
+    columns = list(X.columns) if hasattr(X, "columns") else []
+    if len(columns) > 2:
+        raise TypeError(
+            f"X is a data frame with {len(columns)} columns, {shown(columns)}; expected one column "
+            f"of texts, or two of pairs. Select them, such as X[{columns[0]!r}]."
+        )
 
 
 def _rows_of(X: Any) -> list[Any]:
@@ -94,10 +107,11 @@ def as_text(value: Any, place: str) -> str:
         If it is not a text, or not valid Unicode.
     """
     if isinstance(value, str):
-        return check_encodable(str(value), place)
+        return check_encodable(str.__str__(value), place)  # str() of an Enum is its name
+    hint = " Missing texts can be given as the empty string ''." if is_missing_cell(value) else ""
     raise TypeError(
         f"{place} is {shown(value)} of type {type(value).__name__}, not a text; "
-        f"expected {_TEXTS}. Missing texts can be given as the empty string ''."
+        f"expected {_TEXTS}.{hint}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -97,6 +99,12 @@ BAD_TEXTS = [
     ([("iron",), 5], TypeError, r"X\[0\] is a tuple of 1 elements"),
     ([np.array("iron")], TypeError, r"X\[0\] is array\('iron'"),
     (["iron", "\ud800"], ValueError, r"X\[1\] is '\\ud800', which is not valid Unicode"),
+    (
+        pd.DataFrame({"text": TEXTS, "age": 3, "sex": "f"}),
+        TypeError,
+        r"X is a data frame with 3 columns, \['text', 'age', 'sex'\]; .* such as X\['text'\]",
+    ),
+    (pl.DataFrame({"text": TEXTS, "age": 3, "sex": "f"}), TypeError, r"with 3 columns, \['text'"),
     (torch.ones(2), TypeError, r"X\[0\] is tensor"),
     (["x" * 999, 10**500], TypeError, r"X\[1\] is 10{56}\.\.\. of type int"),
 ]
@@ -107,6 +115,18 @@ def test_what_is_not_a_text_is_refused(X, error, message):
     with pytest.raises(error, match=message) as caught:
         as_texts(X)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(("text", "has_hint"), [(5, False), (b"iron", False), (None, True)])
+def test_only_missing_texts_are_told_to_be_empty_strings(text, has_hint):
+    with pytest.raises(TypeError, match="not a text") as caught:
+        as_texts(["iron", text])
+    assert ("empty string" in str(caught.value)) == has_hint
+
+
+def test_a_text_that_is_an_enum_is_its_value():
+    names = enum.Enum("Names", {"iron": "iron daily"}, type=str)
+    assert as_texts([names.iron]) == ["iron daily"]
 
 
 @given(junk)
