@@ -1,4 +1,4 @@
-"""The study: early exits against what else could be used, on all data sets, in one command.
+"""The study: early exits compared with alternatives on all data sets, in one command.
 
-`python -m studies --help` says how to run it.
+See `python -m studies --help`.
 """

@@ -5,8 +5,8 @@ Run from the repository root:
     python -m studies --data-home DIR --checkpoints DIR
     python -m studies --data-home DIR --quick
 
-Jobs that are done are not done again: start the command again to go on after an interrupt, which
-loses the running job alone, or several times at once to share the work.
+Finished jobs are not run again. After an interrupt, only the running job is lost; start the command
+again to continue. Several processes can run the command at the same time and share the jobs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 
 import transformers
 
-import studies.kinds  # noqa: F401 - registers them
+import studies.kinds  # noqa: F401 - registers the kinds of jobs
 from studies.jobs import BACKBONES, KINDS, NO_BACKBONE, Job, Work, checkpoint_of, planned, say
 from studies.sets import SETS, sets_in
 
-# Everything once, in minutes.
+# Settings of --quick: a complete run in minutes.
 QUICK: dict[str, Any] = {
     "sets": ["phee", "breastmnist", "phee_events"],
     "backbones": ["scratch"],
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m studies", description=__doc__.partition("\n")[0]
     )
     add = found.add_argument
-    add("--data-home", help="folder of the data sets (default: SKLEARN_EPEE_DATA names it)")
+    add("--data-home", help="folder of the data sets (default: SKLEARN_EPEE_DATA)")
     add("--checkpoints", type=Path, help=f"folder with any of the folders {', '.join(folders())}")
     add("--sets", nargs="+", choices=list(SETS), help="default: all that are there")
     add("--backbones", nargs="+", choices=["scratch", *folders()], help="default: all there")
@@ -60,17 +60,17 @@ def parser() -> argparse.ArgumentParser:
     add("--results", type=Path, help="folder of the report (default: OUT/report)")
     add("--quick", action="store_true", help="small parts, one seed, from scratch: in minutes")
     add("--report", action="store_true", help="run nothing, write the report")
-    add("--list", action="store_true", help="run nothing, say what is done and what is not")
+    add("--list", action="store_true", help="run nothing, list the state of every job")
     return found
 
 
 def folders() -> list[str]:
-    """Return the names of the checkpoints."""
+    """Return the names of the checkpoint folders."""
     return [name for name in BACKBONES if name not in ("scratch", NO_BACKBONE)]
 
 
 def completed(given: argparse.Namespace) -> argparse.Namespace:
-    """Return the command line with everything that was left out."""
+    """Return the arguments of the command line, with defaults filled in."""
     if given.quick:
         for name, value in QUICK.items():
             if getattr(given, name) is None:
@@ -85,7 +85,7 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
         ]
         given.backbones = ["scratch", *there]
     for name in given.backbones:
-        checkpoint_of(name, given.checkpoints)  # before hours have passed
+        checkpoint_of(name, given.checkpoints)  # fail now, not after hours
     for pattern in given.kinds:
         if not any(fnmatchcase(kind, pattern) for kind in KINDS):
             raise ValueError(f"--kinds: {pattern!r} is none of {', '.join(KINDS)}.")
@@ -93,7 +93,7 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
 
 
 def jobs_of(given: argparse.Namespace) -> list[Job]:
-    """Return the jobs of a command line, of the data sets that are there."""
+    """Return the jobs of a command line, for the available data sets."""
     names = given.sets or list(SETS)
     there = sets_in(given.data_home, names)
     for name in set(names) - set(there):
@@ -105,8 +105,8 @@ def jobs_of(given: argparse.Namespace) -> list[Job]:
 
 
 def write_report(out: Path, results: Path) -> None:
-    """Write the report of all jobs that are done."""
-    from studies.report import write_report as write  # noqa: PLC0415 - draws pictures
+    """Write the report of all finished jobs."""
+    from studies.report import write_report as write  # noqa: PLC0415 - imports matplotlib
 
     results.mkdir(parents=True, exist_ok=True)
     write(out, results)
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = [] if given.report else jobs_of(given)
     except (FileNotFoundError, ValueError) as error:
         parser().error(str(error))
-    # Every worker of the study uses the threads it is given; tokenizers would add their own.
+    # Tokenizers would start additional threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")

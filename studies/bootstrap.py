@@ -1,8 +1,8 @@
-"""Scores that are sums over samples, and what they would be on other samples: the bootstrap.
+"""Bootstrap intervals of scores that are ratios of sums over samples.
 
-Accuracy, and micro-F1 without a negative class, are each a sum over the samples divided by another
-one. So the scores of hundreds of policies on hundreds of resamples are two matrix products, and a
-difference between two policies is taken on the same resamples: it is paired.
+Accuracy, and micro-F1 without a negative class, are ratios of two sums over the samples. Therefore
+the scores of hundreds of policies on hundreds of resamples are two matrix products. Differences
+between two policies are computed on the same resamples, so that they are paired.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
-# Standard errors to either side of an estimate that leave out 5%.
+# Half the width of a 95% interval, in standard errors.
 N_ERRORS = 1.96
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score that is a sum over the samples divided by another one.
+    """A score that is the ratio of two sums over the samples.
 
     Parameters
     ----------
     negative : int, default=None
-        Code of the class that micro-F1 leaves out; None scores by accuracy.
+        Code of the class that micro-F1 leaves out; None: the score is the accuracy.
     """
 
     negative: int | None = None
 
     @property
     def name(self) -> str:
-        """What the score is called in results."""
+        """Name of the score in results."""
         return "accuracy" if self.negative is None else "micro_f1"
 
     def counts(self, predicted: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
-        """Return what each sample adds above and below the line.
+        """Return the contribution of each sample to the numerator and to the denominator.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Score:
         if self.negative is None:
             return hits.astype(np.float32), np.ones(hits.shape, np.float32)
         is_there, is_said = y != self.negative, predicted != self.negative
-        # Of the F1 score: 2 TP / (2 TP + FP + FN), where a wrong relation is both FP and FN.
+        # F1 is 2 TP / (2 TP + FP + FN), where a wrong relation is both FP and FN.
         above = 2.0 * (hits & is_there)
         return above.astype(np.float32), (is_there * 1.0 + is_said).astype(np.float32)
 
@@ -64,15 +64,15 @@ class Score:
 
 
 def quotient(above: Any, below: Any) -> NDArray[np.float64]:
-    """Return the quotient of two arrays, 0 where the divisor is 0."""
+    """Return the quotient of two arrays, 0 if the divisor is 0."""
     above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
     return np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
 
 
 def draws(n_samples: int, n_draws: int, seed: int) -> Floats:
-    """Return how often each sample is in each resample, after the sample itself.
+    """Return how often each sample is in each resample; the first row is the original sample.
 
-    The same numbers give the same resamples, so what is compared on them is paired.
+    The same arguments give the same resamples, so that comparisons are paired.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ def draws(n_samples: int, n_draws: int, seed: int) -> Floats:
 
 
 def seed_means(values: Sequence[Floats], seed: int) -> Floats:
-    """Return the mean over networks, the networks of each resample drawn anew.
+    """Return the mean over networks, which are resampled, too.
 
     Parameters
     ----------
     values : sequence of ndarray of shape (1 + n_draws, ...)
-        Of each network; row 0 is that of the sample itself, for which all networks count once.
+        Values of each network; row 0 is for the original sample, with every network once.
     seed : int
 
     Returns
@@ -109,11 +109,11 @@ def seed_means(values: Sequence[Floats], seed: int) -> Floats:
 
 
 def interval(values: Floats) -> dict[str, Any]:
-    """Return an estimate with its 95% interval, and whether that leaves out 0.
+    """Return an estimate with its 95% interval, and whether this excludes 0.
 
-    The interval is the estimate and 1.96 standard errors, those of the resamples, to either side.
-    Policies chosen on a resample are a little worse than those chosen on the sample: quantiles of
-    the resamples would shift by that.
+    The interval is the estimate plus and minus 1.96 standard errors, estimated from the resamples.
+    Quantiles of the resamples would be biased, because policies chosen on a resample are slightly
+    worse than those chosen on the sample.
 
     Parameters
     ----------
@@ -134,12 +134,12 @@ def mean_interval(intervals: Iterable[Mapping[str, float]]) -> dict[str, Any]:
     Parameters
     ----------
     intervals : iterable of mapping
-        What `interval` returns.
+        Results of `interval`.
 
     Returns
     -------
     dict
-        The same of their mean.
+        The same for their mean.
     """
     every = list(intervals)
     errors = [(each["high"] - each["estimate"]) / N_ERRORS for each in every]
@@ -148,7 +148,7 @@ def mean_interval(intervals: Iterable[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _around(estimate: float, error: float) -> dict[str, Any]:
-    """Return an estimate with an interval, from its standard error."""
+    """Return an estimate with its interval, given the standard error."""
     reach = N_ERRORS * error
     return {
         "estimate": estimate,

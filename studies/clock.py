@@ -1,9 +1,10 @@
-"""Jobs "clock": seconds per sample of all rivals, of every exit and of chosen policies, in turns.
+"""Jobs "clock": seconds per sample of all rivals, of every exit and of chosen policies.
 
-Everything runs in one process, one after another in every round, so that a busy moment of the
-machine hits all alike; what counts is the median over the rounds. Networks run on the package's
-engine in its default precision, also those of rivals: a network cut to K layers takes the time of
-the first K layers with one head, whatever it learned, and so do its taught likes.
+Everything runs in one process, in turns in every round, so that other load on the machine affects
+all of them; the result is the median over the rounds. All networks, including those of rivals, run
+on the package's engine in its default precision. The time of a network with K layers does not
+depend on its weights, so that of the first K layers with one head is used for cut and for distilled
+networks.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from studies.rivals.assembled import first_layers
 from studies.rules import apply, network_of
 from studies.sets import Parts
 
-# Samples of a round: as many as the full depth predicts in so many seconds, within bounds.
+# A round has as many samples as the full network predicts in this number of seconds, within bounds.
 SECONDS = 2.0
 N_BATCHED = (32, 200)
 N_SINGLE = (16, 50)
 N_ROUNDS = 5
-# Rivals with a model of their own, and where they are.
+# Rivals with a stored model: those without a backbone, and those with the job's own.
 KEPT = {"none": (*tfidf.KINDS, *forest.KINDS, *cnn.KINDS), "own": tuple(embeddings.KINDS)}
-# What the plain forward pass of transformers is measured with.
+# Poolings with which the forward pass of transformers is measured.
 PLAIN_POOLINGS = ("mean", "cls", "last")
 
 Predict = Callable[[Any], Any]
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Measure everything that is there, a batch and single samples."""
+    """Measure all available models, on a batch and on single samples."""
     model = joblib.load(folder.of(job.of_kind("exits")) / "model.joblib")
     policies = chosen_policies(job, folder, own_scale(model, len(parts.classes)))
     competitors = {
@@ -78,11 +79,11 @@ def per_sample(
     Parameters
     ----------
     competitors : dict of str to callable
-        Each predicts samples.
+        Functions that predict samples.
     calls : sequence of samples
-        What each is given in a round, call by call.
+        Arguments of the calls in a round.
     n_samples : int
-        In all calls together.
+        Total number of samples of all calls.
     """
     runs = {name: partial(_each, predict, calls) for name, predict in competitors.items()}
     found: Seconds = interleaved(runs, N_ROUNDS)
@@ -95,13 +96,13 @@ def _each(predict: Predict, calls: Sequence[Any]) -> None:
 
 
 def drawn(X: Any, n: int) -> Any:
-    """Return some samples, drawn at random, in random order."""
+    """Return a random subset of the samples, in random order."""
     rows = np.random.default_rng(0).permutation(len(X))[:n]
     return X[rows] if isinstance(X, np.ndarray) else [X[row] for row in rows]
 
 
 def numbers(model: Any, samples: Any) -> tuple[int, int]:
-    """Return how many samples are measured in a batch, and one by one."""
+    """Return the numbers of samples that are measured in a batch, and one by one."""
     few = samples[: N_SINGLE[0]]
     model.predict_proba_at_layer(few, -1)
     start = time.perf_counter()
@@ -117,7 +118,7 @@ def numbers(model: Any, samples: Any) -> tuple[int, int]:
 
 
 def of_rivals(job: Job, folder: Folder) -> dict[str, Predict]:
-    """Return the rivals whose models were kept, of those that apply."""
+    """Return the applicable rivals whose models were stored."""
     there = {
         **{kind: folder.of(without_backbone(job, kind)) for kind in KEPT["none"]},
         **{kind: folder.of(job.of_kind(kind)) for kind in KEPT["own"]},
@@ -140,7 +141,7 @@ def without_backbone(job: Job, kind: str) -> Job:
 
 
 def of_depths(model: Any) -> dict[str, Predict]:
-    """Return every exit, and networks of so many layers; the whole one by transformers as well."""
+    """Return every exit, networks cut to every depth, and the full network in transformers."""
     found: dict[str, Predict] = {}
     for layer in range(1, model.n_layers_ + 1):
         found[f"budget-{layer}"] = partial(model.predict_proba_at_layer, layer=layer)
@@ -154,7 +155,7 @@ def of_depths(model: Any) -> dict[str, Predict]:
 
 
 def of_policies(model: Any, policies: dict[str, dict[str, Any]]) -> dict[str, Predict]:
-    """Return the network with exits by some policies."""
+    """Return the network with exits under each policy."""
     return {name: with_policy(model, policy).predict for name, policy in policies.items()}
 
 
@@ -164,24 +165,24 @@ def with_policy(model: Any, policy: dict[str, Any]) -> Any:
 
 
 def mean_exit(model: Any, policy: dict[str, Any], samples: Any) -> float:
-    """Return the mean exit layer of samples by a policy."""
+    """Return the mean exit layer of samples under a policy."""
     return float(with_policy(model, policy).predict_exit_layer(samples).mean())
 
 
 def last_exit(model: Any) -> Predict:
-    """Return what predicts with the last exit of a network."""
+    """Return a function that predicts with the last exit of a network."""
     return partial(model.predict_proba_at_layer, layer=-1)
 
 
 def by_transformers(model: Any, plain: FullDepth, samples: Any) -> np.ndarray:
-    """Predict as transformers runs a model, in batches of similar length."""
+    """Predict with the forward pass of transformers, in batches of similar length."""
     return plain.proba(encode(model, samples), "auto")
 
 
 def own_scale(model: Any, n_classes: int) -> float:
-    """Return the entropy that a network tells of a sample over that of all classes of the set.
+    """Return the factor from entropies normalized by all classes of the set to those of a network.
 
-    It is normalized by the classes that the network saw in training, which can be fewer.
+    A network normalizes by the number of classes in its training samples, which can be smaller.
     """
     return float(np.log(n_classes) / np.log(len(model.classes_)))
 
@@ -189,7 +190,7 @@ def own_scale(model: Any, n_classes: int) -> float:
 def chosen_policies(job: Job, folder: Folder, scale: float = 1.0) -> dict[str, dict[str, Any]]:
     """Return the policies that were chosen on dev for this network, by method and choice.
 
-    Thresholds are those of the network's own entropies, `scale` times the saved ones.
+    Thresholds are for the network's own entropies: `scale` times the saved ones.
     """
     network = network_of(job.data, folder.of(job.of_kind("exits")))
     found = {}
@@ -207,7 +208,7 @@ def chosen_policies(job: Job, folder: Folder, scale: float = 1.0) -> dict[str, d
 
 
 def _by_kind(job: Job, seconds: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return the seconds of each competitor, and of taught networks those of their depth."""
+    """Return the seconds of each competitor; for distilled networks those of their depth."""
     found = {
         name: {way: by_name[name] for way, by_name in seconds.items()}
         for name in seconds["batched"]
@@ -221,7 +222,7 @@ def _by_kind(job: Job, seconds: dict[str, dict[str, float]]) -> dict[str, dict[s
 
 
 def applies(data: str, backbone: str) -> bool:
-    """Return whether there are such jobs: where there are networks with exits."""
+    """Return whether there are such jobs: if there are networks with exits."""
     return exits.applies(data, backbone)
 
 

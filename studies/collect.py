@@ -1,7 +1,7 @@
-"""Read the results of all jobs and return what the report shows of them, compact and rounded.
+"""Read the results of all jobs and summarize them for the report, rounded.
 
-`collect` is the only way from the folder of the jobs to the report: what it returns is written as
-`studies/results/study.json`, and tables, pictures and pages are made from that alone.
+The result of `collect` is written to `studies/results/study.json`. Tables, pictures and pages are
+made from this file alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ GOALS = {
 }
 NETWORKS = ("exits", "events")  # kinds of jobs that train one network with all exits
 ORDER = ("tfidf", "forest", "cnn", "embeddings", "cut", "distilled", "full", "exits", "events")
-NO_EPOCHS = ("image_size", "n_epochs")  # options that jobs without a backbone do not depend on
-# Options that change what is trained on; others than these are written into titles.
+NO_EPOCHS = ("image_size", "n_epochs")  # options without effect on jobs without a backbone
+# Options in words, for titles; others are shown by their names.
 OPTION_WORDS = {
     "n_train": "{:,} training samples",
     "n_eval": "at most {:,} test samples",
@@ -45,7 +45,7 @@ OPTION_WORDS = {
 
 @dataclass(frozen=True)
 class Done:
-    """A job that is done.
+    """A finished job.
 
     Attributes
     ----------
@@ -76,30 +76,30 @@ class Done:
 
     @property
     def machine(self) -> str:
-        """The machine and the versions, in words."""
+        """Description of the machine and the versions."""
         return describe(self.result["machine"]).partition(", commit")[0] + "."
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What jobs that differ in kind and seed have in common."""
+        """Data set, backbone and options: the same for jobs that only differ in kind and seed."""
         return self.data, self.backbone, json.dumps(self.options, sort_keys=True)
 
 
 def collect(out: Path, *, n_draws: int = N_DRAWS) -> dict[str, Any]:
-    """Return everything that the report shows.
+    """Return the data of the report.
 
     Parameters
     ----------
     out : Path
-        The folder of the jobs. Jobs that are not done are missing from the report, which says so.
+        The folder of the jobs. The report lists the jobs that are missing.
     n_draws : int, default=500
         Resamples of bootstrap intervals.
 
     Returns
     -------
     dict
-        JSON can hold it: "machines", "cells" (one for each data set, backbone and set of options)
-        and "missing".
+        Can be saved as JSON: "machines", "cells" (one for each data set, backbone and set of
+        options) and "missing".
     """
     done = [Done.read(path) for path in sorted(out.rglob("result.json"))]
     machines = list(dict.fromkeys(job.machine for job in done))
@@ -128,7 +128,7 @@ def _failed(out: Path) -> list[str]:
 
 
 def _without_backbone(like: Done, done: Iterable[Done]) -> list[Done]:
-    """Return the jobs without a backbone that were done on the same samples."""
+    """Return the jobs without a backbone on the same samples."""
 
     def of_samples(options: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in options.items() if key not in NO_EPOCHS}
@@ -143,7 +143,7 @@ def _without_backbone(like: Done, done: Iterable[Done]) -> list[Done]:
 
 
 def rounded(found: Any) -> Any:
-    """Return the same with numbers of four significant digits."""
+    """Return a nested structure with its numbers rounded to four significant digits."""
     if isinstance(found, dict):
         return {key: rounded(value) for key, value in found.items()}
     if isinstance(found, (list, tuple)):
@@ -161,7 +161,7 @@ def rounded(found: Any) -> Any:
 def cell_of(
     members: Sequence[Done], others: Sequence[Done], machines: Sequence[str], n_draws: int
 ) -> dict[str, Any] | None:
-    """Return what is shown of a data set with a backbone; None if no network is trained yet.
+    """Return the results for a data set with a backbone; None if no network is trained yet.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def cell_of(
 
 
 def _of_classes(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> dict[str, Any]:
-    """Return what follows from the probabilities of all exits."""
+    """Return the results that are computed from the probabilities of all exits."""
     networks = [network_of(cell["data"], folder) for folder in folders]
     found = compare(networks, n_draws=n_draws)
     cuts = [cuts_beside(folder, cell["n_layers"]) for folder in folders]
@@ -200,7 +200,7 @@ def _of_classes(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> 
 
 
 def _of_spans(cell: dict[str, Any], folders: Sequence[Path], n_draws: int) -> dict[str, Any]:
-    """Return what follows from the counts of spans at all exits."""
+    """Return the results that are computed from the counts of spans at all exits."""
     found = events.measured(folders, n_draws)
     policies = _policies(found["methods"], cell["main_score"], cell["n_layers"])
     networks = [network for folder in folders if (network := SpanNetwork.read(folder))]
@@ -281,7 +281,7 @@ def _budgets(exits: Sequence[Done]) -> list[dict[str, Any]]:
 
 
 def _rivals(found: Sequence[Done]) -> list[dict[str, Any]]:
-    """Return every rival, means over its seeds."""
+    """Return every rival, with means over its seeds."""
     by_kind: dict[str, list[Done]] = defaultdict(list)
     for job in found:
         if "scores" in job.result and job.kind not in NETWORKS:
@@ -309,7 +309,7 @@ def _rival(kind: str, same: Sequence[Done]) -> dict[str, Any]:
 
 
 def family_of(kind: str) -> tuple[str, int | None]:
-    """Return a kind without its number of layers, and that number.
+    """Split a kind into its name and its number of layers.
 
     Examples
     --------
@@ -324,7 +324,7 @@ def family_of(kind: str) -> tuple[str, int | None]:
 
 
 def _fronts(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the fronts of all rules, where a network has such ratios."""
+    """Return the fronts of all rules, for the ratios that they reach."""
     reached = np.array(found["curve_ratios"]) <= 1 - 1 / found["n_layers"] + 1e-9
     ratios = np.array(found["curve_ratios"])[reached]
     return {
@@ -341,7 +341,7 @@ def _areas(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policies(methods: dict[str, Any], main: str, n_layers: int) -> list[dict[str, Any]]:
-    """Return the chosen policies, EPEE's first."""
+    """Return the chosen policies, those of EPEE first."""
     return [
         _policy(method, choice, found, main, n_layers)
         for choice in CHOICES

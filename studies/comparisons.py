@@ -1,4 +1,4 @@
-"""Draw the early exits beside what else could be used: rivals, exit rules, and the full depth."""
+"""Draw comparisons of early exits with rivals, other exit rules, and the full network."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FRONTS = (
         "gates that are learned on the validation part",
     ),
 )
-# Family of rivals, name in words, color, marker, line.
+# Family of rivals, title, color, marker, line style.
 RIVALS = (
     ("budget", "exits, one layer for all samples", BLUE, "o", "-"),
     ("policy", "exits, chosen policies", BLACK, "*", ""),
@@ -69,7 +69,7 @@ RIVALS = (
 
 
 def changes(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Picture the change in score by the chosen policies, with intervals, beside the claim."""
+    """Draw the change in score by the chosen policies, with intervals, and the paper's claim."""
     shown = having(cells, "policies")
     rows = [(cell, policies) for cell in shown if (policies := of_epee(cell))]
     if not rows:
@@ -93,7 +93,7 @@ def of_epee(cell: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def factor_words(policy: dict[str, Any]) -> str:
-    """Return a policy's speed-up by layers and, where it is known, by the clock."""
+    """Return the speed-up of a policy in layers and, if known, in time, as text."""
     words = f"{1 / (1 - policy['ratio']):.1f}x"
     clock = policy.get("clock") or {}
     return words + (f" ({clock['single']:.1f}x)" if clock.get("single") else "")
@@ -149,7 +149,7 @@ def _draw_changes(rows: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -
 
 
 def rivals(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Picture score against measured time of all rivals and of the exits, on one axis."""
+    """Draw score against measured time for all rivals and the exits."""
     shown = [cell for cell in cells if any(point.get("seconds") for point in cell["points"])]
     if not shown:
         return []
@@ -166,7 +166,7 @@ def rivals(cells: Sequence[dict[str, Any]]) -> list[Picture]:
 
 
 def _timed(cell: dict[str, Any], family: str) -> list[dict[str, Any]]:
-    """Return the points of a family whose time is known; the whole network is the last cut."""
+    """Return the points of a family with a known time; the full network is the last cut."""
     families = ("cut", "full") if family == "cut" else (family,)
     found = [p for p in cell["points"] if p["family"] in families and p.get("seconds")]
     return sorted(found, key=lambda point: point.get("layers") or cell["n_layers"])
@@ -192,7 +192,7 @@ def _draw_rivals(ax: Axes, cell: dict[str, Any]) -> None:
 
 
 def _label_milliseconds(ax: Axes) -> None:
-    """Write the times of a logarithmic axis as plain numbers, far enough from each other."""
+    """Label a logarithmic axis of times with plain numbers, without overlap."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415
 
     low, high = np.log10(ax.get_xlim())
@@ -221,7 +221,7 @@ def _rival_words(cell: dict[str, Any]) -> str:
 
 
 def fronts(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Picture the fronts of all exit rules, in two rows of panels."""
+    """Draw the fronts of all exit rules, in two rows of panels."""
     shown = [cell for cell in cells if len(cell["fronts"]) > 3]
     if not shown:
         return []
@@ -261,12 +261,12 @@ def _front_words(cell: dict[str, Any], rules: Sequence[str]) -> str:
 
 
 def areas(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Picture the differences of all rules to EPEE in the area under the front."""
+    """Draw the differences of all rules to EPEE in the area under the front."""
     rows = [
         (name, [(cell, cell["areas"][name]) for cell in having(cells, "areas")
                 if name in cell["areas"] and cell["areas"][name].get("to_epee")])
         for name in STYLES
-        if name not in ("epee", "oracle")  # the bound is far off, and in the table
+        if name not in ("epee", "oracle")  # the bound is far away, and in the table
     ]  # fmt: skip
     rows = [(name, found) for name, found in rows if found]
     if not rows:

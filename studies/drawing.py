@@ -1,7 +1,7 @@
-"""What the pictures of the study share: words, colors, panels, axes and their files.
+"""Common parts of the pictures of the study: titles, colors, panels, axes and files.
 
-Every picture has a caption and a text for those who do not see it. Colors are those of Okabe and
-Ito, and every line has a marker of its own, so that no picture depends on color alone.
+Every picture has a caption and an alternative text. Colors are those of Okabe and Ito, and every
+line has its own marker, so that no picture depends on color alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FACTORS = (1, 1.2, 1.5, 2, 3, 4, 6, 12)
 PAPER_GAIN = (0.3, 1.7)
 PAPER_FACTOR = 2.1
 
-# Color and marker of each exit rule; no two of them in one picture are alike.
+# Color and marker of each exit rule; they differ between the rules of a picture.
 STYLES = {
     "epee": (GREEN, "^"),
     "epee_calibrated": (PINK, "D"),
@@ -58,15 +58,15 @@ SCORE_NAMES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its words.
+    """A picture with its caption and alternative text.
 
     Attributes
     ----------
     name : str
-        Of its file, without an ending.
+        Name of its file, without suffix.
     caption : str
     alt : str
-        What the picture shows, for those who do not see it.
+        Alternative text.
     draw : callable
         Returns the matplotlib figure.
     """
@@ -92,17 +92,17 @@ class Picture:
 
 
 def rule_name(rule: str) -> str:
-    """Return a rule's name in words."""
+    """Return the title of a rule."""
     return RULES[rule].title if rule in RULES else rule.replace("_", " ")
 
 
 def counted(number: int, word: str) -> str:
-    """Return a number with a noun."""
+    """Return a number with a noun, in the plural if necessary."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def title_of(cell: dict[str, Any]) -> str:
-    """Return the name of a data set with a backbone, and how it was trained if not by default."""
+    """Return the title of a cell: data set, backbone, and options that are not the default."""
     return ", ".join([cell["data"], cell["backbone"], *cell["notes"]])
 
 
@@ -116,7 +116,7 @@ def panels(
     columns: int = COLUMNS,
     legend: bool = True,
 ) -> Figure:
-    """Draw a panel for each cell, and one legend for all of them."""
+    """Draw one panel per cell, with a common legend."""
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     columns = min(columns, len(cells))
@@ -147,7 +147,7 @@ def _legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
 
 
 def _factor_axis(ax: Axes) -> None:
-    """Show the factor above an axis of ratios, whose limits are set."""
+    """Add an axis with the factor above an axis of ratios, whose limits are set."""
     low, high = ax.get_xlim()
     above = ax.secondary_xaxis("top", functions=(_factor, _ratio))
     shown: list[float] = []
@@ -170,12 +170,12 @@ def _ratio(factor: Any) -> Any:
 
 
 def score_label(cell: dict[str, Any]) -> str:
-    """Return the main score of a cell in words."""
+    """Return the label of the main score of a cell."""
     return SCORE_NAMES.get(cell["main_score"], cell["main_score"].replace("_", " "))
 
 
 def finish_ratios(ax: Axes, cell: dict[str, Any]) -> None:
-    """Label an axis of ratios and draw the score of the full depth."""
+    """Label an axis of ratios and draw the score at full depth."""
     ax.axhline(cell["layers"]["main"][-1], color="0.4", lw=1, ls=":", label="full depth")
     ax.set(xlabel="speed-up ratio (layers saved)", ylabel=score_label(cell))
     ax.set_xlim(-0.02, 1 - 1 / cell["n_layers"] + 0.02)
@@ -184,7 +184,7 @@ def finish_ratios(ax: Axes, cell: dict[str, Any]) -> None:
 
 
 def draw_fronts(ax: Axes, cell: dict[str, Any], rules: Sequence[str]) -> None:
-    """Draw the fronts of rules: chosen on dev, read on test."""
+    """Draw the fronts of rules: settings chosen on dev, scores on test."""
     for place, name in enumerate(rules):
         front = cell["fronts"].get(name)
         if front is None:
@@ -200,25 +200,25 @@ def draw_fronts(ax: Axes, cell: dict[str, Any], rules: Sequence[str]) -> None:
 
 
 def near_full(ax: Axes, values: Iterable[float], full: float) -> None:
-    """Show what lies near the full depth, where rules differ; the rest falls out of the picture."""
+    """Limit an axis to scores near that of the full depth, where rules differ."""
     values = [value for value in values if value > full - 0.15]
     if values:
         ax.set_ylim(min(values) - 0.01, max(values) + 0.012)
 
 
 def first_words(words: Sequence[str], most: int = 4) -> str:
-    """Return sentences on the first pairs or rules; what is left is in the tables."""
+    """Return the first sentences, and the number of others, which are in the tables."""
     left = len(words) - most
     more = [f"{left} more are in the tables."] if left > 0 else []
     return " ".join([*words[:most], *more])
 
 
 def having(cells: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    """Return the cells for which there is something under every key."""
+    """Return the cells that have a value for every key."""
     return [cell for cell in cells if all(cell.get(key) for key in keys)]
 
 
 def file_name(cell: dict[str, Any]) -> str:
-    """Return a cell's name as a file can have it."""
+    """Return a file name for a cell."""
     words = [cell["data"], cell["backbone"], *cell["notes"]]
     return "-".join(re.sub(r"\W+", "_", word) for word in words)

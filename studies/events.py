@@ -1,7 +1,8 @@
-"""Jobs "events", and rivals of them: spans in sentences, by words with an exit after every layer.
+"""Jobs "events" and their rivals: token classifiers with an exit after every layer, for spans.
 
-Whole sentences exit. What every policy of a grid does is kept as arrays, so that policies are
-chosen on dev and read on test afterwards (`measured`), over seeds and beside the cut backbones.
+Sentences exit as a whole. The exits and counts of every policy of a grid are stored as arrays, so
+that policies can be chosen on dev and evaluated on test later (`measured`), over all seeds and in
+comparison with the cut backbones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PAPER = ("trigger", "main", "sub")
 
 
 def token_classifier(job: Job, backbone: Any, **parameters: Any) -> EPEETokenClassifier:
-    """Return a classifier of words for a job, with the package's defaults."""
+    """Return a token classifier for a job, with the package's defaults."""
     return EPEETokenClassifier(
         backbone,
         max_epochs=job.option("n_epochs", "auto"),
@@ -54,9 +55,10 @@ def token_classifier(job: Job, backbone: Any, **parameters: Any) -> EPEETokenCla
 
 
 def span_counts(true: Sequence[Any], predicted: Sequence[Any]) -> NDArray[np.int64]:
-    """Return how many spans of each sentence are right, predicted and to be found, (n, 3).
+    """Return the numbers of correct, predicted and true spans of each sentence, (n, 3).
 
-    A span is right if its layer, start, end and label are; one in several pieces counts as missed.
+    A span is correct if its layer, start, end and label are; one in several pieces counts as
+    missed.
     """
     counts = []
     for ours, theirs in zip(predicted, true, strict=True):
@@ -70,9 +72,9 @@ def _distinct(spans: Mapping[str, Sequence[Any]]) -> set[Any]:
 
 
 def span_f1(counts: NDArray[np.integer], weights: NDArray[np.floating] | None = None) -> Any:
-    """Return the strict micro F1 of spans from counts (..., n, 3), of weighted sentences if given.
+    """Return the strict micro F1 of spans from counts (..., n, 3), optionally weighted.
 
-    With weights (draws, n) the result has one more axis in front, of the draws.
+    With weights (draws, n) the result has an additional first axis for the draws.
     """
     above, below = 2 * counts[..., 0], counts[..., 1] + counts[..., 2]
     if weights is None:
@@ -81,7 +83,7 @@ def span_f1(counts: NDArray[np.integer], weights: NDArray[np.floating] | None = 
 
 
 def scores_of(bunch: Any, spans: Sequence[Any]) -> dict[str, float]:
-    """Return the strict F1 of all spans, and of events F1 as the authors of PHEE count it."""
+    """Return the strict F1 of all spans and, for events, F1 as defined by the authors of PHEE."""
     strict = float(span_f1(span_counts(bunch.all_spans, spans)))
     paper = paper_scores(bunch, spans) if "events" in bunch else {}
     return {"span_f1": strict} | {f"{name}_f1": paper[name]["f1"] for name in paper}
@@ -91,14 +93,14 @@ def scores_of(bunch: Any, spans: Sequence[Any]) -> dict[str, float]:
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Train the network; keep what every exit and every policy of the grid does."""
+    """Train the network; store the results of every exit and every policy of the grid."""
     return run_with(job, parts, folder)
 
 
 def run_with(job: Job, parts: Parts, folder: Folder, **parameters: Any) -> dict[str, Any]:
-    """Do the same with other parameters of the classifier than the package's defaults."""
+    """Run a job like `run`, with other parameters of the classifier than the defaults."""
     model, cost = fitted(token_classifier(job, folder.backbone, **parameters), parts.train)
-    # A pass counts tokens with other policies.
+    # Tokens are counted in a separate pass.
     staged = {name: Staged.of(model, parts.bunches[name]) for name in ("dev", "test")}
     words = {name: _joined(found) for name, found in staged.items()}
     policies = grid(words["dev"], staged["dev"].word_counts)
@@ -123,7 +125,7 @@ def run_with(job: Job, parts: Parts, folder: Folder, **parameters: Any) -> dict[
 
 
 def _for_rules(model: Any, name: str, parts: Parts, staged: Staged) -> dict[str, Any]:
-    """Return what the exit rules read of the words of a part."""
+    """Return the inputs of the exit rules for the words of a part."""
     bunch = parts.bunches[name]
     proba = dict(zip(staged.names, staged.proba, strict=True))
     count = partial(span_counts, bunch.all_spans)
@@ -142,8 +144,8 @@ def grid(
 ) -> list[tuple[float, int, str]]:
     """Return the policies that are compared: (tau, patience, joint_exit).
 
-    Thresholds are 0 and quantiles of what they are compared with on dev: the entropy of a
-    sentence's least sure word, or the mean over its words.
+    Thresholds are 0 and quantiles on dev of the values that they are compared with: the largest or
+    the mean entropy of the words of a sentence.
     """
     found = []
     for joint, of_words in words.items():
@@ -170,7 +172,7 @@ def exits_of(
     words: Mapping[str, StagedPredictions],
     word_counts: NDArray[np.int64],
 ) -> NDArray[np.int8]:
-    """Return the exit layer of each sentence by each policy, (n_policies, n)."""
+    """Return the exit layer of each sentence under each policy, (n_policies, n)."""
     rows = [
         sentence_exit_layers(words[joint], word_counts, tau, patience)
         for tau, patience, joint in policies
@@ -181,9 +183,9 @@ def exits_of(
 def _paper_of(
     policies: Sequence[Any], exits: NDArray[np.int8], spans: Sequence[Any], parts: Parts
 ) -> NDArray[np.float64]:
-    """Return F1 as the authors of PHEE count, of each policy on test, (n_policies, 3).
+    """Return F1 as defined by the authors of PHEE for each policy on test, (n_policies, 3).
 
-    (n_policies, 0) of spans that are no events.
+    (n_policies, 0) for data sets without events.
     """
     if "events" not in parts.bunches["test"]:
         return np.empty((len(policies), 0))
@@ -197,7 +199,7 @@ def _paper_of(
 
 
 def run_cut(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> dict[str, Any]:
-    """Train the first layers, or all, with one head for words."""
+    """Train the first layers, or all layers, with one head."""
     n_layers = n_layers or BACKBONES[job.backbone].n_layers
     weights = [0.0] * (n_layers - 1) + [1.0]
     with tempfile.TemporaryDirectory() as place:
@@ -213,10 +215,10 @@ def run_cut(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None)
 
 
 class FrozenBackbone(Callback):
-    """Let the heads alone learn: linear ones are logistic regressions on the states of words."""
+    """Only train the heads, which are then logistic regressions on the hidden states of words."""
 
     def on_train_begin(self, net: Any, **_: Any) -> None:
-        """Freeze the backbone, and read it without dropout."""
+        """Freeze the backbone, and turn off its dropout."""
         backbone = net.module_.backbone.requires_grad_(False)
         for module in backbone.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -224,7 +226,7 @@ class FrozenBackbone(Callback):
 
 
 def run_embeddings(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Train a logistic regression on the last hidden states of words; keep the best rate on dev."""
+    """Train logistic regressions on the last hidden states; keep the best learning rate on dev."""
     weights = [0.0] * (BACKBONES[job.backbone].n_layers - 1) + [1.0]
     found: list[tuple[float, float, Any, dict[str, Any]]] = []
     for rate in HEAD_RATES:
@@ -247,7 +249,7 @@ def run_embeddings(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
 
 
 def _kept(job: Job, parts: Parts, folder: Folder, model: Any) -> dict[str, Any]:
-    """Save what a rival's last exit predicts, and for the clock the rival; return its scores."""
+    """Save the predictions of a rival's last exit and its model; return its scores."""
     spans = {name: model.predict_at_layer(parts.bunches[name].data, -1) for name in ("dev", "test")}
     counts = {
         f"{name}_counts": span_counts(parts.bunches[name].all_spans, found)
@@ -260,12 +262,12 @@ def _kept(job: Job, parts: Parts, folder: Folder, model: Any) -> dict[str, Any]:
 
 
 def embeds(data: str, backbone: str) -> bool:
-    """Return whether there are frozen states to read: spans, with a checkpoint."""
+    """Return whether there are such jobs: for spans, with a checkpoint."""
     return applies(data, backbone) and backbone != "scratch"
 
 
 def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
-    """Return whether there are such jobs: spans, with fewer layers than all if some are cut off."""
+    """Return whether there are such jobs: for spans, and fewer than all layers if `n_layers`."""
     fewer = n_layers is None or n_layers < BACKBONES[backbone].n_layers
     return SETS[data].kind == "spans" and reads(data, backbone) and fewer
 
@@ -285,7 +287,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Network:
-    """What a job "events" left.
+    """The stored arrays of a job "events".
 
     Parameters
     ----------
@@ -294,7 +296,7 @@ class Network:
     dev_counts, test_counts : ndarray of shape (n, M, 3), int16
     dev_tokens, test_tokens : ndarray of shape (n,)
     test_paper : ndarray of shape (n_policies, 3), or (n_policies, 0)
-        F1 as the authors of PHEE count, of events alone.
+        F1 as defined by the authors of PHEE, for events only.
     """
 
     tau: NDArray[np.float64]
@@ -325,12 +327,12 @@ class Network:
         return PAPER[: self.test_paper.shape[1]]
 
     def ratios(self, part: str) -> NDArray[np.float64]:
-        """Return the speed-up ratio of each policy: the share of tokens times layers not run."""
+        """Return the speed-up ratio of each policy: the fraction of tokens times layers saved."""
         exits, tokens = getattr(self, f"{part}_exits"), getattr(self, f"{part}_tokens")
         return 1 - (exits @ tokens.astype(np.float64)) / (self.n_layers * tokens.sum())
 
     def counts(self, part: str, policy: int) -> NDArray[np.int64]:
-        """Return the counts of each sentence at the exits that a policy takes, (n, 3)."""
+        """Return the counts of each sentence at its exit under a policy, (n, 3)."""
         exits, counts = getattr(self, f"{part}_exits")[policy], getattr(self, f"{part}_counts")
         return counts[np.arange(len(counts)), exits - 1].astype(np.int64)
 
@@ -339,7 +341,7 @@ class Network:
         return np.array([float(span_f1(self.counts(part, p))) for p in range(len(self.tau))])
 
     def of_method(self, method: str) -> NDArray[np.int64]:
-        """Return the numbers of the policies that are of a method of the paper."""
+        """Return the indices of the policies that belong to a method of the paper."""
         of = {
             "entropy": self.patience == self.n_layers,
             "patience": self.tau == 0,
@@ -349,22 +351,22 @@ class Network:
 
 
 def measured(folders: Sequence[Path], n_draws: int = N_DRAWS, seed: int = 0) -> dict[str, Any]:
-    """Choose policies on dev and read them on test, of the networks of all seeds.
+    """Choose policies on dev and evaluate them on test, for the networks of all seeds.
 
     Parameters
     ----------
     folders : sequence of Path
-        Of jobs "events" that differ in the seed alone; the jobs "cut-K" and "full" beside them
-        are what policies are compared with.
+        Folders of jobs "events" that only differ in the seed. Policies are compared with the jobs
+        "cut-K" and "full" in the same parent folders.
     n_draws, seed : int
         Resamples of sentences.
 
     Returns
     -------
     dict
-        "full_depth" and "methods" as `studies.policies.policies` returns them; "fronts", by
-        method the score on test at the ratio on test, of the policies of best dev score at a ratio
-        of at least each of `RATIOS`.
+        "full_depth" and "methods" as in `studies.policies.policies`; "fronts", by method the test
+        scores and test ratios of the policies with the best dev score at a ratio of at least each
+        of `RATIOS`.
     """
     networks = [Network.read(folder) for folder in folders]
     cuts = [
@@ -390,7 +392,7 @@ Dev = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def _chosen(networks: Sequence[Network], dev: Dev, method: str, choice: str) -> list[int] | None:
-    """Return the number of the policy of each network; None if one has none."""
+    """Return the index of the chosen policy of each network; None if one has none."""
     found = []
     for network, (ratios, scores) in zip(networks, dev, strict=True):
         own = network.of_method(method)
@@ -427,7 +429,7 @@ def _reported(
 def _run(
     network: Network, policy: int, dev: tuple[Any, Any], cuts: Mapping[int, Any]
 ) -> dict[str, Any]:
-    """Return what a policy of a network does."""
+    """Return the results of a policy of a network."""
     ratio = float(network.ratios("test")[policy])
     cost = network.n_layers * (1 - ratio)
     paper = zip(network.paper, network.test_paper[policy], strict=True)
@@ -447,7 +449,7 @@ def _run(
 def difference(
     ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]], n_draws: int, seed: int
 ) -> dict[str, Any]:
-    """Return by how much the F1 of some counts is above that of others, with an interval."""
+    """Return the difference in F1 between two sets of counts, with an interval."""
     values = []
     for one, other in zip(ours, theirs, strict=True):
         weights = draws(len(one), n_draws, seed)
@@ -456,7 +458,7 @@ def difference(
 
 
 def _front(networks: Sequence[Network], dev: Dev, method: str) -> dict[str, list[float]]:
-    """Return ratios and scores on test of the policies of best dev score that save enough."""
+    """Return ratios and scores on test of the policies with the best dev score at each ratio."""
     found: dict[str, list[float]] = {"ratio": [], "score": []}
     for least in RATIOS:
         points = []

@@ -1,13 +1,13 @@
 """Exit rules of the literature on staged probabilities, all in one form.
 
-Every rule turns the probabilities of all exits into doubts: a sample exits at the first layer whose
-doubt is below a threshold, and at the last layer if there is none. What differs is what a rule
-doubts, and what it predicts: the exit's own class, or one that the visited exits agree on. So the
-package's exit rule on arrays (`sklearn_epee._exits`) applies them all, with doubts in the place of
-entropies, for any number of thresholds at once. Doubts are between 0 and 1, or infinite where a
-rule never lets samples exit.
+Every rule converts the probabilities of all exits to uncertainties, called doubts: a sample exits
+at the first layer whose doubt is below a threshold, and at the last layer if there is none. Rules
+differ in their doubts and in their predictions: the class of the exit, or one on which the visited
+exits agree. So the package's exit rule on arrays (`sklearn_epee._exits`) can apply all of them, for
+any number of thresholds at once, with doubts instead of entropies. Doubts are between 0 and 1, or
+infinite at layers at which samples never exit.
 
-A rule has variants: a patience, a weighting. Their thresholds are chosen later, on dev.
+A rule has variants, such as values of patience or weights. Thresholds are chosen later, on dev.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Floats = NDArray[np.float64]
 
 ACCURACY = Score()
 N_FOLDS = 5
-# How much the number of layers counts against the votes of a class.
+# Exponents of the number of layers by which the votes of a class are divided.
 VOTE_EXPONENTS = (0.0, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Network:
-    """One trained network: what its exits say of the dev and the test samples.
+    """The predictions of all exits of a trained network for the dev and test samples.
 
     Attributes
     ----------
     dev, test : StagedPredictions
-        Of one task.
+        Predictions for one task.
     dev_y, test_y : ndarray of shape (n_samples,), int
         Codes of the true classes.
     score : Score
@@ -64,7 +64,7 @@ class Network:
         test_y: Any,
         score: Score = ACCURACY,
     ) -> Network:
-        """Read staged probabilities of shape (n_samples, n_layers, n_classes), and codes."""
+        """Create it from probabilities (n_samples, n_layers, n_classes) and class codes."""
         return cls(
             StagedPredictions.from_proba([dev_proba]),
             StagedPredictions.from_proba([test_proba]),
@@ -95,18 +95,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule of which only the threshold is open.
+    """A rule with all parameters except the threshold.
 
     Attributes
     ----------
     parameters : dict
-        What tells it apart from the rule's other variants.
+        Parameters in which the variants of the rule differ.
     dev, test : StagedPredictions
-        With the rule's doubts as entropies, and its predictions.
+        Predictions of the rule, with its doubts instead of entropies.
     patience : int
-        Samples also exit at the first layer where so many layers in a row agree.
+        Samples also exit at the first layer at which this number of consecutive layers agree.
     thresholds : ndarray or None
-        All that there are; None where any may be chosen.
+        The possible thresholds; None: any.
     """
 
     parameters: dict[str, Any]
@@ -123,11 +123,11 @@ class Rule:
     Attributes
     ----------
     name, title, source : str
-        Its key in results, what it is called, and where it comes from.
+        Key in results, title, and reference.
     variants : callable
-        Yields its variants for a network. Those that learn, do so from the dev samples.
+        Yields its variants for a network. Rules that are trained use the dev samples.
     reads_labels : bool
-        Whether it reads the labels of the test samples: a bound, and no rule.
+        Whether it uses the labels of the test samples, so that it is a bound and not a rule.
     """
 
     name: str
@@ -138,12 +138,12 @@ class Rule:
 
 
 def with_doubts(staged: StagedPredictions, doubts: Floats) -> StagedPredictions:
-    """Return staged predictions whose exits a rule's doubts of shape (n, M) decide on."""
+    """Return staged predictions with doubts of shape (n, M) instead of entropies."""
     return replace(staged, entropies=doubts[..., np.newaxis])
 
 
 def _variant(network: Network, parameters: dict[str, Any], dev: Floats, test: Floats) -> Variant:
-    """Return a variant whose doubts alone decide."""
+    """Return a variant without patience."""
     pair = with_doubts(network.dev, dev), with_doubts(network.test, test)
     return Variant(parameters, pair[0], pair[1], network.n_layers)
 
@@ -151,7 +151,7 @@ def _variant(network: Network, parameters: dict[str, Any], dev: Floats, test: Fl
 def _by_doubts(
     doubts: Callable[[StagedPredictions], Floats],
 ) -> Callable[[Network], Iterator[Variant]]:
-    """Return the single variant of a rule that has doubts alone."""
+    """Return the single variant of a rule without parameters and patience."""
 
     def variants(network: Network) -> Iterator[Variant]:
         yield _variant(network, {}, doubts(network.dev), doubts(network.test))
@@ -163,12 +163,12 @@ def _by_doubts(
 
 
 def least_confidence(staged: StagedPredictions) -> Floats:
-    """Return 1 less the largest probability, (n_samples, n_layers)."""
+    """Return 1 minus the largest probability, (n_samples, n_layers)."""
     return 1.0 - staged.head_proba[0].max(axis=2).astype(np.float64)
 
 
 def small_margin(staged: StagedPredictions) -> Floats:
-    """Return 1 less the difference of the two largest probabilities, (n_samples, n_layers)."""
+    """Return 1 minus the difference of the two largest probabilities, (n_samples, n_layers)."""
     return 1.0 - _margin(staged)
 
 
@@ -195,7 +195,7 @@ def _epee(network: Network) -> Iterator[Variant]:
 
 
 def _epee_from(network: Network) -> Iterator[Variant]:
-    """Yield EPEE with every first layer at which samples may exit."""
+    """Yield EPEE with every value of `min_exit_layer`."""
     for first in range(1, max(2, network.n_layers)):
         dev, test = (replace(s, min_exit_layer=first) for s in (network.dev, network.test))
         for variant in _epee(replace(network, dev=dev, test=test)):
@@ -236,7 +236,7 @@ def largest_of_last(doubts: Floats, count: int) -> Floats:
     Returns
     -------
     ndarray of shape (n_samples, n_layers), float64
-        Infinite where there are fewer layers.
+        Infinite at the first `count` - 1 layers.
     """
     found = np.full(doubts.shape, np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(doubts, count, axis=1)
@@ -252,22 +252,22 @@ def _pcee(network: Network) -> Iterator[Variant]:
         yield _variant(network, {"patience": count}, dev, test)
 
 
-# ------------------------------------------------------------------- several exits as one judge
+# ------------------------------------------------------------------- several exits combined
 
 
 def beem_doubts(
     doubts: NDArray[np.floating], counters: NDArray[np.integer], weights: Floats
 ) -> Floats:
-    """Return 1 less the weighted confidences of the exits that agree in a row, added up.
+    """Return 1 minus the sum of the weighted confidences of the consecutive exits that agree.
 
     Parameters
     ----------
     doubts : ndarray of shape (n_samples, n_layers)
-        1 less the largest probability.
+        1 minus the largest probability.
     counters : ndarray of shape (n_samples, n_layers)
-        How many layers in a row agree.
+        Number of consecutive layers that agree.
     weights : ndarray of shape (n_layers,)
-        Adding up to 1.
+        With sum 1.
 
     Returns
     -------
@@ -297,17 +297,17 @@ def _beem(network: Network) -> Iterator[Variant]:
 
 
 def votes(staged: StagedPredictions) -> Floats:
-    """Return how many of the visited exits vote for each class.
+    """Return the number of visited exits that predict each class.
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers, n_classes), float64
-        And half of the class's mean probability, which decides between equals.
+        Half of the mean probability of the class is added to break ties.
     """
     proba = staged.head_proba[0].astype(np.float64)
-    said = staged.predictions[..., 0][..., np.newaxis] == np.arange(proba.shape[2])
+    is_predicted = staged.predictions[..., 0][..., np.newaxis] == np.arange(proba.shape[2])
     layers = np.arange(1, staged.n_layers + 1)[:, np.newaxis]
-    return said.cumsum(axis=1) + 0.5 * np.minimum(proba.cumsum(axis=1) / layers, 1)
+    return is_predicted.cumsum(axis=1) + 0.5 * np.minimum(proba.cumsum(axis=1) / layers, 1)
 
 
 def _voting(network: Network) -> Iterator[Variant]:
@@ -320,22 +320,23 @@ def _voting(network: Network) -> Iterator[Variant]:
         test=replace(network.test, head_proba=[shares[1]]),
     )
     for exponent in VOTE_EXPONENTS:
-        # A class that all exits vote for has no doubt at the last layer, whatever the exponent.
+        # The doubt is 0 if all exits up to the last predict one class, for any exponent.
         weights = layers**-exponent / layers[-1] ** (1 - exponent)
         dev, test = (1.0 - np.floor(found.max(axis=2)) * weights for found in both)
         yield _variant(judged, {"exponent": exponent}, dev, test)
 
 
-# ------------------------------------------------------------------------- learned, and the bound
+# ------------------------------------------------------------------------- trained rules, and bound
 
 
 def gate_features(staged: StagedPredictions) -> Floats:
-    """Return what the gate sees of each exit.
+    """Return the features of the gate for each exit.
 
     Returns
     -------
     ndarray of shape (n_samples, n_layers, 3 + n_layers), float64
-        Entropy, margin, the share of visited layers that agree in a row, and which layer it is.
+        Entropy, margin, the fraction of visited layers that agree consecutively, and the layer,
+        one-hot encoded.
     """
     shape = staged.entropies.shape[:2]
     agreement = staged.counters[..., 0] / np.arange(1, shape[1] + 1)
@@ -345,7 +346,7 @@ def gate_features(staged: StagedPredictions) -> Floats:
 
 
 def _gate(target_of: Callable[[Network], NDArray[np.bool_]]) -> Callable[..., Iterator[Variant]]:
-    """Return the variant of a gate that learns a target of shape (n_samples, n_layers) on dev."""
+    """Return the variant of a gate that is trained on dev with a target (n_samples, n_layers)."""
 
     def variants(network: Network) -> Iterator[Variant]:
         features = gate_features(network.dev), gate_features(network.test)
@@ -354,26 +355,28 @@ def _gate(target_of: Callable[[Network], NDArray[np.bool_]]) -> Callable[..., It
     return variants
 
 
-def gate_doubts(known: Floats, asked: Floats, target: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return the doubts of a gate that learns a target on dev.
+def gate_doubts(
+    dev_features: Floats, test_features: Floats, target: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Return the doubts of a gate that is trained on dev.
 
     Parameters
     ----------
-    known, asked : ndarray of shape (n_samples, n_layers, n_features)
-        Features of dev and of test.
+    dev_features, test_features : ndarray of shape (n_samples, n_layers, n_features)
+        Features of the dev and test samples.
     target : ndarray of shape (n_samples, n_layers), bool
-        Of dev.
+        Target for the dev samples.
 
     Returns
     -------
     dev, test : ndarray of shape (n_samples, n_layers), float64
-        Those of dev from folds that were not learned from.
+        For dev, from cross-validation.
     """
-    dev = np.empty(known.shape[:2])
+    dev = np.empty(dev_features.shape[:2])
     folds = KFold(min(N_FOLDS, len(dev)), shuffle=True, random_state=0)
     for rows, held_out in folds.split(dev):
-        dev[held_out] = _learned_doubts(known[rows], target[rows], known[held_out])
-    return dev, _learned_doubts(known, target, asked)
+        dev[held_out] = _learned_doubts(dev_features[rows], target[rows], dev_features[held_out])
+    return dev, _learned_doubts(dev_features, target, test_features)
 
 
 def _correct(network: Network) -> NDArray[np.bool_]:
@@ -381,28 +384,29 @@ def _correct(network: Network) -> NDArray[np.bool_]:
 
 
 def _no_loss(network: Network) -> NDArray[np.bool_]:
-    """Return where an exit is correct, or the last one is wrong, too."""
+    """Return whether an exit is correct, or the last exit is wrong, too."""
     hits = _correct(network)
     return hits | ~hits[:, -1:]
 
 
 def _same(network: Network) -> NDArray[np.bool_]:
-    """Return where an exit predicts what the last one does; no label is needed."""
+    """Return whether an exit predicts the same as the last exit; this needs no labels."""
     predictions = network.dev.predictions[..., 0]
     return predictions == predictions[:, -1:]
 
 
-def _learned_doubts(known: Floats, target: NDArray[np.bool_], asked: Floats) -> Floats:
+def _learned_doubts(features: Floats, target: NDArray[np.bool_], new_features: Floats) -> Floats:
     """Return the probability that the target is False, (n_samples, n_layers), for other samples."""
     if target.all() or not target.any():
-        return np.full(asked.shape[:2], 1.0 - target.flat[0])
+        return np.full(new_features.shape[:2], 1.0 - target.flat[0])
     gate = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    gate.fit(known.reshape(-1, known.shape[2]), target.ravel())
-    return gate.predict_proba(asked.reshape(-1, asked.shape[2]))[:, 0].reshape(asked.shape[:2])
+    gate.fit(features.reshape(-1, features.shape[2]), target.ravel())
+    doubts = gate.predict_proba(new_features.reshape(-1, new_features.shape[2]))[:, 0]
+    return doubts.reshape(new_features.shape[:2])
 
 
 def _fixed(network: Network) -> Iterator[Variant]:
-    """Yield every layer, at which all samples exit."""
+    """Yield variants in which all samples exit at one layer."""
     for layer in range(1, network.n_layers + 1):
         pair = (
             from_layer(staged.n_samples, network.n_layers, layer)
@@ -412,12 +416,12 @@ def _fixed(network: Network) -> Iterator[Variant]:
 
 
 def from_layer(n: int, n_layers: int, layer: int) -> Floats:
-    """Return doubts, (n, M), with which n samples exit at a layer: 1 below it, and 0."""
+    """Return doubts, (n, M), with which n samples exit at a layer: 1 below it, 0 from it on."""
     return np.tile(np.where(np.arange(1, n_layers + 1) < layer, 1.0, 0.0), (n, 1))
 
 
 def _oracle(network: Network) -> Iterator[Variant]:
-    """Yield exits at the first correct layer up to a depth, else at the first, for every depth."""
+    """Yield exits at the first correct layer up to a depth, else at layer 1, for every depth."""
     pair = ((network.dev, network.dev_y), (network.test, network.test_y))
     correct = [staged.predictions[..., 0] == y[:, np.newaxis] for staged, y in pair]
     for depth in range(1, network.n_layers + 1):
@@ -427,7 +431,7 @@ def _oracle(network: Network) -> Iterator[Variant]:
 
 
 def first_layers(hits: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
-    """Return the hits up to a layer; the first layer where there is none, as others do not help."""
+    """Return the hits up to a layer; without a hit, the first layer, which is the cheapest."""
     in_reach = hits.copy()
     in_reach[:, depth:] = False
     in_reach[~in_reach.any(axis=1), 0] = True

@@ -1,4 +1,4 @@
-"""Jobs "exits": one network with an exit after every layer, and what all exits say."""
+"""Jobs "exits": one network with an exit after every layer, and the predictions of all exits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
     backbone : str or None
         The folder of a checkpoint; None: from scratch.
     **parameters
-        Others than the defaults.
+        Other parameters, in place of the defaults.
     """
     given: dict[str, Any] = {
         "max_epochs": job.option("n_epochs", "auto"),
@@ -38,7 +38,7 @@ def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
 
 
 def fitted(model: Any, part: Part) -> tuple[Any, dict[str, Any]]:
-    """Fit a classifier; return it and what its training cost."""
+    """Fit a classifier; return it and the cost of its training."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     model.fit(*part)
     return model, {
@@ -57,7 +57,7 @@ def staged(model: Any, part: Part, n_classes: int) -> np.ndarray:
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Train the network and keep what every exit says of dev and test."""
+    """Train the network, and store the predictions of every exit for dev and test."""
     model, cost = fitted(classifier(job, folder.backbone), parts.train)
     return keep(job, parts, folder, model) | cost
 
@@ -77,7 +77,7 @@ def keep(job: Job, parts: Parts, folder: Folder, model: Any) -> dict[str, Any]:
 
 
 def applies(data: str, backbone: str) -> bool:
-    """Return whether there are such jobs: texts and images, with any backbone that reads them."""
+    """Return whether there are such jobs: for texts and images, with a suitable backbone."""
     return SETS[data].kind != "spans" and reads(data, backbone)
 
 

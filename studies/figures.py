@@ -1,4 +1,4 @@
-"""Draw the pictures of the study from what `collect` returns: here the paper's figures."""
+"""Draw the figures of the paper from the results of `collect`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def pictures(study: dict[str, Any]) -> list[Picture]:
-    """Return the pictures that there is data for.
+    """Return all pictures of the study for which there are data.
 
     Parameters
     ----------
     study : dict
-        As `collect` returns it.
+        Result of `collect`.
     """
     makers = (
         comparisons.changes,
@@ -54,7 +54,7 @@ def pictures(study: dict[str, Any]) -> list[Picture]:
 
 
 def _tradeoffs(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Figures 1 and 4 of the paper."""
+    """Draw figures 1 and 4 of the paper."""
     shown = having(cells, "fronts")
     if not shown:
         return []
@@ -101,7 +101,7 @@ def _tradeoff_words(cell: dict[str, Any]) -> str:
 
 
 def _layers(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Figure 3 of the paper."""
+    """Draw figure 3 of the paper."""
     if not cells:
         return []
     return [
@@ -145,7 +145,7 @@ def _layer_words(cell: dict[str, Any]) -> str:
 
 
 def _grids(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Figures 5 to 7 of the paper, one picture a cell."""
+    """Draw figures 5 to 7 of the paper, one picture per cell."""
     return [_grid(cell) for cell in having(cells, "grid")]
 
 
@@ -175,7 +175,7 @@ def _grid(cell: dict[str, Any]) -> Picture:
 
 
 def _degenerate(cells: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Figure 8 of the paper."""
+    """Draw figure 8 of the paper."""
     shown = having(cells, "degenerate")[:COLUMNS]
     if not shown:
         return []

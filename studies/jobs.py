@@ -1,4 +1,4 @@
-"""Jobs of the study: what each is called, where it is kept, and how processes share them."""
+"""Jobs of the study: their names, folders and dependencies, and how processes share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_BACKBONE = "none"
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a backbone reads, and its number of layers."""
+    """The input of a backbone, and its number of layers."""
 
     reads: tuple[str, ...]
     n_layers: int
@@ -46,7 +46,7 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One thing that is trained or measured.
+    """A training or a measurement.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ class Job:
     kind : str
         A key of `KINDS`.
     options : tuple of (str, value)
-        What else the result depends on, above all caps: "n_train", "n_eval", "n_epochs",
-        "image_size". They are part of the name, so that a capped run is never taken for a full one.
+        Other settings that affect the result, mainly limits: "n_train", "n_eval", "n_epochs",
+        "image_size". They are part of the name, so that limited runs are not taken for full ones.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a job keeps what it makes, and what it starts from.
+    """The folder of a job, and the checkpoint from which it starts.
 
     Parameters
     ----------
@@ -126,23 +126,23 @@ class Folder:
 
 @dataclass(frozen=True)
 class Kind:
-    """How jobs of a kind are done.
+    """A kind of jobs, and how to run it.
 
     Parameters
     ----------
     run : callable (job, parts, folder) -> dict
-        Trains on `parts.train`, chooses on `parts.dev`, saves predictions of dev and test, and
-        returns the result, which JSON can hold.
+        Trains on `parts.train`, tunes on `parts.dev`, saves predictions for dev and test, and
+        returns the result, which can be saved as JSON.
     applies : callable (data, backbone) -> bool
-        Whether there are such jobs; for kinds without a backbone, with the backbone "none" only.
+        Whether there are such jobs; for kinds without a backbone, only with the backbone "none".
     needs : tuple of str
-        Kinds of the same data, backbone, seed and options that must be done before.
+        Kinds with the same data, backbone, seed and options that must be finished before.
     one_seed : bool
-        Whether it is done for seed 0 only.
+        Whether it only runs for seed 0.
     last : bool
-        Whether it waits for all other jobs of the same data, backbone and seed.
+        Whether it waits for all other jobs with the same data, backbone and seed.
     aliases : tuple of str
-        Other names by which it is asked for.
+        Other names of the kind on the command line.
     """
 
     run: Callable[[Job, Parts, Folder], dict[str, Any]]
@@ -153,12 +153,12 @@ class Kind:
     aliases: tuple[str, ...] = ()
 
 
-# Filled by `studies.kinds`, in the order in which kinds are done.
+# Filled by `studies.kinds`, in the order in which kinds run.
 KINDS: dict[str, Kind] = {}
 
 
 def reads(data: str, backbone: str) -> bool:
-    """Return whether a backbone reads what a data set has."""
+    """Return whether a backbone can read a data set."""
     return SETS[data].kind in BACKBONES[backbone].reads
 
 
@@ -171,7 +171,7 @@ def planned(
     options: Mapping[str, Any] | None = None,
     kinds: Mapping[str, Kind] = KINDS,
 ) -> list[Job]:
-    """Return the jobs of a study, in the order of doing: all of seed 0 first.
+    """Return the jobs of a study in the order in which they run: all of seed 0 first.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ def planned(
     patterns : sequence of str
         Names of kinds, or patterns such as ``cut-*``.
     options : mapping or None
-        Of every job; those that are None are left out. "image_size" is one of checkpoints that
-        read images alone.
+        Options of every job; None values are left out. "image_size" only applies to checkpoints
+        for images.
     kinds : mapping of str to Kind
     """
     chosen = {
@@ -214,16 +214,16 @@ def _options_of(
 
 
 def is_done(out: Path, job: Job) -> bool:
-    """Return whether a job has its result."""
+    """Return whether a job has a result."""
     return (out / job.name / "result.json").exists()
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Yield whether a job is now this process's own, until the block ends.
+    """Lock a job until the block ends; yield whether it was free.
 
-    The operating system holds the lock, so that one of a process that died is free again. Who
-    holds it is written beside it, for readers.
+    The operating system holds the lock, so that it is released if the process dies. The owner is
+    written to a file next to it, for information.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock")
@@ -242,7 +242,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def do(job: Job, parts: Parts, folder: Folder, kind: Kind) -> dict[str, Any]:
-    """Do a job and write its result, last and at once."""
+    """Run a job and write its result, at the end and atomically."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     found = kind.run(job, parts, folder)
     result = {
@@ -264,7 +264,7 @@ def do(job: Job, parts: Parts, folder: Folder, kind: Kind) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its finished child processes."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -275,7 +275,7 @@ def now() -> str:
 
 
 def write_json(path: Path, found: Any) -> None:
-    """Write a file at once, so that an interrupt leaves the old one or the new one."""
+    """Write a JSON file atomically."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     draft.replace(path)
@@ -286,7 +286,7 @@ def write_json(path: Path, found: Any) -> None:
 
 @dataclass
 class Work:
-    """The jobs of a study, done one after another, beside other processes.
+    """Runs the jobs of a study one after another, while other processes may do the same.
 
     Parameters
     ----------
@@ -296,10 +296,10 @@ class Work:
     checkpoints : Path or None
         The folder with the folders of checkpoints.
     until : float
-        The time of the clock after which no job is started.
+        The time after which no job is started.
     kinds : mapping of str to Kind
     pause : float
-        Seconds between looks at the jobs of other processes that some wait for.
+        Seconds between checks of jobs that run in other processes and others depend on.
     """
 
     jobs: list[Job]
@@ -316,9 +316,9 @@ class Work:
         self._parts: tuple[Any, Parts] | None = None
 
     def run(self) -> list[Job]:
-        """Do all jobs that are not done; return those that failed.
+        """Run all open jobs; return those that failed.
 
-        Returns when nothing is left that this process could do now or later.
+        Returns when there is no job left that this process could run now or later.
         """
         n_done = sum(is_done(self.out, job) for job in self.jobs)
         say(f"{n_done} of {len(self.jobs)} jobs are done; results: {self.out}")
@@ -326,7 +326,7 @@ class Work:
             states = [self._tried(job) for job in self.jobs]
             if "done now" in states:
                 continue
-            # What waits for a job that another process does can be done after it.
+            # Jobs that depend on a job of another process can run after it.
             if "elsewhere" in states and "waits" in states and time.time() < self.until:
                 time.sleep(self.pause)
                 continue
@@ -341,12 +341,12 @@ class Work:
         if is_done(self.out, job):
             return "done"
         if (path / "running.json").exists():
-            with claimed(path) as own:  # one that was killed left the file, and no lock
+            with claimed(path) as own:  # a killed process leaves the file, but no lock
                 return "open" if own else "running"
         return "failed" if (path / "error.txt").exists() else "open"
 
     def _tried(self, job: Job) -> str:
-        """Do a job if it can be done now; say what became of it."""
+        """Run a job if this is possible now; return the outcome."""
         if is_done(self.out, job):
             return "done"
         if job in self.failed or time.time() > self.until:
@@ -362,7 +362,7 @@ class Work:
             return "done now" if self._done(job, path) else "left"
 
     def _missing(self, job: Job) -> list[str]:
-        """Return the names of jobs that must be done before this one and are not."""
+        """Return the names of unfinished jobs on which this one depends."""
         kind = self.kinds[job.kind]
         before = [job.of_kind(name) for name in kind.needs]
         if kind.last:
@@ -382,7 +382,7 @@ class Work:
         try:
             folder = Folder(path, self.out, checkpoint_of(job.backbone, self.checkpoints))
             result = do(job, self._parts_of(job), folder, self.kinds[job.kind])
-        except Exception:  # noqa: BLE001 - the others go on
+        except Exception:  # noqa: BLE001 - the other jobs still run
             self.failed.add(job)
             (path / "error.txt").write_text(traceback.format_exc())
             say(f"{job.name}: failed\n{traceback.format_exc()}")
@@ -391,7 +391,7 @@ class Work:
         return True
 
     def _parts_of(self, job: Job) -> Parts:
-        """Return the parts of a job's data; those of the last job are kept."""
+        """Return the parts of a job's data; those of the last job are cached."""
         n_train, n_eval = job.option("n_train"), job.option("n_eval")
         key = (job.data, n_train, job.seed, n_eval)
         if self._parts is None or self._parts[0] != key:
@@ -401,7 +401,7 @@ class Work:
 
 
 def checkpoint_of(backbone: str, checkpoints: Path | None) -> str | None:
-    """Return the folder of a checkpoint; None where there is none to load."""
+    """Return the folder of a checkpoint; None for backbones without one."""
     if backbone in ("scratch", NO_BACKBONE):
         return None
     if checkpoints is None or not (checkpoints / backbone / "config.json").exists():

@@ -21,17 +21,17 @@ def with_kept(new: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     new, earlier : dict
-        What `collect` returns.
+        Results of `collect`.
 
     Returns
     -------
     dict
-        Of the same form.
+        In the same form.
 
     Raises
     ------
     ValueError
-        If the earlier one has another format or other numbers of resamples.
+        If the earlier report has another format or number of resamples.
     """
     for key in ("format", "n_draws"):
         if new[key] != earlier[key]:

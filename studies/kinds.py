@@ -1,4 +1,4 @@
-"""All kinds of jobs, in the order in which they are done."""
+"""All kinds of jobs, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from studies.jobs import KINDS, Folder, Job, Kind
 from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
 from studies.sets import Parts
 
-# Each module has KINDS of its own, a dict of str to Kind.
+# Each module has KINDS, a dict of str to Kind.
 MODULES: tuple[Any, ...] = (exits, events, tfidf, forest, cnn, embeddings, cut, distilled, clock)
 
 
 def either(first: Kind, second: Kind) -> Kind:
-    """Return a kind that two modules have, each for data of its own."""
+    """Combine a kind that two modules have for different data sets."""
 
     def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
         own = first if first.applies(job.data, job.backbone) else second

@@ -1,4 +1,4 @@
-"""Measure trained networks on their saved probabilities: layers, grids, degenerate cases, steps."""
+"""Evaluate networks from saved probabilities: layers, grids, degenerate cases, steps of ratios."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ N_TAUS_ALONE = 12
 
 
 def of_networks(networks: Sequence[Network], n_draws: int = 500) -> dict[str, Any]:
-    """Return what the report shows of the networks of one cell, means over the networks.
+    """Return the results of the networks of one cell for the report, as means over the networks.
 
     Parameters
     ----------
     networks : sequence of Network
-        Of the same data set and backbone, one per seed.
+        For the same data set and backbone, one per seed.
     n_draws : int, default=500
         Resamples of bootstrap intervals.
     """
@@ -74,13 +74,14 @@ def measured(network: Network, exits: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def degenerate(networks: Sequence[Network]) -> dict[str, Any]:
-    """Return EPEE with patience M and with tau 0 beside rules that know nothing of each other.
+    """Compare EPEE with patience M, and with tau 0, to separate implementations of both rules.
 
     Returns
     -------
     dict
-        For "entropy" and "patience" the ratios and scores of EPEE and of the rule alone, means over
-        the networks; "n_decisions" exits were compared, and "n_different" of them differ.
+        For "entropy" and "patience" the ratios and scores of EPEE and of the separate rule, as
+        means over the networks; "n_decisions", the number of compared exits, and "n_different",
+        the number of those that differ.
     """
     n_layers, n_different, n_decisions = networks[0].n_layers, 0, 0
     found: dict[str, Any] = {}
@@ -108,7 +109,7 @@ def degenerate(networks: Sequence[Network]) -> dict[str, Any]:
 
 
 def entropy_alone(network: Network, tau: float) -> NDArray[np.int64]:
-    """Return the first layer whose entropy is below tau, else the last, by the definition."""
+    """Return the first layer whose entropy is below tau, or the last if there is none."""
     return np.array([
         next((m for m, entropy in enumerate(row, 1) if entropy < tau), len(row))
         for row in network.test.head_entropies[..., 0]
@@ -116,7 +117,7 @@ def entropy_alone(network: Network, tau: float) -> NDArray[np.int64]:
 
 
 def patience_alone(network: Network, patience: int) -> NDArray[np.int64]:
-    """Return the first layer with so many equal predictions in a row, else the last."""
+    """Return the first layer with `patience` consecutive equal predictions, or the last layer."""
     exits = []
     for row in network.test.predictions[..., 0].tolist():
         ends = range(patience, len(row) + 1)
@@ -128,13 +129,13 @@ ALONE = {"entropy": entropy_alone, "patience": patience_alone}
 
 
 def steps(networks: Sequence[Network]) -> dict[str, float]:
-    """Return the largest gap between neighboring ratios that the policies of a family reach.
+    """Return the largest gap between neighboring ratios of the policies of a family.
 
     Returns
     -------
     dict
-        Of "epee", all pairs of tau and patience, and of "patience" with tau 0: the largest gap in
-        any of the networks.
+        For "epee" (all pairs of tau and patience) and "patience" (tau 0), the largest gap in any
+        of the networks.
     """
     gaps: dict[str, list[float]] = {"epee": [], "patience": []}
     for network in networks:
@@ -149,14 +150,14 @@ def steps(networks: Sequence[Network]) -> dict[str, float]:
 
 
 def overthinking(networks: Sequence[Network], n_draws: int) -> dict[str, Any]:
-    """Return what is right early and wrong in the end, and what the best fixed layer makes of it.
+    """Measure overthinking, and how much the best fixed layer gains.
 
     Returns
     -------
     dict
-        "lost": the share of test samples that some exit gets right and the last one wrong.
-        "layer": of each network, the layer of the best score on dev, the earliest of equal ones.
-        "to_full": the test score of that layer less that of the last, with its interval.
+        "lost": the fraction of test samples for which some exit is correct and the last is wrong.
+        "layer": for each network, the layer with the best score on dev, on ties the earliest.
+        "to_full": the test score of that layer minus that of the last, with its interval.
     """
     lost, chosen, differences = [], [], []
     for network in networks:
@@ -175,7 +176,7 @@ def overthinking(networks: Sequence[Network], n_draws: int) -> dict[str, Any]:
 
 
 def resampled(network: Network, predicted: NDArray[np.int64], n_draws: int) -> Floats:
-    """Return the test scores of predictions on the samples and on every resample of them.
+    """Return the test scores of predictions on the samples and on every resample.
 
     Parameters
     ----------

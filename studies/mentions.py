@@ -1,8 +1,8 @@
-"""Spans of words made of marked pairs: drug names of ddi2013, subjects and objects of git.
+"""Convert marked pairs to spans: drug names of ddi2013, subjects and objects of git.
 
-Both sets have a row for each pair of entities of a sentence. Here a sentence is there once, with
-the entities of all its rows; that of another part is not repeated, so that no sentence of dev or
-test is trained on, and none of test is chosen by.
+Both sets have a row for each pair of entities of a sentence. Here each sentence occurs once, with
+the entities of all its rows. Sentences that are also in a later part are left out, so that no
+sentence of dev or test is used for training, and none of test for tuning.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sklearn_epee.datasets._span_layers import Annotation, SpanLayers
 
 Home = str | os.PathLike[str] | None
 Piece = tuple[int, int]
-# The parts whose sentences a part does not repeat.
+# For each part, the parts whose sentences are left out of it.
 LATER = {"train": ("dev", "test"), "dev": ("test",), "test": ()}
 MARK = re.compile(r"\[(E[12])\] | \[/(E[12])\]")
 
 
 def unmarked(text: str) -> tuple[str, dict[str, Piece]]:
-    """Return a text without the marks of two entities, and where these are in it.
+    """Return a text without the marks around two entities, and the places of the entities.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def unmarked(text: str) -> tuple[str, dict[str, Piece]]:
     -------
     sentence : str
     places : dict of str to (start, end)
-        By "E1" and "E2", in characters.
+        Places of "E1" and "E2", in characters.
 
     Raises
     ------
     ValueError
-        If a mark is missing or there twice.
+        If a mark is missing or occurs twice.
 
     Examples
     --------
@@ -82,23 +82,23 @@ def load_mentions(
     subset: str,
     data_home: Home = None,
 ) -> Bunch:
-    """Return a part of a set of marked pairs as sentences with spans.
+    """Load a part of a set of marked pairs as sentences with spans.
 
     Parameters
     ----------
     load : callable
         The loader of the pairs.
     layers : mapping of str to str
-        The layer of spans of "E1" and "E2"; it is their label as well.
+        The names of the layers of spans of "E1" and "E2", which are also their labels.
     subset : {"train", "dev", "test"}
     data_home : str, path-like or None, default=None
 
     Returns
     -------
     Bunch
-        `data`, `target`, `all_spans` and `n_left_out` as `load_phee_events` returns them.
-        A mention in several parts is one from its first to its last character, as it is marked;
-        of spans of a layer that overlap, `target` has one, and `all_spans` all.
+        `data`, `target`, `all_spans` and `n_left_out` as in `load_phee_events`. Mentions in
+        several parts are spans from the first to the last character, as they are marked. If spans
+        of a layer overlap, `target` has one of them, and `all_spans` all.
     """
     own = by_sentence(load(subset=subset, data_home=data_home).data)
     for later in LATER[subset]:

@@ -15,18 +15,18 @@ Key = tuple[str, str, str]
 
 
 def missing(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the cells of a report do not have of all that can be run.
+    """Return which of all possible jobs are missing in the cells of a report.
 
     Parameters
     ----------
     cells : sequence of dict
-        What `collect` returns as "cells".
+        The "cells" of `collect`.
 
     Returns
     -------
     list of str
-        Sets that were not run with some backbone, then kinds that were not, then kinds that were
-        run with fewer seeds than others.
+        First missing pairs of set and backbone, then missing kinds, then kinds with fewer seeds
+        than others.
     """
     seeds = [found for cell in cells for found in _seeds_of_kinds(cell)]
     known = {key for key, _ in seeds}
@@ -51,7 +51,7 @@ def missing(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _seeds_of_kinds(cell: Mapping[str, Any]) -> list[tuple[Key, int]]:
-    """Return the jobs behind a cell, each with its number of seeds."""
+    """Return the jobs of a cell, each with its number of seeds."""
     data, backbone = cell["data"], cell["backbone"]
     network = "events" if cell["kind"] == "spans" else "exits"
     found = [((data, backbone, network), len(cell["seeds"]))]
@@ -80,7 +80,7 @@ def _where(data: str, backbone: str) -> str:
 
 
 def _fewer_seeds(found: Iterable[tuple[Key, int]]) -> list[str]:
-    """Return which kinds were run with fewer seeds than some other."""
+    """Return the kinds with fewer seeds than others."""
     of_all = {key: n for key, n in found if not jobs.KINDS[key[2]].one_seed}
     most = max(of_all.values(), default=0)
     kinds: dict[tuple[str, str, int], list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Render the sections of a report: as one HTML page that needs no network, and as Markdown."""
+"""Render the sections of a report as one self-contained HTML page, and as Markdown."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Folded:
     tables: tuple[Table, ...]
 
 
-# A paragraph, points, a table, tables on demand, or a picture.
+# A paragraph, a bullet list, a table, folded tables, or a picture.
 Part = str | tuple[str, ...] | Table | Folded | Picture
 
-# Longer cells are sentences, and wrap.
+# Longer cells contain sentences, which are wrapped.
 _LONGEST_NUMBER = 28
 
 STYLE = """
@@ -63,13 +63,13 @@ tbody tr:nth-child(even) { background: var(--soft); }
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a headline.
+    """A section of a report.
 
     Attributes
     ----------
     title : str
     parts : list of str, tuple of str, Table or Picture
-        Paragraphs, points, tables and pictures. Words may hold `code` between backticks.
+        Paragraphs, bullet lists, tables and pictures. Text can contain `code` between backticks.
     """
 
     title: str
@@ -80,7 +80,7 @@ class Section:
 
 
 def as_html(title: str, sections: Sequence[Section]) -> str:
-    """Return one page with everything in it: styles, and pictures as data.
+    """Return a self-contained HTML page, with styles and pictures as data.
 
     Parameters
     ----------
@@ -179,9 +179,9 @@ def as_markdown(sections: Iterable[Section], *, level: int = 2, pictures: str | 
     ----------
     sections : iterable of Section
     level : int, default=2
-        Of the headlines.
+        Level of the headlines.
     pictures : str or None, default=None
-        The folder of the pictures, as the text is to link it; None leaves pictures out.
+        The folder of the pictures in links; None: without pictures.
     """
     blocks: list[str] = []
     for section in sections:

@@ -1,10 +1,10 @@
-"""The three methods of the paper: entropy only, patience only, EPEE; chosen on dev, read on test.
+"""The three methods of the paper (entropy only, patience only, EPEE): chosen on dev, run on test.
 
-Each method's settings are those that `studies.rules` compares: for EPEE the grid of all patience
-values and of thresholds at quantiles of the entropies on dev, for the others its two edges. Two
-policies are chosen from each: the one of best dev score among those that save enough, and the
-fastest one that loses next to nothing against full depth. Test samples are read once, for the
-result. Intervals are of the chosen policies: resamples draw test samples and networks anew.
+The settings of each method are those of `studies.rules`: for EPEE the grid of all patience values
+and of thresholds at quantiles of the entropies on dev, for the others the two edges of this grid.
+Two policies of each method are chosen on dev: the one with the best score among those that save
+enough, and the fastest within a tolerance of the score at full depth. Test samples are only used
+for the result. Intervals are for the chosen policies; test samples and networks are resampled.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from studies.sets import score_all
 METHODS = ("entropy", "patience", "epee")
 MIN_RATIO = 0.52
 TOLERANCE = 0.005
-# Ratios and scores that are equal on paper differ in their last digits.
+# Tolerance for rounding errors of ratios and scores.
 ROUNDING = 1e-9
 
-# Number of layers, and what the backbone with so many layers and one head predicts on test.
+# Predictions on test of the backbone cut to a number of layers, with one head, by this number.
 Cuts = Mapping[int, NDArray[np.int64]]
 
 
 def best_that_saves(
     ratios: NDArray[np.float64], scores: NDArray[np.float64], full_depth: float
 ) -> int | None:
-    """Return the setting of best score at a ratio of at least `MIN_RATIO`, the fastest on ties."""
+    """Return the setting with the best score at a ratio >= `MIN_RATIO`, the fastest on ties."""
     del full_depth
     return _first(np.flatnonzero(ratios >= MIN_RATIO - ROUNDING), scores, ratios)
 
@@ -63,14 +63,14 @@ CHOICES: dict[str, Callable[..., int | None]] = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """A policy that was chosen for a network, on its test samples.
+    """A policy chosen for a network, with its results on test.
 
     Attributes
     ----------
     tau : float
     patience : int
     dev : dict
-        Its "ratio" and "score" on dev.
+        "ratio" and "score" on dev.
     exits, predicted : ndarray of shape (n_samples,), int64
         Exit layers and predicted codes on test.
     network : Network
@@ -89,13 +89,13 @@ class Chosen:
         return self.network.test.speedup(self.exits)
 
     def equal_cost(self, cuts: Cuts) -> int | None:
-        """Return the least number of layers that costs as much or more, of those that there are."""
+        """Return the smallest number of layers in `cuts` that costs at least as much, if any."""
         cost = self.exits.mean()
         return min((n for n in cuts if n >= cost - ROUNDING), default=None)
 
 
 def chosen(network: Network, applied: Applied, choice: str) -> Chosen | None:
-    """Return the policy that a method's settings lead to, None if no setting is good enough.
+    """Return the chosen policy of a method; None if no setting is good enough.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def policies(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Choose the policies of the paper's methods on dev; report them on test.
+    """Choose policies of the paper's methods on dev, and evaluate them on test.
 
     Parameters
     ----------
@@ -134,16 +134,16 @@ def policies(
     networks : sequence of Network
         One per seed.
     cuts : sequence of mapping, default=None
-        Per network, what the backbone cut to its first layers predicts on test.
+        For each network, test predictions of the backbone cut to its first layers.
     n_draws, seed : int
         Resamples.
 
     Returns
     -------
     dict
-        By method and by choice; None where a network has no setting that is good enough. Of the
-        others "ratio" and "scores" on test, means over the networks; "to_full_depth" and "to_cut",
-        differences of the main score with intervals; and each network's policy under "runs".
+        By method and choice; None if a network has no setting that is good enough. Otherwise
+        "ratio" and "scores" on test, as means over the networks; "to_full_depth" and "to_cut",
+        differences of the main score with intervals; and the policy of each network as "runs".
     """
     found: dict[str, Any] = {}
     beside = [{}] * len(networks) if cuts is None else cuts
@@ -195,19 +195,19 @@ def _reported(
 def difference(
     runs: Sequence[Chosen], others: Sequence[NDArray[np.int64]], n_draws: int, seed: int
 ) -> dict[str, Any]:
-    """Return how much better policies are than other predictions for the same test samples.
+    """Return the difference in score between policies and other predictions for the same samples.
 
     Parameters
     ----------
     runs : sequence of Chosen
     others : sequence of ndarray of shape (n_samples,), int
-        Codes, per network.
+        Predicted codes, for each network.
     n_draws, seed : int
 
     Returns
     -------
     dict
-        An interval of the difference of main scores, see `studies.bootstrap.interval`.
+        The difference of main scores with its interval, see `studies.bootstrap.interval`.
     """
     per_network = []
     for run, other in zip(runs, others, strict=True):
@@ -229,17 +229,17 @@ def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in scores])) for name in scores[0]}
 
 
-# ---------------------------------------------------------------------------------- what there is
+# ---------------------------------------------------------------------------------- all networks
 
 
 def policies_in(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
-    """Report the policies of every data set and backbone that there is, by their titles.
+    """Return the policies of every available data set and backbone, by their titles.
 
     Parameters
     ----------
     out : Path
-        The folder of the study's jobs; the cut backbones of a network are the jobs "cut-K" with
-        its data set, backbone, seed and options.
+        The folder of the study's jobs. The cut backbones of a network are the jobs "cut-K" with
+        the same data set, backbone, seed and options.
     n_draws : int
 
     Returns
@@ -261,16 +261,16 @@ def policies_in(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
 
 
 def cuts_beside(folder: Path, n_layers: int, array: str = "test_pred") -> dict[int, NDArray[Any]]:
-    """Return what the cut backbones beside the job of a network predict on test, by their layers.
+    """Return the test predictions of the cut backbones for a network, by number of layers.
 
     Parameters
     ----------
     folder : Path
-        Of a job "exits" or "events", whose folder's name begins with its kind.
+        Folder of a job "exits" or "events"; its name begins with the kind.
     n_layers : int
-        Of the network; the job "full" has so many.
+        Number of layers of the network, and of the job "full".
     array : str
-        Which of the saved arrays.
+        Name of the saved array.
     """
     _, comma, options = folder.name.partition(",")
     found = {}

@@ -1,11 +1,11 @@
 """Write the report: its data, one HTML page, Markdown, pictures, and the tables of the README.
 
     python -m studies.report OUT --results DIR      from the folder of the jobs
-    python -m studies.report OUT --keep             and pairs that only study.json has
-    python -m studies.report --results DIR          from DIR/study.json, which is kept
-    python -m studies.report --docs                 what README and the docs show, anew
+    python -m studies.report OUT --keep             and keep pairs that only study.json has
+    python -m studies.report --results DIR          from DIR/study.json, which is not changed
+    python -m studies.report --docs                 update the blocks of README and docs
 
-Everything but `study.json` is made from `study.json`.
+Everything except `study.json` is made from `study.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["collect", "main", "measured", "sections", "write_report"]
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 TITLE = "Early exits against everything else: the study"
-# Pictures that the docs show; those of single cells are on the HTML page alone.
+# Pictures in the docs; those of single cells are only on the HTML page.
 OF_DOCS = ("changes", "rivals", "tradeoff", "layers", "degenerate", "areas")
 BLOCK = "<!-- begin: python -m studies.report --docs -->", "<!-- end -->"
 
@@ -72,18 +72,18 @@ def write_report(
     Parameters
     ----------
     out : Path
-        The folder of the jobs; some may be missing.
+        The folder of the jobs; some jobs may be missing.
     results : Path
-        Where to: `study.json`, `study.html`, `study.md` and `pictures/`.
+        Folder for `study.json`, `study.html`, `study.md` and `pictures/`.
     n_draws : int, default=None
-        Resamples of the intervals; None: as many as `collect` takes.
+        Number of resamples; None: the default of `collect`.
     keep : bool, default=False
-        Whether pairs of data set and backbone that `study.json` has and `out` has not stay.
+        Whether to keep pairs of data set and backbone that are in `study.json` but not in `out`.
 
     Returns
     -------
     dict
-        What `study.json` holds.
+        The content of `study.json`.
     """
     study = collect(out) if n_draws is None else collect(out, n_draws=n_draws)
     results.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _read(results: Path) -> dict[str, Any]:
 
 
 def as_json(study: dict[str, Any]) -> str:
-    """Return the study as JSON with a line for each cell, which version control can compare."""
+    """Return the study as JSON with one line per cell, for readable diffs."""
     head = {key: value for key, value in study.items() if key != "cells"}
     cells = ",\n".join(_compact(cell) for cell in study["cells"])
     return f'{_compact(head)[:-1]},"cells":[\n{cells}\n]}}\n'
@@ -122,7 +122,7 @@ def write_pages(study: dict[str, Any], results: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file at once, so that an interrupt leaves the old one or the new one."""
+    """Write a file atomically."""
     draft = path.with_name(path.name + ".new")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
@@ -132,12 +132,12 @@ def _replace(path: Path, text: str) -> None:
 
 
 def sections(study: dict[str, Any], drawn: Sequence[Picture] = ()) -> list[Section]:
-    """Return the whole report.
+    """Return the sections of the report.
 
     Parameters
     ----------
     study : dict
-        What `collect` returns.
+        Result of `collect`.
     drawn : sequence of Picture
     """
     shown = {picture.name: picture for picture in drawn}
@@ -195,7 +195,7 @@ def _there(parts: Sequence[Part | None]) -> list[Part]:
 
 
 def _about(study: dict[str, Any]) -> list[Part]:
-    """Return what ran where."""
+    """Return a description of the runs and machines."""
     cells = study["cells"]
     if not cells:
         return ["Nothing is done yet."]
@@ -227,7 +227,7 @@ def measured(study: dict[str, Any]) -> str:
     Parameters
     ----------
     study : dict
-        What `collect` returns.
+        Result of `collect`.
     """
     parts: list[Part | None] = [
         (
@@ -246,36 +246,36 @@ def _untitled(parts: Sequence[Part | None]) -> str:
 
 
 def comparison(study: dict[str, Any]) -> str:
-    """Return what docs/comparison.md shows of the data: where something else is better.
+    """Return the block of docs/comparison.md: alternatives that are better than early exits.
 
     Parameters
     ----------
     study : dict
-        What `collect` returns.
+        Result of `collect`.
     """
     return _untitled([tables.above(study), tables.beaten(study)])
 
 
 def docs(study: dict[str, Any]) -> str:
-    """Return what docs/study.md shows of the data, with links to the pictures in docs/study.
+    """Return the block of docs/study.md, with links to the pictures in docs/study.
 
     Parameters
     ----------
     study : dict
-        What `collect` returns.
+        Result of `collect`.
     """
     drawn = [picture for picture in pictures(study) if picture.name in OF_DOCS]
     return as_markdown(sections(study, drawn), pictures="study")
 
 
 def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:
-    """Write the tables and pictures of the README, the study and the comparison anew.
+    """Update the tables and pictures of the README, docs/study.md and docs/comparison.md.
 
     Parameters
     ----------
     study : dict
     root : Path
-        Of the repository.
+        Root of the repository.
     """
     folder = root / "docs" / "study"
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +291,7 @@ def write_docs(study: dict[str, Any], root: Path = ROOT) -> None:
 
 
 def replaced_block(page: str, text: str, marks: tuple[str, str] = BLOCK) -> str:
-    """Return a page with another text between two marks.
+    """Replace the text between two marks of a page.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def replaced_block(page: str, text: str, marks: tuple[str, str] = BLOCK) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report, or what README and docs show of it."""
+    """Write the report, or update README and docs."""
     parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", help="folder of the jobs")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.name}")

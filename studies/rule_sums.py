@@ -1,4 +1,4 @@
-"""What every sample adds to the score and to the cost of every setting of an exit rule."""
+"""Contributions of every sample to the score and the cost of every setting of an exit rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from studies.bootstrap import Floats, quotient
 
 
 class Setting(NamedTuple):
-    """A rule with everything decided: its variant's parameters and the threshold."""
+    """All parameters of a rule: those of its variant, and the threshold."""
 
     parameters: dict[str, Any]
     threshold: float
@@ -20,17 +20,17 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Sums:
-    """What every sample adds to the score and to the cost of every setting.
+    """Contributions of every sample to the score and the cost of every setting.
 
     Attributes
     ----------
     above, below : ndarray of shape (n_settings, n_samples), float32
-        Of the score, above and below the line.
+        Contributions to the numerator and the denominator of the score.
     layers : ndarray of shape (n_settings, n_samples), float32
         The exit layers.
     n_layers : int
     sizes : ndarray of shape (n_samples,), float32, or None
-        What a layer of each sample costs: tokens of sentences. None: all the same.
+        Cost of a layer for each sample: its number of tokens. None: equal costs.
     """
 
     above: Floats

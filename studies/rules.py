@@ -1,16 +1,17 @@
-"""Exit rules side by side on the same networks: fronts chosen on dev, read on test, with areas.
+"""Compare exit rules on the same networks: fronts chosen on dev, evaluated on test, with areas.
 
     python -m studies.rules OUT [--store] [--draws 500] [--halves N] [--json FILE]
 
-reads the networks that the study has trained (jobs "exits" and "events" in the folder OUT) and
-prints, for every data set and backbone, the area under the front of every rule with its interval,
-and how far it is from EPEE's. Nothing is trained.
+reads the networks of the study (jobs "exits" and "events" in the folder OUT) and prints, for every
+data set and backbone, the area under the front of every rule and its difference to that of EPEE,
+with intervals. Nothing is trained.
 
-The settings of a rule on its front are those of which no other one is both faster and better on
-dev. On test, the score at a speed-up ratio is read between the neighboring settings (a mix of two
-policies reaches it); below the slowest one it is that one's. The area is the mean of that score
-over the ratios of `RANGE`. Resamples draw dev samples, test samples and networks anew, choose the
-front again, and use the same draws for all rules, so that differences are paired.
+The front of a rule consists of the settings for which no other setting is both faster and better on
+dev. On test, the score at a speed-up ratio is interpolated between neighboring settings (which a
+mix of two policies reaches); below the slowest setting it is constant. The area is the mean of this
+score over the ratios of `RANGE`. In every resample, dev samples, test samples and networks are
+drawn and the front is chosen again, with the same draws for all rules, so that differences are
+paired.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from studies.rule_sums import Applied, Setting, Sums
 from studies.sets import NEGATIVE_CODES
 from studies.span_rules import SPAN_RULES, SpanNetwork, sums_of
 
-# Settings of each rule, shared evenly by its variants.
+# Number of settings of each rule, evenly distributed over its variants.
 N_SETTINGS = 400
-# ... of which each has at least so many.
+# Minimum number of settings of a variant.
 MIN_SETTINGS = 8
-# Speed-up ratios that areas are taken over.
+# Range of speed-up ratios for the areas.
 RANGE = (0.25, 0.75)
 GRID = np.linspace(*RANGE, 51)
 CURVE = np.round(np.linspace(0.0, 0.9, 46), 2)
@@ -49,14 +50,14 @@ AnyNetwork = Network | SpanNetwork
 
 
 def apply(rule: Rule, network: AnyNetwork, n_settings: int = N_SETTINGS) -> Applied:
-    """Apply a rule to a network: all variants, thresholds at quantiles of what matters on dev.
+    """Apply a rule to a network: all variants, with thresholds at quantiles of doubts on dev.
 
     Parameters
     ----------
     rule : Rule
     network : Network or SpanNetwork
     n_settings : int
-        At most so many, unless variants would have fewer than `MIN_SETTINGS`.
+        Maximum number of settings, unless variants would have fewer than `MIN_SETTINGS`.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def apply(rule: Rule, network: AnyNetwork, n_settings: int = N_SETTINGS) -> Appl
 def _sums(
     network: Network, pairs: Iterable[tuple[Variant, NDArray[np.float64]]], name: str
 ) -> Sums:
-    """Return the sums of all thresholds of all variants on a part, in their order."""
+    """Return the sums for all thresholds of all variants on a part, in order."""
     y = getattr(network, f"{name}_y")
     rows = np.arange(len(y))
     exits, predicted = [], []
@@ -95,7 +96,7 @@ def _sums(
 
 
 def front_of(ratios: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the settings of which no other one is faster and as good, from fast to slow.
+    """Return the settings on the Pareto front, from fast to slow.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def front_of(ratios: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArra
 def curve_of(
     ratios: NDArray[np.float64], scores: NDArray[np.float64], grid: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the score at each ratio of a grid, read between the settings of a front."""
+    """Return the score at each ratio of a grid, interpolated between the settings of a front."""
     order = np.lexsort((scores, ratios))
     return np.interp(grid, ratios[order], scores[order])
 
@@ -157,17 +158,17 @@ def compare(
     networks : sequence of Network or SpanNetwork
         Of the same data set and backbone, one per seed.
     rules : iterable of Rule, default=None
-        EPEE among them. None takes all.
+        Must include EPEE. None: all rules.
     n_draws : int
-        Resamples.
+        Number of resamples.
     seed : int
-        Of the resamples.
+        Seed of the resamples.
 
     Returns
     -------
     dict
-        JSON can hold it. Of each rule its area, the difference of that to EPEE's, both with their
-        intervals, and the curve that the front has on test.
+        Can be saved as JSON. For each rule the area and its difference to that of EPEE, with
+        intervals, and the curve of the front on test.
     """
     areas, shown = {}, {}
     for rule in rules_for(networks[0]) if rules is None else rules:
@@ -189,24 +190,24 @@ def compare(
 def over_halves(
     network: Network, n_halves: int, rules: Iterable[Rule] = tuple(RULES.values())
 ) -> dict[str, dict[str, float]]:
-    """Compare exit rules where dev and test are random halves of the samples of both.
+    """Compare exit rules on random splits of all dev and test samples into two halves.
 
-    So it shows which differences hang on the dev part that there happens to be. The halves overlap:
-    their spread says nothing of other samples.
+    This shows which differences depend on the particular dev part. The halves overlap between
+    splits, so their spread is no estimate of the variation between samples.
 
     Parameters
     ----------
     network : Network
     n_halves : int
-        How often the samples are split.
+        Number of splits.
     rules : iterable of Rule
-        EPEE among them.
+        Must include EPEE.
 
     Returns
     -------
     dict of str to dict
-        By rule: the mean difference of the area to EPEE's, "difference", and the share of the
-        splits in which it is "better".
+        By rule: "difference", the mean difference of the area to that of EPEE, and "better", the
+        fraction of splits in which it is larger.
     """
     rules, areas = list(rules), []
     for seed in range(n_halves):
@@ -222,7 +223,7 @@ def over_halves(
 
 
 def _redrawn(network: Network, seed: int) -> Network:
-    """Return the network with other dev and test samples, halves of all."""
+    """Return the network with dev and test samples drawn again, as halves of all samples."""
     both = StagedPredictions.concatenate([network.dev, network.test])
     y = np.concatenate([network.dev_y, network.test_y])
     rows = np.random.default_rng(seed).permutation(len(y))
@@ -231,12 +232,12 @@ def _redrawn(network: Network, seed: int) -> Network:
 
 
 def rules_for(network: AnyNetwork) -> Iterable[Rule]:
-    """Return all rules that there are for what a network predicts."""
+    """Return all rules for the predictions of a network, classes or spans."""
     return (SPAN_RULES if isinstance(network, SpanNetwork) else RULES).values()
 
 
 def about(networks: Sequence[AnyNetwork]) -> dict[str, Any]:
-    """Return what a comparison was made on."""
+    """Return the sizes and scores of the networks of a comparison."""
     full = [network.full_depth() for network in networks]
     return {
         "score": networks[0].score.name,
@@ -250,11 +251,11 @@ def about(networks: Sequence[AnyNetwork]) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------- what there is
+# ---------------------------------------------------------------------------------- all networks
 
 
 class Group(NamedTuple):
-    """What networks of several seeds have in common."""
+    """Data set, backbone and options, which are the same for the networks of several seeds."""
 
     data: str
     backbone: str
@@ -262,12 +263,12 @@ class Group(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Say it in words."""
+        """The group as text."""
         return ", ".join(word for word in self if word)
 
 
 def jobs_in(out: Path, kind: str = "exits") -> Iterator[tuple[Group, int, Path]]:
-    """Yield the jobs of a kind that are done: group, seed and folder, in order of the seeds."""
+    """Yield the group, seed and folder of the finished jobs of a kind, in the order of seeds."""
     found = []
     for path in out.rglob("result.json"):
         job = json.loads(path.read_text())["job"]
@@ -286,7 +287,7 @@ def networks_in(out: Path, kind: str = "exits") -> dict[Group, list[Network]]:
 
 
 def span_networks_in(out: Path) -> dict[Group, list[SpanNetwork]]:
-    """Return the same of the networks for spans, of which those of earlier versions lack words."""
+    """Return the networks for spans, without those of earlier versions, which have no words."""
     networks: dict[Group, list[SpanNetwork]] = {}
     for group, _, folder in jobs_in(out, "events"):
         found = SpanNetwork.read(folder)
@@ -304,7 +305,7 @@ def network_of(data: str, folder: Path) -> Network:
 
 
 def networks_in_store(store: Path) -> dict[Group, list[Network]]:
-    """Return the networks that `python -m benchmarks.default_score --store` has trained."""
+    """Return the networks that were trained by `python -m benchmarks.default_score --store`."""
     networks: dict[Group, list[Network]] = {}
     for path in sorted(store.glob("*_*.npz")):
         data = path.stem.rpartition("_")[0]
@@ -318,14 +319,14 @@ def networks_in_store(store: Path) -> dict[Group, list[Network]]:
 
 
 def compare_all(out: Path, n_draws: int = N_DRAWS) -> dict[str, dict[str, Any]]:
-    """Compare the rules on every data set and backbone that there is, by their titles.
+    """Compare the rules on every available data set and backbone, by their titles.
 
     Parameters
     ----------
     out : Path
         The folder of the study's jobs.
     n_draws : int
-        Resamples.
+        Number of resamples.
     """
     return compare_groups({**networks_in(out), **span_networks_in(out)}, n_draws)
 
@@ -345,19 +346,19 @@ def compare_groups(
 
 
 def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, for each rule, how it compares with EPEE over all sets.
+    """Compare each rule with EPEE over all sets.
 
     Parameters
     ----------
     found : dict
-        What `compare_all` returns.
+        Result of `compare_all`.
 
     Returns
     -------
     dict of str to dict
-        By rule: "better" and "worse", titles of the sets where it is so beyond chance; and "mean",
-        the mean difference of the areas with its interval, the sets being taken as they are and as
-        independent of each other.
+        By rule: "better" and "worse", the titles of the sets with a significant difference; and
+        "mean", the mean difference of the areas with its interval, for these sets and under the
+        assumption that they are independent.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for of_set in found.values() for name in of_set["rules"]):
@@ -376,7 +377,7 @@ def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def markdown(found: dict[str, dict[str, Any]]) -> str:
-    """Render a table per set, and one of all sets, in points."""
+    """Return Markdown with a table per set and one over all sets, in points."""
     lines = [line for title, of_set in found.items() for line in _table(title, of_set)]
     return "\n".join([*lines, *_summary_table(found)]) + "\n"
 
@@ -406,7 +407,7 @@ def _summary_table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def halves_table(groups: dict[Group, list[Network]], n_halves: int) -> str:
-    """Render how the rules compare over random halves of the first network of every group."""
+    """Return a Markdown table of `over_halves` for the first network of every group."""
     found = [over_halves(networks[0], n_halves) for networks in groups.values()]
     words = (
         f"Differences to EPEE in points, means over {n_halves} splits of dev and test into random "
@@ -438,20 +439,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--store",
         action="store_true",
-        help="OUT is a folder that `python -m benchmarks.default_score --store OUT` filled",
+        help="OUT was written by `python -m benchmarks.default_score --store OUT`",
     )
     parser.add_argument("--draws", type=int, default=N_DRAWS, help="resamples")
     parser.add_argument(
         "--halves",
         type=int,
-        help="instead compare the rules over so many random halves of dev and test together",
+        help="instead compare the rules over this number of random splits of dev and test",
     )
-    parser.add_argument("--json", type=Path, help="a file for the same for programs")
+    parser.add_argument("--json", type=Path, help="also write the results to this JSON file")
     options = parser.parse_args(arguments)
     groups = networks_in_store(options.out) if options.store else networks_in(options.out)
     spans = {} if options.store else span_networks_in(options.out)
     if not groups and not spans:
-        parser.error(f"{options.out} holds no network with exits that is trained.")
+        parser.error(f"{options.out} contains no trained network with exits.")
     if options.halves:
         print(halves_table(groups, options.halves))
         return

@@ -1,4 +1,4 @@
-"""The data sets of the study: their parts, with labels as codes, and how each is scored."""
+"""The data sets of the study: their parts, with labels as codes, and their scores."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SUBSETS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class DataSet:
-    """What the study knows of a data set before it reads it.
+    """Properties of a data set that are known before it is read.
 
     Parameters
     ----------
     load : callable
-        The loader: of `sklearn_epee.datasets`, or of `studies.mentions`.
+        The loader, from `sklearn_epee.datasets` or `studies.mentions`.
     kind : {"texts", "images", "spans"}
     main_score : {"accuracy", "micro_f1", "span_f1"}
-        The score that policies and rivals are chosen by on the dev part.
+        The score by which policies and rivals are chosen on the dev part.
     negative : str or None
         The class that "micro_f1" leaves out.
     options : dict
-        Of the loader, for the training part alone.
+        Arguments of the loader, for the training part only.
     """
 
     load: Callable[..., Any]
@@ -56,15 +56,15 @@ SETS = {
     "ddi2013_drugs": DataSet(load_drugs, "spans", "span_f1"),
     "git_arguments": DataSet(load_arguments, "spans", "span_f1"),
 }
-# The codes of negative classes, for whoever has codes alone; `load_parts` checks them.
+# Codes of negative classes, for functions that only have codes; checked by `load_parts`.
 NEGATIVE_CODES = {"ddi2013": 2}
 
 
 class Part(NamedTuple):
     """Samples and labels of one part of a data set.
 
-    Texts are a list of str, images an array. Labels are codes, (n,) int64; of spans they are a list
-    of dict, as `load_phee_events` returns them.
+    Texts are a list of str, images an array. Labels are codes, (n,) int64; for spans, a list of
+    dict as in `load_phee_events`.
     """
 
     X: Any
@@ -83,8 +83,8 @@ class Parts:
     kind : {"texts", "images", "spans"}
     main_score : str
     bunches : dict of str to Bunch
-        Of spans, what the loader says of each part, for scores: `all_spans`, and `events` where
-        there are any.
+        For spans, the bunches of the loader, for scores: `all_spans`, and `events` if there are
+        any.
     """
 
     train: Part
@@ -110,13 +110,13 @@ def load_parts(
     name : str
         A key of `SETS`.
     data_home : path-like or None, default=None
-        The folder of the data sets; None: the environment variable `SKLEARN_EPEE_DATA` names it.
+        The folder of the data sets; None: that of the environment variable `SKLEARN_EPEE_DATA`.
     n_train : int or None, default=None
-        Training samples, drawn at random; None: all.
+        Number of training samples, drawn at random; None: all.
     seed : int, default=0
-        Of the draw of training samples.
+        Seed for drawing training samples.
     n_eval : int or None, default=None
-        Samples of the dev and the test part, drawn with seed 0; None: all.
+        Number of samples of dev and of test, drawn with seed 0; None: all.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def load_parts(
 
 
 def _drawn(n: int, n_wanted: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the ascending numbers of the rows that are used."""
+    """Return the indices of the rows that are used, ascending."""
     if n_wanted is None or n_wanted >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:n_wanted])
@@ -179,7 +179,7 @@ def _parts_of_spans(about: DataSet, bunches: dict[str, Bunch]) -> Parts:
 def score_all(
     name: str, y: NDArray[np.integer], predicted: NDArray[np.integer]
 ) -> dict[str, float]:
-    """Return every score of predicted codes.
+    """Return all scores of predicted codes.
 
     Parameters
     ----------
@@ -191,8 +191,8 @@ def score_all(
     Returns
     -------
     dict of str to float
-        "accuracy" and "macro_f1", over the classes that occur; for a data set with a negative
-        class, "micro_f1" over all other classes.
+        "accuracy" and "macro_f1", over the classes in `y` and `predicted`; for a data set with a
+        negative class, also "micro_f1" over all other classes.
     """
     scores = {
         "accuracy": float(accuracy_score(y, predicted)),
@@ -213,15 +213,15 @@ def spread(
     Parameters
     ----------
     proba : ndarray of shape (..., n_seen)
-        Of a classifier that saw some of the classes only.
+        Probabilities of a classifier that was trained on some of the classes only.
     seen : ndarray of int of shape (n_seen,)
-        The codes of its columns, its ``classes_``.
+        Codes of the columns, its ``classes_``.
     n_classes : int
 
     Returns
     -------
     ndarray of shape (..., n_classes), float32
-        0 for classes that were not seen.
+        0 for the other classes.
     """
     every = np.zeros((*proba.shape[:-1], n_classes), np.float32)
     every[..., seen] = proba
@@ -229,7 +229,7 @@ def spread(
 
 
 def sets_in(data_home: str | os.PathLike[str] | None, names: Sequence[str]) -> list[str]:
-    """Return those of some data sets that are in a folder, in their order."""
+    """Return the data sets that are available in a folder, in the given order."""
     return [name for name in names if _is_there(name, data_home)]
 
 

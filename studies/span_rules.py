@@ -1,11 +1,11 @@
-"""Exit rules of the literature on spans: whole sentences exit, by what their words say.
+"""Exit rules of the literature for spans; sentences exit as a whole.
 
-A rule that doubts a word doubts a sentence by its most doubtful word ("all"), or by the mean over
-its words ("mean"); both are variants of the rule. What it is scored by, the micro F1 of spans, is a
-ratio of sums over sentences. The rules are those of `studies.exit_rules`, under the same names; the
-oracle exits where a sentence has the fewest wrong and missing spans.
+The doubt of a sentence is the largest ("all") or the mean ("mean") of the doubts of its words; both
+are variants of a rule. The score, the micro F1 of spans, is a ratio of sums over sentences. The
+rules are those of `studies.exit_rules`, with the same names; the oracle exits at the layer with the
+fewest wrong and missing spans of a sentence.
 
-A job "events" keeps of its words what the rules read (`words_of`), so that nothing is run again.
+Jobs "events" store the inputs of the rules (`words_of`), so that networks need not run again.
 """
 
 from __future__ import annotations
@@ -53,21 +53,22 @@ class SpanScore(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanPart:
-    """What rules read of the sentences of a part.
+    """Inputs of the rules for the sentences of a part.
 
     Attributes
     ----------
     counts : ndarray of shape (n, M, 3), int
-        Right, predicted and true spans of every sentence at every exit.
+        Numbers of correct, predicted and true spans of every sentence at every exit.
     voted_counts : ndarray of shape (n, M, 3), int
-        The same, where words get the tags that most of the visited exits predict.
+        The same, if words get the tags that most of the visited exits predict.
     tokens, word_counts : ndarray of shape (n,), int
-        Tokens of each sentence, and words that are read.
+        Numbers of tokens, and of words that are read, of each sentence.
     entropies, doubts, margins : ndarray of shape (W, M, T), float32
-        Of words at every exit, by layer of spans: the entropy, 1 less the largest probability, and
-        1 less the difference of the two largest.
+        For words at every exit, by layer of spans: the entropy, 1 minus the largest probability,
+        and 1 minus the difference of the two largest.
     counters, votes : ndarray of shape (W, M, T), int8
-        How many layers in a row agree, and how many visited exits predict the tag of most.
+        Number of consecutive layers that agree, and of visited exits that predict the most
+        frequent tag.
     """
 
     counts: NDArray[Any]
@@ -97,7 +98,7 @@ class SpanPart:
         return quotient(2 * right, predicted + true)
 
     def by_doubts(self, doubts: NDArray[Any], joint_exit: str) -> StagedSentences:
-        """Return sentences whose exits doubts of words (W, M, T) decide on, and no patience."""
+        """Return sentences that exit by the doubts of their words (W, M, T), without patience."""
         none = np.zeros(doubts.shape, np.int64)
         return self._sentences(doubts, none, joint_exit)
 
@@ -106,7 +107,7 @@ class SpanPart:
         return self._sentences(self.entropies, self.counters.astype(np.int64), joint_exit)
 
     def by_sentence(self, doubts: NDArray[Any]) -> StagedSentences:
-        """Return sentences whose exits doubts of sentences (n, M) decide on."""
+        """Return sentences that exit by their doubts (n, M)."""
         there = self.word_counts > 0
         staged = self.by_doubts(doubts[there][..., np.newaxis], "mean")
         return replace(staged, word_counts=there.astype(np.int64))
@@ -125,7 +126,7 @@ class SpanPart:
 
 @dataclass(frozen=True)
 class SpanNetwork:
-    """One trained network: what its exits say of the words of dev and test.
+    """The inputs of the rules for the dev and test sentences of a trained network.
 
     Attributes
     ----------
@@ -139,7 +140,7 @@ class SpanNetwork:
 
     @classmethod
     def read(cls, folder: Path) -> SpanNetwork | None:
-        """Return what a job "events" left; None for one that kept nothing for the rules."""
+        """Read the arrays of a job "events"; None if they have no inputs of the rules."""
         names = [field.name for field in fields(SpanPart)]
         with np.load(folder / "predictions.npz") as saved:
             if "dev_voted_counts" not in saved:
@@ -171,7 +172,7 @@ class SpanNetwork:
 
 @dataclass(frozen=True)
 class SpanVariant:
-    """A rule of which only the threshold is open; as `studies.exit_rules.Variant`.
+    """A rule with all parameters except the threshold; see `studies.exit_rules.Variant`.
 
     Attributes
     ----------
@@ -194,7 +195,7 @@ class SpanVariant:
 Variants = Iterator[SpanVariant]
 
 
-# ------------------------------------------------------------------------------ what jobs keep
+# ------------------------------------------------------------------------------ stored arrays
 
 
 def words_of(
@@ -204,7 +205,7 @@ def words_of(
     word_counts: NDArray[np.int64],
     count: Callable[[list[Any]], NDArray[np.int64]],
 ) -> dict[str, NDArray[Any]]:
-    """Return what rules read of the words of a part, beside counts and tokens of sentences.
+    """Return the inputs of the rules for the words of a part, without counts and tokens.
 
     Parameters
     ----------
@@ -213,9 +214,10 @@ def words_of(
     proba : mapping of str to ndarray of shape (W, M, K)
         Probabilities of all words by layer of spans.
     word_counts : ndarray of shape (n,)
-        Words of each sentence.
+        Number of words of each sentence.
     count : callable
-        Takes the spans of all sentences, returns right, predicted and true ones, (n, 3).
+        Takes the spans of all sentences; returns the numbers of correct, predicted and true ones,
+        (n, 3).
 
     Returns
     -------
@@ -227,7 +229,7 @@ def words_of(
     words = StagedPredictions.from_proba([task[read] for task in proba.values()])
     each = [
         StagedPredictions.from_proba([task]) for task in words.head_proba
-    ]  # rules on classes take one task
+    ]  # the rules on classes are for one task
     shares = {name: votes(StagedPredictions.from_proba([task])) for name, task in proba.items()}
     won = [np.floor(share.max(axis=2))[read] for share in shares.values()]
     return {
@@ -247,7 +249,7 @@ def _voted(
     shares: Mapping[str, Floats],
     count: Callable[[list[Any]], NDArray[np.int64]],
 ) -> NDArray[np.int64]:
-    """Return the counts of the spans that votes say at every layer, (n, M, 3)."""
+    """Return the counts of the spans of the most frequent tags at every layer, (n, M, 3)."""
     tasks = model._fitted().tasks
     predicted = PredictedSentences(as_sentences(X), tasks)
     packed = np.concatenate([shares[name] for name in tasks.by_name], axis=2).astype(np.float32)
@@ -264,7 +266,7 @@ def _pairs(
     doubts: Callable[[SpanPart], NDArray[Any]],
     **more: Any,
 ) -> Variants:
-    """Yield the variants of a rule that doubts words, by the joint exit of sentences."""
+    """Yield the variants of a rule with doubts of words, one per joint exit of sentences."""
     parts = [(part, doubts(part)) for part in (network.dev, network.test)]
     for joint in JOINT_EXITS:
         dev, test = (part.by_doubts(found, joint) for part, found in parts)
@@ -275,7 +277,7 @@ def _pairs(
 def _sentences(
     network: SpanNetwork, parameters: dict[str, Any], dev: Floats, test: Floats
 ) -> SpanVariant:
-    """Return a variant whose doubts about sentences decide."""
+    """Return a variant of a rule with doubts of sentences."""
     pair = network.dev.by_sentence(dev), network.test.by_sentence(test)
     return SpanVariant(parameters, *pair, network.n_layers)
 
@@ -294,7 +296,7 @@ def _entropy(network: SpanNetwork) -> Variants:
 
 def _patience(network: SpanNetwork) -> Variants:
     for variant in _epee(network):
-        if variant.parameters["joint_exit"] == "all":  # "mean" counts alike
+        if variant.parameters["joint_exit"] == "all":  # counters are the same for "mean"
             yield replace(variant, thresholds=np.zeros(1))
 
 
@@ -306,7 +308,7 @@ def _epee(network: SpanNetwork) -> Variants:
 
 
 def _epee_from(network: SpanNetwork) -> Variants:
-    """Yield EPEE with every first layer at which sentences may exit."""
+    """Yield EPEE with every value of `min_exit_layer`."""
     for variant in _epee(network):
         for first in range(1, max(2, network.n_layers)):
             yield replace(
@@ -354,13 +356,13 @@ def _voting(network: SpanNetwork) -> Variants:
 
 
 def gate_features(part: SpanPart) -> Floats:
-    """Return what the gate sees of each exit of a sentence.
+    """Return the features of the gate for each exit of a sentence.
 
     Returns
     -------
     ndarray of shape (n, M, 4 + M), float64
-        The largest and the mean entropy of its words, their smallest margin, the share of visited
-        layers that agree in a row in all words, and which layer it is.
+        The largest and the mean entropy of its words, their smallest margin, the fraction of
+        visited layers that agree consecutively in all words, and the layer, one-hot encoded.
     """
     largest, mean = (part.by_words(joint).joint_entropies for joint in JOINT_EXITS)
     margin = part.by_doubts(part.margins, "all").joint_entropies
@@ -397,7 +399,7 @@ def _fixed(network: SpanNetwork) -> Variants:
 
 
 def _oracle(network: SpanNetwork) -> Variants:
-    """Yield exits where a sentence has the fewest errors up to a depth, for every depth."""
+    """Yield exits at the layer with the fewest errors up to a depth, for every depth."""
     for depth in range(1, network.n_layers + 1):
         dev, test = (
             np.where(first_layers(_fewest(part.errors, depth), depth), 0.0, 1.0)
@@ -439,7 +441,7 @@ def sums_of(
     pairs: Iterable[tuple[SpanVariant, Floats]],
     name: str,
 ) -> Sums:
-    """Return the sums of all thresholds of all variants on a part, in their order.
+    """Return the sums for all thresholds of all variants on a part, in order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Make the tables of the study from what `collect` returns, for Markdown and for HTML alike."""
+"""Make the tables of the study from the results of `collect`, for Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from studies.drawing import counted, having, rule_name, title_of
 from studies.policies import MIN_RATIO
 
 FAMILIES = {"entropy": "entropy only", "patience": "patience only", "epee": "EPEE"}
-PLAIN = ("tfidf", "forest")  # what needs no network
+PLAIN = ("tfidf", "forest")  # rivals without a network
 RIVAL_NAMES = {
     "tfidf": "TF-IDF, logistic regression",
     "forest": "random forest on pixels",
@@ -30,14 +30,14 @@ RIVAL_NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table in words.
+    """A table of strings.
 
     Attributes
     ----------
     caption : str
     header : sequence of str
     rows : sequence of sequence of str
-        The first cell of a row is its head.
+        The first cell of a row is its header.
     """
 
     caption: str
@@ -54,7 +54,7 @@ class Table:
 
 
 def what_ran(study: dict[str, Any]) -> Table | None:
-    """Return the trainings of networks with exits: sizes, seeds, cost and machine."""
+    """Return a table of the trained networks with exits: sizes, seeds, cost and machine."""
     rows = [
         [
             title_of(cell),
@@ -88,7 +88,7 @@ def what_ran(study: dict[str, Any]) -> Table | None:
 
 
 def claims(study: dict[str, Any]) -> Table | None:
-    """Return what the paper claims beside what was measured."""
+    """Return a table with claims of the paper and the measured values."""
     rows = [
         row
         for make in (_claimed_speed, _claimed_gain, _claimed_overthinking, _claimed_degenerate,
@@ -100,12 +100,12 @@ def claims(study: dict[str, Any]) -> Table | None:
 
 
 def learned(study: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the cells whose network learned anything: others tell nothing about exits."""
+    """Return the cells whose networks are better than chance; others are useless for exits."""
     return [cell for cell in study["cells"] if cell["learned"]]
 
 
 def _halves(cells: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return every cell with its policy of ratio 0.52 and more."""
+    """Return every cell with its policy for a ratio of at least 0.52."""
     return [
         (cell, policy)
         for cell in having(cells, "policies")
@@ -191,7 +191,7 @@ def _claimed_control(cells: Iterable[dict[str, Any]]) -> list[str] | None:
 
 
 def aims(study: dict[str, Any]) -> Table | None:
-    """Return how often early exits reached what they were built for."""
+    """Return a table of how often early exits reached the aims."""
     found = _halves(learned(study))
     if not found:
         return None
@@ -212,7 +212,7 @@ def aims(study: dict[str, Any]) -> Table | None:
 
 
 def _mean_words(found: Sequence[dict[str, Any]]) -> str:
-    """Return the mean of differences with its interval, the pairs being taken as they are."""
+    """Return the mean of differences with its interval, for these pairs, as text."""
     return f"{points_words(mean_interval(found))} points on average"
 
 
@@ -229,7 +229,7 @@ def _wins(found: Sequence[dict[str, Any]]) -> str:
 
 
 def overview(study: dict[str, Any]) -> Table | None:
-    """Return one row a cell: rivals, full depth and the chosen policy. The README shows it."""
+    """Return the table of the README, one row per cell: rivals, full depth, chosen policy."""
     rows = [_overview_row(cell) for cell in study["cells"] if _half_of(cell)]
     header = [
         "data, backbone", "TF-IDF or forest", "embeddings", "cut, equal cost", "one head, full",
@@ -252,7 +252,7 @@ def _half_of(cell: dict[str, Any]) -> dict[str, Any] | None:
 
 def _overview_row(cell: dict[str, Any]) -> list[str]:
     policy = _half_of(cell)
-    assert policy is not None  # noqa: S101 - the caller asks only then
+    assert policy is not None  # noqa: S101 - checked by the caller
     points = {point["kind"]: point for point in cell["points"]}
     plain = next((points[kind] for kind in PLAIN if kind in points), None)
     same = policy["equal_layers"] == cell["n_layers"]
@@ -273,7 +273,7 @@ def _overview_row(cell: dict[str, Any]) -> list[str]:
 
 
 def two_scores(cell: dict[str, Any], point: dict[str, Any] | None) -> str:
-    """Return the main score and macro-F1 of something, "" where there is nothing."""
+    """Return the main score and macro-F1 of a point as text, "" for None."""
     if point is None:
         return ""
     scores = point["scores"]
@@ -311,10 +311,10 @@ def policies(study: dict[str, Any]) -> Table | None:
 
 
 def points_words(difference: dict[str, Any] | None, digits: int = 1) -> str:
-    """Return a difference with its interval, in points."""
+    """Return a difference with its interval in points, as text."""
     if difference is None:
         return ""
-    # 0.0 is added so that no small loss reads as -0.0.
+    # 0.0 is added so that -0.0 is shown as 0.0.
     estimate, low, high = (
         round(100 * difference[key], digits) + 0.0 for key in ("estimate", "low", "high")
     )
@@ -328,7 +328,7 @@ def _clock_words(policy: dict[str, Any]) -> str:
 
 
 def layers(study: dict[str, Any]) -> list[Table]:
-    """Return, for every cell, exits of fixed layers beside the backbone cut to as many."""
+    """Return a table per cell with exits of fixed layers and the backbone cut to these layers."""
     return [_layers_of(cell) for cell in study["cells"]]
 
 
@@ -355,7 +355,7 @@ def _score(cell: dict[str, Any], point: dict[str, Any] | None) -> str:
 
 
 def rivals(study: dict[str, Any]) -> list[Table]:
-    """Return, for every cell, what a user could take instead: scores, time, cost of training."""
+    """Return a table per cell with all rivals: scores, time, cost of training."""
     return [table for cell in study["cells"] if (table := _rivals_of(cell))]
 
 
@@ -387,7 +387,7 @@ def _rivals_of(cell: dict[str, Any]) -> Table | None:
 
 
 def beaten(study: dict[str, Any]) -> Table | None:
-    """Return, for every cell with a clock, the rivals that are as good and as fast as EPEE."""
+    """Return the rivals that are at least as good and as fast as EPEE, for cells with times."""
     rows = [
         [
             title_of(cell),
@@ -412,7 +412,7 @@ def beaten(study: dict[str, Any]) -> Table | None:
 
 
 def above(study: dict[str, Any]) -> Table | None:
-    """Return, for every cell, what has a higher test score than EPEE: the cheapest of each kind."""
+    """Return the cheapest of each kind of rivals with a higher test score than EPEE, by cell."""
     rows = [
         [
             title_of(cell),
@@ -468,7 +468,7 @@ def _better(cell: dict[str, Any], policy: dict[str, Any]) -> list[dict[str, Any]
 
 
 def point_name(point: dict[str, Any]) -> str:
-    """Return what a rival, a fixed layer or a policy is called."""
+    """Return the title of a rival, a fixed layer or a policy."""
     words = RIVAL_NAMES.get(point["family"], point["kind"])
     words = words.format(layers=point.get("layers"), goal=point.get("goal_words"))
     return words.replace("first 1 layers", "first layer").replace("into 1 layers", "into one layer")

@@ -1,1 +1,1 @@
-"""What a user would pick instead of early exits, tuned on the dev part; a module a family."""
+"""Alternatives to early exits, tuned on the dev part; one module per family."""

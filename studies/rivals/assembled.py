@@ -16,20 +16,20 @@ from studies.rivals.cut import cut_config
 
 
 def adopt(model: Any, preprocessor: Any, network: MultiExitNetwork, classes: NDArray[Any]) -> Any:
-    """Return a classifier after it took a network over, as if `fit` had trained it.
+    """Return a classifier with another network, as if `fit` had trained it.
 
-    Predictions of rivals run on the same engine as those of the exits then, so that the clock
-    compares models and not ways to run them.
+    So rivals run on the same engine as the networks with exits, and times compare models, not
+    implementations.
 
     Parameters
     ----------
     model : EPEEClassifier or EPEEImageClassifier
-        Changed in place.
+        Modified in place.
     preprocessor : object
-        What makes batches for the network.
+        Encodes samples for the network.
     network : MultiExitNetwork
     classes : ndarray of shape (n_classes,)
-        In the order of the network's logits, ascending.
+        Classes in the order of the network's logits, ascending.
     """
     plan = training_plan(model, model._training_defaults(), len(classes), network, seed=0)
     net = untrained_net(network, plan)
@@ -38,14 +38,14 @@ def adopt(model: Any, preprocessor: Any, network: MultiExitNetwork, classes: NDA
 
 
 def first_layers(model: Any, n_layers: int) -> Any:
-    """Return a fitted classifier of the first layers of another, which shares its weights.
+    """Return a fitted classifier with the first layers of another, sharing its weights.
 
-    Its last exit is the other's exit at that layer.
+    Its last exit is the exit of the other classifier at that layer.
 
     Parameters
     ----------
     model : EPEEClassifier or EPEEImageClassifier
-        Fitted, of a single task.
+        Fitted, with a single task.
     n_layers : int
     """
     state = model._fitted()

@@ -1,4 +1,4 @@
-"""Jobs "cnn": a small convolutional network from scratch, plain torch trained by skorch."""
+"""Jobs "cnn": a small convolutional network trained from scratch, in torch with skorch."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from studies.sets import SETS, Parts
 
 BATCH_SIZE = 32
 WEIGHT_DECAY = 0.01
-# The longest is that of the package's training from scratch.
+# Training lengths; the longest is that of the package's training from scratch.
 N_STEPS = (600, 1250, 2500)
 LEARNING_RATE = 2e-3
 
 
 class SmallCNN(nn.Module):
-    """Three convolutions, each with batch normalization, ReLU and a halving; mean; linear.
+    """Three convolutions with batch normalization, ReLU and pooling; global mean; linear layer.
 
     Parameters
     ----------
     n_channels : int
-        Of the images.
+        Number of channels of the images.
     n_classes : int
     augments : bool
-        Whether training images are changed a little each time, as the package does from scratch:
-        turned, shifted, scaled and toned, never mirrored.
+        Whether training images are augmented as in the package's training from scratch: rotated,
+        shifted, scaled and changed in contrast and brightness, never mirrored.
     width : int, default=32
-        Channels of the first convolution; each doubles them.
+        Number of channels of the first convolution; each further one has twice as many.
     """
 
     def __init__(self, n_channels: int, n_classes: int, augments: bool, width: int = 32) -> None:
@@ -67,7 +67,7 @@ class SmallCNN(nn.Module):
 
 
 class StandardPixels(TransformerMixin, BaseEstimator):
-    """Make standardized tensors (n, c, h, w) of images (n, h, w) or (n, h, w, c)."""
+    """Convert images (n, h, w) or (n, h, w, c) to standardized tensors (n, c, h, w)."""
 
     def fit(self, X: NDArray[Any], y: Any = None) -> StandardPixels:  # noqa: ARG002 - sklearn's
         """Learn mean and standard deviation of every channel."""
@@ -85,7 +85,7 @@ def _with_channels(X: NDArray[Any]) -> NDArray[Any]:
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Train the grid, and keep the best on dev."""
+    """Train the models of the grid, and keep the best on dev."""
     model, chosen = tuned(job, parts, _candidates(job, parts))
     n_parameters = sum(p.numel() for p in model[-1].module_.parameters())
     return keep(job, parts, folder, model) | {"n_parameters": n_parameters} | chosen
@@ -104,14 +104,14 @@ def _candidates(job: Job, parts: Parts) -> Iterator[tuple[Setting, Any, Proba]]:
 
 
 def _grid(n_samples: int, n_epochs: int | None) -> dict[str, list[Any]]:
-    """Return the grid: lengths of the training in epochs, with and without augmentation."""
+    """Return the grid: numbers of epochs, with and without augmentation."""
     steps_per_epoch = -(-n_samples // BATCH_SIZE)
     lengths = [n_epochs] if n_epochs else [max(1, round(n / steps_per_epoch)) for n in N_STEPS]
     return {"n_epochs": lengths, "augments": [False, True]}
 
 
 def _net(n_channels: int, n_classes: int, n_epochs: int, augments: bool) -> Any:
-    """Return an untrained network whose learning rate falls to 0 along half a cosine."""
+    """Return an untrained network with a cosine learning rate schedule."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR
     return NeuralNetClassifier(
         SmallCNN,

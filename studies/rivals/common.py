@@ -1,4 +1,4 @@
-"""What all rivals share: the choice among a grid on the dev part, and what a job keeps."""
+"""Common parts of all rivals: the choice from a grid on the dev part, and the stored results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Proba = NDArray[np.floating]
 def tuned(
     job: Job, parts: Parts, candidates: Iterable[tuple[Setting, Any, Proba]]
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the candidate of the best main score on dev, and what all of them reached there.
+    """Return the candidate with the best main score on dev, and the dev scores of all.
 
     Parameters
     ----------
     job : Job
     parts : Parts
     candidates : iterable of (setting, model, ndarray of shape (n_dev, n_classes))
-        One for each point of the grid, with its probabilities on the dev part. Of equal scores the
-        smaller log loss wins: dev parts of a hundred samples often tie.
+        One for each point of the grid, with its probabilities on the dev part. Ties, which are
+        frequent in small dev parts, are broken by the log loss.
 
     Returns
     -------
     model : object
     chosen : dict
-        "setting", the main score of it, and "tried": setting and score of every candidate.
+        "setting", its main score, and "tried": setting and score of every candidate.
     """
     best, tried = None, []
     for setting, model, proba in candidates:
@@ -48,16 +48,16 @@ def tuned(
 
 
 def _log_loss(y: NDArray[np.integer], proba: Proba) -> float:
-    # A class that was not in the training part has probability 0.
+    # Classes that are not in the training part have probability 0.
     rows = np.clip(proba.astype(np.float64), 1e-7, None)
     rows /= rows.sum(axis=1, keepdims=True)
     return float(log_loss(y, rows, labels=np.arange(proba.shape[1])))
 
 
 def proba_of(model: Any, X: Any, parts: Parts) -> NDArray[np.float32]:
-    """Return the probabilities of all classes of the data set, (n, K), by a fitted rival.
+    """Return the probabilities of a fitted rival for all classes of the data set, (n, K).
 
-    A network predicts with its last exit.
+    Networks predict with their last exit.
     """
     at_layer = getattr(model, "predict_proba_at_layer", None)
     proba = model.predict_proba(X) if at_layer is None else at_layer(X, -1)
@@ -67,7 +67,7 @@ def proba_of(model: Any, X: Any, parts: Parts) -> NDArray[np.float32]:
 def keep(
     job: Job, parts: Parts, folder: Folder, model: Any, *, timed: bool = True, **arrays: Any
 ) -> dict[str, Any]:
-    """Save what a rival predicts, and for the clock the rival itself; return its scores.
+    """Save the predictions of a rival, and its model for the clock; return its scores.
 
     Parameters
     ----------
@@ -77,14 +77,14 @@ def keep(
     model : object
         Fitted on codes.
     timed : bool, default=True
-        Whether the clock needs this model; of cut networks it takes the layers of the exits' own.
+        Whether to save the model for the clock, which does not need that of cut networks.
     **arrays : ndarray
-        What else is to be saved beside the predictions.
+        Further arrays to save.
 
     Returns
     -------
     dict
-        "scores", of the parts dev and test.
+        "scores" of dev and test.
     """
     found = {name: proba_of(model, getattr(parts, name).X, parts) for name in ("dev", "test")}
     truth = {name: getattr(parts, name).y for name in found}

@@ -1,8 +1,8 @@
 """Jobs "cut-K" and "full": the first K layers of the backbone, or all, fine-tuned with one head.
 
-The rival that early exit must beat at equal cost: what a user gets who decides on a depth before
-the training. Everything but the depth and the single head is as in the jobs "exits": the weights,
-what heads read, epochs and learning rates.
+Early exits must be better than this at equal cost, because it is the result of choosing a depth
+before training. Everything except the depth and the single head is as in the jobs "exits": initial
+weights, pooling, epochs and learning rates.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from studies.rivals.common import keep, proba_of
 from studies.sets import SETS, Parts
 
 MAX_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
-# Files of a checkpoint that are written anew, or hold the same in another format.
+# Weight files, which are written again or contain the same weights in another format.
 _WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.onnx", "*.ot", "*.msgpack", "*.index.json")
-# What a configuration says of the layers that a model of images hands to others.
+# Settings of image models about the layers that they output.
 _OUTPUTS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 
 
@@ -43,9 +43,9 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
     source : str or path
         The folder of the whole checkpoint.
     n_layers : int
-        Layers to keep, from the first on.
+        Number of first layers to keep.
     folder : str or path
-        Where to; made if it is not there.
+        Target folder; created if it does not exist.
     kind : {"text", "image"}
 
     Returns
@@ -56,7 +56,7 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
     Raises
     ------
     ValueError
-        If the checkpoint has fewer layers, or is refused by `load_config`.
+        If the checkpoint has fewer layers, or `load_config` does not accept it.
     """
     config = load_config(source, kind)
     if not 1 <= n_layers <= config.num_hidden_layers:
@@ -70,20 +70,20 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
     with torch.random.fork_rng([]):
         own = load_backbone(cut_config(whole.config, n_layers), kind)
     weights = whole.state_dict()
-    # Strict: every weight of the layers that are kept, and of what is around them, is there.
+    # Strict loading checks that no weight of the kept layers or of other modules is missing.
     own.load_state_dict({name: weights[name] for name in own.state_dict()})
     own.save_pretrained(folder)
     return folder
 
 
 def cut_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
-    """Return a copy of a configuration with so many layers."""
+    """Return a copy of a configuration with another number of layers."""
     kept = {k: v for k, v in config.to_dict().items() if k not in _OUTPUTS}
     return type(config).from_dict(kept | {"num_hidden_layers": n_layers})
 
 
 def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, dict[str, Any]]:
-    """Return the package's compact architecture for training samples, with so many layers.
+    """Return the package's compact architecture for training samples, with `n_layers` layers.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, 
     -------
     config : PretrainedConfig
     parameters : dict
-        What else the classifier is to be given: of texts, the tokenizer that was learned.
+        Further parameters of the classifier: for texts, the trained tokenizer.
     """
     if kind == "images":
         images = as_images(X, None)
@@ -111,9 +111,9 @@ def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, 
 def one_head(
     job: Job, parts: Parts, folder: Folder, n_layers: int, **parameters: Any
 ) -> Iterator[Any]:
-    """Yield an untrained classifier of the first layers, of whose heads only the last is trained.
+    """Yield an untrained classifier with the first layers, which only trains its last head.
 
-    Its checkpoint is there as long as the block lasts.
+    Its checkpoint is deleted at the end of the block.
     """
     weights = [0.0] * (n_layers - 1) + [1.0]
     parameters |= {"exit_loss_weights": weights}
@@ -130,9 +130,9 @@ def one_head(
 def trained(
     job: Job, parts: Parts, folder: Folder, n_layers: int, **parameters: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a classifier of the first layers with one head, trained, and what that cost.
+    """Return a trained classifier with the first layers and one head, and the training cost.
 
-    Heads that are not trained do not count as parameters.
+    Untrained heads are not counted as parameters.
     """
     with one_head(job, parts, folder, n_layers, **parameters) as untrained:
         model, cost = fitted(untrained, parts.train)
@@ -141,9 +141,9 @@ def trained(
 
 
 def run(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> dict[str, Any]:
-    """Train the first layers, or all, with one head.
+    """Train the first layers, or all layers, with one head.
 
-    Of all layers the probabilities of the training part are kept as well: others learn from them.
+    With all layers, the probabilities for the training part are stored, too, for distillation.
     """
     model, cost = trained(job, parts, folder, n_layers or BACKBONES[job.backbone].n_layers)
     taught = {} if n_layers else {"train_proba": proba_of(model, parts.train.X, parts)}
@@ -151,7 +151,7 @@ def run(job: Job, parts: Parts, folder: Folder, n_layers: int | None = None) -> 
 
 
 def applies(data: str, backbone: str, n_layers: int | None = None) -> bool:
-    """Return whether there are such jobs: texts and images, with fewer layers than all."""
+    """Return whether there are such jobs: for texts and images, with fewer than all layers."""
     fewer = n_layers is None or n_layers < BACKBONES[backbone].n_layers
     return SETS[data].kind != "spans" and reads(data, backbone) and fewer
 

@@ -1,8 +1,8 @@
-"""Jobs "distilled-K": the first K layers, taught by the whole network with one head.
+"""Jobs "distilled-K": the first K layers, distilled from the full network with one head.
 
-The student is the network of "cut-K" and trains as long; half of its loss is the distance to the
-probabilities of the job "full" on the training part, both at a temperature. The loss, its halves
-and the temperature are those of the package's ``exit_training="distillation"``.
+The student is the network of "cut-K" and is trained for the same number of epochs. Half of its loss
+is the divergence from the probabilities of the job "full" on the training part. The loss, the
+weights of its parts and the temperature are those of ``exit_training="distillation"``.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from studies.rivals import cut
 from studies.rivals.common import keep
 from studies.sets import Parts
 
-# Parts of the depth that is taught: at ratios of about 2/3 and 1/2.
+# Students have 1/3 or 1/2 of the layers.
 SHARES = (3, 2)
 
 
 class Teacher(Callback):
-    """Let the last exit learn from the probabilities of another network as well.
+    """Train the last exit on the probabilities of another network, too.
 
     Parameters
     ----------
     proba : ndarray of shape (n, K)
-        Of the training samples, in their order, a column for each class that they have.
+        For the training samples in their order, with a column for each of their classes.
     """
 
     def __init__(self, proba: NDArray[np.floating]) -> None:
         self.proba = proba
 
     def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
-        """Put the probabilities beside the samples' weights, and the loss that reads them."""
+        """Append the probabilities to the sample weights, and set the loss that uses them."""
         if len(X.weights) != len(self.proba):
             raise ValueError(
                 f"proba has {len(self.proba)} rows; expected one for each of {len(X.weights)} "
@@ -51,13 +51,13 @@ class Teacher(Callback):
 
 
 class TaughtLoss(DistillationExitLoss):
-    """The distillation loss of the last exit alone, with a teacher outside of the network.
+    """The distillation loss of the last exit only, with a teacher outside of the network.
 
-    Behind the weight of each sample are the teacher's logits.
+    The teacher's logits follow the weight of each sample.
     """
 
     def __init__(self) -> None:
-        # The student, and the teacher in the place of a last exit that learns nothing.
+        # The student, and the teacher in place of a last exit that is not trained.
         super().__init__(np.array([1.0, 0.0]))
 
     def forward(self, logits: Tensor, labels: Tensor, sample_weights: Tensor) -> Tensor:
