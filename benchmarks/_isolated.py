@@ -1,6 +1,6 @@
-"""Functions in processes of their own, for memory and for times that must not share a state.
+"""Run functions in separate processes, to measure memory and times without shared state.
 
-``python -m benchmarks._isolated MODULE:FUNCTION ARGUMENTS-AS-JSON`` prints what it gives as JSON.
+``python -m benchmarks._isolated MODULE:FUNCTION ARGUMENTS-AS-JSON`` prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _NEXT = "next"
 
 
 def isolated(function: str, **arguments: Any) -> dict[str, Any]:
-    """Call ``module:function`` with JSON arguments in a fresh process and return what it returns.
+    """Call ``module:function`` with JSON arguments in a new process, and return the result.
 
     Raises
     ------
     NotMeasuredError
-        If the process fails; the last line of its complaint is the reason.
+        If the process fails, with the last line of its error output.
     """
     done = subprocess.run(
         _command(function, arguments),
@@ -45,10 +45,10 @@ def isolated(function: str, **arguments: Any) -> dict[str, Any]:
 
 
 def in_turns(calls: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Run functions side by side, each in its process, one step of one of them at a time.
+    """Run functions in separate processes, in turns, one step of one function at a time.
 
-    Each function calls `Turns.hand_over` before every step. Times of the same turn can then be
-    compared although the machine is busier at some times than at others.
+    Each function calls `Turns.hand_over` before every step. Times of the same turn can be compared
+    even if the load of the machine varies.
 
     Parameters
     ----------
@@ -58,18 +58,18 @@ def in_turns(calls: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[
     Returns
     -------
     dict
-        What each function returns, by name.
+        The results of the functions, by name.
 
     Raises
     ------
     NotMeasuredError
-        If a process fails; the last line of its complaint is the reason.
+        If a process fails, with the last line of its error output.
     """
     with contextlib.ExitStack() as stack:
         running = {}
         for name, call in calls.items():
             running[name] = stack.enter_context(_Player(_command(*call)))
-            running[name].play()  # up to its first step, with nobody beside it
+            running[name].play()  # up to its first step, while no other process runs
         while any(player.result is None for player in running.values()):
             for player in running.values():
                 player.play()
@@ -77,15 +77,15 @@ def in_turns(calls: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[
 
 
 class Turns:
-    """The part of a process that `in_turns` started.
+    """Controls the turns of a process started by `in_turns`.
 
     Attributes
     ----------
     seconds : list of float
-        Times between turns, one a step.
+        Duration of each step.
     cpu_seconds : list of float
-        Processor time of all threads in the same steps: what others do on the machine hardly
-        shows in it.
+        Processor time of all threads in the same steps, which depends less on the load of the
+        machine.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Turns:
         self._start: tuple[float, float] | None = None
 
     def hand_over(self) -> None:
-        """End a step, let the others take theirs, and start the next."""
+        """End a step, wait for the steps of the others, and start the next."""
         synchronize()
         if self._start is not None:
             start, cpu_start = self._start
@@ -127,7 +127,7 @@ class _Player:
         self._errors.close()
 
     def play(self) -> None:
-        """Let the process go on to its next turn, or to its end."""
+        """Let the process continue to its next turn, or to its end."""
         if self.result is not None:
             return
         if self._started:
@@ -158,14 +158,14 @@ def _complaint(errors: str) -> str:
 
 
 def memory_in_use(device: str) -> int:
-    """Bytes in use: of the GPU, or resident in this process."""
+    """Return the number of bytes in use, on the GPU or resident in this process."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
     return _resident("VmRSS")
 
 
 class PeakMemory:
-    """Bytes at the highest point since this was made."""
+    """Peak memory in bytes since this object was created."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -186,7 +186,7 @@ def _resident(name: str) -> int:
     for line in _STATUS.read_text().splitlines():
         if line.startswith(name):
             return 1024 * int(line.split()[1])
-    raise NotMeasuredError(f"{_STATUS} does not tell {name}")
+    raise NotMeasuredError(f"{_STATUS} has no {name}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Clocks and memory: competitors run in turns, medians of repetitions, nothing measured cold."""
+"""Time competitors in turns, after a warm-up."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def interleaved(
     warm_up: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Seconds:
-    """Time competitors in turns, A B C A B C, so that a busy moment hits all of them.
+    """Time competitors in turns, A B C A B C, so that other load affects all of them.
 
     Parameters
     ----------
     competitors : mapping of str to callable
-        What to run, by name, in the order of running.
+        Functions to run, by name, in this order.
     repetitions : int
-        Rounds that count.
+        Number of measured rounds.
     warm_up : bool, default=True
-        Run everything beforehand. False where the caller has done so.
+        Whether to run everything once before; False if the caller has done this.
     clock : callable
         Returns seconds.
 
@@ -49,17 +49,17 @@ def interleaved(
     return seconds
 
 
-# A run of a warm-up that takes more than this share of the fastest so far was not slowed by chance.
+# In a warm-up, a run counts as faster if it takes less than this share of the fastest time so far.
 _NO_FASTER = 0.95
 _MAX_WARM_UPS = 24
 
 
 def warmed_up(run: Callable[[], Any]) -> None:
-    """Run something until later runs take as long as each other.
+    """Run a function until its runs do not get faster any more.
 
-    On a GPU the engine captures layers as graphs once their shapes have come up often enough, and
-    fills its pools of memory; it is warm when three runs in a row are not faster than the fastest
-    before.
+    On a GPU the engine captures layers as graphs once their shapes have occurred often enough, and
+    fills its memory pools. The warm-up ends when three consecutive runs are not faster than the
+    fastest run before.
     """
     if not torch.cuda.is_available():
         run()

@@ -1,4 +1,4 @@
-"""Backbones with fresh weights, estimators on them, and real texts."""
+"""Backbones with random weights, estimators with these, and real texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True)
 class Family:
-    """One backbone of a known size, and what its heads read.
+    """A backbone of a known size, and the pooling of its heads.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _albert_base() -> AlbertConfig:
 
 
 def _llama_small() -> LlamaConfig:
-    """Return a decoder of BERT-base's depth and width, three query heads to a key."""
+    """Return a decoder of BERT-base's depth and width, with three query heads per key head."""
     return LlamaConfig(
         vocab_size=30522,
         hidden_size=768,
@@ -95,7 +95,7 @@ FAMILIES = {
     "mpnet": Family("MPNet-base", MPNetConfig, "cls"),
     "modernbert": Family("ModernBERT of 12 layers", _modernbert_of_12_layers, "cls"),
     "llama": Family("a small Llama with grouped queries", _llama_small, "last"),
-    # BERT-base's plan, in a family without an adapter of its own.
+    # The architecture of BERT-base, in a family without a dedicated adapter.
     "ernie": Family("ERNIE-base by the generic adapter", ErnieConfig, "cls"),
     "vit": Family("ViT-base", ViTConfig, "cls", "image"),
     "minilm": Family("MiniLM-sized BERT", _minilm_sized, "cls"),
@@ -104,12 +104,12 @@ FAMILIES = {
 
 @functools.cache
 def data_set(name: str, subset: str) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of a real data set.
+    """Return texts and labels of a real data set.
 
     Raises
     ------
     NotMeasuredError
-        If its files are not there.
+        If its files are missing.
     """
     try:
         bunch = getattr(datasets, f"load_{name}")(subset=subset)
@@ -120,19 +120,19 @@ def data_set(name: str, subset: str) -> tuple[list[str], np.ndarray]:
 
 @functools.cache
 def _pool() -> list[str]:
-    """Texts of the test parts of health_advice and git in turns."""
+    """Return the texts of the test parts of health_advice and git, alternating."""
     health, git = data_set("health_advice", "test")[0], data_set("git", "test")[0]
     return [text for pair in zip(health, git, strict=False) for text in pair]
 
 
 def real_texts(n: int) -> list[str]:
-    """Texts of two data sets, as many of every length as there are in the whole of both.
+    """Return texts of two data sets, with their distribution of lengths.
 
     Parameters
     ----------
     n : int
-        A small number stands for all 930 texts: one is taken at each of n even quantiles of the
-        length. A larger one repeats them.
+        If it is less than the number of all texts, 930, they are taken at n even quantiles of the
+        length; if it is larger, texts are repeated.
     """
     pool = _pool()
     whole, rest = divmod(n, len(pool))
@@ -142,14 +142,14 @@ def real_texts(n: int) -> list[str]:
 
 
 def short_texts(n: int) -> list[str]:
-    """Texts of a few words cut out of a real data set, all of them objects of their own."""
+    """Return texts of a few words, cut from a real data set; all of them are distinct objects."""
     words = " ".join(data_set("health_advice", "train")[0]).split()
     starts = np.random.default_rng(0).integers(0, len(words) - WORDS_OF_SHORT, n)
     return [" ".join(words[start : start + WORDS_OF_SHORT]) for start in starts]
 
 
 def marked(texts: list[str]) -> list[str]:
-    """Texts with marks around their first and their last word."""
+    """Return texts with marks around their first and their last word."""
     rows = []
     for text in texts:
         words = [word.span() for word in re.finditer(r"\S+", text)]
@@ -158,7 +158,7 @@ def marked(texts: list[str]) -> list[str]:
 
 
 def random_images(n: int, side: int = 224) -> np.ndarray:
-    """Images of noise, (n, side, side, 3) uint8: the clock does not depend on pixels."""
+    """Return images of noise, (n, side, side, 3) uint8; times do not depend on pixels."""
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
@@ -168,14 +168,14 @@ def samples(family: str, n: int) -> Any:
 
 @functools.cache
 def shared_tokenizer(vocab_size: int) -> Any:
-    """WordPiece vocabulary learned from the training parts of health_advice and git."""
+    """Return a WordPiece tokenizer trained on the training parts of health_advice and git."""
     texts = data_set("health_advice", "train")[0] + data_set("git", "train")[0]
     return learn_wordpiece(texts, vocab_size)
 
 
 @functools.lru_cache(maxsize=1)
 def fresh_estimator(family: str, pooling: str | None = None) -> Any:
-    """Return `new_estimator`, keeping the last one made: families are large."""
+    """Return `new_estimator`, with a cache for the last one, as networks are large."""
     return new_estimator(FAMILIES[family], pooling or FAMILIES[family].pooling)
 
 
@@ -186,17 +186,17 @@ def new_estimator(
     n_classes: int = N_CLASSES,
     **parameters: Any,
 ) -> Any:
-    """Fit one epoch on a handful of samples: the architecture with nearly fresh weights.
+    """Fit one epoch on a few samples, for a network with nearly random weights.
 
     Parameters
     ----------
     family : Family
     pooling : str
     config : PretrainedConfig or None, default=None
-        Another size of the family.
+        Another configuration of the family.
     n_classes : int, default=N_CLASSES
     **parameters
-        Of the estimator.
+        Parameters of the estimator.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def new_estimator(
 
 
 def prepared(family: str, device: str, precision: str, pooling: str | None = None) -> Any:
-    """Return the family's fresh estimator on a device, in a precision, all else by default."""
+    """Return the estimator of a family on a device and in a precision, otherwise with defaults."""
     estimator = fresh_estimator(family, pooling)
     return estimator.set_params(
         device=device, precision=precision, tau=0.1, patience=None, predict_batch_size="auto"
@@ -229,10 +229,10 @@ def prepared(family: str, device: str, precision: str, pooling: str | None = Non
 
 
 def engine_of(estimator: Any) -> Engine:
-    """Return the engine that a fitted estimator predicts with.
+    """Return the engine of a fitted estimator.
 
-    On a GPU it captures every shape it meets, as it has done with those that come up in a service
-    that has run for a while.
+    On a GPU it captures every shape, as an engine that has run for a while has done for frequent
+    shapes.
     """
     engine = estimator._state.engine(*estimator._setting())
     if engine._graphs is not None:

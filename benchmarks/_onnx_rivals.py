@@ -1,4 +1,4 @@
-"""Export the rivals at full depth for onnxruntime and run them there, in float32 and in int8."""
+"""Export the rivals at full depth, and run them in onnxruntime, in float32 and in int8."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 class _ByPosition(torch.nn.Module):
-    """The full-depth model with its inputs by position, as exporters want them."""
+    """The full-depth model with positional inputs, as needed by exporters."""
 
     def __init__(self, model: FullDepth, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -32,19 +32,19 @@ class _ByPosition(torch.nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Logits (n, K)."""
+        """Return the logits (n, K)."""
         return self.model(**dict(zip(self.names, tensors, strict=True)))
 
 
 def require_onnx() -> None:
-    """Raise NotMeasuredError where a package of the rivals is not installed."""
+    """Raise NotMeasuredError if a package of the rivals is not installed."""
     for package in PACKAGES:
         if find_spec(package) is None:
             raise NotMeasuredError(f"{package} is not installed")
 
 
 def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
-    """Write the model for onnxruntime, with any number of samples, texts of any length."""
+    """Write the model for onnxruntime, for any number and length of texts."""
     names = tuple(example)
     any_size = torch.export.Dim.DYNAMIC
     sizes = [
@@ -66,7 +66,7 @@ def export(rival: FullDepth, example: dict[str, Tensor], path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what exporters tell about themselves."""
+    """Suppress the output of exporters."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -101,7 +101,7 @@ def onnx_logits(session: Any, batch: dict[str, Tensor]) -> np.ndarray:
 
 
 def check_export(rival: FullDepth, session: Any, encoded: Any) -> None:
-    """Raise AssertionError where the exported model does not predict what its source does."""
+    """Raise AssertionError if the predictions of the exported model differ from its source."""
     batch = encoded.batch(np.arange(3))
     with torch.inference_mode():
         difference = np.abs(rival(**batch).numpy() - onnx_logits(session, batch)).max()

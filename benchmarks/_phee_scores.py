@@ -1,4 +1,4 @@
-"""Exact match scores of PHEE's events, counted as the code of the data set's authors counts."""
+"""Exact match scores of PHEE's events, as defined in the code of the data set's authors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GROUPS = {
     "sub": ("sub_argument", "combination"),
 }
 _ARTICLES = {"a", "an", "the"}
-# The type of an event in a sentence of which no trigger is found.
+# The type of events in sentences without a predicted trigger.
 _COMMONEST = "Adverse_event"
 
 
@@ -22,7 +22,7 @@ def paper_scores(part, predicted):
     Parameters
     ----------
     part : Bunch
-        As `load_phee_events` returns it.
+        Result of `load_phee_events`.
     predicted : list of dict of str to list of (start, end, label)
         Predicted spans by layer.
 
@@ -48,7 +48,7 @@ def paper_scores(part, predicted):
 
 
 def plain(text):
-    """Return a text without case, punctuation and articles, its words one blank apart."""
+    """Return a text in lower case, without punctuation and articles, with single blanks."""
     words = re.sub(r"[!-/:-@\[-`{-~]+", " ", text.lower()).split()
     return " ".join(word for word in words if word not in _ARTICLES)
 

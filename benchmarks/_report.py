@@ -1,4 +1,4 @@
-"""What a row gives, and the two files that keep it: results.json and results.md."""
+"""The lines of a row, and the two files with the results: results.json and results.md."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Line:
     Parameters
     ----------
     configuration : str
-        Backbone, pooling, precision, batch size and so on, in words.
+        Backbone, pooling, precision, batch size and so on, as text.
     measured : str
-        What was found, in words.
+        The result, as text.
     target : str
-        What was to be reached, "" where there is no target.
+        The target; "" if there is none.
     reached : bool or None
-        None where there is no target or nothing was measured.
+        None if there is no target or nothing was measured.
     settings : dict
-        The configuration for programs.
+        The configuration.
     values : dict of str to float
-        What was found, for programs.
+        The result.
     seconds : dict of str to list of float
-        Every repetition of every competitor.
+        Times of every repetition of every competitor.
     """
 
     configuration: str
@@ -84,13 +84,13 @@ def _cpu_name() -> str:
 
 def _commit() -> str | None:
     try:
-        told = subprocess.run(
+        completed = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.strip()
+    return completed.stdout.strip()
 
 
 def _version(package: str) -> str | None:
@@ -101,14 +101,14 @@ def _version(package: str) -> str | None:
 
 
 class Results:
-    """The rows measured so far; both files are written again after every line.
+    """The results so far; both files are written again after every line.
 
     Parameters
     ----------
     folder : Path
-        Rows that an earlier run left there are kept until they are measured again.
+        Rows of earlier runs in it are kept until they are measured again.
     device : str
-        Results of a GPU go to files of their own.
+        Results on a GPU are written to separate files.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -122,7 +122,7 @@ class Results:
             self.rows = json.loads(self._json.read_text())["rows"]
 
     def start(self, row: str, title: str, *, quick: bool) -> None:
-        """Begin a row; what an earlier run found is replaced with its first line."""
+        """Begin a row; its first line replaces the results of an earlier run."""
         self._pending = {
             "title": title,
             "quick": quick,
@@ -133,13 +133,13 @@ class Results:
         self._row = row
 
     def add(self, line: Line) -> None:
-        """Keep a line of the row that was started last, in both files."""
+        """Add a line to the current row, in both files."""
         self._pending["lines"].append(asdict(line))
         self.rows[self._row] = self._pending
         self._write()
 
     def sort(self, order: Iterable[str]) -> None:
-        """Bring the rows into the order of the suite."""
+        """Sort the rows in the order of the suite."""
         known = [name for name in order if name in self.rows]
         self.rows = {name: self.rows[name] for name in known}
 
@@ -150,14 +150,14 @@ class Results:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file at once, so that an interrupt leaves the old or the new one."""
+    """Write a file atomically."""
     draft = path.with_name(path.name + ".new")
     draft.write_text(text)
     draft.replace(path)
 
 
 def as_markdown(rows: dict[str, Any]) -> str:
-    """Render rows as one Markdown table, under the machines they were measured on."""
+    """Return a Markdown table of the rows, after a description of the machines."""
     machines = {describe(row["machine"]): None for row in rows.values()}
     table = [table_row(name, line) for name, row in rows.items() for line in row["lines"]]
     quick = [name for name, row in rows.items() if row["quick"]]

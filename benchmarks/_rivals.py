@@ -1,4 +1,4 @@
-"""The rivals on the same weights and inputs: transformers' own forward pass at full depth."""
+"""The forward pass of transformers at full depth, with the same weights and inputs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 
 
 class FullDepth(nn.Module):
-    """A transformers base model run as transformers runs it, with one head on top.
+    """A base model with the forward pass of transformers, and one head.
 
     Parameters
     ----------
     estimator : EPEEClassifier or EPEEImageClassifier
         Fitted; its backbone and its last head are copied.
     dtype : torch.dtype
-        Of the backbone; the head stays in float32, as in the estimator.
+        Precision of the backbone; the head stays in float32, as in the estimator.
     device : str
     """
 
@@ -37,22 +37,22 @@ class FullDepth(nn.Module):
         for parameter in self.backbone.parameters():
             parameter.data = parameter.data.to(dtype)
         self.head = copy.deepcopy(network.heads[-1]).to(device)
-        # What transformers does to the states after the last layer, for those of the layer below.
+        # The final norm of transformers, for the states of the layer below the last one.
         self._after_last = type(network.adapter)(self.backbone).pool
         self._options = {"use_cache": False} if network.adapter.causal else {}
         self.eval()
 
     def with_attention(self, name: str) -> FullDepth:
-        """Choose among the attentions of transformers, where the family has a choice.
+        """Set the attention implementation of transformers, if the family has several.
 
-        "sdpa" is torch's own and the default of transformers. "eager", the plain products, is what
-        backbones are loaded with here; on a CPU both take the same time (row "attention").
+        "sdpa" is that of torch and the default of transformers. Backbones here are loaded with
+        "eager", the plain products; on a CPU both take the same time (row "attention").
         """
         self.backbone.set_attn_implementation(name)
         return self
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Logits (n, K) of a batch."""
+        """Return the logits (n, K) of a batch."""
         if self.pooling == "cls+mean":
             found = self.backbone(**batch, **self._options, output_hidden_states=True)
             below = self._after_last(found.hidden_states[-2])
@@ -71,7 +71,7 @@ class FullDepth(nn.Module):
 
     @torch.inference_mode()
     def proba(self, encoded: Any, batch_size: int | str) -> np.ndarray:
-        """Probabilities (n, K) of encoded samples, in the batches `predict` would make."""
+        """Return the probabilities (n, K) of encoded samples, in the batches of `predict`."""
         out = np.empty((len(encoded), self.head.out.out_features), np.float32)
         weight = next(self.backbone.parameters())
         limit = batch_limit(batch_size, weight.device, weight.dtype)

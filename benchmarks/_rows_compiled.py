@@ -1,4 +1,4 @@
-"""Rows on what a compiler makes of the full depth: the engine against `torch.compile`."""
+"""Rows on the engine against `torch.compile` at full depth."""
 
 from __future__ import annotations
 

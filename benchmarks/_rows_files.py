@@ -1,4 +1,4 @@
-"""Row on images given by paths: their time and memory against the same images as arrays."""
+"""Row on images given as paths: time and memory compared with arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 224
 
 
 def write_images(folder: Path, n: int) -> list[str]:
-    """Write noise over gradients, which compresses about as X-rays do, and return the paths."""
+    """Write images of gradients with noise, which compress about like X-rays; return the paths."""
     rng = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 0.4
     paths = []
@@ -33,14 +33,14 @@ def write_images(folder: Path, n: int) -> list[str]:
 
 
 def fitted(paths: list[str], device: str) -> EPEEImageClassifier:
-    """Train a compact network on a few of the images, for the shapes only."""
+    """Train a compact network on a few of the images."""
     return EPEEImageClassifier(
         max_epochs=1, tau=0.0, patience=2, memory=None, device=device, random_state=0
     ).fit(paths[:8], [0, 1] * 4)
 
 
 def predict_files(folder: str, n: int, device: str) -> dict[str, Any]:
-    """Bytes and seconds of `predict` for n paths, and the same for arrays."""
+    """Return bytes and seconds of `predict` for n paths, and the same for arrays."""
     paths = sorted(map(str, Path(folder).iterdir()))[:n]
     model = fitted(paths, device)
     model.predict(paths[:64])

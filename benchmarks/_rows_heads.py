@@ -1,4 +1,4 @@
-"""Row on the kinds of heads: what a bottleneck in front of every head costs a prediction."""
+"""Row on the time of predictions with bottleneck heads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_LINEAR_RATIO = 1.05
 
 
 def heads(settings: Settings) -> Iterator[Line]:
-    """Compare both kinds of heads on one backbone, the same texts and the same exits."""
+    """Compare both kinds of heads with the same backbone, texts and exits."""
     family, precision = FAMILIES["minilm"], settings.fast_precision()
     models = {head: new_estimator(family, "mean", head=head) for head in HEADS}
     for model in models.values():

@@ -1,4 +1,4 @@
-"""Rows on precision="int8": against our own bfloat16, and against other ways to run in 8 bits."""
+"""Rows on precision="int8": against our bfloat16, and against other 8-bit implementations."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.int8_linear import why_not_int8
 from sklearn_epee._nn.prediction_batches import batches_by_length
 
-# Texts that scales are measured on, those of the rivals as well.
+# Number of texts for the calibration, also that of the rivals.
 N_CALIBRATION = 64
-# Of our bfloat16, by batch size.
+# Target speed-up over our bfloat16, by batch size.
 WANTED = {"auto": 1.5, 16: 1.5, 1: 1.2}
-# Of onnxruntime's dynamic int8 at full depth.
+# Target speed-up over onnxruntime's dynamic int8 at full depth.
 WANTED_OF_ONNX = 3.5
 # Batch size and number of texts.
 BLOCKS: tuple[tuple[int | str, int], ...] = (("auto", 256), (16, 128), (1, 24))
@@ -48,7 +48,7 @@ class Ours:
 
 
 def ours(family: str) -> Ours:
-    """Return the family's fresh estimator, calibrated on real texts."""
+    """Return the estimator of a family, calibrated on real texts."""
     if reason := why_not_int8():
         raise NotMeasuredError(f"this processor has no 8-bit products: {reason}")
     estimator = copy.copy(prepared(family, "cpu", "auto"))
@@ -57,13 +57,13 @@ def ours(family: str) -> Ours:
 
 
 def on_cpu(settings: Settings) -> None:
-    """Refuse another device."""
+    """Raise NotMeasuredError on another device."""
     if settings.device != "cpu":
         raise NotMeasuredError("8-bit products are made on the CPU only")
 
 
 def against_bfloat16(settings: Settings, *, family: str) -> Iterator[Line]:
-    """Measure int8 against what "auto" is here, at mean exit M/3 and at full depth."""
+    """Compare int8 with the precision of "auto", at mean exit M/3 and at full depth."""
     on_cpu(settings)
     both = ours(family)
     n_layers = both.auto.n_layers_
@@ -101,7 +101,7 @@ def _own_line(title: str, block: tuple[int | str, int], depth: str, seconds: Sec
 
 
 def calibration_batches(estimator: Any) -> list[dict[str, np.ndarray]]:
-    """Return the texts that scales are measured on, one by one, as the rivals read them."""
+    """Return batches of one calibration text each, in the form for the rivals."""
     encoded = encode(estimator, real_texts(N_CALIBRATION))
     return [as_arrays(encoded.batch(np.array([row]))) for row in range(len(encoded))]
 
@@ -111,7 +111,7 @@ def as_arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def static_onnx(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
-    """Return onnxruntime's static int8, its scales measured on some batches."""
+    """Return onnxruntime's static int8, calibrated on some batches."""
     # Installed for this row only.
     import onnxruntime  # noqa: PLC0415
     from onnxruntime.quantization import (  # noqa: PLC0415
@@ -148,7 +148,7 @@ def static_onnx(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
 
 
 def by_openvino(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
-    """Return OpenVINO's int8, its scales measured on some batches by NNCF."""
+    """Return OpenVINO's int8, calibrated on some batches by NNCF."""
     import nncf  # noqa: PLC0415
     import openvino  # noqa: PLC0415
 
@@ -166,7 +166,7 @@ def by_openvino(plain: Path, batches: list[dict[str, np.ndarray]]) -> Forward:
 
 
 def rivals(estimator: Any, folder: Path) -> dict[str, Forward | str]:
-    """Return what runs the network in 8 bits at full depth, or why something does not."""
+    """Return the 8-bit rivals at full depth, or for each the reason why it cannot run."""
     network = FullDepth(estimator, torch.float32)
     encoded = encode(estimator, real_texts(4))
     batches = calibration_batches(estimator)
@@ -185,13 +185,13 @@ def rivals(estimator: Any, folder: Path) -> dict[str, Forward | str]:
         missing = [package for package in packages if find_spec(package) is None]
         try:
             found[name] = f"{missing[0]} is not installed" if missing else make(plain, batches)
-        except Exception as error:  # noqa: BLE001 - whatever a rival's converter raises is told
+        except Exception as error:  # noqa: BLE001 - any error of a rival's converter is reported
             found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
     return found
 
 
 def run_rival(forward: Forward, encoded: Any, batch_size: int | str) -> np.ndarray:
-    """Labels of encoded texts in the batches that predict would make."""
+    """Return labels of encoded texts, in the batches of `predict`."""
     limit: Any = batch_size
     out = np.empty(len(encoded), np.int64)
     for rows in batches_by_length(encoded.lengths, limit):
@@ -200,7 +200,7 @@ def run_rival(forward: Forward, encoded: Any, batch_size: int | str) -> np.ndarr
 
 
 def against_others(settings: Settings) -> Iterator[Line]:
-    """Compare int8 at mean exit M/3 with others' int8 at full depth, in the same batches."""
+    """Compare int8 at mean exit M/3 with that of rivals at full depth, in the same batches."""
     on_cpu(settings)
     require_onnx()
     family = text_family(settings)

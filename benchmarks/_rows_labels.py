@@ -1,4 +1,4 @@
-"""Row on several labels: one head for all of them against a head for each, as tasks have."""
+"""Row on several labels: one head for all labels against one head per label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklearn_epee._nn.heads import make_head
 from sklearn_epee._nn.joint_exit_rules import dynamic_rule
 from sklearn_epee._nn.tasks import Classes, task_softmax
 
-# Of BERT-base.
+# Size of BERT-base.
 WIDTH, N_LAYERS = 768, 12
 N_LABELS = 14
 COUNTS = (2,) * N_LABELS
@@ -37,7 +37,7 @@ def number_of_weights(heads: nn.Module) -> int:
 
 
 def exits_by(heads: nn.ModuleList, pooled: Tensor, *, labels: bool) -> Callable[[], Exits]:
-    """Return what reads every exit of a batch and decides, with nobody exiting before the last."""
+    """Return a function that runs all heads and the exit rule on a batch, without early exits."""
     policy = ExitPolicy(1e-9, N_LAYERS, None, np.ones(N_LAYERS), "all")
     if labels:
         policy = replace(policy, label_thresholds=np.full(N_LABELS, 0.5))

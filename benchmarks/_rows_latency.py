@@ -1,4 +1,4 @@
-"""Rows on single samples, on a layer chosen beforehand, and on what `predict` adds."""
+"""Rows on single samples, on a fixed layer, and on the overhead of `predict`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def precisions(settings: Settings) -> tuple[str, ...]:
 
 
 def latency(settings: Settings, *, family: str) -> Iterator[Line]:
-    """One sample at a time, the rival and the engine in turns on every sample."""
+    """Measure one sample at a time, with rival and engine in turns on every sample."""
     for precision in precisions(settings):
         estimator = prepared(family, settings.device, precision)
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)
@@ -86,7 +86,7 @@ def _latency_line(estimator: Any, family: str, schedule: np.ndarray, seconds: Se
 
 
 def budgeted(settings: Settings, *, family: str) -> Iterator[Line]:
-    """Answer all samples at layer m; the rival runs all layers."""
+    """Measure predictions of layer m against the rival with all layers."""
     for precision in precisions(settings):
         estimator = prepared(family, settings.device, precision)
         rival = FullDepth(estimator, getattr(torch, precision), settings.device)
@@ -119,17 +119,17 @@ def _budget_line(estimator: Any, family: str, n: int, layer: int, seconds: Secon
 
 
 def strings(settings: Settings) -> Iterator[Line]:
-    """`predict` on strings against the engine alone, on a data set and on one text."""
+    """Compare `predict` on strings with the engine alone, on a data set and on one text."""
     precision = settings.fast_precision()
     estimator = prepared("bert", settings.device, precision)
     estimator.set_params(tau=0.0, patience=patience_for(estimator, estimator.n_layers_ / 3))
     yield _many_strings(estimator, settings, 64 if settings.quick else 256)
-    # The fewer layers run, the better the clock resolves what is not the layers.
+    # With few layers, the overhead can be measured more precisely.
     yield _one_string(estimator.set_params(patience=1), 30 if settings.quick else 200)
 
 
 def patience_for(estimator: Any, mean_exit: float) -> int:
-    """Find the patience with which real decisions come nearest to a mean exit."""
+    """Return the patience whose mean exit is nearest to a given one."""
     proba = engine_of(estimator).staged(encode(estimator, samples("bert", 32)), "auto")
     return min(
         range(1, estimator.n_layers_ + 1),
@@ -159,7 +159,7 @@ def _many_strings(estimator: Any, settings: Settings, n: int) -> Line:
 
 
 def _one_string(estimator: Any, n: int) -> Line:
-    """Time predict on one text, and its parts: the tokenizer's own call, and the engine."""
+    """Time `predict` on one text, and its parts: the tokenizer and the engine."""
     seconds: Seconds = {"predict": [], "tokenizer": [], "engine": []}
     tokenizer = estimator._preprocessor.tokenizer
     for text in [*samples("bert", 5), *samples("bert", n)]:
@@ -171,7 +171,7 @@ def _one_string(estimator: Any, n: int) -> Line:
         }
         for name, run in parts.items():
             seconds[name].append(timed(run))
-    # The first few were the warm-up.
+    # The first runs are the warm-up.
     seconds = {name: values[5:] for name, values in seconds.items()}
     extra = [p - t - e for p, t, e in zip(*seconds.values(), strict=True)]
     found = {name: 1000 * value for name, value in medians(seconds).items()}

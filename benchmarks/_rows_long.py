@@ -1,4 +1,4 @@
-"""Rows on long notes: windows against transformers run on the same windows, and their memory."""
+"""Rows on long notes in windows: speed against transformers on the same windows, and memory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from sklearn_epee._nn.prediction_batches import batch_limit, batches_by_length
 
 MIB = 2**20
 WINDOW = 128
-# Of the peak of a training on texts of one window, what texts of many may need.
+# Maximum peak memory of training on texts with many windows, relative to texts with one window.
 MAX_SHORT_RATIO = 1.25
 
 
 def long_notes(n: int, n_windows: int) -> list[str]:
-    """Return notes of at least so many windows, made of real texts."""
+    """Return notes of at least `n_windows` windows, joined from real texts."""
     texts = real_texts(930)
     rng = np.random.default_rng(0)
-    # A token is about four characters; what is too much is truncated.
+    # A token has about four characters; longer notes are truncated.
     per_note = n_windows * WINDOW * 6 // int(np.mean([len(text) for text in texts])) + 1
     return [" ".join(rng.choice(texts, per_note)) for _ in range(n)]
 
@@ -55,11 +55,11 @@ def on_windows(config: BertConfig, n_windows: int, **parameters: Any) -> EPEECla
 
 
 class WindowByWindow(FullDepth):
-    """Transformers' own forward on the windows that `predict` makes, in the same batches."""
+    """The forward pass of transformers on the windows of `predict`, in the same batches."""
 
     @torch.inference_mode()
     def proba(self, encoded: Any, batch_size: int | str) -> np.ndarray:
-        """Probabilities (n, K) from the mean over the real positions of all windows of a note."""
+        """Return probabilities (n, K) from the mean over the real positions of all windows."""
         out = np.empty((len(encoded), self.head.out.out_features), np.float32)
         weight = next(self.backbone.parameters())
         limit = batch_limit(batch_size, weight.device, weight.dtype)
@@ -112,12 +112,12 @@ def long_throughput(settings: Settings) -> Iterator[Line]:
 
 
 def peaks(n_windows: int, n: int, device: str) -> dict[str, int]:
-    """Bytes that a training and a prediction need at their peaks, notes of so many windows."""
+    """Return the peak memory of training and prediction for notes of `n_windows` windows."""
     config = BertConfig(
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
     )
     notes = long_notes(n, n_windows)
-    # Everything that a first training sets up once.
+    # A first training, for memory that is only allocated once.
     on_windows(config, 1, device=device, batch_size=16).fit(notes[:3], [0, 1, 2])
     estimator = on_windows(config, n_windows, device=device, batch_size=16)
     before, peak = memory_in_use(device), PeakMemory(device)
@@ -129,7 +129,7 @@ def peaks(n_windows: int, n: int, device: str) -> dict[str, int]:
 
 
 def long_memory(settings: Settings) -> Iterator[Line]:
-    """Train on notes of 1, 4 and 16 windows, each in a process of its own."""
+    """Train on notes of 1, 4 and 16 windows, each in a separate process."""
     n, counts = (16, (1, 4)) if settings.quick else (32, (1, 4, 16))
     short: dict[str, int] | None = None
     for n_windows in counts:

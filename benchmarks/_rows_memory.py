@@ -1,4 +1,4 @@
-"""Row on memory in `predict`: how its need grows with the number of texts."""
+"""Row on the memory of `predict`, by number of texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 def predict_many(n: int, device: str) -> dict[str, Any]:
-    """Bytes that `predict` needs at its peak for n texts, and for one batch of the longest."""
+    """Return the peak memory of `predict` for n texts, and for one batch of the longest."""
     config = BertConfig(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
     )
@@ -37,7 +37,7 @@ def predict_many(n: int, device: str) -> dict[str, Any]:
 
 
 def memory(settings: Settings) -> Iterator[Line]:
-    """Run 20,000, 200,000 and 1,000,000 short texts, each in a process of its own."""
+    """Run 20,000, 200,000 and 1,000,000 short texts, each in a separate process."""
     counts = (20_000,) if settings.quick else (20_000, 200_000, 1_000_000)
     for n in counts:
         found = isolated(f"{__name__}:predict_many", n=n, device=settings.device)

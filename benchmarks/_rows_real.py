@@ -23,17 +23,17 @@ from benchmarks._rows_throughput import FULL, speedup_line
 from benchmarks._suite import Row, Settings
 from sklearn_epee import EPEEClassifier, speedup_ratio
 
-# Training texts and epochs: what ends in a few minutes on two cores.
+# Numbers of training texts and epochs, for a few minutes on two cores.
 TRAINING = {"phee": (2898, 3), "health_advice": (4000, 2)}
 TAUS = (0.1, 0.02, 0.3)
 BATCH_SIZES = (1, 7, "auto")
 N_FOR_BATCHES = 300
-# What reading and using a pickle of another version of the package may raise.
+# Exceptions that pickles of other versions of the package can raise.
 UNREADABLE = (AttributeError, ImportError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 def fine_tuned(settings: Settings, name: str) -> Any:
-    """Return MiniLM fine-tuned on a data set, trained once and kept in the cache folder."""
+    """Return MiniLM fine-tuned on a data set; it is trained once and cached in a folder."""
     if settings.minilm is None or not settings.minilm.exists():
         raise NotMeasuredError("no folder of all-MiniLM-L6-v2; give it with --minilm")
     n, n_epochs = TRAINING[name]
@@ -48,7 +48,7 @@ def fine_tuned(settings: Settings, name: str) -> Any:
 
 
 def _kept(path: Path, texts: list[str]) -> Any:
-    """Return the estimator in a file, None where there is none that still works."""
+    """Return the estimator in a file, or None if there is none that works."""
     if not path.exists():
         return None
     try:
@@ -68,7 +68,7 @@ def _fine_tune(checkpoint: Path, name: str, n: int, n_epochs: int) -> Any:
 
 
 def real_exits(settings: Settings, *, name: str) -> Iterator[Line]:
-    """Measure accuracy, ratio and wall clock at several thresholds, then what precision changes."""
+    """Measure accuracy, ratio and time at several thresholds, then the effect of precision."""
     estimator = fine_tuned(settings, name).set_params(device=settings.device)
     texts, y = data_set(name, "test")
     encoded = encode(estimator, texts)
@@ -103,7 +103,7 @@ def _at_tau(estimator: Any, tau: float, encoded: Any, batch_size: int | str) -> 
 
 
 def scores(estimator: Any, exits: Any, y: np.ndarray, full: np.ndarray) -> dict[str, float]:
-    """Accuracy of the exits and at full depth, and the speed-up ratio."""
+    """Return the accuracy of the exits and at full depth, and the speed-up ratio."""
     labels = estimator.classes_[exits.proba.argmax(axis=1)]
     return {
         "accuracy": float((labels == y).mean()),
@@ -136,7 +136,7 @@ def _precision_line(name: str, tau: float, exact: Any, rounded: Any) -> Line:
 
 
 def _batch_lines(estimator: Any, name: str, texts: list[str]) -> Iterator[Line]:
-    """Return whether a sample's exit or prediction depends on the batch it is in."""
+    """Yield lines on whether exits or predictions depend on the batches."""
     encoded = encode(estimator, texts)
     for precision in ("float32", "bfloat16"):
         estimator.set_params(precision=precision)

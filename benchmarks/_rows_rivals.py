@@ -1,4 +1,4 @@
-"""Rows against other ways to run the model: padding, the paper's way, pipelines, onnxruntime."""
+"""Rows against other ways to run the model: padding, the paper's loop, pipelines, onnxruntime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from sklearn_epee._nn.prediction_batches import batches_by_length
 
 
 def text_family(settings: Settings) -> str:
-    """BERT-base, and a small one where everything has to end soon."""
+    """Return the family of text backbones: BERT-base, or a small one for quick runs."""
     return "minilm" if settings.quick else "bert"
 
 
@@ -68,7 +68,7 @@ class PaddedToLongest:
 
 
 def mixed_lengths(settings: Settings) -> Iterator[Line]:
-    """Measure what batches of similar length save, at full depth: no sample exits early."""
+    """Measure the speed-up by batches of similar length, at full depth."""
     precision = settings.fast_precision()
     estimator = prepared("minilm", settings.device, precision)
     rival = FullDepth(estimator, getattr(torch, precision), settings.device)
@@ -102,12 +102,12 @@ def _padding_line(name: str, precision: str, encoded: Any, seconds: Seconds) -> 
     )
 
 
-# ------------------------------------------------------------------------------ the paper's way
+# ------------------------------------------------------------------------------ the paper's loop
 
 
 @torch.inference_mode()
 def papers_way(rival: FullDepth, heads: Any, batch: dict[str, Tensor], exit_layer: int) -> int:
-    """One sample through transformers' BERT layers, asking a head and checking after each."""
+    """Run one sample through transformers' BERT layers, with head and exit rule after each."""
     backbone = rival.backbone
     mask = batch["attention_mask"][:, None, None, :].bool()
     hidden = backbone.embeddings(batch["input_ids"])
@@ -116,7 +116,7 @@ def papers_way(rival: FullDepth, heads: Any, batch: dict[str, Tensor], exit_laye
         hidden = output[0] if isinstance(output, tuple) else output
         proba = torch.softmax(head(hidden[:, 0].float()), -1)
         entropy = torch.special.entr(proba).sum().item() / np.log(proba.shape[1])
-        # The entropy is read, as a decision needs it; the exit itself is forced.
+        # The entropy is computed, as for a real decision, but the exit is forced.
         if number >= exit_layer or entropy < 0:
             break
     return int(proba.argmax())
@@ -125,7 +125,7 @@ def papers_way(rival: FullDepth, heads: Any, batch: dict[str, Tensor], exit_laye
 def papers_labels(
     estimator: Any, rival: FullDepth, texts: list[str], exits: np.ndarray, length: int
 ) -> list[int]:
-    """Answer texts one by one, each padded to a length."""
+    """Predict texts one by one, each padded to a length."""
     heads = estimator.net_.module_.heads.to(rival.head.out.weight.device)
     tokenizer = estimator._preprocessor.tokenizer
     labels = []
@@ -139,7 +139,7 @@ def papers_labels(
 
 
 def paper(settings: Settings) -> Iterator[Line]:
-    """One text at a time, padded to max_length, float32, against predict by default."""
+    """Compare default `predict` with one text at a time, padded to max_length, in float32."""
     family = text_family(settings)
     estimator = prepared(family, settings.device, "auto")
     rival = FullDepth(estimator, torch.float32, settings.device)
@@ -154,7 +154,7 @@ def paper(settings: Settings) -> Iterator[Line]:
             "ours": functools.partial(predict_on_schedule, estimator, texts, schedule),
         }
         seconds = interleaved(competitors, settings.repetitions)
-        # The paper's cost does not depend on the text, only on its exit: a few texts stand for all.
+        # A few texts suffice, as the paper's cost only depends on the exit.
         speedup = quotient(seconds, "paper", "ours") * n / n_paper
         yield Line(
             f"{FAMILIES[family].title}, mean exit M/3; the rival: one text at a time, float32, "
@@ -172,7 +172,7 @@ def paper(settings: Settings) -> Iterator[Line]:
 
 
 def as_sequence_classifier(estimator: Any) -> Any:
-    """Return a BERT estimator's backbone and last head as the classifier of transformers."""
+    """Convert a BERT estimator's backbone and last head to the classifier of transformers."""
     network = estimator.net_.module_
     config = type(network.backbone.config).from_dict(
         network.backbone.config.to_dict() | {"id2label": {k: str(k) for k in range(N_CLASSES)}}
@@ -186,7 +186,7 @@ def as_sequence_classifier(estimator: Any) -> Any:
 
 
 def transformers_pipeline(settings: Settings) -> Iterator[Line]:
-    """Run the pipeline as it is used: strings, batch_size=16, float32, the order of the data."""
+    """Compare with a pipeline in typical use: strings, batch_size=16, float32, unsorted."""
     family = text_family(settings)
     estimator = prepared(family, settings.device, "float32")
     classify = pipeline(
@@ -225,7 +225,7 @@ def _predict_in(estimator: Any, precision: str, texts: list[str], schedule: np.n
 
 
 def onnx_labels(session: Any, estimator: Any, texts: list[str]) -> np.ndarray:
-    """Labels of strings in the batches that predict would make."""
+    """Return labels of strings, in the batches of `predict`."""
     encoded = encode(estimator, texts)
     out = np.empty(len(texts), np.int64)
     for rows in batches_by_length(encoded.lengths, "auto"):
@@ -278,7 +278,7 @@ def _onnx_line(family: str, n: int, rival: str, wanted: int, seconds: Seconds) -
 
 
 def attentions(settings: Settings) -> Iterator[Line]:
-    """Compare the attentions of transformers at full depth: the rival is to have the faster."""
+    """Compare the attentions of transformers at full depth, as the rival should use the faster."""
     n = {"auto": 64, 1: 8}
     for family in ("bert", "gpt2", "vit"):
         for precision in PRECISIONS:

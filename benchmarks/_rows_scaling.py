@@ -1,4 +1,4 @@
-"""Row on scaling: how the cost of a text grows with N, length, layers and classes."""
+"""Row on the cost of a text by number of texts, length, layers and classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILY = "minilm"
 
 
 def scaling(settings: Settings) -> Iterator[Line]:
-    """Measure ms a text, mean exit M/3, one quantity varied at a time."""
+    """Measure ms per text at mean exit M/3, varying one quantity at a time."""
     n = 48 if settings.quick else 200
     yield _line(settings, "texts N", *_numbers_of_texts(settings))
     yield _line(settings, "tokens a text", *_lengths(settings))
@@ -53,7 +53,7 @@ def _lengths(settings: Settings) -> Variants:
 
 
 def _constant(length: int, n: int) -> EncodedTexts:
-    """Random tokens, all texts of one length."""
+    """Return texts of random tokens, all of one length."""
     ids = np.random.default_rng(0).integers(5, 1000, n * length).astype(np.int32)
     return EncodedTexts(ids, np.full(n, length, np.int64), None, 0)
 

@@ -41,7 +41,7 @@ LABELS = ("Drug", "Effect", "Subject")
 
 
 def make_spans(n: int, seed: int = 0) -> tuple[list[str], list[list[tuple[int, int, str]]]]:
-    """Return texts of about forty words, and three spans of each in characters."""
+    """Return texts of about forty words, with three spans each, in characters."""
     rng = np.random.default_rng(seed)
     texts, targets = [], []
     for _ in range(n):
@@ -65,7 +65,7 @@ def tags_of(texts: list[str], spans: list[list[tuple[int, int, str]]]) -> list[l
 
 
 def spans(settings: Settings) -> Iterator[Line]:
-    """Make tags of texts and score them, in turns with seqeval on the same tags."""
+    """Time conversion to tags and scores, in turns with seqeval on the same tags."""
     n = 300 if settings.quick else 3000
     texts, true = make_spans(n)
     y_true = tags_of(texts, true)
@@ -96,7 +96,7 @@ def spans(settings: Settings) -> Iterator[Line]:
 
 
 def sequences(settings: Settings) -> Iterator[Line]:
-    """Find the most probable valid tags of sentences, and the most probable tag of each word."""
+    """Time the most probable valid tags of sentences, and the most probable tag of each word."""
     n, n_words = (100, 40) if settings.quick else (1000, 40)
     tags = tag_set([f"label {number}" for number in range(12)])
     rng = np.random.default_rng(0)

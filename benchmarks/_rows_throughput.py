@@ -1,4 +1,4 @@
-"""Rows on throughput: forced exits against full depth, and what asking a head first costs."""
+"""Rows on throughput: forced exits against full depth, and the cost of running heads first."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sklearn_epee._nn.row_first import RowCosts, RowFirst
 
 FULL = "transformers, full depth"
 OWN_FULL = "ours, full depth"
-# Of a layer's work, what a sample that exits there does not need: all but keys and values.
+# Share of a layer's operations that a sample saves if it exits there: all but keys and values.
 SAVED_IN_LAST_LAYER = 5 / 6
-# What of the arithmetic limit is to be reached with batches of 16 and more.
+# Target share of the arithmetic limit with batches of 16 and more.
 LIMIT_SHARE = 0.85
-# As shares of M.
+# Mean exits, as shares of M.
 ALL_MEANS = (1 / 4, 1 / 3, 1 / 2, 1)
 TWO_MEANS = (1 / 3, 1)
 
@@ -38,7 +38,7 @@ class Block:
     ----------
     batch_size : int or "auto"
     n : int
-        Samples.
+        Number of samples.
     means : tuple of float
         Mean exits, as shares of M.
     """
@@ -68,9 +68,9 @@ IMAGE_BFLOAT16 = (
     Block("auto", 64, ALL_MEANS),
 )
 QUICK = (Block(16, 32, (1 / 3, 1)),)
-# What choosing to ask the head first may cost where it does not pay.
+# Maximum relative time of an engine that can run the head first, if this saves nothing.
 MAX_PLAIN_RATIO = 1.03
-# What reading two marks may cost over reading one position.
+# Maximum time of heads that read two marks, relative to heads that read one position.
 MAX_ONE_ROW_RATIO = 1.1
 CHOICE_REPETITIONS = 5
 CHOICE_BLOCKS = (Block(1, 12, TWO_MEANS), Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
@@ -126,12 +126,12 @@ def fraction(share: float) -> str:
 
 
 def check_same_predictions(estimator: Any, rival: FullDepth, family: str) -> None:
-    """Refuse to time two things that do not compute the same.
+    """Raise if estimator and rival do not compute the same.
 
     Raises
     ------
     AssertionError
-        If the probabilities at full depth are not the rival's.
+        If the probabilities at full depth differ from the rival's.
     """
     encoded = encode(estimator, samples(family, 4))
     ours = engine_of(estimator).budgeted(encoded, estimator.n_layers_, 4)
@@ -143,18 +143,18 @@ def check_same_predictions(estimator: Any, rival: FullDepth, family: str) -> Non
 def speedup_line(
     estimator: Any, title: str, batch_size: int | str, schedule: np.ndarray, seconds: Seconds
 ) -> Line:
-    """Compare the wall clock with the layer count and with the arithmetic limit.
+    """Compare the measured speed-up with the layer count and with the arithmetic limit.
 
     Parameters
     ----------
     estimator : EPEEClassifier or EPEEImageClassifier
     title : str
-        Of the backbone.
+        Title of the backbone.
     batch_size : int or "auto"
     schedule : ndarray of shape (n,)
         Exit layers.
     seconds : dict
-        Repetitions of `FULL`, of "ours" and, where it was measured, of `OWN_FULL`.
+        Repetitions of `FULL`, of "ours" and, if measured, of `OWN_FULL`.
     """
     n_layers, mean_exit = estimator.n_layers_, float(schedule.mean())
     pooling = estimator.net_.module_.pooling
@@ -201,7 +201,7 @@ def _target_text(quotient_wanted: float | None, of_limit: float | None) -> str:
 
 
 def target(estimator: Any, mean_exit: float) -> float | None:
-    """Quotient of speed-up and layer-count factor to reach, None where none is set."""
+    """Return the target for the quotient of speed-up and layer-count factor, or None."""
     if mean_exit == estimator.n_layers_:
         return 1.0
     if estimator.net_.module_.pooling == "mean" or mean_exit > estimator.n_layers_ / 2:
@@ -212,7 +212,7 @@ def target(estimator: Any, mean_exit: float) -> float | None:
 
 
 def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
-    """Compare the engine, which asks a head first where it pays, with one that never does."""
+    """Compare the engine, which runs heads first if this is faster, with one that never does."""
     for precision in ("float32", "bfloat16"):
         estimator = prepared(family, settings.device, precision)
         n_layers, policy = estimator.n_layers_, estimator._policy(estimator._state)
@@ -222,7 +222,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
             encoded = encode(estimator, samples(family, block.n))
             for share in block.means:
                 schedule = forced_exits(block.n, n_layers, share * n_layers, encoded.lengths)
-                own = replace(policy, tau=share)  # what is learned of other exits is not theirs
+                own = replace(policy, tau=share)  # separate statistics of exits
                 runs = {
                     name: functools.partial(
                         run_forced, engine, own, encoded, block.batch_size, schedule
@@ -234,7 +234,7 @@ def asking_first(settings: Settings, *, family: str) -> Iterator[Line]:
 
 
 class _NeverPays(RowCosts):
-    """Costs by which rows first pay at the last layer alone, where nothing is to choose."""
+    """Costs with which the engine only runs the head first at the last layer."""
 
     def row_first_pays(self, n: int, t: int, rate: float, n_read: int = 1) -> bool:
         del n, t, rate, n_read
@@ -294,16 +294,16 @@ def _row(family: str, precision: str, blocks: tuple[Block, ...], suffix: str = "
     )
 
 
-# As many texts as in the other rows of the same precision.
+# The same number of texts as in other rows of this precision.
 MEAN_FLOAT32 = (Block("auto", 128, ALL_MEANS),)
 MEAN_BFLOAT16 = (Block("auto", 256, ALL_MEANS),)
-# Families whose attention knows of positions: enough to see that they are as fast.
+# Families with positions in the attention layers; two batch sizes suffice.
 OTHERS_FLOAT32 = (Block(16, 64, TWO_MEANS), Block("auto", 128, TWO_MEANS))
 OTHERS_BFLOAT16 = (Block(16, 128, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 ROWS = [
     *(_row(family, "float32", OTHERS_FLOAT32) for family in ("mpnet", "modernbert", "llama")),
     *(_row(family, "bfloat16", OTHERS_BFLOAT16) for family in ("mpnet", "modernbert", "llama")),
-    # Whole layers, which a CPU computes in float32 only.
+    # Layers that run as a whole, on a CPU only in float32.
     _row("ernie", "float32", OTHERS_FLOAT32),
     *(_row(family, "float32", TEXT_FLOAT32) for family in ("bert", "albert", "gpt2")),
     _row("vit", "float32", IMAGE_FLOAT32),

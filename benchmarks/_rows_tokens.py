@@ -1,4 +1,4 @@
-"""Rows on words: exits word by word and of whole sentences against full depth, at equal cost."""
+"""Rows on token classifiers: exits of words and of sentences against full depth, at equal cost."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from sklearn_epee._spans import split_words
 
 N_TAGS = 9
 MAX_LENGTH = 256
-# Of a layer's work, keys and values, which are computed of all positions of a sentence.
+# Share of keys and values, which are computed for all positions, in a layer's operations.
 KEYS_AND_VALUES = 1 / 6
-# What of the arithmetic limit is to be reached with batches of 16 and more.
+# Target share of the arithmetic limit with batches of 16 and more.
 LIMIT_SHARE = 0.75
 SHARES = (1 / 3, 1 / 2)
 BATCHES = {1: 12, 16: 64, "auto": 128}
 
 
 def make_network(config: BertConfig, device: str) -> TokenExitNetwork:
-    """Return a network with fresh weights, in evaluation mode."""
+    """Return a network with random weights, in evaluation mode."""
     torch.manual_seed(0)
     return TokenExitNetwork(load_backbone(config, "text"), N_TAGS).to(device).eval()
 
 
 def encoded_words(config: BertConfig, n: int) -> Any:
-    """Return the words of real texts as `predict` encodes them."""
+    """Return real texts, encoded as in `predict`."""
     reader = WordTokenizer(shared_tokenizer(config.vocab_size), MAX_LENGTH)
     texts = real_texts(n)
     return reader.encode([[text[start:end] for start, end in split_words(text)] for text in texts])
 
 
 class TokenClassification:
-    """Transformers' own token classification with the weights of a network and its last head."""
+    """Token classification of transformers, with the weights of a network and its last head."""
 
     def __init__(self, network: TokenExitNetwork, dtype: torch.dtype) -> None:
         weight = next(network.parameters())
@@ -62,7 +62,7 @@ class TokenClassification:
 
     @torch.inference_mode()
     def proba(self, encoded: Any, batch_size: int | str) -> np.ndarray:
-        """Probabilities (W, K) of the first pieces of words, in the batches `predict` makes."""
+        """Return probabilities (W, K) of the first pieces of words, in the batches of `predict`."""
         out = np.empty((int(encoded.word_counts.sum()), N_TAGS), np.float32)
         ends = np.cumsum(encoded.word_counts)
         weight = next(self.model.parameters())
@@ -80,7 +80,7 @@ class TokenClassification:
 
 
 def check_same_predictions(engine: TokenEngine, rival: TokenClassification, encoded: Any) -> None:
-    """Refuse to time two things that do not compute the same."""
+    """Raise if engine and rival do not compute the same."""
     difference = np.abs(engine.budgeted(encoded, engine.n_layers) - rival.proba(encoded, 4)).max()
     exact = next(rival.model.parameters()).dtype == torch.float32
     if difference > (1e-4 if exact else 0.05):
@@ -88,7 +88,7 @@ def check_same_predictions(engine: TokenEngine, rival: TokenClassification, enco
 
 
 def token_throughput(settings: Settings, *, family: str) -> Iterator[Line]:
-    """Run words of real texts at two shares of the rows, both ways, at several batch sizes."""
+    """Measure exits of words and of sentences at two shares of rows and several batch sizes."""
     config, precision = FAMILIES[family].config(), settings.fast_precision()
     network = make_network(config, settings.device)
     dtype = getattr(torch, precision)

@@ -1,4 +1,4 @@
-"""Row on two towers: what it saves that the second one does not run for all samples."""
+"""Row on two towers: the speed-up if the second one does not run for all samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sklearn_epee._nn.tower_engine import TowerEngine
 from sklearn_epee._nn.two_towers import TwoTowerNetwork
 
 BOTH = "transformers, both towers"
-# Of the samples, how many never reach the second tower.
+# Shares of samples that never reach the second tower.
 SHARES = (0.0, 0.5, 0.8)
 
 
@@ -35,7 +35,7 @@ def _vit_small() -> ViTConfig:
 
 
 def towers_of(n: int) -> tuple[TwoTowerNetwork, EncodedPairs, tuple[Any, Any]]:
-    """Return a MiniLM-sized BERT before a small ViT, and n samples with both cells."""
+    """Return a network of a MiniLM-sized BERT and a small ViT, and n samples with both inputs."""
     text = new_estimator(FAMILIES["minilm"], "mean")
     image = new_estimator(Family("a small ViT", _vit_small, "cls", "image"), "cls+mean")
     first, alone = text.net_.module_, image.net_.module_
@@ -53,14 +53,14 @@ def towers_of(n: int) -> tuple[TwoTowerNetwork, EncodedPairs, tuple[Any, Any]]:
 
 
 class BothTowers(nn.Module):
-    """Both backbones as transformers runs them, for every sample, with one head on top.
+    """The forward pass of transformers for both backbones and all samples, with one head.
 
     Parameters
     ----------
     network : TwoTowerNetwork
         Its backbones and its last head are copied.
     dtype : torch.dtype
-        Of the backbones; the head stays in float32.
+        Precision of the backbones; the head stays in float32.
     """
 
     def __init__(self, network: TwoTowerNetwork, dtype: torch.dtype, device: str) -> None:
@@ -75,7 +75,7 @@ class BothTowers(nn.Module):
 
     @torch.inference_mode()
     def proba(self, halves: tuple[Any, Any]) -> np.ndarray:
-        """Probabilities (n, K) of encoded halves, in the batches that `predict` would make."""
+        """Return probabilities (n, K) of encoded texts and images, in the batches of `predict`."""
         states = self._states(0, halves[0])
         pooled = self._states(1, halves[1])
         logits = self.head(torch.cat([pooled, self.norm(states)], dim=1))
@@ -104,14 +104,14 @@ class BothTowers(nn.Module):
         hidden = output.last_hidden_state.float()
         if mask is not None:
             return masked_mean(hidden, mask.bool().to(hidden.device))
-        # The layer below without the last norm: as much work, other numbers.
+        # The layer below, without the final norm; the time is the same.
         return torch.cat([hidden[:, 0], output.hidden_states[-2].float().mean(1)], dim=1)
 
 
 def schedule_of(n: int, share: float, n_first: int, n_layers: int) -> np.ndarray:
-    """Return exits: a share of the samples halfway through the first tower, the others at the end.
+    """Return exit layers: a share of the samples in the first tower, the others at the last layer.
 
-    Those in between are spread, as real exits are.
+    The exits in the first tower are spread around its middle.
     """
     n_early = round(share * n)
     early = forced_exits(n_early, n_first, (n_first + 1) / 2) if n_early else []
@@ -129,7 +129,7 @@ def forced(engine: TowerEngine, pairs: EncodedPairs, schedule: np.ndarray) -> Ex
 
 
 def towers(settings: Settings) -> Iterator[Line]:
-    """Run texts with images of 224 pixels, of which some are decided by the text."""
+    """Measure texts with images of 224 pixels, some of which exit in the text tower."""
     n = settings.enough(10 if settings.quick else 60, "auto")
     network, pairs, halves = towers_of(n)
     precision = settings.fast_precision()

@@ -51,18 +51,18 @@ GRID = {"tau": [0.0, 0.05, 0.1, 0.2, 0.4], "patience": [1, 2, 3, 4, 5, None]}
 
 
 class _TurnBeforeStep(TrainerCallback):
-    """Lets the other training take a step before every step of this one."""
+    """Lets the other training run a step before every step of this one."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Hand over."""
+        """Let the other training run."""
         self._turns.hand_over()
 
 
 class _SameBatches(Trainer):
-    """A Trainer that is handed the batches the estimator trains on."""
+    """A Trainer with the same batches as the estimator."""
 
     def __init__(self, *args: Any, batches: DataLoader, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,17 +70,17 @@ class _SameBatches(Trainer):
         self.shapes: list[list[int]] = []
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches as they are."""
+        """Return the given batches."""
         return self._batches
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Note the shape of a batch and learn from it."""
+        """Record the shape of a batch and train on it."""
         self.shapes.append(list(inputs["input_ids"].shape))
         return super().training_step(model, inputs, *args, **kwargs)
 
 
 def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
-    """Fit the estimator: seconds of every step, and bytes at the peak."""
+    """Fit the estimator; return the seconds of every step, and the peak memory in bytes."""
     texts, y = real_texts(n), np.arange(n) % N_CLASSES
     config = FAMILIES[family].config()
     estimator = EPEEClassifier(
@@ -103,7 +103,7 @@ def train_ours(family: str, precision: str, device: str, n: int) -> dict[str, An
 
 
 def train_theirs(family: str, precision: str, device: str, n: int) -> dict[str, Any]:
-    """Do the same with transformers' Trainer and a single head."""
+    """Train with transformers' Trainer and a single head; return the same as `train_ours`."""
     turns = Turns()
     config = FAMILIES[family].config()
     encoder = TextTokenizer(
@@ -156,7 +156,7 @@ def _trainer_batches(data: LabelledSamples) -> DataLoader:
 
 
 def training(settings: Settings, *, precision: str) -> Iterator[Line]:
-    """Compare the steps after the first epoch and the peak of memory, in processes of their own."""
+    """Compare the steps after the first epoch and the peak memory, in separate processes."""
     if find_spec("accelerate") is None:
         raise NotMeasuredError("accelerate is not installed, which transformers' Trainer needs")
     family, n = ("minilm", 64) if settings.quick else ("bert", 96)
@@ -169,23 +169,23 @@ def training(settings: Settings, *, precision: str) -> Iterator[Line]:
     )
     if found["ours"]["shapes"] != found["Trainer"]["shapes"]:
         raise NotMeasuredError("the two trainings were given different batches")
-    # The first epoch meets every size of batch for the first time.
+    # In the first epoch, every batch size occurs for the first time.
     first = n // BATCH_SIZE
     seconds = {name: run["seconds"][first:] for name, run in found.items()}
     on_cpu = {name: run["cpu_seconds"][first:] for name, run in found.items()}
     mebibytes = {name: run["bytes"] / 2**20 for name, run in found.items()}
     slower, more = quotient(seconds, "ours", "Trainer"), mebibytes["ours"] / mebibytes["Trainer"]
     busier = quotient(on_cpu, "ours", "Trainer")
-    what = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
+    title = f"{FAMILIES[family].title}, {precision}, {n} texts, batch {BATCH_SIZE}"
     known = {"n_samples": n, "precision": precision}
     yield Line(
-        f"{what}, a step",
+        f"{title}, a step",
         f"{slower:.3f}x the time of Trainer, {busier:.3f}x in processor time",
         "<= 1.05x", slower <= 1.05, known,
         {"time_ratio": slower, "cpu_time_ratio": busier}, seconds,
     )  # fmt: skip
     yield Line(
-        f"{what}, peak memory",
+        f"{title}, peak memory",
         f"{more:.3f}x ({mebibytes['ours']:.0f} against {mebibytes['Trainer']:.0f} MiB)",
         "<= 1.1x", more <= 1.1, known, {"memory_ratio": more},
     )  # fmt: skip
@@ -196,7 +196,7 @@ def training(settings: Settings, *, precision: str) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def counted_trainings() -> Iterator[list[None]]:
-    """Return a list that grows by one with every network that is trained in this process."""
+    """Yield a list that gets an element for every network trained in this process."""
     trained: list[None] = []
     original = _base.train_network
 
@@ -209,7 +209,7 @@ def counted_trainings() -> Iterator[list[None]]:
 
 
 def grid_search(settings: Settings) -> Iterator[Line]:
-    """Search 30 policies with cv=5, against 6 plain fits and 5 full-depth passes."""
+    """Compare a search over 30 policies with cv=5 with 6 fits and 5 passes at full depth."""
     n = 150 if settings.quick else 400
     texts, labels = data_set("phee", "train")
     chosen = np.random.default_rng(0).permutation(len(texts))[:n]
@@ -231,7 +231,7 @@ def grid_search(settings: Settings) -> Iterator[Line]:
             list(fitted.staged_predict([X[i] for i in test]))
         EPEEClassifier(memory=None, **options).fit(X, y)
 
-    # Both train: one small fit warms them up alike.
+    # One small fit as the warm-up of both.
     EPEEClassifier(memory=None, **options).fit(X[:50], y[:50]).predict(X[:50])
     seconds = interleaved({"search": search, "plain": plain}, settings.repetitions, warm_up=False)
     ratio, found = quotient(seconds, "search", "plain"), medians(seconds)
@@ -252,7 +252,7 @@ def grid_search(settings: Settings) -> Iterator[Line]:
 
 
 def pickle_size(settings: Settings) -> Iterator[Line]:
-    """Bytes of a pickled fitted estimator over bytes of its weights, after it has predicted."""
+    """Measure the size of a pickled estimator relative to its weights, after a prediction."""
     text = prepared("minilm" if settings.quick else "bert", settings.device, "auto")
     text.predict(real_texts(4))
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Rows on exact tuning: every threshold and patience, once the probabilities are there."""
+"""Rows on the exact search over all policies, given the probabilities."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sklearn_epee.policy import apply_policy
 
 
 class Answered(ClassifierMixin, BaseEstimator):
-    """A fitted early-exit classifier whose probabilities are there: tuning alone takes time.
+    """A fitted early-exit classifier with given probabilities, to time the tuning alone.
 
     Parameters
     ----------
     proba : ndarray of shape (n_samples, n_layers, n_classes), float32
-        X are row numbers of it.
+        X contains indices of its rows.
     tau : float, default=0.1
     patience : int or None, default=None
     """
@@ -35,7 +35,7 @@ class Answered(ClassifierMixin, BaseEstimator):
         self.patience = patience
 
     def fit(self, X: Any, y: Any) -> Answered:  # noqa: ARG002
-        """Learn nothing."""
+        """Do nothing."""
         self.classes_ = np.arange(self.proba.shape[2])
         self.n_layers_ = self.proba.shape[1]
         return self
@@ -45,7 +45,7 @@ class Answered(ClassifierMixin, BaseEstimator):
         yield from self.proba[np.asarray(X)].transpose(1, 0, 2)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the labels that the policy leads to."""
+        """Return the labels under the policy."""
         return self.predict_with_exits(X).labels
 
     def predict_with_exits(self, X: Any) -> Bunch:
@@ -55,7 +55,7 @@ class Answered(ClassifierMixin, BaseEstimator):
 
 
 def made_up_probabilities(n: int, n_layers: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that get surer with depth, and labels they are mostly right about."""
+    """Return probabilities that get more confident with depth, and mostly matching labels."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, n_classes, n)
     sureness = np.linspace(0.5, 4, n_layers)[:, None] * rng.gamma(2, 0.5, (n, 1, 1))
@@ -64,7 +64,7 @@ def made_up_probabilities(n: int, n_layers: int, n_classes: int) -> tuple[np.nda
 
 
 def tuning(settings: Settings) -> Iterator[Line]:
-    """Tune on 50,000 samples, 12 exits and 3 classes, the forward passes done already."""
+    """Time the tuning on 50,000 samples, 12 exits and 3 classes, without forward passes."""
     n = 5_000 if settings.quick else 50_000
     proba, y = made_up_probabilities(n, 12, 3)
     rows = np.arange(n)
@@ -104,7 +104,7 @@ class AnsweredLabels(Answered):
 
 
 def tuning_of_labels(settings: Settings) -> Iterator[Line]:
-    """Tune on 10,000 samples, 12 exits and 15 labels, the forward passes done already."""
+    """Time the tuning on 10,000 samples, 12 exits and 15 labels, without forward passes."""
     n = 1_000 if settings.quick else 10_000
     rng = np.random.default_rng(0)
     y = (rng.random((n, 15)) < np.geomspace(0.02, 0.6, 15)).astype(np.int64)

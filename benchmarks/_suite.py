@@ -1,4 +1,4 @@
-"""What a row of the suite is: a name, a title and a function that gives its lines."""
+"""Rows of the benchmark suite, and its settings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sklearn_epee._nn.devices import has_native_bfloat16
 
 @dataclass(frozen=True)
 class Settings:
-    """How the suite runs.
+    """Settings of the suite.
 
     Parameters
     ----------
     device : {"cpu", "cuda"}
     quick : bool
-        Small: everything ends within two minutes.
+        Whether to use small settings, for two minutes in total.
     repetitions : int
-        Rounds that count, of every competitor.
+        Number of measured rounds of every competitor.
     minilm : Path or None
         Folder of the all-MiniLM-L6-v2 checkpoint.
     cache : Path
-        Where fine-tuned estimators are kept.
+        Folder for fine-tuned estimators.
     """
 
     device: str
@@ -36,12 +36,12 @@ class Settings:
     cache: Path
 
     def enough(self, n: int, batch_size: int | str) -> int:
-        """Return a number of samples that keeps the device busy: more on a GPU, in batches."""
+        """Return a sufficient number of samples to use the device: more in batches on a GPU."""
         factors = {1: 1, "auto": 32}
         return n * factors.get(batch_size, 8) if self.device == "cuda" else n
 
     def fast_precision(self) -> str:
-        """Return bfloat16 where the device multiplies it natively, else float32."""
+        """Return bfloat16 if the device supports it natively, otherwise float32."""
         native = has_native_bfloat16(torch.device(self.device))
         return "bfloat16" if native else "float32"
 
@@ -53,7 +53,7 @@ class Row:
     Parameters
     ----------
     name : str
-        As given to ``--rows``; a prefix of it selects it, too.
+        Name for ``--rows``, where prefixes select rows, too.
     title : str
     lines : callable
         Takes `Settings` and yields `Line` objects as they are measured.

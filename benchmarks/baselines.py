@@ -1,4 +1,4 @@
-"""Measure the plain baselines: TF-IDF with logistic regression, random forest on pixels.
+"""Measure simple baselines: TF-IDF with logistic regression, random forest on pixels.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``:
@@ -25,7 +25,7 @@ TEXTS = ("phee", "git", "ddi2013", "health_advice")
 
 
 def flat(name, subset):
-    """Return samples and labels, each image as a row of its pixels."""
+    """Return samples and labels, with flattened images."""
     X, y = load(name, subset)
     return (np.reshape(X, (len(X), -1)) if name in IMAGES else X), y
 

@@ -1,17 +1,16 @@
-"""Measure what the score by which an exit policy is chosen does to rare classes.
+"""Measure how the score by which an exit policy is chosen affects rare classes.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``:
 
     python -m benchmarks.default_score --checkpoint all-MiniLM-L6-v2 --out benchmarks/results
 
-One network a data set is trained for 3 epochs on 1,800 texts (ddi2013) or 1,200; its predictions at
-every exit, for the dev and test parts together, are kept in ``--store``. These samples
-are split into two at random, again and again: on one half, or on 300 samples, the fastest policy
-whose score is within a tolerance of full depth is chosen, once by every score, as
-`TunedExitPolicyClassifierCV` chooses with ``max_accuracy_drop``; on the rest the chosen policy is
-compared with full depth.
-ddi2013 is thinned to 72 % of the class "false".
+One network per data set is trained for 3 epochs on 1,800 texts (ddi2013) or 1,200. Its predictions
+at every exit, for dev and test together, are saved in ``--store``. These samples are repeatedly
+split into two random parts. On one half, or on 300 samples, the fastest policy whose score is
+within a tolerance of full depth is chosen for each score, as by `TunedExitPolicyClassifierCV` with
+``max_accuracy_drop``; on the rest, the chosen policy is compared with full depth. ddi2013 is
+subsampled to 72 % of the class "false".
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from sklearn_epee.model_selection._staging import Validation
 N_TRAIN = {"ddi2013": 1800, "git": 1200, "phee": 1200, "health_advice": 1200}
 NEGATIVE_SHARE = 0.72
 MAX_EPOCHS = 3
-# Samples that the policy is chosen on, and tolerances.
+# Samples for choosing the policy, and tolerances.
 SETTINGS = {"half": (0.01, 0.02), "300": (0.01,)}
-# The recall of a class is compared where the second half has this many samples of it.
+# Minimum number of samples of a class in the second part for its recall to be compared.
 FEWEST = 10
 
 Policy = tuple[float, int]
@@ -69,7 +68,7 @@ class Exits:
 
     @cached_property
     def staged(self) -> StagedPredictions:
-        """The same for the exit rule."""
+        """The predictions in the form for the exit rule."""
         return StagedPredictions.from_proba([self.proba])
 
     @property
@@ -125,7 +124,7 @@ def _trained(name: str, checkpoint: str, seed: int) -> Exits:
 
 
 def counted(scoring: object) -> Callable[[Exits], PolicyScore]:
-    """Return a score that follows from predicted labels."""
+    """Return a score that is computed from predicted labels."""
 
     def score(exits: Exits) -> PolicyScore:
         asked = scoring(exits) if scoring is without_negative else scoring
@@ -177,7 +176,7 @@ def chosen(space: PolicySpace, score: PolicyScore, drops: Sequence[float]) -> li
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a chosen policy loses against full depth on other samples, and what it saves."""
+    """Losses of a chosen policy against full depth on other samples, and its speed-up."""
 
     accuracy: float
     macro_f1: float
@@ -240,7 +239,7 @@ Setting = tuple[str, float, str]
 
 
 def measured(exits: Exits, n_draws: int) -> dict[Setting, np.ndarray]:
-    """Return the figures of every size, tolerance and score, one row a draw."""
+    """Return the results for every size, tolerance and score, one row per draw."""
     found: dict[Setting, list[np.ndarray]] = {}
     for size, drops in SETTINGS.items():
         n_first = 0.5 if size == "half" else int(size)
@@ -282,7 +281,7 @@ def report(name: str, exits: Exits, found: dict[Setting, np.ndarray]) -> Iterato
 
 
 def one_case(exits: Exits) -> Iterator[str]:
-    """Yield what one policy chosen by accuracy does to each class, on the other half."""
+    """Yield the effect of one policy chosen by accuracy on each class, on the other half."""
     halves = StratifiedShuffleSplit(1, test_size=0.5, random_state=0)
     rows, others = next(halves.split(exits.codes, exits.codes))
     first, second = exits.take(rows), exits.take(others)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.distributed [--engines spark dask ray] [--rows 200000] [--out FILE]
 
-A compact network of three layers is trained on made-up notes and predicts short texts with two
+A compact network of three layers is trained on generated notes and predicts short texts with two
 workers of one thread each. Every row is compared with a prediction in one process, and the loads of
-the model are counted where they happen, in `__setstate__`. Each engine runs in a process of its
-own. Needs the extras spark (and Java), dask and ray; an engine that is absent is left out and said
-so. Writes results/distributed.md.
+the model are counted in `__setstate__`. Each engine runs in a separate process. Needs the extras
+spark (and Java), dask and ray; the report lists engines that are not installed. Writes
+results/distributed.md.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class CountedLoads(EPEEClassifier):
 
 
 def train() -> EPEEClassifier:
-    """Train three small layers so that samples exit at each of them."""
-    # The classes of `__main__` are others than those of the module, which workers import.
+    """Train a network of three small layers, at each of which samples exit."""
+    # Workers import the class from the module, which is not that of `__main__`.
     from benchmarks.distributed import CountedLoads as Imported  # noqa: PLC0415
 
     config = BertConfig(
@@ -82,7 +82,7 @@ def train() -> EPEEClassifier:
 
 
 def write_table(folder: Path, n_rows: int) -> pd.DataFrame:
-    """Write short notes with a key as parquet files, of which a cluster reads several at once."""
+    """Write short notes with a key as several parquet files, which a cluster reads in parallel."""
     texts, _ = make_supplement_notes(min(n_rows, 20_000), random_state=1)
     shorts = [text[:80] for text in texts]
     table = pd.DataFrame(
@@ -156,7 +156,7 @@ ENGINES: dict[str, Callable[[EPEEClassifier, Path, Path], str]] = {
 
 
 def run_engine(engine: str, folder: Path) -> None:
-    """Predict the table in `folder` by one engine, in this process; leave what was found there."""
+    """Predict the table in `folder` with one engine in this process; write the results there."""
     torch.set_num_threads(1)
     model = joblib.load(folder / "model.joblib")
     model.loads_file = str(folder / f"{engine}-loads")
@@ -170,7 +170,7 @@ def run_engine(engine: str, folder: Path) -> None:
 
 
 def compare(found: pd.DataFrame, expected: pd.DataFrame) -> dict[str, Any]:
-    """Return how many rows differ from those of one process, whatever their order."""
+    """Return how many rows differ from those of one process, ignoring their order."""
     found = found.sort_values("key").reset_index(drop=True)
     if not np.array_equal(found["key"], expected["key"]):
         raise AssertionError("Rows are lost or doubled.")
@@ -189,7 +189,7 @@ def compare(found: pd.DataFrame, expected: pd.DataFrame) -> dict[str, Any]:
 
 
 def report_line(engine: str, folder: Path, expected: pd.DataFrame) -> str:
-    told = json.loads((folder / f"{engine}.json").read_text())
+    run = json.loads((folder / f"{engine}.json").read_text())
     files = sorted((folder / engine).glob("*.parquet"))
     found = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     check = compare(found, expected)
@@ -197,8 +197,8 @@ def report_line(engine: str, folder: Path, expected: pd.DataFrame) -> str:
     per_worker = " + ".join(str(number) for number in loads.values())
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[engine])
     return (
-        f"| {engine} | {versions} | {told['cluster']} | {check['rows']} | {check['differ']} | "
-        f"{check['largest']:.1e} | {per_worker} | {told['seconds']:.0f} |"
+        f"| {engine} | {versions} | {run['cluster']} | {check['rows']} | {check['differ']} | "
+        f"{check['largest']:.1e} | {per_worker} | {run['seconds']:.0f} |"
     )
 
 

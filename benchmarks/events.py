@@ -1,17 +1,17 @@
-"""Measure the extraction of PHEE's events: exact match F1 by layer of spans, exits and policies.
+"""Measure the extraction of PHEE's events: exact match F1 by layer of spans, exit and policy.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` and the folder of a checkpoint (the rates are those of all-MiniLM-L6-v2):
 
     python -m benchmarks.events FOLDER --epochs 6 --learning-rate 2e-4 --head-learning-rate 2e-3
 
-A run trains one classifier of words on the training part, with the layers of spans of
-`load_phee_events`. On the dev part it predicts with every policy of a grid (`policies`), whole
-sentences exiting and word by word, and chooses for some speed-up ratios the one of best F1; these
-and all layers are scored on the test part, with tags as they are and in valid sequences with the
-`transition_weight` that is best on dev. The network, and then each policy, is kept in the folder
-``--cache``, and what is there is not done again. The results of all runs are written to
-``results/events.json`` and ``.md``; ``--report`` does no more than that.
+A run trains one token classifier on the training part, with the layers of spans of
+`load_phee_events`. It predicts the dev part with every policy of a grid (`policies`), for sentences
+that exit as a whole and for exits of words, and chooses the policies with the best F1 at some
+speed-up ratios. These, and all layers, are scored on the test part, once with the most probable
+tags and once with valid sequences and the `transition_weight` that is best on dev. The network and
+the results of each policy are cached in the folder ``--cache``. The results of all runs are written
+to ``results/events.json`` and ``.md``; ``--report`` only does that.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from sklearn_epee.datasets import load_phee_events
 from sklearn_epee.metrics import span_scores
 
 RESULTS = Path(__file__).parent / "results"
-# Of a run; its first form, without transitions, was "result.json".
+# File of the results of a run; earlier results without transitions are in "result.json".
 RESULT = "scores.json"
 TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 MANY_TAUS = np.round(np.geomspace(0.005, 0.7, 25), 4)
@@ -61,7 +61,7 @@ TITLES = {"trigger": "triggers", "main": "main arguments", "sub": "sub-arguments
 
 @dataclass(frozen=True)
 class Run:
-    """What one run trains, and where it is kept."""
+    """Settings of a run, and the folder of its files."""
 
     backbone: str
     epochs: int
@@ -74,13 +74,13 @@ class Run:
 
     @property
     def settings(self):
-        """What the results depend on."""
+        """Settings on which the results depend."""
         found = {name: value for name, value in vars(self).items() if name != "cache"}
         return found | {"backbone": Path(self.backbone).name}
 
     @property
     def folder(self):
-        """Where the network and what it predicted are kept."""
+        """Folder of the network and its predictions."""
         name = "-".join(str(value) for value in self.settings.values())
         return self.cache / re.sub(r"[^\w.-]+", "_", name)
 
@@ -104,7 +104,7 @@ def trained(run):
 
 
 def kept(path, make):
-    """Return what a file keeps, JSON or a pickle, made where it is not there."""
+    """Return the content of a JSON or pickle file, which is created if it does not exist."""
     if not path.exists():
         found = make()
         if path.suffix == ".json":
@@ -118,14 +118,14 @@ def kept(path, make):
 
 @dataclass(frozen=True)
 class Staged:
-    """What all exits say of the sentences of a part, from one pass.
+    """Predictions of all exits for the sentences of a part, from one pass.
 
     Parameters
     ----------
     spans : list of length M of list of dict
-        What each exit predicts.
+        Predictions of each exit.
     proba : list of ndarray of shape (W, M, K)
-        Of the words, one array a layer of spans.
+        Probabilities of the words, one array per layer of spans.
     word_counts, tokens : ndarray of shape (n,)
     names : sequence of str
         The layers of spans.
@@ -164,7 +164,7 @@ class Staged:
         return spans, 1 - float(layers @ self.tokens) / float(n_layers * self.tokens.sum())
 
     def proba_at(self, layers):
-        """Return probabilities of words by layer of spans; `layers` has a layer a sentence."""
+        """Return probabilities of words by layer of spans, given one exit layer per sentence."""
         of_words = np.repeat(layers, self.word_counts) - 1
         rows = np.arange(len(of_words))
         return {
@@ -184,7 +184,7 @@ def scored(model, part, staged, policy):
 
 
 def proba_of(model, part, staged, policy):
-    """Return the probabilities of words where a policy lets them exit, by layer of spans."""
+    """Return the probabilities of words at their exits under a policy, by layer of spans."""
     if policy["token_exit"] == "sentence":
         return staged.proba_at(staged.exit_layers(policy))
     found = model.set_params(**policy).predict_proba(part.data)
@@ -215,7 +215,7 @@ def with_transitions(tasks, parts, probas):
 
 
 def scores_of(part, spans):
-    """Return exact match F1: as the paper counts it, and of the offsets of all mentions."""
+    """Return exact match F1, as defined in the paper, and for the offsets of all mentions."""
     strict = span_scores(part.all_spans, spans)
     return {
         "paper": paper_scores(part, spans),
@@ -224,12 +224,12 @@ def scores_of(part, spans):
 
 
 def mean_f1(scores):
-    """Return the mean over triggers, main arguments and sub-arguments, which chooses policies."""
+    """Return the mean F1 of triggers, main arguments and sub-arguments, to choose policies."""
     return sum(found["f1"] for found in scores["paper"].values()) / len(scores["paper"])
 
 
 def measure(run):
-    """Do one run, or what is left of it."""
+    """Run, or continue, one run."""
     run.folder.mkdir(parents=True, exist_ok=True)
     model, cpu = kept(run.folder / "network.joblib", lambda: trained(run))
     parts = [load_phee_events(subset=subset) for subset in ("dev", "test")]
@@ -259,7 +259,7 @@ def measure(run):
 
 
 def front(folder, model, tasks, parts, staged):
-    """Yield the policies that are chosen on dev with their scores, each kept when it is done."""
+    """Yield the policies chosen on dev with their scores, each cached."""
     dev, test = zip(parts, staged, strict=True)
     tried = []
     for kind, policy in [("full", FULL), *policies()]:
@@ -286,7 +286,7 @@ def file_name(kind, policy):
 
 
 def policies():
-    """Return the policies of the grid, by kind: many of those that need no pass of their own."""
+    """Return the policies of the grid, by kind; more of the kind that needs no separate pass."""
     found = []
     for kind, settings in KINDS.items():
         whole = settings["token_exit"] == "sentence"
@@ -298,7 +298,7 @@ def policies():
 
 
 def chosen(tried):
-    """Yield full depth, and of each kind the best policy on dev at every speed-up ratio."""
+    """Yield full depth and, for each kind, the best policy on dev at every speed-up ratio."""
     _, policy, scores = tried[0]
     yield {"kind": "full", "least": 0.0, "policy": policy, "dev": scores}
     for kind in KINDS:
@@ -310,7 +310,7 @@ def chosen(tried):
 
 
 def counts(part):
-    """Return how many mentions a part has, and how many tags of words cannot represent."""
+    """Return the number of mentions in a part, and of those that tags cannot represent."""
     every = sum(len(spans) for found in part.all_spans for spans in found.values())
     return {"mentions": every} | dict(sum(map(Counter, part.n_left_out.values()), Counter()))
 
@@ -335,7 +335,7 @@ def report(cache):
     path = RESULTS / "events.json"
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     runs += [json.loads(found.read_text()) for found in sorted(cache.glob(f"*/{RESULT}"))]
-    # Runs of the first form are left out until they are done again, from what is kept.
+    # Results without transitions are left out until the run is continued.
     runs = [run for run in runs if "transitions" in run]
     distinct = {json.dumps(run["settings"], sort_keys=True): run for run in runs}
     runs = sorted(distinct.values(), key=lambda run: json.dumps(run["settings"], sort_keys=True))

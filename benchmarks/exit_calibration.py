@@ -1,4 +1,4 @@
-"""Measure what calibrating the exits changes: likelihood, calibration error, the speed-up front.
+"""Measure the effect of calibrated exits on likelihood, calibration error and speed-up.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``:
@@ -6,11 +6,12 @@ Run from the repository root, with the data folder in the environment variable
     python -m benchmarks.exit_calibration --data phee health_advice
 
 all-MiniLM-L6-v2 is fine-tuned on the training part as for the rows on real exits of the suite, and
-kept in the same cache. The exits are calibrated on the validation part; likelihood and calibration
-error are those of the test part. For every wanted speed-up ratio the policy is chosen on the
-validation part and measured on the test part. One way to choose uses the validation part for both
-("all"), the other one half of it to calibrate and the other half to choose ("halves"), for fairness
-towards the uncalibrated exits, which choose on the same half; the mean over 10 draws is given.
+stored in the same cache. The exits are calibrated on the validation part; likelihood and
+calibration error are for the test part. For several speed-up ratios, the policy is chosen on the
+validation part and measured on the test part. "all" uses the whole validation part both to
+calibrate and to choose. "halves" uses one half to calibrate and the other half to choose, for a
+fair comparison with uncalibrated exits, whose policy is chosen on the same half; it is the mean
+over 10 draws.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ N_DRAWS = 10
 
 
 class Mapped(Answered):
-    """Predictions that are there already, whose exits can be calibrated."""
+    """A classifier with given predictions, whose exits can be calibrated."""
 
     def map_exit_logits(self, matrix, shift):
         """Return a copy with other logits at every exit."""
@@ -95,43 +96,47 @@ def staged(estimator, name):
     return Predictions(np.concatenate(proba), codes, len(parts[0][1]))
 
 
-def print_losses(name, answers):
+def print_losses(name, predictions):
     """Print negative log-likelihood and calibration error on the test part, exit by exit."""
-    n_layers = answers.proba.shape[1]
-    codes = answers.codes[answers.test]
+    n_layers = predictions.proba.shape[1]
+    codes = predictions.codes[predictions.test]
     layers = " | ".join(str(layer) for layer in range(1, n_layers + 1))
     print(f"\n| {name}, test part | {layers} | mean |")
     print("| --- |" + " --- |" * (n_layers + 1))
     for method in METHODS:
-        proba = answers.calibrated(method, answers.dev).proba[answers.test].astype(np.float64)
+        proba = (
+            predictions.calibrated(method, predictions.dev)
+            .proba[predictions.test]
+            .astype(np.float64)
+        )
         nll = -np.log(proba[np.arange(len(codes)), :, codes]).mean(axis=0)
         ece = Reliability.of(proba, codes).error
         for title, values in (("NLL", nll), ("ECE", ece)):
             row = " | ".join(f"{value:.4f}" for value in [*values, np.mean(values)])
             print(f"| {title}, {method} | {row} |")
-    full = np.mean(answers.proba[answers.test, -1].argmax(axis=1) == codes)
+    full = np.mean(predictions.proba[predictions.test, -1].argmax(axis=1) == codes)
     print(f"\nAccuracy at full depth, uncalibrated: {full:.4f}")
 
 
-def choices(answers, method, ratio):
-    """Give accuracy and ratio on the test part, of each way to share out the validation part."""
-    calibrated = answers.calibrated(method, answers.dev)
-    yield "all", np.array([calibrated.tuned(ratio, answers.dev)])
+def choices(predictions, method, ratio):
+    """Return accuracy and ratio on the test part, for each use of the validation part."""
+    calibrated = predictions.calibrated(method, predictions.dev)
+    yield "all", np.array([calibrated.tuned(ratio, predictions.dev)])
     draws = StratifiedShuffleSplit(N_DRAWS, test_size=0.5, random_state=0)
-    halves = draws.split(answers.dev, answers.codes[answers.dev])
-    found = [answers.calibrated(method, first).tuned(ratio, second) for first, second in halves]
+    halves = draws.split(predictions.dev, predictions.codes[predictions.dev])
+    found = [predictions.calibrated(method, first).tuned(ratio, second) for first, second in halves]
     yield "halves", np.array(found)
 
 
-def print_front(name, answers):
-    """Print what the chosen policies come to on the test part."""
+def print_front(name, predictions):
+    """Print the results of the chosen policies on the test part."""
     columns = " | ".join(f"ratio >= {ratio}" for ratio in RATIOS)
     print(f"\n| {name}, accuracy @ ratio on the test part | {columns} |")
     print("| --- |" + " --- |" * len(RATIOS))
     for method in METHODS:
         cells = {"all": [], "halves": []}
         for ratio in RATIOS:
-            for way, found in choices(answers, method, ratio):
+            for way, found in choices(predictions, method, ratio):
                 accuracy, speedup = found.mean(axis=0)
                 spread = f" (sd {found[:, 0].std():.4f})" if way == "halves" else ""
                 cells[way].append(f"{accuracy:.4f}{spread} @ {speedup:.3f}")
@@ -150,9 +155,9 @@ def main():
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
     print(f"{describe(machine('cpu'))}, scipy {version('scipy')}")
     for name in arguments.data:
-        answers = staged(fine_tuned(settings, name), name)
-        print_losses(name, answers)
-        print_front(name, answers)
+        predictions = staged(fine_tuned(settings, name), name)
+        print_losses(name, predictions)
+        print_front(name, predictions)
 
 
 if __name__ == "__main__":

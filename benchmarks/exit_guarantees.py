@@ -4,24 +4,24 @@ Run from the repository root:
 
     python -m benchmarks.exit_guarantees
 
-With ``--out FOLDER`` the table is also written to ``exit_guarantees.md`` there, after every row;
-rows that are there, of as many draws and the same versions, are kept. Remove the file to make all
-anew.
+With ``--out FOLDER`` the table is also written to ``exit_guarantees.md`` there, after every row.
+Existing rows with the same number of draws and the same versions are kept; remove the file to run
+all of them again.
 
-Samples are drawn, policies chosen and judged as in `benchmarks.risk_control`. Populations, of 8,000
-samples: "usual" is made as there; in "catastrophic" 1 % of the samples are sure of a wrong class at
-layer 1 and right later, so that they exit there under any policy that lets anybody exit there; in
-"drifted" policies are chosen on "usual" and judged where 4 % are sure of a wrong class at layers 1
-and 2.
+Samples are drawn, and policies chosen and evaluated, as in `benchmarks.risk_control`. Populations
+have 8,000 samples. "usual" is generated as there. In "catastrophic", 1 % of the samples are
+confident of a wrong class at layer 1 and correct later, so that they exit there under any policy
+with exits at layer 1. In "drifted", policies are chosen on "usual" and evaluated on a population in
+which 4 % are confident of a wrong class at layers 1 and 2.
 
-A row is the share of draws whose policy has a true risk above the bound, on average over all
-samples ("broken") and among those that exit at some early layer, or block of such layers, at which
-enough exit to be tested ("at exits": those that were tested with "per exit", else those that would
-be on the population); the mean share of samples that exit at an early layer, however few do so,
-whose own true risk is above the bound ("above"); the mean true risk; the share in which a policy
-was certified ("passed"); and its mean speed-up ratio, 0 where none was. With "per exit" the first
-two are to be at most 0.05, with "probability" the first; with "expectation" the mean risk is to be
-at most the bound, and none of the others is promised.
+Columns of a row: the share of draws whose policy has a true risk above the bound, on average over
+all samples ("broken") and among those that exit at some early layer, or block of such layers, with
+enough exits to be tested ("at exits": those that were tested with "per exit", otherwise those that
+would be on the population); the mean share of samples that exit at any early layer with a true risk
+above the bound ("above"); the mean true risk; the share in which a policy was certified ("passed");
+and its mean speed-up ratio, 0 without one. With "per exit" the first two should be at most 0.05,
+with "probability" the first; with "expectation" the mean risk should be at most the bound, without
+a guarantee for the others.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def population(kind, n_samples=8000):
 
 @dataclass(frozen=True)
 class Judge:
-    """A population, and the losses of its samples at every exit."""
+    """A population, with the losses of its samples at every exit."""
 
     staged: StagedPredictions
     risk: object
@@ -94,7 +94,7 @@ class Judge:
 
     @classmethod
     def of(cls, proba, codes, risk, bound):
-        """Judge by a risk that the tuned classifier knows."""
+        """Create it for a risk of the tuned classifier."""
         staged = StagedPredictions.from_proba([proba])
         tasks = Tasks(np.arange(proba.shape[2]))
         known = risk_of(risk, staged.predictions, codes[:, np.newaxis], tasks, staged.proba)
@@ -111,14 +111,14 @@ class Judge:
 
 
 def control_of(kind, bound):
-    """Return what certifies policies."""
+    """Return the procedure that certifies policies."""
     if kind == "expectation":
         return ExpectationControl(bound, np.nan)
     return RiskControl(bound, CONFIDENCE, per_exit=kind == "per exit")
 
 
 def draw(kind, known, judge, n_samples, rng):
-    """Choose a policy on new samples; give its true risks, its speed-up and whether it passed."""
+    """Choose a policy on new samples; return its true risks, speed-up and whether it passed."""
     rows = rng.randint(len(known.risk.losses), size=n_samples)
     all_samples = np.ones(n_samples, dtype=bool)
     risk = replace(known.risk, losses=known.risk.losses[rows], concerned=all_samples)
@@ -149,7 +149,7 @@ def layers_of(name):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What many draws came to; see the table."""
+    """Results of many draws; see the table."""
 
     broken: float
     at_exits: float
@@ -160,7 +160,7 @@ class Outcome:
 
 
 def simulate(kind, risk, bound, n_samples, n_draws, *, where="usual", seed=0, size=8000):
-    """Choose policies many times, and judge them."""
+    """Choose policies many times, and evaluate them."""
     rng = np.random.RandomState(seed)
     known = Judge.of(*population("usual" if where == "drifted" else where, size), risk, bound)
     judge = Judge.of(*population(where, size), risk, bound)
@@ -179,13 +179,13 @@ def simulate(kind, risk, bound, n_samples, n_draws, *, where="usual", seed=0, si
 
 
 def kept(file, heading):
-    """Return the rows of a table that was written before under the same heading."""
+    """Return the rows of an existing table with the same heading."""
     lines = file.read_text().splitlines() if file and file.exists() else [""]
     return lines[4:] if lines[0] == heading else []
 
 
 def row(kind, n_samples, n_draws, *, where, risk, bound, done=()):
-    """Return one row of the table: one that is done, or simulated."""
+    """Return one row of the table, an existing one or a simulated one."""
     before = f"| {where} | {kind} | {risk} | {bound} | {n_samples} | "
     for line in done:
         if line.startswith(before):

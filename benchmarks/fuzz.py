@@ -2,10 +2,10 @@
 
     python -m benchmarks.fuzz [--n 100000] [--seed 0] [--out FOLDER]
 
-Every input is either taken, and what comes back is as documented, or refused by a ValueError or a
-TypeError that says why. Anything else is printed with the seed that makes it again: another error,
-a policy that differs from its definition, an input that takes longer than `SECONDS`. The command
-ends with 1 then; otherwise counts are written to ``fuzz.md``.
+Every input must either be accepted, with a result as documented, or raise a ValueError or TypeError
+with a message. Anything else is printed with the seed that reproduces it: another error, a policy
+that differs from its definition, or an input that takes longer than `SECONDS`. In this case, the
+command exits with 1; otherwise counts are written to ``fuzz.md``.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from sklearn_epee._checks.texts_with_images import as_cases
 from sklearn_epee.metrics import speedup_ratio
 from sklearn_epee.policy import apply_policy, normalized_entropy
 
-# A single input may take so long at most; most take less than a thousandth of it.
+# Maximum time of a single input; most take less than a thousandth of it.
 SECONDS = 10
 N_ROWS = 6
-# Sentences of three words, to be tagged.
+# Sentences of three words for tags.
 TAGGED = ["aspirin helps pain"] * N_ROWS
 
 Rng = np.random.Generator
@@ -58,7 +58,7 @@ class TookTooLongError(Exception):
 
 
 class WrongError(Exception):
-    """What came back is not as documented."""
+    """A result is not as documented."""
 
 
 # ------------------------------------------------------------------------------------ the inputs
@@ -245,10 +245,10 @@ def tags(rng: Rng) -> None:
     """Check tags, or spans, of texts or lists of words, in one layer or several."""
     texts = bool(rng.integers(2))
     kind = ("tags", "spans", "layers")[rng.integers(3)]
-    made = [some_tags(rng, kind, texts=texts) for _ in TAGGED]
+    y_rows = [some_tags(rng, kind, texts=texts) for _ in TAGGED]
     if rng.random() < 0.3:
-        made[rng.integers(len(made))] = nested(rng, 2)
-    y = container(rng, made) if rng.random() < 0.5 else made
+        y_rows[rng.integers(len(y_rows))] = nested(rng, 2)
+    y = container(rng, y_rows) if rng.random() < 0.5 else y_rows
     if rng.random() < 0.2:
         y = any_samples(rng)
     sentences = as_sentences(TAGGED if texts else [text.split() for text in TAGGED])
@@ -267,10 +267,10 @@ def images(rng: Rng) -> None:
 
 def cases(rng: Rng) -> None:
     """Check texts with images."""
-    made = any_samples(rng)
+    samples = any_samples(rng)
     if rng.random() < 0.5:
-        made = list(zip(mostly_texts(rng), mostly_images(rng), strict=False))
-    found = as_cases(made, "text", "image")
+        samples = list(zip(mostly_texts(rng), mostly_images(rng), strict=False))
+    found = as_cases(samples, "text", "image")
     _demand(all(text is not None or image is not None for text, image in found))
 
 
@@ -282,12 +282,12 @@ def labels(rng: Rng) -> None:
 
 def label_sets(rng: Rng) -> None:
     """Check indicators and sets of labels."""
-    made = column(rng) if rng.random() < 0.3 else [column(rng) for _ in range(N_ROWS)]
+    y = column(rng) if rng.random() < 0.3 else [column(rng) for _ in range(N_ROWS)]
     if rng.random() < 0.4:
-        made = [list("abcd"[: rng.integers(5)]) for _ in range(N_ROWS)]
+        y = [list("abcd"[: rng.integers(5)]) for _ in range(N_ROWS)]
     elif rng.random() < 0.4:
-        made = container(rng, rng.integers(0, 2, (N_ROWS, 3)).tolist())
-    check_label_targets(made, N_ROWS)
+        y = container(rng, rng.integers(0, 2, (N_ROWS, 3)).tolist())
+    check_label_targets(y, N_ROWS)
 
 
 def weights(rng: Rng) -> None:
@@ -379,7 +379,7 @@ TARGETS: dict[str, Callable[[Rng], None]] = {
 
 
 def outcome(target: Callable[[Rng], None], seed: tuple[int, ...]) -> tuple[str, str]:
-    """Return what became of an input: "taken", "refused" or "wrong", and the error in words."""
+    """Return the outcome of an input, "taken", "refused" or "wrong", and the error message."""
     try:
         with at_most(SECONDS):
             target(np.random.default_rng(seed))
@@ -391,7 +391,7 @@ def outcome(target: Callable[[Rng], None], seed: tuple[int, ...]) -> tuple[str, 
 
 
 def says_why(error: Exception) -> bool:
-    """Return whether a message of the package says something.
+    """Return whether an error has a message of the package.
 
     The error must come from a check: a line of this package, or of the validation that it calls in
     scikit-learn, raised it.
@@ -409,7 +409,7 @@ def said(error: Exception) -> str:
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Raise an error in the block after so many seconds, where the system has alarms."""
+    """Raise an error in the block after a number of seconds, if the system has alarms."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -427,7 +427,7 @@ def at_most(seconds: int) -> Iterator[None]:
 
 
 def run(n: int, seed: int) -> tuple[dict[str, collections.Counter[str]], list[str]]:
-    """Return the counts of each target, and a line on every input that went wrong."""
+    """Return the counts of each target, and a line for every wrong input."""
     counts = {name: collections.Counter[str]() for name in TARGETS}
     wrong = []
     for number in range(n):
@@ -456,7 +456,7 @@ def report(counts: dict[str, collections.Counter[str]], seconds: float, seed: in
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return 1 if something went wrong."""
+    """Run the command; return 1 if there are wrong inputs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

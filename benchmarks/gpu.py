@@ -1,12 +1,13 @@
-"""Everything that a GPU machine is needed for, in one command of at most eight minutes.
+"""Run all tests and benchmarks that need a GPU, in one command of at most eight minutes.
 
     python -m benchmarks.gpu --data-home DIR --out OUT
 
-Runs the tests that need a GPU, then rows of the benchmark suite, the most important ones first, and
-starts none after `--minutes`; what was not run is said in the report. Writes ``gpu-tests.txt``,
-``results-cuda.json``, ``results-cuda.md`` and ``gpu.md`` into OUT. Nothing is downloaded:
-`--wheels` says what a bare machine that has torch and transformers lacks, with the command that
-fetches it elsewhere. Data are the folder of health_advice and git, 1.5 MB.
+Runs the tests that need a GPU, then rows of the benchmark suite, the most important ones first.
+None is started after `--minutes`; the report lists the rows that were not run. Writes
+``gpu-tests.txt``, ``results-cuda.json``, ``results-cuda.md`` and ``gpu.md`` into OUT. Nothing is
+downloaded: `--wheels` prints the packages that are missing on a machine with torch and
+transformers, with a command to download them elsewhere. Needs the folders of health_advice and
+git, 1.5 MB.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# Needed to run the tests; not by the package itself.
+# Packages that only the tests need.
 TESTING = ("pytest", "hypothesis", "accelerate")
 TEST_SECONDS = 150
-# The most important first: as many as there is time for. The first one compares all batch sizes
-# with the full depth, compiled and not.
+# The most important rows first. The first one compares all batch sizes with the full depth, with
+# and without compilation.
 ROWS = (
     "compiled-bert",
     "latency-bert",
@@ -54,7 +55,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Clock:
-    """What is left of the time of the command."""
+    """The remaining time of the command."""
 
     minutes: float
     began: float
@@ -68,7 +69,7 @@ class Clock:
 
 
 def requirements(root: Path = ROOT) -> list[str]:
-    """Return what the package and its tests need, as written in pyproject.toml."""
+    """Return the requirements of the package and its tests, as in pyproject.toml."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     return [*project["dependencies"], *TESTING]
 
@@ -94,7 +95,7 @@ def _is_installed(name: str) -> bool:
 
 
 def wheels_command(names: Sequence[str]) -> str:
-    """Return the command that fetches wheels for this Python where there is a network."""
+    """Return the command that downloads wheels for this Python on a machine with a network."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return (
         f"python -m pip download --no-deps --only-binary=:all: --python-version {python} "
@@ -106,7 +107,7 @@ def wheels_command(names: Sequence[str]) -> str:
 
 
 def files_with(marker: str) -> list[str]:
-    """Return the test files that use a marker: others may import what is not installed."""
+    """Return the test files that use a marker; others can import missing packages."""
     return sorted(
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -122,7 +123,7 @@ def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
     out : Path
         Folder of the log, ``gpu-tests.txt``.
     seconds : float
-        After which they are interrupted, so that what they found until then is reported.
+        Time after which they are interrupted; results until then are reported.
     marker : str, default="gpu"
     """
     command = [
@@ -148,7 +149,7 @@ def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
 
 
 def run_rows(names: Sequence[str], out: Path, device: str, clock: Clock, quick: bool) -> list[str]:
-    """Run rows as long as there is time; return a line on each.
+    """Run rows as long as there is time; return a line for each.
 
     Parameters
     ----------
@@ -158,29 +159,29 @@ def run_rows(names: Sequence[str], out: Path, device: str, clock: Clock, quick: 
     device : {"cuda", "cpu"}
     clock : Clock
     quick : bool
-        Small, for a look at whether it runs.
+        Whether to use small settings, to check that everything runs.
     """
-    from benchmarks import __main__ as suite  # noqa: PLC0415 - what is missing is said first
+    from benchmarks import __main__ as suite  # noqa: PLC0415 - missing packages are reported first
 
     given = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
     settings = suite.settings_from(suite.parse_args(given))
     results = suite.Results(out, device)
     rows = {row.name: row for row in suite.ROWS}
-    said = []
+    lines = []
     for name in names:
         if clock.left() <= 0:
-            said.append(f"{name}: not run, out of time")
+            lines.append(f"{name}: not run, out of time")
             continue
         began = time.perf_counter()
         outcome = _measured(suite, rows[name], settings, results, clock)
-        said.append(f"{name}: {outcome}, {time.perf_counter() - began:.0f} s")
-        print(said[-1], flush=True)
+        lines.append(f"{name}: {outcome}, {time.perf_counter() - began:.0f} s")
+        print(lines[-1], flush=True)
     results.sort([row.name for row in suite.ROWS])
-    return said
+    return lines
 
 
 def _measured(suite: Any, row: Any, settings: Any, results: Any, clock: Clock) -> str:
-    """Measure the lines of a row until the time is up; say what came of it."""
+    """Measure the lines of a row until the time is up; return the outcome."""
     results.start(row.name, row.title, quick=settings.quick)
     n = 0
     try:
@@ -192,7 +193,7 @@ def _measured(suite: Any, row: Any, settings: Any, results: Any, clock: Clock) -
     except suite.NotMeasuredError as reason:
         suite.keep(row, suite.Line.not_measured(row.title, str(reason)), results)
         return f"not measured: {reason}"
-    except Exception as error:  # noqa: BLE001 - the other rows are worth their time
+    except Exception as error:  # noqa: BLE001 - the other rows still run
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         suite.keep(row, suite.Line.not_measured(row.title, text), results)
         return f"failed after {n} lines: {text}"
@@ -212,7 +213,7 @@ def report(out: Path, tests: str, rows: Sequence[str]) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, help="folder of what is written")
@@ -222,7 +223,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="small: to see whether it runs")
     add("--no-tests", action="store_true")
-    add("--wheels", action="store_true", help="say what is missing here, and end")
+    add("--wheels", action="store_true", help="print missing packages, and exit")
     given = parser.parse_args(argv)
     if given.out is None and not given.wheels:
         parser.error("--out is required, except with --wheels")

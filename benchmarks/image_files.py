@@ -1,4 +1,4 @@
-"""Check on real images that paths are as good as arrays: BreastMNIST as PNG and as DICOM files.
+"""Check that predictions for image files equal those for arrays: BreastMNIST as PNG and DICOM.
 
     python -m benchmarks.image_files BACKBONE [--data-home DIR] [--out FILE]
 
@@ -34,7 +34,7 @@ def write_png16(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_dicom(path: Path, pixels: np.ndarray) -> None:
-    """Write a secondary capture of 8 bits, stored upside down in brightness."""
+    """Write a secondary capture with 8 bits and inverted brightness."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -59,7 +59,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
 def written(
     folder: Path, images: np.ndarray, labels: np.ndarray, write: Callable[[Path, np.ndarray], None]
 ) -> tuple[list[str], np.ndarray]:
-    """Write images as one folder per class, and list them in the order of the arrays."""
+    """Write images as one folder per class; return the paths in the order of the arrays."""
     for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         name = str(label).replace(", ", " or ")
         (folder / name).mkdir(parents=True, exist_ok=True)

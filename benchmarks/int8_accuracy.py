@@ -1,15 +1,15 @@
-"""Measure what precision="int8" changes on real data: scores at full depth and under a policy.
+"""Measure the effect of precision="int8" on real data: scores at full depth and under a policy.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``, on networks that the study has trained (``python -m studies``):
 
     python -m benchmarks.int8_accuracy --study STUDY_FOLDER
 
-Every network with exits that the study kept is calibrated on training samples and run over the
+Every stored network with exits of the study is calibrated on training samples and run on the
 validation and the test part in float32, bfloat16 and int8. The policy is the fastest threshold that
-costs at most half a point on the validation part, chosen once on float32 and once on int8
-predictions. Scores are those of the test part; labels, exits and probabilities that change, less
-noisy figures, are counted in both parts. Writes ``int8.md`` into ``--out``.
+loses at most half a point on the validation part, chosen once on float32 and once on int8
+predictions. Scores are for the test part; changed labels, exits and probabilities, which are less
+noisy, are counted in both parts. Writes ``int8.md`` into ``--out``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sklearn_epee.policy import apply_policy, normalized_entropy
 from studies.sets import Parts, load_parts, score_all, spread
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-# What the policy may cost on the validation part.
+# Maximum loss of the policy on the validation part.
 TOLERANCE = 0.005
 N_THRESHOLDS = 100
 HEADER = (
@@ -43,7 +43,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Policy:
-    """A threshold, and what it gave on the validation part."""
+    """A threshold, and its results on the validation part."""
 
     tau: float
     score: float
@@ -51,7 +51,7 @@ class Policy:
 
 
 def models(study: Path) -> Iterator[tuple[str, str, Path]]:
-    """Yield data set, backbone and file of the networks with exits that a study kept."""
+    """Yield data set, backbone and file of the stored networks with exits of a study."""
     for path in sorted(study.glob("*/*/seed0/exits*/model.joblib")):
         # exits, or exits,image_size=56
         _, _, options = path.parts[-2].partition(",")
@@ -59,12 +59,12 @@ def models(study: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def score(data: str, parts: Parts, y: np.ndarray, proba: np.ndarray) -> float:
-    """Return the score that the data set is judged by."""
+    """Return the main score of the data set."""
     return float(score_all(data, y, proba.argmax(axis=1))[parts.main_score])
 
 
 def fastest(data: str, parts: Parts, proba: np.ndarray) -> Policy:
-    """Return the fastest threshold that costs next to nothing on the validation part."""
+    """Return the fastest threshold within `TOLERANCE` on the validation part."""
     wanted = score(data, parts, parts.dev.y, proba[:, -1]) - TOLERANCE
     taus = np.quantile(normalized_entropy(proba), np.linspace(0, 1, N_THRESHOLDS))
     found = []

@@ -10,13 +10,14 @@ Run from the repository root, with the data folder in the environment variable
 
 A sentence has a label for each type of event and each role (subject, treatment, effect, drug,
 dosage, ...) that it mentions. One network is trained on the train part; its probabilities at every
-exit, for the dev and test parts, are kept in ``--store``, and ``--report`` reads them alone.
-Thresholds and policies are chosen on the dev part and measured on the test part; and, since one
-split says little about rare labels, on random halves of both parts together.
+exit, for the dev and test parts, are saved in ``--store``; ``--report`` only reads these.
+Thresholds and policies are chosen on the dev part and measured on the test part and, because the
+results for rare labels depend on the split, also on random halves of both parts together.
 
 ``--heads`` trains networks on ``--n-train`` sentences for ``--epochs`` each, and compares them
-layer by layer: labels share one head after each layer ("shared"; "shared-slow", with the learning
-rate of other heads; "shared-regression", begun as a regression), or have a head each ("per-label").
+layer by layer: all labels share one head per layer ("shared"; "shared-slow", with the learning rate
+of other heads; "shared-regression", with head_init="regression"), or each label has its own head
+("per-label").
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from sklearn_epee.model_selection._selection import SelectionCriterion
 from sklearn_epee.policy import JOINT_EXITS
 
 MAX_EPOCHS = 6
-# Labels share a head, also one that learns as slowly as others do or begins as a regression, or
-# have one each.
+# Labels share a head (with its default or the usual learning rate, or initialized by a regression),
+# or have one each.
 HEADS: dict[str, dict[str, Any]] = {
     "shared": {"target_type": "multilabel"},
     "shared-slow": {"target_type": "multilabel", "head_learning_rate": 1e-3},
@@ -105,14 +106,14 @@ class Exits:
     codes : ndarray of shape (n_samples, n_labels), int
     labels : ndarray of shape (n_labels,), str
     is_test : ndarray of shape (n_samples,), bool
-        Whether a sentence is of the test part.
+        Whether a sentence is in the test part.
     n_train : ndarray of shape (n_labels,), int
-        Sentences of the train part that have the label.
+        Number of sentences in the train part that have the label.
     thresholds : ndarray of shape (n_labels,) or None
     seconds : float
         Processor time of the training.
     n_parameters : ndarray of shape (2,), int
-        Of the backbone, and of the heads.
+        Number of parameters of the backbone, and of the heads.
     joint_exit : str
     """
 
@@ -128,7 +129,7 @@ class Exits:
 
     @cached_property
     def staged(self) -> StagedPredictions:
-        """The same for the exit rule."""
+        """The predictions in the form for the exit rule."""
         return StagedPredictions.from_labels(
             self.proba, joint_exit=self.joint_exit, label_thresholds=self.thresholds
         )
@@ -148,7 +149,7 @@ class Exits:
 def trained(
     checkpoint: str, heads: str = "shared", epochs: int = MAX_EPOCHS, n_train: int | None = None
 ) -> Exits:
-    """Train one network on the train part, or so many of its sentences, and predict the others."""
+    """Train one network on the train part, or `n_train` of its sentences; predict dev and test."""
     from sklearn_epee import EPEEClassifier  # noqa: PLC0415 - torch is for training alone
 
     texts, given = sentences("train")
@@ -188,7 +189,7 @@ def label_probabilities(estimator: Any, texts: list[str]) -> np.ndarray:
     if estimator.target_type == "multilabel":
         return staged_probabilities(estimator, texts)
     layers = estimator.staged_predict_proba(texts)
-    # What all sentences of the train part have is a task of one class.
+    # A label that all sentences of the train part have is a task with one class.
     return np.stack([np.stack([p[:, -1] for p in tasks], axis=1) for tasks in layers], axis=1)
 
 
@@ -199,13 +200,13 @@ def exits_of(
     epochs: int = MAX_EPOCHS,
     n_train: int | None = None,
 ) -> Exits:
-    """Return the predictions in the store, of a network trained before if there are none."""
+    """Return the predictions in the store; train a network if there are none."""
     usual = (heads, epochs, n_train) == ("shared", MAX_EPOCHS, None)
     own = "" if usual else f"_{heads}_{epochs}_{n_train}"
     path = store / f"phee_labels{own}.npz"
     if not path.exists():
         if checkpoint is None:
-            raise SystemExit(f"{path} is not there yet: give --checkpoint instead of --report.")
+            raise SystemExit(f"{path} does not exist; pass --checkpoint instead of --report.")
         made = trained(checkpoint, heads, epochs, n_train)
         names = ("proba", "codes", "labels", "is_test", "n_train", "seconds", "n_parameters")
         np.savez(path, **{name: getattr(made, name) for name in names})
@@ -242,7 +243,7 @@ def chosen(exits: Exits, scoring: str, drop: float = TOLERANCE) -> tuple[float, 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy does to sentences that it was not chosen on."""
+    """Results of a policy on sentences that were not used to choose it."""
 
     macro: float
     micro: float
@@ -283,7 +284,7 @@ def of_layers(exits: Exits) -> Iterator[str]:
 
 
 def of_labels(dev: Exits, test: Exits) -> Iterator[str]:
-    """Yield what tuned thresholds do to each label."""
+    """Yield the effect of tuned thresholds on each label."""
     found = tuned_thresholds(dev)
     tuned = replace(test, thresholds=found.thresholds)
     f1 = [
@@ -308,7 +309,7 @@ Halves = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def of_min_samples(both: Exits, draws: Halves) -> Iterator[str]:
-    """Yield what thresholds bring, by how many samples a label must have."""
+    """Yield the gain by tuned thresholds for several values of `min_samples`."""
     yield f"\n## Thresholds tuned on one half, full depth, the other half, {len(draws)} draws\n"
     yield "| min_samples | macro-F1 | micro-F1 | lowest gain of macro-F1 | labels tuned |"
     yield "| --- | --- | --- | --- | --- |"
@@ -371,7 +372,7 @@ def of_joint_exits(both: Exits, draws: Halves) -> Iterator[str]:
 
 
 def of_order(both: Exits, draws: Halves) -> Iterator[str]:
-    """Yield what happens to policies of patience if thresholds change after they were chosen."""
+    """Yield the effect on patience policies if thresholds are tuned after the policy."""
     yield (
         "\n## Order: thresholds before the policy, or after it; patience alone (tau=0), by "
         f"f1_macro, {len(draws)} draws\n"
@@ -466,7 +467,7 @@ def main() -> None:
         "train part, one seed."
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rare labels that a half lacks
+        warnings.simplefilter("ignore")  # rare labels that are missing in a half
         lines = [heading, "", *report(exits)]
         if compared:
             lines += of_heads(compared, *size)

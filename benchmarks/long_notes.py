@@ -1,19 +1,20 @@
-"""Measure what reading long notes in windows gains over truncating them.
+"""Compare reading long notes in windows with truncating them.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` and a folder with all-MiniLM-L6-v2:
 
     python -m benchmarks.long_notes --minilm FOLDER
 
-A note is 3,000 characters and more of sentences of the health advice data set that give no advice.
-One note in three is nothing else; in the others one sentence, anywhere, gives strong or weak
-advice: the three classes. Sentences of training notes are from the training part, those of test
-notes from the test part. The classifier learns from single sentences first, and goes on (a warm
-start) with notes, once for each way to read them.
+A note consists of at least 3,000 characters of sentences without advice from the health advice data
+set. A third of the notes contain nothing else; in the others, one sentence at a random place gives
+strong or weak advice, which makes three classes. Sentences of training notes are from the training
+part, those of test notes from the test part. The classifier is first trained on single sentences,
+and then continues (warm start) with notes, once for each way to read them.
 
-Printed are the accuracy of every layer on the test notes; the largest speed-up ratio among all
-policies that keep the accuracy of full depth up to .01; and that of those which are as accurate as
-truncated notes are at full depth. Policies are chosen on the test notes, alike for all ways.
+Printed are the accuracy of every layer on the test notes; the largest speed-up ratio of all
+policies within .01 of the accuracy at full depth; and that of the policies that are at least as
+accurate as truncated notes at full depth. Policies are chosen on the test notes, in the same way
+for all.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def long_notes(subset: str, n: int, seed: int) -> tuple[list[str], np.ndarray, f
 
 
 def fit_on_sentences(arguments: argparse.Namespace) -> EPEEClassifier:
-    """Fine-tune all-MiniLM-L6-v2 on single sentences, the classes in equal shares."""
+    """Fine-tune all-MiniLM-L6-v2 on single sentences, with equally frequent classes."""
     bunch = load_health_advice(subset="train")
     labels, rng = np.asarray(bunch.target), np.random.default_rng(arguments.seed)
     each = arguments.n_sentences // len(CLASSES)
@@ -101,7 +102,7 @@ def front(proba: np.ndarray, codes: np.ndarray) -> list[tuple[float, float]]:
 
 
 def ratio_at(found: list[tuple[float, float]], accuracy: float) -> str:
-    """Return the largest ratio of a policy of at least an accuracy, and its accuracy."""
+    """Return the largest ratio of policies with at least an accuracy, and its accuracy."""
     good = [(ratio, kept) for kept, ratio in found if kept >= accuracy]
     return f"{max(good)[0]:.3f} ({max(good)[1]:.3f})" if good else "none"
 
@@ -149,7 +150,7 @@ def main() -> None:
 def print_row(
     way: str, proba: np.ndarray, codes: np.ndarray, truncated: float | None, seconds: float
 ) -> float | None:
-    """Print what one way of reading came to; return the accuracy of truncated notes, if known."""
+    """Print the results of one way of reading; return the accuracy of truncated notes, if known."""
     by_layer = (proba.argmax(2) == codes[:, None]).mean(axis=0)
     truncated = float(by_layer[-1]) if way == "truncate" else truncated
     found = front(proba, codes)

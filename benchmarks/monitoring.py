@@ -4,26 +4,27 @@ Run from the repository root:
 
     python -m benchmarks.monitoring
 
-With ``--out FOLDER`` the tables are also written to ``monitoring.md`` there. All draws are watched
-side by side, by the functions that `ExitAudit` and `ExitMonitor` use.
+With ``--out FOLDER`` the tables are also written to ``monitoring.md`` there. All draws are
+simulated in parallel, with the functions of `ExitAudit` and `ExitMonitor`.
 
-**Audit.** A row is a way in which the disagreement with full depth goes on for 10,000 audited
-samples, against a promise. "false" is the share of draws with an alarm before anything is wrong
-(to be at most 0.05), "missed" of those without one at the end, "delay" the median number of audited
-samples from the change to the alarm, "outside" the share of draws in which the mean disagreement
-was ever outside the interval (to be at most 0.05). Changes come after 2,000 audited samples.
+**Audit.** Each row has a stream of disagreements with full depth over 10,000 audited samples, and a
+limit ("promise"). "false" is the share of draws with an alarm before the limit is exceeded (should
+be at most 0.05), "missed" the share without an alarm at the end, "delay" the median number of
+audited samples from the change to the alarm, "outside" the share of draws in which the mean
+disagreement was ever outside the interval (should be at most 0.05). Changes come after 2,000
+audited samples.
 
-**Tightening.** The policy of a population of staged probabilities (`benchmarks.risk_control`)
-changes its disagreement after 3,000 of 9,000 audited samples, at once or slowly over 4,000. Of the
-policy in force: "before" is its disagreement on the mean over draws before the change (from the
-first full window on), "largest" and "at the end" are that mean where it is largest after it and at
-last, and "above" is the share of draws and audited samples after the change at which the
-disagreement was above the promise. "untightened" is the disagreement at last without tightening.
-"layers" is the mean exit layer before the change, as tightened and "as tuned".
+**Tightening.** A population of staged probabilities (`benchmarks.risk_control`) changes after 3,000
+of 9,000 audited samples, at once or slowly over 4,000, and with it the disagreement of the policy.
+For the policy in use: "before" is its disagreement before the change (from the first full window
+on), averaged over draws; "largest" is the maximum of this average after the change, and "at the
+end" its last value; "above" is the share of draws and audited samples after the change with a
+disagreement above the limit. "untightened" is the disagreement at the end without tightening.
+"layers" is the mean exit layer before the change, with tightening and "as tuned".
 
-**Monitor.** Exits and entropies of the same population under one policy, against so many
-calibration samples; 5,000 new samples, changed after 1,000 of them. "false" is the share of draws
-with an alarm while nothing had changed (at most 0.05).
+**Monitor.** Exits and entropies of the same population under one policy, with a number of
+calibration samples and 5,000 new samples, which change after 1,000. "false" is the share of draws
+with an alarm before the change (should be at most 0.05).
 """
 
 from __future__ import annotations
@@ -71,12 +72,12 @@ CHECKED_EVERY = 10
 
 
 def constant(rate):
-    """Return a disagreement that stays."""
+    """Return a constant disagreement."""
     return np.full(N_AUDITED, rate)
 
 
 def wandering(highest):
-    """Return a disagreement that comes and goes, at most so high."""
+    """Return a disagreement that rises and falls, up to a maximum."""
     return highest * (0.5 + 0.5 * np.sin(np.arange(N_AUDITED) / 300))
 
 
@@ -108,7 +109,7 @@ STREAMS = (
 
 @dataclass(frozen=True)
 class Watch:
-    """What many draws came to; see the tables."""
+    """Results of many draws; see the tables."""
 
     false: float
     missed: float
@@ -117,7 +118,7 @@ class Watch:
 
 
 def watch_rates(rates, promise, n_draws, seed=0):
-    """Audit a stream of disagreements, all draws side by side."""
+    """Audit a stream of disagreements, for all draws in parallel."""
     rng = np.random.default_rng(seed)
     bets = rate_bets(promise)
     evidence = Evidence.start((n_draws, len(bets)))
@@ -137,7 +138,7 @@ def watch_rates(rates, promise, n_draws, seed=0):
 
 
 def outcome(alarm, change, end, outside=None):
-    """Tell false alarms from true ones."""
+    """Count false and missed alarms, and measure delays."""
     late = alarm[alarm >= change]
     found = late[late < end]
     return Watch(
@@ -155,12 +156,12 @@ def drifted(kind, proba, codes):
     """Return the staged probabilities of a population after a change."""
     rng = np.random.default_rng(1)
     proba = proba.copy()
-    if kind == "harder":  # every second sample carries less evidence, most of all early
+    if kind == "harder":  # half of the samples have less evidence, especially at early layers
         rows = np.flatnonzero(rng.random(len(codes)) < 0.5)
         noisy = np.log(proba[rows]) + rng.normal(size=proba[rows].shape) * 1.5
         noisy -= noisy.max(axis=2, keepdims=True)
         proba[rows] = np.exp(noisy) / np.exp(noisy).sum(axis=2, keepdims=True)
-    elif kind == "catastrophic":  # sure of a wrong class at layers 1 and 2
+    elif kind == "catastrophic":  # confident of a wrong class at layers 1 and 2
         rows = np.flatnonzero(rng.random(len(codes)) < 0.04)
         wrong = (codes[rows] + rng.integers(1, 4, size=len(rows))) % 4
         proba[rows, :2] = 0.001
@@ -180,7 +181,7 @@ def disagreements(proba, policies):
 
 @dataclass(frozen=True)
 class Tightened:
-    """Disagreements of the policy in force, as the table says."""
+    """Disagreements of the policy in use; see the tables."""
 
     before: float
     untightened: float
@@ -192,7 +193,7 @@ class Tightened:
 
 
 def tighten(kind, promise, n_draws, *, slowly=0, window=1000, seed=0):
-    """Audit and tighten, all draws side by side.
+    """Audit with tightening, for all draws in parallel.
 
     Parameters
     ----------
@@ -200,7 +201,7 @@ def tighten(kind, promise, n_draws, *, slowly=0, window=1000, seed=0):
     promise : float
     n_draws : int
     slowly : int, default=0
-        Audited samples over which the new kind takes the place of the old; 0: at once.
+        Number of audited samples over which the change takes place; 0: at once.
     window : int, default=1000
     seed : int, default=0
     """
@@ -263,7 +264,7 @@ def counted(cells, n_cells):
 
 
 def watch_exits(kind, n_calibration, n_draws, seed=0):
-    """Monitor exits and entropies, all draws side by side."""
+    """Monitor exits and entropies, for all draws in parallel."""
     rng = np.random.default_rng(seed)
     proba, codes = staged_population()
     calm = exits_and_cells(proba)
@@ -290,7 +291,7 @@ def watch_exits(kind, n_calibration, n_draws, seed=0):
 
 
 def shown(number, digits=3):
-    """Return a number, or nothing where there is none."""
+    """Return a number as text, or "" for NaN."""
     return "" if np.isnan(number) else f"{number:.{digits}f}"
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.mutated_folders                     # 5,000 of them, and the table
     python -m benchmarks.mutated_folders --mutations 200 --out ""
 
-Every mutation is loaded as it is and, half of the time, with a manifest that fits it, as a person
-who means ill would write it. What is counted: refused with a `ModelFolderError`; loaded and equal;
-loaded as another model, which only a changed manifest can bring about; anything else is a fault,
-and is listed with the number that repeats it.
+Half of the mutated folders also get a matching manifest, as an attacker would write it. Counted
+outcomes: refused with a `ModelFolderError`; loaded with equal predictions; loaded as another model,
+which is only possible with a changed manifest. Anything else is a fault and is listed with the
+number that reproduces it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OUT = Path("benchmarks/results/mutated_folders.md")
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 8}  # fmt: skip
 SECONDS = 20
-# Of address space beyond what the process has when it begins, in bytes.
+# Limit of additional address space of the process, in bytes.
 MEMORY = 3 * 2**30
 STRANGE = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, "", "../x", "/etc/passwd", "nan", [],
@@ -52,14 +52,14 @@ STRANGE = [
 
 
 class TooLongError(BaseException):
-    """Loading took longer than anybody waits."""
+    """Loading took too long."""
 
 
 # ------------------------------------------------------------------------------------ models
 
 
 def models() -> Iterator[tuple[Any, Any]]:
-    """Yield fitted estimators as small as can be, and samples of theirs."""
+    """Yield very small fitted estimators, with samples."""
     X, y = make_supplement_notes(60, random_state=0)
     training = {"max_epochs": 1, "random_state": 0, "device": "cpu", "precision": "float32"}
     config = BertConfig(vocab_size=80, max_position_embeddings=24, **SIZES)
@@ -102,22 +102,22 @@ def overwrite_part(folder: Path, rng: random.Random) -> None:
 
 def change_json(folder: Path, rng: random.Random) -> None:
     path = _file(folder, rng, ".json")
-    said = json.loads(path.read_text(encoding="utf-8"))
+    document = json.loads(path.read_text(encoding="utf-8"))
     for _ in range(rng.choice([1, 1, 1, 3])):
-        _change(said, rng)
-    path.write_text(json.dumps(said), encoding="utf-8")
+        _change(document, rng)
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def change_header(folder: Path, rng: random.Random) -> None:
-    """Change what a file of safetensors says of its weights."""
+    """Change the header of a safetensors file."""
     path = _file(folder, rng, ".safetensors")
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     _change(header, rng)
-    said = json.dumps(header).encode()
-    size = rng.choice([len(said), len(said), 2**62, 0])
-    path.write_bytes(size.to_bytes(8, "little") + said + content[8 + length :])
+    new_header = json.dumps(header).encode()
+    size = rng.choice([len(new_header), len(new_header), 2**62, 0])
+    path.write_bytes(size.to_bytes(8, "little") + new_header + content[8 + length :])
 
 
 def remove_file(folder: Path, rng: random.Random) -> None:
@@ -147,9 +147,9 @@ def _file(folder: Path, rng: random.Random, ending: str = "") -> Path:
     return rng.choice([path for path in paths if path.name != "README.md"])
 
 
-def _change(said: Any, rng: random.Random) -> None:
+def _change(document: Any, rng: random.Random) -> None:
     """Change one value somewhere inside a document."""
-    places = list(_places(said))
+    places = list(_places(document))
     if not places:
         return
     holder, key = rng.choice(places)
@@ -165,15 +165,19 @@ def _change(said: Any, rng: random.Random) -> None:
         holder[key] = copy.deepcopy(rng.choice(STRANGE))
 
 
-def _places(said: Any) -> Iterator[tuple[Any, Any]]:
-    keys = said if isinstance(said, dict) else range(len(said)) if isinstance(said, list) else ()
-    for key in list(keys):
-        yield said, key
-        yield from _places(said[key])
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:
+    keys: list[Any] = []
+    if isinstance(document, dict):
+        keys = list(document)
+    elif isinstance(document, list):
+        keys = list(range(len(document)))
+    for key in keys:
+        yield document, key
+        yield from _places(document[key])
 
 
 def sign(folder: Path) -> None:
-    """Write sizes and checksums that fit the files, as far as the manifest can be read."""
+    """Update sizes and checksums in the manifest, if it can be read."""
     path = folder / "manifest.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +196,7 @@ def sign(folder: Path) -> None:
 
 
 def outcome(cls: Any, folder: Path, X: Any, expected: Any) -> str:
-    """Return what becomes of a folder that is loaded, and predicts where that succeeds."""
+    """Load a folder, predict if this succeeds, and return the outcome."""
     try:
         with _limited(SECONDS):
             loaded = cls.from_pretrained(folder)
@@ -206,7 +210,7 @@ def outcome(cls: Any, folder: Path, X: Any, expected: Any) -> str:
         with _limited(SECONDS):
             found = loaded.predict_proba(X), loaded.predict_exit_layer(X)
     except ValueError as error:
-        # Such as a tau that was made text: an error that names it, as everywhere.
+        # Such as a tau that is a string, which raises the usual error.
         return "loaded, refuses to predict" if str(error) else "fault in predicting"
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -231,7 +235,7 @@ def _limited(seconds: int) -> Iterator[None]:
 
 
 def run(n_mutations: int, seed: int = 0) -> tuple[Counter[tuple[str, bool, str]], list[str], float]:
-    """Return how often what became of which mutation, the faults, and the longest time in s."""
+    """Return counts by mutation and outcome, the faults, and the longest time in seconds."""
     counts: Counter[tuple[str, bool, str]] = Counter()
     faults, longest = [], 0.0
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -253,12 +257,12 @@ def run(n_mutations: int, seed: int = 0) -> tuple[Counter[tuple[str, bool, str]]
                 sign(folder)
             start = time.perf_counter()
             cls, X, expected = saved[which]
-            became = outcome(cls, folder, X, expected)
+            result = outcome(cls, folder, X, expected)
             longest = max(longest, time.perf_counter() - start)
-            is_wrong = "fault" in became or (not signed and became == "loaded, another model")
+            is_wrong = "fault" in result or (not signed and result == "loaded, another model")
             if is_wrong:
-                faults.append(f"{seed + number} {mutate.__name__} signed={signed}: {became}")
-            kind = became.partition(":")[0]
+                faults.append(f"{seed + number} {mutate.__name__} signed={signed}: {result}")
+            kind = result.partition(":")[0]
             counts[mutate.__name__, signed, kind] += 1
     return counts, faults, longest
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plot --out FOLDER
 
-reads ``results.json`` of the folder and writes ``speedup.png`` and ``speedup.svg`` beside it.
+reads ``results.json`` in the folder and writes ``speedup.png`` and ``speedup.svg`` there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 N_LAYERS = 12
 MAX_FACTOR = 4.4
-# From the colour-blind safe palette of Okabe and Ito, and a marker of its own for each.
+# Colors of the palette of Okabe and Ito, with different markers.
 STYLES = {
     ("BERT-base", "cls"): ("#0072B2", "o"),
     ("ALBERT-base", "cls"): ("#009E73", "s"),
@@ -46,7 +46,7 @@ def points(results: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
 
 
 def plot_speedups(results: dict[str, Any]) -> Figure:
-    """Draw points per family, the diagonal and the arithmetic limit, a panel for each precision.
+    """Draw points per family, the diagonal and the arithmetic limit, one panel per precision.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
-"""Measure whether the pooler of a BERT-like checkpoint is a good start for the heads' dense layers.
+"""Measure whether to initialize the heads' dense layers with the pooler of a BERT-like checkpoint.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``:
 
     python -m benchmarks.pooler_start FOLDER phee git --n-train 300 --seeds 0 1 2
 
-Every head begins with a dense layer and a tanh, which are drawn anew. BERT, RoBERTa, MPNet and
-others have the same two as their pooler, trained on the first position of the last layer. Here the
-dense layer of every head starts as a copy of it, and nothing else differs. The table is printed,
-and written to ``results/pooler_start.md`` with ``--write``.
+Every head has a randomly initialized dense layer with tanh. BERT, RoBERTa, MPNet and others have
+the same layer as their pooler, trained on the first position of the last layer. Here the dense
+layer of every head is initialized with it; nothing else differs. The table is printed, and written
+to ``results/pooler_start.md`` with ``--write``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STARTS = ("drawn", "pooler")
 
 
 class PoolerStart(EPEEClassifier):
-    """Begin with the checkpoint's pooler in the dense layer of every head."""
+    """A classifier whose heads are initialized with the checkpoint's pooler."""
 
     def _build(self, *given, **options):
         preprocessor, network = super()._build(*given, **options)

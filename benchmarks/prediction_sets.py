@@ -1,4 +1,4 @@
-"""Simulate prediction sets over exits: how often they miss the true class, and how large they are.
+"""Simulate prediction sets: how often they miss the true class, and how large they are.
 
 Run from the repository root:
 
@@ -6,22 +6,21 @@ Run from the repository root:
 
 With ``--out FOLDER`` the table is also written to ``prediction_sets.md`` there, after every row.
 
-Samples are drawn again and again, with replacement, from a population of staged probabilities; sets
-are made of them, and judged on other samples of the population. The exit policy is chosen on the
-very samples that make the sets, as the one under which the fewest of their true classes are
-covered: the worst that a choice can do ("any_policy"); or it is fixed beforehand ("policy").
+Calibration samples are repeatedly drawn, with replacement, from a population of staged
+probabilities, and sets are evaluated on other samples of the population. For "any_policy", the exit
+policy is the one with the lowest coverage on the calibration samples themselves, the worst possible
+choice; for "policy", it is fixed beforehand.
 
-Populations: "usual" is that of `benchmarks.risk_control`. In "catastrophic", one sample in fifty is
-sure of a wrong class at the first two layers and right later. In "drifted" the sets are made on
-"usual" and judged where 15 % of the samples look like another class: no promise holds there, and
-the row says how wrong it goes.
+Populations: "usual" is that of `benchmarks.risk_control`. In "catastrophic", 2 % of the samples are
+confident of a wrong class at the first two layers and correct later. In "drifted", sets are
+calibrated on "usual" and evaluated on a population in which 15 % of the samples look like another
+class; the coverage is not guaranteed there.
 
-A row is the mean share of samples whose true class is not in the set at their exit (to be at most
-0.1), its spread over the draws, the largest such mean over the classes (to be at most 0.1 with
-per_class), and, at the exits of the fixed policy, the mean number of classes in a set and the share
-of sets with one class. "each exit by
-itself" is what is usually done and not valid: a conformal limit for every exit by itself, and the
-set of the exit that the data chose.
+Columns of a row: the mean share of samples whose true class is not in the set at their exit (should
+be at most 0.1), its standard deviation over the draws, the largest such mean of any class (should
+be at most 0.1 with per_class) and, at the exits of the fixed policy, the mean number of classes in
+a set and the share of sets with one class. "each exit by itself" is the usual, invalid procedure: a
+separate conformal limit for every exit, and the set of the exit that depends on the data.
 """
 
 from __future__ import annotations
@@ -58,14 +57,14 @@ def population(kind, n_samples=20_000):
         proba[rows, :2] = 0.001
         proba[rows[:, np.newaxis], [0, 1], wrong[:, np.newaxis]] = 0.997
         return proba, codes
-    # Three samples in twenty look like another class.
+    # 15 % of the samples look like another class.
     moved = rng.random(n_samples) < 0.15
     return proba, np.where(moved, (codes + rng.integers(1, 4, size=n_samples)) % 4, codes)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What many draws came to; see the table."""
+    """Results of many draws; see the table."""
 
     missed: float
     spread: float
@@ -75,7 +74,7 @@ class Outcome:
 
 
 class ExitByExit:
-    """A conformal limit for every exit by itself."""
+    """Sets with a separate conformal limit for every exit."""
 
     def __init__(self, proba, codes):
         misfit = 1.0 - proba[np.arange(len(codes)), :, codes]
@@ -110,7 +109,7 @@ def exits_of(proba):
 
 
 def simulate(proba, codes, n_samples, n_draws, *, valid_for, per_class=False, judged=None, seed=0):
-    """Draw samples many times, make sets of them and judge these on others."""
+    """Draw samples many times, calibrate sets on them, and evaluate these on others."""
     rng = np.random.RandomState(seed)
     new_proba, new_codes = (proba, codes) if judged is None else judged
     exits, new_exits = exits_of(proba), exits_of(new_proba)

@@ -1,4 +1,4 @@
-"""Measure what heads should read of two marked entities: scores by layer, and the front.
+"""Compare poolings for texts with two marked entities: scores by layer, and the front.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` and the folder of all-MiniLM-L6-v2:
@@ -7,11 +7,11 @@ Run from the repository root, with the data folder in the environment variable
     python -m benchmarks.relations FOLDER --data git
     python -m benchmarks.relations FOLDER --data ddi2013
 
-Every run trains one network (`POOLINGS`), scores every exit on the test part, and chooses among
-policies (tau at quantiles of the entropies, every patience) on the dev part those of best score at
-some speed-up ratios. Runs can be split with ``--poolings`` and ``--seed`` and are kept one by one
-in the folder ``--cache``; what is there is not done again. After every run the results of all are
-written to ``results/relations.json`` and ``.md``; ``--report`` does no more than that.
+Every run trains one network (`POOLINGS`), scores every exit on the test part, and chooses on the
+dev part the policies (tau at quantiles of the entropies, every patience) with the best score at
+some speed-up ratios. Runs can be split with ``--poolings`` and ``--seed``; each is cached in the
+folder ``--cache``. After every run the results of all are written to ``results/relations.json`` and
+``.md``; ``--report`` only does that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ N_TAUS = 40
 
 
 def part_of(name, subset, n, seed):
-    """Return texts and labels of a part, drawn where not all are wanted."""
+    """Return texts and labels of a part, or a random subset."""
     X, y = load(name, subset)
     rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:n])
     return [X[row] for row in rows], y[rows]
@@ -75,7 +75,7 @@ def scores_of(name):
 
 
 def measure(pooling, options):
-    """Do one run."""
+    """Run one training and evaluation."""
     name, seed = options.data, options.seed
     X, y = part_of(name, "train", options.n_train, seed)
     model = EPEEClassifier(
@@ -161,7 +161,7 @@ def key_of(run):
 
 
 def runs_in(cache):
-    """Return all runs that were kept, here or in the results."""
+    """Return all runs in the cache or in the results."""
     results = RESULTS / "relations.json"
     kept = json.loads(results.read_text())["runs"] if results.exists() else []
     kept += [json.loads(path.read_text()) for path in cache.glob("*.json")]

@@ -1,4 +1,4 @@
-"""Serve texts with images under a load: early exits against full depth, every answer checked.
+"""Serve texts with images under load: early exits against full depth, with all answers checked.
 
 Run from the repository root:
 
@@ -6,12 +6,12 @@ Run from the repository root:
 
 It trains `EPEEMultimodalClassifier` on cases of `make_case_reports`, about a minute of one core
 with compact transformers, and tunes its policy on other cases; the network is kept in ``--cache``.
-Then `AsyncPredictor` over it gets cases that were not trained on, of which some lack the text or
-the image, at random times and in bursts of 16: once with the tuned policy and once at full depth
-(``tau=0``), with the same batching, at 70 % of what full depth can serve. Every answer is compared
-with ``predict_with_exits``. With ``--loads-on-loopback 0.7`` the cases are also sent to
-`examples/service` by HTTP, their images as PNG files. Exits with an error if an answer was wrong,
-failed or lost. ``serving_cases.md`` is written after every row.
+Then an `AsyncPredictor` gets other cases, some without text or image, at random times and in bursts
+of 16, at 70 % of the capacity at full depth: once with the tuned policy and once at full depth
+(``tau=0``), with the same batching. Every answer is compared with ``predict_with_exits``. With
+``--loads-on-loopback 0.7`` the cases are also sent to `examples/service` by HTTP, with images as
+PNG files. Exits with an error if an answer was wrong, failed or lost. ``serving_cases.md`` is
+written after every row.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from benchmarks.towers import DROP, N_TUNE, cases
 from sklearn_epee import EPEEMultimodalClassifier, TunedExitPolicyClassifierCV
 
 N_SERVED = 256
-# As many cases of each of three kinds: decided by the text, by the image, by both.
+# Equally many cases of three kinds: decided by the text, by the image, by both.
 WEIGHTS = [1, 1, 1, 0]
 
 
 def parts(arguments):
-    """Return the cases to learn from, to tune on and to serve."""
+    """Return the cases for training, for tuning and for serving."""
     sizes = (arguments.n_train, N_TUNE, N_SERVED)
     return [cases(n, seed, arguments.image_size, WEIGHTS) for seed, n in enumerate(sizes)]
 
@@ -69,7 +69,7 @@ def tuned(arguments):
 
 
 def file_name(arguments):
-    """Return the name of the file of a network, which says how it was trained."""
+    """Return the file name of a network, which contains its training parameters."""
     sizes = (arguments.n_train, arguments.max_epochs, arguments.image_size)
     parts_of_name = (*backbones(arguments), *sizes, arguments.hand_over_after)
     return f"{'-'.join(map(str, parts_of_name))}.joblib"
@@ -101,12 +101,12 @@ def about(rivals, capacities, served, arguments):
     )
     command = f"Command: `{arguments.command}`. {describe(machine('cpu')).strip()}"
     title = "# Served texts with images"
-    told = [title, command, network, accuracies(rivals, served), reading]
-    return "\n\n".join(told).split("\n")
+    paragraphs = [title, command, network, accuracies(rivals, served), reading]
+    return "\n\n".join(paragraphs).split("\n")
 
 
 def accuracies(rivals, served):
-    """Return what the servers predict of the cases, without a load."""
+    """Return the accuracies of the servers on the cases, without load, as text."""
     lines = []
     for rival in rivals:
         found = rival.estimator.predict_with_exits(served.data)
@@ -140,13 +140,13 @@ def options():
 
 def command_of(parser, arguments):
     """Return the command that gives these results, without its folders."""
-    told = ["python -m benchmarks.served_cases"]
+    words = ["python -m benchmarks.served_cases"]
     for name, value in vars(arguments).items():
         if value != parser.get_default(name) and name not in ("out", "cache"):
             values = value if isinstance(value, list) else [value]
             short = [Path(part).name if isinstance(part, str) else f"{part:g}" for part in values]
-            told.append(" ".join([f"--{name.replace('_', '-')}", *short]))
-    return " ".join(told)
+            words.append(" ".join([f"--{name.replace('_', '-')}", *short]))
+    return " ".join(words)
 
 
 def main():

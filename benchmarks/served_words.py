@@ -35,13 +35,13 @@ READING = """\
 Requests come at random times, one a sentence. Right: spans, tags' probabilities (within 1e-4) and
 exit layers are those of `predict_with_exits`. Undecided are sentences with an entropy within 1e-5
 of tau, which may exit elsewhere; they count as right. Spans are those predicted in all."""
-# Requests are to be compared, not to be late.
+# Long enough that no request times out.
 TIMEOUT = 120.0
 COUNTS = ("requests", "right", "wrong", "late", "refused", "failed", "lost")
 
 
 def on_loopback(folder, rival, arrivals):
-    """Return what became of the requests that were sent to the example by HTTP."""
+    """Return the outcomes of requests that were sent to the example by HTTP."""
     import httpx  # noqa: PLC0415 - an extra
 
     async def run(url):
@@ -83,7 +83,7 @@ def rows(options, model, texts):
 
 
 def file_name(options):
-    """Return how the files of a trained network begin."""
+    """Return the prefix of the files of a trained network."""
     return f"{Path(options.backbone).name}-{options.n_train}-{options.epochs}"
 
 

@@ -55,12 +55,12 @@ TIMEOUT = 2.0
 TIMEOUT_AT_OVERLOAD = 0.5
 FULL_DEPTH, EARLY, ALONE = "full depth", "early exits", "one at a time"
 PATTERNS = ("poisson", "bursts")
-# Entropies as near to tau may exit elsewhere.
+# Samples whose entropy is this close to tau may exit at another layer.
 CLOSE = 1e-5
 
 
 def load_module(name):
-    """Import a module of the example, which is no package."""
+    """Import a module of the example, which is not a package."""
     path = ROOT / "examples" / "service" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"service_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -73,7 +73,7 @@ load = load_module("load")
 
 
 class OneAtATime:
-    """Answers requests in the order in which they come, each by itself."""
+    """Answers requests one by one, in the order of arrival."""
 
     def __init__(self, estimator, max_pending):
         self._estimator = estimator
@@ -83,7 +83,7 @@ class OneAtATime:
         self._thread.start()
 
     def submit(self, text, timeout=None):
-        """Return where the prediction of a text is going to be."""
+        """Return the future of the prediction of a text."""
         if not self._room.acquire(blocking=False):
             raise QueueFullError from Full()
         future = Future()
@@ -91,7 +91,7 @@ class OneAtATime:
         return future
 
     def close(self):
-        """Answer what is waiting, and end."""
+        """Answer the waiting requests, and end."""
         self._queue.put(None)
         self._thread.join()
 
@@ -110,7 +110,7 @@ class OneAtATime:
 
 
 def plain(part):
-    """Return arrays, also those in a dict, as lists, and their numbers as those of Python."""
+    """Convert arrays, also those in a dict, to lists of Python numbers."""
     if isinstance(part, dict):
         return {name: plain(value) for name, value in part.items()}
     if isinstance(part, (list, tuple)):
@@ -119,19 +119,19 @@ def plain(part):
 
 
 def answers(found):
-    """Return what `predict_with_exits` says of each sample, as a server has to answer."""
+    """Return the expected answers for samples, from `predict_with_exits`."""
     what = "spans" if "spans" in found else "labels"
     columns = zip(found[what], found.exit_layer, found.proba, strict=True)
     return [answer_of(*parts) for parts in columns]
 
 
 def answer_of(predicted, exit_layer, proba):
-    """Return what a server has to answer: the label or spans, the exit layers, probabilities."""
+    """Return the parts of an answer to compare: label or spans, exit layers, probabilities."""
     return plain({"predicted": predicted, "exit_layer": exit_layer, "proba": proba})
 
 
 class Rival:
-    """A server, and what it has to answer.
+    """A server, with the expected answers.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Rival:
             server.close()
 
     def is_right(self, found, row):
-        """Return whether a prediction is that of the estimator."""
+        """Return whether a prediction equals that of the estimator."""
         told = found if isinstance(found, dict) else vars(found)
         if "predicted" not in told:
             predicted = told["spans"] if "spans" in told else told["label"]
@@ -178,7 +178,7 @@ class Rival:
         return bool(self._undecided[row] or load.is_same(told, self._expected[row]))
 
     def capacity(self, n):
-        """Return how many requests a second are answered that are all there at once."""
+        """Return the number of answers per second if all requests are submitted at once."""
         with self.serving(n) as server:
             start = time.perf_counter()
             futures = [server.submit(self.samples[i % len(self.samples)]) for i in range(n)]
@@ -187,7 +187,7 @@ class Rival:
             return n / (time.perf_counter() - start)
 
     def measure(self, arrivals, timeout, max_pending):
-        """Put a load on the server and return what became of it."""
+        """Send requests to the server, and return the outcomes."""
         with self.serving(max_pending) as server:
 
             async def ask(number):
@@ -207,7 +207,7 @@ class Rival:
 
 
 def request_of(sample):
-    """Return what the example is sent: a text, or a text with an image as a PNG file."""
+    """Return the request for the example: a text, or a text with an image as a PNG file."""
     if isinstance(sample, str):
         return {"text": sample}
     text, image = sample
@@ -219,7 +219,7 @@ def request_of(sample):
 
 
 def benchmark_texts(n):
-    """Real texts where there are some, else words of none."""
+    """Return real texts if available, otherwise texts of invented words."""
     try:
         return list(data_set("phee", "test")[0])[:n]
     except NotMeasuredError:
@@ -228,7 +228,7 @@ def benchmark_texts(n):
 
 @contextmanager
 def service(model, tau, max_pending, timeout) -> Iterator[str]:
-    """Run the example on loopback; give its address."""
+    """Run the example on loopback; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -280,7 +280,7 @@ class Table:
         print(*self._lines, sep="\n", flush=True)
 
     def add(self, where, pattern, load_share, server, found):
-        """Add what one server did under one load."""
+        """Add the results of one server under one load."""
         times = [f"{1000 * found[name]:.0f} ms" for name in ("p50", "p95", "p99")]
         counts = [str(found[name]) for name in self._NAMES]
         self.n_not_right += sum(found[name] for name in ("wrong", "failed", "lost"))

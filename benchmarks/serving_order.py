@@ -36,7 +36,7 @@ BURST = 16
 
 @dataclass(frozen=True)
 class Traffic:
-    """Samples that are to come: when, how long, and where they exit."""
+    """Future samples: arrival times, lengths and exit layers."""
 
     arrivals: np.ndarray
     lengths: np.ndarray
@@ -49,20 +49,20 @@ class Traffic:
 
 
 class TimedStep:
-    """Lets samples exit where the traffic says, and adds up what it takes."""
+    """Lets samples exit at the layers of the traffic, and adds up the time."""
 
     def __init__(self, traffic):
         self.exit_layers = traffic.exit_layers
         self.time = 0.0
 
     def start(self, samples, rows):
-        """Return some samples with nothing but their masks."""
+        """Return some samples, with only their masks."""
         lengths = torch.from_numpy(samples.lengths[rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return ActiveBatch(0, rows, mask.unsqueeze(-1), BatchLayout(mask))
 
     def advance(self, active):
-        """Let the samples exit that are to, and take the time of the layer."""
+        """Let samples exit, and add the time of the layer."""
         self.time += CALLS + active.layout.mask.numel()
         remaining = np.flatnonzero(self.exit_layers[active.rows] > active.layer + 1)
         if not len(remaining):
@@ -77,7 +77,7 @@ class TimedStep:
 
 
 def traffic_of(n, load, n_layers, mean_exit, *, burst=1, seed=0):
-    """Draw samples at a share of the load that full depth can serve."""
+    """Draw samples that arrive at a share of the capacity at full depth."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(3.5, 0.45, n), 6, 128).astype(np.int64)
     exits = np.minimum(rng.geometric(1 / mean_exit, n), n_layers) if mean_exit else n_layers
@@ -88,7 +88,7 @@ def traffic_of(n, load, n_layers, mean_exit, *, burst=1, seed=0):
 
 
 def latencies(traffic, choose):
-    """Serve the traffic in an order of layers; return the time that each sample took."""
+    """Serve the traffic with an order of layers; return the latency of each sample."""
     step = TimedStep(traffic)
     scheduler = ContinuousScheduler(step, LIMIT, choose)
     queue = deque(range(len(traffic.arrivals)))
@@ -106,7 +106,7 @@ def latencies(traffic, choose):
 
 
 def one_at_a_time(traffic):
-    """Serve every sample by itself, in the order of arrival."""
+    """Serve samples one by one, in the order of arrival."""
     time, taken = 0.0, []
     for arrival, length, layer in zip(
         traffic.arrivals, traffic.lengths, traffic.exit_layers, strict=True
@@ -120,7 +120,7 @@ oldest_first = partial(catch_up, most=0)
 
 
 def highest_first(groups, now):
-    """Choose the batch that is nearest to its end."""
+    """Choose the batch at the highest layer."""
     del now
     return max(groups, key=lambda group: group.layer)
 

@@ -35,7 +35,7 @@ N_TUNE, N_TEST = 300, 600
 
 
 def cases(n: int, seed: int, size: int, weights: list[int]) -> Any:
-    """Return cases of the kinds; some lack the text or the image, where it does not decide."""
+    """Return cases of all kinds; in some, the text or image is missing if it is not decisive."""
     from sklearn_epee.datasets import make_case_reports  # noqa: PLC0415
 
     return make_case_reports(
@@ -49,7 +49,7 @@ def cases(n: int, seed: int, size: int, weights: list[int]) -> Any:
 
 
 def trained(arguments: argparse.Namespace, hand_over_after: int | None) -> dict[str, Any]:
-    """Train one network, tune its policy, and return what both do to the test cases."""
+    """Train one network, tune its policy, and return the results on the test cases."""
     from sklearn_epee import (  # noqa: PLC0415 - torch is for training alone
         EPEEMultimodalClassifier,
         TunedExitPolicyClassifierCV,
@@ -115,7 +115,7 @@ def _of_kind(
 
 
 def name_of(arguments: argparse.Namespace) -> str:
-    """Return what a run is called."""
+    """Return the title of a run."""
     backbones = "compact towers from scratch"
     if arguments.text:
         backbones = f"{Path(arguments.text).name}, then {Path(arguments.image).name}"
@@ -138,7 +138,7 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def of_network(name: str, runs: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the table of the networks that differ in where samples are handed over."""
+    """Yield the table of the networks that differ in `hand_over_after`."""
     first, second = runs[0]["n_tower_layers"]
     share = runs[0]["first_tower"]
     yield f"\n## {name[0].upper()}{name[1:]}\n"

@@ -50,7 +50,7 @@ from studies.sets import Parts, load_parts, score_all
 
 N_BATCHED = 200
 N_SINGLE = 25
-# What the others are told as multiples of; the second without rivals.
+# References for relative times; the second without rivals.
 YARDSTICK = "transformers, bfloat16, full depth"
 OWN_YARDSTICK = "exits, full depth"
 HEADER = (
@@ -64,7 +64,7 @@ Predict = Callable[[Any], np.ndarray]
 
 @dataclass(frozen=True)
 class Competitor:
-    """One way to predict.
+    """A way to predict.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Competitor:
 
 
 def jobs_of(study: Path, wanted: list[str] | None) -> Iterator[tuple[Job, Folder]]:
-    """Yield the jobs that trained networks with exits and kept them, seed 0."""
+    """Yield the jobs with stored networks with exits, for seed 0."""
     for path in sorted(study.glob("*/*/seed0/exits*/model.joblib")):
         told = json.loads((path.parent / "result.json").read_text())["job"]
         job = Job(told["data"], told["backbone"], 0, "exits", tuple(told["options"].items()))
@@ -94,7 +94,7 @@ def jobs_of(study: Path, wanted: list[str] | None) -> Iterator[tuple[Job, Folder
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that the study trained with exits, and what it is measured on."""
+    """A network with exits of the study, and its data."""
 
     job: Job
     folder: Folder
@@ -103,7 +103,7 @@ class Trained:
 
     @classmethod
     def load(cls, job: Job, folder: Folder) -> Trained:
-        """Load the network of a job, and the data that it was trained on."""
+        """Load the network of a job, and its data."""
         model = joblib.load(folder.path / "model.joblib").set_params(device="cpu")
         return cls(job, folder, load_parts(job.data), model)
 
@@ -119,12 +119,12 @@ class Trained:
         return float(found[self.parts.main_score])
 
     def codes(self, proba: np.ndarray) -> np.ndarray:
-        """Return the codes of classes that probabilities lead to."""
+        """Return the codes of the predicted classes, given probabilities."""
         return self.model.classes_[proba.argmax(axis=1)]
 
 
 def competitors(trained: Trained, scratch: Path) -> dict[str, Competitor]:
-    """Return all that can be measured of a network, by name."""
+    """Return all ways to predict that can be measured for a network, by name."""
     own = own_ways(trained)
     return {
         **by_transformers(trained),
@@ -159,12 +159,12 @@ def by_transformers(trained: Trained) -> dict[str, Competitor]:
 
 
 def at_once(trained: Trained, proba: Callable[..., np.ndarray], samples: Any) -> np.ndarray:
-    """Return the codes that a rival's probabilities of encoded samples lead to."""
+    """Return the codes predicted by a rival for encoded samples."""
     return trained.codes(proba(encode(trained.model, samples), "auto"))
 
 
 def by_onnxruntime(trained: Trained, scratch: Path) -> dict[str, Competitor]:
-    """Return onnxruntime at full depth; nothing where it is not installed."""
+    """Return onnxruntime at full depth; empty if it is not installed."""
     try:
         require_onnx()
     except NotMeasuredError as error:
@@ -184,7 +184,7 @@ def by_onnxruntime(trained: Trained, scratch: Path) -> dict[str, Competitor]:
 
 
 def by_session(session: Any, encoded: Any, batch_size: Any) -> np.ndarray:
-    """Return logits (n, K) in the batches that `predict` would make."""
+    """Return logits (n, K), in the batches of `predict`."""
     found: np.ndarray | None = None
     for rows in batches_by_length(encoded.lengths, batch_size):
         logits = onnx_logits(session, encoded.batch(rows))
@@ -201,7 +201,7 @@ def at_full_depth(trained: Trained, model: Any, samples: Any) -> np.ndarray:
 
 
 def in_both_precisions(trained: Trained) -> dict[str, Any]:
-    """Return the network in "auto" and, where there are 8-bit products, in int8."""
+    """Return the network in "auto" and, if there are 8-bit products, in int8."""
     if reason := why_not_int8():
         print(f"int8 is not measured: {reason}")
         return {"": trained.model}
@@ -211,7 +211,7 @@ def in_both_precisions(trained: Trained) -> dict[str, Any]:
 
 
 def by_policies(trained: Trained, networks: dict[str, Any]) -> dict[str, Competitor]:
-    """Return the network, in its precisions, under the policies that the study chose."""
+    """Return the network under the chosen policies of the study, in all precisions."""
     scale = own_scale(trained.model, len(trained.parts.classes))
     policies = chosen_policies(trained.job, trained.folder, scale)
     return {
@@ -223,7 +223,7 @@ def by_policies(trained: Trained, networks: dict[str, Any]) -> dict[str, Competi
 
 
 def by_policy(trained: Trained, model: Any, policy: dict[str, Any]) -> Competitor:
-    """Return the network with exits by a policy."""
+    """Return the network with exits under a policy."""
     at_it = with_policy(model, policy)
     mean = float(at_it.predict_exit_layer(trained.parts.test.X).mean())
     return trained.competitor(lambda X: trained.codes(at_it.predict_proba(X)), mean)

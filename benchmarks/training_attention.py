@@ -53,7 +53,7 @@ def torchs(query: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
 
 
 def batch_of(case: Case) -> dict[str, Tensor]:
-    """Return random samples, texts of half of the length and more."""
+    """Return random samples; texts have at least half of the length."""
     generator = torch.Generator().manual_seed(0)
     if case.kind == "image":
         shape = (N_SAMPLES, 3, case.size, case.size)

@@ -39,7 +39,7 @@ def scores(model, proba, y, tau, patience):
 
 
 def best_policy(model, proba, y):
-    """Return the policy with the best dev accuracy + macro-F1 at the wanted speed-up."""
+    """Return the policy with the best dev accuracy + macro-F1 at a speed-up."""
     best = None
     for tau in TAUS:
         for patience in range(1, model.n_layers_ + 1):

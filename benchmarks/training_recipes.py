@@ -46,7 +46,7 @@ N_CLOCK_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Set:
-    """How much of a data set is used; None is all of it, and of epochs the package's default.
+    """Numbers of samples and epochs for a data set; None: all samples, default epochs.
 
     `balanced` leaves out training samples of the largest class beyond the number of all others.
     `data` is the data set, where that is not the key in `SETS`.
@@ -73,7 +73,7 @@ SETS = {
     "health_advice, default length": Set(None, None, data="health_advice"),
     "ddi2013, default length": Set(None, None, balanced=True, data="ddi2013"),
 }
-# Each differs from the first in one thing.
+# Variants; each differs from the first in one parameter.
 VARIANTS = {
     "joint": {},
     "mixed": {"exit_training": "mixed"},
@@ -90,7 +90,7 @@ VARIANTS = {
 }
 MAIN = ("joint", "distillation", "weights 1 3 3 2 1 6", "mixed")
 MOST = ("phee", "health_advice", "pneumoniamnist", "breastmnist", "pathmnist_subset")
-# Data sets, variants and seed, in the order of doing.
+# Data sets, variants and seed, in the order of the runs.
 ROUNDS = [
     (("git, default length",), MAIN[:3], 0),
     (("phee, default length", "health_advice, default length"), ("joint",), 0),
@@ -130,7 +130,7 @@ def data_of(name):
 
 
 def part_of(name, subset, n, seed, *, balanced=False):
-    """Return samples and labels of a part, drawn where not all are wanted."""
+    """Return samples and labels of a part, or a random subset."""
     name = data_of(name)
     X, y = load(name, subset)
     rows = np.random.default_rng(seed).permutation(len(y))
@@ -146,7 +146,7 @@ def part_of(name, subset, n, seed, *, balanced=False):
 
 
 def trained(name, variant, seed, minilm):
-    """Train one network; the estimator and what it cost."""
+    """Train one network; return the estimator and the cost."""
     size = SETS[name]
     X, y = part_of(name, "train", size.n_train, seed, balanced=size.balanced)
     options = {"max_epochs": size.n_epochs or "auto", "memory": None, "random_state": seed}
@@ -184,7 +184,7 @@ def tuned(dev, codes_dev, test, codes_test):
 
 
 def clocked(model, X, policy):
-    """Time `predict` by the policy and at full depth in turns; seconds of wall and of the CPU."""
+    """Time `predict` under the policy and at full depth in turns; return wall and CPU seconds."""
     policies = {"full": {"tau": 0.0, "patience": None}, "policy": policy}
     seconds = defaultdict(lambda: defaultdict(list))
     for turn in range(1 + N_CLOCK_ROUNDS):
@@ -201,7 +201,7 @@ def clocked(model, X, policy):
 
 
 def measure(name, variant, seed, minilm):
-    """Do one run."""
+    """Run one training and evaluation."""
     size = SETS[name]
     model, found = trained(name, variant, seed, minilm)
     X_dev, y_dev = part_of(name, "dev", size.n_dev, 0)
@@ -227,7 +227,7 @@ def measure(name, variant, seed, minilm):
 
 
 def tasks():
-    """Yield data set, variant and seed of every run, in the order of doing."""
+    """Yield data set, variant and seed of every run, in order."""
     for names, variants, seed in ROUNDS:
         for name in names:
             for variant in variants:
@@ -235,7 +235,7 @@ def tasks():
 
 
 def claimed(path):
-    """Claim a run for this process; False if it is done, or another living process does it."""
+    """Claim a run for this process; False if it is finished or runs in another process."""
     if path.exists():
         return False
     claim = path.with_suffix(".claim")
@@ -263,7 +263,7 @@ def path_of(cache, name, variant, seed):
 
 
 def work(cache, minilm, until):
-    """Do runs that nobody has done, until a time of the clock."""
+    """Run open runs until a given time."""
     cache.mkdir(parents=True, exist_ok=True)
     for task in tasks():
         if time.time() > until:
@@ -320,7 +320,7 @@ set."""
 
 
 def summary(title, names, runs):
-    """Yield the lines of a table of all variants and some sets: how far each is from the aim."""
+    """Yield a table of all variants and some sets, with the distance of each from the target."""
     yield (
         f"\n## {title}\n\nAccuracy of the policy less that of joint training at full depth, same "
         "seeds, in points; in brackets the number of seeds.\n"

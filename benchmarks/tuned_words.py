@@ -54,7 +54,7 @@ with a guarantee has the dev scores of the sentences that it was tested on."""
 
 
 def trained(options):
-    """Return a network for words, fitted to a part of the training sentences."""
+    """Return a token classifier, fitted on a part of the training sentences."""
     model = EPEETokenClassifier(
         options.backbone, max_epochs=options.epochs, memory=None, random_state=0, **RATES
     )
@@ -64,7 +64,7 @@ def trained(options):
 
 
 def fronts(model, parts, kind):
-    """Return the rows of one kind of exits: what is chosen on dev for every goal, and on test."""
+    """Return the rows of one kind of exits: policies chosen on dev for every goal, run on test."""
     settings, parameters = TUNED[kind]
     estimator = FrozenEstimator(copy.copy(model).set_params(**settings))
     tuned = TunedExitPolicyClassifierCV(
@@ -92,7 +92,7 @@ def fronts(model, parts, kind):
 
 
 def measured(name, estimator, policy, parts, count):
-    """Return the row of a policy, read on test."""
+    """Return the row of a policy, evaluated on test."""
     chosen = {"tau": float(policy["tau"]), "patience": int(policy["patience"])}
     scores = exit_scores(FixedExitPolicyClassifier(estimator, **chosen).fit(*parts[1]), *parts[1])
     print(f"{name}: {scores['span_f1']:.4f} {scores['speedup']:.3f}", flush=True)
@@ -106,7 +106,7 @@ def measured(name, estimator, policy, parts, count):
 
 
 def certified(model, parts):
-    """Return the row of a policy that changes few sentences for sure."""
+    """Return the row of a policy with a guaranteed bound on changed sentences."""
     estimator = FrozenEstimator(copy.copy(model).set_params(joint_exit="mean"))
     tuned = TunedExitPolicyClassifierCV(estimator, scoring=span_f1_scorer(), **CERTIFIED)
     tuned.fit(*parts[0])
@@ -130,7 +130,7 @@ def line(row):
 
 
 def part(subset, n_eval):
-    """Return sentences and spans of a part, at most so many drawn at random."""
+    """Return sentences and spans of a part, or a random subset of given size."""
     found = load_phee_events(subset=subset, discontinuous="leave_out")
     rows = np.random.default_rng(0).permutation(len(found.data))[:n_eval]
     return [found.data[row] for row in rows], [found.target[row] for row in rows]

@@ -1,10 +1,10 @@
-"""Print which families of transformers run as a backbone, as the tables of docs/backbones.md.
+"""Print which model families of transformers are supported, as the tables of docs/backbones.md.
 
     python tools/backbone_families.py
 
-Every family of `TEXTS` and `IMAGES` without an adapter of its own is made from a small
-configuration with random weights and loaded as `EPEEClassifier` and `EPEEImageClassifier` load it:
-the generic adapter proves itself, or the family is refused, with the reason.
+Every family of `TEXTS` and `IMAGES` without a dedicated adapter is created from a small
+configuration with random weights and loaded as in `EPEEClassifier` and `EPEEImageClassifier`. It
+either passes the check of the generic adapter, or is refused with a reason.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ IMAGES = {
 
 
 def outcome(family: str, kind: str, options: dict) -> str | None:
-    """Return why a family is refused; None where the generic adapter proved itself."""
+    """Return why a family is refused; None if it passed the check of the generic adapter."""
     torch.manual_seed(0)
     try:
         adapter = adapter_for(load_backbone(CONFIG_MAPPING[family](**options), kind))
@@ -79,7 +79,7 @@ def outcome(family: str, kind: str, options: dict) -> str | None:
         reason = str(error).removeprefix("backbone: ").partition("generic adapter: ")
         return (reason[2] or reason[0]).partition(". Families")[0].rstrip(".")
     if adapter.rows_apart:
-        raise SystemExit(f"{family} has an adapter of its own by now: take it off the list.")
+        raise SystemExit(f"{family} now has a dedicated adapter; remove it from the list.")
     return None
 
 

@@ -1,10 +1,10 @@
-"""Build wheel and sdist, install each in an environment of its own, and run its tests there.
+"""Build wheel and sdist, install each in a separate environment, and run the tests there.
 
     python tools/check_release.py [--out dist] [--tests "tests -m 'not slow'"]
 
-The environments see the packages of the running Python, so that nothing large is downloaded again;
-only hatchling, which builds, may have to be. The tests are those of the sdist: of the sdist in its
-folder, of the wheel in a folder without the sources of the package.
+The environments can import the packages of the running Python, so that nothing large is downloaded
+again; only the build backend, hatchling, may be. The tests are those in the sdist. For the sdist,
+they run in its folder; for the wheel, in a folder without the sources of the package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# They read the sources of the package, which are not where a wheel is installed.
+# Tests that read the sources of the package, which are missing when a wheel is tested.
 OF_SOURCES = ["tests/test_architecture.py"]
 MUST_BE_FROM = """
 import pathlib, sys, sklearn_epee
@@ -30,13 +30,13 @@ print("tested:", sklearn_epee.__file__, sklearn_epee.__version__)
 
 
 def run(*command: str | Path, cwd: Path) -> None:
-    """Run a command, shown, and fail if it does."""
+    """Print and run a command; raise if it fails."""
     print("$", shlex.join(map(str, command)), flush=True)
     subprocess.run(list(map(str, command)), cwd=cwd, check=True)  # noqa: S603
 
 
 def build(out: Path, work: Path) -> tuple[Path, Path]:
-    """Return the paths of the wheel and the sdist, built in an environment of their own."""
+    """Build wheel and sdist in a separate environment, and return their paths."""
     python = environment(work / "build", see_ours=True)
     run(python, "-m", "pip", "install", "-q", "hatchling", cwd=work)
     run(python, "-m", "hatchling", "build", "-t", "sdist", "-t", "wheel", "-d", out, cwd=ROOT)
@@ -46,13 +46,13 @@ def build(out: Path, work: Path) -> tuple[Path, Path]:
 
 
 def environment(folder: Path, *, see_ours: bool) -> Path:
-    """Make a virtual environment that sees the packages here, and return its Python."""
+    """Create a virtual environment that can import the packages here; return its Python."""
     run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    if see_ours:  # --system-site-packages would show those of the Python behind a venv
+    if see_ours:  # --system-site-packages would use those of the base Python instead
         (ours,) = (path for path in sys.path if path.endswith("site-packages"))
         site = next(folder.rglob("site-packages"))
-        # A .pth file comes after the environment's own packages, and editable ones are not read.
+        # Paths in a .pth file come after the environment's packages, and ignore editable installs.
         (site / "ours.pth").write_text(f"{ours}\n", encoding="utf-8")
     return python
 
@@ -76,7 +76,7 @@ def check(package: Path, sdist: Path, tests: list[str], work: Path) -> None:
     folder = work / f"{kind}_tests"
     folder.mkdir()
     folder = unpack(sdist, folder)
-    # Tests import the package that was installed, not what lies beside them.
+    # Tests must import the installed package, not the sources next to them.
     sources = folder / "sklearn_epee"
     if kind == "wheel":
         shutil.rmtree(sources)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where the two files go")
     parser.add_argument("--tests", default="tests", help="arguments of pytest")
     options = parser.parse_args()
-    # A command that a shell runs in the background ignores interrupts, which some tests send.
+    # Background commands of a shell ignore interrupts, which some tests send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     out = options.out.resolve()
     shutil.rmtree(out, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Check the built site: links that lead somewhere, pictures with words, nothing from other hosts.
+"""Check the built site: valid links, alternative texts of pictures, nothing from other hosts.
 
-The pages that the diagrams of estimators link to are there as well, and no page shows where the
-repository or Python's packages lay when it was built, as warnings of the gallery's scripts would.
+Also check that the pages exist to which the diagrams of estimators link, and that no page contains
+paths of the build machine, for example in warnings of the gallery's scripts.
 
     python tools/check_site.py docs/_build/html
 
-Prints what is wrong, one line each, and fails if there is anything.
+Prints one line per fault, and fails if there are any.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# What a browser fetches by itself, where a link is only followed.
+# Attributes whose addresses a browser loads, in contrast to links.
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
-# Relations of <link> that load nothing.
+# Relations of <link> that do not load anything.
 NOT_LOADED = {"canonical", "next", "prev", "author", "index", "search", "license"}
-# Folders that are of no interest to readers.
+# Folders of the build machine.
 OF_THIS_MACHINE = [
     f"{Path(__file__).resolve().parent.parent}{os.sep}",
     sysconfig.get_path("purelib"),
@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect what a tag refers to."""
+        """Collect the addresses, anchors and pictures of a tag."""
         values = dict(attrs)
         self.anchors |= {value for key in ("id", "name") if (value := values.get(key))}
         if tag == "img" and values.get("alt") is None:
@@ -54,12 +54,12 @@ class Page(HTMLParser):
             (self.loads if loaded else self.links).append(value)
 
     def handle_data(self, data: str) -> None:
-        """Collect what is to be read."""
+        """Collect the text."""
         self.text.append(data)
 
 
 def faults(folder: Path) -> list[str]:
-    """Return what is wrong with the site in a folder, one sentence each."""
+    """Return the faults of the site in a folder."""
     found_pages = [path for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts]
     pages = {path.resolve(): Page(path) for path in found_pages}
     found = []
@@ -86,8 +86,8 @@ def faults(folder: Path) -> list[str]:
 
 
 def without_page(folder: Path) -> list[str]:
-    """Return which estimators have diagrams that would link to a page that is not there."""
-    import sklearn_epee  # noqa: PLC0415 - of the package that the site is about
+    """Return the missing pages to which diagrams of estimators link."""
+    import sklearn_epee  # noqa: PLC0415 - only needed here
     from sklearn_epee._documentation import DocumentationLinkMixin  # noqa: PLC0415
 
     os.environ["SKLEARN_EPEE_DOCS_URL"] = folder.resolve().as_uri()

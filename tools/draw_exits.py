@@ -1,4 +1,4 @@
-"""Draw the picture of the home page: what an exit is, and what exits cost and save on PHEE.
+"""Draw the picture of the home page: exits of samples, and accuracy against speed-up on PHEE.
 
     python tools/draw_exits.py
 
@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).parent.parent
 DATA, BACKBONE = "phee", "all-MiniLM-L6-v2"
 N_LAYERS = 6
-# Of the palette of Okabe and Ito.
+# Colors of the palette of Okabe and Ito.
 BLUE, GREEN, ORANGE, GREY = "#0072B2", "#009E73", "#D55E00", "#666666"
 NOTES = (
     ("Stopped fish oil.", 1, GREEN),
@@ -81,7 +81,7 @@ def draw_tradeoff(ax: Axes, cell: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Draw and save."""
+    """Draw and save the picture."""
     study = json.loads((ROOT / "studies/results/study.json").read_text(encoding="utf-8"))
     (cell,) = (
         cell

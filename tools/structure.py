@@ -1,7 +1,7 @@
 """Print the structure of the package: modules, lengths of functions, imports between components.
 
-A component is a module or a folder directly in the package; the folder of backbones is a component
-of its own. A component depends on another if it imports anything from it.
+A component is a module or a folder directly in the package; the folder of backbones is a separate
+component. A component depends on another if it imports anything from it.
 
     python tools/structure.py              # of the package in this checkout
     python tools/structure.py FOLDER       # of the package sklearn_epee in another checkout
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "sklearn_epee"
-# Folders inside a folder that are components of their own.
+# Inner folders that are separate components.
 INNER_COMPONENTS = ("_nn.backbones", "nn.backbones")
 
 
@@ -135,7 +135,7 @@ def _under_type_checking(tree: ast.Module) -> set[int]:
 
 
 def _absolute(importer: str, node: ast.ImportFrom, is_folder: bool) -> str:
-    """Return the module an import takes names from; of the package as "sklearn_epee:module"."""
+    """Return the module of an import; modules of the package as "sklearn_epee:module"."""
     if not node.level:
         return _relative(node.module or "")
     parts = [] if importer == "__init__" else importer.split(".")
