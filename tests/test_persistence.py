@@ -220,6 +220,19 @@ def test_the_overhead_does_not_grow_with_the_data(notes, tmp_path):
     assert abs(sizes[1] - sizes[0]) < 1000
 
 
+def test_files_mapped_into_the_memory_load_without_a_warning(text_classifier, notes, tmp_path):
+    fitted = text_classifier.fit(*notes)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    torch.set_warn_always(True)  # torch's warning of arrays that are read-only comes once otherwise
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    finally:
+        torch.set_warn_always(False)
+    assert_array_equal(again.predict_proba(notes[0]), fitted.predict_proba(notes[0]))
+
+
 def test_no_path_of_the_machine_is_written(notes, tmp_path):
     checkpoint = make_checkpoint("bert", tmp_path / "a-folder-of-mine")
     fitted = EPEEClassifier(str(checkpoint), **QUICK)

@@ -482,12 +482,13 @@ def _to_bytes(weight: Tensor) -> RawWeight:
 
 
 def _from_bytes(dtype: str, shape: tuple[int, ...], content: NDArray[np.uint8]) -> Tensor:
-    # joblib can memory-map a file read-only, and the order of summation in a product can depend on
-    # the alignment of its weights.
+    # joblib maps files into the memory read-only, also for its own workers, of which torch warns;
+    # and the order of summation in a product can depend on the alignment of its weights.
     if content.flags.writeable and content.ctypes.data % _ALIGNMENT == 0:
         raw = torch.from_numpy(content)
     else:
-        raw = aligned_copy(torch.from_numpy(np.asarray(content).view(np.uint8)))
+        raw = torch.empty(content.size, dtype=torch.uint8)
+        np.copyto(raw_bytes(raw), content)
     return raw.view(getattr(torch, dtype)).view(shape)
 
 
