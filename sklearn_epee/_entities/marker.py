@@ -159,7 +159,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         self.max_length = max_length
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> Self:  # noqa: ARG002 - scikit-learn's
-        """Learn which types of entities there are.
+        """Learn the types of entities.
 
         Parameters
         ----------
@@ -282,8 +282,8 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         if entity_type is None:
             raise SampleError(
                 number,
-                f"has no type of span{i + 1}, which markers='typed' writes into the marks; "
-                "expected (start, end, type), or keys or columns type1 and type2.",
+                f"has no type of span{i + 1}, which markers='typed' needs; expected (start, end, "
+                "type), or keys or columns type1 and type2.",
             )
         return entity_type
 
@@ -295,8 +295,8 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         if self.blind_others is not None and row.others is None:
             raise SampleError(
                 number,
-                f"says nothing of other mentions, which blind_others={self.blind_others!r} "
-                "replaces; expected a list of spans, which may be empty.",
+                f"has no other mentions, which blind_others={self.blind_others!r} needs; expected "
+                "a list of spans, which may be empty.",
             )
         if self.pieces == "whole":
             entities = [entity.whole for entity in entities]
@@ -315,7 +315,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         return short
 
     def _entity(self, row: MentionRow, i: int, number: int) -> Mention:
-        """Return an entity of a row with a type that may be written."""
+        """Return an entity of a row, with a valid type."""
         entity_type = self._type_of(row, i, number)
         if entity_type is None or entity_type in self.entity_types_:
             return Mention(row.entities[i].pieces, entity_type)
@@ -328,7 +328,7 @@ class EntityMarker(TransformerMixin, DocumentationLinkMixin, BaseEstimator):
         return Mention(row.entities[i].pieces, None)
 
     def _without_marks(self, text: str, number: int) -> str:
-        """Return a text in which nothing can be taken for a mark, of the same length."""
+        """Return a text of the same length without marks."""
         found = MARK.search(text)
         if found is None:
             return text

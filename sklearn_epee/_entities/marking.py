@@ -17,7 +17,7 @@ from sklearn_epee._checks.entity_marks import (
 
 from .mentions import Mention
 
-# What is put between characters: a place, an order among edits at that place, and the text there.
+# Kinds of edits, in their order at one place.
 _CLOSING, _OPENING, _REPLACING = 0, 1, 2
 _WORD = re.compile(r"\S+\s*|\s+")
 
@@ -35,12 +35,12 @@ def marked_text(
     ----------
     text : str
     entities : tuple of two Mention
-        A mark around each of their pieces.
+        Entities; each of their pieces gets marks.
     others : iterable of Mention
-        Replaced by `blind`, where they share no character with an entity.
+        Mentions that are replaced by `blind` if they do not overlap an entity.
     blind : str or None
     typed : bool
-        Whether the marks name the types.
+        Whether marks contain the types.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def marked_text(
     for number, entity in enumerate(entities, start=1):
         entity_type = entity.entity_type if typed else None
         for start, end in entity.pieces:
-            # Of spans with the same start the longer one is the outer one, of equal ones the first.
+            # If spans have the same start, the longer one is outside; if they are equal, the first.
             outer_first = (start, _OPENING, -end, number)
             edits.append((outer_first, start, start, f"{opening_mark(number, entity_type)} "))
             inner_first = (end, _CLOSING, -start, -number)
@@ -66,7 +66,7 @@ def marked_text(
 
 
 def _apart(others: Iterable[Mention], entities: tuple[Mention, Mention]) -> list[tuple[int, int]]:
-    """Return the pieces of other mentions that share nothing with an entity, joined, ascending."""
+    """Return the merged pieces of other mentions that do not overlap an entity, ascending."""
     taken = [entity.whole.pieces[0] for entity in entities]
     joined: list[tuple[int, int]] = []
     for start, end in sorted(other.whole.pieces[0] for other in others):
@@ -80,14 +80,14 @@ def _apart(others: Iterable[Mention], entities: tuple[Mention, Mention]) -> list
 
 
 def shortened(text: str, max_length: int) -> str | None:
-    """Return whole words of a marked text around both entities; None if these do not fit.
+    """Shorten a marked text to whole words around both entities; None if these do not fit.
 
     Parameters
     ----------
     text : str
-        With marks around two entities.
+        Text with marks around two entities.
     max_length : int
-        Most characters.
+        Maximum number of characters.
     """
     if len(text) <= max_length:
         return text
@@ -97,7 +97,7 @@ def shortened(text: str, max_length: int) -> str | None:
     words = [(word.start(), word.end()) for word in _WORD.finditer(text)]
     starts, ends = np.array(words).T
     pieces = [_words_of(piece, starts, ends) for entity in entities for piece in entity.pieces]
-    # The last word needs no blank behind it.
+    # There is no blank after the last word.
     kept = kept_around(ends - starts, pieces, max_length + 1)
     if kept is None:
         return None

@@ -19,7 +19,7 @@ SPAN = (
     "mention, a dict with 'start' and 'end', or an object with start_char and end_char"
 )
 _TYPE_KEYS = ("type", "label", "entity_type")
-# Characters that belong to the one before them, beside combining ones.
+# Characters that belong to the one before them, in addition to combining ones.
 _JOINED = {"\u200d", "\ufe0e", "\ufe0f"}
 
 
@@ -44,14 +44,14 @@ class Mention:
 
 
 def read_mention(span: Any, name: str, text: str, row: int) -> Mention:
-    """Return the mention that a span of a text is.
+    """Convert a span of a text to a mention.
 
     Parameters
     ----------
     span : tuple, list, ndarray, dict or object
-        As `SPAN` says.
+        See `SPAN`.
     name : str
-        Named in messages.
+        Name of the span in messages.
     text : str
     row : int
         Number of the row, for messages.
@@ -63,7 +63,7 @@ def read_mention(span: Any, name: str, text: str, row: int) -> Mention:
     Raises
     ------
     SampleError
-        If it is not a span of the text.
+        If it is not a valid span of the text.
     """
     found, entity_type = _pieces(span)
     if not found:
@@ -73,13 +73,13 @@ def read_mention(span: Any, name: str, text: str, row: int) -> Mention:
         if start < stop:
             raise SampleError(
                 row,
-                f"has {name}={shown(span)}, of which two pieces overlap; expected pieces apart.",
+                f"has {name}={shown(span)}, of which two pieces overlap; expected separate pieces.",
             )
     return Mention(tuple(pieces), checked_type(entity_type, name, row))
 
 
 def _pieces(span: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """Return start and end of every piece, and the type; no pieces where it is not a span."""
+    """Return start and end of every piece, and the type; no pieces if it is not a span."""
     if hasattr(span, "start_char") and hasattr(span, "end_char"):
         return [(span.start_char, span.end_char)], getattr(span, "label_", None) or None
     if isinstance(span, Mapping):
@@ -101,7 +101,7 @@ def _pieces(span: Any) -> tuple[list[tuple[Any, Any]], Any]:
 
 
 def _inner_pieces(parts: list[Any], entity_type: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """Return the pieces of a list of pairs, or of one such list beside a type."""
+    """Return the pieces of a list of pairs, or of such a list with a type."""
     if len(parts) == 1 and not _is_pair(parts[0]):
         inner, inner_type = _pieces(parts[0])
         return inner, inner_type if entity_type is None else entity_type
@@ -118,7 +118,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _checked(piece: tuple[Any, Any], name: str, text: str, row: int) -> tuple[int, int]:
-    """Return a piece as two int, which are characters of the text."""
+    """Return a piece as two int; raise if they are not offsets in the text."""
     for offset in piece:
         if not isinstance(offset, Integral) or isinstance(offset, (bool, np.bool_)):
             hint = ""
@@ -154,12 +154,12 @@ def _continues(character: str) -> bool:
 
 
 def checked_type(entity_type: Any, name: str, row: int) -> str | None:
-    """Return the type of an entity, None where there is none.
+    """Return the type of an entity, None if there is none.
 
     Raises
     ------
     SampleError
-        If it cannot stand in a mark.
+        If it cannot be written in a mark.
     """
     if is_missing_cell(entity_type):
         return None

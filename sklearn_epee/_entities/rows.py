@@ -25,7 +25,7 @@ _MAX_FIELDS = 5
 
 @dataclass(frozen=True)
 class Columns:
-    """Names under which dicts and frames have the parts of a row.
+    """Keys or columns of the parts of a row in dicts and frames.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class MentionRow:
     text : str
     entities : tuple of two Mention
     others : tuple of Mention, or None
-        Other mentions in the text; None where the row says nothing about them.
+        Other mentions in the text; None if they are not given.
     """
 
     text: str
@@ -146,7 +146,7 @@ def _from_sequence(row: Any, number: int) -> tuple[Any, list[Any], list[Any], An
     if not is_sequence or not 3 <= len(row) <= _MAX_FIELDS:
         raise SampleError(
             number,
-            f"is {shown(row)}; expected {ROWS}, and may go on with (type1, type2) and others.",
+            f"is {shown(row)}; expected {ROWS}, optionally followed by (type1, type2) and others.",
         )
     fields: list[Any] = [*row, *[None] * (_MAX_FIELDS - len(row))]
     text, first, second, types, others = fields

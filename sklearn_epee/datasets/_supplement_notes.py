@@ -21,7 +21,7 @@ classes are those of Fan and Zhang, BMC Medical Informatics and Decision Making 
 """
 
 
-# More statements or remarks make texts of megabytes.
+# Maximum number of statements or remarks, so that texts stay below some megabytes.
 _MAX_STATEMENTS = 10_000
 
 
@@ -51,19 +51,19 @@ def _plan_easy(rng: np.random.RandomState, status: str) -> list[_Statement]:
 
 
 def _plan_hard(rng: np.random.RandomState, status: str, n_distractors: int) -> list[_Statement]:
-    """Put the statement that decides beside others that would mislead."""
+    """Plan the decisive statement together with distractors."""
     if n_distractors == 0 or rng.uniform() < 0.4:
         return [_Statement(True, True, status, False)]
     of_relative = status == "uncertain" and rng.uniform() < 0.35
     stated = _other_status(rng, status) if of_relative else status
     statements = [_Statement(not of_relative, True, stated, rng.uniform() < 0.75)]
     for i in range(rng.randint(1, n_distractors + 1)):
-        # A relative's supplement beside the patient's drug, so that neither person nor
-        # substance alone gives the class away.
+        # Combine a relative's supplement with the patient's drug, so that neither the person nor
+        # the substance alone determines the class.
         by_patient = (of_relative and i == 0) or rng.uniform() < 0.7
         other = _other_status(rng, stated)
         statements.append(_Statement(by_patient, False, other, rng.uniform() < 0.75))
-    # It comes first in most notes, as a note's topic does: position is a hint, not an answer.
+    # The decisive statement is often first, but not always, so that its position is only a hint.
     place = 0 if rng.uniform() < 0.5 else rng.randint(len(statements))
     statements.insert(place, statements.pop(0))
     return statements
@@ -98,7 +98,7 @@ def _say(
     pronoun: str,
     alone: bool,
 ) -> str:
-    """Put one statement into words; `alone` says that nobody but the patient is spoken of."""
+    """Return a statement as text; `alone`: the note mentions no other person than the patient."""
     substance = _substance(rng, statement.about_supplement)
     if not statement.by_patient:
         relative = _pick(rng, words.RELATIVES)
@@ -113,7 +113,7 @@ def _say(
 
 
 def _write(rng: np.random.RandomState, statements: list[_Statement], n_context: int) -> str:
-    """Write a note: the statements in their order, then remarks about something else."""
+    """Return a note: the statements in order, then unrelated remarks."""
     alone = all(statement.by_patient for statement in statements)
     patient, pronoun = _pick(rng, words.PATIENTS)
     patient = patient.format(name=_pick(rng, words.NAMES))
@@ -179,21 +179,20 @@ def make_supplement_notes(
 ) -> Any:
     """Generate clinical sentences about the use of dietary supplements.
 
-    Every note tells of one dietary supplement; its class is what the note says of the
-    patient's use of it, with the four classes of [1]_:
+    Every note mentions one dietary supplement. Its class is the patient's use of it, one of the
+    four classes of [1]_:
 
-    - ``"continuing"``: the patient takes the supplement and goes on;
+    - ``"continuing"``: the patient takes the supplement and continues;
     - ``"discontinued"``: the patient has stopped;
     - ``"started"``: the patient has begun;
-    - ``"uncertain"`` ("unclassified" in [1]_): the note does not say, because it is open,
-      only planned, or about somebody else.
+    - ``"uncertain"`` ("unclassified" in [1]_): the use is unclear, only planned, or that of
+      somebody else.
 
-    Words alone do not decide the class. The same verbs occur in every class, and what
-    counts is the substance and the person to which they belong ("stopped warfarin;
-    continues fish oil" against "continues warfarin; stopped fish oil"), and their negation,
-    scope and order ("denies stopping", "was told to start ... but has not yet"). Which
-    statement comes first is a hint: more often than not it is the one that decides. A
-    fraction of the notes is easy: one plain statement.
+    The class cannot be predicted from single words. The same verbs occur in every class, and the
+    class depends on their substance and person ("stopped warfarin; continues fish oil" or
+    "continues warfarin; stopped fish oil"), and on negation, scope and order ("denies stopping",
+    "was told to start ... but has not yet"). The first statement is more often than not the
+    decisive one. A fraction of the notes is easy, with one plain statement.
 
     Without label noise the class is a function of the text: equal texts have equal labels.
 
@@ -204,11 +203,11 @@ def make_supplement_notes(
     easy_fraction : float, default=0.3
         Expected fraction of notes with one plain statement only, in [0, 1].
     n_distractors : int, default=1
-        At most this many statements about a drug, of the patient or of a relative, stand
-        beside the statement that decides. With 0, the notes that are not easy are made
-        difficult by negation, scope and order only.
+        Maximum number of statements about a drug of the patient or of a relative, in addition to
+        the decisive statement. With 0, notes that are not easy are only difficult because of
+        negation, scope and order.
     n_context : int, default=1
-        At most this many remarks that have nothing to do with any substance follow.
+        Maximum number of remarks that are unrelated to any substance.
     weights : array-like of shape (4,), default=None
         Proportions of the four classes, in the order above; they need not sum to 1. The
         classes are balanced by default. Class sizes are exact, up to rounding, before

@@ -166,7 +166,7 @@ def test_other_mentions_are_blinded_unless_they_share_characters_with_an_entity(
         "[E1] Aspirin [/E1], DRUGOTHER, DRUGOTHER and [E2] warfarin [/E2] sodium"
     ]
     assert mark((note, (0, 7), (41, 49), None, []), blind_others="X")[0].count("X") == 0
-    with pytest.raises(ValueError, match=r"X\[0\] says nothing of other mentions"):
+    with pytest.raises(ValueError, match=r"X\[0\] has no other mentions"):
         mark((note, (0, 7), (41, 49)), blind_others="DRUGOTHER")
 
 

@@ -1,4 +1,4 @@
-"""Read BioC, as XML or as JSON: documents of passages with mentions, and relations of them."""
+"""Read BioC, as XML or JSON: documents with passages, mentions and relations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._relations import Document, Mention, Passage, Sentences, checked_candidate
 from ._spans import checked_choice, spans_bunch
 from ._xml import Node, parse_xml
 
-_DESCR = """Pairs of mentions, read from files of BioC: {path}.
+_DESCR = """Pairs of mentions, read from BioC files: {path}.
 
 A relation of two concepts holds for every two mentions of them.
 """
@@ -31,13 +31,13 @@ def read_bioc(
     pair_types: Any = None,
     as_frame: bool = False,
 ) -> Bunch:
-    """Read relations of two mentions from files of BioC, XML or JSON.
+    """Read relations of two mentions from BioC files, XML or JSON.
 
-    A document holds passages (or, in them, sentences), which hold mentions by their places in the
-    document; relations name two mentions (``node``), or two concepts that mentions have among their
-    ``infon`` [1]_. A relation of two concepts holds for every two mentions of them in one sentence,
-    which is a weak label for each. Offsets count characters, or bytes of UTF-8 where only these fit
-    the texts of the mentions.
+    A document contains passages (or sentences in passages) with mentions at their offsets in the
+    document. Relations are between two mentions (``node``), or between two concepts in the
+    ``infon`` of mentions [1]_. A relation of two concepts is applied to every pair of their
+    mentions in one sentence, which is a weak label for each pair. Offsets are in characters, or in
+    bytes of UTF-8 if only these match the texts of the mentions.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def read_bioc(
     negative_label : str or None, default="false"
         Label of two mentions in one sentence that are not related. None gives related pairs only.
     pair_types : list of (str, str), default=None
-        Types of the first and of the second mention of the pairs that get `negative_label`. None
-        takes all pairs.
+        Types of the first and of the second mention of the pairs that get `negative_label`. None:
+        all pairs.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
 
@@ -61,16 +61,16 @@ def read_bioc(
     data : :class:`~sklearn.utils.Bunch`
         With the attributes
 
-        - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
+        - `data`: list of dict (or DataFrame), one row per pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, or a list of these for a
           mention in several pieces, the types ``type1`` and ``type2``, the spans of ``others`` in
           the text, ``label``, ``document`` and ``id``; as :class:`~sklearn_epee.EntityMarker`
-          takes them. The first span is the first node of a relation, and of a pair without one
+          takes them. The first span is the first node of a relation or, for a pair without one,
           the first in the text;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels;
         - `target_names`: ndarray, the labels that occur, sorted;
         - `groups`: ndarray of shape (n_samples,), the documents;
-        - `n_left_out`: int, relations that join no two mentions of one sentence;
+        - `n_left_out`: int, relations that are not between two mentions of one sentence;
         - `frame`: DataFrame if `as_frame`, otherwise None;
         - `DESCR`: str.
 
@@ -131,11 +131,11 @@ def read_bioc_spans(
     by_type: bool = False,
     discontinuous: str = "leave_out",
 ) -> Bunch:
-    """Read mentions as spans from files of BioC, XML or JSON (classification of words).
+    """Read mentions as spans from BioC files, XML or JSON (token classification).
 
-    Each passage, or each sentence of a file that has them, is a sample. Offsets count characters,
-    or bytes of UTF-8 where only these fit the texts of the mentions. Relations of mentions are
-    read by :func:`read_bioc`.
+    Each passage, or each sentence of a file that has them, is a sample. Offsets are in characters,
+    or in bytes of UTF-8 if only these match the texts of the mentions. Relations are read by
+    :func:`read_bioc`.
 
     Parameters
     ----------
@@ -147,13 +147,13 @@ def read_bioc_spans(
         order; each is a sample. None takes passages as a whole, or the
         sentences of a file that has them.
     types : list of str, default=None
-        Types of the mentions that become spans. None takes all.
+        Types of the mentions that become spans. None: all.
     by_type : bool, default=False
-        If True, the spans of each type are a layer of their own, so that mentions of different
-        types may overlap.
+        If True, the spans of each type are a separate layer, so that mentions of different types
+        can overlap.
     discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
-        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
-        span of its own, or it is one span from its first to its last character.
+        How mentions in several pieces are converted in `target`: they are left out, each piece is a
+        span, or the mention is one span from its first to its last character.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def read_bioc_spans(
         - `data`: list of str, the texts;
         - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
           the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
-          lie apart and start and end with words;
+          do not overlap, and start and end with words;
         - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
           ``((start, end), (start, end), label)``;
         - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
@@ -205,7 +205,7 @@ def read_bioc_spans(
     return spans_bunch(
         _documents(path, "read_bioc_spans"),
         choice,
-        description=f"Mentions, read from files of BioC: {path}.",
+        description=f"Mentions, read from BioC files: {path}.",
     )
 
 
@@ -220,7 +220,7 @@ def _documents(path: str | os.PathLike[str], what: str) -> list[Document]:
 
 @dataclass
 class _Part:
-    """One document of either form: its passages, annotations and relations as they are written."""
+    """One document, XML or JSON: its passages, annotations and relations as in the file."""
 
     place: str
     name: str
@@ -261,7 +261,7 @@ def _parts_of(file: CorpusFile) -> Iterator[_Part]:
 
 
 def _is_xml(content: bytes) -> bool:
-    """Return whether a file begins as XML does, in an encoding that XML tells by itself."""
+    """Return whether a file starts like XML, in an encoding that XML can declare."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True  # JSON is UTF-8
     return content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
@@ -274,7 +274,7 @@ def _from_xml(file: CorpusFile, document: Node) -> _Part:
     place = f"{file.name}, line {document.line}"
     part = _Part(place, (document.first_text("id") or "").strip())
     for passage in document.all("passage"):
-        # In a passage with sentences, they have the texts.
+        # If a passage has sentences, these contain the texts.
         for unit in list(passage.all("sentence")) or [passage]:
             offset = _number(
                 unit.first_text("offset"), f"{file.name}, line {unit.line}", "<offset>"
@@ -320,13 +320,13 @@ def _xml_location(location: Node, place: str) -> tuple[int, int]:
 
 
 def _json_documents(file: CorpusFile) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a collection, of a list of them, or of one document a line."""
+    """Yield the documents of a collection, of a list, or of a file with one document per line."""
     content = _json_content(file)
     collections = content if isinstance(content, list) else [content]
     for collection in collections:
         found = collection
         if isinstance(found, dict):
-            # PubTator3 names the list after itself.
+            # In PubTator3 files, the list has the key "PubTator3".
             found = found.get("documents", found.get("PubTator3", [found]))
         for document in found if isinstance(found, list) else [found]:
             if not isinstance(document, dict) or not isinstance(document.get("passages"), list):
@@ -412,7 +412,7 @@ def _document(part: _Part) -> Document:
     for number, annotation in enumerate(part.annotations):
         if not annotation.locations:
             continue
-        # The same identifier may occur in several passages; relations mean the first.
+        # An identifier can occur in several passages; relations refer to the first.
         name = annotation.name
         name = f"{name}#{number}" if not name or name in document.mentions else name
         pieces = tuple(
@@ -439,14 +439,14 @@ def _document(part: _Part) -> Document:
 
 
 def _offsets(document: Document, part: _Part) -> Callable[[int], int]:
-    """Return what makes characters of offsets, which count characters or bytes.
+    """Return a function that converts offsets, in characters or bytes, to characters.
 
-    Passages are moved to where they start in characters.
+    The offsets of passages are converted, too.
 
     Raises
     ------
     ValueError
-        If a mention has another text than the document at its place, either way.
+        If the text of a mention differs from the document with both kinds of offsets.
     """
     wrong = _first_wrong(document, part, _unchanged)
     if wrong is None:
@@ -487,7 +487,7 @@ def _character_table(passages: list[Passage]) -> Callable[[int], int]:
 def _first_wrong(
     document: Document, part: _Part, to_characters: Callable[[int], int]
 ) -> tuple[_Annotation, str | None] | None:
-    """Return the first mention that the document does not have at its place."""
+    """Return the first mention whose text differs from the document at its offsets."""
     for annotation in part.annotations:
         pieces = [
             document.text_of(to_characters(start), to_characters(end))
@@ -502,7 +502,7 @@ def _first_wrong(
 
 
 def _concepts_of(infons: dict[str, Any]) -> set[str]:
-    """Return all that may be a concept of a mention, whatever the file calls it."""
+    """Return all possible concepts of a mention, for all names of the key."""
     found: set[str] = set()
     for name, value in infons.items():
         if name != "type" and isinstance(value, (str, int)):
@@ -511,7 +511,7 @@ def _concepts_of(infons: dict[str, Any]) -> set[str]:
 
 
 def _named_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the two concepts of a relation that names them as BioRED or PubTator3 do."""
+    """Return the two concepts of a relation with the keys of BioRED or PubTator3."""
     for names in (("entity1", "entity2"), ("role1", "role2")):
         if all(name in infons for name in names):
             first, second = (_concept(infons[name]) for name in names)
@@ -520,7 +520,7 @@ def _named_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _only_concepts(infons: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the two concepts of a relation that says nothing else, as in BioCreative V."""
+    """Return the two concepts of a relation without other keys, as in BioCreative V."""
     others = [
         _concept(value)
         for name, value in infons.items()

@@ -1,4 +1,4 @@
-"""Read BRAT's standoff files: a text (.txt) and its annotations (.ann) side by side."""
+"""Read BRAT's standoff files: texts (.txt) with their annotations (.ann)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._files import CorpusFile, corpus_files
 from ._relations import Document, Mention, Passage, Sentences, checked_candidates, relations_bunch
 from ._spans import checked_choice, spans_bunch
 
-_DESCR = """Pairs of mentions, read from files of BRAT: {path}.
+_DESCR = """Pairs of mentions, read from BRAT files: {path}.
 
 Lines that are neither mentions (T) nor relations (R), by their first letter: {ignored}.
 """
@@ -32,7 +32,7 @@ def read_brat(
     encoding: str = "utf-8",
     as_frame: bool = False,
 ) -> Bunch:
-    r"""Read relations of two mentions from files of BRAT.
+    r"""Read relations of two mentions from BRAT files.
 
     A document is a text, ``name.txt``, with its annotations, ``name.ann``: mentions (T), of which
     one may have several pieces, and relations (R) of two mentions [1]_. Events, attributes,
@@ -42,17 +42,17 @@ def read_brat(
     ----------
     path : str or path-like
         A folder with such files, a zip archive, which is not unpacked, or one ``.ann`` file with
-        its text beside it.
+        its text in the same folder.
     split_sentences : callable, default=None
         Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
         order; rows are pairs of mentions in one sentence. None takes texts as a whole.
     negative_label : str or None, default="false"
         Label of two mentions in one sentence that are not related. None gives related pairs only.
     pair_types : list of (str, str), default=None
-        Types of the first and of the second mention of the pairs that get `negative_label`. None
-        takes all pairs.
+        Types of the first and of the second mention of the pairs that get `negative_label`. None:
+        all pairs.
     encoding : str, default="utf-8"
-        Of the files.
+        Encoding of the files.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
 
@@ -61,16 +61,16 @@ def read_brat(
     data : :class:`~sklearn.utils.Bunch`
         With the attributes
 
-        - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
+        - `data`: list of dict (or DataFrame), one row per pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, or a list of these for a
           mention in several pieces, the types ``type1`` and ``type2``, the spans of ``others`` in
           the text, ``label``, ``document`` and ``id``; as :class:`~sklearn_epee.EntityMarker`
-          takes them. The first span is the first argument of a relation, and of a pair without
-          one the first in the text;
+          takes them. The first span is the first argument of a relation or, for a pair without
+          one, the first in the text;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels;
         - `target_names`: ndarray, the labels that occur, sorted;
         - `groups`: ndarray of shape (n_samples,), the documents;
-        - `n_left_out`: int, relations that join no two mentions of one sentence;
+        - `n_left_out`: int, relations that are not between two mentions of one sentence;
         - `frame`: DataFrame if `as_frame`, otherwise None;
         - `DESCR`: str.
 
@@ -125,7 +125,7 @@ def read_brat_spans(
     discontinuous: str = "leave_out",
     encoding: str = "utf-8",
 ) -> Bunch:
-    r"""Read mentions as spans from files of BRAT (classification of words).
+    r"""Read mentions as spans from BRAT files (token classification).
 
     A document is a text, ``name.txt``, with its annotations, ``name.ann``, of which the mentions
     (T) are taken. Relations of mentions are read by :func:`read_brat`.
@@ -134,20 +134,20 @@ def read_brat_spans(
     ----------
     path : str or path-like
         A folder with such files, a zip archive, which is not unpacked, or one ``.ann`` file with
-        its text beside it.
+        its text in the same folder.
     split_sentences : callable, default=None
         Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
         order; each is a sample. None takes texts as a whole.
     types : list of str, default=None
-        Types of the mentions that become spans. None takes all.
+        Types of the mentions that become spans. None: all.
     by_type : bool, default=False
-        If True, the spans of each type are a layer of their own, so that mentions of different
-        types may overlap.
+        If True, the spans of each type are a separate layer, so that mentions of different types
+        can overlap.
     discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
-        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
-        span of its own, or it is one span from its first to its last character.
+        How mentions in several pieces are converted in `target`: they are left out, each piece is a
+        span, or the mention is one span from its first to its last character.
     encoding : str, default="utf-8"
-        Of the files.
+        Encoding of the files.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def read_brat_spans(
         - `data`: list of str, the texts;
         - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
           the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
-          lie apart and start and end with words;
+          do not overlap, and start and end with words;
         - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
           ``((start, end), (start, end), label)``;
         - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
@@ -196,7 +196,7 @@ def read_brat_spans(
     """
     choice = checked_choice(split_sentences, types, by_type, discontinuous)
     documents = _documents(path, encoding, Counter())
-    return spans_bunch(documents, choice, description=f"Mentions, read from files of BRAT: {path}.")
+    return spans_bunch(documents, choice, description=f"Mentions, read from BRAT files: {path}.")
 
 
 def _documents(
@@ -219,7 +219,7 @@ def _documents(
     for file in annotations:
         name = _stem(file.relative)
         if name not in texts:
-            raise FileNotFoundError(f"{file.name} has no text beside it: {name}.txt is missing.")
+            raise FileNotFoundError(f"{file.name} has no text: {name}.txt is missing.")
         yield _document(name, texts[name].text(encoding), file, encoding, ignored)
 
 
@@ -254,7 +254,7 @@ def _document(
         for argument in (one, two):
             if argument[0] == "T" and argument not in document.mentions:
                 raise ValueError(
-                    f"{place}: the relation refers to {argument!r}, which is not there."
+                    f"{place}: the relation refers to {argument!r}, which does not exist."
                 )
         if one in document.mentions and two in document.mentions and one != two:
             document.relations.append((label, one, two))

@@ -10,9 +10,9 @@ _SEPARATORS = re.compile(r"[|;,]")
 
 
 def concepts_in(field: str) -> set[str]:
-    """Return the concepts of a mention: what is written as a whole, and its parts.
+    """Return the possible concepts of a mention: the whole field, and its parts.
 
-    A composite mention has several, but there are also names of variants with separators in them.
+    Composite mentions have several concepts, but names of variants can contain separators, too.
     """
     found = {field.strip(), *(part.strip() for part in _SEPARATORS.split(field))}
     return found - {"", "-", "-1", "None"}
@@ -23,12 +23,12 @@ def relate_concepts(
     concepts: dict[str, set[str]],
     relations: list[tuple[str, str, str]],
 ) -> None:
-    """Add the relations of concepts to a document, for every two mentions of them.
+    """Add the relations of concepts to a document, for every pair of their mentions.
 
     Parameters
     ----------
     document : Document
-        Changed in place.
+        Modified in place.
     concepts : dict of str to set of str
         Concepts of each mention, by its name.
     relations : list of (label, concept, concept)

@@ -28,7 +28,7 @@ _TAGS = {
         "BILOU": "BILU",
     }.items()
 }
-# What is converted, because a classifier does not take it.
+# Schemes that are converted, because classifiers do not support them.
 _CONVERTED = {"IOB1": "IOB2", "BILOU": "BIOES"}
 
 
@@ -41,7 +41,7 @@ def read_conll(
     delimiter: str | None = None,
     encoding: str = "utf-8",
 ) -> Bunch:
-    r"""Read words with tags from files of CoNLL (classification of words).
+    r"""Read words with tags from CoNLL files (token classification).
 
     A line has a word and its columns, among them the tag; an empty line ends a sentence. A line
     whose word is ``-DOCSTART-`` starts a document; without these each file is one.
@@ -52,17 +52,17 @@ def read_conll(
         A file, also compressed with gzip, a folder with ``.conll``, ``.iob``, ``.iob2``, ``.bio``,
         ``.tsv`` or ``.txt`` files, or a zip archive, which is not unpacked.
     tags : int, or dict of str to int, default=-1
-        The column of the tags, from 0, or from the last one as -1. Several columns, by the names
-        of their layers, are several layers of spans.
+        The column of the tags, counted from 0, or from -1 backwards. A dict of columns by name
+        gives several layers of spans.
     words : int, default=0
         The column of the words.
     scheme : {"IOB2", "BIOES", "IO", "IOB1", "BILOU"}, default="IOB2"
-        Of the tags in the file. "IOB1", in which a span starts with an I unless another of its
-        label ends right before it, is converted to IOB2, and "BILOU" to BIOES.
+        Scheme of the tags in the file. "IOB1", in which a span starts with an I unless another of
+        its label ends right before it, is converted to IOB2, and "BILOU" to BIOES.
     delimiter : str or None, default=None
-        Between columns. None takes tabs in a line that has one, otherwise blanks.
+        Delimiter of columns. None: tabs in a line that has one, otherwise blanks.
     encoding : str, default="utf-8"
-        Of the files.
+        Encoding of the files.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def read_conll(
           by layer;
         - `target_names`: list of str, the labels of the spans, or dict of these by layer;
         - `groups`: ndarray of shape (n_samples,), the documents;
-        - `scheme`: str, of the tags in `target`, "IOB2" unless the file has another;
+        - `scheme`: str, the scheme of the tags in `target`;
         - `DESCR`: str.
 
     Raises
@@ -82,8 +82,8 @@ def read_conll(
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If a line lacks a column, or a tag is not one of the scheme; the message names the file
-        and the line. With ``scheme="IOB2"``, an I that goes on nothing is refused: such files are
+        If a line lacks a column, or a tag is not in the scheme; the message names the file and the
+        line. With ``scheme="IOB2"``, an I that does not continue a span is an error: such files are
         IOB1, or damaged.
 
     Examples
@@ -127,13 +127,13 @@ def read_conll(
         target_names=labels if several else labels[""],
         groups=np.array([found.document for found in sentences]),
         scheme=written,
-        DESCR=f"Words with tags ({written}), read from files of CoNLL: {path}.\n",
+        DESCR=f"Words with tags ({written}), read from CoNLL files: {path}.\n",
     )
 
 
 @dataclass
 class _Sentence:
-    """Words, tags by layer, and where they are from: the document, the file, the line of each."""
+    """Words and tags by layer, with their document, file and lines."""
 
     document: str
     file: str
@@ -192,7 +192,7 @@ def _add_word(
     if len(fields) < max(least, 2) or not fields[words]:
         raise ValueError(
             f"{sentence.file}, line {number}: expected a word and its tag in the columns {wanted}; "
-            f"got {fields}. If the columns are apart by something else, give delimiter."
+            f"got {fields}. If the columns have another delimiter, pass it as delimiter."
         )
     sentence.words.append(fields[words])
     sentence.lines.append(number)
@@ -201,7 +201,7 @@ def _add_word(
 
 
 def _with_tags(sentence: _Sentence, scheme: str) -> _Sentence:
-    """Return a sentence with checked tags, of a scheme that a classifier takes."""
+    """Return a sentence with checked tags, in a scheme that classifiers support."""
     for layer, tags in sentence.tags.items():
         for word, reason in _wrong_tags(tags, scheme):
             raise ValueError(f"{sentence.file}, line {sentence.lines[word]}: {reason}")
@@ -210,15 +210,18 @@ def _with_tags(sentence: _Sentence, scheme: str) -> _Sentence:
 
 
 def _wrong_tags(tags: list[str], scheme: str) -> Iterator[tuple[int, str]]:
-    """Yield the words whose tags are none of the scheme, with what is wrong."""
+    """Yield the words whose tags are not in the scheme, with a message."""
     last = "O"
     for word, tag in enumerate(tags):
         if _TAGS[scheme].fullmatch(tag) is None:
             known = ", ".join(_TAGS)
             problem = f"{tag!r} is not a tag of the scheme {scheme}"
-            yield word, f"{problem}; give scheme ({known}) and tags."
+            yield word, f"{problem}; pass scheme ({known}) and tags."
         elif scheme == "IOB2" and _starts_loosely(tag, last):
-            yield word, f"{tag!r} goes on no span; where spans start with an I, give scheme='IOB1'."
+            yield (
+                word,
+                f"{tag!r} does not continue a span; if spans start with an I, pass scheme='IOB1'.",
+            )
         last = tag
 
 
@@ -232,5 +235,5 @@ def _in_a_known_scheme(tags: list[str], scheme: str) -> list[str]:
 
 
 def _starts_loosely(tag: str, last: str) -> bool:
-    """Return whether a tag is an I that goes on no span of its label."""
+    """Return whether a tag is an I that does not continue a span of its label."""
     return tag[0] == "I" and (last == "O" or last[1:] != tag[1:])

@@ -24,8 +24,8 @@ Each pair that the files name is a row; its label is the type of the interaction
 def read_ddi_xml(path: str | os.PathLike[str], *, as_frame: bool = False) -> Bunch:
     """Read pairs of drugs from files in the XML of the DDI corpora.
 
-    Documents hold sentences, which hold entities (``charOffset``, the last character included,
-    pieces separated by ";") and pairs of them (``ddi`` and ``type``) [1]_. Every pair is a row,
+    Documents contain sentences with entities (``charOffset``, including the last character, pieces
+    separated by ";") and pairs of entities (``ddi`` and ``type``) [1]_. Every pair is a row,
     related or not.
 
     Parameters
@@ -40,7 +40,7 @@ def read_ddi_xml(path: str | os.PathLike[str], *, as_frame: bool = False) -> Bun
     data : :class:`~sklearn.utils.Bunch`
         With the attributes
 
-        - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
+        - `data`: list of dict (or DataFrame), one row per pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, or a list of these for a
           mention in several pieces, the types ``type1`` and ``type2``, the spans of ``others`` in
           the text, ``label``, ``document`` and ``id``; as :class:`~sklearn_epee.EntityMarker`
@@ -152,7 +152,7 @@ def _ends_of(file: CorpusFile, pair: Node, pieces: dict[str, list[Span]]) -> lis
 
 
 def _mentions(ends: list[Node], pieces: list[list[Span]], text: str) -> dict[str, Any]:
-    """Return the spans, types and texts of two mentions, and whether they have these texts."""
+    """Return the spans, types and texts of two mentions, and whether their texts match."""
     names = [end.attributes.get("text", "") for end in ends]
     return {
         "span1": span_of(pieces[0]),

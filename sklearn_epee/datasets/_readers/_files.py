@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from sklearn_epee.datasets._paths import expanded
 
-# No file of a corpus is as large as this; an archive that says so is a trap.
+# Maximum size of a file; larger ones in an archive are not extracted, as they may be an attack.
 _MAX_FILE_SIZE = 2**29
 
 
@@ -26,21 +26,21 @@ class CorpusFile:
     content: bytes
 
     def text(self, encoding: str = "utf-8") -> str:
-        """Return the content as text, line ends as they are.
+        """Return the content as text, with unchanged line ends.
 
         Raises
         ------
         ValueError
             If it is not in this encoding; the message names the file and the line.
         """
-        is_utf8 = codecs.lookup(encoding).name == "utf-8"  # however it is written
+        is_utf8 = codecs.lookup(encoding).name == "utf-8"  # for any spelling of the name
         try:
             return self.content.decode("utf-8-sig" if is_utf8 else encoding)
         except UnicodeDecodeError as error:
             line = self.content.count(b"\n", 0, error.start) + 1
             raise ValueError(
                 f"{self.name}, line {line}: not in the encoding {encoding!r} ({error.reason}); "
-                "give the file's own as encoding, such as 'latin-1' or 'cp1252'."
+                "pass the encoding of the file, such as 'latin-1' or 'cp1252'."
             ) from error
 
 
@@ -55,9 +55,9 @@ def corpus_files(
         A file, a folder (with the folders in it), or a zip archive. A file may be compressed with
         gzip.
     suffixes : tuple of str
-        Such as ".xml"; a file that is named itself may have any.
+        Such as ".xml". If `path` is a file, its suffix is not checked.
     what : str
-        Names the corpus in messages.
+        Name of the corpus in messages.
 
     Yields
     ------
@@ -68,7 +68,7 @@ def corpus_files(
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If it holds no such files, or an archive is damaged, encrypted or much too large.
+        If there are no such files, or an archive is damaged, encrypted or too large.
     """
     found = expanded(path)
     if not found.exists():
@@ -126,16 +126,16 @@ def _files_of_archive(archive: Path, suffixes: tuple[str, ...]) -> Iterator[Corp
 
 
 def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
-    # Archives made on macOS have a twin of every file.
+    # Archives created on macOS contain a metadata file for every file.
     parts = PurePosixPath(name).parts
     return name.lower().endswith(suffixes) and "__MACOSX" not in parts and parts[-1][0] != "."
 
 
 def _member(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> CorpusFile:
-    """Read one file of an archive into memory: nothing is written, whatever its name is."""
+    """Read one file of an archive into memory; nothing is written to disk."""
     name = f"{archive}, {member.filename}"
     if member.flag_bits & 1:
-        raise ValueError(f"{name} is encrypted; unpack it and give the folder.")
+        raise ValueError(f"{name} is encrypted; unpack it and pass the folder.")
     with opened.open(member) as file:
         content = file.read(_MAX_FILE_SIZE + 1)
     if len(content) > _MAX_FILE_SIZE:

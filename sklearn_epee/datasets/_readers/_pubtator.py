@@ -14,7 +14,7 @@ from ._files import CorpusFile, corpus_files
 from ._relations import Document, Mention, Passage, Sentences, checked_candidates, relations_bunch
 from ._spans import checked_choice, spans_bunch
 
-_DESCR = """Pairs of mentions, read from files of PubTator: {path}.
+_DESCR = """Pairs of mentions, read from PubTator files: {path}.
 
 A relation of two concepts holds for every two mentions of them.
 """
@@ -30,13 +30,13 @@ def read_pubtator(
     encoding: str = "utf-8",
     as_frame: bool = False,
 ) -> Bunch:
-    r"""Read relations of two mentions from files of PubTator.
+    r"""Read relations of two mentions from PubTator files.
 
     A document is a title (``id|t|...``) and an abstract (``id|a|...``), mentions (identifier,
     start, end, text, type and concepts, separated by tabs) and relations of two concepts
     (identifier, label and the concepts), as in the BioCreative V corpus of chemicals and diseases
-    [1]_ and in BioRED [2]_. A relation of two concepts holds for every two mentions of them in one
-    sentence, which is a weak label for each.
+    [1]_ and in BioRED [2]_. A relation of two concepts is applied to every pair of their mentions
+    in one sentence, which is a weak label for each pair.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def read_pubtator(
     negative_label : str or None, default="false"
         Label of two mentions in one sentence that are not related. None gives related pairs only.
     pair_types : list of (str, str), default=None
-        Types of the first and of the second mention of the pairs that get `negative_label`. None
-        takes all pairs.
+        Types of the first and of the second mention of the pairs that get `negative_label`. None:
+        all pairs.
     encoding : str, default="utf-8"
-        Of the files.
+        Encoding of the files.
     as_frame : bool, default=False
         If True, `data` and `target` are pandas objects and `frame` is given.
 
@@ -62,11 +62,11 @@ def read_pubtator(
     data : :class:`~sklearn.utils.Bunch`
         With the attributes
 
-        - `data`: list of dict (or DataFrame), one row a pair: ``text``, the spans ``span1`` and
+        - `data`: list of dict (or DataFrame), one row per pair: ``text``, the spans ``span1`` and
           ``span2`` as (start, end) in characters, the end excluded, the types ``type1`` and
           ``type2``, the spans of ``others`` in the text, ``label``, ``document`` and ``id``; as
           :class:`~sklearn_epee.EntityMarker` takes them. The first span is a mention of the
-          relation's first concept, and of a pair without one the first in the text;
+          relation's first concept or, for a pair without one, the first in the text;
         - `target`: ndarray (or Series) of shape (n_samples,), the labels;
         - `target_names`: ndarray, the labels that occur, sorted;
         - `groups`: ndarray of shape (n_samples,), the documents;
@@ -128,7 +128,7 @@ def read_pubtator_spans(
     discontinuous: str = "leave_out",
     encoding: str = "utf-8",
 ) -> Bunch:
-    r"""Read mentions as spans from files of PubTator (classification of words).
+    r"""Read mentions as spans from PubTator files (token classification).
 
     A document is a title and an abstract, ``id|t|...`` and ``id|a|...``, each a sample, with lines
     of mentions. Relations of concepts are read by :func:`read_pubtator`.
@@ -142,15 +142,15 @@ def read_pubtator_spans(
         Takes a text and returns the ``(start, end)`` of its sentences, in characters and in their
         order; each is a sample. None takes titles and abstracts as a whole.
     types : list of str, default=None
-        Types of the mentions that become spans. None takes all.
+        Types of the mentions that become spans. None: all.
     by_type : bool, default=False
-        If True, the spans of each type are a layer of their own, so that mentions of different
-        types may overlap.
+        If True, the spans of each type are a separate layer, so that mentions of different types
+        can overlap.
     discontinuous : {"leave_out", "pieces", "whole"}, default="leave_out"
-        What becomes of a mention in several pieces in `target`: it is left out, each piece is a
-        span of its own, or it is one span from its first to its last character.
+        How mentions in several pieces are converted in `target`: they are left out, each piece is a
+        span, or the mention is one span from its first to its last character.
     encoding : str, default="utf-8"
-        Of the files.
+        Encoding of the files.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def read_pubtator_spans(
         - `data`: list of str, the texts;
         - `target`: list of list of ``(start, end, label)``, the spans of each text in characters,
           the end excluded, or with `by_type` list of dict of such lists by type; spans of a layer
-          lie apart and start and end with words;
+          do not overlap, and start and end with words;
         - `all_spans`: the same with all mentions of the text, for scores; one in several pieces is
           ``((start, end), (start, end), label)``;
         - `target_names`: list of str, the labels, or with `by_type` dict of such lists;
@@ -204,7 +204,7 @@ def read_pubtator_spans(
     return spans_bunch(
         _read(path, encoding, "read_pubtator_spans"),
         choice,
-        description=f"Mentions, read from files of PubTator: {path}.",
+        description=f"Mentions, read from PubTator files: {path}.",
     )
 
 
@@ -266,7 +266,7 @@ def _document(block: list[tuple[str, str]]) -> Document:
 def _mention(document: Document, fields: list[str], place: str) -> Mention:
     start, end = int(fields[1]), int(fields[2])
     written = document.text_of(start, end)
-    # Titles and abstracts have been cleaned in some releases, blanks among them.
+    # In some releases, blanks in titles and abstracts were changed.
     if written is None or "".join(written.split()) != "".join(fields[3].split()):
         raise ValueError(
             f"{place}: the mention is {fields[3]!r}, but the document has {written!r} from {start} "

@@ -27,18 +27,18 @@ class Mention:
 
     @property
     def start(self) -> int:
-        """Where it starts."""
+        """Start of the mention."""
         return min(start for start, _ in self.pieces)
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """End of the mention."""
         return max(end for _, end in self.pieces)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage of a document, and where it starts in it."""
+    """A passage of a document, with its start."""
 
     text: str
     offset: int = 0
@@ -53,11 +53,11 @@ class Document:
     mentions: dict[str, Mention] = field(default_factory=dict)
     # Label, and the names of the two mentions.
     relations: list[tuple[str, str, str]] = field(default_factory=list)
-    # Relations that do not join two mentions.
+    # Number of relations that are not between two mentions.
     n_other: int = 0
 
     def text_of(self, start: int, end: int) -> str | None:
-        """Return some characters of one passage; None where no passage has them all."""
+        """Return the characters of a span; None if it is not inside one passage."""
         for passage in self.passages:
             if passage.offset <= start <= end <= passage.offset + len(passage.text):
                 return passage.text[start - passage.offset : end - passage.offset]
@@ -73,9 +73,9 @@ class Candidates:
     split_sentences : callable or None
         Returns the [start, end) of each sentence of a text; None takes passages as a whole.
     negative_label : str or None
-        Of two mentions in one sentence that are not related; None leaves them out.
+        Label of two mentions in one sentence that are not related; None: they are left out.
     pair_types : sequence of (str, str) or None
-        Types of the mentions, first and second, that can be related; None takes all.
+        Types of the first and second mention that can be related; None: all.
     """
 
     split_sentences: Sentences | None
@@ -139,10 +139,10 @@ def relations_bunch(
 def rows_bunch(
     rows: list[dict[str, Any]], *, as_frame: bool, description: str, **more: Any
 ) -> Bunch:
-    """Return rows with labels and documents as a `Bunch`."""
+    """Return a `Bunch` of rows, labels and documents."""
     if not rows:
         raise ValueError(
-            "No two mentions lie in one sentence, so that there is nothing to classify; give "
+            "There is no pair of mentions in one sentence, so there is nothing to classify. Pass "
             "split_sentences=None, a negative_label or other pair_types."
         )
     target = np.array([row["label"] for row in rows])
@@ -162,7 +162,7 @@ def rows_bunch(
 
 
 def span_of(pieces: Sequence[Span]) -> Span | list[Span]:
-    """Return the pieces of a mention as one span, or as a list where there are several."""
+    """Return a mention as one span, or as a list of its pieces if there are several."""
     return pieces[0] if len(pieces) == 1 else list(pieces)
 
 
@@ -173,7 +173,7 @@ def whole_span(span: Span | list[Span]) -> Span:
 
 
 def _rows_of(document: Document, candidates: Candidates) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of a document, and how many of its relations are in no sentence."""
+    """Return the rows of a document, and the number of relations that are not in one sentence."""
     related: dict[frozenset[str], list[tuple[str, str, str]]] = {}
     for relation in document.relations:
         related.setdefault(frozenset(relation[1:]), []).append(relation)

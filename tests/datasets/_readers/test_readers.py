@@ -247,7 +247,7 @@ def test_brat_documents_of_a_folder_are_groups(tmp_path):
         ("T1\tSymptom 0 4\tRash\nT1\tSymptom 0 4", "there is another mention 'T1' before it"),
         ("T1 Symptom 0 4 Rash", "a mention must be 'T1<tab>Type start end"),
         ("R1\tcaused_by T1 T2", "a relation must be 'R1<tab>Type Arg1:T1 Arg2:T2'"),
-        ("R1\tcaused_by Arg1:T1 Arg2:T77", "refers to 'T77', which is not there"),
+        ("R1\tcaused_by Arg1:T1 Arg2:T77", "refers to 'T77', which does not exist"),
     ],
 )
 def test_brat_refusals_name_file_and_line(tmp_path, line, message):

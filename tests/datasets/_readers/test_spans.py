@@ -172,7 +172,9 @@ def test_conll_byte_order_marks_are_no_part_of_a_word(tmp_path, encoding):
 
 def test_conll_iob1_is_refused_or_converted(tmp_path):
     path = put(tmp_path, a__txt="a I-X\nb I-X\nc B-X\nd I-Y\ne O\nf I-X") / "a.txt"
-    with pytest.raises(ValueError, match=r"a.txt, line 1: 'I-X' goes on no span.*scheme='IOB1'"):
+    with pytest.raises(
+        ValueError, match=r"a.txt, line 1: 'I-X' does not continue a span.*scheme='IOB1'"
+    ):
         read_conll(path)
     found = read_conll(path, scheme="IOB1")
     assert found.target == [["B-X", "I-X", "B-X", "B-Y", "O", "B-X"]]
