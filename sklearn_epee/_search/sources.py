@@ -10,6 +10,9 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+# A checkpoint has a configuration; a tokenizer has one, or its vocabulary.
+_LOADED = ("*config.json", "tokenizer*.json", "vocab*", "*.model")
+
 
 def source_identity(source: Any) -> Any:
     """Return what identifies a checkpoint, config, tokenizer or processor, wherever it is stored.
@@ -27,7 +30,11 @@ def source_identity(source: Any) -> Any:
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
-        return folder_digest(Path(source)) if _is_folder(source) else _hub_identity(str(source))
+        if not _is_folder(source):
+            return _hub_identity(str(source))
+        # Loading anything else raises an error. It may be a folder of many checkpoints, or the home
+        # folder, whose files are not read.
+        return folder_digest(Path(source)) if _may_load(Path(source)) else str(source)
     backend = getattr(source, "backend_tokenizer", None)
     if backend is not None:
         return type(source), backend.to_str(), sorted(map(str, source.init_kwargs.items()))
@@ -42,6 +49,11 @@ def _is_folder(source: str | os.PathLike[str]) -> bool:
     except OSError:
         # For example a name that is too long; loading the backbone raises an error.
         return False
+
+
+def _may_load(folder: Path) -> bool:
+    """Return whether a folder has a file that every checkpoint, tokenizer or processor has."""
+    return any(any(folder.glob(pattern)) for pattern in _LOADED)
 
 
 def _hub_identity(name: str) -> str:
@@ -62,7 +74,7 @@ def folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(os.fsencode(path.relative_to(folder).as_posix()))  # may not be UTF-8
             digest.update(file_digest(path))
     return digest.hexdigest()
 

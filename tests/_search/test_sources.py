@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 
 import pytest
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from sklearn_epee import EPEEClassifier
 from sklearn_epee._search import sources as module
 from sklearn_epee._search.fingerprint import fingerprint
 from sklearn_epee._search.sources import source_identity
@@ -29,6 +32,29 @@ def test_a_folder_counts_by_its_files(checkpoint, tmp_path):
     (moved / "1_Pooling" / "config.json").write_text("[]")
     assert source_identity(moved) != before
     (checkpoint / "another.json").write_text("{}")
+    assert source_identity(checkpoint) != before
+
+
+def test_a_folder_of_checkpoints_is_not_read(checkpoint, tmp_path, monkeypatch):
+    before = source_identity(checkpoint)
+
+    def refuse(path):
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(module, "file_digest", refuse)
+    assert source_identity(tmp_path) == str(tmp_path)
+    with pytest.raises(AssertionError, match="was read"):
+        source_identity(checkpoint)
+    with pytest.raises(ValueError, match="backbone"):
+        EPEEClassifier(str(tmp_path)).fit(["a", "b"], [0, 1])
+    monkeypatch.undo()
+    assert source_identity(checkpoint) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_of_files_may_be_in_another_encoding(checkpoint):
+    before = source_identity(checkpoint)
+    (checkpoint / os.fsdecode(b"\xe9tude.txt")).write_text("notes")
     assert source_identity(checkpoint) != before
 
 
