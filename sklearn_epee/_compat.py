@@ -1,10 +1,9 @@
-"""The private parts of other packages that this package uses, all in one place.
+"""Private parts of other packages that this package uses.
 
-Each is named with the versions it was seen with and the reason why no public part serves.
-`tests/test_compat.py` checks each by name, so that an upgrade which moves one fails there first.
+Each has a comment with the tested versions and the reason why no public part can be used.
+`tests/test_compat.py` checks each by name, so that it fails if an upgrade moves one.
 
-Nothing heavy is imported with this module: what comes from torch, transformers or skorch is
-returned by a function that imports it when it is called.
+This module does not import torch, transformers or skorch; functions import them when called.
 """
 
 from __future__ import annotations
@@ -15,39 +14,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# scikit-learn 1.9. Its callbacks are public; the method by which an estimator takes part begins
-# with an underscore, although it is documented for third parties, and the public decorator that
-# ends their use adds a call between `fit` and its warnings, which name the line of the caller.
-# Earlier versions have neither.
+# scikit-learn 1.9. Its callbacks are public, but the method for estimators has an underscore,
+# although it is documented for third parties. The public decorator for the end of a fit would add a
+# call between `fit` and its warnings, which should show the line of the caller. Earlier versions
+# have no callbacks.
 try:
     from sklearn.callback import CallbackSupportMixin
     from sklearn.callback._callback_support import callback_management_context
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing, where scikit-learn has no callbacks."""
+        """Empty mixin for versions of scikit-learn without callbacks."""
 
     def callback_management_context(estimator: Any) -> AbstractContextManager[None]:
-        """Return a context that does nothing, where scikit-learn has no callbacks."""
+        """Return an empty context, for versions of scikit-learn without callbacks."""
         del estimator
         return nullcontext()
 
 
-# scikit-learn 1.7 to 1.9. What `make_scorer` returns; what it holds has no public names.
+# scikit-learn 1.7 to 1.9. The result of `make_scorer`, whose attributes are not public.
 from sklearn.metrics._scorer import _Scorer
 
-# scikit-learn 1.7 to 1.9. The base class of all its searches; only the searches themselves are
-# public, and those behind an experimental import are not to be imported by us.
+# scikit-learn 1.7 to 1.9. The base class of all searches. Only the searches are public, and
+# experimental ones should not be imported here.
 from sklearn.model_selection._search import BaseSearchCV
 
-# scikit-learn 1.7 to 1.9. Rows of anything that can be indexed, as its own searches take them.
+# scikit-learn 1.7 to 1.9. Selects rows of any indexable object, as in its searches.
 from sklearn.utils import _safe_indexing as safe_indexing
 
-# scikit-learn 1.7 to 1.9. The message of its own loaders where pandas is missing.
+# scikit-learn 1.7 to 1.9. The error of its loaders if pandas is missing.
 from sklearn.utils._optional_dependencies import check_pandas_support
 
-# scikit-learn 1.7 to 1.9. The constraints and the decorator that its own estimators and functions
-# are validated with; third-party estimators use them, and they have no public names.
+# scikit-learn 1.7 to 1.9. The constraints and the decorator for the validation of parameters, which
+# third-party estimators use, too; they have no public names.
 from sklearn.utils._param_validation import (
     HasMethods,
     Options,
@@ -57,8 +56,8 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import Interval as SklearnInterval
 
-# scikit-learn 1.7 to 1.9. How its own meta-estimators cut `fit` parameters to a fold and count
-# the samples of an X that need not be an array.
+# scikit-learn 1.7 to 1.9. Functions of its meta-estimators to select `fit` parameters for a fold,
+# and to count the samples of any X.
 from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _num_samples as num_samples
 
@@ -90,16 +89,16 @@ __all__ = [
 
 
 def begin_fit_task(estimator: Any, max_subtasks: int) -> Any:
-    """Return the task of a fit that scikit-learn's callbacks watch, and set them up.
+    """Set up scikit-learn's callbacks, and return the task of a fit.
 
-    scikit-learn 1.9; None where it has no callbacks.
+    scikit-learn 1.9; None for versions without callbacks.
     """
     begin = getattr(estimator, "_init_callback_context", None)
     return None if begin is None else begin(max_subtasks=max_subtasks)
 
 
 class Interval(SklearnInterval):
-    """scikit-learn's interval, but numbers that NumPy does not know, as a Fraction, are refused."""
+    """scikit-learn's interval, without numbers that NumPy does not support, such as Fraction."""
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Return whether a value is a number in the interval."""
@@ -108,20 +107,20 @@ class Interval(SklearnInterval):
 
 
 class ScorerParts(NamedTuple):
-    """What a scorer of predicted labels is made of."""
+    """The parts of a scorer of predicted labels."""
 
     function: Callable[..., Any]
     """Takes the true and the predicted labels."""
     kwargs: Mapping[str, Any]
     """Keyword arguments of the function."""
     sign: int
-    """1, or -1 where lower is better."""
+    """1, or -1 if lower is better."""
 
 
 def scorer_parts(scorer: Any) -> ScorerParts | None:
-    """Return what a scorer made by `make_scorer` is made of, None if it is another callable.
+    """Return the parts of a scorer made by `make_scorer`; None for other callables.
 
-    scikit-learn 1.7 to 1.9. None, too, for a scorer of probabilities or decision values.
+    scikit-learn 1.7 to 1.9. Also None for scorers of probabilities or decision values.
     """
     if type(scorer) is not _Scorer or scorer._response_method not in ("predict", ("predict",)):
         return None
@@ -129,16 +128,16 @@ def scorer_parts(scorer: Any) -> ScorerParts | None:
 
 
 def cpu_capabilities() -> Mapping[str, Any]:
-    """Return what the processor can do, by the names of ``torch.cpu.get_capabilities``.
+    """Return the features of the processor, with the names of ``torch.cpu.get_capabilities``.
 
-    torch 2.13 has that function; in releases from 2.6 on without it, the features that matter here
-    are asked for one by one.
+    torch 2.13 has that function; in earlier releases from 2.6 on, the relevant features are queried
+    one by one.
 
     Returns
     -------
     mapping of str to bool
-        ``"avx512_bf16"``, ``"amx_bf16"`` and ``"avx512_vnni"`` among others; what is unknown is
-        left out.
+        ``"avx512_bf16"``, ``"amx_bf16"``, ``"avx512_vnni"`` and others; unknown features are left
+        out.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 
@@ -158,7 +157,7 @@ def cpu_capabilities() -> Mapping[str, Any]:
 
 
 class MkldnnLinear(NamedTuple):
-    """The operators with which oneDNN multiplies by a weight in its own layout."""
+    """oneDNN's operators for products with a weight in its packed layout."""
 
     reorder: Callable[..., Any]
     """Weight (out, in) and batch size or None -> packed weight."""
@@ -172,12 +171,12 @@ def mkldnn_linear() -> MkldnnLinear:
     """Return oneDNN's packed linear operators, which torch.compile uses on a CPU.
 
     torch 2.6 to 2.13, on x86 and ARM builds with oneDNN. The public `torch.nn.functional.linear`
-    lays the weight out again at every call.
+    packs the weight again at every call.
 
     Raises
     ------
     AttributeError
-        If this build of torch has none.
+        If this build of torch does not have them.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 
@@ -187,7 +186,7 @@ def mkldnn_linear() -> MkldnnLinear:
 
 
 class Int8Linear(NamedTuple):
-    """The operators with which oneDNN multiplies unsigned bytes by a signed 8-bit weight."""
+    """oneDNN's operators for products of unsigned bytes with a signed 8-bit weight."""
 
     reorder: Callable[..., Any]
     """Weight (out, in), int8, and a shape or None -> packed weight."""
@@ -209,7 +208,7 @@ def int8_linear() -> Int8Linear:
     Raises
     ------
     AttributeError
-        If this build of torch has none.
+        If this build of torch does not have them.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 
@@ -219,25 +218,24 @@ def int8_linear() -> Int8Linear:
 
 
 def attention_on_cpu() -> Any:
-    """Return the operator of attention on a CPU, which torch's counter of operations leaves out.
+    """Return the operator of attention on a CPU, which torch's FLOP counter does not support.
 
-    torch 2.6 to 2.13. The public `torch.nn.functional.scaled_dot_product_attention` runs it, and
-    the counter takes the operations of an operator that it does not know by its object alone.
+    torch 2.6 to 2.13. The public `torch.nn.functional.scaled_dot_product_attention` calls it. A
+    custom formula for the FLOP counter needs the operator itself.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-# torch 2.6 to 2.13. The words by which its allocators say that the memory is full, where they raise
-# no exception of their own.
+# torch 2.6 to 2.13. Messages of its allocators without memory, if they raise no special exception.
 _OUT_OF_MEMORY_PHRASES = (
     "can't allocate memory",  # DefaultCPUAllocator
     "not enough memory",  # DefaultCPUAllocator on Windows
     "MPS backend out of memory",
 )
-# The whole message of oneDNN where it finds no memory for the code of a product or for its result;
-# for a product that it does not know, more words follow.
+# The whole message of oneDNN without memory for the code of a product or its result. For products
+# that it does not support, the message is longer.
 _ONEDNN_OUT_OF_MEMORY = (
     "could not create a memory object",
     "could not create a primitive",
@@ -246,10 +244,10 @@ _ONEDNN_OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception means that a device, a CPU as well, ran out of memory.
+    """Return whether an exception means that a device, including a CPU, ran out of memory.
 
-    torch has an exception of its own for GPUs; its CPU and MPS allocators and oneDNN raise a
-    RuntimeError that only the message tells from others, and NumPy and Python raise MemoryError.
+    torch has a special exception for GPUs. Its CPU and MPS allocators and oneDNN raise a
+    RuntimeError, recognized by its message, and NumPy and Python raise MemoryError.
     """
     import torch  # noqa: PLC0415 - see the module's first lines
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import re
 
-# The address of the site that `make docs` builds, without a slash at its end. Empty while it is not
-# published: then the project's URLs in pyproject.toml do not name it.
+# Address of the site built by `make docs`, without a slash at the end. Empty if not published;
+# then it is not in the project's URLs in pyproject.toml either.
 ADDRESS = ""
-# Whoever hosts the site, says here where.
+# For those who host the site themselves.
 ENVIRONMENT_VARIABLE = "SKLEARN_EPEE_DOCS_URL"
 
 
 def site_address() -> str:
-    """Return the address of the site without a slash at its end, empty if it is nowhere.
+    """Return the address of the site without a slash at the end; empty if there is none.
 
     Raises
     ------
     ValueError
-        If the environment variable holds no address.
+        If the value of the environment variable is not an address.
     """
     given = os.environ.get(ENVIRONMENT_VARIABLE, ADDRESS).strip()
     if given and not re.fullmatch(r"(https?|file)://[^\s<>\"'{}?#]+", given):
@@ -31,16 +31,16 @@ def site_address() -> str:
 
 
 class DocumentationLinkMixin:
-    """Lets the diagram of an estimator link to its page, by the attributes scikit-learn asks for.
+    """Lets the diagram of an estimator link to its page, with the attributes of scikit-learn.
 
-    Comes before `BaseEstimator` among the bases. Subclasses in other packages get no link.
+    Must come before `BaseEstimator` in the bases. Subclasses in other packages get no link.
     """
 
     _doc_link_module = "sklearn_epee"
 
     @property
     def _doc_link_template(self) -> str:
-        """Return the address of the page, with the name to be filled in; read at every diagram."""
+        """Return the template of the address of a page; evaluated for every diagram."""
         address = site_address()
         return f"{address}/generated/sklearn_epee.{{name}}.html" if address else ""
 

@@ -16,9 +16,9 @@ __all__ = [
 
 
 class ClassRecallWarning(UserWarning):
-    """A chosen exit policy loses much of the recall of some classes against full depth.
+    """A chosen exit policy has a much lower recall of some classes than full depth.
 
-    :class:`~sklearn_epee.TunedExitPolicyClassifierCV` warns with it. To silence it::
+    Raised by :class:`~sklearn_epee.TunedExitPolicyClassifierCV`. To silence it::
 
         import warnings
         from sklearn_epee.exceptions import ClassRecallWarning
@@ -34,10 +34,10 @@ class ClassRecallWarning(UserWarning):
 
 
 class ModelFolderError(ValueError):
-    """A folder that `from_pretrained` does not load; the message says why.
+    """A folder cannot be loaded by `from_pretrained`; the message says why.
 
-    It is incomplete or changed, was written by a newer version or by something else, or holds what
-    no model can be made of. Nothing of it was executed.
+    It is incomplete or was changed, was written by a newer version or by another program, or has
+    invalid content. No code in it was executed.
 
     Examples
     --------
@@ -53,10 +53,10 @@ class ModelFolderError(ValueError):
 
 
 class ExitAlarmWarning(UserWarning):
-    """Early exits in use are not what they were.
+    """An alarm of an audit or monitor of early exits in production.
 
-    :class:`~sklearn_epee.monitoring.ExitAudit` and :class:`~sklearn_epee.monitoring.ExitMonitor`
-    warn with it, once per alarm. To make an error of it::
+    Raised by :class:`~sklearn_epee.monitoring.ExitAudit` and
+    :class:`~sklearn_epee.monitoring.ExitMonitor`, once per alarm. To turn it into an error::
 
         import warnings
         from sklearn_epee.exceptions import ExitAlarmWarning
@@ -74,7 +74,7 @@ class ExitAlarmWarning(UserWarning):
 class ServingError(RuntimeError):
     """A request to a :class:`~sklearn_epee.serving.AsyncPredictor` was not answered.
 
-    The base of the errors that say why.
+    Base class of the more specific errors.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class ServingError(RuntimeError):
 
 
 class QueueFullError(ServingError):
-    """As many requests as the predictor holds wait already; try again later, or elsewhere.
+    """The maximum number of requests is already pending; try again later.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class QueueFullError(ServingError):
 
 
 class DeadlineExceededError(ServingError, TimeoutError):
-    """A request was not answered within its timeout, and is not worked on any more.
+    """A request was not answered within its timeout, and was dropped.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class DeadlineExceededError(ServingError, TimeoutError):
 
 
 class ServerClosedError(ServingError):
-    """The predictor was not started, or is closed, or was closed before it answered.
+    """The predictor was not started, is closed, or was closed before it answered.
 
     Examples
     --------
@@ -118,7 +118,7 @@ class ServerClosedError(ServingError):
 
 
 class WorkerFailedError(ServingError):
-    """The thread that predicts failed; the cause is attached, and no request is answered any more.
+    """The prediction thread failed (see the attached cause), and requests are no longer answered.
 
     Examples
     --------
@@ -129,7 +129,7 @@ class WorkerFailedError(ServingError):
 
 
 class ProcessFailedError(Exception):
-    """Another process of :func:`~sklearn_epee.distributed.data_parallel` failed; so do all.
+    """Another process of :func:`~sklearn_epee.distributed.data_parallel` failed; all stop.
 
     Examples
     --------

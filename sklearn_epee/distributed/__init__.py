@@ -1,9 +1,9 @@
-"""Several machines or devices: prediction over large tables, and training by several processes.
+"""Prediction of large tables on several machines, and training in several processes.
 
 `predict_spark`, `predict_dask` and `predict_ray` take a fitted estimator and a table of the engine,
 and return that table with columns appended: predictions, exit layers, entropies and probabilities.
-The engine schedules; here is what happens to one batch of rows, and how the estimator gets to the
-workers, once per process. `predict_frame` does the same to a data frame of pandas, in this process.
+The engine schedules the work; this package predicts batches of rows and loads the estimator once
+per worker process. `predict_frame` does the same for a pandas data frame in this process.
 
 `data_parallel` splits the fits inside it over the processes of a launch of accelerate.
 """

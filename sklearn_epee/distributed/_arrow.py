@@ -1,4 +1,4 @@
-"""Append predictions to batches of Arrow, as Spark and Ray pass them."""
+"""Append predictions to Arrow batches, as used by Spark and Ray."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ._frames import appended_columns
 
 
 def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
-    """Return a batch or table of Arrow with the appended columns of a plan.
+    """Return an Arrow batch or table with the appended columns of a plan.
 
-    Only the columns that are read become a frame of pandas, where NaN and null are the same and
-    integers with nulls turn into floats.
+    Only the columns that are read are converted to pandas, where NaN and null are the same and
+    integers with nulls become floats.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
     Returns
     -------
     pyarrow.RecordBatch or pyarrow.Table
-        As `batch`.
+        Of the same type as `batch`.
     """
     pa = importlib.import_module("pyarrow")
 
@@ -39,14 +39,14 @@ def with_predictions(estimator: Any, batch: Any, plan: Plan) -> Any:
         values = found[column.name].to_numpy(dtype=object, na_value=None)
         arrays.append(pa.array(values, type=types[column.kind], from_pandas=True))
         fields.append(pa.field(column.name, types[column.kind]))
-    # The metadata of pandas in a schema describe the columns that were there before.
+    # The pandas metadata of the old schema would not match the new columns.
     return type(batch).from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _frame_of(batch: Any, plan: Plan) -> Any:
-    """Return the columns that are read."""
+    """Return the columns that are read, as a data frame."""
     pa = importlib.import_module("pyarrow")
 
-    # One by one: a schema may carry what pandas once wrote into it.
+    # Column by column, without the schema, which can contain pandas metadata.
     table = pa.table({name: batch.column(name) for name in plan.read_names})
     return table.to_pandas()

@@ -16,7 +16,7 @@ from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._exits.wrappers import chain, known_tasks, predicts_words, step_inwards
 
 MISSING = ("error", "null", "pass")
-# Kinds of values by the kinds of NumPy.
+# Kinds of columns by NumPy's dtype kinds.
 _KINDS = {"U": "string", "b": "boolean", "i": "integer", "u": "integer", "f": "float"}
 
 
@@ -37,7 +37,7 @@ class AppendedColumn:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to every batch of rows, on whatever machine.
+    """How to predict every batch of rows.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class Plan:
         Columns that the estimator gets: a Series for a str, a frame for a tuple.
     appended : tuple of AppendedColumn
     missing : {"error", "null", "pass"}
-        What becomes of rows with nulls in `read`.
+        How to treat rows with nulls in `read`.
     threads : int
-        Threads of torch in each process, while it predicts.
+        Number of torch threads in each process during prediction.
     """
 
     read: str | tuple[str, ...]
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def layers_of_spans(self) -> int:
-        """Columns of spans: those of a classifier of words."""
+        """Number of columns of spans, for token classifiers."""
         return sum(column.kind == "spans" for column in self.appended)
 
     @property
@@ -76,7 +76,7 @@ def make_plan(
     threads: int,
     ignores_case: bool = False,
 ) -> Plan:
-    """Return what is done to every batch of a table.
+    """Return the plan for the batches of a table.
 
     Parameters
     ----------
@@ -87,11 +87,11 @@ def make_plan(
     present : iterable of str
         Columns of the table.
     prefix : str
-        Goes before the name of every appended column.
+        Prefix of the names of appended columns.
     missing : {"error", "null", "pass"}
     threads : int
     ignores_case : bool, default=False
-        Whether names that differ in case alone are the same to the engine.
+        Whether the engine ignores the case of column names.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def make_plan(
     TypeError
         If the estimator has no early exits, or an argument is of a wrong type.
     ValueError
-        If a column is absent, or an appended one would have the name of another.
+        If a column is missing, or an appended column would have the name of another.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     """
@@ -138,9 +138,9 @@ def _columns_to_read(columns: Any, present: list[Hashable]) -> str | tuple[str, 
 
 
 def _found_in(estimator: Any) -> Tasks | Any:
-    """Return what a fitted estimator predicts, if its predictions are those of its exits.
+    """Return the tasks of a fitted estimator, if its predictions are those of its exits.
 
-    Those of words are known by the ``classes_`` of their classifier.
+    For token classifiers, return ``classes_``.
     """
     path = []
     for link in chain(estimator):

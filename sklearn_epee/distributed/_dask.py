@@ -22,10 +22,10 @@ def predict_dask(
     threads_per_worker: int = 1,
     client: Any = None,
 ) -> Any:
-    """Return a data frame of Dask with predictions appended, to be computed by Dask.
+    """Return a Dask data frame with predictions appended, to be computed by Dask.
 
-    The estimator is sent once to each worker of a cluster that is there now, and fetched once by
-    workers that come later; each process loads it once. A partition is predicted in one call.
+    The estimator is sent once to each current worker of the cluster, and fetched once by workers
+    that are added later; each process loads it once. Each partition is predicted in one call.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ def predict_dask(
         around one.
     frame : dask.dataframe.DataFrame
     columns : str or list of str
-        What the estimator reads, as in :func:`predict_frame`. Paths of images are opened by the
+        Input of the estimator, as in :func:`predict_frame`. Paths of images are opened by the
         workers.
     prefix : str, default=""
-        Goes before the name of every appended column.
+        Prefix of the names of appended columns.
     missing : {"error", "null", "pass"}, default="error"
-        What becomes of rows with a null in `columns`, as in :func:`predict_frame`.
+        How to treat rows with a null in `columns`, as in :func:`predict_frame`.
     threads_per_worker : int, default=1
-        Threads of torch in each task. A worker runs as many tasks at once as Dask gave it threads
-        (``nthreads``), so that ``nthreads`` times this should be the worker's cores at most.
+        Number of torch threads in each task. A worker runs ``nthreads`` tasks at once, so
+        ``nthreads`` times this number should be at most the number of its cores.
     client : distributed.Client, default=None
-        The cluster. None: the current client, or without one the scheduler of this machine.
+        The cluster. None: the current client, or without one the local scheduler.
 
     Returns
     -------
@@ -60,8 +60,8 @@ def predict_dask(
         If `frame` is not a data frame of Dask, or the estimator is not a classifier with early
         exits.
     ValueError
-        If `columns` are not there, or an appended column would have the name of another. A value
-        that is missing is refused when the prediction runs.
+        If `columns` do not exist, or an appended column would have the name of another. Missing
+        values raise an error when the prediction runs.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
 
@@ -87,8 +87,8 @@ def predict_dask(
     )
     model = PickledModel.of(estimator)
     client = _current_client() if client is None else client
-    # Without a cluster every task gets the same object; a delayed one keeps it out of the graph's
-    # names, which would be made from its content for every partition.
+    # Without a cluster every task gets the same object. It is delayed, because otherwise Dask would
+    # hash its content for every partition to name the tasks.
     shared = (
         dask.delayed(model) if client is None else client.scatter(model, broadcast=True, hash=False)
     )

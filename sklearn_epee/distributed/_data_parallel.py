@@ -1,4 +1,4 @@
-"""`data_parallel`: the block in which fits are split over the processes of a launch."""
+"""`data_parallel`: a context in which fits are split over the processes of a launch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ._engines import require
 from ._processes import Processes
 
-# Tells the workers of joblib, which inherit it, that they belong to a process of a launch.
+# Environment variable by which joblib workers know that they belong to a process of a launch.
 _ENVIRONMENT = "SKLEARN_EPEE_DATA_PARALLEL"
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU")
 
@@ -31,36 +31,35 @@ _blocks: list[_Block] = []
 def data_parallel(accelerator: Any = None) -> Iterator[Any]:
     """Split the training of estimators that are fitted inside over the processes of a launch.
 
-    For a script that is started by ``accelerate launch`` or ``torchrun``: every process runs it,
-    with a device of its own, and calls `fit` with all samples. Each computes its share of every
-    batch, and gradients are added before they are clipped, so that all come to the network that one
-    process would train, and are left with the same fitted estimator. In a script that was started
-    by itself nothing changes.
+    For scripts started by ``accelerate launch`` or ``torchrun``: every process runs the script with
+    its own device and calls `fit` with all samples. Each process computes its share of every batch,
+    and gradients are summed before they are clipped. So all processes train the network that a
+    single process would train, and get the same fitted estimator. In a script that is started
+    directly, this has no effect.
 
     Parameters
     ----------
     accelerator : accelerate.Accelerator, default=None
-        None makes one. Processes and devices are used of it; the precision is that of the
-        estimator.
+        Its processes and devices are used; the precision is that of the estimator. None: a new one.
 
     Yields
     ------
     accelerate.Accelerator
-        Its `is_main_process` says who is to print and write afterwards.
+        Its `is_main_process` can be used to print and write in one process only.
 
     Raises
     ------
     ImportError
         If accelerate is missing.
     TypeError
-        If it is no `Accelerator`.
+        If `accelerator` is not an `Accelerator`.
     ValueError
-        If it asks for what is not done here: a precision of its own, gradients summed over several
-        steps, or sharded weights; or if it is not of all processes that were launched.
+        If it has unsupported settings (mixed precision, gradient accumulation or sharded weights),
+        or does not include all processes of the launch.
     RuntimeError
-        If such a block is open already, or processes call different fits.
+        If such a block is already open, or processes call different fits.
     ProcessFailedError
-        If another process failed inside: all end with its error.
+        If another process failed inside; all processes stop with its error.
 
     Examples
     --------
@@ -88,12 +87,12 @@ def data_parallel(accelerator: Any = None) -> Iterator[Any]:
 
 
 def active_processes() -> Processes | None:
-    """Return the processes that a fit is to be split over; None where it is not.
+    """Return the processes over which a fit is split; None if it is not split.
 
     Raises
     ------
     RuntimeError
-        In a worker, a process or a thread, that was started inside a block.
+        In a worker process or thread that was started inside a block.
     """
     pid = os.getpid()
     block = _blocks[-1] if _blocks else None
@@ -101,8 +100,8 @@ def active_processes() -> Processes | None:
         return block.processes
     if block is not None or os.environ.get(_ENVIRONMENT, str(pid)) != str(pid):
         raise RuntimeError(
-            "fit was called in a worker that was started inside data_parallel(): the processes of "
-            "the launch share every fit, and have no more of them side by side. Use n_jobs=None."
+            "fit was called in a worker that was started inside data_parallel(), where all "
+            "processes of the launch share one fit at a time. Use n_jobs=None."
         )
     return None
 
@@ -111,7 +110,7 @@ def _checked(accelerator: Any) -> Any:
     accelerate, torch = require("data_parallel", "accelerate", "accelerate", "torch")
     n_launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator is None:
-        # accelerate lets each process train for itself where it is not told that CPUs are meant.
+        # On CPUs, accelerate only connects the processes if cpu=True.
         on_cpus = n_launched > 1 and not torch.cuda.is_available()
         accelerator = accelerate.Accelerator(cpu=on_cpus)
     if not isinstance(accelerator, accelerate.Accelerator):
@@ -122,25 +121,24 @@ def _checked(accelerator: Any) -> Any:
     kind = accelerator.distributed_type.value
     if kind not in _SUPPORTED:
         raise ValueError(
-            f"accelerator has the distributed_type {kind!r}; estimators train on CPUs or CUDA GPUs "
-            f"with a whole network each: expected one of {', '.join(_SUPPORTED)}."
+            f"accelerator has the distributed_type {kind!r}; expected one of "
+            f"{', '.join(_SUPPORTED)} (CPUs or CUDA GPUs, each with the whole network)."
         )
     if accelerator.num_processes != n_launched:
         raise ValueError(
             f"accelerator has num_processes={accelerator.num_processes}, but {n_launched} were "
-            "launched (WORLD_SIZE); expected all of them. On CPUs it is made by "
-            "Accelerator(cpu=True)."
+            "launched (WORLD_SIZE); expected all of them. On CPUs, use Accelerator(cpu=True)."
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
-            f"accelerator has mixed_precision={accelerator.mixed_precision!r}, but the parameter "
-            "precision of an estimator says how it trains; expected 'no' "
-            "(accelerate launch --mixed_precision no)."
+            f"accelerator has mixed_precision={accelerator.mixed_precision!r}; expected 'no' "
+            "(accelerate launch --mixed_precision no), because the precision is a parameter of "
+            "the estimator."
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             "accelerator has gradient_accumulation_steps="
-            f"{accelerator.gradient_accumulation_steps}, but batch_size of an estimator is that of "
-            "a step; expected 1."
+            f"{accelerator.gradient_accumulation_steps}; expected 1, because batch_size of an "
+            "estimator is the number of samples per step."
         )
     return accelerator

@@ -7,14 +7,14 @@ from typing import Any
 
 
 def require(function: str, extra: str, *packages: str) -> list[Any]:
-    """Import packages, or raise and say what to install.
+    """Import packages, or raise an error that says what to install.
 
     Parameters
     ----------
     function : str
-        What needs it.
+        The function that needs them.
     extra : str
-        Extra of this package that brings it.
+        Extra of this package that installs them.
     *packages : str
         Modules to import.
 

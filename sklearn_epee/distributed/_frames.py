@@ -19,7 +19,7 @@ _DTYPES = {
     "string": "string", "boolean": "bool", "integer": "int64", "float": "float64",
     "float32": "float32", "spans": "object",
 }  # fmt: skip
-# In which a value may be missing. A missing float is NaN.
+# Types with missing values; a missing float is NaN.
 _NULLABLE = _DTYPES | {"boolean": "boolean", "integer": "Int64"}
 
 
@@ -32,9 +32,9 @@ def predict_frame(
     missing: str = "error",
     threads_per_worker: int = 1,
 ) -> Any:
-    """Return a data frame of pandas with predictions appended, made in this process.
+    """Return a pandas data frame with predictions appended, computed in this process.
 
-    What :func:`predict_spark`, :func:`predict_dask` and :func:`predict_ray` do to every batch.
+    :func:`predict_spark`, :func:`predict_dask` and :func:`predict_ray` do this for every batch.
 
     Parameters
     ----------
@@ -42,19 +42,19 @@ def predict_frame(
         Fitted classifier with early exits, or a pipeline, search object, tuned or fixed policy
         around one.
     frame : pandas.DataFrame
-        Rows to predict. It is not changed.
+        Rows to predict; not modified.
     columns : str or list of str
-        What the estimator reads. A str: that column, as a Series of texts or paths of images. A
-        list: these columns, as a frame: pairs of texts, what a `ColumnTransformer` takes apart, or
+        Input of the estimator. A str: that column, as a Series of texts or paths of images. A
+        list: these columns, as a frame, for pairs of texts, for a `ColumnTransformer`, or for
         texts with images.
     prefix : str, default=""
-        Goes before the name of every appended column.
+        Prefix of the names of appended columns.
     missing : {"error", "null", "pass"}, default="error"
-        What becomes of rows with a null (None, NaN, NA) in `columns`. "error" refuses the first.
-        "null" leaves nulls in their appended columns. "pass" hands them to the estimator, which
-        may know what to do, as :class:`~sklearn_epee.EPEEMultimodalClassifier` does.
+        How to treat rows with a null (None, NaN, NA) in `columns`. "error": raise an error. "null":
+        their appended columns are null. "pass": they are passed to the estimator, which can support
+        them, such as :class:`~sklearn_epee.EPEEMultimodalClassifier`.
     threads_per_worker : int, default=1
-        Threads of torch while it predicts.
+        Number of torch threads during prediction.
 
     Returns
     -------
@@ -62,18 +62,17 @@ def predict_frame(
         The columns of `frame` in its order, and after them ``prediction``; ``exit_layer``, int64;
         ``entropy``, float32; and for each class a column ``proba_<class>``, float32. Several tasks
         have ``prediction_<i>``, ``entropy_<i>`` and ``proba_<i>_<class>``, counted from 0, and
-        several labels ``prediction_<label>``, ``entropy_<label>`` and ``proba_<label>``. A
-        classifier of words has ``spans``, a list of dicts with start, end and label, ``exit_layer``
-        of the word that exits last, and ``entropy``, the largest of its words; with several layers
-        of spans ``spans_<layer>`` and ``entropy_<layer>``. With ``missing="null"`` integers are
-        Int64.
+        several labels ``prediction_<label>``, ``entropy_<label>`` and ``proba_<label>``. Token
+        classifiers have ``spans``, a list of dicts with start, end and label, ``exit_layer`` of the
+        word that exits last, and ``entropy``, the largest of its words; with several layers of
+        spans ``spans_<layer>`` and ``entropy_<layer>``. With ``missing="null"`` integers are Int64.
 
     Raises
     ------
     TypeError
         If `frame` is not a data frame, or the estimator is not a classifier with early exits.
     ValueError
-        If `columns` are not there, an appended column would have the name of another, or a value
+        If `columns` do not exist, an appended column would have the name of another, or a value
         is missing.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
@@ -114,12 +113,12 @@ def with_predictions(estimator: Any, frame: Any, plan: Plan) -> Any:
 
 
 def appended_columns(estimator: Any, frame: Any, plan: Plan) -> Any:
-    """Return the appended columns alone, with the index of a frame that may have no rows.
+    """Return only the appended columns, with the index of a frame, which can be empty.
 
     Parameters
     ----------
     estimator : estimator or None
-        None where the frame has no rows.
+        None if the frame has no rows.
     frame : pandas.DataFrame
     plan : Plan
 
@@ -130,7 +129,8 @@ def appended_columns(estimator: Any, frame: Any, plan: Plan) -> Any:
     Raises
     ------
     ValueError
-        If a value is missing and the plan refuses it, or the estimator refuses a row.
+        If a value is missing and the plan has ``missing="error"``, or the estimator does not accept
+        a row.
     """
     pd = check_pandas_support("Prediction over tables")
     rows = np.flatnonzero(_to_predict(frame, plan))
@@ -147,7 +147,7 @@ def appended_columns(estimator: Any, frame: Any, plan: Plan) -> Any:
 
 
 def _to_predict(frame: Any, plan: Plan) -> NDArray[np.bool_]:
-    """Return which rows the estimator gets."""
+    """Return which rows are predicted."""
     if plan.missing == "pass":
         return np.ones(len(frame), dtype=bool)
     nulls = frame[plan.read_names].isna().to_numpy(dtype=bool)
@@ -155,7 +155,7 @@ def _to_predict(frame: Any, plan: Plan) -> NDArray[np.bool_]:
     if plan.missing == "error" and bad.any():
         row = int(bad.argmax())
         name = plan.read_names[int(nulls[row].argmax())]
-        # The contents of a row may be a patient's, and messages end up in the logs of a cluster.
+        # The message does not contain values, which can be patient data, as clusters log messages.
         raise ValueError(
             f"Column {name!r} has no value in the row of index {frame.index[row]!r} (row {row} of "
             f"its batch of {len(frame)}, in which {int(bad.sum())} rows lack a value; select nulls "
@@ -191,7 +191,7 @@ def _predicted(estimator: Any, frame: Any, plan: Plan) -> list[NDArray[Any]]:
 
 
 def _values_of_words(result: Any, n: int) -> list[Any]:
-    """Return spans, exit layers and entropies: of the word that exits last, and the largest."""
+    """Return spans, exit layers of the last word to exit, and the largest entropies of words."""
     spans = result.spans
     layers = list(spans[0]) if isinstance(spans[0], dict) else [None]
     tables = [
@@ -214,9 +214,9 @@ def _structs(spans: list[Any]) -> list[list[dict[str, Any]]]:
 
 @contextmanager
 def limited_threads(number: int) -> Iterator[None]:
-    """Limit the threads of torch inside the block, where something has imported it.
+    """Limit the number of torch threads inside the block, if torch was imported.
 
-    The number is that of the calling thread, so that the threads of one worker do not disturb each
+    The number is set for the calling thread only, so that threads of a worker do not affect each
     other.
     """
     torch: Any = sys.modules.get("torch")

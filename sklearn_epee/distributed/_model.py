@@ -12,8 +12,8 @@ from typing import Any
 
 import cloudpickle
 
-# Estimators of this process by their key, the last used at the end. Two, so that a graph that
-# compares two estimators does not load them in turns.
+# Estimators of this process by key, the last used at the end. At most two, so that a graph with two
+# estimators does not load them alternately.
 _LOADED: OrderedDict[str, Any] = OrderedDict()
 _KEPT = 2
 _LOADING = threading.Lock()
@@ -26,7 +26,7 @@ class PickledModel:
     Parameters
     ----------
     key : str
-        Differs for estimators that differ.
+        Different for different estimators.
     content : bytes
     """
 
@@ -35,17 +35,17 @@ class PickledModel:
 
     @classmethod
     def of(cls, estimator: Any) -> PickledModel:
-        """Return a fitted estimator, pickled; what it holds of ``__main__`` travels with it."""
+        """Pickle a fitted estimator, including its definitions from ``__main__``."""
         content = cloudpickle.dumps(estimator)
         return cls(hashlib.sha256(content).hexdigest(), content)
 
     def load(self, threads: int = 1) -> Any:
-        """Return the estimator, which is unpickled the first time in a process.
+        """Return the estimator, which is unpickled once per process.
 
         Parameters
         ----------
         threads : int, default=1
-            Threads of the tokenizers, unless the process has used or set them before.
+            Number of tokenizer threads, unless the process has used or set them before.
         """
         with _LOADING:
             if self.key not in _LOADED:

@@ -13,15 +13,15 @@ from sklearn_epee.exceptions import ProcessFailedError
 
 from ._engines import require
 
-# What processes meet for; they tell each other, so that one that went another way is found out.
+# Kinds of communication. Processes compare them, to detect a process that takes another path.
 _FAILURE, _END, _SUMS, _WEIGHTS, _FROM_MAIN, _ALL = range(6)
 
 
 class Processes:
-    """The processes of a launch, as one of them sees it.
+    """The processes of a launch, and the communication of one of them with the others.
 
-    Before anything is exchanged, all say that they are well and what for. One that failed says so
-    the next time that the others want something, and all of them end with its error.
+    Before every exchange, all processes send their status and the kind of the exchange. If a
+    process has failed, it sends this at the next exchange, and all processes stop with its error.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ class Processes:
     Attributes
     ----------
     number : int
-        Of this process, from 0, which is the main one.
+        Number of this process, from 0, which is the main process.
     count : int
     device : torch.device
-        Of this process.
+        Device of this process.
     """
 
     def __init__(self, accelerator: Any) -> None:
@@ -42,25 +42,25 @@ class Processes:
         )
         self.number: int = accelerator.process_index
         self.count: int = accelerator.num_processes
-        # accelerate numbers CPUs, of which there is one device.
+        # accelerate numbers CPUs, but torch has only one CPU device.
         device = accelerator.device
         self.device = self._torch.device("cpu") if device.type == "cpu" else device
-        # What was told to the others already, or came from them.
+        # The error that was sent to or received from the others.
         self._told: BaseException | None = None
         self._lost = False
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes, prints and measures."""
+        """Whether this is the main process, which writes, prints and measures."""
         return self.number == 0
 
     def sums(self, tensors: Iterable[Any]) -> Iterator[Any]:
-        """Yield the sum over all processes of each of some tensors.
+        """Yield the sums of tensors over all processes.
 
         Parameters
         ----------
         tensors : iterable of Tensor
-            On the device; as many of the same shapes in all processes.
+            On the device, with the same shapes in all processes.
         """
         self._meet(_SUMS)
         for tensor in tensors:
@@ -78,7 +78,7 @@ class Processes:
                 weight.copy_(placed)
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """Return what a function returns, which runs in the main process alone."""
+        """Call a function in the main process only, and return its result in all processes."""
         value = make() if self.is_main else None
         pickled = cloudpickle.dumps(value) if self.is_main else None
         self._meet(_FROM_MAIN)
@@ -94,14 +94,14 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the block when all processes do, and with the error of one that fails inside.
+        """End the block together with all processes; if one fails inside, raise in all.
 
         Raises
         ------
         ProcessFailedError
             If another process failed.
         RuntimeError
-            If another process wants something else.
+            If another process takes another path.
         """
         try:
             yield
@@ -120,38 +120,39 @@ class Processes:
 
     def _tell(self, error: BaseException) -> None:
         self._told = error
-        # Where the others cannot be reached, the error of this one is what there is to say.
+        # If the others cannot be reached, the error of this process is still raised.
         with suppress(Exception):
             self._meet(_FAILURE, "".join(traceback.format_exception_only(error)).strip())
 
     def _meet(self, what: int, failure: str | None = None) -> None:
-        """Wait for all processes; raise if one of them failed, or is here for something else."""
-        said = self._torch.tensor(
+        """Wait for all processes; raise if one of them failed, or has another kind of exchange."""
+        status = self._torch.tensor(
             [failure is not None, what, what * what], dtype=self._torch.int64, device=self.device
         )
         with self._exchange():
-            failed, total, squares = self._utils.reduce(said, "sum").tolist()
+            failed, total, squares = self._utils.reduce(status, "sum").tolist()
             messages = self._utils.gather_object([failure]) if failed else []
         error = self._error(messages) if failed else None
         if not failed and self.count * squares != total**2:
             error = RuntimeError(
-                "The processes of the launch have come to different places: one fits, for example, "
-                "where another does not. Inside data_parallel() every process must call the same "
-                "fits, with the same arguments; what only one is to do belongs after the block."
+                "The processes of the launch take different paths, for example because only some "
+                "of them call fit. Inside data_parallel() every process must call the same fits "
+                "with the same arguments; move code for a single process after the block."
             )
         if error is not None and failure is None:
             self._told = error
             raise error
 
     def _error(self, messages: list[str | None]) -> Exception:
-        number, message = next((i, said) for i, said in enumerate(messages) if said is not None)
+        number, message = next((i, text) for i, text in enumerate(messages) if text is not None)
         return ProcessFailedError(
-            f"Process {number} of {self.count} (counted from 0) failed, and with it all: {message}"
+            f"Process {number} of {self.count} (counted from 0) failed, so all processes stop: "
+            f"{message}"
         )
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        # In the middle of an exchange the others wait for the rest of it, and hear nothing else.
+        # If an exchange fails halfway, the others wait for its rest and cannot be notified.
         try:
             yield
         except BaseException:

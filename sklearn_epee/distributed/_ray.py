@@ -24,10 +24,10 @@ def predict_ray(
     gpus_per_worker: float = 0,
     batch_size: int = 4096,
 ) -> Any:
-    """Return a dataset of Ray with predictions appended, to be computed by Ray Data.
+    """Return a Ray dataset with predictions appended, to be computed by Ray Data.
 
-    The estimator is put into the object store once, and loaded once by each worker, an actor of a
-    pool.
+    The estimator is put into the object store once, and loaded once by each worker (an actor of a
+    pool).
 
     Parameters
     ----------
@@ -36,38 +36,38 @@ def predict_ray(
         around one.
     dataset : ray.data.Dataset
     columns : str or list of str
-        What the estimator reads, as in :func:`predict_frame`. Paths of images are opened by the
+        Input of the estimator, as in :func:`predict_frame`. Paths of images are opened by the
         workers.
     prefix : str, default=""
-        Goes before the name of every appended column.
+        Prefix of the names of appended columns.
     missing : {"error", "null", "pass"}, default="error"
-        What becomes of rows with a null in `columns`, as in :func:`predict_frame`.
+        How to treat rows with a null in `columns`, as in :func:`predict_frame`.
     threads_per_worker : int, default=1
-        Threads of torch in each worker, which Ray counts as that many of its CPUs.
+        Number of torch threads in each worker, and of CPUs that Ray reserves for it.
     workers : int or None, default=None
-        Number of workers. None: Ray adds some while there are batches that wait.
+        Number of workers. None: Ray adds workers as long as batches are waiting.
     gpus_per_worker : float, default=0
-        GPUs of each worker; without any, Ray shows it none.
+        Number of GPUs of each worker; with 0, GPUs are not visible to it.
     batch_size : int, default=4096
-        Rows that are predicted in one call.
+        Number of rows that are predicted in one call.
 
     Returns
     -------
     ray.data.Dataset
-        The columns of `dataset`, untouched, and after them those of :func:`predict_frame`. Rows of
-        a block keep their order; blocks do so only with
-        ``DataContext.get_current().execution_options.preserve_order = True``, so keep a column
-        that tells rows apart.
+        The columns of `dataset`, unchanged, and after them those of :func:`predict_frame`. Rows of
+        a block keep their order; blocks only do so with
+        ``DataContext.get_current().execution_options.preserve_order = True``, so include a column
+        that identifies rows.
 
     Raises
     ------
     ImportError
         If ray.data or pyarrow is not installed.
     TypeError
-        If `dataset` is not a dataset of Ray, or the estimator is not a classifier with early exits.
+        If `dataset` is not a Ray dataset, or the estimator is not a classifier with early exits.
     ValueError
-        If `columns` are not there, an appended column would have the name of another, or a number
-        is out of its range. A value that is missing is refused when the prediction runs.
+        If `columns` do not exist, an appended column would have the name of another, or a number
+        is out of range. Missing values raise an error when the prediction runs.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
 
@@ -111,7 +111,7 @@ class _Worker:
     Parameters
     ----------
     model : ray.ObjectRef
-        Of a `PickledModel`.
+        Reference to a `PickledModel`.
     plan : Plan
     """
 

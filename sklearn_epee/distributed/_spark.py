@@ -22,7 +22,7 @@ def predict_spark(
     missing: str = "error",
     threads_per_worker: int = 1,
 ) -> Any:
-    """Return a data frame of Spark with predictions appended, to be computed by Spark.
+    """Return a Spark data frame with predictions appended, to be computed by Spark.
 
     The estimator is broadcast once, and loaded once in each Python worker, which Spark reuses from
     task to task (``spark.python.worker.reuse``). Batches have
@@ -34,25 +34,25 @@ def predict_spark(
         Fitted classifier with early exits, or a pipeline, search object, tuned or fixed policy
         around one.
     frame : pyspark.sql.DataFrame
-        Of a classic session: Spark Connect cannot broadcast.
+        From a classic session, because Spark Connect cannot broadcast.
     columns : str or list of str
-        What the estimator reads, as in :func:`predict_frame`. Paths of images are opened by the
+        Input of the estimator, as in :func:`predict_frame`. Paths of images are opened by the
         workers.
     prefix : str, default=""
-        Goes before the name of every appended column.
+        Prefix of the names of appended columns.
     missing : {"error", "null", "pass"}, default="error"
-        What becomes of rows with a null in `columns`, as in :func:`predict_frame`.
+        How to treat rows with a null in `columns`, as in :func:`predict_frame`.
     threads_per_worker : int, default=1
-        Threads of torch in each worker, at most ``spark.task.cpus``, so that an executor does not
-        run more threads than it has cores.
+        Number of torch threads in each worker; at most ``spark.task.cpus``, so that an executor
+        does not run more threads than it has cores.
 
     Returns
     -------
     pyspark.sql.DataFrame
-        The columns of `frame`, untouched, and after them those of :func:`predict_frame`, as
-        string, bigint, boolean, double or float, and spans as arrays of structs. Rows of a
-        partition keep their order; a table of Spark has none beyond that, so keep a column that
-        tells rows apart.
+        The columns of `frame`, unchanged, and after them those of :func:`predict_frame`, as
+        string, bigint, boolean, double or float, and spans as arrays of structs. Rows keep their
+        order within a partition; Spark tables have no other order, so include a column that
+        identifies rows.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def predict_spark(
         If `frame` is not a data frame of classic Spark, or the estimator is not a classifier with
         early exits.
     ValueError
-        If `columns` are not there, an appended column would have the name of another (Spark ignores
-        case), or there are more threads than ``spark.task.cpus``. A value that is missing is
-        refused when the prediction runs.
+        If `columns` do not exist, an appended column would have the name of another (Spark ignores
+        case), or there are more threads than ``spark.task.cpus``. Missing values raise an error
+        when the prediction runs.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
 

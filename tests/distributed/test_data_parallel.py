@@ -30,7 +30,7 @@ EQUAL = (
 # A number that only rounding has a gradient of goes anywhere, as Adam divides by its size.
 ILL_CONDITIONED = ("regression",)
 ALIKE = (*EQUAL, *ILL_CONDITIONED, "not_finite", "int8", "dropout", "pickle", "one_stops")
-IN_TWO = "Process {} of 2 (counted from 0) failed, and with it all: "
+IN_TWO = "Process {} of 2 (counted from 0) failed, so all processes stop: "
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_a_bad_argument_of_one_process_ends_all(found):
     [
         ("samples_differ", "ValueError: X, y, sample_weight or groups differ .*27, 26 samples"),
         ("precision_differs", "ValueError: .*dtype is torch.float32, torch.bfloat16"),
-        ("only_main_fits", "RuntimeError: The processes .* have come to different places"),
+        ("only_main_fits", "RuntimeError: The processes .* take different paths"),
     ],
 )
 def test_processes_that_disagree_are_refused(found, case, message):
@@ -241,7 +241,7 @@ def test_something_else_than_an_accelerator_is_refused():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"mixed_precision": "bf16"}, "mixed_precision='bf16'.*precision of an estimator"),
+        ({"mixed_precision": "bf16"}, "mixed_precision='bf16'.*parameter of the estimator"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4"),
         ({"distributed_type": "FSDP"}, "distributed_type 'FSDP'"),
         ({"num_processes": 2}, "num_processes=2, but 1 were launched"),
