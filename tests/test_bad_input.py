@@ -290,6 +290,7 @@ def test_floats_that_a_processor_cannot_read(vit):
         ([[0.0, np.nan]] * 8 + [[1.0, 2.0]] * 8, r"(?i)In task 1, y\[:, 1\]: .*y contains NaN"),
         ([np.nan] * 8 + [1.0] * 8, "(?i)y contains NaN"),
         (np.array([0, 1] * 8, dtype=object), r"\['int'\] in an array of objects.*y\.astype\(int\)"),
+        (np.array([True, False] * 8, dtype=object), r"of objects.*y\.astype\(bool\)"),
     ],
 )
 def test_labels_that_do_not_fit(refused_text, refused_image, y, message):

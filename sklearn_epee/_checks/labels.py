@@ -72,9 +72,10 @@ def _numbers_as_objects(labels: NDArray[Any]) -> str:
     if labels.dtype.kind != "O" or not all(isinstance(one, (Number, np.bool_)) for one in labels):
         return ""
     names = sorted({type(label).__name__ for label in labels})
+    wanted = "bool" if all(isinstance(label, (bool, np.bool_)) for label in labels) else "int"
     return (
         f"Unknown label type: numbers of the types {names} in an array of objects. Convert it to a "
-        "numeric type, such as y.astype(int)."
+        f"numeric type, such as y.astype({wanted})."
     )
 
 

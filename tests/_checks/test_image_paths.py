@@ -186,7 +186,9 @@ def test_sixteen_bits_are_fractions_of_65535(name, tmp_path):
 def test_training_files_that_use_few_of_their_bits_raise_a_warning(tmp_path):
     dark = RNG.integers(0, 4096, (5, 4), dtype=np.uint16)
     Image.fromarray(dark).save(tmp_path / "a.png")
-    with pytest.warns(UserWarning, match=r"the brightest pixel has 0\.06\d?: they may hold fewer"):
+    with pytest.warns(
+        UserWarning, match=r"the brightest is then 0\.06\d?. Such files may use fewer"
+    ):
         form = image_form(as_images([tmp_path / "a.png"], None))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

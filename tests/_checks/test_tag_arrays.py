@@ -27,7 +27,7 @@ RAGGED = [["O"], ["B-Drug", "I-Drug"]]
     ],
 )
 def test_tags_are_refused(y):
-    with pytest.raises(ValueError, match=r"EPEEClassifier takes .* use EPEETokenClassifier"):
+    with pytest.raises(ValueError, match=r"EPEEClassifier needs labels .* use EPEETokenClassifier"):
         refuse_tags(y, "EPEEClassifier")
 
 

@@ -74,9 +74,9 @@ def test_missing_cells_are_recognized():
         (
             [("a", GREY), (GREY, "b")],
             TypeError,
-            r"X\[1\] has an object of type ndarray where its text",
+            r"The text of X\[1\] is of type ndarray; expected a str",
         ),
-        ([("a", GREY), (7, GREY)], TypeError, r"X\[1\] has an object of type int"),
+        ([("a", GREY), (7, GREY)], TypeError, r"The text of X\[1\] is of type int"),
         ([("a", None), ("b", None), ("c", 7)], TypeError, r"X\[2\] is 7 of type int, not an image"),
         ([("a", None), ("b", "none.png")], ValueError, r"X\[1\] is the path 'none.png', where"),
         ([("a", None), ("b", GREY.astype(float) * np.nan)], ValueError, r"X\[1\] contains NaN"),
