@@ -1,16 +1,16 @@
-"""Serve real sentences to a network of words, and compare every answer with its own predictions.
+"""Serve real sentences with a token classifier, and compare every answer with its predictions.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` and the folder of a checkpoint (the rates are those of all-MiniLM-L6-v2):
 
     python -m benchmarks.served_words FOLDER --n-train 300 --n-texts 200
 
-It trains `EPEETokenClassifier` on a part of PHEE's events, a CPU minute or two, and sends test
-sentences at random times to `AsyncPredictor` and, on loopback, to `examples/service` over the
-saved folder: once with sentences that exit whole, once with words that exit one by one. Spans, exit
-layers and probabilities have to be those of ``predict_with_exits``. It says nothing of times: for
-these, give one of the files that it names to ``python -m benchmarks.serving --model FILE --tau 0.25
---name serving_words --out benchmarks/results``.
+It trains `EPEETokenClassifier` on a part of PHEE's events, for one or two CPU minutes, and sends
+test sentences at random times to `AsyncPredictor` and, on loopback, to `examples/service` with the
+saved folder: once with sentences that exit as a whole, once with words that exit one by one. Spans,
+exit layers and probabilities must equal those of ``predict_with_exits``. To measure times, run
+``python -m benchmarks.serving --model FILE --tau 0.25 --name serving_words --out
+benchmarks/results`` with one of the printed files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure a server in which requests join the layers while they run, under a load.
+"""Measure a server with continuous batching under load.
 
 Run from the repository root, with a file of a fitted classifier of texts or words and, for real
 texts, the environment variable ``SKLEARN_EPEE_DATA``:
@@ -12,10 +12,10 @@ requests, at random times or in bursts of 16, at shares of what the first of the
 - early exits: `AsyncPredictor`
 - one at a time: ``predict_with_exits`` on one text after the other, with the same early exits
 
-Loads are open: requests are sent when they are due, and their time counts from then. Every answer
-is compared with what the estimator predicts of the text. Requests without an answer count in the
-quantiles as if they had taken the timeout. All of it runs in one process, with one thread of torch;
-the rows on loopback ask `examples/service` by HTTP, where client and server share the machine.
+Loads are open: requests are sent at fixed times, independent of answers, and latencies count from
+these times. Every answer is compared with the estimator's prediction. In quantiles, requests
+without an answer count as the timeout. Everything runs in one process with one torch thread; for
+the rows on loopback, `examples/service` gets the requests by HTTP on the same machine.
 """
 
 from __future__ import annotations
@@ -171,11 +171,11 @@ class Rival:
 
     def is_right(self, found, row):
         """Return whether a prediction equals that of the estimator."""
-        told = found if isinstance(found, dict) else vars(found)
-        if "predicted" not in told:
-            predicted = told["spans"] if "spans" in told else told["label"]
-            told = answer_of(predicted, told["exit_layer"], told["proba"])
-        return bool(self._undecided[row] or load.is_same(told, self._expected[row]))
+        answer = found if isinstance(found, dict) else vars(found)
+        if "predicted" not in answer:
+            predicted = answer["spans"] if "spans" in answer else answer["label"]
+            answer = answer_of(predicted, answer["exit_layer"], answer["proba"])
+        return bool(self._undecided[row] or load.is_same(answer, self._expected[row]))
 
     def capacity(self, n):
         """Return the number of answers per second if all requests are submitted at once."""

@@ -1,4 +1,4 @@
-"""Simulate in which order a server should run the layers that samples wait at.
+"""Simulate the order in which a server should run the layers at which samples wait.
 
 Run from the repository root:
 
@@ -6,11 +6,11 @@ Run from the repository root:
 
 With ``--out FOLDER`` the table is also written to ``serving_order.md`` there.
 
-No clock is read. A layer of a batch takes as long as its positions, padding included, and as 64
-positions more for its calls (`_CALLS_ON_CPU`); embedding a sample takes nothing. Samples arrive at
-random (Poisson) or in bursts of 16, with lengths as those of sentences and exits that are known
-beforehand, at a load that is a share of what the same network serves at full depth in full batches.
-Latencies are in units of one sample at full depth by itself.
+Times are simulated. A layer of a batch costs its number of positions, including padding, plus 64
+positions of overhead (`_CALLS_ON_CPU`); embeddings cost nothing. Samples arrive at random (Poisson)
+or in bursts of 16, with the lengths of sentences and known exits, at a share of the capacity of the
+same network at full depth with full batches. Latencies are in units of one single sample at full
+depth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure trained networks under their chosen policies on the clock, beside what else runs them.
+"""Measure the time of trained networks under their chosen policies, in comparison with rivals.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA``, on networks that the study has trained (``python -m studies``):
@@ -6,14 +6,14 @@ Run from the repository root, with the data folder in the environment variable
     python -m benchmarks.trained_networks --study FOLDER --networks phee/all-mpnet-base-v2
 
 A network with exits runs under the two policies that the study chose on the validation part, in the
-precision of "auto" and in int8. Its rivals run at full depth: transformers in float32 and bfloat16,
-onnxruntime in float32 and dynamic int8; and there is the backbone cut to the fewest layers that
-reach the policy's test score, fine-tuned alone, on our own engine. All get raw samples and return
-labels, in turns: part of the test samples at once, and some one by one. Scores are those of the
+precision of "auto" and in int8. The rivals at full depth are transformers in float32 and bfloat16,
+and onnxruntime in float32 and dynamic int8. Another rival, on our engine, is the backbone cut to
+the fewest layers that reach the policy's test score when fine-tuned alone. All take raw samples and
+return labels, in turns: a part of the test samples at once, and some one by one. Scores are for the
 whole test part. Writes ``trained_networks.md`` and ``.json`` into ``--out``.
 
-On a machine that others use, ``OMP_NUM_THREADS=1 ... --own --cpu-time`` compares the network with
-exits alone, in seconds of the processor.
+On a shared machine, ``OMP_NUM_THREADS=1 ... --own --cpu-time`` only compares variants of the
+network with exits, in CPU seconds.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Competitor:
 def jobs_of(study: Path, wanted: list[str] | None) -> Iterator[tuple[Job, Folder]]:
     """Yield the jobs with stored networks with exits, for seed 0."""
     for path in sorted(study.glob("*/*/seed0/exits*/model.joblib")):
-        told = json.loads((path.parent / "result.json").read_text())["job"]
-        job = Job(told["data"], told["backbone"], 0, "exits", tuple(told["options"].items()))
+        fields = json.loads((path.parent / "result.json").read_text())["job"]
+        job = Job(fields["data"], fields["backbone"], 0, "exits", tuple(fields["options"].items()))
         if wanted is None or f"{job.data}/{job.backbone}" in wanted:
             yield job, Folder(path.parent, study, None)
 

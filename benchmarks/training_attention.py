@@ -1,10 +1,10 @@
-"""Time training steps with the attention for training in bfloat16, and with torch's.
+"""Time training steps in bfloat16, with the package's attention for training and with torch's.
 
     python -m benchmarks.training_attention CHECKPOINTS [--out FILE]
 
 CHECKPOINTS is a folder with any of all-MiniLM-L6-v2, all-mpnet-base-v2 and dinov2-small. A step is
 the forward and the backward pass of one batch through all layers and heads, on one thread of a CPU
-with native bfloat16; both attentions take the same batch in turns.
+with native bfloat16; both attentions run on the same batch in turns.
 """
 
 from __future__ import annotations

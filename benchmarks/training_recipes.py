@@ -5,12 +5,11 @@ Run from the repository root, with the data folder in the environment variable
 
     python -m benchmarks.training_recipes --minilm FOLDER
 
-Every run trains one network on a part of the training data (`SETS`, as much as fits the time),
-chooses on the validation data the policy of best accuracy at a speed-up ratio of at least 0.52,
-and reports on the test data. Runs are done round by round (`ROUNDS`), kept one by one, and not
-repeated: start the command again to go on, or several times at once to share the work. After every
-run the results of all are written to ``results/training_recipes.json`` and ``.md``;
-``--report`` does no more than that.
+Every run trains one network on a part of the training data (`SETS`), chooses on the validation data
+the policy with the best accuracy at a speed-up ratio of at least 0.52, and reports on the test
+data. Runs are ordered in rounds (`ROUNDS`); finished runs are stored and not repeated. Start the
+command again to continue, or several times at once to share the work. After every run the results
+of all are written to ``results/training_recipes.json`` and ``.md``; ``--report`` only does that.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""Tune the exit policy of words on real events: chosen on dev by F1 of spans, reported on test.
+"""Tune exit policies of a token classifier on real events, by F1 of spans on dev; report on test.
 
 Run from the repository root, with the data folder in the environment variable
 ``SKLEARN_EPEE_DATA`` and the folder of a checkpoint (the rates are those of all-MiniLM-L6-v2):
 
     python -m benchmarks.tuned_words FOLDER --n-train 1500 --epochs 2 --n-eval 400
 
-It trains `EPEETokenClassifier` on a part of PHEE's events, a few CPU minutes, and tunes it with
-`TunedExitPolicyClassifierCV` on the dev part: every policy of whole sentences, with `joint_exit`
-"all" and "mean", a few of words that exit one by one, and one with a guarantee. Policies for
-several goals are read from the front of one tuning. The network and what was measured are kept in
-the folder ``--cache``, and what is there is not done again. Results are written to
-``results/tuned_words.md``.
+It trains `EPEETokenClassifier` on a part of PHEE's events, for a few CPU minutes, and tunes it with
+`TunedExitPolicyClassifierCV` on the dev part: all policies for sentences that exit as a whole, with
+`joint_exit` "all" and "mean", a few for words that exit one by one, and one with a guarantee.
+Policies for several goals are taken from the front of one tuning. The network and the results are
+cached in the folder ``--cache``. Results are written to ``results/tuned_words.md``.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def with_kept(new: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
         if new[key] != earlier[key]:
             raise ValueError(
                 f"the earlier report has another {key}, {earlier[key]!r} instead of {new[key]!r}; "
-                "its pairs cannot stand beside these."
+                "so its pairs cannot be kept."
             )
     fresh = [_with_notes(cell, new["notes"]) for cell in new["cells"]]
     there = {_pair(cell) for cell in fresh}

@@ -102,7 +102,7 @@ def export(
             "texts": write_tokenizer(getattr(reader, "text", reader), place),
         }
         (place / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except BaseException as error:  # also when interrupted: a part of an export is of no use
+    except BaseException as error:  # also when interrupted, as a partial export is useless
         for path in place.iterdir():
             path.unlink()
         if not isinstance(error, CannotExportError):

@@ -498,7 +498,7 @@ class ExitPredictionMixin(ClassifierMixin):
         return np.concatenate([engine.staged(window, batch_size) for window in windows])
 
     def _labels(self, state: FittedState, proba: NDArray[np.float32]) -> NDArray[Any]:
-        """Return the predicted labels, given the probabilities of all tasks side by side."""
+        """Return the predicted labels, given the concatenated probabilities of all tasks."""
         found: NDArray[Any] = state.tasks.labels(
             proba, thresholds_for(self.label_thresholds, state.tasks)
         )

@@ -14,8 +14,8 @@ from .batch_scheduler import Step, check_can_be_halved, warn_out_of_memory
 from .batching import EncodedSamples
 from .prediction_batches import BatchLimit, batches_by_length
 
-# How many full batches may wait before the first layer. Among so many samples there are enough of
-# similar length to fill batches with little padding.
+# Maximum number of full batches that wait before the first layer. This is enough to find samples of
+# similar length, so that batches have little padding.
 _ENTERED_BATCHES = 4
 
 

@@ -241,8 +241,8 @@ class RecordingRule:
     ) -> Decision:
         """Record the probabilities of a layer."""
         self._out[rows, layer - self._first] = proba.cpu().numpy()
-        nobody = np.empty(0, np.intp)
-        return Decision(nobody if layer == self.last_layer else None, state)
+        none_remaining = np.empty(0, np.intp)
+        return Decision(none_remaining if layer == self.last_layer else None, state)
 
 
 class VisitedRule:

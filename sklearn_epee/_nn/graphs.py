@@ -24,8 +24,8 @@ _MIN_FILLED = 0.6
 # Maximum number of positions of all captured shapes, which share input and output buffers: 0.8 GB
 # for BERT-base in float32.
 _MAX_POSITIONS_KEPT = 2**17
-# Capturing a layer takes as long as running it about twenty times, so a shape is only captured
-# after so many runs, and a graph is only discarded if it has not been used for so many runs.
+# Capturing a layer takes about as long as running it twenty times. So a shape is only captured
+# after a number of runs, and a graph is only discarded if it was not used for a number of runs.
 _RUNS_BEFORE_CAPTURE = 16
 _LONG_UNUSED = 4096
 # Number of failed captures after which graphs are not used any more. A single capture may fail

@@ -195,9 +195,9 @@ def checked_config(document: Mapping[str, Any], kind: str, n_weights: int) -> di
     """
     for name in _FORBIDDEN:
         if document.get(name) is not None:
-            raise ModelFolderError(f"config.json says {name!r}; no code of a folder is run")
+            raise ModelFolderError(f"config.json has {name!r}; code in a folder is never run")
     if not isinstance(document.get("model_type"), str):
-        raise ModelFolderError("config.json names no model_type")
+        raise ModelFolderError("config.json has no model_type")
     _check_numbers("config.json", document, n_weights + 64)
     adapter_class_for(document["model_type"], kind)
     return dict(document)
@@ -209,11 +209,11 @@ def _check_numbers(name: str, value: Any, max_count: int) -> None:
             _check_numbers(str(key), part, max_count)
     elif isinstance(value, list):
         if len(value) > 10**5:
-            raise ModelFolderError(f"config.json says {len(value)} values of {name[:40]!r}")
+            raise ModelFolderError(f"config.json has {len(value)} values of {name[:40]!r}")
         for part in value:
             _check_numbers(name, part, max_count)
     elif _is_number(value) and not abs(value) <= _max_number(name, value, max_count):
-        raise ModelFolderError(f"config.json says {name[:40]}={value!r:.40}")
+        raise ModelFolderError(f"config.json has the invalid value {name[:40]}={value!r:.40}")
 
 
 def _is_number(value: Any) -> bool:

@@ -183,7 +183,7 @@ class TowerEngine:
         """Return the probabilities of an exit of the first tower, see `budgeted`."""
         has_first, has_second = samples.present.T
         n, early = len(samples), self._network.hands_over_early
-        # The last exit of a sample that goes on early is below `layer`, so record all of them.
+        # With early hand-over, the last exit of a sample can be below `layer`, so record all exits.
         out = np.full((n, layer if early else 1, self.n_columns), np.nan, np.float32)
         rule = RecordingRule(1 if early else layer, layer, out)
         if early:
@@ -263,7 +263,7 @@ class TowerEngine:
         last: int,
         batch_size: int | str,
     ) -> HandedOver:
-        """Run samples through the first tower; return the states of those that go on."""
+        """Run samples through the first tower; return the states of those that are handed over."""
         handed, numbers = self._no_hand_over(len(samples)), np.flatnonzero(selected)
         if len(numbers):
             settling = self._settling(len(numbers))
@@ -324,7 +324,7 @@ class TowerEngine:
 
 
 class _FirstEngine(Engine):
-    """Engine of the first tower; keeps the pooled states of the samples that go on."""
+    """Engine of the first tower; keeps the pooled states of the samples that are handed over."""
 
     @staticmethod
     def _place(

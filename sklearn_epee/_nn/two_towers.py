@@ -48,7 +48,7 @@ class TwoTowerNetwork(RebuiltModule):
     first, second : MultiExitNetwork
         The second one has the context size `first.n_features`, and the same number of classes.
     hand_over_after : int or None, default=None
-        A sample that did not exit goes on to the second tower once this number of consecutive exits
+        A sample that did not exit moves to the second tower once this number of consecutive exits
         of the first predict the same classes (in all tasks); None: after the last one. The input of
         the second tower's heads depends on it, so it is part of the network, not of the exit
         policy.

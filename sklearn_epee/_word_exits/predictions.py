@@ -81,9 +81,8 @@ def check_exits_by_sentence(classifier: Any) -> None:
     """Raise if the words of a sentence exit one by one."""
     if getattr(classifier, "token_exit", "sentence") != "sentence":
         raise ValueError(
-            f"token_exit={classifier.token_exit!r}: words that exit one by one change what the "
-            "others read, so that every policy needs a pass of its own; expected "
-            "token_exit='sentence'."
+            f"token_exit={classifier.token_exit!r}: the exits of words affect other words, so that "
+            "every policy needs a separate pass; expected token_exit='sentence'."
         )
 
 

@@ -25,7 +25,7 @@ _limit_lock = threading.Lock()
 
 @contextmanager
 def long_fields() -> Iterator[None]:
-    """Let csv read long fields; its limit is one for the whole process."""
+    """Raise the field size limit of csv, which is global, inside the block."""
     with _limit_lock:
         before = csv.field_size_limit(_MAX_FIELD_LENGTH)
         try:
@@ -40,7 +40,7 @@ def existing_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If it does not exist.
     """
     found = expanded(path)
     try:
@@ -85,8 +85,8 @@ def read_columns(
             return _columns_of(path, file, columns, delimiter)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not in the encoding {encoding!r}: {error}. Give the file's own as "
-            "encoding, such as 'latin-1' or 'cp1252'."
+            f"{path} is not in the encoding {encoding!r}: {error}. Pass the encoding of the file, "
+            "such as 'latin-1' or 'cp1252'."
         ) from error
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is not known: {error}.") from error
@@ -95,7 +95,7 @@ def read_columns(
 
 
 def _opened(path: Path, encoding: str) -> TextIO:
-    # The mark that Windows programs put before UTF-8 is not part of the first name.
+    # A byte order mark, as written by Windows programs, is not part of the first name.
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding=encoding, newline="")
@@ -144,20 +144,20 @@ def _place(path: Path, header: list[str], column: str, delimiter: str) -> int:
 def labels_of(table: dict[str, list[Any]], label: str | Sequence[str], place: Any) -> NDArray[Any]:
     """Return the labels of a table: one column, or one column for each of several.
 
-    Several columns of nothing but 0 and 1 are numbers, an indicator of several labels, in which
-    numbers may be missing. Others keep their types.
+    Several columns with only 0 and 1 are an indicator of several labels, in which values can be
+    missing. Others keep their types.
 
     Parameters
     ----------
     table : dict of str to list
     label : str or sequence of str
     place : callable
-        Names a row in messages, by its number.
+        Returns the description of a row for messages, given its number.
 
     Raises
     ------
     ValueError
-        If a label is empty or missing, or a column holds strings and numbers.
+        If a label is empty or missing, or a column contains both strings and numbers.
     """
     names = [label] if isinstance(label, str) else list(label)
     for name in names:
@@ -182,15 +182,15 @@ def groups_of(values: list[Any], name: str, place: Any) -> NDArray[Any]:
     ----------
     values : list
     name : str
-        Of the column.
+        Name of the column.
     place : callable
-        Names a row in messages, by its number.
+        Returns the description of a row for messages, given its number.
 
     Raises
     ------
     ValueError
-        If a group is empty or missing, as all such rows would be one group, or the column holds
-        strings and numbers.
+        If a group is empty or missing, as all such rows would be one group, or the column contains
+        both strings and numbers.
     """
     _check_complete(values, "group", name, place)
     return _as_array(values, name)
@@ -199,7 +199,7 @@ def groups_of(values: list[Any], name: str, place: Any) -> NDArray[Any]:
 def _check_complete(
     values: list[Any], what: str, name: str, place: Any, *, may_lack: bool = False
 ) -> None:
-    """Refuse empty strings, and what is missing unless it is among numbers and may be."""
+    """Raise if strings are empty or values missing; with `may_lack`, numbers may be missing."""
     may_lack = may_lack and not any(isinstance(value, str) for value in values)
     for number, value in enumerate(values):
         if isinstance(value, str) and not value.strip():
@@ -209,7 +209,7 @@ def _check_complete(
 
 
 def _as_array(values: list[Any], name: str) -> NDArray[Any]:
-    """Return the values of a column, of which none are made strings."""
+    """Convert the values of a column to an array, without converting numbers to strings."""
     found = np.array(values)
     if found.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
         kinds = sorted({type(value).__name__ for value in values})

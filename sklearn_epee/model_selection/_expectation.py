@@ -115,10 +115,10 @@ class ExpectationControl(RiskControl):
         smallest = int(certification.group_sizes.min())
         whose = "" if certification.group_names is None else " of the rarest group"
         return (
-            f"No policy that exits early keeps {risk.description} at or below {self.bound} in "
-            f"expectation; going on at full depth, where it is 0 by definition. The bound needs "
-            f"{int(np.ceil(1 / self.bound)) - 1} samples without any loss at least, and there "
-            f"were {smallest}{whose}. Calibrate on more samples, or accept a larger bound."
+            f"No policy with early exits keeps {risk.description} at or below {self.bound} in "
+            f"expectation; continuing at full depth, where it is 0 by definition. The bound needs "
+            f"at least {int(np.ceil(1 / self.bound)) - 1} samples without any loss, and there "
+            f"were {smallest}{whose}. Calibrate on more samples, or use a larger bound."
         )
 
 

@@ -299,15 +299,15 @@ class RiskControl:
         """Return the message that no policy was certified, with the reason and the fallback."""
         needed = smallest_sample(self.bound, self.level)
         fallback = (
-            f"going on at full depth, where {risk.description} is 0 by definition."
+            f"continuing at full depth, where {risk.description} is 0 by definition."
             if risk.is_relative
-            else "going on at full depth, which is not certified either."
+            else "continuing at full depth, which is not certified either."
         )
         return (
             f"No policy could be certified to keep {risk.description} at or below {self.bound} "
             f"with confidence {self.confidence}; {fallback} {_closest(certification)} "
-            f"{_tested_sizes(certification)} where {needed} without any loss are the least that "
-            "can be enough. Calibrate on more samples, or accept a larger bound."
+            f"{_tested_sizes(certification)}, but at least {needed} without any loss are needed. "
+            "Calibrate on more samples, or use a larger bound."
         )
 
 
@@ -328,9 +328,9 @@ def _tested_sizes(certification: Certification) -> str:
         return f"{sizes[0]} samples were tested"
     empty = [names[group] for group in np.flatnonzero(sizes == 0)]
     if empty:
-        return f"No sample was tested of the groups or classes {empty},"
+        return f"No sample was tested of the groups or classes {empty}"
     smallest = int(sizes.argmin())
-    return f"{sizes[smallest]} samples were tested in the smallest group, {names[smallest]!r},"
+    return f"{sizes[smallest]} samples were tested in the smallest group, {names[smallest]!r}"
 
 
 def largest_risk(risks: Sequence[float] | Floats) -> float:

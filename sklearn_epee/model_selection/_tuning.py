@@ -88,7 +88,7 @@ def _check_shortens(classifier: Any) -> None:
     """Raise unless numbers of layers can be compared for a classifier."""
     why = None
     if getattr(classifier, "token_exit", None) == "token":
-        why = "with token_exit='token', because each policy needs a pass of its own"
+        why = "with token_exit='token', because each policy needs a separate pass"
     elif hasattr(type(classifier), "n_tower_layers_"):
         why = "for a classifier with two backbones"
     if why is not None:

@@ -126,10 +126,10 @@ def check_named(policies: Any) -> None:
     taus = policies.get("tau", "all") if isinstance(policies, Mapping) else policies
     if isinstance(taus, (str, int, np.integer)):
         raise ValueError(  # noqa: TRY004 - of these types others are right elsewhere
-            "Words that exit one by one (token_exit='token') change what the others read, so every "
-            "policy costs a pass of its own. Name thresholds, such as policies={'tau': [0.05, 0.1, "
-            f"0.2, 0.4], 'patience': [2, 3]}}; got policies={policies!r}. With "
-            "token_exit='sentence' all policies are compared from one pass."
+            "With token_exit='token', the exits of words affect other words, so every policy needs "
+            "a separate pass. List thresholds, such as policies={'tau': [0.05, 0.1, 0.2, 0.4], "
+            f"'patience': [2, 3]}}; got policies={policies!r}. With token_exit='sentence' all "
+            "policies are compared from one pass."
         )
 
 

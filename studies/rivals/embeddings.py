@@ -1,4 +1,4 @@
-"""Jobs "embeddings": the checkpoint as it is, pooled as it says, with logistic regression."""
+"""Jobs "embeddings": the untrained checkpoint with its own pooling, and logistic regression."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _BATCH_SIZE = 16
 
 
 class FrozenBackbone:
-    """A checkpoint that is not trained, and what it makes of samples.
+    """A checkpoint without fine-tuning, which returns embeddings of samples.
 
     Parameters
     ----------
     model : EPEEClassifier or EPEEImageClassifier
-        Not fitted. Its `pooling` is the checkpoint's.
+        Not fitted, with the pooling of the checkpoint.
     X : samples
-        Of the training part.
+        Training samples.
     """
 
     def __init__(self, model: Any, X: Any) -> None:
         self._model = model
         samples = model._check_samples(X, None)
-        # The heads, of as few classes as there can be, are not used.
+        # The heads, with the minimum number of classes, are not used.
         with torch.random.fork_rng([]):
             self._preprocessor, network = model._build(samples, 2)
         self._network = network.eval()
@@ -56,9 +56,9 @@ class FrozenBackbone:
         return out
 
     def with_regression(self, scaler: StandardScaler, regression: LogisticRegression) -> Any:
-        """Return the whole as one fitted classifier: the regression is the head of the last layer.
+        """Return a fitted classifier whose head at the last layer is the regression.
 
-        The network that it runs reads pixels or tokens, so that its time is that of all the work.
+        It includes the network, so that its time is that of all operations.
         """
         network = MultiExitNetwork(
             self._network.backbone, len(regression.classes_), self._network.pooling, 0.0,
@@ -66,7 +66,7 @@ class FrozenBackbone:
         ).eval()  # fmt: skip
         weight = regression.coef_ / scaler.scale_
         bias = regression.intercept_ - weight @ scaler.mean_
-        if len(weight) == 1:  # of two classes the second's, against 0
+        if len(weight) == 1:  # with two classes, only the logit of the second
             weight, bias = np.stack([0 * weight[0], weight[0]]), np.array([0.0, bias[0]])
         with torch.no_grad():
             head = network.heads[-1]
@@ -76,16 +76,16 @@ class FrozenBackbone:
 
 
 def pooling_of(source: str, kind: str) -> str:
-    """Return how a checkpoint pools: as its files say, else a text's mean, an image's first row."""
+    """Return the pooling of a checkpoint for texts, by default "mean"; for images "cls"."""
     if kind == "images":
         return "cls"
     return checkpoint_pooling(source) or "mean"
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
-    """Embed all parts once, fit the grid, and keep the best on dev."""
+    """Compute embeddings of all parts once, fit the grid, and keep the best on dev."""
     if folder.backbone is None:
-        raise ValueError(f"{job.name}: expected a checkpoint; one from scratch embeds nothing.")
+        raise ValueError(f"{job.name}: embeddings need a checkpoint; got the backbone 'scratch'.")
     pooling = pooling_of(folder.backbone, parts.kind)
     cpu = cpu_seconds()
     frozen = FrozenBackbone(classifier(job, folder.backbone, pooling=pooling), parts.train.X)
@@ -116,5 +116,5 @@ def applies(data: str, backbone: str) -> bool:
     return SETS[data].kind != "spans" and reads(data, backbone) and backbone != "scratch"
 
 
-# Nothing is drawn at random: one seed stands for all.
+# Deterministic, so one seed is enough.
 KINDS = {"embeddings": Kind(run, applies, one_seed=True)}

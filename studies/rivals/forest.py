@@ -31,7 +31,7 @@ def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
 
 
 def rows_of_pixels(images: np.ndarray) -> np.ndarray:
-    """Return each image as a row of its pixels."""
+    """Return flattened images as rows."""
     return np.reshape(images, (len(images), -1))
 
 

@@ -14,7 +14,7 @@ from studies.jobs import NO_BACKBONE, Folder, Job, Kind
 from studies.rivals.common import Proba, Setting, keep, proba_of, tuned
 from studies.sets import SETS, Parts
 
-# Words, and the marks around entities as words of their own.
+# Words; marks around entities are separate words.
 TOKENS = r"(?u)\[/?e[12]\]|\b\w\w+\b"
 PHRASES = [(1, 2), (1, 3)]
 GRID = {"C": [1, 10, 100, 1000], "class_weight": [None, "balanced"]}
@@ -49,5 +49,5 @@ def applies(data: str, backbone: str) -> bool:
     return backbone == NO_BACKBONE and SETS[data].kind == "texts"
 
 
-# Nothing is drawn at random: one seed stands for all.
+# Deterministic, so one seed is enough.
 KINDS = {"tfidf": Kind(run, applies, one_seed=True)}

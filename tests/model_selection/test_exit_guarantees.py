@@ -164,7 +164,7 @@ def test_bounds_in_expectation(risk):
 
 
 def test_an_expectation_needs_samples():
-    with pytest.warns(UserWarning, match="needs 99 samples without any loss at least"):
+    with pytest.warns(UserWarning, match="needs at least 99 samples without any loss"):
         clf = tuned(confidence=None, guarantee="expectation", max_risk=0.01).fit(X[:60], Y[:60])
     assert not clf.certified_
     assert clf.best_speedup_ == 0

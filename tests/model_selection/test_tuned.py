@@ -478,9 +478,9 @@ def test_nothing_to_certify_falls_back_to_full_depth(data, fitted):
     with pytest.warns(
         UserWarning,
         match=r"No policy could be certified to keep the accuracy drop against full depth at or "
-        r"below 0.001 with confidence 0.9; going on at full depth, where the accuracy drop against "
-        r"full depth is 0 by definition\. The first of \d+ candidates has .* 210 samples were "
-        r"tested where 2302 without any loss are the least",
+        r"below 0.001 with confidence 0.9; continuing at full depth, where the accuracy drop "
+        r"against full depth is 0 by definition\. The first of \d+ candidates has .* 210 samples "
+        r"were tested, but at least 2302 without any loss are needed",
     ):
         model.fit(X, y)
     assert model.certified_ is False
@@ -488,7 +488,7 @@ def test_nothing_to_certify_falls_back_to_full_depth(data, fitted):
     assert model.risk_ == 0
     assert model.best_score_ == model.full_depth_score_
     assert (model.predict_exit_layer(X) == N_LAYERS).all()
-    with pytest.warns(UserWarning, match=r"in the smallest group, '(ant|bee|cow)', where"):
+    with pytest.warns(UserWarning, match=r"in the smallest group, '(ant|bee|cow)', but"):
         tuned(fitted, per_class=True, **strict).fit(X, y)
     with pytest.raises(ValueError, match=r"min_speedup=0.3 cannot be promised\. No policy could"):
         tuned(fitted, min_speedup=0.3, **strict).fit(X, y)
@@ -497,7 +497,7 @@ def test_nothing_to_certify_falls_back_to_full_depth(data, fitted):
 def test_full_depth_may_be_too_risky_itself(data, fitted):
     X, y = data
     model = tuned(fitted, risk="error", max_risk=0.05, confidence=0.95, random_state=0)
-    with pytest.warns(UserWarning, match="going on at full depth, which is not certified either"):
+    with pytest.warns(UserWarning, match="continuing at full depth, which is not certified either"):
         model.fit(X, y)
     assert model.certified_ is False
     assert model.risk_ > 0.05
@@ -591,7 +591,7 @@ def test_a_class_or_group_without_calibration_samples_cannot_be_certified(fitted
     model = tuned(fitted, per_class=True, **GUARANTEED)
     assert model.fit(X, y).certified_
     some = y != "cow"
-    unseen = r"No sample was tested of the groups or classes \['cow'\], where 22 without any loss"
+    unseen = r"No sample was tested of the groups or classes \['cow'\], but at least 22 without"
     with pytest.warns(UserWarning, match=unseen):
         model.fit(X[some], y[some])
     assert model.certified_ is False

@@ -275,7 +275,7 @@ def test_embeddings_are_the_checkpoints_own_and_the_regression_reads_them(
 def test_embeddings_need_a_checkpoint(tmp_path):
     assert not embeddings.applies("phee", "scratch")
     job = Job("phee", "scratch", 0, "embeddings")
-    with pytest.raises(ValueError, match="expected a checkpoint"):
+    with pytest.raises(ValueError, match="embeddings need a checkpoint"):
         embeddings.run(job, text_parts(), folder_for(job, tmp_path))
 
 

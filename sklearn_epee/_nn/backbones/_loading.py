@@ -485,7 +485,7 @@ def _check_report(
         f"{label} ({len(keys)}): {_listed(keys)}."
         for label, keys in (
             ("Keys of the backbone are missing", missing),
-            ("Keys have another shape than config.json says", mismatched),
+            ("Keys have other shapes than in config.json", mismatched),
             ("Keys belong neither to the backbone nor to a known head", unexpected),
         )
         if keys

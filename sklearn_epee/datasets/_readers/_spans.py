@@ -20,7 +20,7 @@ from sklearn_epee.datasets._span_layers import (
 
 from ._relations import Document, Sentences, checked_candidates, sentences_of
 
-# The layer of spans that are not told apart by type.
+# Name of the layer of spans if they are not separated by type.
 _ONE = ""
 
 
