@@ -304,6 +304,27 @@ def test_what_stands_for_the_network_is_compared_with_it(notes, tmp_path, monkey
             fitted.export_onnx(tmp_path / f"onnx{layer}", layer=layer)
 
 
+@pytest.mark.parametrize("of_pairs", [False, True])
+def test_samples_that_the_estimator_was_not_fitted_on_are_refused(of_pairs, notes, tmp_path):
+    pairs = list(zip(notes[0], notes[0], strict=True))
+    right, wrong = (pairs, notes[0]) if of_pairs else (notes[0], pairs)
+    model = exported(tiny_text_classifier(max_epochs=1).fit(right, notes[1]), tmp_path)
+    with pytest.raises(ValueError, match=r"X\[1\] is one of .* but the estimator was fitted on"):
+        model.predict([right[0], wrong[0]])
+    for bad in (None, 3, ("zinc", None), ("zinc", "a", "rash"), ["zinc"], np.array("zinc")):
+        with pytest.raises(TypeError, match=r"X\[1100\] is .*; expected a text or a pair of texts"):
+            model.predict([right[0]] * 1100 + [bad])
+    with pytest.raises(TypeError, match="X is a DataFrame; expected a list"):
+        model.predict(pd.DataFrame({"text": notes[0]}))
+    as_array = np.array(right[:3])
+    assert model.predict(as_array).tolist() == model.predict(right[:3]).tolist()
+    # A folder of 0.1.0 does not say what its estimator was fitted on.
+    document = json.loads((tmp_path / "exits.json").read_text())
+    del document["texts"]["pairs"]
+    (tmp_path / "exits.json").write_text(json.dumps(document))
+    assert len(OnnxExits(tmp_path, n_threads=1).predict([right[0], wrong[0]])) == 2
+
+
 def test_folders_layers_and_inputs_that_are_not_right(notes, tmp_path):
     fitted = tiny_text_classifier().fit(*notes)
     (tmp_path / "file").write_text("")

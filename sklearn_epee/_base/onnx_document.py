@@ -23,7 +23,7 @@ from .tokenizer_folder import write_tokenizer_file
 
 FORMAT = "sklearn_epee.onnx"
 # Version 1 supported one backbone with one row per sample. Version 2 adds "kind", "windows",
-# "words", "towers", and "long_texts" and "marks" in "texts".
+# "words", "towers", and "long_texts", "marks" and "pairs" in "texts".
 SCHEMA = 2
 
 Document = dict[str, Any]
@@ -133,6 +133,7 @@ def write_tokenizer(reader: Any, folder: Path) -> Document | None:
         "token_types": reader.settings["n_segments"] > 1,
         "long_texts": _long_texts(reader.long_texts, tokenizer),
         "marks": isinstance(reader, MarkedTextTokenizer),
+        "pairs": bool(reader.reads_pairs),
     }
 
 

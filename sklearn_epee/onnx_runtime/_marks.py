@@ -37,7 +37,8 @@ def read_marked(texts: Sequence[Any], reader: TextReader, n_before: int = 0) -> 
     """
     rows, positions = [], []
     longest = reader.settings["max_length"]
-    for number, (text, encoding) in enumerate(zip(texts, reader.encodings(texts), strict=True)):
+    encodings = reader.encodings(texts, n_before)
+    for number, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
         try:
             entities = [_tokens(text, which, encoding) for which in "12"]
             kept = _kept(entities[0] + entities[1], encoding, longest)

@@ -197,9 +197,9 @@ class OnnxExits:
             if marks:
                 yield read_marked(some, self._reader, n_before)
             elif self._towers is not None:
-                yield read_cases(some, self._reader)
+                yield read_cases(some, self._reader, n_before)
             else:
-                yield self._reader.read(some)
+                yield self._reader.read(some, n_before)
             n_before += len(some)
 
     def _of_arrays(self, X: Mapping[str, Any]) -> Samples | Cases:

@@ -23,12 +23,16 @@ def chunks(X: Sequence[Any]) -> Iterator[Sequence[Any]]:
     Raises
     ------
     TypeError
-        If X is a single text.
+        If X is a single text, or a data frame, which yields the names of its columns.
     ValueError
         If it is empty.
     """
     if isinstance(X, (str, bytes)):
         raise TypeError("X must hold texts; got a single one. Wrap it in a list.")
+    if hasattr(X, "columns"):
+        raise TypeError(
+            f"X is a {type(X).__name__}; expected a list, such as table['text'].tolist() for texts."
+        )
     if not len(X):
         raise ValueError("X holds no samples; expected at least one.")
     for start in range(0, len(X), _CHUNK):
@@ -68,15 +72,43 @@ class TextReader:
                 self.settings["max_length"], direction=self.settings["truncation_side"]
             )
 
-    def encodings(self, texts: Sequence[Any]) -> list[Any]:
-        """Return the encodings of texts or of pairs of texts."""
-        samples = [text if isinstance(text, str) else tuple(text) for text in texts]
+    def encodings(self, texts: Sequence[Any], n_before: int = 0) -> list[Any]:
+        """Return the encodings of texts or of pairs of texts.
+
+        Parameters
+        ----------
+        texts : sequence of str or of pairs of str
+        n_before : int, default=0
+            Number of texts before these, for error messages.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is neither a text nor a pair, or not what the estimator was fitted on.
+        """
+        samples = [self._checked(text, n_before + row) for row, text in enumerate(texts)]
         found: list[Any] = self._tokenizer.encode_batch(samples)
         return found
 
-    def read(self, texts: Sequence[Any]) -> Samples:
-        """Encode texts, or pairs of texts."""
-        encoded = self.encodings(texts)
+    def _checked(self, text: Any, row: int) -> str | tuple[str, ...]:
+        is_pair = _is_pair(text)
+        if not is_pair and not isinstance(text, str):
+            raise TypeError(
+                f"X[{row}] is {repr(text)[:80]} of type {type(text).__name__}; expected a text or "
+                "a pair of texts."
+            )
+        reads_pairs = self.settings.get("pairs", is_pair)  # 0.1.0 did not write it
+        if is_pair != reads_pairs:
+            names = {True: "pairs of texts", False: "single texts"}
+            raise ValueError(
+                f"X[{row}] is one of {names[is_pair]}, but the estimator was fitted on "
+                f"{names[reads_pairs]}."
+            )
+        return tuple(text) if is_pair else text
+
+    def read(self, texts: Sequence[Any], n_before: int = 0) -> Samples:
+        """Encode texts, or pairs of texts; parameters as in `encodings`."""
+        encoded = self.encodings(texts, n_before)
         ids = [part.ids or [self.settings["filler_id"]] for part in encoded]
         windows = None
         if self._long_texts is not None:
@@ -110,6 +142,11 @@ class TextReader:
             text = text[-readable:] if left else text[:readable]
         starts = range(0, len(text) - room + stride, stride)
         return [first + text[start : start + room] + last for start in starts]
+
+
+def _is_pair(text: Any) -> bool:
+    is_row = isinstance(text, (tuple, list)) or (isinstance(text, np.ndarray) and text.ndim == 1)
+    return is_row and len(text) == 2 and all(isinstance(part, str) for part in text)
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:

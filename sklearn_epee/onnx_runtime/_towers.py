@@ -58,10 +58,10 @@ class Cases:
         )
 
 
-def read_cases(X: Sequence[Any], reader: TextReader) -> Cases:
+def read_cases(X: Sequence[Any], reader: TextReader, n_before: int = 0) -> Cases:
     """Encode pairs of a text or None, and pixels (channels, height, width) or None."""
     present = np.array([[text is not None, image is not None] for text, image in X])
-    texts = reader.read(["" if text is None else text for text, _ in X])
+    texts = reader.read(["" if text is None else text for text, _ in X], n_before)
     shown = [np.asarray(image, np.float32) for _, image in X if image is not None]
     blank = np.zeros_like(shown[0]) if shown else None
     if blank is None:
