@@ -153,6 +153,13 @@ def test_words_as_arrays(fitted, tmp_path):
         OnnxExits(tmp_path)
 
 
+@pytest.mark.parametrize("bad", [None, 3, ["zinc", 3], [None], [["zinc"]]])
+def test_what_is_neither_a_text_nor_words_is_refused(bad, fitted, tmp_path):
+    model = exported(fitted, tmp_path)
+    with pytest.raises(TypeError, match=r"X\[1100\] has .*; expected a text or a list of words"):
+        model.predict([[]] * 1100 + [bad])
+
+
 # ------------------------------------------------------------- what the driver does by itself
 
 

@@ -88,8 +88,22 @@ class Sentences:
         )
 
 
-def read_sentences(given: Sequence[Any], reader: TextReader) -> Sentences:
-    """Encode texts or lists of words."""
+def read_sentences(given: Sequence[Any], reader: TextReader, n_before: int = 0) -> Sentences:
+    """Encode texts or lists of words; `n_before` is the number of those before, for messages.
+
+    Raises
+    ------
+    TypeError
+        If one is neither a text nor a list of words.
+    """
+    for row, one in enumerate(given):
+        is_list = isinstance(one, (list, tuple)) or (isinstance(one, np.ndarray) and one.ndim == 1)
+        words = one if is_list else [one]
+        if unknown := [word for word in words if not isinstance(word, str)]:
+            raise TypeError(
+                f"X[{n_before + row}] has {repr(unknown[0])[:80]} of type "
+                f"{type(unknown[0]).__name__}; expected a text or a list of words."
+            )
     sentences = [Sentence.of(one) for one in given]
     encoded = reader.encodings([" ".join(sentence.words) for sentence in sentences])
     pieces = [

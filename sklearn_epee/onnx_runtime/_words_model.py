@@ -143,7 +143,7 @@ class OnnxTokenExits:
         if isinstance(X, Mapping):
             parts = [self._found(Sentences.of_arrays(X), batch_size)]
         else:
-            parts = [self._found(self._read(some), batch_size) for some in chunks(X)]
+            parts = [self._found(read, batch_size) for read in self._read(X)]
         joined: dict[str, Any] = {
             name: [one for part in parts for one in part[name]] for name in parts[0]
         }
@@ -152,15 +152,19 @@ class OnnxTokenExits:
             joined["exit_layer"] = np.array(layers, np.int64)
         return joined
 
-    def _read(self, some: Sequence[Any]) -> Sentences:
+    def _read(self, X: Sequence[Any]) -> Iterator[Sentences]:
+        """Yield encoded sentences, some at a time."""
         if self._folder.document["texts"] is None:
             raise ValueError(
                 "X must be a dict of the input arrays of the graphs, because the tokenizer could "
-                f"not be exported; got {type(some).__name__}."
+                f"not be exported; got {type(X).__name__}."
             )
-        if self._reader is None:
-            self._reader = TextReader(self._folder, truncates=False)
-        return read_sentences(some, self._reader)
+        n_before = 0
+        for some in chunks(X):
+            if self._reader is None:
+                self._reader = TextReader(self._folder, truncates=False)
+            yield read_sentences(some, self._reader, n_before)
+            n_before += len(some)
 
     def _found(self, read: Sentences, batch_size: int) -> dict[str, list[Any]]:
         """Return the predictions of some sentences, sentence by sentence."""
