@@ -45,7 +45,6 @@ from studies.clock import chosen_policies, drawn, own_scale, with_policy
 from studies.collect import GOALS
 from studies.jobs import Folder, Job
 from studies.policies import cuts_beside
-from studies.rivals.assembled import first_layers
 from studies.sets import Parts, load_parts, score_all
 
 N_BATCHED = 200
@@ -213,7 +212,7 @@ def in_both_precisions(trained: Trained) -> dict[str, Any]:
 def by_policies(trained: Trained, networks: dict[str, Any]) -> dict[str, Competitor]:
     """Return the network under the chosen policies of the study, in all precisions."""
     scale = own_scale(trained.model, len(trained.parts.classes))
-    policies = chosen_policies(trained.job, trained.folder, scale)
+    policies = chosen_policies(trained.job.data, trained.folder.path, scale)
     return {
         f"exits, {goal}{suffix}": by_policy(trained, network, policies[f"epee/{choice}"])
         for choice, goal in GOALS.items()
@@ -242,7 +241,7 @@ def cut_networks(trained: Trained, wanted: list[float]) -> dict[str, Competitor]
     enough = [[k for k, reached in cuts.items() if reached >= least] for least in wanted]
     return {
         f"first {k} layers, trained alone": Competitor(
-            functools.partial(at_full_depth, trained, first_layers(trained.model, k)),
+            functools.partial(at_full_depth, trained, trained.model.first_layers(k)),
             f"{k} of {n_layers}",
             cuts[k],
         )

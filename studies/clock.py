@@ -13,6 +13,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -21,12 +22,12 @@ import numpy as np
 from benchmarks._measure import Seconds, interleaved, medians
 from benchmarks._models import encode
 from benchmarks._rivals import FullDepth
-from studies import exits
+from sklearn_epee import EPEETokenClassifier
+from studies import events, exits
 from studies.exit_rules import RULES
 from studies.jobs import NO_BACKBONE, Folder, Job, Kind
 from studies.policies import CHOICES, METHODS, chosen
 from studies.rivals import cnn, distilled, embeddings, forest, tfidf
-from studies.rivals.assembled import first_layers
 from studies.rules import apply, network_of
 from studies.sets import Parts
 
@@ -37,16 +38,26 @@ N_SINGLE = (16, 50)
 N_ROUNDS = 5
 # Rivals with a stored model: those without a backbone, and those with the job's own.
 KEPT = {"none": (*tfidf.KINDS, *forest.KINDS, *cnn.KINDS), "own": tuple(embeddings.KINDS)}
-# Poolings with which the forward pass of transformers is measured.
+# Poolings of classifiers with which the forward pass of transformers is measured.
 PLAIN_POOLINGS = ("mean", "cls", "last")
+
+# The kind of the jobs that train a network with exits, by what a data set has.
+NETWORKS = {"texts": "exits", "images": "exits", "spans": "events"}
+
+PARAMETERS = ("tau", "patience", "joint_exit")
 
 Predict = Callable[[Any], Any]
 
 
 def run(job: Job, parts: Parts, folder: Folder) -> dict[str, Any]:
     """Measure all available models, on a batch and on single samples."""
-    model = joblib.load(folder.of(job.of_kind("exits")) / "model.joblib")
-    policies = chosen_policies(job, folder, own_scale(model, len(parts.classes)))
+    network = folder.of(job.of_kind(NETWORKS[parts.kind]))
+    model = joblib.load(network / "model.joblib")
+    policies = (
+        events.chosen_policies(events.Network.read(network))
+        if parts.kind == "spans"
+        else chosen_policies(job.data, network, own_scale(model, len(parts.classes)))
+    )
     competitors = {
         **of_rivals(job, folder),
         **of_depths(model),
@@ -104,9 +115,9 @@ def drawn(X: Any, n: int) -> Any:
 def numbers(model: Any, samples: Any) -> tuple[int, int]:
     """Return the numbers of samples that are measured in a batch, and one by one."""
     few = samples[: N_SINGLE[0]]
-    model.predict_proba_at_layer(few, -1)
+    model.predict_at_layer(few, -1)
     start = time.perf_counter()
-    model.predict_proba_at_layer(few, -1)
+    model.predict_at_layer(few, -1)
     fitting = int(SECONDS * len(few) / (time.perf_counter() - start))
     n_batched, n_single = (
         min(max(fitting, least), most, len(samples)) for least, most in (N_BATCHED, N_SINGLE)
@@ -144,10 +155,10 @@ def of_depths(model: Any) -> dict[str, Predict]:
     """Return every exit, networks cut to every depth, and the full network in transformers."""
     found: dict[str, Predict] = {}
     for layer in range(1, model.n_layers_ + 1):
-        found[f"budget-{layer}"] = partial(model.predict_proba_at_layer, layer=layer)
+        found[f"budget-{layer}"] = partial(model.predict_at_layer, layer=layer)
         name = "full" if layer == model.n_layers_ else f"cut-{layer}"
-        found[name] = last_exit(first_layers(model, layer))
-    if model.pooling_ in PLAIN_POOLINGS:
+        found[name] = last_exit(model.first_layers(layer))
+    if getattr(model, "pooling_", None) in PLAIN_POOLINGS:
         _, dtype = model._setting()
         device = str(next(model.net_.module_.parameters()).device)
         found["transformers"] = partial(by_transformers, model, FullDepth(model, dtype, device))
@@ -161,17 +172,22 @@ def of_policies(model: Any, policies: dict[str, dict[str, Any]]) -> dict[str, Pr
 
 def with_policy(model: Any, policy: dict[str, Any]) -> Any:
     """Return the same fitted network with another policy."""
-    return copy.copy(model).set_params(tau=policy["tau"], patience=policy["patience"])
+    parameters = {name: policy[name] for name in PARAMETERS if name in policy}
+    return copy.copy(model).set_params(**parameters)
 
 
 def mean_exit(model: Any, policy: dict[str, Any], samples: Any) -> float:
-    """Return the mean exit layer of samples under a policy."""
-    return float(with_policy(model, policy).predict_exit_layer(samples).mean())
+    """Return the mean exit layer of samples under a policy; of sentences that of their tokens."""
+    model = with_policy(model, policy)
+    if not isinstance(model, EPEETokenClassifier):
+        return float(model.predict_exit_layer(samples).mean())
+    found = model.predict_with_exits(samples)
+    return float(model.n_layers_ * found.rows_computed.sum() / found.rows_total.sum())
 
 
 def last_exit(model: Any) -> Predict:
     """Return a function that predicts with the last exit of a network."""
-    return partial(model.predict_proba_at_layer, layer=-1)
+    return partial(model.predict_at_layer, layer=-1)
 
 
 def by_transformers(model: Any, plain: FullDepth, samples: Any) -> np.ndarray:
@@ -187,12 +203,19 @@ def own_scale(model: Any, n_classes: int) -> float:
     return float(np.log(n_classes) / np.log(len(model.classes_)))
 
 
-def chosen_policies(job: Job, folder: Folder, scale: float = 1.0) -> dict[str, dict[str, Any]]:
-    """Return the policies that were chosen on dev for this network, by method and choice.
+def chosen_policies(data: str, folder: Path, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Return the policies that were chosen on dev for a classifier, by method and choice.
 
     Thresholds are for the network's own entropies: `scale` times the saved ones.
+
+    Parameters
+    ----------
+    data : str
+    folder : Path
+        Of the job "exits".
+    scale : float, default=1.0
     """
-    network = network_of(job.data, folder.of(job.of_kind("exits")))
+    network = network_of(data, folder)
     found = {}
     for method in METHODS:
         applied = apply(RULES[method], network)
@@ -223,7 +246,7 @@ def _by_kind(job: Job, seconds: dict[str, dict[str, float]]) -> dict[str, dict[s
 
 def applies(data: str, backbone: str) -> bool:
     """Return whether there are such jobs: if there are networks with exits."""
-    return exits.applies(data, backbone)
+    return exits.applies(data, backbone) or events.applies(data, backbone)
 
 
 KINDS = {"clock": Kind(run, applies, needs=("exits",), one_seed=True, last=True)}

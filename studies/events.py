@@ -404,6 +404,24 @@ def _chosen(networks: Sequence[Network], dev: Dev, method: str, choice: str) -> 
     return found
 
 
+def chosen_policies(network: Network) -> dict[str, dict[str, Any]]:
+    """Return the policies that were chosen on dev for a network, by method and choice."""
+    dev = [(network.ratios("dev"), network.scores("dev"))]
+    found = {}
+    for method in METHODS:
+        for choice in CHOICES:
+            policies = _chosen([network], dev, method, choice)
+            if policies is not None:
+                (policy,) = policies
+                found[f"{method}/{choice}"] = {
+                    "tau": float(network.tau[policy]),
+                    "patience": int(network.patience[policy]),
+                    "joint_exit": str(network.joint_exit[policy]),
+                    "ratio": float(network.ratios("test")[policy]),
+                }
+    return found
+
+
 def _reported(
     networks: Sequence[Network],
     policies: list[int],

@@ -202,6 +202,14 @@ def _epee_from(network: Network) -> Iterator[Variant]:
             yield replace(variant, parameters={"min_exit_layer": first, **variant.parameters})
 
 
+def _epee_first(network: Network) -> Iterator[Variant]:
+    """Yield EPEE on the first layers alone, for every number of them."""
+    for last in range(1, network.n_layers + 1):
+        dev, test = (replace(s, last_layer=last) for s in (network.dev, network.test))
+        for patience in range(1, last + 1):
+            yield Variant({"n_layers": last, "patience": patience}, dev, test, patience)
+
+
 def _epee_mean(network: Network) -> Iterator[Variant]:
     dev, test = (replace(s, exit_ensemble="mean") for s in (network.dev, network.test))
     yield from _epee(replace(network, dev=dev, test=test))
@@ -449,6 +457,7 @@ RULES = {
         Rule("patience", "Patience only", "PABEE, arXiv 2006.04152", _patience),
         Rule("epee", "EPEE", "arXiv 2503.02053", _epee),
         Rule("epee_from", "EPEE, no exit before a layer (`min_exit_layer`)", "", _epee_from),
+        Rule("epee_first", "EPEE on the first layers alone (`first_layers`)", "", _epee_first),
         Rule("epee_mean", "EPEE, mean of the visited exits", "arXiv 2503.02053", _epee_mean),
         Rule("epee_calibrated", "EPEE, a temperature for each exit", "arXiv 2503.02053, 1706.04599",
              _epee_calibrated),

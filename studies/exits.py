@@ -13,7 +13,12 @@ from studies.jobs import Folder, Job, Kind, cpu_seconds, reads
 from studies.sets import SETS, Part, Parts, score_all, spread
 
 
-def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
+def classifier(
+    job: Job,
+    backbone: Any,
+    text_estimator: type[EPEEClassifier] = EPEEClassifier,
+    **parameters: Any,
+) -> Any:
     """Return an early-exit classifier for a job, with the package's defaults.
 
     Parameters
@@ -22,6 +27,8 @@ def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
         Its seed and its options "n_epochs" and "image_size" become parameters.
     backbone : str or None
         The folder of a checkpoint; None: from scratch.
+    text_estimator : type of EPEEClassifier, default=EPEEClassifier
+        What classifies texts.
     **parameters
         Other parameters, in place of the defaults.
     """
@@ -34,7 +41,7 @@ def classifier(job: Job, backbone: Any, **parameters: Any) -> Any:
         if job.option("image_size"):
             given["image_size"] = job.option("image_size")
         return EPEEImageClassifier(backbone, **given | parameters)
-    return EPEEClassifier(backbone, **given | parameters)
+    return text_estimator(backbone, **given | parameters)
 
 
 def fitted(model: Any, part: Part) -> tuple[Any, dict[str, Any]]:

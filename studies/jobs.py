@@ -136,7 +136,8 @@ class Kind:
     applies : callable (data, backbone) -> bool
         Whether there are such jobs; for kinds without a backbone, only with the backbone "none".
     needs : tuple of str
-        Kinds with the same data, backbone, seed and options that must be finished before.
+        Names or aliases of kinds whose jobs of the same data, backbone, seed and options must be
+        finished before.
     one_seed : bool
         Whether it only runs for seed 0.
     last : bool
@@ -364,7 +365,11 @@ class Work:
     def _missing(self, job: Job) -> list[str]:
         """Return the names of unfinished jobs on which this one depends."""
         kind = self.kinds[job.kind]
-        before = [job.of_kind(name) for name in kind.needs]
+        before = [
+            job.of_kind(name)
+            for name, how in self.kinds.items()
+            if {name, *how.aliases} & {*kind.needs} and how.applies(job.data, job.backbone)
+        ]
         if kind.last:
             before += [
                 other

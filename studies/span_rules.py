@@ -319,6 +319,18 @@ def _epee_from(network: SpanNetwork) -> Variants:
             )
 
 
+def _epee_first(network: SpanNetwork) -> Variants:
+    """Yield EPEE on the first layers alone, for every number of them."""
+    for variant in _epee(network):
+        for last in range(variant.patience, network.n_layers + 1):
+            yield replace(
+                variant,
+                parameters={"n_layers": last, **variant.parameters},
+                dev=replace(variant.dev, last_layer=last),
+                test=replace(variant.test, last_layer=last),
+            )
+
+
 def _pcee(network: SpanNetwork) -> Variants:
     for joint in JOINT_EXITS:
         dev, test = (part.by_words(joint).joint_entropies for part in (network.dev, network.test))
@@ -422,6 +434,7 @@ SPAN_RULES: dict[str, Rule] = {
         "patience": _patience,
         "epee": _epee,
         "epee_from": _epee_from,
+        "epee_first": _epee_first,
         "pcee": _pcee,
         "beem": _beem,
         "voting": _voting,

@@ -47,7 +47,7 @@ def first_layers(network: Any, n_layers: int) -> Any:
 
 def _recipe(network: Any, n_layers: int) -> dict[str, Any]:
     if not isinstance(network, TwoTowerNetwork):
-        config = _shorter_config(network.backbone.config, n_layers)
+        config = shorter_config(network.backbone.config, n_layers)
         return network.recipe() | {"config": config.to_dict()}
     first, second = network.towers
     if n_layers <= first.n_layers:
@@ -63,7 +63,7 @@ def _single(network: Any) -> tuple[MultiExitNetwork, ...]:
     return network.towers if isinstance(network, TwoTowerNetwork) else (network,)
 
 
-def _shorter_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
+def shorter_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
     """Return a copy of a configuration with fewer layers.
 
     Lists with one entry per layer, such as the types of attention, are shortened.

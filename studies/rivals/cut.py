@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 from sklearn_epee._base.text_backbone import compact_tokenizer
 from sklearn_epee._checks.images import as_images
 from sklearn_epee._nn.backbones import load_backbone, load_config
+from sklearn_epee._nn.first_layers import shorter_config
 from sklearn_epee._nn.images import common_size, compact_image_config
 from sklearn_epee._nn.texts import choose_max_length, compact_text_config
 from studies.exits import classifier, fitted
@@ -31,8 +32,6 @@ from studies.sets import SETS, Parts
 MAX_LAYERS = max(backbone.n_layers for backbone in BACKBONES.values())
 # Weight files, which are written again or contain the same weights in another format.
 _WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.onnx", "*.ot", "*.msgpack", "*.index.json")
-# Settings of image models about the layers that they output.
-_OUTPUTS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 
 
 def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: str) -> Path:
@@ -68,18 +67,12 @@ def cut_checkpoint(source: str | Path, n_layers: int, folder: str | Path, kind: 
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
     whole = load_backbone(source, kind)
     with torch.random.fork_rng([]):
-        own = load_backbone(cut_config(whole.config, n_layers), kind)
+        own = load_backbone(shorter_config(whole.config, n_layers), kind)
     weights = whole.state_dict()
     # Strict loading checks that no weight of the kept layers or of other modules is missing.
     own.load_state_dict({name: weights[name] for name in own.state_dict()})
     own.save_pretrained(folder)
     return folder
-
-
-def cut_config(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
-    """Return a copy of a configuration with another number of layers."""
-    kept = {k: v for k, v in config.to_dict().items() if k not in _OUTPUTS}
-    return type(config).from_dict(kept | {"num_hidden_layers": n_layers})
 
 
 def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, dict[str, Any]]:
@@ -99,12 +92,12 @@ def compact_config(X: Any, kind: str, n_layers: int) -> tuple[PretrainedConfig, 
     """
     if kind == "images":
         images = as_images(X, None)
-        return cut_config(
+        return shorter_config(
             compact_image_config(common_size(images), images[0].shape[-1]), n_layers
         ), {}
     tokenizer = compact_tokenizer(None, X)
     config = compact_text_config(tokenizer, choose_max_length(None, tokenizer, None, X))
-    return cut_config(config, n_layers), {"tokenizer": tokenizer}
+    return shorter_config(config, n_layers), {"tokenizer": tokenizer}
 
 
 @contextmanager

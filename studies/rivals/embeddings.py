@@ -13,6 +13,7 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sklearn_epee._checks.tasks import Tasks
 from sklearn_epee._nn.backbones import checkpoint_pooling
 from sklearn_epee._nn.network import MultiExitNetwork
 from sklearn_epee._nn.prediction_batches import batches_by_length
@@ -72,7 +73,7 @@ class FrozenBackbone:
             head = network.heads[-1]
             head.get_parameter("out.weight").copy_(torch.from_numpy(weight))
             head.get_parameter("out.bias").copy_(torch.from_numpy(bias))
-        return adopt(self._model, self._preprocessor, network, regression.classes_)
+        return adopt(self._model, self._preprocessor, network, Tasks(regression.classes_))
 
 
 def pooling_of(source: str, kind: str) -> str:

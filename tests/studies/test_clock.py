@@ -8,10 +8,11 @@ import joblib
 import numpy as np
 import pytest
 
-from studies import clock, exits
+from studies import clock, events, exits
 from studies.jobs import NO_BACKBONE, Job
 from studies.rivals import cnn, forest, tfidf
 from studies.rivals.common import proba_of
+from studies.sets import load_parts
 from tests.studies.small_parts import folder_for, image_parts, text_parts
 
 OPTIONS = (("n_epochs", 1),)
@@ -63,11 +64,28 @@ def test_policies_are_those_that_were_chosen(n_epochs, tmp_path):
     folder = folder_for(job, tmp_path)
     exits.run(job, parts, folder)
     model = joblib.load(folder.path / "model.joblib")
-    policies = clock.chosen_policies(job, folder, clock.own_scale(model, 3))
+    policies = clock.chosen_policies(job.data, folder.path, clock.own_scale(model, 3))
     assert policies
     for policy in policies.values():
         mean = clock.mean_exit(model, policy, parts.test.X)
         assert 1 - mean / 6 == pytest.approx(policy["ratio"], abs=0.05)
+
+
+def test_exits_of_spans_are_measured(events_home, tmp_path):
+    parts = load_parts("phee_events", events_home)
+    job = Job("phee_events", "scratch", 0, "clock", (("n_epochs", 2),))
+    before = job.of_kind("events")
+    folder = folder_for(before, tmp_path)
+    events.run(before, parts, folder)
+    found = clock.run(job, parts, folder_for(job, tmp_path))
+    named = {f"budget-{k}" for k in range(1, 7)} | {f"cut-{k}" for k in range(1, 6)}
+    assert set(found["seconds"]) == named | {"full"} | set(found["policies"])
+
+    model = joblib.load(folder.path / "model.joblib")
+    for policy in found["policies"].values():
+        mean = clock.mean_exit(model, policy, parts.test.X)
+        assert 1 - mean / 6 == pytest.approx(policy["ratio"], abs=0.05)
+        assert clock.with_policy(model, policy).joint_exit == policy["joint_exit"]
 
 
 def test_competitors_run_in_turns_call_by_call():

@@ -1,213 +1,184 @@
-"""What recipes of the study do to a training, on tiny networks."""
+"""The comparison of training recipes: jobs, scores, differences and tables."""
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
 import pytest
-import torch
-from skorch.callbacks import Callback
 
-from sklearn_epee._nn.backbones import load_backbone
-from sklearn_epee._nn.inference_network import InferenceNetwork
-from sklearn_epee._nn.network import MultiExitNetwork, parameter_groups
-from sklearn_epee._nn.recipes import JointExitLoss
-from studies import recipe_networks as networks
-from studies import recipes
-from tests._nn.trainings import make_texts
-from tests.checkpoints import random_batch, randomise, tiny_config
+from sklearn_epee import EPEETokenClassifier
+from studies import class_recipes, recipe_runs, recipes, span_recipes
+from studies.jobs import Job
+
+N_SAMPLES, N_LAYERS = 40, 4
+MACHINE = {"versions": {}, "cpu": "a CPU", "n_cores": 1, "threads": 1, "python": "3"}
 
 
-class Start(Callback):
-    """Keeps the weights that a training begins with."""
+def write_job(out, data, kind, seed, arrays, *, options=(), **result):
+    """Write what a job of a small network would."""
+    job = Job(data, recipes.BACKBONE, seed, kind, options)
+    folder = out / job.name
+    folder.mkdir(parents=True)
+    np.savez(folder / "predictions.npz", **arrays)
+    about = {"data": data, "backbone": job.backbone, "seed": seed, "kind": kind}
+    result = {
+        "job": about | {"options": dict(options)},
+        "n_train": 9,
+        "n_epochs": 5,
+        "n_test": N_SAMPLES,
+        "training_cpu_seconds": 12.0,
+        "machine": MACHINE,
+    } | result
+    (folder / "result.json").write_text(json.dumps(result))
 
-    def on_train_begin(self, net, **kwargs):
-        self.weights = {name: w.clone() for name, w in net.module_.state_dict().items()}
+
+def spans_right(right_at_layer):
+    """Return exits that find so many of four spans, and one policy per layer."""
+    counts = np.zeros((N_SAMPLES, N_LAYERS, 3), np.int16)
+    counts[:, :, 0] = right_at_layer
+    counts[:, :, 1:] = 4
+    exits = np.repeat(np.arange(1, N_LAYERS + 1)[:, np.newaxis], N_SAMPLES, axis=1)
+    arrays = {
+        "tau": np.zeros(N_LAYERS),
+        "patience": np.arange(1, N_LAYERS + 1),
+        "joint_exit": np.repeat("all", N_LAYERS),
+        "test_paper": np.empty((N_LAYERS, 0)),
+    }
+    for part in ("dev", "test"):
+        arrays[f"{part}_counts"] = counts
+        arrays[f"{part}_exits"] = exits.astype(np.int8)
+        arrays[f"{part}_tokens"] = np.ones(N_SAMPLES, np.int64)
+    return arrays
 
 
-PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-LABELS = torch.tensor([0, 1, 2, 0])
+def classes_right(share_at_layer):
+    """Return exits that are right on the first samples, so large a share of them."""
+    y = np.arange(N_SAMPLES) % 3
+    proba = np.full((N_SAMPLES, N_LAYERS, 3), 0.1, np.float32)
+    for layer, share in enumerate(share_at_layer):
+        is_right = np.arange(N_SAMPLES) < share * N_SAMPLES
+        proba[np.arange(N_SAMPLES), layer, np.where(is_right, y, (y + 1) % 3)] = 0.8
+    return {
+        f"{part}_{key}": v for part in ("dev", "test") for key, v in (("proba", proba), ("y", y))
+    }
 
 
-def network_of(kind=MultiExitNetwork, pooling="mean"):
-    backbone = randomise(load_backbone(tiny_config("bert", **PLAIN), "text"))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return kind(backbone, 3, pooling, 0.0)
+def lines_of(text):
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
 
-def fitted(name, *, n_epochs=2, callbacks=(), **options):
-    X, y = make_texts(24)
-    model = recipes.make(
-        recipes.RECIPES[name], tiny_config("bert", **PLAIN), 0, n_epochs, device="cpu", **options
+@pytest.fixture
+def described(monkeypatch):
+    monkeypatch.setattr(recipe_runs, "describe", lambda machine: machine["cpu"])
+
+
+@pytest.fixture
+def spans(tmp_path, described):
+    about = {"main_score": "span_f1"}
+    for seed in (0, 1):
+        arrays = spans_right([0, 1, 3, 4])
+        write_job(tmp_path / "out", "git_arguments", "events", seed, arrays, **about)
+    for kind, seed, right in (
+        ("bottleneck heads", 0, [1, 2, 3, 4]),
+        ("distillation", 1, [0, 1, 3, 4]),
+    ):
+        write_job(tmp_path / "out", "git_arguments", kind, seed, spans_right(right), **about)
+    recipes.report(tmp_path / "out", tmp_path / "results")
+    return tmp_path
+
+
+def test_policies_of_spans_save_enough_and_are_compared_with_the_same_seeds(spans):
+    table = lines_of((spans / "results" / "recipes.md").read_text())
+    # Of four layers only the first saves 0.52: layer 2 saves half.
+    assert table["defaults"][:4] == ["2", "0.0 25.0 75.0 100.0", "0.0", "0.75"]
+    assert table["bottleneck heads"][:4] == ["1", "25.0 50.0 75.0 100.0", "25.0", "0.75"]
+    assert table["bottleneck heads"][4] == "**+25.0 (+25.0 to +25.0)**"
+    assert table["bottleneck heads"][5] == "**+25.0 (+25.0 to +25.0)**"
+    assert table["bottleneck heads"][6] == "**-75.0 (-75.0 to -75.0)**"
+    assert table["distillation"][4] == "+0.0 (+0.0 to +0.0)"
+    assert "uniform weights" not in table
+    rows = json.loads((spans / "results" / "recipes.json").read_text())["rows"]
+    assert [row["policies"][0]["patience"] for row in rows] == [1, 1, 1]
+    assert [row["seeds"] for row in rows] == [[0, 1], [0], [1]]
+
+
+def test_policies_of_classes_are_compared_with_those_of_the_study(tmp_path, described):
+    about = {"main_score": "accuracy"}
+    write_job(tmp_path, "phee", "exits", 0, classes_right([0.5, 0.5, 0.75, 1.0]), **about)
+    write_job(tmp_path, "phee", "decayed rates", 0, classes_right([0.75, 0.75, 0.75, 1.0]), **about)
+    # Without the defaults on the same seed, and of the same size, there is nothing to compare with.
+    write_job(tmp_path, "phee", "distillation", 1, classes_right([1, 1, 1, 1]), **about)
+    size = (("n_train", 9),)
+    write_job(
+        tmp_path, "phee", "distillation", 0, classes_right([1, 1, 1, 1]), options=size, **about
     )
-    model.set_params(callbacks=[*model.callbacks, *callbacks], batch_size=8)
-    return model.fit(X, y), X, y
+    recipes.report(tmp_path, tmp_path)
+    table = lines_of((tmp_path / "recipes.md").read_text())
+    assert set(table) == {"recipe", "---", "defaults", "decayed rates"}
+    assert table["defaults"][1:3] == ["50.0 50.0 75.0 100.0", "50.0"]
+    assert table["decayed rates"][1:3] == ["75.0 75.0 75.0 100.0", "75.0"]
+    estimates = [cell.strip("*").split()[0] for cell in table["decayed rates"][4:7]]
+    assert estimates == ["+25.0", "+25.0", "-25.0"]
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_budgeted_and_dynamic_predictions_of_every_recipe_agree(name):
-    model, X, _ = fitted(name)
-    at_layer = np.stack(list(model.staged_predict(X)), axis=1)
-    dynamic = model.set_params(tau=0.5, patience=2).predict_with_exits(X)
-    rows = np.arange(len(X))
-    np.testing.assert_array_equal(dynamic.labels, at_layer[rows, dynamic.exit_layer - 1])
+def test_differences_are_those_of_the_scores():
+    rng = np.random.default_rng(0)
+    ours, theirs = (np.stack([rng.integers(0, 2, 60), np.ones(60)], axis=-1) for _ in range(2))
+    found = recipe_runs.difference([(ours, theirs)])
+    assert found["estimate"] == pytest.approx(100 * (ours[:, 0].mean() - theirs[:, 0].mean()))
+    assert found["low"] < found["estimate"] < found["high"]
+    layers = np.stack([ours, theirs], axis=1)
+    by_layer = recipe_runs.difference([(layers, np.stack([theirs, theirs], axis=1))])
+    assert by_layer["estimate"] == pytest.approx(found["estimate"] / 2)
 
 
-def test_attention_heads_are_copied_and_predict_alike_in_the_engine():
-    network = network_of(networks.AttentionNetwork, "attention").eval()
-    batch = random_batch("bert")
-    with torch.no_grad():
-        expected = network(**batch)
-        again = copy.deepcopy(network)(**batch)
-        placed = InferenceNetwork(network, torch.float32)
-        hidden, layout = network.embed(batch)
-        for layer in range(1, 4):
-            hidden, logits = placed.run_layer(layer, hidden, layout)
-            torch.testing.assert_close(logits, expected[:, layer - 1], rtol=1e-4, atol=1e-5)
-    assert type(copy.deepcopy(network)) is networks.AttentionNetwork
-    torch.testing.assert_close(again, expected)
+def test_results_of_other_folders_are_kept_if_wanted(spans, tmp_path):
+    results = spans / "results"
+    about = {"main_score": "span_f1"}
+    for kind in ("events", "uniform weights"):
+        arrays = spans_right([1, 2, 3, 4])
+        write_job(tmp_path / "other", "git_arguments", kind, 0, arrays, **about)
+    recipes.report(tmp_path / "other", results, keep=True)
+    table = lines_of((results / "recipes.md").read_text())
+    assert table["defaults"][1] == "25.0 50.0 75.0 100.0"  # replaced
+    assert {"uniform weights", "bottleneck heads", "distillation"} <= set(table)
+    recipes.report(tmp_path / "other", results)
+    assert "distillation" not in lines_of((results / "recipes.md").read_text())
 
 
-def test_attention_heads_do_not_see_padding():
-    head = networks.AttentionHead(8, 3, 8, 0.0, True).eval()
-    with torch.no_grad():
-        head.query.normal_()
-    hidden = torch.randn(2, 5, 8)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-    changed = hidden.clone()
-    changed[0, 3:] = 100
-    found = [head.attend(part, networks.BatchLayout(mask)) for part in (hidden, changed)]
-    torch.testing.assert_close(*found)
-
-
-def test_lower_layers_learn_at_smaller_rates():
-    network = network_of(networks.DecayedRatesNetwork)
-    groups = parameter_groups(network, 1.0, 10.0, 0.1)
-    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    assert len(rates) == len(list(network.parameters()))
-    for name, parameter in network.backbone.named_parameters():
-        layer = networks.layer_of(name, 3)
-        assert rates[id(parameter)] == pytest.approx(0.8 ** (3 - layer))
-    assert {rates[id(p)] for p in network.heads.parameters()} == {10.0}
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("embeddings.word_embeddings.weight", 0),
-        ("encoder.layer.0.output.dense.weight", 1),
-        ("encoder.layer.11.output.dense.weight", 12),
-        ("layers.2.mlp.weight", 3),
-        ("encoder.relative_attention_bias.weight", 12),
-    ],
-)
-def test_names_of_parameters_tell_their_layer(name, layer):
-    assert networks.layer_of(name, 12) == layer
-
-
-def test_equilibrium_divides_the_gradient_of_each_layer_and_changes_no_direction():
-    """So that AdamW, which normalizes the size of gradients, makes the same of both."""
-    gradients = []
-    for kind in (MultiExitNetwork, networks.EquilibriumNetwork):
-        network = network_of(kind)
-        logits = network(**random_batch("bert"))
-        loss = JointExitLoss(np.arange(1.0, 4))
-        loss(logits, LABELS[: len(logits)], torch.ones(len(logits))).backward()
-        gradients.append({name: p.grad for name, p in network.named_parameters()})
-    joint, even = gradients
-    for name, gradient in joint.items():
-        if gradient is None:
-            continue
-        part = name.removeprefix("backbone.")
-        n_exits = 3 - max(networks.layer_of(part, 3), 1) + 1 if part != name else 1
-        torch.testing.assert_close(even[name] * n_exits, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_low_rank_updates_begin_as_nothing_and_are_merged():
-    plain, thin = network_of(), network_of(networks.LowRankNetwork)
-    thin.split()
-    batch = random_batch("bert")
-    with torch.no_grad():
-        torch.testing.assert_close(thin(**batch), plain(**batch))
-        for name, parameter in thin.named_parameters():
-            if name.endswith("tall"):
-                parameter.normal_()
-        expected = thin(**batch)
-        assert not torch.allclose(expected, plain(**batch))
-        thin.merge()
-        torch.testing.assert_close(thin(**batch), expected)
-    assert set(thin.state_dict()) == set(plain.state_dict())
-
-
-def test_low_rank_training_leaves_all_else_of_the_backbone():
-    begun = Start()
-    model, _, _ = fitted("low-rank updates", callbacks=[begun])
-    network = model.net_.module_
-    ranks = []
-    start = begun.weights
-    for name, weight in network.backbone.state_dict().items():
-        before = start.get(f"backbone.{name}")
-        if before is None:
-            module = name.removesuffix(".weight")
-            before = start[f"backbone.{module}.parametrizations.weight.original"]
-            ranks.append(torch.linalg.matrix_rank(weight - before, rtol=1e-3).item())
-        else:
-            assert torch.equal(weight, before)
-    assert ranks
-    assert max(ranks) <= networks.LowRankNetwork.rank
-    assert min(ranks) > 0
-
-
-def test_runs_are_kept_and_reported(tmp_path, data_home, monkeypatch):
-    monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
-    monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "bottleneck heads"), 0)])
+def test_recipes_are_trained_once_and_reported(tmp_path, data_home, monkeypatch):
+    monkeypatch.setattr(class_recipes, "SMALL", {"phee": {"n_train": 24, "n_epochs": 1}})
     monkeypatch.setattr(recipes, "BACKBONE", "scratch")
-    calls = ["--data-home", str(data_home), "--out", str(tmp_path / "out")]
-    results = tmp_path / "results"
-    assert recipes.main([*calls, "--results", str(results)]) == 0
-    first = (results / "recipes.json").read_text()
-    monkeypatch.setattr(recipes, "KINDS", {})
-    assert recipes.main([*calls, "--results", str(results), "--report"]) == 0
-    assert (results / "recipes.json").read_text() == first
-    found = json.loads(first)["runs"]
-    assert [run["recipe"] for run in found] == ["joint", "bottleneck heads"]
-    assert (found[0]["n_train"], found[0]["n_test"], len(found[0]["layers"])) == (24, 24, 6)
-    assert 0 <= found[0]["policy"]["macro_f1"] <= 1
-    assert "| bottleneck heads | 1 |" in (results / "recipes.md").read_text()
+    calls = ["--data-home", str(data_home), "--out", str(tmp_path / "out"), "--small"]
+    calls += ["--sets", "phee", "--seeds", "1", "--results", str(tmp_path)]
+    assert recipes.main([*calls, "--recipes", "bottleneck heads", "twice the epochs"]) == 0
+    first = json.loads((tmp_path / "recipes.json").read_text())["rows"]
+    assert [row["recipe"] for row in first] == ["defaults", "bottleneck heads", "twice the epochs"]
+    assert [row["options"] for row in first] == ["n_epochs=1,n_train=24"] * 3
+    assert [row["n_epochs"] for row in first] == [1, 1, 2]
+    assert (first[0]["n_train"], len(first[0]["layers"])) == (24, 6)
+    assert 0 <= first[0]["policies"][0]["macro_f1"] <= 1
+    monkeypatch.setattr(class_recipes, "KINDS", {})
+    assert recipes.main([*calls, "--report"]) == 0
+    assert json.loads((tmp_path / "recipes.json").read_text())["rows"] == first
+    assert "## phee, scratch, 24 training samples" in (tmp_path / "recipes.md").read_text()
 
 
-def test_whole_sets_have_tables_of_their_own(tmp_path, data_home, monkeypatch):
-    monkeypatch.setattr(recipes, "SIZES", {"phee": recipes.Size(24, 1, 12)})
-    monkeypatch.setattr(recipes, "FULL", recipes.Size(None, 1, None))
-    monkeypatch.setattr(recipes, "ROUNDS", [(("phee",), ("joint", "twice the epochs"), 0)])
-    monkeypatch.setattr(recipes, "BACKBONE", "scratch")
-    calls = ["--data-home", str(data_home), "--out", str(tmp_path), "--results", str(tmp_path)]
-    assert recipes.main([*calls, "--full", "--recipes", "joint"]) == 0
-    assert recipes.main([*calls, "--recipes", "joint"]) == 0
-    table = (tmp_path / "recipes.md").read_text()
-    assert table.index("## phee\n") < table.index("## phee, all training samples\n")
-    assert table.count("| joint | 1 |") == 2
+def test_jobs_begin_with_the_defaults_and_apply_to_their_data():
+    planned = recipes.jobs()
+    assert len(planned) == len(set(planned))
+    assert {job.kind for job in planned} == {"exits", "events", *recipes.RECIPES}
+    assert next(job.kind for job in planned if job.data == "git") == "exits"
+    assert not any(job.kind == "attention heads" and job.data == "git" for job in planned)
+    assert {job.data for job in recipes.jobs(small=True)} == set(class_recipes.SMALL)
 
 
-def test_runs_are_of_recipes_that_read_what_the_set_has():
-    found = recipes.jobs()
-    assert len(found) == len(set(found))
-    assert {job.kind for job in found} == set(recipes.RECIPES)
-    assert not any(job.kind == "attention heads" and job.data == "git" for job in found)
-
-
-def test_differences_are_beyond_noise_with_seeds_on_one_side_alone():
-    n = 400
-    worse, better = np.zeros(n), (np.arange(n) % 4 == 0).astype(float)
-    found = recipes.difference([better, better], [worse, worse])
-    assert found.mean == 0.25
-    assert found.error == pytest.approx(np.sqrt(0.25 * 0.75 / n), rel=0.01)
-    assert str(found).startswith("**+25.0")
-    assert not recipes.difference([better], [worse]).is_beyond_noise
-    assert not recipes.difference([better, worse], [worse, better]).is_beyond_noise
+def test_all_recipes_for_spans_are_parameters_of_the_classifier():
+    known = set(EPEETokenClassifier().get_params())
+    for recipe in span_recipes.RECIPES.values():
+        assert set(recipe.parameters) <= known
 
 
 def test_the_page_of_recipes_has_the_committed_tables():

@@ -20,7 +20,6 @@ from sklearn_epee._nn.recipes import JointExitLoss
 from studies import exits
 from studies.jobs import NO_BACKBONE, Folder, Job
 from studies.rivals import cnn, cut, distilled, embeddings, forest, tfidf
-from studies.rivals.assembled import first_layers
 from studies.rivals.common import tuned
 from tests.checkpoints import make_checkpoint
 from tests.studies.small_parts import folder_for, image_parts, marked_parts, text_parts
@@ -189,7 +188,7 @@ def test_rivals_read_marks_as_the_exits_do(bert, tmp_path):
     found = distilled.run(student, parts, folder_for(student, tmp_path, bert), n_layers=2)
     assert found["pooling"] == "entity"
     np.testing.assert_array_equal(
-        first_layers(own, 2).predict_at_layer(parts.test.X, -1),
+        own.first_layers(2).predict_at_layer(parts.test.X, -1),
         own.predict_at_layer(parts.test.X, 2),
     )
     frozen = job.of_kind("embeddings")
@@ -277,20 +276,6 @@ def test_embeddings_need_a_checkpoint(tmp_path):
     job = Job("phee", "scratch", 0, "embeddings")
     with pytest.raises(ValueError, match="embeddings need a checkpoint"):
         embeddings.run(job, text_parts(), folder_for(job, tmp_path))
-
-
-@pytest.mark.parametrize("kind", ["texts", "images"])
-def test_the_first_layers_of_a_fitted_classifier_are_its_exit_there(kind, bert, dinov2):
-    parts = text_parts() if kind == "texts" else image_parts(n_channels=3)
-    model = EPEEClassifier(bert) if kind == "texts" else EPEEImageClassifier(dinov2)
-    model.set_params(max_epochs=1, memory=None, random_state=0).fit(*parts.train)
-    for layer in (1, 2, 3):
-        cut_model = first_layers(model, layer)
-        assert cut_model.n_layers_ == layer
-        np.testing.assert_array_equal(
-            cut_model.predict_proba_at_layer(parts.test.X, -1),
-            model.predict_proba_at_layer(parts.test.X, layer),
-        )
 
 
 # ------------------------------------------------------------------------------ without a backbone
