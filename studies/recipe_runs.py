@@ -177,7 +177,7 @@ SCORES = {"accuracy": "accuracy", "micro_f1": "micro F1", "span_f1": "strict mic
 
 
 def tables(rows: Rows, order: Iterable[str]) -> Iterator[str]:
-    """Yield one Markdown table per data set, backbone and options.
+    """Yield one Markdown table per data set, backbone and options; whole data sets come first.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def tables(rows: Rows, order: Iterable[str]) -> Iterator[str]:
     groups: dict[tuple[str, ...], Rows] = {}
     for row in rows:
         groups.setdefault(key_of(row)[:-1], []).append(row)
-    for group in groups.values():
+    for _, group in sorted(groups.items(), key=lambda item: (bool(item[0][2]), item[0])):
         lines = sorted(group, key=lambda row: places.get(row["recipe"], len(places)))
         yield f"\n## {_title(lines[0])}\n\n{_samples(lines[0])}\n\n{HEADER}"
         yield from map(_line, lines)

@@ -77,7 +77,7 @@ def test_tuned_words_are_read_on_test_as_their_policies_do():
     assert rows[1]["dev"][0] >= 0.3
     assert "% of 14 tested ones do" in promised["name"]
     assert {row["count"] for row in by_word} == {"4"}
-    for row, all_layers in zip(shorter[:2], rows[1:3], strict=True):
-        assert row["dev"][1] >= all_layers["dev"][1]  # with more policies to choose from
-        assert 0 <= row["test"][0] <= 1
+    for each, all_layers in zip(shorter[:2], rows[1:3], strict=True):
+        assert each["dev"][1] >= all_layers["dev"][1]  # with more policies to choose from
+        assert 0 <= each["test"][0] <= 1
     assert tuned_words.line(rows[0]).startswith("| full depth | tau=0, patience=3 | 1 | 0.00 |")
