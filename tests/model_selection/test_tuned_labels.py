@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_refused(data, fitted):
     named = NumericLabels().fit(*label_clouds(as_lists=True))
     with pytest.raises(ValueError, match=r"y\[119\] holds the labels \['low'\]"):
         tuned(named).fit(X, [["far"]] * 119 + [["low"]])
-    with pytest.raises(ValueError, match="negative_class='far' is for classes that exclude each"):
+    with pytest.raises(ValueError, match="negative_class='far' must be None, because"):
         exit_scores(named, X, [["far"]] * 120, negative_class="far")
 
 

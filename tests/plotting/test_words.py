@@ -100,7 +100,7 @@ def test_spans_exit_with_their_sentences(layered):
 )
 def test_words_that_exit_one_by_one_are_refused_by_name(fitted, display):
     by_word = copy.copy(fitted).set_params(token_exit="token")
-    with pytest.raises(ValueError, match=r"token_exit='token'.*every policy needs a pass"):
+    with pytest.raises(ValueError, match=r"token_exit='token'.*every policy needs a separate pass"):
         display.from_estimator(by_word, WORDS, TAGS)
 
 
