@@ -16,7 +16,6 @@ from studies.drawing import (
     PINK,
     RED,
     SKY,
-    STYLES,
     YELLOW,
     Picture,
     draw_fronts,
@@ -28,6 +27,7 @@ from studies.drawing import (
     score_label,
     title_of,
 )
+from studies.exit_rules import RULES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -265,7 +265,7 @@ def areas(cells: Sequence[dict[str, Any]]) -> list[Picture]:
     rows = [
         (name, [(cell, cell["areas"][name]) for cell in having(cells, "areas")
                 if name in cell["areas"] and cell["areas"][name].get("to_epee")])
-        for name in STYLES
+        for name in RULES
         if name not in ("epee", "oracle")  # the bound is far away, and in the table
     ]  # fmt: skip
     rows = [(name, found) for name, found in rows if found]
@@ -315,7 +315,7 @@ def _draw_areas(rows: Sequence[tuple[str, list[Any]]]) -> Figure:
                 mean, row + shift, "o", color=BLUE, markersize=5,
                 markerfacecolor=BLUE if sure else "white",
             )  # fmt: skip
-    ax.set_yticks(range(len(rows)), labels=[rule_name(name) for name, _ in rows])
+    ax.set_yticks(range(len(rows)), labels=[rule_name(name).replace("`", "") for name, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel("difference to EPEE, in points (right: better than EPEE)")
     ax.grid(axis="x", alpha=0.3)
