@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from sklearn_epee import EPEEClassifier, EPEEImageClassifier, EPEEMultimodalClassifier
 
 from .checkpoints import tiny_config
@@ -46,3 +48,10 @@ def tiny_multimodal_classifier(**parameters):
     text = tiny_config("bert", n_layers=2, vocab_size=300, max_position_embeddings=64)
     image = tiny_config("vit", image_size=24, patch_size=6, num_channels=1)
     return EPEEMultimodalClassifier(text, image, **tiny_training(**parameters))
+
+
+def same(first, second):
+    """Return whether predictions are equal: arrays, or lists of arrays."""
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    return np.array_equal(first, second, equal_nan=True)

@@ -21,6 +21,7 @@ from sklearn_epee.metrics import exit_scores
 from sklearn_epee.policy import apply_policy
 
 from .classifiers import (
+    same,
     tiny_image_classifier,
     tiny_multimodal_classifier,
     tiny_text_classifier,
@@ -66,12 +67,6 @@ def make(kind, **parameters):
 
 def heads_of(model):
     return [part for part in model.net_.module_.modules() if isinstance(part, ExitHead)]
-
-
-def same(first, second):
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return np.array_equal(first, second, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

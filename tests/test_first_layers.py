@@ -20,6 +20,7 @@ from sklearn_epee.metrics import span_f1_scorer
 from sklearn_epee.monitoring import ExitAudit
 
 from .classifiers import (
+    same,
     tiny_image_classifier,
     tiny_multimodal_classifier,
     tiny_text_classifier,
@@ -51,12 +52,6 @@ def fitted(notes, digits):
         kind: (make(max_epochs=1, memory=None).fit(*data[kind]), data[kind])
         for kind, (make, _) in KINDS.items()
     }
-
-
-def same(first, second):
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return np.array_equal(first, second, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
