@@ -130,7 +130,7 @@ def make(recipe: ClassRecipe, job: Job, backbone: Any, n_epochs: int | str, **op
 
 def run(job: Job, parts: Parts, folder: Folder, recipe: ClassRecipe) -> dict[str, Any]:
     """Train a network by a recipe and save the probabilities of every exit on dev and test."""
-    # The number of epochs of the defaults, which "auto" depends on the data for.
+    # As many epochs as the defaults, whose number depends on the data.
     defaults = json.loads((folder.of(job.of_kind(DEFAULTS)) / "result.json").read_text())
     model, cost = fitted(make(recipe, job, folder.backbone, defaults["n_epochs"]), parts.train)
     dev, test = (staged(model, part, len(parts.classes)) for part in (parts.dev, parts.test))

@@ -41,13 +41,13 @@ BACKBONE = "all-MiniLM-L6-v2"
 OUT = Path(tempfile.gettempdir()) / "sklearn-epee-study"
 N_SEEDS = 2
 
-# What is trained for classes, and what for spans.
-SIDES = (class_recipes, span_recipes)
+# The recipes of classes, and those of spans.
+MODULES = (class_recipes, span_recipes)
 SETS = (*class_recipes.DATA, *span_recipes.DATA)
 RECIPES: dict[str, Recipe] = {**class_recipes.RECIPES, **span_recipes.RECIPES}
 
 
-def side_of(data: str) -> Any:
+def module_of(data: str) -> Any:
     """Return the module of the recipes of a data set."""
     return class_recipes if data in class_recipes.DATA else span_recipes
 
@@ -72,20 +72,20 @@ def jobs(
         for seed in range(n_seeds)
         for data in sets
         if not small or data in class_recipes.SMALL
-        for kind, how in side_of(data).KINDS.items()
-        if kind in (side_of(data).DEFAULTS, *recipes) and how.applies(data, BACKBONE)
+        for kind, how in module_of(data).KINDS.items()
+        if kind in (module_of(data).DEFAULTS, *recipes) and how.applies(data, BACKBONE)
     ]
 
 
 def rows_in(out: Path) -> Rows:
     """Return the results of all recipes of which a folder has trained networks."""
-    return [row for side in SIDES for row in _rows_of(out, side)]
+    return [row for module in MODULES for row in _rows_of(out, module)]
 
 
-def _rows_of(out: Path, side: Any) -> Iterator[dict[str, Any]]:
-    for group, folders in _folders_in(out, side).items():
+def _rows_of(out: Path, module: Any) -> Iterator[dict[str, Any]]:
+    for group, folders in _folders_in(out, module).items():
         runs = {
-            recipe: [side.read(group.data, seed, folder) for seed, folder in by_seed.items()]
+            recipe: [module.read(group.data, seed, folder) for seed, folder in by_seed.items()]
             for recipe, by_seed in folders.items()
         }
         base = {run.seed: run for run in runs[BASE]}
@@ -95,13 +95,13 @@ def _rows_of(out: Path, side: Any) -> Iterator[dict[str, Any]]:
                 yield row_of(group, recipe, comparable, base)
 
 
-def _folders_in(out: Path, side: Any) -> dict[Group, dict[str, dict[int, Path]]]:
+def _folders_in(out: Path, module: Any) -> dict[Group, dict[str, dict[int, Path]]]:
     """Return the folders of jobs by recipe and seed, of data with a recipe and the defaults."""
-    kinds = {BASE: side.DEFAULTS} | {recipe: recipe for recipe in side.RECIPES}
+    kinds = {BASE: module.DEFAULTS} | {recipe: recipe for recipe in module.RECIPES}
     found: dict[Group, dict[str, dict[int, Path]]] = {}
     for recipe, kind in kinds.items():
         for group, seed, folder in jobs_in(out, kind):
-            if group.data in side.DATA:
+            if group.data in module.DATA:
                 found.setdefault(group, {}).setdefault(recipe, {})[seed] = folder
     return {group: by for group, by in found.items() if BASE in by and len(by) > 1}
 
@@ -145,7 +145,9 @@ def markdown(rows: Rows) -> str:
     """Render the results as one table per data set."""
     machines = dict.fromkeys(machine for row in rows for machine in row["machines"])
     command = "Command: `python -m studies.recipes --data-home DIR --checkpoints DIR --out OUT`."
-    what = [f"- {name}: {recipe.what}." for side in SIDES for name, recipe in side.RECIPES.items()]
+    what = [
+        f"- {name}: {recipe.what}." for module in MODULES for name, recipe in module.RECIPES.items()
+    ]
     return "\n".join(
         [*machines, "", command, "", READING, "", *dict.fromkeys(what), *tables(rows, RECIPES)]
     )
@@ -196,9 +198,11 @@ def _trained(given: argparse.Namespace) -> list[Job]:
     wanted = jobs(given.sets, given.recipes, given.seeds, given.small)
     until = time.time() + 60 * given.minutes
     failed: list[Job] = []
-    for side in SIDES:
-        of_side = [job for job in wanted if side_of(job.data) is side]
-        work = Work(of_side, given.out, given.data_home, given.checkpoints, until, kinds=side.KINDS)
+    for module in MODULES:
+        of_module = [job for job in wanted if module_of(job.data) is module]
+        work = Work(
+            of_module, given.out, given.data_home, given.checkpoints, until, kinds=module.KINDS
+        )
         failed += work.run()
     return failed
 

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import copy
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from sklearn_epee._exits.checks import check_n_layers
 from sklearn_epee._nn.first_layers import first_layers
 from sklearn_epee._nn.training import untrained_net
 
 from .fitted import FittedState, as_lazy_network
 from .parameters import MANY_SAMPLES, training_plan
-
-
-def check_n_first_layers(n_layers: Any, available: int) -> int:
-    """Return a number of layers to keep as an int, or raise."""
-    if isinstance(n_layers, bool) or not isinstance(n_layers, Integral):
-        raise TypeError(
-            f"n_layers must be an integer from 1 to {available}; got {n_layers!r} of type "
-            f"{type(n_layers).__name__}."
-        )
-    kept = int(n_layers)
-    if not 1 <= kept <= available:
-        raise ValueError(
-            f"n_layers must be from 1 to {available}, the number of layers of this estimator; "
-            f"got {n_layers!r}."
-        )
-    return kept
 
 
 def with_first_layers(estimator: Any, n_layers: Any) -> Any:
@@ -47,7 +31,12 @@ def with_first_layers(estimator: Any, n_layers: Any) -> Any:
         the backbone cannot be shortened.
     """
     state = estimator._fitted()
-    n_layers = check_n_first_layers(n_layers, state.summary.n_layers)
+    n_layers, available = check_n_layers(n_layers), state.summary.n_layers
+    if n_layers > available:
+        raise ValueError(
+            f"n_layers must be at most {available}, the number of layers of this estimator; got "
+            f"{n_layers}."
+        )
     weights = state.summary.exit_weights[:n_layers].copy()
     if weights[-1] == 0:
         raise ValueError(
