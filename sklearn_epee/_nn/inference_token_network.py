@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,17 +55,11 @@ class InferenceTokenNetwork(InferenceNetwork):
         at = cast("WordLayout", layout).first_pieces
         return self.backbone.row_subset(layer, at.read(hidden), *keys_values, layout.mask, at)
 
-    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
+    def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (W, K) float32."""
-        rows, positions = cast("WordLayout", layout).word_index
-        return self.network.word_logits(
-            layer, hidden, rows, positions, self.backbone.pool, self._heads[layer - 1]
-        )
+        words = hidden.flatten(0, 1).index_select(0, cast("WordLayout", layout).word_index)
+        return self.row_logits(layer, words, below, layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002
         """Return the logits of an exit from the rows of first pieces, (W, K) float32."""
-        places = torch.arange(len(rows), device=rows.device)
-        first = torch.zeros_like(places)
-        return self.network.word_logits(
-            layer, rows[None], first, places, self.backbone.pool, self._heads[layer - 1]
-        )
+        return self.network.row_logits(layer, rows, self.backbone.pool, self._heads[layer - 1])

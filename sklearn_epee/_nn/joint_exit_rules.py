@@ -17,7 +17,7 @@ from .exit_rules import (
     float32_floor,
     normalized_entropy,
 )
-from .tasks import as_pairs, split_tasks, task_predictions
+from .tasks import as_pairs, split_tasks, task_entropies, task_predictions
 
 
 def dynamic_rule(
@@ -68,8 +68,7 @@ class JointRule(DynamicRule):
         return task_predictions(proba, self._counts)
 
     def _entropy(self, proba: Tensor) -> Tensor:
-        parts = split_tasks(proba, self._counts)
-        return torch.stack([normalized_entropy(part) for part in parts], dim=1)
+        return task_entropies(proba, self._counts)
 
     def _predicted_proba(self, proba: Tensor, state: ExitState | None) -> Tensor:
         total = None if state is None else state.total

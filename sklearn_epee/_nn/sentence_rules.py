@@ -54,30 +54,48 @@ class SentenceRule(JointRule):
         state = self._remember(layer, proba, state)
         if not self.may_exit(layer):
             return Decision(None, state)
-        entropy = self._entropy(proba)
-        owners = np.repeat(np.arange(len(rows)), self._words.counts[rows])
-        exits = None
-        if layer < self.last_layer:
-            exits = self._together(layer, entropy, state, owners)
-        remaining = self._settle(layer, self.recorded(rows), exits, (proba, entropy), state)
+        found = proba, self._entropy(proba)
+        if layer == self.last_layer:
+            return Decision(self._settle(layer, self.recorded(rows), None, found, state), state)
+        counts = self._words.counts[rows]
+        owners = np.repeat(np.arange(len(rows)), counts)
+        of_word = torch.from_numpy(owners).to(proba.device)
+        exits = self._together(layer, found[1], state, (counts, of_word))
+        if exits.device.type == "cpu" and not exits.numpy().any():
+            return Decision(None, state)
+        remaining = self._settle(layer, self.recorded(rows), exits[of_word], found, state)
         return Decision(None if remaining is None else np.unique(owners[remaining]), state)
 
     def _together(
-        self, layer: int, entropy: Tensor, state: ExitState | None, owners: NDArray[np.intp]
+        self,
+        layer: int,
+        entropy: Tensor,
+        state: ExitState | None,
+        words: tuple[NDArray[np.int64], Tensor],
     ) -> Tensor:
-        """Return whether the sentence of each word exits, (W,) bool."""
-        of_word = torch.from_numpy(owners).to(entropy.device)
-        n = int(owners[-1]) + 1
+        """Return whether each sentence exits, (n,) bool.
+
+        `words` are the number of words of each sentence, and the index of each word's sentence.
+        """
+        counts, of_word = words
+        n = len(counts)
         if self._policy.joint_exit == "mean":
             agreed = self._agreed(layer, state)
-            together = agreed
-            if agreed is not None:
-                together = _all_words(agreed.all(dim=1), of_word, n)[of_word]
-            return either(together, self._sure(_means(entropy, of_word, n)[of_word]))
+            together = None if agreed is None else _all_words(agreed.all(dim=1), of_word, n)
+            return either(together, self._all_sure(_means(entropy, counts, of_word), counts))
         each = self._exits(layer, entropy, state)
         if self._policy.joint_exit == "all":
-            return _all_words(each, of_word, n)[of_word]
-        return (~_all_words(~each, of_word, n))[of_word]
+            return _all_words(each, of_word, n)
+        return ~_all_words(~each, of_word, n)
+
+    def _all_sure(self, means: Tensor, counts: NDArray[np.int64]) -> Tensor | None:
+        """Return which sentences have mean entropies below the threshold; None if tau is 0."""
+        limit = self._threshold
+        if isinstance(limit, Tensor):
+            # All words of a sentence have the threshold of its first one.
+            firsts = torch.from_numpy(np.cumsum(counts) - counts)
+            limit = limit[firsts.to(limit.device)]
+        return means < limit if self._policy.tau > 0 else None
 
 
 class SentenceRecordingRule(RecordingRule):
@@ -103,14 +121,15 @@ class SentenceRecordingRule(RecordingRule):
 
 
 def _all_words(is_true: Tensor, of_word: Tensor, n: int) -> Tensor:
-    """Return for each of n sentences whether something is true for all of its words."""
+    """Return for each of n sentences whether something is true for all of its words, (n,) bool."""
+    if n == 1:
+        return is_true.all().reshape(1)
     missing = torch.zeros(n, dtype=torch.int32, device=is_true.device)
     return missing.index_add(0, of_word, (~is_true).int()) == 0
 
 
-def _means(entropy: Tensor, of_word: Tensor, n: int) -> Tensor:
-    """Return the mean entropy of the words of each of n sentences, (W, T) -> (n,)."""
+def _means(entropy: Tensor, counts: NDArray[np.int64], of_word: Tensor) -> Tensor:
+    """Return the mean entropy of the words of each sentence, (W, T) -> (n,)."""
     # Summed in the order of the words, so that a mean does not depend on other sentences.
-    totals = entropy.new_zeros(n).index_add(0, of_word, entropy.sum(dim=1))
-    counts = torch.bincount(of_word, minlength=n) * entropy.shape[1]
-    return totals / counts
+    totals = entropy.new_zeros(len(counts)).index_add_(0, of_word, entropy.sum(dim=1))
+    return totals / torch.from_numpy(counts * entropy.shape[1]).to(totals.device)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sklearn_epee._checks.multilabel import LabelCount
 
 # Number of classes, of several tasks a tuple, or of labels.
 Classes = int | tuple[int, ...] | LabelCount
+# Tasks are computed together if padding them makes at most this many times as many columns.
+_MOST_PADDING = 3
 
 
 def class_counts(n_classes: Classes) -> tuple[int, ...]:
@@ -29,6 +34,89 @@ def split_tasks(packed: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
     return (packed,) if len(counts) == 1 else packed.split(list(counts), dim=-1)
 
 
+class TaskBlock:
+    """Consecutive tasks whose classes are padded to the same number, to be computed together.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        Number of classes of each task.
+    device : torch.device
+
+    Attributes
+    ----------
+    width : int
+        Number of classes of all tasks.
+    log_counts : Tensor of shape (T,), float32
+        Logarithm of the number of classes of each task.
+    """
+
+    def __init__(self, counts: tuple[int, ...], device: torch.device) -> None:
+        self.width = sum(counts)
+        # A single class has an entropy of 0, which can be divided by any number.
+        logs = [math.log(max(count, 2)) for count in counts]
+        self.log_counts = torch.tensor(logs, dtype=torch.float32, device=device)
+        self._shape = len(counts), max(counts)
+        place = torch.arange(self._shape[1]).expand(self._shape)
+        is_class = place < torch.tensor(counts).unsqueeze(1)
+        self._is_even = bool(is_class.all())
+        # The column of each place; for padding, one after the last.
+        columns = torch.full(self._shape, self.width).masked_scatter_(
+            is_class, torch.arange(self.width)
+        )
+        self._columns = columns.flatten().to(device)
+        self._places = is_class.flatten().nonzero().flatten().to(device)
+
+    def spread(self, packed: Tensor, fill: float) -> Tensor:
+        """Return the classes of each task, (..., sum of K_t) -> (..., T, K), padded with `fill`."""
+        if self._is_even:
+            return packed.unflatten(-1, self._shape)
+        padded = functional.pad(packed, (0, 1), value=fill)
+        return padded.index_select(-1, self._columns).unflatten(-1, self._shape)
+
+    def packed(self, spread: Tensor) -> Tensor:
+        """Return the classes of all tasks side by side, without padding."""
+        flat = spread.flatten(-2)
+        return flat if self._is_even else flat.index_select(-1, self._places)
+
+
+@functools.lru_cache(maxsize=64)
+# Tensors made in inference mode could not be used in training.
+@torch.inference_mode(mode=False)
+def task_blocks(counts: tuple[int, ...], device: torch.device) -> list[TaskBlock]:
+    """Divide tasks into as few blocks as possible, each with little padding.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        Number of classes of each task.
+    device : torch.device
+
+    Returns
+    -------
+    list of TaskBlock
+    """
+    blocks: list[list[int]] = []
+    for count in counts:
+        joint = [*blocks[-1], count] if blocks else []
+        if joint and len(joint) * max(joint) <= _MOST_PADDING * sum(joint):
+            blocks[-1] = joint
+        else:
+            blocks.append([count])
+    return [TaskBlock(tuple(block), device) for block in blocks]
+
+
+def _by_blocks(
+    packed: Tensor, counts: Sequence[int], compute: Callable[[TaskBlock, Tensor], Tensor]
+) -> Tensor:
+    """Return the results of a function of each block of tasks and its columns, side by side."""
+    blocks = task_blocks(tuple(counts), packed.device)
+    if len(blocks) == 1:
+        return compute(blocks[0], packed)
+    parts = packed.split([block.width for block in blocks], dim=-1)
+    return torch.cat([compute(*pair) for pair in zip(blocks, parts, strict=True)], dim=-1)
+
+
 def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
     """Return probabilities from logits, task by task.
 
@@ -44,20 +132,35 @@ def task_softmax(logits: Tensor, counts: Sequence[int]) -> Tensor:
     """
     if len(counts) == 1:
         return torch.softmax(logits, dim=-1)
-    if all(count == 2 for count in counts):
-        return torch.softmax(as_pairs(logits), dim=-1).flatten(-2)
-    parts = [torch.softmax(part, dim=-1) for part in split_tasks(logits, counts)]
-    return torch.cat(parts, dim=-1)
+    return _by_blocks(logits, counts, _block_softmax)
+
+
+def _block_softmax(block: TaskBlock, logits: Tensor) -> Tensor:
+    return block.packed(torch.softmax(block.spread(logits, -torch.inf), dim=-1))
+
+
+def task_predictions(packed: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the column of the largest value of each task, (..., sum of K_t) -> (..., T)."""
+    return _by_blocks(packed, counts, _block_predictions)
+
+
+def _block_predictions(block: TaskBlock, packed: Tensor) -> Tensor:
+    return block.spread(packed, -torch.inf).argmax(dim=-1)
+
+
+def task_entropies(proba: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the normalized entropy of each task, (..., sum of K_t) -> (..., T)."""
+    return _by_blocks(proba, counts, _block_entropies)
+
+
+def _block_entropies(block: TaskBlock, proba: Tensor) -> Tensor:
+    each = block.spread(torch.special.entr(proba), 0.0)
+    return (each.sum(-1) / block.log_counts).clamp_(0.0, 1.0)
 
 
 def as_pairs(packed: Tensor) -> Tensor:
     """Reshape concatenated tasks of two classes each, (..., 2 T), to (..., T, 2)."""
     return packed.unflatten(-1, (-1, 2))
-
-
-def task_predictions(packed: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the column of the largest value of each task, (..., sum of K_t) -> (..., T)."""
-    return torch.stack([part.argmax(dim=-1) for part in split_tasks(packed, counts)], dim=-1)
 
 
 class TaskHeads(nn.Module):

@@ -77,9 +77,14 @@ class TokenExitNetwork(MultiExitNetwork):
         -------
         Tensor of shape (w, sum of K), float32
         """
-        pool = pool or self._adapter.pool
-        words = hidden[word_rows, word_positions].unsqueeze(1)
-        return self._classify(layer, pool(words).squeeze(1), head)
+        return self.row_logits(layer, hidden[word_rows, word_positions], pool, head)
+
+    def row_logits(
+        self, layer: int, rows: Tensor, pool: Pool | None = None, head: Head | None = None
+    ) -> Tensor:
+        """Return the logits of one exit for the rows of words, (w, d); see `word_logits`."""
+        pooled = (pool or self._adapter.pool)(rows.unsqueeze(1))
+        return self._classify(layer, pooled.squeeze(1), head)
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the logits of all exits for every word, (w, M, sum of K), with gradients.

@@ -76,11 +76,10 @@ class WordLayout(BatchLayout):
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @cached_property
-    def word_index(self) -> tuple[Tensor, Tensor]:
-        """Row and position of the first piece of each word, on the device of the batch."""
-        rows, positions = (torch.from_numpy(part) for part in (self.rows, self.positions))
-        device = self.mask.device
-        return rows.to(device, non_blocking=True), positions.to(device, non_blocking=True)
+    def word_index(self) -> Tensor:
+        """Index of the first piece of each word among all positions, on the batch's device."""
+        index = torch.from_numpy(self.rows * self.width + self.positions)
+        return index.to(self.mask.device, non_blocking=True)
 
     @property
     def real(self) -> NDArray[np.bool_]:

@@ -277,14 +277,14 @@ def test_out_of_memory_in_the_middle_forgets_the_attempt(monkeypatch, way):
     engine, sentences = TokenEngine(make_word_network("bert")), make_sentences()
     rule = word_policy(0.2, 3, ensemble="weighted", joint_exit="mean", token_exit=way)
     expected = engine.dynamic(sentences, rule)
-    word_logits = engine._placed.network.word_logits
+    row_logits = engine._placed.network.row_logits
 
-    def limited(layer, hidden, word_rows, *rest):
-        if layer == 2 and len(word_rows) > 9:
+    def limited(layer, rows, *rest):
+        if layer == 2 and len(rows) > 9:
             gpu_is_full()
-        return word_logits(layer, hidden, word_rows, *rest)
+        return row_logits(layer, rows, *rest)
 
-    monkeypatch.setattr(engine._placed.network, "word_logits", limited)
+    monkeypatch.setattr(engine._placed.network, "row_logits", limited)
     with pytest.warns(RuntimeWarning, match="ran out of memory"):
         found = engine.dynamic(sentences, rule, 13)
     np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)

@@ -29,10 +29,9 @@ def test_the_layout_of_a_batch():
     assert_consistent(layout)
     np.testing.assert_array_equal(layout.open, layout.mask.numpy())
     np.testing.assert_array_equal(layout.real, layout.mask.numpy())
-    rows, positions = layout.word_index
-    assert rows.tolist() == layout.rows.tolist()
-    assert positions.tolist() == layout.positions.tolist()
-    assert layout.first_pieces.flat.tolist() == (rows * layout.width + positions).tolist()
+    places = layout.rows * layout.width + layout.positions
+    assert layout.word_index.tolist() == places.tolist()
+    assert layout.first_pieces.flat.tolist() == places.tolist()
     assert layout.open_rows.flat.tolist() == torch.nonzero(layout.mask.flatten())[:, 0].tolist()
 
 
