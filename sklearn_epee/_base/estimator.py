@@ -416,7 +416,9 @@ class BaseEPEE(
 
     def _fitted(self) -> FittedState:
         """Return the fitted state; raise if the estimator is not fitted."""
-        check_is_fitted(self)
+        if "_state" not in vars(self):
+            # Only then, because it takes a while: it reads the estimator's tags.
+            check_is_fitted(self)
         return self._state
 
     @property

@@ -64,6 +64,15 @@ class WordExits:
         cls, encoded: EncodedWords | ReadWords, exits: Any, tasks: TagLayers
     ) -> WordExits:
         """Return the predictions of all words, given the exits of the words that were read."""
+        if exits is not None and _all_are_read(encoded):
+            return cls(
+                exits.proba,
+                exits.exit_layer,
+                exits.entropy.reshape(len(exits.proba), -1),
+                exits.sample_exit_layer,
+                exits.rows_computed,
+                exits.rows_total,
+            )
         n, n_words = len(encoded.given_counts), len(encoded.is_read)
         found = cls(
             np.tile(tasks.outside(), (n_words, 1)),
@@ -85,8 +94,16 @@ class WordExits:
     @classmethod
     def join(cls, parts: Iterable[WordExits]) -> WordExits:
         """Return the predictions of consecutive sentences as one."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
+
+
+def _all_are_read(encoded: EncodedWords | ReadWords) -> bool:
+    """Return whether all words are read, and no sentence is empty."""
+    return len(encoded.rows) == len(encoded.given_counts) and bool(encoded.is_read.all())
 
 
 def of_all_words(
@@ -99,6 +116,8 @@ def of_all_words(
 
     `proba` contains the probabilities of the words that were read; None if there are none.
     """
+    if proba is not None and _all_are_read(encoded):
+        return proba
     outside = tasks.outside()
     layers = () if n_layers is None else (n_layers,)
     found = np.broadcast_to(outside, (*layers, len(encoded.is_read), len(outside))).copy()
@@ -141,7 +160,8 @@ class PredictedSentences:
 
     def split(self, of_words: NDArray[Any]) -> list[NDArray[Any]]:
         """Split an array over all words into one array per sentence."""
-        return np.split(of_words, self._ends[:-1])
+        ends = self._ends.tolist()
+        return [of_words[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def tags(self, proba: NDArray[np.float32]) -> list[Any]:
         """Return the tags of each sentence, one per word; dicts by layer if there are several."""

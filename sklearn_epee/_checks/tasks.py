@@ -8,6 +8,7 @@ label.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -158,9 +159,8 @@ def _length(y: Any) -> int:
 
 def split_columns(packed: Array, counts: Sequence[int]) -> list[Array]:
     """Split the last axis, with the classes of all tasks, into one array per task."""
-    if len(counts) == 1:
-        return [packed]
-    return np.split(packed, np.cumsum(counts)[:-1], axis=-1)
+    ends = list(itertools.accumulate(counts))
+    return [packed[..., end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def as_columns(parts: Sequence[Array]) -> Array:

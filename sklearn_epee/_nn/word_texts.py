@@ -225,7 +225,10 @@ def pieces_word_by_word(
 
 def _first_pieces(owners: NDArray[np.int64], in_word: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which pieces are the first of their word, among those with a character of it."""
-    places = np.flatnonzero(in_word)
+    places = np.flatnonzero(in_word)[::-1]
+    first = np.full(owners.max(initial=-1) + 1, -1, dtype=np.int64)
+    # Of several pieces of a word, the last one that is assigned is the first one of the text.
+    first[owners[places]] = places
     starts = np.zeros(len(owners), dtype=bool)
-    starts[places[np.unique(owners[places], return_index=True)[1]]] = True
+    starts[first[first >= 0]] = True
     return starts

@@ -97,14 +97,16 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[Span]:
     >>> tags_to_spans(["B-Drug", "I-Drug", "O", "I-Drug", "B-Effect", "B-Effect"])
     [(0, 2, 'Drug'), (4, 5, 'Effect'), (5, 6, 'Effect')]
     """
-    parts = [parts_of_tag(tag, scheme) for tag in tags]
+    known = {tag: parts_of_tag(tag, scheme) for tag in dict.fromkeys(tags)}
+    parts = [known[tag] for tag in tags]
     spans: list[Span] = []
-    start = 0
-    while start < len(parts):
-        end = _end_of_span(parts, start, scheme)
-        if end:
-            spans.append((start, end, parts[start][1]))
-        start = max(end, start + 1)
+    end = 0
+    for start, (prefix, label) in enumerate(parts):
+        # Most words are outside of spans.
+        if prefix != "O" and start >= end:
+            end = _end_of_span(parts, start, scheme)
+            if end:
+                spans.append((start, end, label))
     return spans
 
 

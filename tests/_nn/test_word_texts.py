@@ -107,6 +107,13 @@ def test_words_without_pieces_are_not_read():
     assert everything(encoded)["word_rows"].tolist() == [0, 0, 1]
 
 
+def test_a_text_may_have_more_words_than_pieces():
+    with pytest.warns(UserWarning, match="no token of 9 words"):
+        encoded = word_tokenizer().encode([[*[""] * 9, "rash"]])
+    assert encoded.is_read.tolist() == [False] * 9 + [True]
+    assert everything(encoded)["word_positions"].tolist() == [1]
+
+
 def test_nothing_to_read_is_encoded_as_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
