@@ -51,10 +51,12 @@ def _best_device() -> str:
 
 
 def _check_present(device: torch.device) -> None:
+    name = str(device)
+    if name == "cpu":
+        return
     present = ["cpu"]
     present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     present += ["mps"] if torch.backends.mps.is_available() else []
-    name = str(device)
     if name not in present and not (name == "cuda" and torch.cuda.device_count()):
         raise ValueError(
             f"device={name!r} is not available on this machine; available: {present}. "

@@ -377,6 +377,9 @@ class DynamicRule:
         exiting, *recorded = to_host(exits, self._predicted_proba(proba, state), entropy)
         if not exiting.any():
             return None
+        if exiting.all():
+            self._record(layer, rows, *recorded)
+            return np.empty(0, np.intp)
         self._record(layer, rows[exiting], *(part[exiting] for part in recorded))
         return np.flatnonzero(~exiting)
 

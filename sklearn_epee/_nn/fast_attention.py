@@ -239,11 +239,13 @@ def _attend_by_products(
 def _softmax(scores: Tensor, unseen: Tensor | None) -> Tensor:
     """Compute the softmax of bfloat16 scores over the keys, in place.
 
-    `torch.softmax` in bfloat16 takes twice as long on such short rows; but for few scores, the
-    overhead of additional calls is larger. Both give bitwise equal results, computed in float32.
+    `torch.softmax` in bfloat16 takes twice as long on such short rows; but with several threads,
+    the overhead of additional calls is larger for few scores. Both give bitwise equal results,
+    computed in float32.
     """
     n, heads, n_queries, n_keys = scores.shape
-    if scores.numel() <= _FEW_SCORES and _rounds_like_float32():
+    few = scores.numel() <= _FEW_SCORES and torch.get_num_threads() > 1
+    if few and _rounds_like_float32():
         if unseen is not None:
             scores.masked_fill_(unseen < 0, -torch.inf)
         return torch.softmax(scores, dim=-1)

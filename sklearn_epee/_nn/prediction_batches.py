@@ -142,6 +142,9 @@ def batches_by_length(
     ndarray of int
         Row numbers of one batch.
     """
+    if len(lengths) == 1:
+        yield np.zeros(1, np.intp)
+        return
     limit = limit if isinstance(limit, BatchLimit) else batch_limit(limit)
     if windows is None:
         order = np.argsort(-lengths, kind="stable")

@@ -64,7 +64,9 @@ class SentenceRule(JointRule):
         if exits.device.type == "cpu" and not exits.numpy().any():
             return Decision(None, state)
         remaining = self._settle(layer, self.recorded(rows), exits[of_word], found, state)
-        return Decision(None if remaining is None else np.unique(owners[remaining]), state)
+        if remaining is None or not len(remaining):
+            return Decision(remaining, state)
+        return Decision(np.unique(owners[remaining]), state)
 
     def _together(
         self,

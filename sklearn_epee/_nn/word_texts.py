@@ -183,8 +183,9 @@ def pieces_by_characters(words: Words, encoding: Encoding) -> Pieces:
     encoding : Encoding
         Encoding of the joined text by a fast tokenizer, including special tokens.
     """
-    ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64) - 1
-    begins = ends - np.array([len(word) for word in words], dtype=np.int64)
+    lengths = np.array([len(word) for word in words], dtype=np.int64)
+    ends = np.cumsum(lengths + 1) - 1
+    begins = ends - lengths
     special = np.array([part is None for part in encoding.sequence_ids], dtype=bool)
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     # Use the last character of a piece, because the first one may be the blank before the word.

@@ -123,7 +123,12 @@ def test_many_scores_and_few_have_the_same_softmax(agrees, monkeypatch):
     mask = torch.ones(3, 1, 1, 40, dtype=torch.bool)
     mask[1, ..., 21:] = False
     cases = [Seen(), Seen(mask), Seen(is_causal=True)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     few = [attend(query, k, v, seen) for seen in cases]
+    with monkeypatch.context() as one_thread:
+        one_thread.setattr(torch, "get_num_threads", lambda: 1)
+        for seen, expected in zip(cases, few, strict=True):
+            assert torch.equal(attend(query, k, v, seen), expected)
     monkeypatch.setattr(fast_attention, "_FEW_SCORES", 0)
     # Two samples at a time, then two heads of one sample.
     for together in (8 * 48 * 48, 2 * 48 * 48):
