@@ -99,12 +99,12 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         predicts far too many spans with them: choose the weight on held-out texts. Probabilities
         and exit layers do not depend on it. Can be changed after `fit`, and tuned by a search
         without training.
-    head : {"linear", "bottleneck"}, default="linear"
-        The architecture of the heads. "linear": a linear layer, for some backbones preceded by a
-        dense layer with tanh. "bottleneck": a residual block with a quarter of the width before
-        these, ``x + W2 gelu(W1 norm(x))``, like the adapters of arXiv:1902.00751. It can raise the
-        accuracy of early exits, and makes single samples slightly slower
-        (docs/training_recipes.md). With `warm_start` a fitted network keeps its heads, and another
+    head : {"linear", "bottleneck", "attention"}, default="linear"
+        The architecture of the heads. "linear": a linear layer. "bottleneck": a residual block with
+        a quarter of the width before it, ``x + W2 gelu(W1 norm(x))``, like the adapters of
+        arXiv:1902.00751. "attention": one layer of attention before it, in which each word reads
+        all positions of its sentence. Both can improve early exits (docs/training_recipes.md), and
+        take time at every exit. With `warm_start` a fitted network keeps its heads, and another
         `head` raises an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"

@@ -88,16 +88,17 @@ def test_graphs_predict_with_every_pooling_as_the_estimator(pooling, notes, tmp_
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(notes[0]), notes[0])
 
 
+@pytest.mark.parametrize("head", ["bottleneck", "attention"])
 @pytest.mark.parametrize("kind", ["texts", "images", "labels"])
-def test_graphs_have_the_bottlenecks_of_the_heads(kind, notes, digits, tmp_path):
+def test_graphs_have_the_heads_of_the_estimator(kind, head, notes, digits, tmp_path):
     if kind == "images":
-        fitted = tiny_image_classifier(head="bottleneck", **LEARNT).fit(*digits)
+        fitted = tiny_image_classifier(head=head, **LEARNT).fit(*digits)
         X, given = digits[0], fitted._preprocessor.transform(pixels_of(digits[0])).numpy()
         given = {"pixel_values": given}
     else:
         X = given = notes[0]
         y = notes[1] if kind == "texts" else np.eye(2, dtype=int)[np.arange(len(X)) % 2]
-        fitted = tiny_text_classifier(head="bottleneck", **LEARNT).fit(X, y)
+        fitted = tiny_text_classifier(head=head, **LEARNT).fit(X, y)
     agree(fitted.set_params(tau=0), exported(fitted, tmp_path / "a").predict_with_exits(given), X)
     model = exported(fitted, tmp_path / "b", layer=2)
     assert_allclose(

@@ -36,6 +36,16 @@ def test_notes_in_windows_exit_as_in_the_estimator(pooling, long_notes, tmp_path
     assert len(set(found["exit_layer"].tolist())) > 1
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_attention_of_heads_reads_all_windows(pooling, long_notes, tmp_path):
+    X, y = long_notes
+    fitted = tiny_text_classifier(pooling=pooling, head="attention", **WINDOWS, **LEARNT)
+    fitted = mixed_policy(fitted.fit(X, y), X)
+    model = exported(fitted, tmp_path)
+    for batch_size in (1, 7):
+        agree(fitted, model.predict_with_exits(X, batch_size), X)
+
+
 @pytest.mark.parametrize("options", [
     {"window_stride": 5}, {"exit_ensemble": "mean"}, {"patience": 2},
     {"long_texts": "head_tail", "max_length": 13, "window_length": None},
@@ -47,10 +57,11 @@ def test_strides_both_ends_and_policies(options, long_notes, tmp_path):
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(X), X)
 
 
-def test_several_tasks_attend_to_windows(long_notes, tmp_path):
+@pytest.mark.parametrize("attending", [{"pooling": "attention"}, {"head": "attention"}])
+def test_several_tasks_attend_to_windows(attending, long_notes, tmp_path):
     X, y = long_notes
     tasks = np.array([y, np.where(np.arange(len(X)) % 2, "a", "b")]).T
-    options = {"pooling": "attention", "tau": 0.99, "joint_exit": "any"}
+    options = {"tau": 0.99, "joint_exit": "any"} | attending
     fitted = tiny_text_classifier(**WINDOWS, **LEARNT, **options).fit(X, tasks)
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(X), X)
 

@@ -101,6 +101,13 @@ def test_layers_of_spans_exit_together(joint_exit, token_exit, tmp_path):
     agree(fitted, exported(fitted, tmp_path).predict_with_exits(WORDS), WORDS)
 
 
+@pytest.mark.parametrize("token_exit", ["sentence", "token"])
+def test_words_that_read_their_sentence(token_exit, tmp_path):
+    fitted = tiny_token_classifier(head="attention", head_learning_rate=0.05, token_exit=token_exit)
+    mixed_policy(fitted.fit(WORDS, TAGS), WORDS, whole=token_exit == "sentence")
+    agree(fitted, exported(fitted, tmp_path).predict_with_exits(WORDS), WORDS)
+
+
 @pytest.mark.parametrize("scheme", ["IOB2", "BIOES", "IO"])
 def test_valid_sequences_of_every_scheme(scheme, tmp_path):
     spans = [tags_to_spans(tags) for tags in TAGS]

@@ -98,6 +98,10 @@ def bottlenecks(notes, digits):
     return classifier.fit(*notes), notes[0]
 
 
+def heads_with_attention(notes, digits):
+    return tiny_text_classifier(head="attention", pooling="cls").fit(*notes), notes[0]
+
+
 def images_with_bottlenecks(notes, digits):
     return tiny_image_classifier(head="bottleneck").fit(*digits), digits[0]
 
@@ -161,8 +165,8 @@ def thresholds(notes, digits):
 
 KINDS = [
     texts, from_scratch, pairs, windows, head_and_tail, relations, attention, bottlenecks,
-    images_with_bottlenecks, several_labels, several_tasks, images, images_from_scratch, two_towers,
-    calibrated, tuned, certified, fixed, thresholds,
+    heads_with_attention, images_with_bottlenecks, several_labels, several_tasks, images,
+    images_from_scratch, two_towers, calibrated, tuned, certified, fixed, thresholds,
 ]  # fmt: skip
 
 
@@ -201,7 +205,7 @@ def test_words_and_their_tags(tmp_path):
     first = {"event": [(0, 19, "Adverse")], "drug": [(0, 7, "Drug")]}
     second = {"event": [], "drug": [(13, 17, "Drug")]}
     config = tiny_config("bert", vocab_size=300)
-    words = EPEETokenClassifier(config, transition_weight=0.5, head="bottleneck", **tiny_training())
+    words = EPEETokenClassifier(config, transition_weight=0.5, head="attention", **tiny_training())
     words.fit(X, [first, second] * 4)
     words.save_pretrained(tmp_path / "words", X, [first, second] * 4)
     loaded = EPEETokenClassifier.from_pretrained(tmp_path / "words")

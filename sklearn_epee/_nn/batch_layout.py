@@ -143,6 +143,10 @@ class BatchLayout:
         # Summed in the order of the windows, so that a sum does not depend on other samples.
         return rows.new_zeros((len(self.windows), *rows.shape[1:])).index_add(0, self._owners, rows)
 
+    def repeated(self, rows: Tensor) -> Tensor:
+        """Return the row of each sample once per window, (n, ...) -> (w, ...)."""
+        return rows if self.windows is None else rows.index_select(0, self._owners)
+
     def averaged(self, rows: Tensor) -> Tensor:
         """Return the means over each sample's windows, (w, d) -> (n, d), summed in float32."""
         if self.windows is None:

@@ -146,13 +146,13 @@ class FastLayer:
 
     def read(self, hidden: Tensor) -> LayerInput:
         """Return the input of the attention's projections at some positions, (n, r, d)."""
-        flat = _flat(hidden)
+        flat = flat_rows(hidden)
         return LayerInput(hidden, flat, self.readers.attention(self._normalized(flat)))
 
     def keys_values(self, read: LayerInput, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
         """Return keys and values of the positions, (n, n_key_heads, r, head_dim)."""
-        k = self._key_norm(_split(self._key(read.rows), read.hidden, self._n_key_heads))
-        v = _split(self._value(read.rows), read.hidden, self._n_key_heads)
+        k = self._key_norm(split_heads(self._key(read.rows), read.hidden, self._n_key_heads))
+        v = split_heads(self._value(read.rows), read.hidden, self._n_key_heads)
         return (k if rotary is None else rotary.rotate(k)), v
 
     def rows(
@@ -160,9 +160,9 @@ class FastLayer:
     ) -> Tensor:
         """Return the output of the layer at the positions, (n, r, d)."""
         hidden = read.hidden
-        query = self._query_norm(_split(self._query(read.rows), hidden, self._n_heads))
+        query = self._query_norm(split_heads(self._query(read.rows), hidden, self._n_heads))
         query = query if rotary is None else rotary.rotate(query)
-        attended = _flat(attend(query, k, v, seen).transpose(1, 2).flatten(2))
+        attended = flat_rows(attend(query, k, v, seen).transpose(1, 2).flatten(2))
         above = self._finish(attended, read.flat)
         return above[: hidden.shape[0] * hidden.shape[1]].view_as(hidden)
 
@@ -176,13 +176,13 @@ class FastLayer:
         rotary: Rotary | None = None,
     ) -> Tensor:
         """Return the output of the layer at the positions `at`, (R, d)."""
-        flat = _flat(hidden_rows.unsqueeze(0))
+        flat = flat_rows(hidden_rows.unsqueeze(0))
         n_rows = len(hidden_rows)
         query = at.fill_up(self._query(self.readers.attention(self._normalized(flat)))[:n_rows])
         query = self._query_norm(query.unflatten(-1, (self._n_heads, -1)).transpose(1, 2))
         query = query if rotary is None else rotary.rotate(query)
         attended = at.pick(attend(query, k, v, seen).transpose(1, 2).flatten(2))
-        return self._finish(_flat(attended.unsqueeze(0)), flat)[:n_rows]
+        return self._finish(flat_rows(attended.unsqueeze(0)), flat)[:n_rows]
 
     def _normalized(self, rows: Tensor) -> Tensor:
         return self._norm_1(rows) if self._pre_norm else rows
@@ -390,13 +390,13 @@ def usual_layers(adapter: BackboneAdapter) -> list[LayerParts] | None:
     return usual if len(usual) == len(parts) else None
 
 
-def _split(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
+def split_heads(rows: Tensor, hidden: Tensor, n_heads: int) -> Tensor:
     """Return the rows of the positions of ``hidden``, split into heads."""
     n, t, _ = hidden.shape
     return rows[: n * t].view(n, t, n_heads, -1).transpose(1, 2)
 
 
-def _flat(hidden: Tensor) -> Tensor:
+def flat_rows(hidden: Tensor) -> Tensor:
     """Return all positions as rows, with unused rows at the end, (r, d).
 
     Their number is `rounded`, so that the products have few different sizes.

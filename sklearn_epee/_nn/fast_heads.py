@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .backbones import LinearWeights
+from .fast_attention import Seen, attend
+from .fast_backbone import flat_rows, split_heads
+from .head_attention import HEAD_WIDTH, N_HEADS, HeadAttention
 from .heads import Bottleneck, ExitHead, LabelHead, label_logits
 from .network import Head
 from .packed_linear import filled_up, make_product
@@ -77,6 +81,89 @@ class NarrowRows:
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the outputs of the narrow layers side by side, (r, T * width / 4)."""
         return self._down.activated(self._norm(rows))
+
+
+class WordAttention(Protocol):
+    """Interface of the attention of an exit for words; see `HeadAttention.of_words`."""
+
+    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        """Return the states of words with what each has read added, (w, d) float32.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (n, t, d)
+        mask : Tensor of shape (n, t), bool
+        index : Tensor of shape (w,), int64
+            Index of each word's first piece among all positions of the batch.
+        """
+        ...
+
+
+class PlainWordAttention:
+    """The attention of an exit for words, in float32.
+
+    Parameters
+    ----------
+    attention : HeadAttention
+    """
+
+    def __init__(self, attention: HeadAttention) -> None:
+        self._attention = attention
+
+    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        """See `WordAttention`."""
+        width = hidden.shape[1]
+        rows, positions = index.div(width, rounding_mode="floor"), index % width
+        return self._attention.of_words(hidden, mask, rows, positions)
+
+
+class PackedWordAttention:
+    """The attention of an exit for words on a CPU, in the data type of the layers.
+
+    It is a part of a layer: products have packed weights, and the results do not depend on the rest
+    of the batch.
+
+    Parameters
+    ----------
+    attention : HeadAttention
+    dtype : torch.dtype
+    """
+
+    def __init__(self, attention: HeadAttention, dtype: torch.dtype) -> None:
+        query = LinearWeights.of(attention.query).scaled(HEAD_WIDTH**-0.5)
+        self._query = make_product(query, dtype)
+        self._key = make_product(LinearWeights.of(attention.key), dtype)
+        self._value = make_product(LinearWeights.of(attention.value), dtype)
+        self._out = make_product(LinearWeights.of(attention.out), dtype)
+        self._dtype = dtype
+
+    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        """See `WordAttention`."""
+        hidden = hidden.to(self._dtype)
+        flat = flat_rows(hidden)
+        query, k, v = (
+            split_heads(product(flat), hidden, N_HEADS)
+            for product in (self._query, self._key, self._value)
+        )
+        attended = attend(query, k, v, Seen(mask[:, None, None, :]))
+        read = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, index)
+        words = hidden.flatten(0, 1).index_select(0, index)
+        return words.float() + self._out(filled_up(read))[: len(index)]
+
+
+def word_attention(attention: HeadAttention, dtype: torch.dtype) -> WordAttention:
+    """Return the fastest version of the attention of an exit for words.
+
+    Parameters
+    ----------
+    attention : HeadAttention
+        On its device.
+    dtype : torch.dtype
+        Data type of the hidden states.
+    """
+    if attention.query.weight.device.type == "cpu":
+        return PackedWordAttention(attention, dtype)
+    return PlainWordAttention(attention)
 
 
 @torch.no_grad()

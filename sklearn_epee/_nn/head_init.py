@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from .batching import SAMPLE_WEIGHT, LabelledSamples, parts_of_batch, positions_of
+from .head_attention import HeadAttention
 from .heads import LabelHead
 from .tasks import TaskHeads
 
@@ -29,8 +30,9 @@ _SPREAD = 0.5
 class RegressionHeadInit(Callback):
     """Initialize every head as a logistic regression on the pooled states of its layer.
 
-    A bottleneck is initialized as the identity, a dense layer with the principal components of its
-    input, and the last linear layer with the regression on the dense layer's output.
+    Bottlenecks and attention layers are initialized as the identity, a dense layer with the
+    principal components of its input, and the last linear layer with the regression on the dense
+    layer's output.
 
     References
     ----------
@@ -41,6 +43,9 @@ class RegressionHeadInit(Callback):
     def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
         """Run training samples through the backbone once, and initialize the heads."""
         plan = net._require_plan()
+        for module in net.module_.modules():
+            if isinstance(module, HeadAttention):
+                module.begin_as_identity()
         rows = np.random.default_rng(plan.seed).permutation(len(X))[:MAX_SAMPLES]
         states, labels = _states(net, X, rows, plan.batch_size)
         weights = X.weights.numpy()[rows]

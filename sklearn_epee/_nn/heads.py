@@ -14,11 +14,12 @@ from torch.nn import functional
 from sklearn_epee._checks.multilabel import LabelCount
 
 from .batch_layout import BatchLayout
+from .head_attention import HeadAttention
 from .pooling import attended_mean_over_samples
 from .tasks import Classes, TaskHeads, class_counts
 
 # Values of the estimators' parameter `head`.
-HEADS = ("linear", "bottleneck")
+HEADS = ("linear", "bottleneck", "attention")
 # Width of the narrow layer, relative to the input.
 _BOTTLENECK_SHARE = 0.25
 # Logit of a constant label: in float32, the sigmoid of it is 1, and that of its negative is 0.
@@ -57,6 +58,8 @@ class Bottleneck(nn.Module):
 class ExitHead(nn.Module):
     """Classifier after one layer: optional bottleneck, optional dense + tanh, dropout, linear.
 
+    Before them, what is pooled of the layer may read all positions, see `read_positions`.
+
     Parameters
     ----------
     in_features : int
@@ -72,8 +75,11 @@ class ExitHead(nn.Module):
         Whether the head has a query for attention pooling.
     context_size : int, default=0
         Width of the additional input (context).
-    kind : {"linear", "bottleneck"}, default="linear"
+    kind : {"linear", "bottleneck", "attention"}, default="linear"
         "bottleneck": a `Bottleneck` is applied to the input first, including the context.
+        "attention": the pooled state reads all positions by a `HeadAttention`.
+    hidden_size : int, default=None
+        Width of the hidden states that are read; None: `in_features`.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class ExitHead(nn.Module):
         *,
         context_size: int = 0,
         kind: str = "linear",
+        hidden_size: int | None = None,
     ) -> None:
         super().__init__()
         # With a query of zeros, all positions have the same weight: the pooling starts as the mean.
@@ -97,8 +104,11 @@ class ExitHead(nn.Module):
         self.dense = linear(width, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out = linear(dense_size or width, n_classes)
-        # Created last, so that the other layers get the same random weights as without it.
+        # Created last, so that the other layers get the same random weights as without them.
         self.bottleneck = Bottleneck(width) if kind == "bottleneck" else None
+        self.attention: HeadAttention | None = None
+        if kind == "attention":
+            self.attention = HeadAttention(in_features, hidden_size or in_features)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled rows, concatenated with their context, to logits (n, n_classes), float32."""
@@ -116,6 +126,24 @@ class ExitHead(nn.Module):
         if self.query is None:
             raise RuntimeError("This head has no query.")
         return attended_mean_over_samples(hidden, layout, self.query)
+
+    def read_positions(self, pooled: Tensor, hidden: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the pooled states with what they read of all positions added, if they do so.
+
+        Parameters
+        ----------
+        pooled : Tensor of shape (n, in_features)
+        hidden : Tensor of shape (w, t, d)
+        layout : BatchLayout
+
+        Returns
+        -------
+        Tensor of shape (n, in_features)
+        """
+        if self.attention is None:
+            return pooled
+        read: Tensor = self.attention(pooled.float(), hidden, layout)
+        return read
 
 
 class LabelHead(nn.Module):
@@ -152,6 +180,12 @@ class LabelHead(nn.Module):
         """Return the attention pooling with the query of the labels, (n, in_features)."""
         head: Any = self.head
         read: Tensor = head.attend(hidden, layout)
+        return read
+
+    def read_positions(self, pooled: Tensor, hidden: Tensor, layout: Any) -> Tensor:
+        """Return the pooled states with what they read of all positions added, if they do so."""
+        head: Any = self.head
+        read: Tensor = head.read_positions(pooled, hidden, layout)
         return read
 
 
@@ -217,14 +251,15 @@ def make_head(
     *,
     context_size: int = 0,
     kind: str = "linear",
+    hidden_size: int | None = None,
 ) -> nn.Module:
     """Return the head of one exit, for one task, several tasks, or several labels.
 
     Parameters
     ----------
     n_classes : int, tuple of int or LabelCount
-        Each task has its own `ExitHead`; labels share one.
-    in_features, dense_size, dropout, attends, context_size, kind
+        Each task has its own `ExitHead`; labels share one. Attention is shared by all.
+    in_features, dense_size, dropout, attends, context_size, kind, hidden_size
         See `ExitHead`.
 
     Returns
@@ -232,11 +267,16 @@ def make_head(
     ExitHead, TaskHeads or LabelHead
     """
 
-    def of_size(n_logits: int) -> ExitHead:
-        options: Any = {"context_size": context_size, "kind": kind}
+    def of_size(n_logits: int, kind: str = kind) -> ExitHead:
+        options: Any = {"context_size": context_size, "kind": kind, "hidden_size": hidden_size}
         return ExitHead(in_features, n_logits, dense_size, dropout, attends, **options)
 
     if isinstance(n_classes, LabelCount):
         return LabelHead(of_size(n_classes.n_labels), n_classes.n_labels)
-    heads = [of_size(count) for count in class_counts(n_classes)]
-    return heads[0] if len(heads) == 1 else TaskHeads(heads)
+    counts = class_counts(n_classes)
+    if len(counts) == 1:
+        return of_size(counts[0])
+    if kind != "attention":
+        return TaskHeads([of_size(count) for count in counts])
+    attention = HeadAttention(in_features, hidden_size or in_features)
+    return TaskHeads([of_size(count, "linear") for count in counts], attention)

@@ -32,6 +32,8 @@ class InferenceNetwork:
     device : torch.device
     network : MultiExitNetwork
         Runs the heads; on a CPU, with packed copies of the weights of wide layers.
+    dtype : torch.dtype
+        Data type of the hidden states.
     backbone : LayerwiseBackbone
         Runs the layers; on a CPU, with packed copies of the weights.
     """
@@ -48,7 +50,9 @@ class InferenceNetwork:
             # Float32 on a CPU: in bfloat16, only results of packed products do not depend on the
             # batch.
             network = network.to_inference_copy(self.device, torch.float32 if on_cpu else dtype)
+            dtype = next(network.backbone.parameters()).dtype
         self.network = network
+        self.dtype = dtype
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._heads = [fast_head(head) if on_cpu else head for head in network.heads]
         self._input_dtype = next(network.backbone.parameters()).dtype
@@ -127,7 +131,7 @@ class InferenceNetwork:
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from the rows that its head reads, (n, K) float32."""
-        pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
+        pooled = self.network.pooled_rows(layer, rows, below, layout, self.backbone.pool)
         return self._classify(layer, pooled, layout)
 
     def _classify(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:

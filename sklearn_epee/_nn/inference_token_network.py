@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .batch_layout import BatchLayout, backbone_inputs
 from .batching import EncodedSamples
+from .fast_heads import WordAttention, word_attention
 from .inference_network import InferenceNetwork
+from .int8_calibration import Int8Scales
 from .token_network import TokenExitNetwork
 from .word_layout import WordLayout
 
@@ -23,10 +26,21 @@ class InferenceTokenNetwork(InferenceNetwork):
 
     network: TokenExitNetwork
 
+    def __init__(
+        self, network: TokenExitNetwork, dtype: torch.dtype, scales: Int8Scales | None = None
+    ) -> None:
+        super().__init__(network, dtype, scales)
+        self._attention: list[WordAttention] | None = None
+        if network.head == "attention":
+            layers = range(1, network.n_layers + 1)
+            self._attention = [
+                word_attention(self.network.attention(layer), self.dtype) for layer in layers
+            ]
+
     @property
     def n_rows_read(self) -> int:
-        """1 if the rows of first pieces can be computed alone, else 0."""
-        return int(self.network.adapter.rows_apart)
+        """1 if the rows of first pieces suffice for the heads and can be computed alone, else 0."""
+        return int(self._attention is None and self.network.adapter.rows_apart)
 
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
         """Return the input of the first layer for some sentences; see `InferenceNetwork.embed`."""
@@ -41,7 +55,8 @@ class InferenceTokenNetwork(InferenceNetwork):
         """Return a layer's output at open positions, and its input at all others, (n, t, d)."""
         words = cast("WordLayout", layout)
         # If a layer can only be run as a whole, leaving out padding saves no time.
-        computed = words.open if self.n_rows_read else words.open | ~words.real
+        apart = self.network.adapter.rows_apart
+        computed = words.open if apart else words.open | ~words.real
         if computed.all():
             return super().rows(layer, hidden, keys_values, layout)
         at = words.open_rows
@@ -57,7 +72,12 @@ class InferenceTokenNetwork(InferenceNetwork):
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (W, K) float32."""
-        words = hidden.flatten(0, 1).index_select(0, cast("WordLayout", layout).word_index)
+        index = cast("WordLayout", layout).word_index
+        if self._attention is not None:
+            ready = self.backbone.pool(hidden)
+            words = self._attention[layer - 1](ready, layout.mask, index)
+            return self._classify(layer, words, layout)
+        words = hidden.flatten(0, 1).index_select(0, index)
         return self.row_logits(layer, words, below, layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:  # noqa: ARG002

@@ -71,8 +71,9 @@ class MultiExitNetwork(RebuiltModule):
         Whether heads start with a dense layer + tanh; None: if the family does not end in a norm.
     context_size : int, default=0
         Width of the additional input of the heads: the `context` of a batch's layout.
-    head : {"linear", "bottleneck"}, default="linear"
-        The `kind` of the heads.
+    head : {"linear", "bottleneck", "attention"}, default="linear"
+        The `kind` of the heads. With "attention", heads that read all positions of a layer read its
+        own; the others read those of the layer below.
 
     Attributes
     ----------
@@ -125,7 +126,11 @@ class MultiExitNetwork(RebuiltModule):
 
     def _make_head(self, dense: int | None) -> nn.Module:
         attends = self.pooling == "attention"
-        options: Any = {"context_size": self.context_size, "kind": self.head}
+        options: Any = {
+            "context_size": self.context_size,
+            "kind": self.head,
+            "hidden_size": self._adapter.hidden_size,
+        }
         return make_head(self.n_classes, self.n_features, dense, self.dropout, attends, **options)
 
     def _initialize_heads(self) -> None:
@@ -133,7 +138,8 @@ class MultiExitNetwork(RebuiltModule):
         for module in self.heads.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=scale)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def adapter(self) -> BackboneAdapter:
@@ -206,7 +212,8 @@ class MultiExitNetwork(RebuiltModule):
         hidden : Tensor of shape (n, t, d)
             Output of the layer.
         below : Tensor of shape (n, t, d)
-            Output of the layer below; only used with pooling ``"cls+mean"``.
+            Output of the layer below; only used with pooling ``"cls+mean"`` and by heads with
+            attention.
         layout : BatchLayout
         pool : callable, default=None
             Prepares hidden states for a head; None: `pool` of the adapter.
@@ -231,25 +238,35 @@ class MultiExitNetwork(RebuiltModule):
         -------
         Tensor of shape (n, n_features) or, if each task pools separately, (n, T, n_features)
         """
-        pool = pool or self._adapter.pool
-        if self.pooling == "mean":
-            return mean_over_samples(pool(hidden), layout)
+        if self.n_rows_read:
+            return self.pooled_rows(layer, layout.rows_read(hidden), below, layout, pool)
+        ready = (pool or self._adapter.pool)(hidden)
         if self.pooling == "attention":
             head = cast("ExitHead | TaskHeads | LabelHead", self.heads[layer - 1])
-            return head.attend(pool(hidden), layout)
-        return self.pooled_rows(layout.rows_read(hidden), below, layout, pool)
+            pooled = head.attend(ready, layout)
+        else:
+            pooled = mean_over_samples(ready, layout)
+        return self._with_positions_read(layer, pooled, ready, layout)
 
     def pooled_rows(
-        self, rows: Tensor, below: Tensor, layout: BatchLayout, pool: Pool | None = None
+        self,
+        layer: int,
+        rows: Tensor,
+        below: Tensor,
+        layout: BatchLayout,
+        pool: Pool | None = None,
     ) -> Tensor:
         """Return the pooled state for a head, given only the positions that it reads.
 
         Parameters
         ----------
+        layer : int
+            Layer, counted from 1.
         rows : Tensor of shape (n, r, d)
             Output of the layer at these positions.
         below : Tensor of shape (n, t, d)
-            Output of the layer below; only used with pooling ``"cls+mean"``.
+            Output of the layer below; only used with pooling ``"cls+mean"`` and by heads with
+            attention.
         layout : BatchLayout
         pool : callable, default=None
             Prepares hidden states for a head; None: `pool` of the adapter.
@@ -260,10 +277,22 @@ class MultiExitNetwork(RebuiltModule):
         """
         pool = pool or self._adapter.pool
         pooled = layout.averaged(pool(rows).flatten(1))
+        if self.pooling != "cls+mean" and self.head != "attention":
+            return pooled
+        ready = pool(below)
         if self.pooling == "cls+mean":
-            mean = mean_over_samples(pool(below), layout)
-            pooled = torch.cat([pooled, mean.to(pooled)], dim=1)
-        return pooled
+            pooled = torch.cat([pooled, mean_over_samples(ready, layout).to(pooled)], dim=1)
+        return self._with_positions_read(layer, pooled, ready, layout)
+
+    def _with_positions_read(
+        self, layer: int, pooled: Tensor, ready: Tensor, layout: BatchLayout
+    ) -> Tensor:
+        """Return the pooled state after the attention of the layer's head, if it has one."""
+        if self.head != "attention":
+            return pooled
+        head = cast("ExitHead | TaskHeads | LabelHead", self.heads[layer - 1])
+        with without_autocast(pooled.device.type):
+            return head.read_positions(pooled, ready, layout)
 
     def classify(
         self, layer: int, pooled: Tensor, layout: BatchLayout, head: Head | None = None
@@ -287,7 +316,7 @@ class MultiExitNetwork(RebuiltModule):
         return self._classify(layer, pooled, head)
 
     def _classify(self, layer: int, pooled: Tensor, head: Head | None = None) -> Tensor:
-        with _without_autocast(pooled.device.type):
+        with without_autocast(pooled.device.type):
             return (head or self.heads[layer - 1])(pooled.float())
 
     def forward(self, **batch: Tensor) -> Tensor:
@@ -541,7 +570,8 @@ def _split_by_decay(
     return decayed, plain
 
 
-def _without_autocast(device_type: str) -> Any:
+def without_autocast(device_type: str) -> Any:
+    """Return a context in which operations keep the data types of their inputs."""
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

@@ -32,8 +32,11 @@ from .two_towers import state_of
 
 # Matrix (n, w) that is 1 where a row of the batch is a window of a sample.
 MEMBERS = "members"
-# Inputs that only the heads read.
-_OF_HEADS = (ENTITY_POSITIONS, MEMBERS, CONTEXT)
+# Positions whose hidden states stay unchanged, (n, t): the words that have exited. Heads in which
+# words read their sentence read these states.
+FROZEN = "frozen"
+# Inputs that the embedding does not read.
+_OF_LAYERS = (ENTITY_POSITIONS, MEMBERS, CONTEXT, FROZEN)
 
 
 class _Layout(BatchLayout):
@@ -69,6 +72,12 @@ class _Layout(BatchLayout):
     def summed(self, rows: Tensor) -> Tensor:
         """Return the sums over each sample's windows, (w, d) -> (n, d)."""
         return rows if self.members is None else self.members @ rows
+
+    def repeated(self, rows: Tensor) -> Tensor:
+        """Return the row of each sample once per window, (n, ...) -> (w, ...)."""
+        if self.members is None:
+            return rows
+        return (self.members.T @ rows.flatten(1)).view(-1, *rows.shape[1:])
 
     def averaged(self, rows: Tensor) -> Tensor:
         """Return the means over each sample's windows, (w, d) -> (n, d)."""
@@ -174,7 +183,7 @@ class Backbone(nn.Module):
         of_words = isinstance(self.network, TokenExitNetwork)
         return {
             **dict.fromkeys(("input_ids", "token_type_ids", "attention_mask"), sequence),
-            **dict.fromkeys(("hidden", "above"), sequence),
+            **dict.fromkeys(("hidden", "above", FROZEN), sequence),
             "pixel_values": rows,
             ENTITY_POSITIONS: rows,
             MEMBERS: {0: "n", 1: "w"},
@@ -189,7 +198,7 @@ class Backbone(nn.Module):
 
         For token classification, the logits of all tokens, (n, t, M, K).
         """
-        given = {name: part for name, part in batch.items() if name != MEMBERS}
+        given = {name: part for name, part in batch.items() if name not in (MEMBERS, FROZEN)}
         if MEMBERS in batch:
             given[WINDOWS] = batch[MEMBERS].sum(1).long()
         if not isinstance(self.network, TokenExitNetwork):
@@ -203,7 +212,7 @@ class Backbone(nn.Module):
 
     def embed(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the embedded positions of a batch, and its mask."""
-        hidden, mask = self.adapter.embed(_some(batch, heads=False))
+        hidden, mask = self.adapter.embed(_some(batch, of_layers=False))
         return hidden, mask
 
     def layer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -218,6 +227,8 @@ class Backbone(nn.Module):
         network = self.network
         if isinstance(network, TokenExitNetwork):
             rows = self.adapter.pool(hidden)
+            if network.head == "attention":
+                rows = network.attention(layer).of_positions(rows, mask)
             logits = network.heads[layer - 1](rows.flatten(0, 1).float())
             return logits.unflatten(0, hidden.shape[:2]), rows
         read = batch.get(ENTITY_POSITIONS)
@@ -272,6 +283,8 @@ class _Layer(Part):
         batch = self.named(inputs)
         hidden, mask = batch["hidden"], batch["attention_mask"].bool()
         above = self.backbone.layer(self._layer, hidden, mask)
+        if FROZEN in batch:
+            above = torch.where(batch[FROZEN].unsqueeze(-1), hidden, above)
         logits, state = self.backbone.exit(self._layer, above, hidden, mask, batch)
         return (above, logits, state) if self._hands_over else (above, logits)
 
@@ -320,6 +333,11 @@ def write_stages(
     CannotExportError
         If the network cannot be exported, or a graph gives other results.
     """
+    if isinstance(network, TokenExitNetwork) and network.head == "attention":
+        batches = [
+            batch | {FROZEN: torch.zeros_like(batch["attention_mask"], dtype=torch.bool)}
+            for batch in map(dict, batches)
+        ]
     return write_tower(Backbone(network), batches, folder)
 
 
@@ -359,7 +377,7 @@ def write_tower(
     list of str
     """
     axes = backbone.axes(batches[0])
-    read = [_some(batch, heads=False) for batch in batches]
+    read = [_some(batch, of_layers=False) for batch in batches]
     embedding = _Embedding(backbone, read[0])
     files = [f"{prefix}embed.onnx"]
     states = [_state(embedding, batch) for batch in batches]
@@ -380,11 +398,11 @@ def write_tower(
 @torch.no_grad()
 def _state(embedding: _Embedding, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the inputs of the first layer for a batch."""
-    hidden = embedding(*_some(batch, heads=False).values())
+    hidden = embedding(*_some(batch, of_layers=False).values())
     mask = batch.get("attention_mask", torch.ones(hidden.shape[:2], dtype=torch.long))
-    return {"hidden": hidden, "attention_mask": mask, **_some(batch, heads=True)}
+    return {"hidden": hidden, "attention_mask": mask, **_some(batch, of_layers=True)}
 
 
-def _some(batch: Mapping[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
-    """Return the inputs of a batch that only the heads read, or those of the embedding."""
-    return {name: part for name, part in batch.items() if (name in _OF_HEADS) == heads}
+def _some(batch: Mapping[str, Tensor], *, of_layers: bool) -> dict[str, Tensor]:
+    """Return the additional inputs of the layers in a batch, or those of the embedding."""
+    return {name: part for name, part in batch.items() if (name in _OF_LAYERS) == of_layers}

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from sklearn_epee._checks.multilabel import LabelCount
 
+from .head_attention import HeadAttention
+
 # Number of classes, of several tasks a tuple, or of labels.
 Classes = int | tuple[int, ...] | LabelCount
 # Tasks are computed together if padding them makes at most this many times as many columns.
@@ -170,11 +172,14 @@ class TaskHeads(nn.Module):
     ----------
     heads : iterable of ExitHead
         One per task.
+    attention : HeadAttention, default=None
+        By which what is pooled of the layer reads all positions, for all tasks.
     """
 
-    def __init__(self, heads: Iterable[nn.Module]) -> None:
+    def __init__(self, heads: Iterable[nn.Module], attention: HeadAttention | None = None) -> None:
         super().__init__()
         self.tasks = nn.ModuleList(heads)
+        self.attention = attention
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the logits of pooled rows, (n, sum of K_t); see `task_logits`."""
@@ -185,6 +190,27 @@ class TaskHeads(nn.Module):
         """Return the attention pooling with the query of each task, (n, T, in_features)."""
         heads: Iterable[Any] = self.tasks
         return torch.stack([head.attend(hidden, layout) for head in heads], dim=1)
+
+    def read_positions(self, pooled: Tensor, hidden: Tensor, layout: Any) -> Tensor:
+        """Return the pooled states with what they read of all positions added, if they do so.
+
+        Parameters
+        ----------
+        pooled : Tensor
+            One row for all tasks, (n, in_features), or one per task, (n, T, in_features).
+        hidden : Tensor of shape (w, t, d)
+        layout : BatchLayout
+
+        Returns
+        -------
+        Tensor
+            As `pooled`.
+        """
+        if self.attention is None:
+            return pooled
+        rows = [pooled] if pooled.ndim == 2 else pooled.unbind(1)
+        read = [self.attention(row.float(), hidden, layout) for row in rows]
+        return read[0] if pooled.ndim == 2 else torch.stack(read, dim=1)
 
 
 def task_logits(heads: Sequence[Callable[[Tensor], Tensor]], pooled: Tensor) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .batch_layout import WORD_POSITIONS, WORD_ROWS
-from .network import Head, MultiExitNetwork, Pool
+from .head_attention import HeadAttention
+from .network import Head, MultiExitNetwork, Pool, without_autocast
 from .tasks import Classes
 
 
 class TokenExitNetwork(MultiExitNetwork):
     """A backbone of M layers whose M heads read the first piece of every word.
+
+    With attention, this piece reads all positions of its sentence first.
 
     Parameters
     ----------
@@ -28,7 +31,7 @@ class TokenExitNetwork(MultiExitNetwork):
         Dropout probability of the heads.
     has_dense : bool or None, default=False
         Whether heads start with a dense layer + tanh.
-    head : {"linear", "bottleneck"}, default="linear"
+    head : {"linear", "bottleneck", "attention"}, default="linear"
         As `MultiExitNetwork` takes it.
     """
 
@@ -55,8 +58,8 @@ class TokenExitNetwork(MultiExitNetwork):
         hidden: Tensor,
         word_rows: Tensor,
         word_positions: Tensor,
+        mask: Tensor,
         pool: Pool | None = None,
-        head: Head | None = None,
     ) -> Tensor:
         """Return the logits of one exit for words.
 
@@ -68,21 +71,39 @@ class TokenExitNetwork(MultiExitNetwork):
             Output of the layer.
         word_rows, word_positions : Tensors of shape (w,), int64
             Row of each word in the batch, and the position of its first piece.
+        mask : Tensor of shape (n, t), bool
+            True at real positions.
         pool : callable, default=None
             Prepares hidden states for a head; None: `pool` of the adapter.
-        head : callable, default=None
-            Equivalent replacement of the layer's head; None: the head itself.
 
         Returns
         -------
         Tensor of shape (w, sum of K), float32
         """
-        return self.row_logits(layer, hidden[word_rows, word_positions], pool, head)
+        pool = pool or self._adapter.pool
+        if self.head != "attention":
+            return self.row_logits(layer, hidden[word_rows, word_positions], pool)
+        with without_autocast(hidden.device.type):
+            attention = self.attention(layer)
+            words = attention.of_words(pool(hidden), mask, word_rows, word_positions)
+        return self._classify(layer, words)
+
+    def attention(self, layer: int) -> HeadAttention:
+        """Return the attention of an exit; there is one with ``head="attention"``."""
+        return cast("HeadAttention", self.heads[layer - 1].get_submodule("attention"))
 
     def row_logits(
         self, layer: int, rows: Tensor, pool: Pool | None = None, head: Head | None = None
     ) -> Tensor:
-        """Return the logits of one exit for the rows of words, (w, d); see `word_logits`."""
+        """Return the logits of one exit for the rows of words, (w, d), without attention.
+
+        Parameters
+        ----------
+        layer, rows, pool
+            See `word_logits`.
+        head : callable, default=None
+            Equivalent replacement of the layer's head; None: the head itself.
+        """
         pooled = (pool or self._adapter.pool)(rows.unsqueeze(1))
         return self._classify(layer, pooled.squeeze(1), head)
 
@@ -92,7 +113,7 @@ class TokenExitNetwork(MultiExitNetwork):
         The batch has ``"word_rows"`` and ``"word_positions"`` in addition to the backbone's inputs.
         """
         hidden, layout = self.embed(batch)
-        places = batch[WORD_ROWS], batch[WORD_POSITIONS]
+        places = batch[WORD_ROWS], batch[WORD_POSITIONS], layout.mask
         first = self.n_layers if self.last_exit_only and self.training else 1
         logits = []
         for layer in range(1, self.n_layers + 1):

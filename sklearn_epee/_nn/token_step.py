@@ -73,7 +73,7 @@ class TokenStep:
         """
         layer, layout = active.layer + 1, cast("WordLayout", active.layout)
         keys_values = self._placed.backbone.keys_values(layer, active.hidden)
-        if layer == self._rule.last_layer and self._apart:
+        if layer == self._rule.last_layer and self._placed.n_rows_read:
             # At the last layer, only the rows that the heads read are needed.
             read = self._placed.read_rows(layer, active.hidden, keys_values, layout)
             self._decide(active, self._placed.row_logits(layer, read, active.hidden, layout))

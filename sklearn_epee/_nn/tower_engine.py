@@ -353,7 +353,7 @@ class _PlacedFirst(InferenceNetwork):
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return logits and states of an exit from the rows that it reads, (n, K + c) float32."""
-        pooled = self.network.pooled_rows(rows, below, layout, self.backbone.pool)
+        pooled = self.network.pooled_rows(layer, rows, below, layout, self.backbone.pool)
         return self._with_states(layer, pooled, layout)
 
     def _with_states(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:

@@ -34,6 +34,8 @@ class ForwardPass:
     samples : ndarray of shape (n,)
         Indices within the batch of the remaining samples.
     hidden : ndarray of shape (w, t, d)
+    frozen : ndarray of shape (w, t), bool
+        Positions whose hidden states stay unchanged; False everywhere at first.
     """
 
     def __init__(self, folder: Folder, batch: Batch, prefix: str = "") -> None:
@@ -43,7 +45,7 @@ class ForwardPass:
         (hidden,) = folder.run(f"{prefix}embed.onnx", batch)
         self._rows = {name: batch[name] for name in _OF_LAYERS if name in batch}
         self._rows.setdefault("attention_mask", np.ones(hidden.shape[:2], np.int64))
-        self._rows["hidden"] = hidden
+        self._rows |= {"hidden": hidden, "frozen": np.zeros(hidden.shape[:2], bool)}
         self._members = batch.get("members")
         self._context = batch.get("context")
         n = len(hidden) if self._members is None else len(self._members)
@@ -58,12 +60,23 @@ class ForwardPass:
     def hidden(self, hidden: NDArray[Any]) -> None:
         self._rows["hidden"] = hidden
 
+    @property
+    def frozen(self) -> NDArray[np.bool_]:
+        """Positions whose hidden states stay unchanged."""
+        return self._rows["frozen"]
+
+    @frozen.setter
+    def frozen(self, frozen: NDArray[np.bool_]) -> None:
+        self._rows["frozen"] = frozen
+
     def advance(self) -> list[NDArray[Any]]:
         """Run the next layer; return its outputs except the hidden states, the logits first."""
         self.layer += 1
+        below, frozen = self.hidden, self.frozen
         additional = {"members": self._members, "context": self._context}
         values = self._rows | {name: part for name, part in additional.items() if part is not None}
-        self.hidden, *outputs = self._folder.run(f"{self._prefix}layer_{self.layer}.onnx", values)
+        above, *outputs = self._folder.run(f"{self._prefix}layer_{self.layer}.onnx", values)
+        self.hidden = np.where(frozen[..., np.newaxis], below, above) if frozen.any() else above
         return outputs
 
     def keep(self, kept: NDArray[np.intp]) -> None:

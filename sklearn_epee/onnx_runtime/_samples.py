@@ -14,7 +14,8 @@ __all__ = ["Samples", "batches_of", "compacted", "rows_of"]
 
 # Inputs with a value for every token.
 _PER_TOKEN = (
-    "input_ids", "attention_mask", "token_type_ids", "hidden", "piece_words", "word_starts",
+    "input_ids", "attention_mask", "token_type_ids", "hidden", "frozen", "piece_words",
+    "word_starts",
 )  # fmt: skip
 
 

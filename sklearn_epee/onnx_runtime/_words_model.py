@@ -255,13 +255,10 @@ class OnnxTokenExits:
         forward, rule_state = ForwardPass(self._folder, batch), RuleState(self._rule)
         starts, owners = batch["word_starts"], batch["piece_words"]
         numbers = np.arange(np.count_nonzero(starts))
-        frozen = np.zeros(starts.shape, bool)
         while len(forward.samples):
-            below = forward.hidden
             (logits,) = forward.advance()
             width = logits.shape[1]
-            starts, owners, frozen = starts[:, :width], owners[:, :width], frozen[:, :width]
-            forward.hidden = np.where(frozen[..., np.newaxis], below, forward.hidden)
+            starts, owners = starts[:, :width], owners[:, :width]
             proba = self._rule.probabilities(logits[starts])
             rule_state.update(forward.layer, proba)
             entropies = self._rule.entropies(proba)
@@ -272,11 +269,11 @@ class OnnxTokenExits:
                 continue
             yield numbers[exits], forward.layer, [p[exits] for p in proba], entropies[exits]
             rule_state, numbers = rule_state.take(np.flatnonzero(~exits)), numbers[~exits]
-            frozen = frozen | _pieces_of(starts, owners, exits)
+            forward.frozen = forward.frozen | _pieces_of(starts, owners, exits)
             starts = starts.copy()
             starts[starts] = ~exits
             kept = np.flatnonzero(starts.any(axis=1))
-            starts, owners, frozen = starts[kept], owners[kept], frozen[kept]
+            starts, owners = starts[kept], owners[kept]
             forward.keep(kept)
 
 

@@ -1,4 +1,4 @@
-"""Heads with a bottleneck in front, whatever they read, wherever they run."""
+"""Heads with a bottleneck or with attention, whatever they read, wherever they run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from sklearn_epee._checks.multilabel import LabelCount
 from sklearn_epee._nn.backbones import load_backbone
 from sklearn_epee._nn.engine import Engine
+from sklearn_epee._nn.head_attention import HeadAttention
 from sklearn_epee._nn.heads import HEADS, Bottleneck, ExitHead, make_head
 from sklearn_epee._nn.network import MultiExitNetwork, assemble_network
 from sklearn_epee._nn.token_engine import TokenEngine
@@ -34,6 +36,7 @@ from tests._nn.words import make_sentences, make_word_network
 from tests.checkpoints import tiny_config
 
 WIDTH = 16
+LARGER = ("bottleneck", "attention")
 # What heads read of texts, decoders and images.
 READ = [
     *(("bert", pooling) for pooling in ("cls", "mean", "cls+mean", "attention", "entity")),
@@ -43,18 +46,25 @@ READ = [
 ]
 
 
-def with_bottlenecks(network):
-    """Give the heads of a network bottlenecks that change a lot of what is read."""
+def with_heads(network, kind):
+    """Give the heads of a network bottlenecks or attention that change a lot of what is read."""
     generator = torch.Generator().manual_seed(11)
-    for head in [part for part in network.modules() if isinstance(part, ExitHead)]:
-        head.bottleneck = Bottleneck((head.dense or head.out).in_features)
-        with torch.no_grad():
-            for name, weight in head.bottleneck.named_parameters():
-                if "norm" not in name:
-                    deviation = 1 / weight.shape[-1] ** 0.5
-                    weight.normal_(0, deviation, generator=generator)
     for tower in getattr(network, "towers", (network,)):
-        tower.head = "bottleneck"
+        tower.head = kind
+        for head in tower.heads:
+            if kind == "bottleneck":
+                parts = [part for part in head.modules() if isinstance(part, ExitHead)]
+                for part in parts:
+                    part.bottleneck = Bottleneck((part.dense or part.out).in_features)
+                added = nn.ModuleList(part.bottleneck for part in parts)
+            else:
+                added = HeadAttention(tower.n_features, tower.adapter.hidden_size)
+                getattr(head, "head", head).attention = added
+            with torch.no_grad():
+                for name, weight in added.named_parameters():
+                    if "norm" not in name:
+                        deviation = 2 / weight.shape[-1] ** 0.5
+                        weight.normal_(0, deviation, generator=generator)
     return network.eval()
 
 
@@ -95,9 +105,10 @@ def test_it_is_in_front_of_a_linear_head_that_is_drawn_alike(dense):
         torch.manual_seed(0)
         heads[kind] = make_head(3, WIDTH, dense, 0.1, kind=kind).eval()
     linear, both = heads["linear"], heads["bottleneck"]
-    weights = both.state_dict()
-    for name, weight in linear.state_dict().items():
-        assert torch.equal(weights[name], weight)
+    for other in (both, heads["attention"]):
+        weights = other.state_dict()
+        for name, weight in linear.state_dict().items():
+            assert torch.equal(weights[name], weight)
     rows = torch.randn(5, WIDTH)
     torch.testing.assert_close(both(rows), linear(both.bottleneck(rows)))
     assert not torch.allclose(both(rows), linear(rows))
@@ -156,11 +167,12 @@ def test_bottlenecks_of_a_second_tower_read_the_context_too():
 # ----------------------------------------------------------------------------------- the engines
 
 
+@pytest.mark.parametrize("head", LARGER)
 @pytest.mark.parametrize(("family", "pooling"), READ)
-def test_the_engine_predicts_as_the_module_and_exits_as_the_arrays_say(family, pooling):
+def test_the_engine_predicts_as_the_module_and_exits_as_the_arrays_say(family, pooling, head):
     linear, samples = make_network(family, pooling), make_samples(family)
     before = as_trained(linear, samples)
-    network = with_bottlenecks(linear)
+    network = with_heads(linear, head)
     engine = Engine(network)
     staged = engine.staged(samples, 7)
     np.testing.assert_allclose(staged, as_trained(network, samples), atol=1e-5)
@@ -170,32 +182,36 @@ def test_the_engine_predicts_as_the_module_and_exits_as_the_arrays_say(family, p
         assert_equal_predictions(engine.dynamic(samples, rule, batch_size), staged, rule)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("head", LARGER)
+@pytest.mark.parametrize("pooling", ["mean", "attention", "cls"])
 @pytest.mark.parametrize("several", ["tasks", "labels"])
-def test_several_tasks_and_labels(several, pooling):
+def test_several_tasks_and_labels(several, pooling, head):
     make = make_tasks_network if several == "tasks" else make_labels_network
-    network, samples = with_bottlenecks(make("bert", pooling)), make_samples("bert")
+    network, samples = with_heads(make("bert", pooling), head), make_samples("bert")
     np.testing.assert_allclose(
         Engine(network).staged(samples, 7), as_trained(network, samples), atol=1e-5
     )
 
 
-def test_replayed_layers_predict_the_same():
-    network, samples = with_bottlenecks(make_network("bert", "cls")), make_samples("bert")
+@pytest.mark.parametrize("head", LARGER)
+def test_replayed_layers_predict_the_same(head):
+    network, samples = with_heads(make_network("bert", "cls"), head), make_samples("bert")
     capture = StandIn()
     found = with_graphs(Engine(network), capture).staged(samples, 7)
     np.testing.assert_allclose(found, as_trained(network, samples), atol=1e-5)
     assert capture.captures
 
 
-def test_heads_of_words():
-    network, sentences = with_bottlenecks(make_word_network("bert")), make_sentences()
+@pytest.mark.parametrize("head", LARGER)
+def test_heads_of_words(head):
+    network, sentences = with_heads(make_word_network("bert"), head), make_sentences()
     staged = TokenEngine(network).staged(sentences, 5)
     np.testing.assert_allclose(staged, as_trained(network, sentences), atol=1e-5)
 
 
-def test_heads_of_two_towers():
-    network = with_bottlenecks(make_towers(*PAIRS[0]))
+@pytest.mark.parametrize("head", LARGER)
+def test_heads_of_two_towers(head):
+    network = with_heads(make_towers(*PAIRS[0]), head)
     pairs, rule = make_pairs(), tower_policy(0.6, 5)
     found = TowerEngine(network).dynamic(pairs, rule, 7)
     expected = one_by_one(network, pairs, rule)
@@ -203,9 +219,11 @@ def test_heads_of_two_towers():
     np.testing.assert_allclose(found.proba, [one.proba for one in expected], atol=1e-5)
 
 
+@pytest.mark.parametrize("head", LARGER)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("n_classes", [3, (3, 2), LabelCount(3)])
-def test_all_weights_of_the_heads_learn(n_classes):
+def test_all_weights_of_the_heads_learn(n_classes, pooling, head):
     backbone = load_backbone(tiny_config("bert"), "text")
-    network = MultiExitNetwork(backbone, n_classes, "mean", 0.0, head="bottleneck")
+    network = MultiExitNetwork(backbone, n_classes, pooling, 0.0, head=head)
     network(**make_samples("bert").batch(np.arange(N_SAMPLES))).square().sum().backward()
     assert all(part.grad.abs().sum() > 0 for part in network.heads.parameters())

@@ -83,9 +83,12 @@ def close_sentences(words: StagedPredictions, counts: np.ndarray, tau: float) ->
     return np.logical_or.reduceat(near, starts) | (abs(means - tau) < CLOSE).any(1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sentences_exit_as_on_arrays(family):
-    engine, sentences = TokenEngine(make_word_network(family)), make_sentences()
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [*((family, "linear") for family in FAMILIES), ("bert", "attention"), ("gpt2", "attention")],
+)
+def test_sentences_exit_as_on_arrays(family, head):
+    engine, sentences = TokenEngine(make_word_network(family, head=head)), make_sentences()
     staged = engine.staged(sentences, 5)
     assert staged.shape == (sentences.word_counts.sum(), N_LAYERS, sum(COUNTS))
     for rule, batch_size in zip(policies(staged), itertools.cycle((1, 4, "auto")), strict=False):
@@ -150,9 +153,11 @@ def word_policies(staged: np.ndarray) -> list[ExitPolicy]:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_words_exit_as_transformers_layers_with_frozen_states_say(family, side):
-    network, sentences = make_word_network(family), make_sentences(7)
+@pytest.mark.parametrize(
+    ("family", "head"), [*((family, "linear") for family in FAMILIES), ("bert", "attention")]
+)
+def test_words_exit_as_transformers_layers_with_frozen_states_say(family, head, side):
+    network, sentences = make_word_network(family, head=head), make_sentences(7)
     engine, exits = TokenEngine(network), []
     for rule in word_policies(engine.staged(sentences))[:: 1 if side == "right" else 2]:
         found = engine.dynamic(sentences, rule, 4)

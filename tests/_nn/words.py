@@ -54,15 +54,21 @@ class Sentences(EncodedTexts):
         return Sentences([self.texts[i] for i in order], [self.words[i] for i in order])
 
 
-def make_word_network(family: str, counts: tuple[int, ...] = COUNTS) -> TokenExitNetwork:
+def make_word_network(
+    family: str, counts: tuple[int, ...] = COUNTS, head: str = "linear"
+) -> TokenExitNetwork:
     """Random weights at a scale where layers disagree and entropies spread over [0, 1]."""
     backbone = randomise(load_backbone(tiny_config(family, N_LAYERS), "text"), seed=3)
-    network = TokenExitNetwork(backbone, counts)
+    network = TokenExitNetwork(backbone, counts, head=head)
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
-        for head in (part for part in network.heads.modules() if isinstance(part, ExitHead)):
-            head.out.weight.normal_(0, 2.2 / head.out.in_features**0.5, generator=generator)
-            head.out.bias.normal_(0, 0.3, generator=generator)
+        for part in (part for part in network.heads.modules() if isinstance(part, ExitHead)):
+            part.out.weight.normal_(0, 2.2 / part.out.in_features**0.5, generator=generator)
+            part.out.bias.normal_(0, 0.3, generator=generator)
+        if head == "attention":
+            for layer in range(1, N_LAYERS + 1):
+                for weight in network.attention(layer).parameters():
+                    weight.normal_(0, 2 / weight.shape[-1] ** 0.5, generator=generator)
     return network.eval()
 
 
@@ -175,7 +181,8 @@ class _FrozenPass:
         layer = len(self.staged) + 1
         first = np.array([np.flatnonzero(self.pieces == w)[0] for w in range(self.n_words)])
         at = torch.from_numpy(first)
-        logits = self.network.word_logits(layer, self.hidden, torch.zeros_like(at), at)
+        real = torch.from_numpy(self.pieces > -2)[None]
+        logits = self.network.word_logits(layer, self.hidden, torch.zeros_like(at), at, real)
         parts = [torch.softmax(part, -1) for part in logits.split(self.network.class_counts, 1)]
         self.staged.append(torch.cat(parts, 1).numpy())
         allowed = self._allowed() if layer < N_LAYERS else np.ones(self.n_words, bool)
