@@ -1,4 +1,4 @@
-"""Training recipes for classes: how a text classifier is trained, and what it then predicts."""
+"""Training recipes for classes: how texts or images are learned, and what is then predicted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from studies import recipe_networks as networks
 from studies.exits import KINDS as EXIT_KINDS
 from studies.exits import classifier, fitted, staged
 from studies.jobs import Folder, Job, Kind
-from studies.policies import chosen
-from studies.recipe_runs import Recipe, Run
+from studies.policies import best_that_saves, chosen
+from studies.recipe_runs import FAST_RATIO, Recipe, Run, areas_of
 from studies.rules import RULES, apply, network_of
 from studies.sets import SETS, Parts, score_all
 
 DEFAULTS = "exits"
-DATA = tuple(name for name, about in SETS.items() if about.kind == "texts")
-# Heads that read the marks of two entities do not read all positions of a layer.
-WITHOUT_MARKS = ("phee", "health_advice")
+DATA = tuple(name for name, about in SETS.items() if about.kind != "spans")
 # Small parts of the training samples and few epochs, for what pays in short trainings.
 SMALL = {
     "phee": {"n_train": 600, "n_epochs": 3},
@@ -33,26 +31,29 @@ SMALL = {
 
 @dataclass(frozen=True)
 class ClassRecipe(Recipe):
-    """A recipe of text classifiers.
+    """A recipe of classifiers.
 
     Parameters
     ----------
     estimator : type of RecipeClassifier
+        For texts; images have `EPEEImageClassifier`.
     network : type of MultiExitNetwork or None
-        None: that of the estimator.
+        None: that of the estimator. With one of its own, a recipe is of texts alone.
     callbacks : tuple of (type of Callback, tuple)
         Constructed anew for each run.
     longer : float
         Factor of the number of epochs.
-    sets : tuple of str
-        The data sets to which it applies.
     """
 
     estimator: type[networks.RecipeClassifier] = networks.RecipeClassifier
     network: type[Any] | None = None
     callbacks: tuple[tuple[type[Any], tuple[Any, ...]], ...] = ()
     longer: float = 1.0
-    sets: tuple[str, ...] = DATA
+
+    @property
+    def is_of_texts(self) -> bool:
+        """Whether it only applies to texts."""
+        return self.network is not None or self.estimator is not networks.RecipeClassifier
 
 
 RECIPES = {
@@ -65,10 +66,11 @@ RECIPES = {
         {"head": "bottleneck"},
     ),
     "attention heads": ClassRecipe(
-        "heads with a layer of attention: four learned queries beside the mean",
-        {"pooling": "attention"},
-        network=networks.AttentionNetwork,
-        sets=WITHOUT_MARKS,
+        "heads with a layer of attention, in which what is pooled reads all positions",
+        {"head": "attention"},
+    ),
+    "attention heads, distillation": ClassRecipe(
+        "both", {"head": "attention", "exit_training": "distillation"}
     ),
     "decayed rates": ClassRecipe(
         "the learning rate of each layer is 0.8 of that of the layer above",
@@ -140,7 +142,8 @@ def run(job: Job, parts: Parts, folder: Folder, recipe: ClassRecipe) -> dict[str
 
 def applies(data: str, backbone: str, recipe: ClassRecipe) -> bool:
     """Return whether a recipe can be used on a data set."""
-    return data in recipe.sets and EXIT_KINDS[DEFAULTS].applies(data, backbone)
+    kinds = ("texts",) if recipe.is_of_texts else ("texts", "images")
+    return SETS[data].kind in kinds and EXIT_KINDS[DEFAULTS].applies(data, backbone)
 
 
 KINDS = {DEFAULTS: EXIT_KINDS[DEFAULTS]} | {
@@ -158,13 +161,15 @@ def read(data: str, seed: int, folder: Path) -> Run:
         If no policy saves enough.
     """
     network = network_of(data, folder)
-    policy = chosen(network, apply(RULES["epee"], network), "saving")
-    if policy is None:
+    applied = apply(RULES["epee"], network)
+    policy = chosen(network, applied, "saving")
+    fast = chosen(network, applied, partial(best_that_saves, min_ratio=FAST_RATIO))
+    if policy is None or fast is None:
         raise ValueError(f"{folder}: no policy saves enough.")
     layers = network.test.predictions[..., 0].T
-    policy_sums, layer_sums = (
+    policy_sums, fast_sums, layer_sums = (
         np.stack(network.score.counts(predicted, network.test_y), axis=-1)
-        for predicted in (policy.predicted, layers)
+        for predicted in (policy.predicted, fast.predicted, layers)
     )
     about = {"tau": policy.tau, "patience": policy.patience, "ratio": policy.ratio}
     return Run(
@@ -172,5 +177,7 @@ def read(data: str, seed: int, folder: Path) -> Run:
         json.loads((folder / "result.json").read_text()),
         about | score_all(data, network.test_y, policy.predicted),
         policy_sums,
+        fast_sums,
         layer_sums.swapaxes(0, 1),
+        areas_of(network, RULES["epee"]),
     )

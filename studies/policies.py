@@ -33,11 +33,14 @@ Cuts = Mapping[int, NDArray[np.int64]]
 
 
 def best_that_saves(
-    ratios: NDArray[np.float64], scores: NDArray[np.float64], full_depth: float
+    ratios: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    full_depth: float,
+    min_ratio: float = MIN_RATIO,
 ) -> int | None:
-    """Return the setting with the best score at a ratio >= `MIN_RATIO`, the fastest on ties."""
+    """Return the setting with the best score at a ratio >= `min_ratio`, the fastest on ties."""
     del full_depth
-    return _first(np.flatnonzero(ratios >= MIN_RATIO - ROUNDING), scores, ratios)
+    return _first(np.flatnonzero(ratios >= min_ratio - ROUNDING), scores, ratios)
 
 
 def fastest_that_keeps(
@@ -55,7 +58,9 @@ def _first(
     return int(allowed[np.lexsort((then[allowed], wanted[allowed]))[-1]])
 
 
-CHOICES: dict[str, Callable[..., int | None]] = {
+Choice = Callable[[NDArray[np.float64], NDArray[np.float64], float], int | None]
+
+CHOICES: dict[str, Choice] = {
     "saving": best_that_saves,
     "tolerance": fastest_that_keeps,
 }
@@ -94,7 +99,7 @@ class Chosen:
         return min((n for n in cuts if n >= cost - ROUNDING), default=None)
 
 
-def chosen(network: Network, applied: Applied, choice: str) -> Chosen | None:
+def chosen(network: Network, applied: Applied, choice: str | Choice) -> Chosen | None:
     """Return the chosen policy of a method; None if no setting is good enough.
 
     Parameters
@@ -102,12 +107,13 @@ def chosen(network: Network, applied: Applied, choice: str) -> Chosen | None:
     network : Network
     applied : Applied
         The settings of one of `METHODS`.
-    choice : {"saving", "tolerance"}
+    choice : {"saving", "tolerance"} or callable (ratios, scores, full_depth) -> int or None
     """
+    choose = CHOICES[choice] if isinstance(choice, str) else choice
     all_samples = np.ones((1, len(network.dev_y)), np.float32)
     ratios, scores = applied.dev.ratios(all_samples)[0], applied.dev.scores(all_samples)[0]
     full = network.score(network.dev.predictions[:, -1, 0], network.dev_y)
-    setting = CHOICES[choice](ratios, scores, full)
+    setting = choose(ratios, scores, full)
     if setting is None:
         return None
     parameters, tau = applied.settings[setting]

@@ -13,14 +13,11 @@ from typing import Any, ClassVar
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sklearn_epee import EPEEClassifier
 from sklearn_epee._nn.batch_layout import BatchLayout
-from sklearn_epee._nn.heads import ExitHead
 from sklearn_epee._nn.network import MultiExitNetwork
-from sklearn_epee._nn.pooling import mean_over_samples
 
 Learned = list[tuple[Iterator[tuple[str, nn.Parameter]], float]]
 
@@ -39,48 +36,6 @@ class RecipeClassifier(EPEEClassifier):
     def _with_heads(self, backbone: Any, n_classes: Any, pooling: str) -> MultiExitNetwork:
         dropout = self._head_dropout()
         return self.network_class(backbone, n_classes, pooling, dropout, head=self.head)
-
-
-# -------------------------------------------------------------------------------------- heads
-
-
-class AttentionHead(ExitHead):
-    """A head with a layer of attention: queries that it learns read all positions.
-
-    Positions have keys and values by maps of the head's own; what is read comes on top of the mean.
-    Texts have one row each.
-    """
-
-    n_queries: ClassVar[int] = 4
-
-    def __init__(self, in_features: int, *args: Any, **options: Any) -> None:
-        super().__init__(in_features, *args, **options)
-        maps = [nn.Linear(in_features, in_features, dtype=torch.float32) for _ in range(3)]
-        self.keys, self.values, self.mixed = maps
-
-    def attend(self, hidden: Tensor, layout: BatchLayout) -> Tensor:
-        """Return the mean over the real positions, with what the queries read added."""
-        if layout.windows is not None or self.query is None:
-            raise ValueError("Heads with a layer of attention read texts of one row each.")
-        hidden = hidden.float()
-        k, v = (self._split(part(hidden)) for part in (self.keys, self.values))
-        query = self.query.view(1, self.n_queries, 1, -1).expand(len(hidden), -1, -1, -1)
-        real = layout.mask[:, None, None, :]
-        read = functional.scaled_dot_product_attention(query, k, v, attn_mask=real)
-        return mean_over_samples(hidden, layout) + self.mixed(read.flatten(1))
-
-    def _split(self, hidden: Tensor) -> Tensor:
-        """Return hidden states (n, t, d) as (n, queries, t, d / queries)."""
-        return hidden.unflatten(-1, (self.n_queries, -1)).transpose(1, 2)
-
-
-class AttentionNetwork(MultiExitNetwork):
-    """A network with `AttentionHead` modules, for ``pooling="attention"``."""
-
-    def _make_head(self, dense: int | None) -> nn.Module:
-        n_classes = self.class_counts[0]
-        options: Any = {"attends": self.pooling == "attention", "kind": self.head}
-        return AttentionHead(self.n_features, n_classes, dense, self.dropout, **options)
 
 
 # --------------------------------------------------------------------------- rates and gradients

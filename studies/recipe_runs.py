@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from benchmarks._report import describe
 from studies.bootstrap import draws, interval, quotient, seed_means
-from studies.rules import N_DRAWS, Group
+from studies.exit_rules import Rule
+from studies.rules import N_DRAWS, AnyNetwork, Group, apply, curves
 
 BASE = "defaults"
+# The speed-up ratio of policies that run a quarter of the layers.
+FAST_RATIO = 0.75
 
 Rows = list[dict[str, Any]]
 
@@ -50,15 +53,22 @@ class Run:
         The chosen policy: its parameters, "ratio" on test and further scores.
     policy_sums : ndarray of shape (n_samples, 2)
         What each sample adds to numerator and denominator under the chosen policy.
+    fast_sums : ndarray of shape (n_samples, 2)
+        The same under the policy of best score on dev at a ratio of at least `FAST_RATIO`.
     layer_sums : ndarray of shape (n_samples, n_layers, 2)
         The same of every exit.
+    areas : ndarray of shape (1 + N_DRAWS,) or None
+        The area under the front of EPEE (see `studies.rules`), in percent, for every resample;
+        None if the job has not saved what it takes.
     """
 
     seed: int
     result: dict[str, Any]
     policy: dict[str, Any]
     policy_sums: NDArray[Any]
+    fast_sums: NDArray[Any]
     layer_sums: NDArray[Any]
+    areas: NDArray[np.float64] | None = None
 
     @property
     def layer_scores(self) -> NDArray[np.float64]:
@@ -80,6 +90,25 @@ class Run:
     def first_half(self) -> NDArray[Any]:
         """What each sample adds at each exit of the first half, (n_samples, n_layers // 2, 2)."""
         return self.layer_sums[:, : self.layer_sums.shape[1] // 2]
+
+
+def areas_of(network: AnyNetwork, rule: Rule) -> NDArray[np.float64]:
+    """Return the area under the front of a rule in percent, for every resample; see `Run`."""
+    dev, test = (draws(n, N_DRAWS, 0) for n in (network.n_dev, network.n_test))
+    areas: NDArray[np.float64] = 100 * curves(apply(rule, network), dev, test).mean(axis=1)
+    return areas
+
+
+def difference_of_areas(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any] | None:
+    """Return the difference of two areas per seed in points, with its interval, if both are known.
+
+    Parameters
+    ----------
+    pairs : sequence of (Run, Run)
+        Per seed, the run and the one whose area is subtracted.
+    """
+    values = [a.areas - b.areas for a, b in pairs if a.areas is not None and b.areas is not None]
+    return interval(seed_means(values, 0)) if len(values) == len(pairs) else None
 
 
 def difference(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, Any]:
@@ -146,6 +175,8 @@ def row_of(
         "to_defaults": None
         if is_base
         else difference([(a.policy_sums, b.policy_sums) for a, b in pairs]),
+        "fast": None if is_base else difference([(a.fast_sums, b.fast_sums) for a, b in pairs]),
+        "front": None if is_base else difference_of_areas(pairs),
         "early": None if is_base else difference([(a.first_half, b.first_half) for a, b in pairs]),
         "to_full_depth": difference([(a.policy_sums, b.full_depth) for a, b in pairs]),
         "training_cpu_seconds": float(
@@ -170,9 +201,10 @@ def merged(old: Rows, new: Rows) -> Rows:
 # ---------------------------------------------------------------------------------------- tables
 
 HEADER = (
-    "| recipe | seeds | layers 1 to M | policy | ratio | to defaults | early | to full depth | "
-    "fit s |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| recipe | seeds | layers 1 to M | policy | ratio | to defaults | fast | front | early | "
+    "to full depth | fit s |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
+DIFFERENCES = ("to_defaults", "fast", "front", "early", "to_full_depth")
 SCORES = {"accuracy": "accuracy", "micro_f1": "micro F1", "span_f1": "strict micro F1 of spans"}
 
 
@@ -189,14 +221,15 @@ def tables(rows: Rows, order: Iterable[str]) -> Iterator[str]:
     groups: dict[tuple[str, ...], Rows] = {}
     for row in rows:
         groups.setdefault(key_of(row)[:-1], []).append(row)
-    for _, group in sorted(groups.items(), key=lambda item: (bool(item[0][2]), item[0])):
+    for _, group in sorted(groups.items(), key=lambda item: ("n_train" in item[0][2], item[0])):
         lines = sorted(group, key=lambda row: places.get(row["recipe"], len(places)))
         yield f"\n## {_title(lines[0])}\n\n{_samples(lines[0])}\n\n{HEADER}"
         yield from map(_line, lines)
 
 
 def _title(row: Mapping[str, Any]) -> str:
-    size = f"{row['n_train']} training samples" if row["options"] else ""
+    options = row["options"]
+    size = f"{row['n_train']} training samples" if "n_train" in options else options
     return ", ".join(word for word in (row["data"], row["backbone"], size) if word)
 
 
@@ -214,7 +247,8 @@ def _line(row: Mapping[str, Any]) -> str:
         " ".join(f"{100 * score:.1f}" for score in row["layers"]),
         f"{100 * row['policy']:.1f}",
         f"{row['ratio']:.2f}",
-        *(_shown(row[name]) for name in ("to_defaults", "early", "to_full_depth")),
+        # Older results do not have all of them.
+        *(_shown(row.get(name)) for name in DIFFERENCES),
         f"{row['training_cpu_seconds']:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

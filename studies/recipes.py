@@ -30,14 +30,19 @@ from typing import Any
 from studies import class_recipes, span_recipes
 from studies.jobs import Job, Work
 from studies.policies import MIN_RATIO
-from studies.recipe_runs import BASE, Recipe, Rows, merged, row_of, tables
+from studies.recipe_runs import BASE, FAST_RATIO, Recipe, Rows, merged, row_of, tables
 from studies.report import replaced_block
-from studies.rules import Group, jobs_in
+from studies.rules import RANGE, Group, jobs_in
+from studies.sets import SETS as STUDY_SETS
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "training_recipes.md"
 DOCS_BLOCK = "<!-- begin: python -m studies.recipes --docs -->", "<!-- end -->"
-BACKBONE = "all-MiniLM-L6-v2"
+BACKBONES = {
+    "texts": "all-MiniLM-L6-v2",
+    "spans": "all-MiniLM-L6-v2",
+    "images": "dinov2-small",
+}
 OUT = Path(tempfile.gettempdir()) / "sklearn-epee-study"
 N_SEEDS = 2
 
@@ -56,7 +61,9 @@ def jobs(
     sets: Sequence[str] = SETS,
     recipes: Sequence[str] = tuple(RECIPES),
     n_seeds: int = N_SEEDS,
+    *,
     small: bool = False,
+    image_size: int | None = None,
 ) -> list[Job]:
     """Return the jobs in their order: all of seed 0 first; the kind of a job is its recipe.
 
@@ -66,15 +73,29 @@ def jobs(
     n_seeds : int
     small : bool, default=False
         Short trainings on small parts of the data, of the sets that have any.
+    image_size : int, default=None
+        Pixels of images; None: as many as the checkpoint expects.
     """
     return [
-        Job(data, BACKBONE, seed, kind, tuple(class_recipes.SMALL[data].items()) if small else ())
+        Job(data, backbone_of(data), seed, kind, _options(data, small, image_size))
         for seed in range(n_seeds)
         for data in sets
         if not small or data in class_recipes.SMALL
         for kind, how in module_of(data).KINDS.items()
-        if kind in (module_of(data).DEFAULTS, *recipes) and how.applies(data, BACKBONE)
+        if kind in (module_of(data).DEFAULTS, *recipes) and how.applies(data, backbone_of(data))
     ]
+
+
+def backbone_of(data: str) -> str:
+    """Return the checkpoint with which the recipes of a data set are compared."""
+    return BACKBONES[STUDY_SETS[data].kind]
+
+
+def _options(data: str, small: bool, image_size: int | None) -> tuple[tuple[str, Any], ...]:
+    if small:
+        return tuple(class_recipes.SMALL[data].items())
+    resized = image_size is not None and STUDY_SETS[data].kind == "images"
+    return (("image_size", image_size),) if resized else ()
 
 
 def rows_in(out: Path) -> Rows:
@@ -109,15 +130,17 @@ def _folders_in(out: Path, module: Any) -> dict[Group, dict[str, dict[int, Path]
 # ---------------------------------------------------------------------------------- the report
 
 READING = f"""\
-All training samples and the package's number of epochs, unless the title has another number.
-Scores are of the test part, in percent, means over the seeds. "policy" is the one of best score on
-dev at a speed-up ratio of at least {MIN_RATIO} there, "ratio" its ratio on test. "to defaults" is
-its score less that of the policy of the package's defaults with the same seeds, "early" the mean
-score of the exits of the first half less theirs, "to full depth" the policy's score less that of
-the defaults' last exit (0 or more reaches the aim). In brackets are 95 % bootstrap intervals over
-samples and seeds, paired; bold ones leave out 0. The line of the defaults may have more seeds than
-the others. "fit s" are CPU seconds of the training, on one thread of a machine that others used at
-the same time."""
+All training samples and the package's number of epochs, unless the title has another number. Scores
+are of the test part, in percent, means over the seeds. "policy" is the one of best score on dev at
+a speed-up ratio of at least {MIN_RATIO} there, "ratio" its ratio on test. "to defaults" is its
+score less that of the policy of the package's defaults with the same seeds, "fast" the same for the
+policies of best score on dev at a ratio of at least {FAST_RATIO}, "front" the mean score over all
+ratios from {RANGE[0]} to {RANGE[1]} (along the front of policies chosen on dev) less theirs,
+"early" the mean score of the exits of the first half less theirs, "to full depth" the policy's
+score less that of the defaults' last exit (0 or more reaches the aim). In brackets are 95 %
+bootstrap intervals over samples and seeds, paired; bold ones leave out 0. The line of the defaults
+may have more seeds than the others. "fit s" are CPU seconds of the training, on one thread of a
+machine that others used at the same time."""
 
 
 def report(out: Path, folder: Path, keep: bool = False) -> None:
@@ -172,12 +195,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
-    add("--checkpoints", type=Path, help=f"has a folder {BACKBONE}")
+    add("--checkpoints", type=Path, help=f"has folders {', '.join(set(BACKBONES.values()))}")
     add("--out", type=Path, default=OUT, help=f"folder of the study's jobs ({OUT})")
     add("--results", type=Path, default=RESULTS, help="folder of the report")
     add("--sets", nargs="+", choices=SETS, default=SETS)
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--seeds", type=int, default=N_SEEDS, help=f"number of seeds ({N_SEEDS})")
+    add("--image-size", type=int, help="pixels that checkpoints read (default: their own)")
     add("--small", action="store_true", help="short trainings on small parts of the data")
     add("--minutes", type=float, default=float("inf"), help="start no job after these")
     add("--report", action="store_true", help="write the results, train nothing")
@@ -195,7 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _trained(given: argparse.Namespace) -> list[Job]:
     """Train what is missing; return the jobs that failed."""
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
-    wanted = jobs(given.sets, given.recipes, given.seeds, given.small)
+    wanted = jobs(
+        given.sets, given.recipes, given.seeds, small=given.small, image_size=given.image_size
+    )
     until = time.time() + 60 * given.minutes
     failed: list[Job] = []
     for module in MODULES:

@@ -14,8 +14,9 @@ from studies.events import KINDS as EVENT_KINDS
 from studies.events import Network, run_with, span_f1
 from studies.jobs import Folder, Job, Kind
 from studies.policies import best_that_saves
-from studies.recipe_runs import Recipe, Run
+from studies.recipe_runs import FAST_RATIO, Recipe, Run, areas_of
 from studies.sets import SETS, Parts
+from studies.span_rules import SPAN_RULES, SpanNetwork
 
 DEFAULTS = "events"
 DATA = tuple(name for name, about in SETS.items() if about.kind == "spans")
@@ -25,6 +26,10 @@ RECIPES = {
         "heads with a residual block of a quarter of the width in front",
         {"head": "bottleneck"},
     ),
+    "attention heads": Recipe(
+        "heads with a layer of attention, in which what is pooled reads all positions",
+        {"head": "attention"},
+    ),
     "uniform weights": Recipe(
         "all exits have the same weight in the loss", {"exit_loss_weights": "uniform"}
     ),
@@ -33,6 +38,9 @@ RECIPES = {
     ),
     "bottleneck heads, uniform weights": Recipe(
         "both", {"head": "bottleneck", "exit_loss_weights": "uniform"}
+    ),
+    "attention heads, uniform weights": Recipe(
+        "both", {"head": "attention", "exit_loss_weights": "uniform"}
     ),
     "distillation": Recipe(
         "exits learn half from the last one, at temperature 2", {"exit_training": "distillation"}
@@ -64,9 +72,11 @@ def read(data: str, seed: int, folder: Path) -> Run:  # noqa: ARG001 - as for cl
     """
     network = Network.read(folder)
     full = float(span_f1(network.dev_counts[:, -1]))
-    policy = best_that_saves(network.ratios("dev"), network.scores("dev"), full)
-    if policy is None:
+    on_dev = network.ratios("dev"), network.scores("dev"), full
+    policy, fast = best_that_saves(*on_dev), best_that_saves(*on_dev, min_ratio=FAST_RATIO)
+    if policy is None or fast is None:
         raise ValueError(f"{folder}: no policy saves enough.")
+    of_words = SpanNetwork.read(folder)
     return Run(
         seed,
         json.loads((folder / "result.json").read_text()),
@@ -77,7 +87,9 @@ def read(data: str, seed: int, folder: Path) -> Run:  # noqa: ARG001 - as for cl
             "ratio": float(network.ratios("test")[policy]),
         },
         _sums(network.counts("test", policy)),
+        _sums(network.counts("test", fast)),
         _sums(network.test_counts.astype(np.int64)),
+        None if of_words is None else areas_of(of_words, SPAN_RULES["epee"]),
     )
 
 

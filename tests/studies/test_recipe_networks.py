@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
 
 from sklearn_epee._nn.backbones import load_backbone
-from sklearn_epee._nn.inference_network import InferenceNetwork
 from sklearn_epee._nn.network import MultiExitNetwork, parameter_groups
 from sklearn_epee._nn.recipes import JointExitLoss
 from studies import class_recipes as recipes
@@ -54,33 +51,6 @@ def test_budgeted_and_dynamic_predictions_of_every_recipe_agree(name):
     dynamic = model.set_params(tau=0.5, patience=2).predict_with_exits(X)
     rows = np.arange(len(X))
     np.testing.assert_array_equal(dynamic.labels, at_layer[rows, dynamic.exit_layer - 1])
-
-
-def test_attention_heads_are_copied_and_predict_alike_in_the_engine():
-    network = network_of(networks.AttentionNetwork, "attention").eval()
-    batch = random_batch("bert")
-    with torch.no_grad():
-        expected = network(**batch)
-        again = copy.deepcopy(network)(**batch)
-        placed = InferenceNetwork(network, torch.float32)
-        hidden, layout = network.embed(batch)
-        for layer in range(1, 4):
-            hidden, logits = placed.run_layer(layer, hidden, layout)
-            torch.testing.assert_close(logits, expected[:, layer - 1], rtol=1e-4, atol=1e-5)
-    assert type(copy.deepcopy(network)) is networks.AttentionNetwork
-    torch.testing.assert_close(again, expected)
-
-
-def test_attention_heads_do_not_see_padding():
-    head = networks.AttentionHead(8, 3, 8, 0.0, True).eval()
-    with torch.no_grad():
-        head.query.normal_()
-    hidden = torch.randn(2, 5, 8)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-    changed = hidden.clone()
-    changed[0, 3:] = 100
-    found = [head.attend(part, networks.BatchLayout(mask)) for part in (hidden, changed)]
-    torch.testing.assert_close(*found)
 
 
 def test_lower_layers_learn_at_smaller_rates():
