@@ -57,4 +57,6 @@ def heads(settings: Settings) -> Iterator[Line]:
                 )
 
 
-ROWS = [Row("heads", "Heads with a bottleneck or attention against linear ones", heads, in_quick=False)]
+ROWS = [
+    Row("heads", "Heads with a bottleneck or attention against linear ones", heads, in_quick=False)
+]

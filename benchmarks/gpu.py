@@ -30,6 +30,12 @@ ROOT = Path(__file__).parent.parent
 # Packages that only the tests need.
 TESTING = ("pytest", "hypothesis", "accelerate")
 TEST_SECONDS = 150
+# Runs pytest such that it can be interrupted, even if this process ignores interrupts, as those
+# that a shell starts in the background do.
+_PYTEST = (
+    "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.exit(pytest.main(sys.argv[1:]))"
+)
 # The most important rows first. The first one compares all batch sizes with the full depth, with
 # and without compilation.
 ROWS = (
@@ -127,7 +133,7 @@ def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
     marker : str, default="gpu"
     """
     command = [
-        sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short",
+        sys.executable, "-c", _PYTEST, "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short",
         "-m", marker, *files_with(marker),
     ]  # fmt: skip
     log = out / "gpu-tests.txt"
@@ -139,7 +145,7 @@ def run_tests(out: Path, seconds: float, marker: str = "gpu") -> str:
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(30)
-            except subprocess.TimeoutExpired:  # a shell in the background ignores interrupts
+            except subprocess.TimeoutExpired:
                 process.kill()
     lines = [line for line in log.read_text().splitlines() if line.strip()]
     return lines[-1].strip("= ") if lines else "nothing ran"

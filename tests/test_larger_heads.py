@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
@@ -84,6 +84,17 @@ def test_every_estimator_has_such_heads_and_keeps_them(kind, head, data):
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert same(again.predict_proba(X), expected)
     assert clone(model).get_params()["head"] == head
+
+
+@pytest.mark.parametrize(("kind", "head"), KINDS_AND_HEADS)
+def test_the_first_layers_keep_their_heads(kind, head, data):
+    X, y = data[kind]
+    model = make(kind, head=head).fit(X, y)
+    n_layers = model.n_layers_ - 1
+    found = list(model.first_layers(n_layers).staged_predict_proba(X))
+    expected = list(model.staged_predict_proba(X))[:n_layers]
+    for one, other in zip(found, expected, strict=True):
+        assert same(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,13 +178,14 @@ def test_policies_are_tuned_on_such_heads(head, notes):
 
 
 @pytest.mark.skipif(bool(why_not_int8()), reason=f"no 8-bit products: {why_not_int8()}")
-@pytest.mark.parametrize("head", LARGER)
-def test_heads_stay_in_float32_beside_products_of_8_bit_numbers(head, notes):
-    X, y = notes
-    model = make("texts", head=head).fit(X, y)
+@pytest.mark.parametrize(("kind", "head"), KINDS_AND_HEADS)
+def test_heads_are_not_in_8_bits(kind, head, data):
+    X, y = data[kind]
+    model = make(kind, head=head).fit(X, y)
     expected = model.predict_proba(X)
     rounded = model.calibrate_int8(X).set_params(precision="int8").predict_proba(X)
-    assert abs(rounded - expected).max() < 0.05
+    for one, other in zip(rounded, expected, strict=True):
+        assert_allclose(one, other, atol=0.05)
 
 
 @pytest.mark.parametrize("head", LARGER)

@@ -149,11 +149,17 @@ def slow(job, _parts, folder):
     return {}
 
 
+def interruptible(run):
+    """Run a function that can be interrupted, even if this process ignores interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
+
 def started(data_home, out):
     """Start a process that does jobs a, b and c; it knows what this one has imported."""
     kinds = {name: Kind(slow, reads) for name in "abc"}
     work = work_of(kinds, data_home, out)
-    process = multiprocessing.get_context("fork").Process(target=work.run)
+    process = multiprocessing.get_context("fork").Process(target=interruptible, args=(work.run,))
     process.start()
     return process
 
