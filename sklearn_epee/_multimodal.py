@@ -140,10 +140,10 @@ class EPEEMultimodalClassifier(BaseEPEEClassifier):
         The architecture of the heads. "linear": a linear layer, for some backbones preceded by a
         dense layer with tanh. "bottleneck": a residual block with a quarter of the width before
         these, ``x + W2 gelu(W1 norm(x))``, like the adapters of arXiv:1902.00751. "attention": one
-        layer of attention before these, in which what is pooled of a layer reads all positions (of
-        the layer below, unless the pooling reads them all anyway). Both can raise the accuracy of
-        early exits, and make single samples slightly slower (docs/training_recipes.md). With
-        `warm_start` a fitted network keeps its heads, and another `head` raises an error.
+        layer of attention before these, in which what a head reads of a layer (a pooled state or a
+        word) first reads all positions. Both can raise the accuracy of early exits, and make single
+        samples slightly slower (docs/training_recipes.md). With `warm_start` a fitted network keeps
+        its heads, and another `head` raises an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost

@@ -100,12 +100,13 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
         and exit layers do not depend on it. Can be changed after `fit`, and tuned by a search
         without training.
     head : {"linear", "bottleneck", "attention"}, default="linear"
-        The architecture of the heads. "linear": a linear layer. "bottleneck": a residual block with
-        a quarter of the width before it, ``x + W2 gelu(W1 norm(x))``, like the adapters of
-        arXiv:1902.00751. "attention": one layer of attention before it, in which each word reads
-        all positions of its sentence. Both can improve early exits (docs/training_recipes.md), and
-        take time at every exit. With `warm_start` a fitted network keeps its heads, and another
-        `head` raises an error.
+        The architecture of the heads. "linear": a linear layer, for some backbones preceded by a
+        dense layer with tanh. "bottleneck": a residual block with a quarter of the width before
+        these, ``x + W2 gelu(W1 norm(x))``, like the adapters of arXiv:1902.00751. "attention": one
+        layer of attention before these, in which what a head reads of a layer (a pooled state or a
+        word) first reads all positions. Both can raise the accuracy of early exits, and make single
+        samples slightly slower (docs/training_recipes.md). With `warm_start` a fitted network keeps
+        its heads, and another `head` raises an error.
     exit_loss_weights : {"ascending", "uniform", "descending"} or array-like of M numbers, \
             default="ascending"
         Weight of each exit in the joint loss. "ascending" weights layer m by m, its relative cost
