@@ -6,11 +6,12 @@ How the exits are trained decides what the first layers know. ``exit_training`` 
 all exits from the joint loss at once (``"joint"``, the default), the last exit first and then all
 of them (``"mixed"``, arXiv 2407.14320), exits that also learn from the last one
 (``"distillation"``, arXiv 1905.08094), or exits that do not disturb the backbone (``"detached"``).
-What a head reads (``pooling``) and how much an exit counts (``exit_loss_weights``) matter as well.
+What a head reads (``pooling``), its architecture (``head``) and how much an exit counts
+(``exit_loss_weights``) matter as well.
 
 With the environment variable ``SKLEARN_EPEE_DATA`` naming the folder of the real data sets, the
 texts are those of PHEE; otherwise they are generated notes. ``SKLEARN_EPEE_BACKBONE`` may name a
-pretrained checkpoint; without it compact networks are trained from scratch. Five networks are
+pretrained checkpoint; without it compact networks are trained from scratch. Six networks are
 trained, on some of the texts: the script takes several minutes on two cores. It needs matplotlib
 (the extra ``plots``). Which recipe is the best on which data is a matter of several seeds:
 ``docs/training_recipes.md`` has them.
@@ -27,8 +28,8 @@ from sklearn_epee import EPEEClassifier, TunedExitPolicyClassifierCV, exit_score
 from sklearn_epee.datasets import load_phee, make_supplement_notes
 
 # %%
-# One data set, five recipes
-# --------------------------
+# One data set, six recipes
+# -------------------------
 # Everything else is the same: data, seed, number of steps.
 
 backbone = os.environ.get("SKLEARN_EPEE_BACKBONE")
@@ -48,6 +49,7 @@ recipes = {
     "mixed": {"exit_training": "mixed"},
     "distillation": {"exit_training": "distillation"},
     "detached": {"exit_training": "detached"},
+    "joint, heads with attention": {"head": "attention"},
     "joint, first position": {"pooling": "cls"},
 }
 networks = {
@@ -65,7 +67,7 @@ networks = {
 # layer and from recipe to recipe; pretrained ones on real texts differ more.
 layers = np.arange(1, networks["joint"].n_layers_ + 1)
 _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-for (name, network), marker in zip(networks.items(), "osD^v", strict=True):
+for (name, network), marker in zip(networks.items(), "osD^v*", strict=True):
     accuracy = [np.mean(labels == y_test) for labels in network.staged_predict(X_test)]
     ax.plot(layers, accuracy, marker=marker, label=name)
 majority = max(np.mean(np.asarray(y_test) == label) for label in networks["joint"].classes_)
@@ -78,7 +80,7 @@ ax.legend(fontsize="small")
 # ------------------
 # The policy of each network is chosen on other samples: the best score with at most 48 % of the
 # layers run (a factor of 2.1). The comparison is with full depth.
-print(f"{'recipe':22} {'full depth':>10} {'chosen policy':>24}")
+print(f"{'recipe':28} {'full depth':>10} {'chosen policy':>24}")
 for name, network in networks.items():
     tuned = TunedExitPolicyClassifierCV(
         FrozenEstimator(network), scoring="accuracy", min_speedup=0.52
@@ -87,6 +89,6 @@ for name, network in networks.items():
     full = np.mean(network.predict_at_layer(X_test, -1) == y_test)
     ratio = scores["speedup"]
     print(
-        f"{name:22} {full:10.3f} {scores['accuracy']:8.3f} / {ratio:.2f} ({1 / (1 - ratio):.1f}x)"
+        f"{name:28} {full:10.3f} {scores['accuracy']:8.3f} / {ratio:.2f} ({1 / (1 - ratio):.1f}x)"
     )
 plt.show()
