@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
 
 from benchmarks._forced_exits import dynamic, forced_exits
+from benchmarks._forced_words import run_sentences
 from benchmarks._measure import interleaved, quotient
 from benchmarks._models import FAMILIES, encode, new_estimator, real_texts
 from benchmarks._report import Line
 from benchmarks._rows_throughput import TWO_MEANS, Block
+from benchmarks._rows_tokens import encoded_words, make_network
 from benchmarks._suite import Row, Settings
 from sklearn_epee._nn.heads import HEADS
+from sklearn_epee._nn.token_engine import TokenEngine
 
 BLOCKS = (Block(1, 48, TWO_MEANS), Block("auto", 256, TWO_MEANS))
 # One round takes a second or two, and the difference is small.
@@ -21,6 +27,11 @@ MAX_LINEAR_RATIO = 1.05
 
 def heads(settings: Settings) -> Iterator[Line]:
     """Compare all kinds of heads with the same backbone, texts and exits."""
+    yield from _heads_of_texts(settings)
+    yield from _heads_of_words(settings)
+
+
+def _heads_of_texts(settings: Settings) -> Iterator[Line]:
     family, precision = FAMILIES["minilm"], settings.fast_precision()
     models = {head: new_estimator(family, "mean", head=head) for head in HEADS}
     for model in models.values():
@@ -35,26 +46,52 @@ def heads(settings: Settings) -> Iterator[Line]:
                 head: functools.partial(dynamic, model, encoded, block.batch_size, schedule)
                 for head, model in models.items()
             }
-            seconds = interleaved(runs, 1 if settings.quick else REPETITIONS)
-            for head in models:
-                if head == "linear":
-                    continue
-                ratio = quotient(seconds, head, "linear")
-                yield Line(
-                    f"{head}, {family.title}, mean, {precision}, batch {block.batch_size}, mean "
-                    f"exit {schedule.mean():.3g} of {n_layers}",
-                    f"{ratio:.3f}x the time of linear heads",
-                    f"<= {MAX_LINEAR_RATIO}x",
-                    ratio <= MAX_LINEAR_RATIO,
-                    settings={
-                        "head": head,
-                        "batch_size": block.batch_size,
-                        "n_samples": n,
-                        "share": share,
-                    },
-                    values={"ratio": ratio},
-                    seconds={name: seconds[name] for name in (head, "linear")},
-                )
+            yield from _lines(settings, ("mean", block, share), runs)
+
+
+def _heads_of_words(settings: Settings) -> Iterator[Line]:
+    config, dtype = FAMILIES["minilm"].config(), getattr(torch, settings.fast_precision())
+    networks = {head: make_network(config, settings.device, head) for head in HEADS}
+    engines = {head: TokenEngine(network, dtype) for head, network in networks.items()}
+    n_layers = engines["linear"].n_layers
+    for block in BLOCKS:
+        n = settings.enough(block.n, block.batch_size)
+        encoded = encoded_words(config, n)
+        for share in block.means:
+            schedule = forced_exits(n, n_layers, share * n_layers, encoded.lengths)
+            runs = {
+                head: functools.partial(run_sentences, engine, encoded, block.batch_size, schedule)
+                for head, engine in engines.items()
+            }
+            yield from _lines(settings, ("words", block, share), runs)
+
+
+def _lines(
+    settings: Settings, what: tuple[str, Block, float], runs: Mapping[str, Callable[[], Any]]
+) -> Iterator[Line]:
+    """Time all kinds of heads in turns; yield the ratio of each to linear ones."""
+    read, block, share = what
+    seconds = interleaved(runs, 1 if settings.quick else REPETITIONS)
+    for head in runs:
+        if head == "linear":
+            continue
+        ratio = quotient(seconds, head, "linear")
+        yield Line(
+            f"{head}, {FAMILIES['minilm'].title}, {read}, {settings.fast_precision()}, batch "
+            f"{block.batch_size}, {share:.0%} of the layers",
+            f"{ratio:.3f}x the time of linear heads",
+            f"<= {MAX_LINEAR_RATIO}x",
+            ratio <= MAX_LINEAR_RATIO,
+            settings={
+                "head": head,
+                "read": read,
+                "batch_size": block.batch_size,
+                "n_samples": block.n,
+                "share": share,
+            },
+            values={"ratio": ratio},
+            seconds={name: seconds[name] for name in (head, "linear")},
+        )
 
 
 ROWS = [

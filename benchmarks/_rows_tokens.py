@@ -35,10 +35,10 @@ SHARES = (1 / 3, 1 / 2)
 BATCHES = {1: 12, 16: 64, "auto": 128}
 
 
-def make_network(config: BertConfig, device: str) -> TokenExitNetwork:
+def make_network(config: BertConfig, device: str, head: str = "linear") -> TokenExitNetwork:
     """Return a network with random weights, in evaluation mode."""
     torch.manual_seed(0)
-    return TokenExitNetwork(load_backbone(config, "text"), N_TAGS).to(device).eval()
+    return TokenExitNetwork(load_backbone(config, "text"), N_TAGS, head=head).to(device).eval()
 
 
 def encoded_words(config: BertConfig, n: int) -> Any:
