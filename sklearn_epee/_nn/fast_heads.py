@@ -131,24 +131,29 @@ class PackedWordAttention:
 
     def __init__(self, attention: HeadAttention, dtype: torch.dtype) -> None:
         query = LinearWeights.of(attention.query).scaled(HEAD_WIDTH**-0.5)
-        self._query = make_product(query, dtype)
-        self._key = make_product(LinearWeights.of(attention.key), dtype)
-        self._value = make_product(LinearWeights.of(attention.value), dtype)
+        read = [query, LinearWeights.of(attention.key), LinearWeights.of(attention.value)]
+        self._read = make_product(_side_by_side(read), dtype)
         self._out = make_product(LinearWeights.of(attention.out), dtype)
         self._dtype = dtype
 
     def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
         """See `WordAttention`."""
         hidden = hidden.to(self._dtype)
-        flat = flat_rows(hidden)
-        query, k, v = (
-            split_heads(product(flat), hidden, N_HEADS)
-            for product in (self._query, self._key, self._value)
-        )
+        projected = split_heads(self._read(flat_rows(hidden)), hidden, 3 * N_HEADS)
+        query, k, v = projected.chunk(3, dim=1)
         attended = attend(query, k, v, Seen(mask[:, None, None, :]))
         read = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, index)
-        words = hidden.flatten(0, 1).index_select(0, index)
-        return words.float() + self._out(filled_up(read))[: len(index)]
+        words = hidden.flatten(0, 1).index_select(0, index).float()
+        return words.add_(self._out(filled_up(read))[: len(index)].float())
+
+
+def _side_by_side(layers: Sequence[LinearWeights]) -> LinearWeights:
+    """Return one linear layer that computes the outputs of several, which need no bias."""
+    biases = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        for layer in layers
+    ]
+    return LinearWeights(torch.cat([layer.weight for layer in layers]), torch.cat(biases))
 
 
 def word_attention(attention: HeadAttention, dtype: torch.dtype) -> WordAttention:

@@ -60,12 +60,12 @@ class HeadAttention(nn.Module):
         -------
         Tensor of shape (n, n_features)
         """
-        query = self.query(pooled).unflatten(-1, (N_HEADS, -1))
-        query = torch.einsum("nhe,hed->nhd", query, _by_head(self.key)) * HEAD_WIDTH**-0.5
+        query = self.query(pooled).unflatten(-1, (N_HEADS, -1)) * HEAD_WIDTH**-0.5
+        query = _of_each_head(query, _by_head(self.key))
         read = attended_means(hidden.float(), layout, query)
-        value = torch.einsum("nhd,hed->nhe", read, _by_head(self.value))
-        read_of_value: Tensor = self.out(value.flatten(1))
-        return pooled + read_of_value
+        value = _of_each_head(read, _by_head(self.value).transpose(1, 2))
+        added: Tensor = self.out(value.flatten(1))
+        return pooled + added
 
     def of_words(
         self, hidden: Tensor, mask: Tensor, word_rows: Tensor, word_positions: Tensor
@@ -113,6 +113,11 @@ class HeadAttention(nn.Module):
 def _by_head(projection: nn.Linear) -> Tensor:
     """Return the weight of a projection of hidden states, (heads, width of a head, d)."""
     return projection.weight.unflatten(0, (N_HEADS, -1))
+
+
+def _of_each_head(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the rows of each head times its matrix, (n, h, a) and (h, a, b) -> (n, h, b)."""
+    return torch.bmm(rows.transpose(0, 1), weights).transpose(0, 1)
 
 
 def attended_means(hidden: Tensor, layout: BatchLayout, queries: Tensor) -> Tensor:
