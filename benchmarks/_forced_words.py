@@ -35,7 +35,7 @@ class ForcedWords(JointRule):
 
 
 class ForcedSentences(SentenceRule):
-    """Sentences exit at the layers of a schedule of their words."""
+    """Sentences exit at the layers of a schedule, (n,)."""
 
     schedule: np.ndarray
     exits: torch.Tensor
@@ -44,8 +44,7 @@ class ForcedSentences(SentenceRule):
         self, layer: int, proba: torch.Tensor, rows: np.ndarray, state: ExitState | None
     ) -> Decision:
         """Record the predictions of the sentences that exit at this layer."""
-        of_words = np.repeat(self.schedule[rows] <= layer, self._words.counts[rows])
-        self.exits = torch.from_numpy(of_words).to(proba.device)
+        self.exits = torch.from_numpy(self.schedule[rows] <= layer).to(proba.device)
         return super().decide(layer, proba, rows, state)
 
     def _together(self, *args: Any) -> torch.Tensor:
