@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,51 +25,54 @@ REPETITIONS = 11
 MAX_LINEAR_RATIO = 1.05
 
 
+class Compared(NamedTuple):
+    """What is compared: predictions with each kind of heads."""
+
+    read: str
+    """What the heads read."""
+    predictors: Mapping[str, Any]
+    """Estimators or engines, by the kind of their heads."""
+    run: Callable[..., Any]
+    """Called with one of them, encoded texts, the batch size and exit layers."""
+    encoded: Callable[[int], Any]
+    """Encodes a number of texts."""
+
+
 def heads(settings: Settings) -> Iterator[Line]:
     """Compare all kinds of heads with the same backbone, texts and exits."""
-    yield from _heads_of_texts(settings)
-    yield from _heads_of_words(settings)
-
-
-def _heads_of_texts(settings: Settings) -> Iterator[Line]:
     family, precision = FAMILIES["minilm"], settings.fast_precision()
     models = {head: new_estimator(family, "mean", head=head) for head in HEADS}
     for model in models.values():
         model.set_params(device=settings.device, precision=precision)
-    n_layers = models["linear"].n_layers_
-    for block in BLOCKS:
-        n = settings.enough(block.n, block.batch_size)
-        encoded = encode(models["linear"], real_texts(n))
-        for share in block.means:
-            schedule = forced_exits(n, n_layers, share * n_layers, encoded.lengths)
-            runs = {
-                head: functools.partial(dynamic, model, encoded, block.batch_size, schedule)
-                for head, model in models.items()
-            }
-            yield from _lines(settings, ("mean", block, share), runs)
-
-
-def _heads_of_words(settings: Settings) -> Iterator[Line]:
-    config, dtype = FAMILIES["minilm"].config(), getattr(torch, settings.fast_precision())
+    linear = models["linear"]
+    texts = Compared("mean", models, dynamic, lambda n: encode(linear, real_texts(n)))
+    yield from _compare(settings, texts, linear.n_layers_)
+    config, dtype = family.config(), getattr(torch, precision)
     networks = {head: make_network(config, settings.device, head) for head in HEADS}
     engines = {head: TokenEngine(network, dtype) for head, network in networks.items()}
-    n_layers = engines["linear"].n_layers
+    words = Compared("words", engines, run_sentences, functools.partial(encoded_words, config))
+    yield from _compare(settings, words, engines["linear"].n_layers)
+
+
+def _compare(settings: Settings, what: Compared, n_layers: int) -> Iterator[Line]:
+    """Compare the kinds of heads in single texts and in batches."""
     for block in BLOCKS:
         n = settings.enough(block.n, block.batch_size)
-        encoded = encoded_words(config, n)
+        encoded = what.encoded(n)
         for share in block.means:
             schedule = forced_exits(n, n_layers, share * n_layers, encoded.lengths)
+            arguments = encoded, block.batch_size, schedule
             runs = {
-                head: functools.partial(run_sentences, engine, encoded, block.batch_size, schedule)
-                for head, engine in engines.items()
+                head: functools.partial(what.run, predictor, *arguments)
+                for head, predictor in what.predictors.items()
             }
-            yield from _lines(settings, ("words", block, share), runs)
+            yield from _lines(settings, (what.read, block, share), runs)
 
 
 def _lines(
     settings: Settings, what: tuple[str, Block, float], runs: Mapping[str, Callable[[], Any]]
 ) -> Iterator[Line]:
-    """Time all kinds of heads in turns; yield the ratio of each to linear ones."""
+    """Time the runs in turns; yield the ratio of each kind of heads to linear ones."""
     read, block, share = what
     seconds = interleaved(runs, 1 if settings.quick else REPETITIONS)
     for head in runs:

@@ -119,6 +119,15 @@ def test_one_graph_of_a_layer_of_the_second_tower(hand_over_after, cases, tmp_pa
     assert_array_equal(found["labels"], fitted.predict_at_layer(X, -1))
 
 
+def test_one_graph_of_several_tasks_of_the_second_tower(cases, tmp_path):
+    X, y = cases
+    tasks = np.array([y, np.arange(len(y)) % 3], dtype=object).T
+    fitted = tiny_multimodal_classifier(first="image", hand_over_after=2, **LEARNT).fit(X, tasks)
+    found = exported(fitted, tmp_path, layer=-1).predict_with_exits(prepared(fitted, X), 7)
+    for one, other in zip(found["proba"], fitted.predict_proba_at_layer(X, -1), strict=True):
+        assert_allclose(one, other, atol=1e-4)
+
+
 def test_one_graph_of_a_layer_of_the_first_tower_reads_that_alone(cases, tmp_path):
     X, y = cases
     fitted = tiny_multimodal_classifier(first="text", **LEARNT).fit(X, y)

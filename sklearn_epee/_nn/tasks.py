@@ -58,23 +58,23 @@ class TaskBlock:
         # A single class has an entropy of 0, which can be divided by any number.
         logs = [math.log(max(count, 2)) for count in counts]
         self.log_counts = torch.tensor(logs, dtype=torch.float32, device=device)
-        self._shape = len(counts), max(counts)
-        place = torch.arange(self._shape[1]).expand(self._shape)
+        shape = self._shape = len(counts), max(counts)
+        place = torch.arange(shape[1]).expand(shape)
         is_class = place < torch.tensor(counts).unsqueeze(1)
         self._is_even = bool(is_class.all())
         # The column of each place; for padding, one after the last.
-        columns = torch.full(self._shape, self.width).masked_scatter_(
-            is_class, torch.arange(self.width)
-        )
+        width = self.width
+        columns = torch.full(shape, width).masked_scatter_(is_class, torch.arange(width))
         self._columns = columns.flatten().to(device)
         self._places = is_class.flatten().nonzero().flatten().to(device)
 
     def spread(self, packed: Tensor, fill: float) -> Tensor:
         """Return the classes of each task, (..., sum of K_t) -> (..., T, K), padded with `fill`."""
-        if self._is_even:
-            return packed.unflatten(-1, self._shape)
-        padded = functional.pad(packed, (0, 1), value=fill)
-        return padded.index_select(-1, self._columns).unflatten(-1, self._shape)
+        if not self._is_even:
+            padded = functional.pad(packed, (0, 1), value=fill)
+            packed = padded.index_select(-1, self._columns)
+        # Not `unflatten`, with which exported graphs have a fixed batch size.
+        return packed.reshape(*packed.shape[:-1], *self._shape)
 
     def packed(self, spread: Tensor) -> Tensor:
         """Return the classes of all tasks side by side, without padding."""
