@@ -1,4 +1,4 @@
-"""Heads of a trained network on a CPU: a few products for all tasks, with packed weights."""
+"""Heads in prediction; on a CPU, a few products for all tasks, with packed weights."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class PackedWordAttention:
     def __init__(self, attention: HeadAttention, dtype: torch.dtype) -> None:
         query = LinearWeights.of(attention.query).scaled(HEAD_WIDTH**-0.5)
         read = [query, LinearWeights.of(attention.key), LinearWeights.of(attention.value)]
-        self._read = make_product(_side_by_side(read), dtype)
+        self._read = make_product(joined(read, n_shared=query.weight.shape[1]), dtype)
         self._out = make_product(LinearWeights.of(attention.out), dtype)
         self._dtype = dtype
 
@@ -145,15 +145,6 @@ class PackedWordAttention:
         read = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, index)
         words = hidden.flatten(0, 1).index_select(0, index).float()
         return words.add_(self._out(filled_up(read))[: len(index)].float())
-
-
-def _side_by_side(layers: Sequence[LinearWeights]) -> LinearWeights:
-    """Return one linear layer that computes the outputs of several, which need no bias."""
-    biases = [
-        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
-        for layer in layers
-    ]
-    return LinearWeights(torch.cat([layer.weight for layer in layers]), torch.cat(biases))
 
 
 def word_attention(attention: HeadAttention, dtype: torch.dtype) -> WordAttention:
@@ -178,7 +169,7 @@ def joined(layers: Sequence[LinearWeights], n_shared: int) -> LinearWeights:
     Parameters
     ----------
     layers : sequence of LinearWeights
-        With biases, and all with the same number of inputs.
+        All with the same number of inputs.
     n_shared : int
         Number of first inputs that all layers read. The other inputs of the new layer are those of
         each layer, side by side.
@@ -192,7 +183,10 @@ def joined(layers: Sequence[LinearWeights], n_shared: int) -> LinearWeights:
     weights = [layer.weight for layer in layers]
     shared = torch.cat([weight[:, :n_shared] for weight in weights])
     own = torch.block_diag(*(weight[:, n_shared:] for weight in weights))
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    biases = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        for layer in layers
+    ]
     return LinearWeights(torch.cat([shared, own], dim=1), torch.cat(biases))
 
 

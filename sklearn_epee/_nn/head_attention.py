@@ -1,4 +1,4 @@
-"""One layer of attention before a head: what the head reads of a layer reads all positions."""
+"""Attention layer of a head, by which a pooled state or a word reads all positions."""
 
 from __future__ import annotations
 
