@@ -209,6 +209,8 @@ class ExitHistogramDisplay:
         name: str | None,
     ) -> Self:
         staged, n_classes = samples.staged, len(samples.classes)
+        if not n_classes:
+            raise ValueError("y has no spans, and none are predicted: there is no class to draw.")
         exits = staged.exit_layers(check_tau(tau), check_patience(patience, staged.n_layers))
         counts = np.zeros((n_classes, staged.n_layers), dtype=np.int64)
         rows, columns = samples.of_classes
@@ -285,12 +287,13 @@ class ExitHistogramDisplay:
         n_classes, n_layers = self.counts.shape
         layers = np.arange(1, n_layers + 1)
         width = 0.8 / n_classes
-        for row, (label, share) in enumerate(zip(self._labels(), self.shares, strict=True)):
+        shares = np.nan_to_num(self.shares)  # classes without samples have no bars
+        for row, (label, share) in enumerate(zip(self._labels(), shares, strict=True)):
             shift = (row - (n_classes - 1) / 2) * width
             self.bars_.append(
                 self.ax_.bar(
                     layers + shift,
-                    np.nan_to_num(share),
+                    share,
                     width,
                     color=OKABE_ITO[row],
                     edgecolor="white",
@@ -301,7 +304,7 @@ class ExitHistogramDisplay:
         self.ax_.set_ylabel("share of the class's samples")
         self.ax_.grid(axis="y", alpha=0.3)
         self.ax_.set_axisbelow(True)
-        self.ax_.set_ylim(0, 1.05 * max(np.nanmax(self.shares), 0.01))
+        self.ax_.set_ylim(0, 1.05 * max(shares.max(), 0.01))
         self.ax_.legend(title="true class", fontsize="small")
 
     def _draw_map(self) -> None:

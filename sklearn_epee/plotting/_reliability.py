@@ -279,7 +279,7 @@ class ExitReliabilityDisplay:
     def _draw_panels(self, columns: int) -> None:
         n_layers = len(self.counts)
         for row, ax in enumerate(self.ax_):
-            shares = self.counts[row] / self.counts[row].sum()
+            shares = self.counts[row] / max(self.counts[row].sum(), 1)
             edges = np.linspace(0, 1, len(shares) + 1)
             ax.bar(edges[:-1], shares, np.diff(edges), align="edge", color="0.85")
             self._draw_exit(ax, row, color=BLUE)

@@ -88,6 +88,23 @@ def test_samples_without_a_known_label_are_right_at_no_layer(fitted, data):
     assert_allclose(display.accuracy, expected.accuracy)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_exits_of_samples_without_any_label_are_an_empty_picture(value, fitted, data):
+    X, y = data
+    display = ExitHistogramDisplay.from_estimator(fitted, X, np.full(y.shape, value))
+    assert not display.counts.any()
+    assert [bar.get_height() for bars in display.bars_ for bar in bars] == [0] * display.counts.size
+    assert display.speedup_ == speedup_ratio(fitted.predict_exit_layer(X), 5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_reliability_without_a_known_label_has_no_points(fitted, data):
+    X, y = data
+    display = ExitReliabilityDisplay.from_estimator(fitted, X, np.full(y.shape, np.nan))
+    assert np.isnan(display.ece).all()
+
+
 def test_arrays_of_several_labels_are_refused(fitted, data):
     X, y = data
     staged = np.stack(list(fitted.staged_predict_proba(X)), axis=1)

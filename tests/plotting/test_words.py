@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.frozen import FrozenEstimator
 
@@ -93,6 +94,18 @@ def test_spans_exit_with_their_sentences(layered):
     assert_array_equal(display.counts[0], expected)
     assert_array_equal(display.counts[2], expected)
     assert display.speedup_ == pytest.approx(exit_scores(layered, WORDS, LAYERS)["speedup"])
+
+
+def test_exits_of_texts_without_spans(fitted):
+    predicted = next(i for i, spans in enumerate(fitted.predict(WORDS)) if spans)
+    words, none = [WORDS[predicted]], [["O"] * len(WORDS[predicted])]
+    assert not ExitHistogramDisplay.from_estimator(fitted, words, none).counts.any()
+    never = copy.deepcopy(fitted)
+    for head in never.net_.module_.heads:
+        head.get_parameter("out.weight").data.zero_()
+        head.get_parameter("out.bias").data.copy_(torch.tensor(never.classes_ == "O") * 9.0)
+    with pytest.raises(ValueError, match="y has no spans, and none are predicted"):
+        ExitHistogramDisplay.from_estimator(never, words, none)
 
 
 @pytest.mark.parametrize(
