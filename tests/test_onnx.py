@@ -315,6 +315,9 @@ def test_samples_that_the_estimator_was_not_fitted_on_are_refused(of_pairs, note
     for bad in (None, 3, ("zinc", None), ("zinc", "a", "rash"), ["zinc"], np.array("zinc")):
         with pytest.raises(TypeError, match=r"X\[1100\] is .*; expected a text or a pair of texts"):
             model.predict([right[0]] * 1100 + [bad])
+    undecodable = ("zinc", "a \ud800") if of_pairs else "a \ud800"
+    with pytest.raises(ValueError, match=r"X\[1100\] has .*, which is not valid Unicode"):
+        model.predict([right[0]] * 1100 + [undecodable])
     with pytest.raises(TypeError, match="X is a DataFrame; expected a list"):
         model.predict(pd.DataFrame({"text": notes[0]}))
     as_array = np.array(right[:3])

@@ -167,6 +167,12 @@ def test_what_is_neither_a_text_nor_words_is_refused(bad, fitted, tmp_path):
         model.predict([[]] * 1100 + [bad])
 
 
+def test_words_that_are_not_valid_unicode_are_refused(fitted, tmp_path):
+    model = exported(fitted, tmp_path)
+    with pytest.raises(ValueError, match=r"X\[1100\] has .*, which is not valid Unicode"):
+        model.predict([[]] * 1100 + [["zinc", "\ud800"]])
+
+
 # ------------------------------------------------------------- what the driver does by itself
 
 

@@ -84,7 +84,8 @@ class TextReader:
         Raises
         ------
         TypeError, ValueError
-            If one is neither a text nor a pair, or not what the estimator was fitted on.
+            If one is neither a text nor a pair, not what the estimator was fitted on, or not valid
+            Unicode.
         """
         samples = [self._checked(text, n_before + row) for row, text in enumerate(texts)]
         found: list[Any] = self._tokenizer.encode_batch(samples)
@@ -104,6 +105,8 @@ class TextReader:
                 f"X[{row}] is one of {names[is_pair]}, but the estimator was fitted on "
                 f"{names[reads_pairs]}."
             )
+        for part in text if is_pair else [text]:
+            _check_encodable(part, row)
         return tuple(text) if is_pair else text
 
     def read(self, texts: Sequence[Any], n_before: int = 0) -> Samples:
@@ -142,6 +145,16 @@ class TextReader:
             text = text[-readable:] if left else text[:readable]
         starts = range(0, len(text) - room + stride, stride)
         return [first + text[start : start + room] + last for start in starts]
+
+
+def _check_encodable(text: str, row: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"X[{row}] has {text[:80]!r}, which is not valid Unicode ({error}); read it again with "
+            "the right encoding, or with errors='replace'."
+        ) from error
 
 
 def _is_pair(text: Any) -> bool:

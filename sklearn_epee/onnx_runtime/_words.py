@@ -95,6 +95,8 @@ def read_sentences(given: Sequence[Any], reader: TextReader, n_before: int = 0) 
     ------
     TypeError
         If one is neither a text nor a list of words.
+    ValueError
+        If one is not valid Unicode.
     """
     for row, one in enumerate(given):
         is_list = isinstance(one, (list, tuple)) or (isinstance(one, np.ndarray) and one.ndim == 1)
@@ -105,7 +107,8 @@ def read_sentences(given: Sequence[Any], reader: TextReader, n_before: int = 0) 
                 f"{type(unknown[0]).__name__}; expected a text or a list of words."
             )
     sentences = [Sentence.of(one) for one in given]
-    encoded = reader.encodings([" ".join(sentence.words) for sentence in sentences])
+    texts = [" ".join(sentence.words) for sentence in sentences]
+    encoded = reader.encodings(texts, n_before)
     pieces = [
         _pieces(sentence.words, part, reader.settings)
         for sentence, part in zip(sentences, encoded, strict=True)
