@@ -197,7 +197,8 @@ class EPEEClassifier(BaseEPEEClassifier):
         this costs one more forward pass per step, and needs far less memory for long inputs and
         large batches. The trained network is the same.
     warm_start : bool, default=False
-        Continue from the fitted network at the next `fit` instead of starting again.
+        Continue from the fitted network at the next `fit` instead of starting again. Its
+        architecture, and how it reads samples, stay the same (docs/persistence.md).
     predict_batch_size : int or "auto", default="auto"
         Samples per prediction batch, or windows if samples have several; "auto" sizes batches by
         positions. Predictions do not depend on it.

@@ -148,6 +148,27 @@ def test_a_warm_start_with_other_heads_is_refused(kind, head, data):
     assert not same(model.predict_proba(X), expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("texts", "pooling"),
+        ("images", "pooling"),
+        ("towers", "text_pooling"),
+        ("towers", "image_pooling"),
+    ],
+)
+def test_a_warm_start_with_another_pooling_is_refused(kind, name, data):
+    X, y = data[kind]
+    model = make(kind, warm_start=True).fit(X, y)
+    expected = model.predict_proba(X)
+    model.set_params(**{name: "cls"})
+    with pytest.raises(ValueError, match=f"warm_start=True .* {name}='mean', got {name}='cls'"):
+        model.fit(X, y)
+    assert same(model.predict_proba(X), expected)
+    model.set_params(**{name: "mean"}).fit(X, y)
+    assert not same(model.predict_proba(X), expected)
+
+
 def test_pickles_of_before_there_was_a_choice_load_and_predict(text_classifier, notes):
     expected = text_classifier.predict_proba(notes[0])
     state = text_classifier.__getstate__()

@@ -133,6 +133,9 @@ class BaseEPEEClassifier(ExitPredictionMixin, BaseEPEE):
         if data.constants is not None:
             begin_at_rates(network, label_rates(data.labels[train], data.weights[train]))
 
+    def _heads_of(self, network: Any) -> dict[str, str]:
+        return super()._heads_of(network) | {"pooling": network.pooling}
+
     def _adjust(self, network: Any, data: TrainingData) -> None:
         if data.constants is not None:
             fix_labels(network, torch.from_numpy(data.constants))

@@ -148,7 +148,7 @@ class BaseEPEE(
             data = self._prepare(samples, y, sample_weight, groups)
             if continued is not None:
                 _check_same_classes(continued.tasks, data.tasks)
-                _check_same_head(continued.trained.net.module_, self.head)
+                self._check_same_heads(continued.trained.net.module_)
             reuse = NetworkReuse(self._search_context, self.memory, self.random_state)
             seed, fit_or_fetch = shared_reuse(reuse, data, processes, self.device)
             tasks = FitTasks(
@@ -175,6 +175,20 @@ class BaseEPEE(
     def _continued(self) -> FittedState | None:
         """Return the fit that the next one continues, if any."""
         return vars(self).get("_state") if self.warm_start else None
+
+    def _check_same_heads(self, network: Any) -> None:
+        """Raise if parameters say something else than the heads of a network to be continued."""
+        for name, fitted in self._heads_of(network).items():
+            given = getattr(self, name)
+            if given not in ("auto", fitted):
+                raise ValueError(
+                    f"warm_start=True continues a network with {name}={fitted!r}, got "
+                    f"{name}={given!r}. Fit with the same {name} or with warm_start=False."
+                )
+
+    def _heads_of(self, network: Any) -> dict[str, str]:
+        """Return the parameters of the heads of a network, which a warm start does not change."""
+        return {"head": network.head}
 
     def _shaping(self, data: BaseTrainingData) -> dict[str, Any]:
         """Return everything that affects the training, except the seed."""
@@ -547,12 +561,4 @@ def _check_same_classes(fitted: Any, found: Any) -> None:
         raise ValueError(
             f"warm_start=True continues a network for the classes {fitted}, but y holds "
             f"{found}. Fit with the same classes or with warm_start=False."
-        )
-
-
-def _check_same_head(network: MultiExitNetwork, head: str) -> None:
-    if network.head != head:
-        raise ValueError(
-            f"warm_start=True continues a network with head={network.head!r}, got head={head!r}. "
-            "Fit with the same head or with warm_start=False."
         )
