@@ -165,15 +165,16 @@ class EPEETokenClassifier(BaseEPEETokenClassifier):
     device : str, default="auto"
         "auto" uses a GPU if there is one; or "cpu", "cuda", "cuda:1", "mps".
     precision : {"auto", "float32", "bfloat16", "int8"}, default="auto"
-        Precision of the backbone; heads, entropies and the loss are always float32. "auto" trains
-        in bfloat16 (with float32 weights) if the hardware supports it natively, and predicts in
-        bfloat16 on a CPU with such support, because predictions do not depend on the other samples
-        of a batch there. Otherwise it predicts in float32. The two differ in the third digit of the
-        probabilities. On a CPU, layers that can only be run as a whole (mainly those of families
-        without a dedicated adapter) always predict in float32. "int8" trains like "auto",
-        calibrates 8-bit products after training, and predicts on a CPU with those products that
-        change little; `precision_report_` reports the changes. It raises an error if the processor
-        has no 8-bit products, or if layers can only be run as a whole.
+        Precision of the backbone; heads, entropies and the loss are always float32, except that on
+        a CPU the attention of ``head="attention"`` predicts in the precision of the layers. "auto"
+        trains in bfloat16 (with float32 weights) if the hardware supports it natively, and predicts
+        in bfloat16 on a CPU with such support, because predictions do not depend on the other
+        samples of a batch there. Otherwise it predicts in float32. The two differ in the third
+        digit of the probabilities. On a CPU, layers that can only be run as a whole (mainly those
+        of families without a dedicated adapter) always predict in float32. "int8" trains like
+        "auto", calibrates 8-bit products after training, and predicts on a CPU with those products
+        that change little; `precision_report_` reports the changes. It raises an error if the
+        processor has no 8-bit products, or if layers can only be run as a whole.
     memory : "auto", str, path-like, joblib.Memory or None, default="auto"
         Where trained networks are kept, so that a search over `tau` and `patience` trains each one
         once. "auto": a temporary folder of this process and its workers, at most 16 GiB and half of

@@ -92,7 +92,7 @@ class PrecisionReport:
         )
         rounded = (
             f"{n_int8} of {n_all} groups of products are computed in 8 bits; everything else in "
-            f"the layers is {self.rest}, the heads are float32."
+            f"the layers is {self.rest}, logits are computed in float32."
         )
         changed = (
             f"Measured on {self.n_samples} training samples against float32: probabilities change "
