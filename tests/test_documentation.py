@@ -23,7 +23,7 @@ OWN = {
 # A classifier of words has labels and exits of its own kind.
 OWN_OF_WORDS = {
     "tau", "patience", "min_exit_layer", "joint_exit", "max_length", "class_weight",
-    "validation_fraction", "callbacks", "classes_",
+    "validation_fraction", "callbacks", "classes_", "precision",
 }  # fmt: skip
 
 
