@@ -230,6 +230,8 @@ class EPEEImageClassifier(BaseEPEEClassifier):
         The pooling in use: `pooling`, or the one that "auto" selected.
     net_ : skorch.NeuralNetClassifier
         The trained net; ``net_.module_`` is the torch module with `backbone` and `heads`.
+        Predictions run on copies of its weights that are made at the first prediction. After a
+        change of weights in place, predict with ``copy.deepcopy(clf)``.
     history_ : skorch.history.History
         Losses and times per epoch. ``valid_loss`` is the joint loss of all exits with every
         `exit_training`, and ``train_loss`` what was minimized; "mixed" training also records

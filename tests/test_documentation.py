@@ -58,7 +58,7 @@ def test_what_a_classifier_of_words_shares_is_the_same_there(section):
 def test_two_towers_share_the_entries_of_both(section):
     alone = [entries(cls, section) for cls in (EPEEClassifier, EPEEImageClassifier)]
     both = entries(EPEEMultimodalClassifier, section)
-    own = {"n_layers_", "pooling_", "min_exit_layer"}
+    own = {"n_layers_", "pooling_", "min_exit_layer", "net_"}
     for part in alone:
         shared = (part.keys() & both.keys()) - own
         assert len(shared) >= (5 if section == "Attributes" else 25)

@@ -350,6 +350,14 @@ def test_wrappers_of_fitted_estimators(text_classifier, notes, tmp_path):
         assert_array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
 
 
+def test_a_copy_predicts_with_weights_that_were_changed_in_place(text_classifier, notes):
+    before = text_classifier.predict_proba(notes[0])
+    with torch.no_grad():
+        text_classifier.net_.module_.backbone.embeddings.word_embeddings.weight.zero_()
+    after = copy.deepcopy(text_classifier).predict_proba(notes[0])
+    assert np.abs(after - before).max() > 1e-3
+
+
 # ------------------------------------------------------------------------- of another version
 
 
