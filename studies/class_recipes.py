@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from studies import recipe_networks as networks
+from studies.exit_rules import Network
 from studies.exits import KINDS as EXIT_KINDS
 from studies.exits import classifier, fitted, staged
 from studies.jobs import Folder, Job, Kind
-from studies.policies import best_that_saves, chosen
+from studies.policies import best_that_saves, chosen, cuts_beside
 from studies.recipe_runs import FAST_RATIO, Recipe, Run, areas_of
 from studies.rules import RULES, apply, network_of
 from studies.sets import SETS, Parts, score_all
@@ -168,10 +170,16 @@ def read(data: str, seed: int, folder: Path) -> Run:
         raise ValueError(f"{folder}: no policy saves enough.")
     layers = network.test.predictions[..., 0].T
     policy_sums, fast_sums, layer_sums = (
-        np.stack(network.score.counts(predicted, network.test_y), axis=-1)
-        for predicted in (policy.predicted, fast.predicted, layers)
+        _sums(network, predicted) for predicted in (policy.predicted, fast.predicted, layers)
     )
-    about = {"tau": policy.tau, "patience": policy.patience, "ratio": policy.ratio}
+    cuts = cuts_beside(folder, network.n_layers)
+    cut_layers = policy.equal_cost(cuts)
+    about = {
+        "tau": policy.tau,
+        "patience": policy.patience,
+        "ratio": policy.ratio,
+        "cut_layers": cut_layers,
+    }
     return Run(
         seed,
         json.loads((folder / "result.json").read_text()),
@@ -180,4 +188,10 @@ def read(data: str, seed: int, folder: Path) -> Run:
         fast_sums,
         layer_sums.swapaxes(0, 1),
         areas_of(network, RULES["epee"]),
+        None if cut_layers is None else _sums(network, cuts[cut_layers]),
     )
+
+
+def _sums(network: Network, predicted: NDArray[np.int64]) -> NDArray[Any]:
+    """Return what test samples add to numerator and denominator of the score."""
+    return np.stack(network.score.counts(predicted, network.test_y), axis=-1)

@@ -27,7 +27,7 @@ from sklearn_epee._exits.staged import StagedPredictions
 from studies.bootstrap import draws, interval, quotient, seed_means
 from studies.exits import fitted
 from studies.jobs import BACKBONES, Folder, Job, Kind, reads
-from studies.policies import CHOICES, METHODS, cuts_beside
+from studies.policies import CHOICES, METHODS, cuts_beside, equal_cost
 from studies.rivals.cut import MAX_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
@@ -460,7 +460,7 @@ def _run(
         "ratio": ratio,
         "span_f1": float(span_f1(network.counts("test", policy))),
         **{f"{name}_f1": float(score) for name, score in paper},
-        "cut_layers": min((n for n in cuts if n >= cost - 1e-9), default=None),
+        "cut_layers": equal_cost(cuts, cost),
     }
 
 

@@ -89,6 +89,13 @@ class Job:
         return Job(self.data, self.backbone, self.seed, kind, self.options)
 
 
+def job_in(folder: Path) -> Job:
+    """Return the finished job of a folder."""
+    about = json.loads((folder / "result.json").read_text())["job"]
+    words = (about[name] for name in ("data", "backbone", "seed", "kind"))
+    return Job(*words, tuple(about["options"].items()))
+
+
 @dataclass(frozen=True)
 class Folder:
     """The folder of a job, and the checkpoint from which it starts.
@@ -191,7 +198,7 @@ def planned(
         if any(fnmatchcase(word, p) for word in (name, *kind.aliases) for p in patterns)
     }
     return [
-        Job(name, backbone, seed, kind, _options_of(name, backbone, options or {}))
+        Job(name, backbone, seed, kind, options_of(name, backbone, options or {}))
         for seed in range(n_seeds)
         for name in data
         for backbone in (NO_BACKBONE, *backbones)
@@ -200,9 +207,8 @@ def planned(
     ]
 
 
-def _options_of(
-    data: str, backbone: str, options: Mapping[str, Any]
-) -> tuple[tuple[str, Any], ...]:
+def options_of(data: str, backbone: str, options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the options that apply to a data set and backbone, without those that are None."""
     resized = SETS[data].kind == "images" and backbone not in ("scratch", NO_BACKBONE)
     return tuple(
         (key, value)

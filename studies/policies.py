@@ -9,7 +9,7 @@ for the result. Intervals are for the chosen policies; test samples and networks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from studies.bootstrap import Floats, Score, draws, interval, quotient, seed_means
 from studies.exit_rules import RULES, Network
+from studies.jobs import job_in
 from studies.rules import N_DRAWS, Applied, Group, apply, jobs_in, network_of
 from studies.sets import score_all
 
@@ -95,8 +96,12 @@ class Chosen:
 
     def equal_cost(self, cuts: Cuts) -> int | None:
         """Return the smallest number of layers in `cuts` that costs at least as much, if any."""
-        cost = self.exits.mean()
-        return min((n for n in cuts if n >= cost - ROUNDING), default=None)
+        return equal_cost(cuts, float(self.exits.mean()))
+
+
+def equal_cost(cuts: Iterable[int], cost: float) -> int | None:
+    """Return the smallest number of layers that costs at least as much, if any."""
+    return min((n for n in cuts if n >= cost - ROUNDING), default=None)
 
 
 def chosen(network: Network, applied: Applied, choice: str | Choice) -> Chosen | None:
@@ -272,18 +277,18 @@ def cuts_beside(folder: Path, n_layers: int, array: str = "test_pred") -> dict[i
     Parameters
     ----------
     folder : Path
-        Folder of a job "exits" or "events"; its name begins with the kind.
+        Folder of a job with exits, such as "exits", "events", or a training recipe.
     n_layers : int
         Number of layers of the network, and of the job "full".
     array : str
         Name of the saved array.
     """
-    _, comma, options = folder.name.partition(",")
+    job = job_in(folder)
     found = {}
     for n in range(1, n_layers + 1):
         kinds = [f"cut-{n}"] + ["full"] * (n == n_layers)
         for kind in kinds:
-            beside = folder.with_name(kind + comma + options)
+            beside = folder.with_name(Path(job.of_kind(kind).name).name)
             if (beside / "result.json").exists():
                 with np.load(beside / "predictions.npz") as saved:
                     found[n] = saved[array]

@@ -60,6 +60,9 @@ class Run:
     areas : ndarray of shape (1 + N_DRAWS,) or None
         The area under the front of EPEE (see `studies.rules`), in percent, for every resample;
         None if the job has not saved what it takes.
+    cut_sums : ndarray of shape (n_samples, 2) or None
+        What each sample adds to the score of the backbone cut to the layers that cost at least as
+        much as the chosen policy, and trained alone; None if there is none beside the job.
     """
 
     seed: int
@@ -69,6 +72,7 @@ class Run:
     fast_sums: NDArray[Any]
     layer_sums: NDArray[Any]
     areas: NDArray[np.float64] | None = None
+    cut_sums: NDArray[Any] | None = None
 
     @property
     def layer_scores(self) -> NDArray[np.float64]:
@@ -109,6 +113,12 @@ def difference_of_areas(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any] | No
     """
     values = [a.areas - b.areas for a, b in pairs if a.areas is not None and b.areas is not None]
     return interval(seed_means(values, 0)) if len(values) == len(pairs) else None
+
+
+def difference_to_cuts(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return by how much policies are above the cut backbones of equal cost, if all are there."""
+    pairs = [(run.policy_sums, run.cut_sums) for run in runs if run.cut_sums is not None]
+    return difference(pairs) if len(pairs) == len(runs) else None
 
 
 def difference(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, Any]:
@@ -179,6 +189,8 @@ def row_of(
         "front": None if is_base else difference_of_areas(pairs),
         "early": None if is_base else difference([(a.first_half, b.first_half) for a, b in pairs]),
         "to_full_depth": difference([(a.policy_sums, b.full_depth) for a, b in pairs]),
+        "to_own_depth": difference([(run.policy_sums, run.full_depth) for run in runs]),
+        "to_cut": difference_to_cuts(runs),
         "training_cpu_seconds": float(
             np.mean([run.result["training_cpu_seconds"] for run in runs])
         ),
@@ -202,9 +214,16 @@ def merged(old: Rows, new: Rows) -> Rows:
 
 HEADER = (
     "| recipe | seeds | layers 1 to M | policy | ratio | to defaults | fast | front | early | "
-    "to full depth | fit s |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "to full depth | own depth | cut | fit s |\n" + "| --- " * 13 + "|"
 )
-DIFFERENCES = ("to_defaults", "fast", "front", "early", "to_full_depth")
+SUMMARY_HEADER = (
+    "| recipe | pairs | to defaults | fast | front | early | to full depth | own depth | cut |\n"
+    + "| --- " * 9
+    + "|"
+)
+DIFFERENCES = (
+    "to_defaults", "fast", "front", "early", "to_full_depth", "to_own_depth", "to_cut",
+)  # fmt: skip
 SCORES = {"accuracy": "accuracy", "micro_f1": "micro F1", "span_f1": "strict micro F1 of spans"}
 
 
@@ -217,7 +236,7 @@ def tables(rows: Rows, order: Iterable[str]) -> Iterator[str]:
     order : iterable of str
         The names of the recipes, in the order of the lines.
     """
-    places = {name: place for place, name in enumerate((BASE, *order))}
+    places = _places(order)
     groups: dict[tuple[str, ...], Rows] = {}
     for row in rows:
         groups.setdefault(key_of(row)[:-1], []).append(row)
@@ -225,6 +244,45 @@ def tables(rows: Rows, order: Iterable[str]) -> Iterator[str]:
         lines = sorted(group, key=lambda row: places.get(row["recipe"], len(places)))
         yield f"\n## {_title(lines[0])}\n\n{_samples(lines[0])}\n\n{HEADER}"
         yield from map(_line, lines)
+
+
+def _places(order: Iterable[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate((BASE, *order))}
+
+
+def summary(rows: Rows, order: Iterable[str]) -> str:
+    """Return a Markdown table of all recipes over the pairs of data set and backbone.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Those of parts of the data are left out.
+    order : iterable of str
+        The names of the recipes, in the order of the lines.
+    """
+    by_recipe: dict[str, Rows] = {name: [] for name in _places(order)}
+    for row in rows:
+        if "n_train" not in row["options"]:
+            by_recipe[row["recipe"]].append(row)
+    return "\n".join([SUMMARY_HEADER, *(_counted(*item) for item in by_recipe.items() if item[1])])
+
+
+def _counted(recipe: str, rows: Rows) -> str:
+    cells = [recipe, str(len(rows)), *(_count(rows, name) for name in DIFFERENCES)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _count(rows: Rows, name: str) -> str:
+    """Return the mean of a difference, and on how many pairs it is above 0."""
+    found = [row[name] for row in rows if row.get(name)]
+    if not found:
+        return ""
+    estimates = np.array([each["estimate"] for each in found])
+    beyond = np.array([each["beyond_chance"] for each in found])
+    above, below = (int(np.sum(beyond & side)) for side in (estimates > 0, estimates < 0))
+    # Estimates of 0 are not below what they are compared with.
+    n_kept = int(np.sum(estimates >= 0))
+    return f"{estimates.mean():+.1f}, {n_kept} of {len(found)} (+{above} -{below})"
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -28,21 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from studies import class_recipes, span_recipes
-from studies.jobs import Job, Work
+from studies.jobs import BACKBONES as ALL_BACKBONES
+from studies.jobs import NO_BACKBONE, Job, Work, options_of
 from studies.policies import MIN_RATIO
-from studies.recipe_runs import BASE, FAST_RATIO, Recipe, Rows, merged, row_of, tables
+from studies.recipe_runs import BASE, FAST_RATIO, Recipe, Rows, merged, row_of, summary, tables
 from studies.report import replaced_block
 from studies.rules import RANGE, Group, jobs_in
-from studies.sets import SETS as STUDY_SETS
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "training_recipes.md"
 DOCS_BLOCK = "<!-- begin: python -m studies.recipes --docs -->", "<!-- end -->"
-BACKBONES = {
-    "texts": "all-MiniLM-L6-v2",
-    "spans": "all-MiniLM-L6-v2",
-    "images": "dinov2-small",
-}
+BACKBONES = ("all-MiniLM-L6-v2", "dinov2-small")
 OUT = Path(tempfile.gettempdir()) / "sklearn-epee-study"
 N_SEEDS = 2
 
@@ -63,6 +59,7 @@ def jobs(
     n_seeds: int = N_SEEDS,
     *,
     small: bool = False,
+    backbones: Sequence[str] = BACKBONES,
     image_size: int | None = None,
 ) -> list[Job]:
     """Return the jobs in their order: all of seed 0 first; the kind of a job is its recipe.
@@ -73,29 +70,28 @@ def jobs(
     n_seeds : int
     small : bool, default=False
         Short trainings on small parts of the data, of the sets that have any.
+    backbones : sequence of str
+        Of which each data set has those that can read it.
     image_size : int, default=None
         Pixels of images; None: as many as the checkpoint expects.
     """
     return [
-        Job(data, backbone_of(data), seed, kind, _options(data, small, image_size))
+        Job(data, backbone, seed, kind, _options(data, backbone, small, image_size))
         for seed in range(n_seeds)
         for data in sets
         if not small or data in class_recipes.SMALL
+        for backbone in backbones
         for kind, how in module_of(data).KINDS.items()
-        if kind in (module_of(data).DEFAULTS, *recipes) and how.applies(data, backbone_of(data))
+        if kind in (module_of(data).DEFAULTS, *recipes) and how.applies(data, backbone)
     ]
 
 
-def backbone_of(data: str) -> str:
-    """Return the checkpoint with which the recipes of a data set are compared."""
-    return BACKBONES[STUDY_SETS[data].kind]
-
-
-def _options(data: str, small: bool, image_size: int | None) -> tuple[tuple[str, Any], ...]:
+def _options(
+    data: str, backbone: str, small: bool, image_size: int | None
+) -> tuple[tuple[str, Any], ...]:
     if small:
         return tuple(class_recipes.SMALL[data].items())
-    resized = image_size is not None and STUDY_SETS[data].kind == "images"
-    return (("image_size", image_size),) if resized else ()
+    return options_of(data, backbone, {"image_size": image_size})
 
 
 def rows_in(out: Path) -> Rows:
@@ -137,10 +133,17 @@ score less that of the policy of the package's defaults with the same seeds, "fa
 policies of best score on dev at a ratio of at least {FAST_RATIO}, "front" the mean score over all
 ratios from {RANGE[0]} to {RANGE[1]} (along the front of policies chosen on dev) less theirs,
 "early" the mean score of the exits of the first half less theirs, "to full depth" the policy's
-score less that of the defaults' last exit (0 or more reaches the aim). In brackets are 95 %
+score less that of the defaults' last exit, "own depth" less that of its own last exit, "cut" less
+that of the backbone cut to the layers that cost at least as much, and trained alone with one linear
+head (0 or more in these two reaches the aim). In brackets are 95 %
 bootstrap intervals over samples and seeds, paired; bold ones leave out 0. The line of the defaults
 may have more seeds than the others. "fit s" are CPU seconds of the training, on one thread of a
 machine that others used at the same time."""
+
+SUMMARY_READING = """\
+Means over the pairs of data set and backbone that a recipe was measured on (not the same for all
+recipes), in points, on how many of them the difference is not below 0, and in brackets on how many
+it is above and below 0 beyond chance."""
 
 
 def report(out: Path, folder: Path, keep: bool = False) -> None:
@@ -172,7 +175,11 @@ def markdown(rows: Rows) -> str:
         f"- {name}: {recipe.what}." for module in MODULES for name, recipe in module.RECIPES.items()
     ]
     return "\n".join(
-        [*machines, "", command, "", READING, "", *dict.fromkeys(what), *tables(rows, RECIPES)]
+        [
+            *(*machines, "", command, "", READING, "", *dict.fromkeys(what)),
+            *("", "## All pairs", "", SUMMARY_READING, "", summary(rows, RECIPES)),
+            *tables(rows, RECIPES),
+        ]
     )
 
 
@@ -195,11 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--data-home", type=Path, help="default: SKLEARN_EPEE_DATA names it")
-    add("--checkpoints", type=Path, help=f"has folders {', '.join(set(BACKBONES.values()))}")
+    add("--checkpoints", type=Path, help="has a folder for each checkpoint")
     add("--out", type=Path, default=OUT, help=f"folder of the study's jobs ({OUT})")
     add("--results", type=Path, default=RESULTS, help="folder of the report")
     add("--sets", nargs="+", choices=SETS, default=SETS)
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    add("--backbones", nargs="+", choices=[*set(ALL_BACKBONES) - {NO_BACKBONE}], default=BACKBONES)
     add("--seeds", type=int, default=N_SEEDS, help=f"number of seeds ({N_SEEDS})")
     add("--image-size", type=int, help="pixels that checkpoints read (default: their own)")
     add("--small", action="store_true", help="short trainings on small parts of the data")
@@ -220,7 +228,12 @@ def _trained(given: argparse.Namespace) -> list[Job]:
     """Train what is missing; return the jobs that failed."""
     warnings.filterwarnings("ignore", message=".*longer than max_length.*")
     wanted = jobs(
-        given.sets, given.recipes, given.seeds, small=given.small, image_size=given.image_size
+        given.sets,
+        given.recipes,
+        given.seeds,
+        small=given.small,
+        backbones=given.backbones,
+        image_size=given.image_size,
     )
     until = time.time() + 60 * given.minutes
     failed: list[Job] = []

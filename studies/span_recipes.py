@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from studies.events import KINDS as EVENT_KINDS
 from studies.events import Network, run_with, span_f1
 from studies.jobs import Folder, Job, Kind
-from studies.policies import best_that_saves
+from studies.policies import best_that_saves, cuts_beside, equal_cost
 from studies.recipe_runs import FAST_RATIO, Recipe, Run, areas_of
 from studies.sets import SETS, Parts
 from studies.span_rules import SPAN_RULES, SpanNetwork
@@ -76,6 +76,9 @@ def read(data: str, seed: int, folder: Path) -> Run:  # noqa: ARG001 - as for cl
     policy, fast = best_that_saves(*on_dev), best_that_saves(*on_dev, min_ratio=FAST_RATIO)
     if policy is None or fast is None:
         raise ValueError(f"{folder}: no policy saves enough.")
+    ratio = float(network.ratios("test")[policy])
+    cuts = cuts_beside(folder, network.n_layers, "test_counts")
+    cut_layers = equal_cost(cuts, network.n_layers * (1 - ratio))
     of_words = SpanNetwork.read(folder)
     return Run(
         seed,
@@ -84,12 +87,14 @@ def read(data: str, seed: int, folder: Path) -> Run:  # noqa: ARG001 - as for cl
             "tau": float(network.tau[policy]),
             "patience": int(network.patience[policy]),
             "joint_exit": str(network.joint_exit[policy]),
-            "ratio": float(network.ratios("test")[policy]),
+            "ratio": ratio,
+            "cut_layers": cut_layers,
         },
         _sums(network.counts("test", policy)),
         _sums(network.counts("test", fast)),
         _sums(network.test_counts.astype(np.int64)),
         None if of_words is None else areas_of(of_words, SPAN_RULES["epee"]),
+        None if cut_layers is None else _sums(cuts[cut_layers].astype(np.int64)),
     )
 
 

@@ -17,7 +17,7 @@ MACHINE = {"versions": {}, "cpu": "a CPU", "n_cores": 1, "threads": 1, "python":
 
 def write_job(out, data, kind, seed, arrays, *, options=(), **result):
     """Write what a job of a small network would."""
-    job = Job(data, recipes.backbone_of(data), seed, kind, options)
+    job = Job(data, "all-MiniLM-L6-v2", seed, kind, options)
     folder = out / job.name
     folder.mkdir(parents=True)
     np.savez(folder / "predictions.npz", **arrays)
@@ -127,6 +127,63 @@ def test_policies_of_classes_are_compared_with_those_of_the_study(tmp_path, desc
     assert estimates == ["+25.0", "+25.0", "+25.0", "-25.0"]
 
 
+def test_policies_are_compared_with_the_backbone_cut_to_equal_cost(tmp_path, described):
+    about = {"main_score": "accuracy"}
+    for kind in ("exits", "distillation, T=4", "bottleneck heads"):
+        seeds = (0, 1) if kind == "bottleneck heads" else (0,)
+        for seed in seeds:
+            write_job(tmp_path, "phee", kind, seed, classes_right([0.5, 0.5, 0.75, 1.0]), **about)
+    write_job(tmp_path, "phee", "exits", 1, classes_right([0.5, 0.5, 0.75, 1.0]), **about)
+    y = np.arange(N_SAMPLES) % 3
+    for n_layers, share in ((1, 0.25), (3, 1.0)):
+        is_right = np.arange(N_SAMPLES) < share * N_SAMPLES
+        cut = {"test_pred": np.where(is_right, y, (y + 1) % 3)}
+        write_job(tmp_path, "phee", f"cut-{n_layers}", 0, cut, **about)
+    recipes.report(tmp_path, tmp_path)
+    rows = json.loads((tmp_path / "recipes.json").read_text())["rows"]
+    found = {row["recipe"]: row for row in rows}
+    # The policy is right on half of the samples, at layer 1; so is the network's second layer.
+    assert found["distillation, T=4"]["policies"][0]["cut_layers"] == 1
+    assert found["distillation, T=4"]["to_cut"]["estimate"] == pytest.approx(25)
+    assert found["distillation, T=4"]["to_own_depth"]["estimate"] == pytest.approx(-50)
+    # Seed 1 has no cut backbones.
+    assert found["bottleneck heads"]["to_cut"] is None
+    table = lines_of((tmp_path / "recipes.md").read_text())
+    assert table["distillation, T=4"][9].startswith("**-50.0 (")
+    assert table["distillation, T=4"][10].startswith("**+25.0 (")
+
+
+def test_spans_are_compared_with_the_backbone_cut_to_equal_cost(spans):
+    for seed in (0, 1):
+        arrays = {"test_counts": np.tile(np.int16([2, 4, 4]), (N_SAMPLES, 1))}
+        about = {"main_score": "span_f1"}
+        write_job(spans / "out", "git_arguments", "cut-2", seed, arrays, **about)
+    recipes.report(spans / "out", spans / "results")
+    table = lines_of((spans / "results" / "recipes.md").read_text())
+    assert table["bottleneck heads"][10] == "**-25.0 (-25.0 to -25.0)**"
+    assert table["defaults"][10] == "**-50.0 (-50.0 to -50.0)**"
+
+
+def test_the_summary_counts_pairs_above_and_below():
+    def row(data, recipe, estimate, beyond, options=""):
+        found = {"estimate": estimate, "low": 0, "high": 0, "beyond_chance": beyond}
+        about = {"data": data, "backbone": "a", "options": options, "recipe": recipe}
+        return about | {"early": found, "to_cut": None}
+
+    rows = [
+        row("phee", "b", 2.0, True),
+        row("git", "b", 0.0, False),
+        row("ddi2013", "b", -5.0, True),
+        row("git", "b", 70.0, True, "n_train=9"),
+    ]
+    table = lines_of(recipe_runs.summary(rows, ["a", "b"]))
+    assert table == {
+        "recipe": table["recipe"],
+        "---": table["---"],
+        "b": ["3", "", "", "", "-1.0, 2 of 3 (+1 -1)", "", "", ""],
+    }
+
+
 def test_differences_are_those_of_the_scores():
     rng = np.random.default_rng(0)
     ours, theirs = (np.stack([rng.integers(0, 2, 60), np.ones(60)], axis=-1) for _ in range(2))
@@ -154,9 +211,9 @@ def test_results_of_other_folders_are_kept_if_wanted(spans, tmp_path):
 
 def test_recipes_are_trained_once_and_reported(tmp_path, data_home, monkeypatch):
     monkeypatch.setattr(class_recipes, "SMALL", {"phee": {"n_train": 24, "n_epochs": 1}})
-    monkeypatch.setitem(recipes.BACKBONES, "texts", "scratch")
     calls = ["--data-home", str(data_home), "--out", str(tmp_path / "out"), "--small"]
-    calls += ["--sets", "phee", "--seeds", "1", "--results", str(tmp_path)]
+    calls += ["--sets", "phee", "--backbones", "scratch", "--seeds", "1"]
+    calls += ["--results", str(tmp_path)]
     assert recipes.main([*calls, "--recipes", "bottleneck heads", "twice the epochs"]) == 0
     first = json.loads((tmp_path / "recipes.json").read_text())["rows"]
     assert [row["recipe"] for row in first] == ["defaults", "bottleneck heads", "twice the epochs"]
@@ -180,6 +237,8 @@ def test_jobs_begin_with_the_defaults_and_apply_to_their_data():
     assert of_images >= {"exits", "attention heads", "distillation, T=4"}
     assert not {"decayed rates", "low-rank updates"} & of_images
     assert {job.data for job in recipes.jobs(small=True)} == set(class_recipes.SMALL)
+    other = recipes.jobs(["breastmnist", "phee"], [], 1, backbones=["all-mpnet-base-v2"])
+    assert [(job.data, job.backbone) for job in other] == [("phee", "all-mpnet-base-v2")]
     sized = recipes.jobs(["breastmnist", "phee"], ["attention heads"], 1, image_size=56)
     assert {(job.data, job.option("image_size")) for job in sized} == {
         ("breastmnist", 56),
