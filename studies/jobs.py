@@ -92,8 +92,8 @@ class Job:
 def job_in(folder: Path) -> Job:
     """Return the finished job of a folder."""
     about = json.loads((folder / "result.json").read_text())["job"]
-    words = (about[name] for name in ("data", "backbone", "seed", "kind"))
-    return Job(*words, tuple(about["options"].items()))
+    where = {name: about[name] for name in ("data", "backbone", "seed", "kind")}
+    return Job(**where, options=tuple(about["options"].items()))
 
 
 @dataclass(frozen=True)

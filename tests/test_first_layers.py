@@ -191,7 +191,7 @@ def test_guarantees_are_about_one_number_of_layers(fitted):
         strict.fit(X, y)
     assert not strict.certified_
     assert strict.best_n_layers_ == strict.n_layers_ == 3  # full depth
-    with pytest.raises(ValueError, match=r"policies\['n_layers'\] must hold a single layer"):
+    with pytest.raises(ValueError, match=r"policies\['n_layers'\] must hold a single value"):
         TunedExitPolicyClassifierCV(
             FrozenEstimator(model), policies={"n_layers": [1, 2]}, **options
         ).fit(X, y)

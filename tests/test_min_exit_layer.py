@@ -340,7 +340,7 @@ def test_the_tuner_with_a_guarantee_takes_one_first_layer(classifier, texts, lab
             random_state=0,
         )
 
-    with pytest.raises(ValueError, match="must hold a single layer"):
+    with pytest.raises(ValueError, match="must hold a single value"):
         tuned([1, 2]).fit(texts, labels)
     found = tuned([3]).fit(texts, labels)
     assert found.certified_

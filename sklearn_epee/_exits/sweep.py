@@ -33,6 +33,9 @@ class StagedExits(Protocol):
     def min_exit_layer(self) -> int: ...
 
     @property
+    def joint_exit(self) -> str: ...
+
+    @property
     def last_layer(self) -> int | None: ...
 
     @property
@@ -167,6 +170,11 @@ class PolicySpace:
     def min_exit_layer(self) -> int:
         """The first layer at which samples may exit, from 1 to M."""
         return min(self.staged.min_exit_layer, self.n_layers)
+
+    @property
+    def joint_exit(self) -> str:
+        """How tasks, labels or words exit together."""
+        return self.staged.joint_exit
 
     @property
     def last_layer(self) -> int:

@@ -10,13 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_each, check_min_exit_layer, check_n_layers, check_patience, check_tau
+from .checks import (
+    check_each,
+    check_joint_exit,
+    check_min_exit_layer,
+    check_n_layers,
+    check_patience,
+    check_tau,
+)
 from .policy_scores import PolicyScore
 from .staged import Floats
 from .sweep import PolicySpace
 
 # Columns of equal length, one entry per policy.
 Table = dict[str, NDArray[Any]]
+
+# Of the parameter `policies`.
+_KEYS = ("tau", "patience", "min_exit_layer", "n_layers", "joint_exit")
 
 # Scores and speed-ups are rounded before they are compared, because of rounding errors.
 _DIGITS = 12
@@ -40,24 +50,24 @@ class PolicyGrid:
         Ascending, from 1 to M; None means that of the samples.
     last_layers : ndarray of int, or None
         Numbers of layers of the network, ascending, from 1 to M; None means M.
+    joint_exits : tuple of str, or None
+        Ways in which tasks, labels or words exit together; None means that of the samples.
     """
 
     patiences: NDArray[np.int64]
     taus: Floats | int | None
     min_exit_layers: NDArray[np.int64] | None = None
     last_layers: NDArray[np.int64] | None = None
+    joint_exits: tuple[str, ...] | None = None
 
     @classmethod
     def from_parameter(cls, policies: Any, n_layers: int) -> PolicyGrid:
         """Create the grid from the parameter `policies` of the tuned classifier."""
         if not isinstance(policies, Mapping):
             policies = {"tau": policies}
-        unknown = sorted(set(policies) - {"tau", "patience", "min_exit_layer", "n_layers"})
+        unknown = sorted(set(policies) - set(_KEYS), key=str)
         if unknown:
-            raise ValueError(
-                "policies may have the keys 'tau', 'patience', 'min_exit_layer' and 'n_layers'; "
-                f"got {unknown}."
-            )
+            raise ValueError(f"policies may have the keys {', '.join(_KEYS)}; got {unknown}.")
         patiences = _offered_layers(policies, "patience", check_patience, n_layers)
         first, last = (
             _offered_layers(policies, name, check, n_layers) if name in policies else None
@@ -66,7 +76,8 @@ class PolicyGrid:
                 ("n_layers", check_n_layers),
             )
         )
-        return cls(patiences, _offered_taus(policies.get("tau", "all")), first, last)
+        joint = _offered_joint_exits(policies["joint_exit"]) if "joint_exit" in policies else None
+        return cls(patiences, _offered_taus(policies.get("tau", "all")), first, last, joint)
 
     def only_min_exit_layer(self, default: int) -> int:
         """Return the single `min_exit_layer` of the grid, or a default if there is none."""
@@ -75,6 +86,10 @@ class PolicyGrid:
     def only_last_layer(self, default: int) -> int:
         """Return the single number of layers of the grid, or a default if there is none."""
         return default if self.last_layers is None else int(self.last_layers[0])
+
+    def only_joint_exit(self, default: str) -> str:
+        """Return the single `joint_exit` of the grid, or a default if there is none."""
+        return default if self.joint_exits is None else self.joint_exits[0]
 
     def up_to(self, n_layers: int) -> PolicyGrid:
         """Return the grid for a network with so many layers: larger patience values are equal."""
@@ -119,6 +134,15 @@ def _offered_taus(tau: Any) -> Floats | int | None:
     return check_each("policies['tau']", tau, check_tau)
 
 
+def _offered_joint_exits(values: Any) -> tuple[str, ...]:
+    if not _is_list(values):
+        raise ValueError(
+            "policies['joint_exit'] must be a list with some of 'all', 'mean' and 'any'; "
+            f"got {values!r}."
+        )
+    return tuple(dict.fromkeys(check_joint_exit(value) for value in values))
+
+
 def _is_list(values: Any) -> bool:
     """Return whether values are a one-dimensional list or array that is not empty."""
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
@@ -145,7 +169,8 @@ def policy_tables(
     Yields
     ------
     dict of ndarray
-        Columns "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score" and
+        "speedup".
     """
     taus = offered.thresholds(space, None if score.is_cheap else _N_TAUS_WHEN_COSTLY)
     for patience in offered.up_to(space.last_layer).patiences:
@@ -174,7 +199,8 @@ def policy_table(
     Returns
     -------
     dict of ndarray
-        Columns "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
+        Columns "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score" and
+        "speedup".
     """
     sweep = space.sweep(patience, taus)
     return {
@@ -182,6 +208,7 @@ def policy_table(
         "patience": np.full(len(sweep.taus), patience),
         "min_exit_layer": np.full(len(sweep.taus), space.min_exit_layer),
         "n_layers": np.full(len(sweep.taus), space.last_layer),
+        "joint_exit": np.full(len(sweep.taus), space.joint_exit),
         "score": score(sweep),
         "speedup": space.speedups(sweep, weights),
     }
@@ -201,8 +228,8 @@ def pareto_front(tables: Iterable[Table], value: str = "score") -> Table:
     dict of ndarray
         From the slowest policy to the fastest, that is, from the highest value to the lowest. Of
         policies with equal speed-up and value, the most cautious one is kept: that with the most
-        layers, then the largest patience, then the largest `min_exit_layer`, then the smallest tau.
-        Policies with a value of NaN are left out.
+        layers, then the largest patience, then the largest `min_exit_layer`, then the smallest tau,
+        and the first one of those that are left. Policies with a value of NaN are left out.
     """
     return _front_of(concatenate(_front_of(table, value) for table in tables), value)
 

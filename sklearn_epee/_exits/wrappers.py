@@ -520,7 +520,11 @@ def own_policy(estimator: Any) -> OwnPolicy:
 
 
 def with_policy(
-    estimator: Any, tau: float, patience: int | None, min_exit_layer: int | None = None
+    estimator: Any,
+    tau: float,
+    patience: int | None,
+    min_exit_layer: int | None = None,
+    joint_exit: str | None = None,
 ) -> Any:
     """Return a copy of a fitted estimator with another exit policy.
 
@@ -533,6 +537,8 @@ def with_policy(
     patience : int or None
     min_exit_layer : int or None, default=None
         None: unchanged.
+    joint_exit : str or None, default=None
+        None: unchanged.
 
     Returns
     -------
@@ -540,10 +546,13 @@ def with_policy(
     """
 
     def changed(classifier: Any) -> Any:
-        changes = {"tau": tau, "patience": patience}
-        if min_exit_layer is not None and hasattr(classifier, "min_exit_layer"):
-            changes["min_exit_layer"] = min_exit_layer
-        return copy.copy(classifier).set_params(**changes)
+        optional = {"min_exit_layer": min_exit_layer, "joint_exit": joint_exit}
+        changes = {
+            name: value
+            for name, value in optional.items()
+            if value is not None and hasattr(classifier, name)
+        }
+        return copy.copy(classifier).set_params(tau=tau, patience=patience, **changes)
 
     return with_classifier(estimator, changed)
 

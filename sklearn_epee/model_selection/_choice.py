@@ -101,19 +101,30 @@ class ScoredSamples:
         """The layer at which all samples exit that did not before, from 1 to M."""
         return self.space.last_layer
 
+    @property
+    def joint_exit(self) -> str:
+        """How the tasks, labels or words of a sample exit together."""
+        return self.space.joint_exit
+
     def limited_to(
-        self, min_exit_layer: int | None = None, n_layers: int | None = None
+        self,
+        min_exit_layer: int | None = None,
+        n_layers: int | None = None,
+        joint_exit: str | None = None,
     ) -> ScoredSamples:
-        """Return the same samples with another `min_exit_layer`, or of the first layers alone."""
+        """Return the same samples with other `min_exit_layer`, first layers or `joint_exit`."""
         first = self.min_exit_layer if min_exit_layer is None else min_exit_layer
         last = self.last_layer if n_layers is None else n_layers
-        if (first, last) == (self.min_exit_layer, self.last_layer):
+        joint = self.joint_exit if joint_exit is None else joint_exit
+        if (first, last, joint) == (self.min_exit_layer, self.last_layer, self.joint_exit):
             return self
-        staged: Any = replace(self.validation.staged, min_exit_layer=first, last_layer=last)
+        staged: Any = replace(
+            self.validation.staged, min_exit_layer=first, last_layer=last, joint_exit=joint
+        )
         return replace(self, validation=replace(self.validation, staged=staged))
 
     def tables(self, offered: PolicyGrid) -> list[Table]:
-        """Evaluate policies; return one table per numbers of layers and patience."""
+        """Evaluate policies; return one table per numbers of layers, joint exit and patience."""
         firsts, lasts = (
             [own] if layers is None else layers.tolist()
             for own, layers in (
@@ -122,16 +133,22 @@ class ScoredSamples:
             )
         )
         # With a first layer above the last one, all samples exit at the last one.
-        pairs = dict.fromkeys((min(first, last), last) for last in lasts for first in firsts)
+        limits = dict.fromkeys(
+            (min(first, last), last, joint)
+            for joint in offered.joint_exits or (self.joint_exit,)
+            for last in lasts
+            for first in firsts
+        )
         return [
             table
-            for samples in (self.limited_to(*pair) for pair in pairs)
+            for samples in (self.limited_to(*limit) for limit in limits)
             for table in policy_tables(samples.space, samples.score, offered, samples.sample_weight)
         ]
 
     def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
         """Compare the recall of each class under a policy with full depth."""
-        validation = self.limited_to(policy["min_exit_layer"], policy["n_layers"]).validation
+        limits = policy["min_exit_layer"], policy["n_layers"], policy["joint_exit"]
+        validation = self.limited_to(*limits).validation
         tau, patience = policy["tau"], policy["patience"]
         if isinstance(validation, SentenceValidation):
             return validation.class_report(tau, patience, self.sample_weight)
@@ -149,7 +166,7 @@ class Choice:
     Attributes
     ----------
     policy : dict
-        "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup".
+        "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score" and "speedup".
     full_depth_score : float
         Score at full depth on the same samples.
     samples : ScoredSamples, or ScoredRuns
@@ -300,7 +317,10 @@ class Guarantee:
         table["score"] = np.array([tested.score_of(tau, patience) for tau, patience in policies])
         table["min_exit_layer"] = np.full(len(certified), tested.min_exit_layer)
         table["n_layers"] = np.full(len(certified), tested.last_layer)
-        names = ("tau", "patience", "min_exit_layer", "n_layers", "score", "speedup")
+        table["joint_exit"] = np.full(len(certified), tested.joint_exit)
+        names = (
+            "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score", "speedup",
+        )  # fmt: skip
         columns = {name: table[name] for name in names}
         full_depth = tested.full_depth_score
         policy = criterion.choose({**columns, "row": certified}, full_depth, tested.space.n_layers)
@@ -341,6 +361,7 @@ class Guarantee:
             "patience": tested.space.n_layers,
             "min_exit_layer": tested.min_exit_layer,
             "n_layers": tested.n_layers,
+            "joint_exit": tested.joint_exit,
             "score": score,
             "speedup": 0.0,
         }

@@ -120,11 +120,13 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         The policies to choose from: "all"; an int, the maximum number of quantiles of tau with each
         patience (1000 is plenty); or a dict with the keys "tau" ("all", an int or thresholds),
         "patience" ("all" or integers), "min_exit_layer" ("all" or integers; without this key, that
-        of `estimator`) and "n_layers" ("all" or integers; without this key, all layers): with fewer
+        of `estimator`), "n_layers" ("all" or integers; without this key, all layers): with fewer
         layers, all samples exit at the last of them, and `estimator_` only has the first layers
-        (:meth:`~sklearn_epee.EPEEClassifier.first_layers`). The time grows with the number of
-        values of the last two, of which there can be one each with `confidence` or `guarantee`. If
-        words exit one by one, a dict with thresholds is required.
+        (:meth:`~sklearn_epee.EPEEClassifier.first_layers`), and "joint_exit" (a list with some of
+        "all", "mean" and "any"; without this key, that of `estimator`), for words, several tasks or
+        several labels. The time grows with the number of values of the last three, of which there
+        can be one each with `confidence` or `guarantee`. If words exit one by one, a dict with
+        thresholds is required.
     cv : int, float, cross-validation generator, iterable or "prefit", default=None
         None is a stratified 5-fold split, an int the number of its folds; a float in (0, 1) the
         share held out in a single stratified split. With ``groups`` in `fit`, splits keep groups
@@ -153,6 +155,9 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         names none.
     best_n_layers_ : int
         Chosen number of layers, from 1 to M; M if `policies` does not have the key "n_layers".
+    best_joint_exit_ : {"all", "any", "mean"}
+        Chosen way in which the words, tasks or labels of a sample exit together; that of
+        `estimator` if `policies` names none.
     full_depth_n_layers_ : int
         Number of layers M of the whole network, to which speed-ups and guarantees refer.
     best_score_ : float
@@ -168,9 +173,10 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         "the class loses no recall"; with several tasks also "task". Can be converted to a data
         frame.
     pareto_front_ : dict of ndarray
-        "tau", "patience", "min_exit_layer", "n_layers", "score" and "speedup" of the Pareto-optimal
-        policies, for which no other policy is better in score or speed-up and at least as good in
-        the other, from the slowest to the fastest. Can be converted to a data frame.
+        "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score" and "speedup" of the
+        Pareto-optimal policies, for which no other policy is better in score or speed-up and at
+        least as good in the other, from the slowest to the fastest. Can be converted to a data
+        frame.
     cv_results_ : dict of ndarray
         The same columns for all policies. Only with ``store_cv_results=True``.
     certified_ : bool
@@ -483,14 +489,15 @@ class TunedExitPolicyClassifierCV(BaseTunedExitPolicy):
         choice, found = self._choose(self._scored(validation, given), given)
         if fitted is None:
             fitted = clone(self.estimator).fit(given.X, given.target.y, **given.fit_params)
-        names = ("tau", "patience", "min_exit_layer", "n_layers")
-        tau, patience, min_exit_layer, n_layers = (choice.policy[name] for name in names)
+        names = ("tau", "patience", "min_exit_layer", "n_layers", "joint_exit")
+        tau, patience, min_exit_layer, n_layers, joint = (choice.policy[name] for name in names)
         n_whole = int(exit_classifier(fitted).n_layers_)
         if n_layers < n_whole:
             fitted = with_classifier(fitted, lambda clf: clf.first_layers(n_layers))
-        self._adopt(with_policy(fitted, tau, patience, min_exit_layer))
+        self._adopt(with_policy(fitted, tau, patience, min_exit_layer, joint))
         self.best_tau_, self.best_patience_ = tau, patience
         self.best_min_exit_layer_, self.best_n_layers_ = min_exit_layer, n_layers
+        self.best_joint_exit_ = joint
         self.full_depth_n_layers_ = n_whole
         self.best_score_, self.best_speedup_ = choice.policy["score"], choice.policy["speedup"]
         self.full_depth_score_ = choice.full_depth_score

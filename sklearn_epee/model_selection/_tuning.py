@@ -50,6 +50,13 @@ from ._staging import (
 )
 from ._word_runs import ScoredRuns, WordRuns, WordStaging, check_named
 
+# Keys of `policies`, and the attribute that a classifier needs for them.
+_NEEDED = {
+    "min_exit_layer": "min_exit_layer",
+    "n_layers": "first_layers",
+    "joint_exit": "joint_exit",
+}
+
 
 @dataclass(frozen=True)
 class FitInputs:
@@ -77,9 +84,9 @@ def check_policies(tuned: Any) -> None:
     if not isinstance(tuned.policies, Mapping):
         return
     classifier = given_classifier(tuned.estimator)
-    for key, needed in (("min_exit_layer", "min_exit_layer"), ("n_layers", "first_layers")):
+    for key, needed in _NEEDED.items():
         if key in tuned.policies:
-            _check_layers(tuned, key, hasattr(classifier, needed), needed)
+            _check_key(tuned, key, needed)
     if "n_layers" in tuned.policies:
         _check_shortens(classifier)
 
@@ -98,16 +105,17 @@ def _check_shortens(classifier: Any) -> None:
         )
 
 
-def _check_layers(tuned: Any, key: str, is_there: bool, needed: str) -> None:
-    """Check numbers of layers in the parameter `policies`."""
-    layers = tuned.policies[key]
-    if not is_there:
-        name = type(given_classifier(tuned.estimator)).__name__
+def _check_key(tuned: Any, key: str, needed: str) -> None:
+    """Check a key of the parameter `policies` that changes more than thresholds."""
+    values = tuned.policies[key]
+    classifier = given_classifier(tuned.estimator)
+    if not hasattr(classifier, needed):
+        name = type(classifier).__name__
         raise ValueError(f"policies has the key {key!r}, but {name} has no {needed}.")
-    if has_guarantee(tuned) and (isinstance(layers, str) or len(set(layers)) > 1):
+    if has_guarantee(tuned) and (isinstance(values, str) or len(set(values)) > 1):
         raise ValueError(
-            f"policies[{key!r}] must hold a single layer where policies are tested "
-            f"(confidence or guarantee); got {layers!r}."
+            f"policies[{key!r}] must hold a single value where policies are tested "
+            f"(confidence or guarantee); got {values!r}."
         )
 
 
@@ -284,6 +292,7 @@ class BaseTunedExitPolicy(BaseExitPolicyClassifier):
             samples = samples.limited_to(
                 offered.only_min_exit_layer(samples.min_exit_layer),
                 offered.only_last_layer(samples.last_layer),
+                offered.only_joint_exit(samples.joint_exit),
             )
         tables = samples.tables(offered)
         front = pareto_front(tables)

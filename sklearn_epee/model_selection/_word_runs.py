@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_epee._compat import safe_indexing
-from sklearn_epee._exits.checks import check_min_exit_layer, check_patience
+from sklearn_epee._exits.checks import check_joint_exit, check_min_exit_layer, check_patience
 from sklearn_epee._exits.policy_scores import PolicyScore
 from sklearn_epee._exits.staged import Floats, Integers
 from sklearn_epee._exits.tables import PolicyGrid, Table
@@ -30,6 +30,9 @@ from sklearn_epee._word_exits import (
 from ._class_recall import ClassReport
 from ._sentences import span_report
 
+# Tau, patience, `min_exit_layer` and `joint_exit`.
+WordPolicy = tuple[float, int, int, str]
+
 
 @dataclass(frozen=True)
 class WordRuns:
@@ -37,8 +40,8 @@ class WordRuns:
 
     Attributes
     ----------
-    policies : list of (float, int, int)
-        Tau, patience and `min_exit_layer` of each policy.
+    policies : list of (float, int, int, str)
+        Tau, patience, `min_exit_layer` and `joint_exit` of each policy.
     n_layers : int
     rows : ndarray of shape (n_samples,), int
         Row of each sample in the data given to `fit`.
@@ -49,7 +52,7 @@ class WordRuns:
     right_words : ndarray of shape (n_samples, n_policies + 1), int64, or None
     """
 
-    policies: list[tuple[float, int, int]]
+    policies: list[WordPolicy]
     n_layers: int
     rows: NDArray[np.intp]
     counts: SpanCounts
@@ -82,7 +85,8 @@ class WordStaging:
         found = innermost(estimator, X)
         n_layers = int(found.classifier.n_layers_)
         first = check_min_exit_layer(getattr(found.classifier, "min_exit_layer", 1))
-        policies = grid_of(self.policies, n_layers, first)
+        joint = check_joint_exit(getattr(found.classifier, "joint_exit", "all"))
+        policies = grid_of(self.policies, n_layers, first, joint)
         results = [
             with_policy(found.classifier, *policy).predict_with_exits(found.X)
             for policy in policies
@@ -133,7 +137,9 @@ def check_named(policies: Any) -> None:
         )
 
 
-def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple[float, int, int]]:
+def grid_of(
+    policies: Any, n_layers: int, min_exit_layer: int = 1, joint_exit: str = "all"
+) -> list[WordPolicy]:
     """Return the listed policies without duplicates in effect, and full depth as the last one.
 
     Parameters
@@ -143,18 +149,21 @@ def grid_of(policies: Any, n_layers: int, min_exit_layer: int = 1) -> list[tuple
     n_layers : int
     min_exit_layer : int, default=1
         Used if `policies` has no key "min_exit_layer".
+    joint_exit : str, default="all"
+        Used if `policies` has no key "joint_exit".
     """
     grid = PolicyGrid.from_parameter(policies, n_layers)
     own = np.array([min(min_exit_layer, n_layers)])
     layers = own if grid.min_exit_layers is None else grid.min_exit_layers
     found = [
         # With a patience of 1, samples exit at the first possible layer for any tau.
-        (0.0 if patience == 1 else float(tau), int(patience), int(layer))
+        (0.0 if patience == 1 else float(tau), int(patience), int(layer), joint)
+        for joint in grid.joint_exits or (joint_exit,)
         for layer in layers
         for patience in grid.patiences
         for tau in np.atleast_1d(np.asarray(grid.taus))
     ]
-    full = 0.0, check_patience(None, n_layers), int(layers[0])
+    full = 0.0, check_patience(None, n_layers), int(layers[0]), grid.only_joint_exit(joint_exit)
     return [policy for policy in dict.fromkeys(found) if policy[:2] != full[:2]] + [full]
 
 
@@ -191,7 +200,7 @@ class ScoredRuns:
         runs = self.runs
         score: PolicyScore = word_score(self.scoring, runs.counts, runs.right_words, self._shares)
         computed = runs.total(runs.computed * self._shares[:, np.newaxis])
-        names = ("tau", "patience", "min_exit_layer")
+        names = ("tau", "patience", "min_exit_layer", "joint_exit")
         columns = zip(names, zip(*runs.policies, strict=True), strict=True)
         policies = {name: np.array(column) for name, column in columns}
         policies["n_layers"] = np.full(len(runs.policies), self.n_layers)
@@ -211,7 +220,8 @@ class ScoredRuns:
 
     def by_class(self, policy: Mapping[str, Any]) -> ClassReport:
         """Compare the recall of the spans of each label under a policy with full depth."""
-        named = policy["tau"], policy["patience"], policy["min_exit_layer"]
+        names = ("tau", "patience", "min_exit_layer", "joint_exit")
+        named = tuple(policy[name] for name in names)
         run = self.runs.policies.index(named)
         full = np.maximum(self.runs.computed[:, -1], 1)
         exits = self.n_layers * self.runs.computed[:, run] / full

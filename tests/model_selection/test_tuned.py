@@ -117,7 +117,7 @@ def test_the_front_and_the_table(data, fitted):
     model = tuned(fitted, store_cv_results=True).fit(X, y)
     table, front = pd.DataFrame(model.cv_results_), pd.DataFrame(model.pareto_front_)
     assert list(table) == list(front) == [
-        "tau", "patience", "min_exit_layer", "n_layers", "score", "speedup",
+        "tau", "patience", "min_exit_layer", "n_layers", "joint_exit", "score", "speedup",
     ]  # fmt: skip
     assert (table.groupby("patience")["speedup"].diff().dropna() > 0).all()
     assert (front["speedup"].diff().dropna() > 0).all()

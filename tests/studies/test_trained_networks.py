@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from importlib.util import find_spec
 
 import pytest
@@ -34,6 +36,8 @@ def test_a_network_is_measured_beside_its_rivals(kind, tmp_path, monkeypatch):
     job = Job("phee" if texts else "breastmnist", "scratch", 0, "exits", OPTIONS)
     folder = folder_for(job, tmp_path)
     exits.run(job, parts, folder)
+    about = asdict(job) | {"options": dict(job.options)}
+    (folder.path / "result.json").write_text(json.dumps({"job": about}))
     beside = job.of_kind("cut-2")
     cut_folder = folder_for(beside, tmp_path)
     found = cut.KINDS["cut-2"].run(beside, parts, cut_folder)
