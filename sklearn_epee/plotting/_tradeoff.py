@@ -433,7 +433,7 @@ class ExitTradeoffDisplay:
         tables = [getattr(self, key) for key, *_ in _CURVES]
         self.ax_.set_xlim(-0.02, 0.02 + max(t["speedup"].max(initial=0) for t in tables))
         self.ax_.grid(alpha=0.3)
-        self.ax_.legend(loc="lower left", fontsize="small")
+        self.ax_.legend(loc="best", fontsize="small")
         self.factor_ax_ = add_factor_axis(self.ax_)
         if self.name is not None:
             self.ax_.set_title(self.name)

@@ -266,6 +266,24 @@ def test_speedup_is_shown_as_ratio_and_factor(staged):
     assert 1 - 1 / np.array([lowest, highest]) == pytest.approx(made.ax_.get_xlim())
 
 
+@pytest.mark.parametrize("worst", [0, -1])
+def test_the_legend_does_not_hide_the_chosen_policy(worst):
+    table = {
+        "tau": np.linspace(0, 1, 9),
+        "patience": np.full(9, 12),
+        "score": np.full(9, 0.9),
+        "speedup": np.linspace(0, 0.8, 9),
+    }
+    table["score"][worst] = 0.6
+    chosen = {name: column[worst].item() for name, column in table.items()}
+    one = {name: column[:1] for name, column in table.items()}
+    made = ExitTradeoffDisplay(entropy_only=table, patience_only=one, both=table, chosen=chosen)
+    made.plot().figure_.canvas.draw()
+    place = made.ax_.transData.transform((chosen["speedup"], chosen["score"]))
+    assert not made.ax_.get_legend().get_window_extent().contains(*place)
+    plt.close(made.figure_)
+
+
 @pytest.mark.parametrize("display", [LayerwiseDisplay, ExitHistogramDisplay])
 def test_layers_are_numbered_from_one(display, staged):
     made = from_predictions(display, *staged)
