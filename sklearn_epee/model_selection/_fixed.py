@@ -165,4 +165,8 @@ class FixedExitPolicyClassifier(BaseExitPolicyClassifier):
         'MetadataRouter'
         """
         fit_to_fit = MethodMapping().add(caller="fit", callee="fit")
-        return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=fit_to_fit)
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)  # of `score`
+            .add(estimator=self.estimator, method_mapping=fit_to_fit)
+        )

@@ -7,10 +7,10 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -107,6 +107,30 @@ def test_weights_reach_the_classifier(data):
         inner = NumericExits().set_fit_request(sample_weight=True)
         fixed = FixedExitPolicyClassifier(inner).fit(X, y, sample_weight=weight)
     assert_array_equal(fixed.estimator_.centroids_, expected.centroids_)
+
+
+def test_scores_are_weighted_where_weights_are_requested(data):
+    X, y = data
+    weight = np.arange(len(y)) % 2.0
+    with config_context(enable_metadata_routing=True):
+        inner = NumericExits().set_fit_request(sample_weight=False)
+        fixed = FixedExitPolicyClassifier(inner, tau=0.5)
+        with pytest.raises(UnsetMetadataPassedError, match=r"FixedExitPolicyClassifier\.score"):
+            GridSearchCV(fixed, {"patience": [2]}, cv=KFold(2)).fit(X, y, sample_weight=weight)
+        fixed.set_score_request(sample_weight=True)
+        search = GridSearchCV(fixed, {"patience": [2]}, cv=KFold(2))
+        search.fit(X, y, sample_weight=weight)
+        piped = make_pipeline(fixed).fit(X, y).score(X, y, sample_weight=weight)
+    expected = [
+        clone(fixed)
+        .set_params(patience=2)
+        .fit(X[some], y[some])
+        .score(X[rest], y[rest], weight[rest])
+        for some, rest in KFold(2).split(X)
+    ]
+    found = [search.cv_results_[f"split{fold}_test_score"][0] for fold in range(2)]
+    assert found == pytest.approx(expected)
+    assert piped == pytest.approx(fixed.fit(X, y).score(X, y, weight))
 
 
 def test_copies_and_pickles_predict_the_same(data):
