@@ -319,6 +319,8 @@ class BaseExitPolicyClassifier(
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator)
+        # Classifiers of words have none: scikit-learn cannot stratify splits by their labels.
+        tags.estimator_type = inner.estimator_type
         tags.input_tags = inner.input_tags
         tags.classifier_tags = inner.classifier_tags
         tags.target_tags.multi_output = inner.target_tags.multi_output

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -158,6 +159,16 @@ def test_cross_validation_trains_a_network_a_split_and_one_more():
         scoring=span_f1_scorer(),
     ).fit(np.array(WORDS, dtype=object), pd.Series(TAGS))
     assert kept.best_speedup_ >= 0
+
+
+@pytest.mark.parametrize("around", [FixedExitPolicyClassifier, TunedExitPolicyClassifierCV])
+def test_scikit_learn_splits_sentences_without_their_labels(around, fitted):
+    wrapped = around(FrozenEstimator(fitted))
+    assert not is_classifier(wrapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClassRecallWarning)
+        found = cross_val_score(wrapped, X, Y, cv=2)
+    assert (found > 0).all()
 
 
 def test_a_pipeline_is_looked_through(fitted):
