@@ -7,10 +7,10 @@ Run from the repository root, with the data folder in the environment variable
 
 It trains `EPEETokenClassifier` on a part of PHEE's events, for a few CPU minutes, and tunes it with
 `TunedExitPolicyClassifierCV` on the dev part: all policies for sentences that exit as a whole, with
-`joint_exit` "all" and "mean", with all layers and with the first ones alone, a few for words that
-exit one by one, and one with a guarantee. Policies for several goals are taken from the front of
-one tuning. The network and the results are cached in the folder ``--cache``. Results are written to
-``results/tuned_words.md``.
+`joint_exit` "all", "mean" and "any", and the best of the three, with all layers and with the first
+ones alone, a few for words that exit one by one, and one with a guarantee. Policies for several
+goals are taken from the front of one tuning. The network and the results are cached in the folder
+``--cache``. Results are written to ``results/tuned_words.md``.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ RATIOS = (0.3, 0.5)
 DROP = 0.01
 CERTIFIED = {"risk": "disagreement", "max_risk": 0.3, "confidence": 0.9, "random_state": 0}
 POLICIES = {"tau": [0.05, 0.15, 0.4], "patience": [6]}
+WAYS = ["all", "mean", "any"]
 TUNED = {
     "sentences, all": ({"joint_exit": "all"}, {}),
     "sentences, mean": ({"joint_exit": "mean"}, {}),
+    "sentences, any": ({"joint_exit": "any"}, {}),
+    "sentences, the best of these": ({}, {"policies": {"joint_exit": WAYS}}),
     "sentences, all, and the number of layers": (
         {"joint_exit": "all"},
         {"policies": {"n_layers": "all"}},
@@ -48,6 +51,10 @@ TUNED = {
     "sentences, mean, and the number of layers": (
         {"joint_exit": "mean"},
         {"policies": {"n_layers": "all"}},
+    ),
+    "sentences, the best of the three, and the number of layers": (
+        {},
+        {"policies": {"joint_exit": WAYS, "n_layers": "all"}},
     ),
     "words one by one, mean": (
         {"token_exit": "token", "joint_exit": "mean"},
@@ -103,6 +110,8 @@ def measured(name, estimator, policy, parts, count):
     """Return the row of a policy, evaluated on test."""
     chosen = {"tau": float(policy["tau"]), "patience": int(policy["patience"])}
     model = estimator.estimator
+    if "joint_exit" in policy:
+        model = copy.copy(model).set_params(joint_exit=str(policy["joint_exit"]))
     n_layers = int(policy.get("n_layers", model.n_layers_))
     shorter = FrozenEstimator(model.first_layers(n_layers))
     scores = exit_scores(FixedExitPolicyClassifier(shorter, **chosen).fit(*parts[1]), *parts[1])
@@ -110,9 +119,10 @@ def measured(name, estimator, policy, parts, count):
     ratio = 1 - (1 - scores["speedup"]) * n_layers / model.n_layers_
     print(f"{name}: {scores['span_f1']:.4f} {ratio:.3f}", flush=True)
     layers = f"the first {n_layers} layers, " if n_layers < model.n_layers_ else ""
+    way = f"{model.joint_exit}, " if "best of" in name else ""
     return {
         "name": name,
-        "policy": f"{layers}tau={chosen['tau']:.3g}, patience={chosen['patience']}",
+        "policy": f"{layers}{way}tau={chosen['tau']:.3g}, patience={chosen['patience']}",
         "count": f"{count:,}",
         "dev": [float(policy["speedup"]), float(policy["score"])],
         "test": [ratio, scores["span_f1"]],
