@@ -753,3 +753,23 @@ def test_a_network_trained_on_an_absent_device_says_so(text):
 def test_images_of_another_size_than_at_fit_are_resized(image):
     assert image.predict(np.ones((2, 30, 11))).shape == (2,)
     assert image.predict([np.ones((3, 3)), np.ones((IMAGE_SIZE, 5))]).shape == (2,)
+
+
+# ------------------------------------------------------------------------------ maps of logits
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"matrix": np.zeros((2, 3, 3))}, ValueError, r"matrix must have the shape .*; got"),
+        ({"shift": np.zeros(3)}, ValueError, r"shift must have the shape .*; got \(3,\)"),
+        ({"shift": [[0.0], [0.0, 1.0]]}, ValueError, "shift must be an array"),
+        ({"matrix": "identity"}, TypeError, "matrix must be an array of numbers"),
+        ({"matrix": np.full((3, 2, 2), np.nan)}, ValueError, "matrix holds NaN or infinity"),
+    ],
+)
+def test_logits_are_not_mapped_by_other_arrays(change, error, message, text):
+    shape = text.n_layers_, len(text.classes_)
+    given = {"matrix": np.zeros((*shape, shape[1])), "shift": np.zeros(shape)}
+    with pytest.raises(error, match=message):
+        text.map_exit_logits(**(given | change))

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import Bunch
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_epee._checks.labels import check_scored
 from sklearn_epee._checks.messages import shown
@@ -19,6 +18,7 @@ from sklearn_epee._checks.multilabel import label_set_score
 from sklearn_epee._checks.parameters import check_layer
 from sklearn_epee._checks.tasks import Tasks, exact_match_score
 from sklearn_epee._exits.checks import (
+    as_array,
     check_exit_ensemble,
     check_joint_exit,
     check_label_thresholds,
@@ -426,6 +426,13 @@ class ExitPredictionMixin(ClassifierMixin):
         estimator
             Of the same class, fitted; the classifier itself is not changed.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, or there are several tasks.
+        NotFittedError
+            If the estimator was not fitted.
+
         Examples
         --------
         >>> import numpy as np
@@ -438,9 +445,17 @@ class ExitPredictionMixin(ClassifierMixin):
         >>> bool(np.allclose(flat.predict_proba(X), 1 / shape[1]))
         True
         """
-        check_is_fitted(self)
+        state = self._fitted()
+        if len(state.tasks.counts) > 1 and not state.tasks.multilabel:
+            raise ValueError("The logits of several tasks cannot be mapped together.")
+        n_logits = len(state.tasks.classes)
+        shape = state.summary.n_layers, n_logits
+        maps = (
+            _finite_array("matrix", matrix, (*shape, n_logits)),
+            _finite_array("shift", shift, shape),
+        )
         twin = copy.deepcopy(self)
-        twin.net_.module_.map_logits(matrix, shift)
+        twin.net_.module_.map_logits(*maps)
         return twin
 
     @property
@@ -514,6 +529,18 @@ class ExitPredictionMixin(ClassifierMixin):
             joint_exit=check_joint_exit(self.joint_exit),
             label_thresholds=thresholds_for(self.label_thresholds, state.tasks),
         )
+
+
+def _finite_array(name: str, given: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return finite numbers of a shape as float64, or raise."""
+    array = as_array(name, given)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be an array of numbers; got dtype {array.dtype}.")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}; got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds NaN or infinity; expected finite numbers.")
+    return array.astype(np.float64)
 
 
 def thresholds_for(label_thresholds: Any, tasks: Tasks) -> NDArray[np.float64] | None:
