@@ -278,7 +278,8 @@ class BaseEPEE(
         estimator : object
             With the parameters of this one; of an array `exit_loss_weights` the first values. 8-bit
             scales are not kept: call `calibrate_int8` for ``precision="int8"``. `fit` trains a
-            network with all layers of the backbone again, except with `warm_start`.
+            network with all layers of the backbone again, except with `warm_start`; an array
+            `exit_loss_weights` then needs the weights of all layers.
 
         Raises
         ------
