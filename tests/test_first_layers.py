@@ -202,6 +202,7 @@ def test_guarantees_are_about_one_number_of_layers(fitted):
     [
         ("towers", {}, "for a classifier with two backbones"),
         ("words", {"token_exit": "token"}, "with token_exit='token'"),
+        ("texts", {"precision": "int8"}, "with precision='int8'"),
     ],
 )
 def test_estimators_that_the_tuner_cannot_shorten_are_refused(kind, options, message, fitted):

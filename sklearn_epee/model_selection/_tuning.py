@@ -98,6 +98,8 @@ def _check_shortens(classifier: Any) -> None:
         why = "with token_exit='token', because each policy needs a separate pass"
     elif hasattr(type(classifier), "n_tower_layers_"):
         why = "for a classifier with two backbones"
+    elif getattr(classifier, "precision", None) == "int8":
+        why = "with precision='int8', because a shorter network has to be calibrated again"
     if why is not None:
         raise ValueError(
             f"policies cannot have the key 'n_layers' {why}; shorten a fitted estimator by its "
