@@ -60,6 +60,11 @@ class BatchLayout:
         """Number of rows of all samples."""
         return self.mask.shape[0]
 
+    @cached_property
+    def is_padded(self) -> bool:
+        """Whether there may be padding; always on a GPU, where reading the mask synchronizes."""
+        return self.mask.device.type != "cpu" or not bool(self.mask.all())
+
     def rows_read(self, hidden: Tensor) -> Tensor:
         """Return the hidden states that the heads read, (w, t, d) -> (w, r, d)."""
         if self.read is None:

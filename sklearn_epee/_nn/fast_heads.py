@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .backbones import LinearWeights
-from .fast_attention import Seen, attend
-from .fast_backbone import flat_rows, split_heads
-from .head_attention import HEAD_WIDTH, N_HEADS, HeadAttention
 from .heads import Bottleneck, ExitHead, LabelHead, label_logits
 from .network import Head
 from .packed_linear import filled_up, make_product
@@ -31,17 +27,23 @@ class FastHead:
     ----------
     heads : sequence of ExitHead
         One per task, on a CPU. Several heads may have dense layers or bottlenecks, not both.
+    added : Linear, default=None
+        Layer whose output is added to the rows before all heads, which have no bottlenecks then. It
+        is merged into the next layer, and its inputs are at the end of the rows.
     """
 
-    def __init__(self, heads: Sequence[ExitHead]) -> None:
+    def __init__(self, heads: Sequence[ExitHead], added: nn.Linear | None = None) -> None:
         bottlenecks = [head.bottleneck for head in heads if head.bottleneck is not None]
         denses = [LinearWeights.of(head.dense) for head in heads if head.dense is not None]
         outs = [LinearWeights.of(head.out) for head in heads]
         width = (denses or outs)[0].weight.shape[1]
         self._narrow = NarrowRows(bottlenecks) if bottlenecks else None
-        if bottlenecks:
-            denses = list(map(behind_bottleneck, bottlenecks, denses))
-            outs = outs if denses else list(map(behind_bottleneck, bottlenecks, outs))
+        residuals = [bottleneck.up for bottleneck in bottlenecks]
+        if added is not None:
+            residuals, width = [added] * len(heads), width + added.in_features
+        if residuals:
+            denses = list(map(behind_residual, residuals, denses))
+            outs = outs if denses else list(map(behind_residual, residuals, outs))
         self._dense = make_product(joined(denses, width), torch.float32) if denses else None
         self._out = joined(outs, n_shared=0 if denses else width)
 
@@ -83,85 +85,6 @@ class NarrowRows:
         return self._down.activated(self._norm(rows))
 
 
-class WordAttention(Protocol):
-    """Interface of the attention of an exit for words; see `HeadAttention.of_words`."""
-
-    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        """Return the states of words with what each has read added, (w, d) float32.
-
-        Parameters
-        ----------
-        hidden : Tensor of shape (n, t, d)
-        mask : Tensor of shape (n, t), bool
-        index : Tensor of shape (w,), int64
-            Index of each word's first piece among all positions of the batch.
-        """
-        ...
-
-
-class PlainWordAttention:
-    """The attention of an exit for words, in float32.
-
-    Parameters
-    ----------
-    attention : HeadAttention
-    """
-
-    def __init__(self, attention: HeadAttention) -> None:
-        self._attention = attention
-
-    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        """See `WordAttention`."""
-        width = hidden.shape[1]
-        rows, positions = index.div(width, rounding_mode="floor"), index % width
-        return self._attention.of_words(hidden, mask, rows, positions)
-
-
-class PackedWordAttention:
-    """The attention of an exit for words on a CPU, in the data type of the layers.
-
-    It is a part of a layer: products have packed weights, and the results do not depend on the rest
-    of the batch.
-
-    Parameters
-    ----------
-    attention : HeadAttention
-    dtype : torch.dtype
-    """
-
-    def __init__(self, attention: HeadAttention, dtype: torch.dtype) -> None:
-        query = LinearWeights.of(attention.query).scaled(HEAD_WIDTH**-0.5)
-        read = [query, LinearWeights.of(attention.key), LinearWeights.of(attention.value)]
-        self._read = make_product(joined(read, n_shared=query.weight.shape[1]), dtype)
-        self._out = make_product(LinearWeights.of(attention.out), dtype)
-        self._dtype = dtype
-
-    def __call__(self, hidden: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        """See `WordAttention`."""
-        hidden = hidden.to(self._dtype)
-        projected = split_heads(self._read(flat_rows(hidden)), hidden, 3 * N_HEADS)
-        query, k, v = projected.chunk(3, dim=1)
-        attended = attend(query, k, v, Seen(mask[:, None, None, :]))
-        read = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, index)
-        words = hidden.flatten(0, 1).index_select(0, index).float()
-        return words.add_(self._out(filled_up(read))[: len(index)].float())
-
-
-def word_attention(attention: HeadAttention, dtype: torch.dtype) -> WordAttention:
-    """Return the fastest version of the attention of an exit for words.
-
-    Parameters
-    ----------
-    attention : HeadAttention
-        On its device.
-    dtype : torch.dtype
-        Data type of the hidden states.
-    """
-    if attention.query.weight.device.type == "cpu":
-        return PackedWordAttention(attention, dtype)
-    return PlainWordAttention(attention)
-
-
 @torch.no_grad()
 def joined(layers: Sequence[LinearWeights], n_shared: int) -> LinearWeights:
     """Return one linear layer that computes the outputs of several, side by side.
@@ -201,28 +124,28 @@ def behind_norm(norm: nn.LayerNorm, affine: LinearWeights) -> LinearWeights:
 
 
 @torch.no_grad()
-def behind_bottleneck(bottleneck: Bottleneck, affine: LinearWeights) -> LinearWeights:
-    """Merge the last layer of a bottleneck into the linear layer that follows it.
+def behind_residual(added: nn.Linear, affine: LinearWeights) -> LinearWeights:
+    """Merge a linear layer whose output is added to a state into the linear layer that follows.
 
     ``W (x + U h + u) + b`` is ``[W, W U] [x, h] + (W u + b)``.
 
     Parameters
     ----------
-    bottleneck : Bottleneck
+    added : Linear
+        Maps h to what is added to x.
     affine : LinearWeights
-        The linear layer after the bottleneck.
+        The linear layer after the sum.
 
     Returns
     -------
     LinearWeights
-        Layer whose input is the bottleneck's input x, concatenated with its narrow output h, see
-        `NarrowRows`.
+        Layer whose input is x, concatenated with h.
     """
-    weight, up = affine.weight.double(), bottleneck.up
-    bias = weight @ up.bias.double()
+    weight = affine.weight.double()
+    bias = weight @ added.bias.double()
     if affine.bias is not None:
         bias += affine.bias.double()
-    joined = torch.cat([weight, weight @ up.weight.double()], dim=1)
+    joined = torch.cat([weight, weight @ added.weight.double()], dim=1)
     return LinearWeights(joined.float(), bias.float())
 
 
@@ -248,10 +171,17 @@ def fast_head(head: nn.Module) -> Head:
 
 
 def _fast_tasks(heads: list[nn.Module]) -> Head:
-    exact = [head for head in heads if type(head) is ExitHead]
-    if len(exact) == len(heads) and not any(map(_reads_own_input, exact)):
+    exact = exact_heads(heads)
+    if exact is not None and not any(map(_reads_own_input, exact)):
         return FastHead(exact)
     return functools.partial(task_logits, [fast_head(head) for head in heads])
+
+
+def exact_heads(heads: Sequence[nn.Module]) -> list[ExitHead] | None:
+    """Return the heads if all are exactly of the class `ExitHead`, else None."""
+    # A subclass may compute something else.
+    exact = [head for head in heads if type(head) is ExitHead]
+    return exact if len(exact) == len(heads) else None
 
 
 def _reads_own_input(head: ExitHead) -> bool:

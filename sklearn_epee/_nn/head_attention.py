@@ -61,22 +61,22 @@ class HeadAttention(nn.Module):
         Tensor of shape (n, n_features)
         """
         query = self.query(pooled).unflatten(-1, (N_HEADS, -1)) * HEAD_WIDTH**-0.5
-        query = _of_each_head(query, _by_head(self.key))
+        query = of_each_head(query, by_head(self.key))
         read = attended_means(hidden.float(), layout, query)
-        value = _of_each_head(read, _by_head(self.value).transpose(1, 2))
+        value = of_each_head(read, by_head(self.value).transpose(1, 2))
         added: Tensor = self.out(value.flatten(1))
         return pooled + added
 
     def of_words(
-        self, hidden: Tensor, mask: Tensor, word_rows: Tensor, word_positions: Tensor
+        self, hidden: Tensor, mask: Tensor | None, word_rows: Tensor, word_positions: Tensor
     ) -> Tensor:
         """Return the states of words with what each has read of its sentence added, float32.
 
         Parameters
         ----------
         hidden : Tensor of shape (n, t, d)
-        mask : Tensor of shape (n, t), bool
-            True at real positions, which are read.
+        mask : Tensor of shape (n, t), bool, or None
+            True at real positions, which are read; None: all are real.
         word_rows, word_positions : Tensors of shape (w,), int64
             Row of each word in the batch, and the position of its first piece.
 
@@ -87,19 +87,19 @@ class HeadAttention(nn.Module):
         read: Tensor = self.out(self._attended(hidden, mask)[word_rows, word_positions])
         return hidden[word_rows, word_positions].float() + read
 
-    def of_positions(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def of_positions(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Return the states of all positions with what each has read added, (n, t, d) float32."""
         read: Tensor = self.out(self._attended(hidden, mask))
         return hidden.float() + read
 
-    def _attended(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _attended(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Return what the positions read of all real ones, (n, t, width)."""
         hidden = hidden.float()
         query, k, v = (
             part(hidden).unflatten(-1, (N_HEADS, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        seen = mask[:, None, None, :]
+        seen = None if mask is None else mask[:, None, None, :]
         attended = functional.scaled_dot_product_attention(query, k, v, attn_mask=seen)
         return attended.transpose(1, 2).flatten(2)
 
@@ -110,12 +110,12 @@ class HeadAttention(nn.Module):
         self.out.bias.zero_()
 
 
-def _by_head(projection: nn.Linear) -> Tensor:
+def by_head(projection: nn.Linear) -> Tensor:
     """Return the weight of a projection of hidden states, (heads, width of a head, d)."""
     return projection.weight.unflatten(0, (N_HEADS, -1))
 
 
-def _of_each_head(rows: Tensor, weights: Tensor) -> Tensor:
+def of_each_head(rows: Tensor, weights: Tensor) -> Tensor:
     """Return the rows of each head times its matrix, (n, h, a) and (h, a, b) -> (n, h, b)."""
     return torch.bmm(rows.transpose(0, 1), weights).transpose(0, 1)
 

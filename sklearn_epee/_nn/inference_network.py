@@ -10,6 +10,7 @@ from torch import Tensor
 from .batch_layout import CONTEXT, WINDOWS, BatchLayout
 from .batching import EncodedSamples
 from .fast_backbone import LayerwiseBackbone, fast_backbone
+from .fast_head_attention import fast_reader
 from .fast_heads import fast_head
 from .int8_calibration import Int8Scales
 from .network import MultiExitNetwork
@@ -55,6 +56,7 @@ class InferenceNetwork:
         self.dtype = dtype
         self.backbone: LayerwiseBackbone = network.adapter if fast is None else fast
         self._heads = [fast_head(head) if on_cpu else head for head in network.heads]
+        self._readers = [fast_reader(head) if on_cpu else None for head in network.heads]
         self._input_dtype = next(network.backbone.parameters()).dtype
 
     @property
@@ -126,13 +128,21 @@ class InferenceNetwork:
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (n, K) float32."""
-        pooled = self.network.pooled(layer, hidden, below, layout, self.backbone.pool)
-        return self._classify(layer, pooled, layout)
+        return self._classify(layer, self._pooled(layer, hidden, below, layout), layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from the rows that its head reads, (n, K) float32."""
-        pooled = self.network.pooled_rows(layer, rows, below, layout, self.backbone.pool)
-        return self._classify(layer, pooled, layout)
+        return self._classify(layer, self._pooled_rows(layer, rows, below, layout), layout)
+
+    def _pooled(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
+        """Return the pooled state of a layer for its head; see `MultiExitNetwork.pooled`."""
+        pool, read = self.backbone.pool, self._readers[layer - 1]
+        return self.network.pooled(layer, hidden, below, layout, pool, read)
+
+    def _pooled_rows(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
+        """Return it from the rows that the head reads; see `MultiExitNetwork.pooled_rows`."""
+        pool, read = self.backbone.pool, self._readers[layer - 1]
+        return self.network.pooled_rows(layer, rows, below, layout, pool, read)
 
     def _classify(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
         return self.network.classify(layer, pooled, layout, self._heads[layer - 1])

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .batch_layout import BatchLayout, backbone_inputs
 from .batching import EncodedSamples
-from .fast_heads import WordAttention, word_attention
+from .fast_head_attention import WordHead, word_head
 from .inference_network import InferenceNetwork
 from .int8_calibration import Int8Scales
+from .network import without_autocast
 from .token_network import TokenExitNetwork
 from .word_layout import WordLayout
 
@@ -30,17 +31,17 @@ class InferenceTokenNetwork(InferenceNetwork):
         self, network: TokenExitNetwork, dtype: torch.dtype, scales: Int8Scales | None = None
     ) -> None:
         super().__init__(network, dtype, scales)
-        self._attention: list[WordAttention] | None = None
+        self._word_heads: list[WordHead] | None = None
         if network.head == "attention":
-            layers = range(1, network.n_layers + 1)
-            self._attention = [
-                word_attention(self.network.attention(layer), self.dtype) for layer in layers
+            self._word_heads = [
+                word_head(head, self.network.attention(layer), self.dtype)
+                for layer, head in enumerate(self.network.heads, 1)
             ]
 
     @property
     def n_rows_read(self) -> int:
         """1 if the rows of first pieces suffice for the heads and can be computed alone, else 0."""
-        return int(self._attention is None and self.network.adapter.rows_apart)
+        return int(self._word_heads is None and self.network.adapter.rows_apart)
 
     def embed(self, samples: EncodedSamples, rows: NDArray[np.intp]) -> tuple[Tensor, WordLayout]:
         """Return the input of the first layer for some sentences; see `InferenceNetwork.embed`."""
@@ -73,10 +74,11 @@ class InferenceTokenNetwork(InferenceNetwork):
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return the logits of an exit from its layer's output, (W, K) float32."""
         index = cast("WordLayout", layout).word_index
-        if self._attention is not None:
-            ready = self.backbone.pool(hidden)
-            words = self._attention[layer - 1](ready, layout.mask, index)
-            return self._classify(layer, words, layout)
+        if self._word_heads is not None:
+            ready = self.backbone.pool(hidden) if self.network.adapter.has_final_norm else hidden
+            mask = layout.mask if layout.is_padded else None
+            with without_autocast(hidden.device.type):
+                return self._word_heads[layer - 1](ready, mask, index)
         words = hidden.flatten(0, 1).index_select(0, index)
         return self.row_logits(layer, words, below, layout)
 

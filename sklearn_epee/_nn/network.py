@@ -27,6 +27,7 @@ _ALIGNMENT = 64
 _DENSE = re.compile(r"heads\.(?:\w+\.)*dense\.weight$")
 Pool = Callable[[Tensor], Tensor]
 Head = Callable[[Tensor], Tensor]
+Read = Callable[[Tensor, Tensor, BatchLayout], Tensor]
 Embed = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # Data type, shape and bytes of a weight.
 RawWeight = tuple[str, tuple[int, ...], NDArray[np.uint8]]
@@ -224,37 +225,46 @@ class MultiExitNetwork(RebuiltModule):
         """
         return self.classify(layer, self.pooled(layer, hidden, below, layout, pool), layout)
 
-    def pooled(
+    def pooled(  # noqa: PLR0917
         self,
         layer: int,
         hidden: Tensor,
         below: Tensor,
         layout: BatchLayout,
         pool: Pool | None = None,
+        read: Read | None = None,
     ) -> Tensor:
-        """Return the pooled state of a layer for its head; parameters as in `exit_logits`.
+        """Return the pooled state of a layer for its head.
+
+        Parameters
+        ----------
+        layer, hidden, below, layout, pool
+            As in `exit_logits`.
+        read : callable, default=None
+            Equivalent replacement of the head's `read_positions`; None: the method itself.
 
         Returns
         -------
         Tensor of shape (n, n_features) or, if each task pools separately, (n, T, n_features)
         """
         if self.n_rows_read:
-            return self.pooled_rows(layer, layout.rows_read(hidden), below, layout, pool)
+            return self.pooled_rows(layer, layout.rows_read(hidden), below, layout, pool, read)
         ready = (pool or self._adapter.pool)(hidden)
         if self.pooling == "attention":
             head = cast("ExitHead | TaskHeads | LabelHead", self.heads[layer - 1])
             pooled = head.attend(ready, layout)
         else:
             pooled = mean_over_samples(ready, layout)
-        return self._with_positions_read(layer, pooled, ready, layout)
+        return self._with_positions_read(layer, pooled, ready, layout, read)
 
-    def pooled_rows(
+    def pooled_rows(  # noqa: PLR0917
         self,
         layer: int,
         rows: Tensor,
         below: Tensor,
         layout: BatchLayout,
         pool: Pool | None = None,
+        read: Read | None = None,
     ) -> Tensor:
         """Return the pooled state for a head, given only the positions that it reads.
 
@@ -270,6 +280,8 @@ class MultiExitNetwork(RebuiltModule):
         layout : BatchLayout
         pool : callable, default=None
             Prepares hidden states for a head; None: `pool` of the adapter.
+        read : callable, default=None
+            See `pooled`.
 
         Returns
         -------
@@ -282,17 +294,22 @@ class MultiExitNetwork(RebuiltModule):
         ready = pool(below)
         if self.pooling == "cls+mean":
             pooled = torch.cat([pooled, mean_over_samples(ready, layout).to(pooled)], dim=1)
-        return self._with_positions_read(layer, pooled, ready, layout)
+        return self._with_positions_read(layer, pooled, ready, layout, read)
 
     def _with_positions_read(
-        self, layer: int, pooled: Tensor, ready: Tensor, layout: BatchLayout
+        self,
+        layer: int,
+        pooled: Tensor,
+        ready: Tensor,
+        layout: BatchLayout,
+        read: Read | None,
     ) -> Tensor:
         """Return the pooled state after the attention of the layer's head, if it has one."""
         if self.head != "attention":
             return pooled
         head = cast("ExitHead | TaskHeads | LabelHead", self.heads[layer - 1])
         with without_autocast(pooled.device.type):
-            return head.read_positions(pooled, ready, layout)
+            return (read or head.read_positions)(pooled, ready, layout)
 
     def classify(
         self, layer: int, pooled: Tensor, layout: BatchLayout, head: Head | None = None

@@ -208,9 +208,19 @@ class TaskHeads(nn.Module):
         """
         if self.attention is None:
             return pooled
-        rows = [pooled] if pooled.ndim == 2 else pooled.unbind(1)
-        read = [self.attention(row.float(), hidden, layout) for row in rows]
-        return read[0] if pooled.ndim == 2 else torch.stack(read, dim=1)
+        return read_by_tasks(self.attention, pooled, hidden, layout)
+
+
+def read_by_tasks(
+    attention: Callable[[Tensor, Tensor, Any], Tensor],
+    pooled: Tensor,
+    hidden: Tensor,
+    layout: Any,
+) -> Tensor:
+    """Return pooled states with what they read by attention added; see `TaskHeads`."""
+    rows = [pooled] if pooled.ndim == 2 else pooled.unbind(1)
+    read = [attention(row.float(), hidden.float(), layout) for row in rows]
+    return read[0] if pooled.ndim == 2 else torch.stack(read, dim=1)
 
 
 def task_logits(heads: Sequence[Callable[[Tensor], Tensor]], pooled: Tensor) -> Tensor:

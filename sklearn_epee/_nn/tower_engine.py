@@ -348,13 +348,11 @@ class _PlacedFirst(InferenceNetwork):
 
     def exit_logits(self, layer: int, hidden: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return logits and states of an exit from its layer's output, (n, K + c) float32."""
-        pooled = self.network.pooled(layer, hidden, below, layout, self.backbone.pool)
-        return self._with_states(layer, pooled, layout)
+        return self._with_states(layer, self._pooled(layer, hidden, below, layout), layout)
 
     def row_logits(self, layer: int, rows: Tensor, below: Tensor, layout: BatchLayout) -> Tensor:
         """Return logits and states of an exit from the rows that it reads, (n, K + c) float32."""
-        pooled = self.network.pooled_rows(layer, rows, below, layout, self.backbone.pool)
-        return self._with_states(layer, pooled, layout)
+        return self._with_states(layer, self._pooled_rows(layer, rows, below, layout), layout)
 
     def _with_states(self, layer: int, pooled: Tensor, layout: BatchLayout) -> Tensor:
         logits = self._classify(layer, pooled, layout)

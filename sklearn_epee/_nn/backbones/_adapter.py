@@ -505,6 +505,11 @@ class BackboneAdapter(ABC):
         query, k = (self._rotated(layer, heads, hidden.shape[1]) for heads in (query, k))
         return self._finish(block, self._attend(layer, block, (query, k, v), mask, None), hidden)
 
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether `pool` changes hidden states."""
+        return type(self).pool is not BackboneAdapter.pool
+
     def pool(self, hidden_rows: Tensor) -> Tensor:
         """Prepare hidden states of any layer for a head.
 
