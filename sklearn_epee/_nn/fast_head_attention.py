@@ -54,15 +54,16 @@ class FastHeadAttention:
 
     def __call__(self, pooled: Tensor, hidden: Tensor, layout: BatchLayout) -> Tensor:
         """See `HeadAttention.forward`."""
-        query = torch.addmm(self._query_bias, pooled, self._query).view(-1, N_HEADS, HEAD_WIDTH)
-        query = of_each_head(query, self._key)
+        query = torch.addmm(self._query_bias, pooled, self._query)
+        query = of_each_head(query.view(-1, N_HEADS, HEAD_WIDTH), self._key)
         if layout.is_padded or layout.windows is not None:
             read = attended_means(hidden, layout, query)
         else:
             scores = torch.bmm(query, hidden.transpose(1, 2))
             read = torch.bmm(torch.softmax(scores, dim=-1), hidden)
         value = of_each_head(read, self._value).flatten(1)
-        return torch.addmm(pooled, value, self._out).add_(self._out_bias)
+        summed = torch.addmm(pooled, value, self._out)
+        return summed.add_(self._out_bias)
 
 
 def fast_reader(head: nn.Module) -> Read | None:
@@ -129,8 +130,8 @@ class PackedWordHead:
         query, k, v = projected.chunk(3, dim=1)
         attended = attend(query, k, v, Seen(None if mask is None else mask[:, None, None, :]))
         read = attended.transpose(1, 2).flatten(2)
-        of_words = (part.flatten(0, 1).index_select(0, index) for part in (hidden, read))
-        return self._head(torch.cat(list(of_words), dim=1).float())
+        words = [part.flatten(0, 1).index_select(0, index) for part in (hidden, read)]
+        return self._head(torch.cat(words, dim=1).float())
 
 
 def word_head(head: nn.Module, attention: HeadAttention, dtype: torch.dtype) -> WordHead:
