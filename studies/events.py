@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from studies.policies import CHOICES, METHODS, cuts_beside, equal_cost
 from studies.rivals.cut import MAX_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
-from studies.span_rules import words_of
+from studies.span_rules import SpanNetwork, words_of
 
-JOINT_EXITS = ("all", "mean")
+JOINT_EXITS = ("all", "mean", "any")
 N_TAUS = 24
 HEAD_RATES = (1e-3, 5e-3, 2e-2)
 RATIOS = np.round(np.arange(0.0, 0.85, 0.05), 2)
 PAPER = ("trigger", "main", "sub")
+PAPER_F1 = tuple(f"{name}_f1" for name in PAPER)
 
 
 def token_classifier(job: Job, backbone: Any, **parameters: Any) -> EPEETokenClassifier:
@@ -144,16 +145,21 @@ def grid(
 ) -> list[tuple[float, int, str]]:
     """Return the policies that are compared: (tau, patience, joint_exit).
 
-    Thresholds are 0 and quantiles on dev of the values that they are compared with: the largest or
-    the mean entropy of the words of a sentence.
+    Thresholds are 0 and quantiles on dev of the values that they are compared with: the largest,
+    the mean or the smallest entropy of the words of a sentence.
     """
     found = []
     for joint, of_words in words.items():
         entropies = _of_sentences(of_words.entropies, word_counts, joint)
-        taus = np.unique([0.0, *np.quantile(entropies, np.linspace(0, 1, N_TAUS))])
-        for patience in range(1, of_words.n_layers + 1):
-            found += [(float(tau), patience, joint) for tau in taus]
+        found += _policies_of(joint, entropies, of_words.n_layers)
     return found
+
+
+def _policies_of(
+    joint: str, entropies: NDArray[np.floating], n_layers: int
+) -> list[tuple[float, int, str]]:
+    taus = np.unique([0.0, *np.quantile(entropies, np.linspace(0, 1, N_TAUS))])
+    return [(float(tau), patience, joint) for patience in range(1, n_layers + 1) for tau in taus]
 
 
 def _of_sentences(
@@ -164,6 +170,8 @@ def _of_sentences(
     starts = np.cumsum(counts) - counts
     if joint == "all":
         return np.maximum.reduceat(entropies.max(axis=2), starts)
+    if joint == "any":
+        return np.minimum.reduceat(entropies.min(axis=2), starts)
     return np.add.reduceat(entropies.mean(axis=2), starts) / counts[:, np.newaxis]
 
 
@@ -296,7 +304,7 @@ class Network:
     dev_counts, test_counts : ndarray of shape (n, M, 3), int16
     dev_tokens, test_tokens : ndarray of shape (n,)
     test_paper : ndarray of shape (n_policies, 3), or (n_policies, 0)
-        F1 as defined by the authors of PHEE, for events only.
+        F1 as defined by the authors of PHEE, for events only; NaN where it is not known.
     """
 
     tau: NDArray[np.float64]
@@ -312,9 +320,32 @@ class Network:
 
     @classmethod
     def read(cls, folder: Path) -> Network:
-        """Read the arrays of a job."""
+        """Read the arrays of a job; those of earlier versions get the policies with "any"."""
         with np.load(folder / "predictions.npz") as saved:
-            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+            network = cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+        words = None if "any" in network.joint_exit else SpanNetwork.read(folder)
+        return network if words is None else network.with_any(words)
+
+    def with_any(self, words: SpanNetwork) -> Network:
+        """Return the network with policies by which sentences exit by their first sure word."""
+        staged = {"dev": words.dev.by_words("any"), "test": words.test.by_words("any")}
+        entropies = staged["dev"].joint_entropies[words.dev.word_counts > 0]
+        policies = _policies_of("any", entropies, self.n_layers)
+        exits = {
+            name: np.array([found.exit_layers(tau, count) for tau, count, _ in policies], np.int8)
+            for name, found in staged.items()
+        }
+        tau, patience, joint = zip(*policies, strict=True)
+        unknown = np.full((len(policies), self.test_paper.shape[1]), np.nan)
+        return replace(
+            self,
+            tau=np.concatenate([self.tau, tau]),
+            patience=np.concatenate([self.patience, patience]),
+            joint_exit=np.concatenate([self.joint_exit, joint]),
+            dev_exits=np.concatenate([self.dev_exits, exits["dev"]]),
+            test_exits=np.concatenate([self.test_exits, exits["test"]]),
+            test_paper=np.concatenate([self.test_paper, unknown]),
+        )
 
     @property
     def n_layers(self) -> int:
@@ -434,7 +465,7 @@ def _reported(
     full = [n.test_counts[:, -1] for n in networks]
     layers = [run["cut_layers"] for run in runs]
     beside = [of[n] for of, n in zip(cuts, layers, strict=True) if n is not None]
-    names = ("span_f1", *(f"{name}_f1" for name in networks[0].paper))
+    names = ["span_f1", *(name for name in PAPER_F1 if all(name in run for run in runs))]
     return {
         "ratio": float(np.mean([run["ratio"] for run in runs])),
         "scores": {name: float(np.mean([run[name] for run in runs])) for name in names},
@@ -459,7 +490,7 @@ def _run(
         "dev_score": float(dev[1][policy]),
         "ratio": ratio,
         "span_f1": float(span_f1(network.counts("test", policy))),
-        **{f"{name}_f1": float(score) for name, score in paper},
+        **{f"{name}_f1": float(score) for name, score in paper if np.isfinite(score)},
         "cut_layers": equal_cost(cuts, cost),
     }
 

@@ -41,7 +41,7 @@ from studies.rule_sums import Sums
 
 Floats = NDArray[np.float64]
 
-JOINT_EXITS = ("all", "mean")
+JOINT_EXITS = ("all", "mean", "any")
 PARTS = ("dev", "test")
 
 
@@ -296,7 +296,7 @@ def _entropy(network: SpanNetwork) -> Variants:
 
 def _patience(network: SpanNetwork) -> Variants:
     for variant in _epee(network):
-        if variant.parameters["joint_exit"] == "all":  # counters are the same for "mean"
+        if variant.parameters["joint_exit"] != "mean":  # its counters are those of "all"
             yield replace(variant, thresholds=np.zeros(1))
 
 
@@ -376,7 +376,7 @@ def gate_features(part: SpanPart) -> Floats:
         The largest and the mean entropy of its words, their smallest margin, the fraction of
         visited layers that agree consecutively in all words, and the layer, one-hot encoded.
     """
-    largest, mean = (part.by_words(joint).joint_entropies for joint in JOINT_EXITS)
+    largest, mean = (part.by_words(joint).joint_entropies for joint in ("all", "mean"))
     margin = part.by_doubts(part.margins, "all").joint_entropies
     agreeing = part.by_doubts(-part.counters.astype(np.float64), "all").joint_entropies
     layers = np.arange(1, part.n_layers + 1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.events import Staged
 from sklearn_epee._nn.backbones import load_backbone
@@ -114,6 +116,30 @@ def test_policies_of_the_grid_exit_as_the_estimator_does(out, parts):
             model.set_params(**settings).predict_exit_layer(parts.test.X)
             == network.test_exits[policy]
         ) == pytest.approx(1, abs=0.05)
+
+
+def test_networks_of_earlier_versions_get_the_policies_with_any(out, tmp_path):
+    folder = out / job_of("events").name
+    network = Network.read(folder)
+    by_policy = ("tau", "patience", "joint_exit", "dev_exits", "test_exits", "test_paper")
+    with np.load(folder / "predictions.npz") as saved:
+        earlier = {
+            name: saved[name][network.joint_exit != "any"] if name in by_policy else saved[name]
+            for name in saved
+        }
+    np.savez(tmp_path / "predictions.npz", **earlier)
+    shutil.copy(folder / "result.json", tmp_path)
+    again = Network.read(tmp_path)
+    # Words are stored in single precision, so that ties may fall to either side.
+    assert_array_equal(again.joint_exit, network.joint_exit)
+    assert_array_equal(again.patience, network.patience)
+    assert_allclose(again.tau, network.tau, atol=1e-6)
+    for name in ("dev_exits", "test_exits"):
+        assert np.mean(getattr(again, name) == getattr(network, name)) > 0.99
+    found = measured([tmp_path], n_draws=5)["methods"]
+    for policy in (found[method]["saving"] for method in found):
+        is_any = policy["runs"][0]["joint_exit"] == "any"
+        assert ("trigger_f1" in policy["scores"]) != is_any
 
 
 def test_policies_are_chosen_on_dev_and_read_on_test(out):

@@ -14,6 +14,7 @@ from sklearn_epee._exits.staged import StagedPredictions
 from studies.exit_rules import RULES, beem_doubts, largest_of_last, least_confidence, small_margin
 from studies.rules import apply, compare, front_of, markdown, rules_for
 from studies.span_rules import (
+    JOINT_EXITS,
     SPAN_RULES,
     SpanNetwork,
     SpanPart,
@@ -84,15 +85,16 @@ def test_epee_exits_as_the_package_does(network):
             )
 
 
-def test_words_make_a_sentence_doubtful_by_the_most_doubtful_or_the_mean(network):
+def test_words_make_a_sentence_doubtful_by_the_most_doubtful_the_mean_or_the_least(network):
     part = network.test
     first = np.flatnonzero(part.word_counts)[0]
     size = part.word_counts[first]
     for name, doubts in [("max_probability", part.doubts), ("margin", part.margins)]:
-        strict, mean = variants(network, name)
+        strict, mean, first_word = variants(network, name)
         own = doubts[:size].astype(float)
         np.testing.assert_allclose(strict.test.joint_entropies[first], own.max(axis=(0, 2)))
         np.testing.assert_allclose(mean.test.joint_entropies[first], own.mean(axis=(0, 2)))
+        np.testing.assert_allclose(first_word.test.joint_entropies[first], own.min(axis=(0, 2)))
 
 
 def test_consecutive_confident_layers_are_of_sentences(network):
@@ -182,12 +184,12 @@ def test_all_rules_are_compared_with_epee(network):
     assert "| Voting |" in markdown({"spans": found})
 
 
-def test_the_front_of_a_rule_is_made_of_settings_of_both_joint_exits(network):
+def test_the_front_of_a_rule_is_made_of_settings_of_all_joint_exits(network):
     applied = apply(SPAN_RULES["entropy"], network, 80)
     ones = np.ones((1, N), np.float32)
     front = front_of(applied.dev.ratios(ones)[0], applied.dev.scores(ones)[0])
     assert len(front) > 3
-    assert {setting.parameters["joint_exit"] for setting in applied.settings} == {"all", "mean"}
+    assert {setting.parameters["joint_exit"] for setting in applied.settings} == set(JOINT_EXITS)
 
 
 def test_arrays_of_jobs_are_read_again(network, tmp_path):
