@@ -45,7 +45,7 @@ def not_dominated(points):
 def test_tables_agree_with_the_policy_on_arrays(proba):
     codes = codes_for(proba)
     table = concatenate(tables_of(proba))
-    for tau, patience, first, _, score, speedup in zip(*table.values(), strict=True):
+    for tau, patience, first, _, _, score, speedup in zip(*table.values(), strict=True):
         result = apply_policy(proba, tau, patience, min_exit_layer=first)
         assert score == accuracy_score(codes, result.prediction)
         assert speedup == pytest.approx(speedup_ratio(result.exit_layer, proba.shape[1]))
@@ -55,7 +55,7 @@ def test_weights_count_in_score_and_speedup():
     proba = np.random.default_rng(0).dirichlet(np.ones(3), size=(30, 4))
     weights = np.random.default_rng(1).random(30)
     table = concatenate(tables_of(proba, weights=weights))
-    for tau, patience, first, _, score, speedup in list(zip(*table.values(), strict=True))[::7]:
+    for tau, patience, first, _, _, score, speedup in list(zip(*table.values(), strict=True))[::7]:
         result = apply_policy(proba, tau, patience, min_exit_layer=first)
         hits = result.prediction == codes_for(proba)
         assert score == pytest.approx(np.average(hits, weights=weights))
@@ -86,7 +86,7 @@ def test_tables_hold_the_offered_policies():
         (
             {"taus": [0.1]},
             ValueError,
-            r"keys 'tau', 'patience', 'min_exit_layer' and 'n_layers'; got \['taus'\]",
+            r"keys tau, patience, min_exit_layer, n_layers, joint_exit; got \['taus'\]",
         ),
         ({"tau": "some"}, ValueError, r"policies\['tau'\] must be 'all'"),
         ({"tau": []}, ValueError, r"policies\['tau'\] must be 'all'"),
