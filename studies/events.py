@@ -31,9 +31,8 @@ from studies.policies import CHOICES, METHODS, cuts_beside, equal_cost
 from studies.rivals.cut import MAX_LAYERS, compact_config, cut_checkpoint
 from studies.rules import N_DRAWS
 from studies.sets import SETS, Parts
-from studies.span_rules import SpanNetwork, words_of
+from studies.span_rules import JOINT_EXITS, SpanNetwork, words_of
 
-JOINT_EXITS = ("all", "mean", "any")
 N_TAUS = 24
 HEAD_RATES = (1e-3, 5e-3, 2e-2)
 RATIOS = np.round(np.arange(0.0, 0.85, 0.05), 2)

@@ -39,6 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "training_recipes.md"
 DOCS_BLOCK = "<!-- begin: python -m studies.recipes --docs -->", "<!-- end -->"
 BACKBONES = ("all-MiniLM-L6-v2", "dinov2-small")
+CHECKPOINTS = [name for name in ALL_BACKBONES if name != NO_BACKBONE]
 OUT = Path(tempfile.gettempdir()) / "sklearn-epee-study"
 N_SEEDS = 2
 
@@ -207,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--results", type=Path, default=RESULTS, help="folder of the report")
     add("--sets", nargs="+", choices=SETS, default=SETS)
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    add("--backbones", nargs="+", choices=[*set(ALL_BACKBONES) - {NO_BACKBONE}], default=BACKBONES)
+    add("--backbones", nargs="+", choices=CHECKPOINTS, default=BACKBONES)
     add("--seeds", type=int, default=N_SEEDS, help=f"number of seeds ({N_SEEDS})")
     add("--image-size", type=int, help="pixels that checkpoints read (default: their own)")
     add("--small", action="store_true", help="short trainings on small parts of the data")
